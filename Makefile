@@ -1,0 +1,44 @@
+# `make demo` and `make test` work from a fresh clone with nothing but Python and make.
+# Name another Python with `make PYTHON=/path/to/python3.12 ...`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint unit integration slow bench format clean
+
+demo: .venv/.installed
+	$(BIN)/python pipelines/demo.py
+
+test: lint unit integration
+
+lint: .venv/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: .venv/.installed
+	$(BIN)/python -m pytest tests/unit -q
+
+integration: .venv/.installed
+	$(BIN)/python -m pytest tests/integration -q
+
+# The full-size checks: minutes of run time and about 20 GiB of memory.
+slow: .venv/.installed
+	$(BIN)/python -m pytest tests -q -m slow
+
+bench: .venv/.installed
+	$(BIN)/python -m pytest tests/benchmarks -q -s -m 'not gpu'
+
+format: .venv/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.venv/.installed: pyproject.toml infra/pins.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 13) else \
+	    f"Python 3.11 or 3.12 is needed, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint infra/pins.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,1 @@
+"""AnimateDiff at scale: the library. It knows torch and diffusers, never Ray."""

@@ -1,0 +1,140 @@
+"""Typed configs: frozen pydantic models, read from YAML and the command line.
+
+Precedence: the model's defaults < `--config FILE` < `--section.field value`.
+"""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, TypeVar, get_args
+
+import tyro
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from animatediff import storage
+from animatediff.errors import UsageError, UserError
+
+
+class Config(BaseModel):
+    """Base of every config: immutable, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def parse(schema: type[ConfigT], argv: Sequence[str], *, default_uri: str | None = None) -> ConfigT:
+    """Read a run's config from the command line.
+
+    Args:
+        schema: the config's class.
+        argv: arguments without the program's name; `--config URI` names a YAML file.
+        default_uri: the YAML file to start from when `--config` is absent.
+
+    Raises:
+        UsageError: an unknown field, a value out of range, or an unreadable file.
+        SystemExit: `--help` (0), or a flag that does not exist (2).
+    """
+    config_uri, rest = _split_config_flag(list(argv))
+    config_uri = config_uri or default_uri
+    base = load(schema, config_uri) if config_uri else _validate(schema, {}, "defaults")
+    if not rest:
+        return base
+    try:
+        return tyro.cli(schema, args=rest, default=base, config=(tyro.conf.AvoidSubcommands,))
+    except ValidationError as error:
+        raise UsageError(_describe(error, schema, "command line")) from error
+
+
+def load(schema: type[ConfigT], uri: str) -> ConfigT:
+    """Read a YAML file into `schema`.
+
+    Raises:
+        UsageError: the file is missing, is no YAML mapping, or does not fit the schema.
+    """
+    return _validate(schema, read_yaml(uri), uri)
+
+
+def read_yaml(uri: str) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        UsageError: the file is missing or holds something else.
+    """
+    try:
+        content = yaml.safe_load(storage.read_bytes(uri))
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no config file {uri}") from error
+    except UserError as error:
+        raise UsageError(str(error)) from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{uri} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{uri} must hold a YAML mapping, not {type(content).__name__}")
+    return content
+
+
+def dump(config: Config) -> str:
+    """The config as YAML, every field spelled out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def differing_fields(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two dumped configs, as `section.field: old -> new`."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += differing_fields(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key}: {a} -> {b}")
+    return lines
+
+
+def _split_config_flag(argv: list[str]) -> tuple[str | None, list[str]]:
+    for i, argument in enumerate(argv):
+        if argument.startswith("--config="):
+            return argument.removeprefix("--config="), argv[:i] + argv[i + 1 :]
+        if argument == "--config":
+            if i + 1 == len(argv):
+                raise UsageError("--config needs a file: --config run.yaml")
+            return argv[i + 1], argv[:i] + argv[i + 2 :]
+    return None, argv
+
+
+def _validate(schema: type[ConfigT], content: dict[str, Any], source: str) -> ConfigT:
+    try:
+        return schema.model_validate(content)
+    except ValidationError as error:
+        raise UsageError(_describe(error, schema, source)) from error
+
+
+def _describe(error: ValidationError, schema: type[BaseModel], source: str) -> str:
+    return "; ".join(_describe_one(dict(item), schema, source) for item in error.errors())
+
+
+def _describe_one(item: dict[str, Any], schema: type[BaseModel], source: str) -> str:
+    path = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        known = _fields_beside(schema, item["loc"])
+        close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+        return f"{source}: unknown field {path!r}, {hint}"
+    message = item["msg"].removeprefix("Value error, ")
+    got = "" if item["type"] in ("missing", "value_error") else f" (got {item['input']!r})"
+    return f"{source}: {path + ': ' if path else ''}{message}{got}"
+
+
+def _fields_beside(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields that exist where `location`'s last part does not."""
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        field = schema.model_fields.get(part)
+        candidates = [field.annotation, *get_args(field.annotation)] if field else []
+        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not models:
+            return []
+        schema = models[0]
+    return list(schema.model_fields)

@@ -1,0 +1,1 @@
+"""Videos to clips to shards: sources, decoders, plan, schema, manifest, loader."""

@@ -1,0 +1,1 @@
+"""Noise schedules and sampling as plain functions."""

@@ -1,0 +1,13 @@
+"""Errors that a user can mend: one line that names the thing and the remedy."""
+
+
+class UserError(ValueError):
+    """Something the user gave cannot be used (a file, a base model, a bucket). The jobs print it and exit 1."""
+
+    exit_code = 1
+
+
+class UsageError(UserError):
+    """The command line or a config file is wrong. The jobs print it and exit 2."""
+
+    exit_code = 2

@@ -1,0 +1,1 @@
+"""The motion module and the UNet that carries it."""

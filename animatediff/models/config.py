@@ -1,0 +1,46 @@
+"""What distinguishes the published motion-module versions, in one typed config."""
+
+from typing import Literal, Self
+
+from pydantic import Field
+
+from animatediff.config import Config
+
+Version = Literal["v1", "v2", "v3", "sdxl"]
+NormScope = Literal["frame", "clip"]
+
+
+class MotionConfig(Config):
+    """Shape of a motion module.
+
+    The defaults are v3's. The versions differ as `MotionConfig.for_version` says; sources: the official
+    repository's inference configs and the measured golden vectors under `tests/golden`.
+    """
+
+    num_heads: int = Field(8, ge=1)
+    """Attention heads; a motion module's channels must divide by it."""
+    num_layers: int = Field(2, ge=1)
+    """Temporal self-attentions in one motion module."""
+    max_frames: int = Field(32, ge=1)
+    """Length of the position table: the longest clip one forward pass takes."""
+    use_positions: bool = True
+    """Add the sinusoidal frame position before each temporal attention."""
+    use_mid_block: bool = False
+    """A motion module in the UNet's middle block too (v2)."""
+    norm_num_groups: int = Field(32, ge=1)
+    """Groups of the motion module's GroupNorm."""
+    norm_scope: NormScope = "frame"
+    """Whether the motion module's GroupNorm takes its statistics from one frame or from the clip (SDXL-beta)."""
+    resnet_norm_scope: NormScope = "frame"
+    """The same for the base UNet's ResNet norms and its output norm (v1 was trained with the clip's)."""
+
+    @classmethod
+    def for_version(cls, version: Version) -> Self:
+        """The config of a published version: v1, v2, v3 on SD 1.x, sdxl for SDXL-beta."""
+        if version == "v1":
+            return cls(max_frames=24, resnet_norm_scope="clip")
+        if version == "v2":
+            return cls(use_mid_block=True)
+        if version == "sdxl":
+            return cls(norm_scope="clip")
+        return cls()

@@ -1,0 +1,271 @@
+"""A frozen Stable Diffusion UNet with motion modules beside it.
+
+`MotionUNet.base` stays an untouched diffusers `UNet2DConditionModel`: its state dict is exactly Stable Diffusion's,
+and a personalised checkpoint is a `base.load_state_dict`. The forward pass walks the base's own blocks on frames
+folded into the batch and calls a motion module after each spatial attention (after the ResNet where a block has
+none).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor, nn
+
+from animatediff.models.config import MotionConfig
+from animatediff.models.motion_module import MotionModule, check_num_frames, scoped_group_norm
+
+_KNOWN_BLOCKS = {
+    "CrossAttnDownBlock2D",
+    "DownBlock2D",
+    "UNetMidBlock2DCrossAttn",
+    "UpBlock2D",
+    "CrossAttnUpBlock2D",
+}
+
+
+class SharedTextAttention(AttnProcessor2_0):
+    """Cross-attention whose text keys and values are computed once a prompt and shared by the clip's frames.
+
+    With as many texts as frames, and for self-attention, it is diffusers' own processor. Folding the frames into
+    the query's length would spare the copies of k and v too, but changes the last bits of the base's output.
+    """
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Attend from (b f) m c to the text (b n d)."""
+        if encoder_hidden_states is None or len(encoder_hidden_states) == len(hidden_states):
+            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask)
+        f = len(hidden_states) // len(encoder_hidden_states)
+        k = attn.to_k(encoder_hidden_states).repeat_interleave(f, dim=0)
+        v = attn.to_v(encoder_hidden_states).repeat_interleave(f, dim=0)
+        q, k, v = (t.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for t in (attn.to_q(hidden_states), k, v))
+        out = F.scaled_dot_product_attention(q, k, v)
+        return attn.to_out[0](out.transpose(1, 2).flatten(2))
+
+
+class _Slot(nn.Module):
+    """The motion modules of one UNet block; the attribute's name is part of the official layout."""
+
+    def __init__(self, channels: list[int], config: MotionConfig) -> None:
+        super().__init__()
+        self.motion_modules = nn.ModuleList(MotionModule(c, config) for c in channels)
+
+    def __iter__(self) -> Iterator[MotionModule]:
+        return iter(self.motion_modules)  # type: ignore[arg-type]
+
+
+class MotionModules(nn.Module):
+    """All motion modules of one UNet, named as in the official files.
+
+    Args:
+        config: the version's shape.
+        down: for each down block the channels of its motion modules; likewise `up`.
+        mid: channels of the middle block.
+    """
+
+    def __init__(self, config: MotionConfig, *, down: list[list[int]], mid: int, up: list[list[int]]) -> None:
+        super().__init__()
+        self.config = config
+        self.down_blocks = nn.ModuleList(_Slot(channels, config) for channels in down)
+        self.mid_block = _Slot([mid], config) if config.use_mid_block else None
+        self.up_blocks = nn.ModuleList(_Slot(channels, config) for channels in up)
+
+    def mid_slot(self) -> list[MotionModule]:
+        """The middle block's motion modules: one in v2, none elsewhere."""
+        return list(self.mid_block) if self.mid_block is not None else []
+
+    @classmethod
+    def for_base(cls, base: UNet2DConditionModel, config: MotionConfig) -> "MotionModules":
+        """Fresh motion modules (zero output) that fit `base`."""
+        return cls(
+            config,
+            down=[[r.out_channels for r in block.resnets] for block in base.down_blocks],
+            mid=base.mid_block.resnets[-1].out_channels,
+            up=[[r.out_channels for r in block.resnets] for block in base.up_blocks],
+        )
+
+
+class MotionUNet(nn.Module):
+    """Predicts the noise of whole clips.
+
+    Args:
+        base: an SD 1.x or SDXL UNet. It is frozen: no gradients, no changes to its weights.
+        motion: motion modules made for it, or a config to make fresh ones.
+
+    Raises:
+        ValueError: the base has blocks or conditionings that Stable Diffusion 1.x and SDXL do not have.
+    """
+
+    def __init__(self, base: UNet2DConditionModel, motion: MotionModules | MotionConfig) -> None:
+        super().__init__()
+        _check_base(base)
+        self.base = base.requires_grad_(False).eval()
+        self.motion = motion if isinstance(motion, MotionModules) else MotionModules.for_base(base, motion)
+        base.set_attn_processor(SharedTextAttention())
+
+    @property
+    def config(self) -> MotionConfig:
+        """The motion modules' config."""
+        return self.motion.config
+
+    def train(self, mode: bool = True) -> "MotionUNet":
+        """Switch the motion modules; the frozen base always stays in evaluation mode."""
+        self.training = mode
+        self.motion.train(mode)
+        return self
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | int,
+        encoder_hidden_states: Tensor,
+        added_cond_kwargs: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Predict the noise.
+
+        Args:
+            sample: (b c f h w) noisy latents, multiplied by the VAE's scaling factor.
+            timestep: one for all, or (b) one a clip, in [0, 1000).
+            encoder_hidden_states: (b n d) text embeddings, one a clip.
+            added_cond_kwargs: SDXL's `text_embeds` (b d) and `time_ids` (b 6).
+
+        Returns:
+            (b c f h w), the prediction that the base was trained for.
+
+        Raises:
+            ValueError: a sample of another rank or channel count, a text batch that does not match, or more
+                frames than the position table has.
+        """
+        self._check_input(sample, encoder_hidden_states)
+        b, _, f = sample.shape[:3]
+        text = encoder_hidden_states.to(sample.dtype)
+        x = sample.transpose(1, 2).flatten(0, 1)  # b c f h w -> (b f) c h w
+        temb = self._time_embedding(x, timestep, text, added_cond_kwargs)
+        x = self.base.conv_in(x)
+        skips = [x]
+        for block, slot in zip(self.base.down_blocks, self.motion.down_blocks, strict=True):
+            x = self._down(block, slot, x, temb, text, f, skips)
+        x = self._mid(x, temb, text, f)
+        for block, slot in zip(self.base.up_blocks, self.motion.up_blocks, strict=True):
+            x = self._up(block, slot, x, temb, text, f, skips)
+        x = self.base.conv_act(self._norm(self.base.conv_norm_out, x, f))
+        return self.base.conv_out(x).unflatten(0, (b, f)).transpose(1, 2)
+
+    def _down(
+        self,
+        block: Any,
+        slot: Any,
+        x: Tensor,
+        temb: Tensor,
+        text: Tensor,
+        f: int,
+        skips: list[Tensor],
+    ) -> Tensor:
+        for resnet, attention, motion in zip(block.resnets, _attentions(block), slot, strict=True):
+            x = motion(_attend(attention, self._resnet(resnet, x, temb, f), text), f)
+            skips.append(x)
+        for downsampler in block.downsamplers or ():
+            x = downsampler(x)
+            skips.append(x)
+        return x
+
+    def _mid(self, x: Tensor, temb: Tensor, text: Tensor, f: int) -> Tensor:
+        block: Any = self.base.mid_block
+        x = self._resnet(block.resnets[0], x, temb, f)
+        for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
+            x = _attend(attention, x, text)
+            for motion in self.motion.mid_slot():
+                x = motion(x, f)
+            x = self._resnet(resnet, x, temb, f)
+        return x
+
+    def _up(
+        self,
+        block: Any,
+        slot: Any,
+        x: Tensor,
+        temb: Tensor,
+        text: Tensor,
+        f: int,
+        skips: list[Tensor],
+    ) -> Tensor:
+        for resnet, attention, motion in zip(block.resnets, _attentions(block), slot, strict=True):
+            x = self._resnet(resnet, torch.cat([x, skips.pop()], dim=1), temb, f)
+            x = motion(_attend(attention, x, text), f)
+        for upsampler in block.upsamplers or ():
+            # Naming the size keeps skips and features equal for sizes that do not halve evenly.
+            odd = skips[-1].shape[-2:] != (2 * x.shape[-2], 2 * x.shape[-1])
+            x = upsampler(x, tuple(skips[-1].shape[-2:]) if odd else None)
+        return x
+
+    def _resnet(self, resnet: ResnetBlock2D, x: Tensor, temb: Tensor, f: int) -> Tensor:
+        if self.config.resnet_norm_scope == "frame":
+            return resnet(x, temb)
+        # diffusers' ResnetBlock2D, with v1's norms over the clip.
+        hidden = resnet.conv1(resnet.nonlinearity(self._norm(resnet.norm1, x, f)))
+        hidden = hidden + resnet.time_emb_proj(resnet.nonlinearity(temb))[:, :, None, None]
+        hidden = resnet.conv2(resnet.nonlinearity(self._norm(resnet.norm2, hidden, f)))
+        shortcut = x if resnet.conv_shortcut is None else resnet.conv_shortcut(x)
+        return (shortcut + hidden) / resnet.output_scale_factor
+
+    def _norm(self, norm: nn.GroupNorm, x: Tensor, f: int) -> Tensor:
+        return scoped_group_norm(norm, x, f if self.config.resnet_norm_scope == "clip" else 1)
+
+    def _time_embedding(
+        self, x: Tensor, timestep: Tensor | int, text: Tensor, added_cond: dict[str, Tensor] | None
+    ) -> Tensor:
+        """A row a frame, (b f) d.
+
+        One timestep for all goes through the base's own path, a row a frame, so that its bits are the base's. A
+        timestep a clip is embedded once a clip, as the reference does: a matrix product rounds by its row count.
+        """
+        b, f = len(text), len(x) // len(text)
+        timesteps = torch.as_tensor(timestep, device=x.device)
+        rows_per_clip = f if timesteps.ndim == 0 else 1
+        embedding = self.base.time_embedding(
+            self.base.get_time_embed(sample=x[: b * rows_per_clip], timestep=timesteps)
+        )
+        added = {name: value.repeat_interleave(rows_per_clip, dim=0) for name, value in (added_cond or {}).items()}
+        extra = self.base.get_aug_embed(emb=embedding, encoder_hidden_states=text, added_cond_kwargs=added)
+        embedding = embedding if extra is None else embedding + extra
+        return embedding.repeat_interleave(f // rows_per_clip, dim=0)
+
+    def _check_input(self, sample: Tensor, text: Tensor) -> None:
+        channels = self.base.config.in_channels
+        if sample.ndim != 5 or sample.shape[1] != channels:
+            raise ValueError(f"a motion UNet takes latents (b c f h w) with c = {channels}, got {tuple(sample.shape)}")
+        if text.ndim != 3 or text.shape[0] != sample.shape[0]:
+            raise ValueError(
+                f"a motion UNet takes text embeddings (b n d), one a clip, b = {sample.shape[0]}, "
+                f"got {tuple(text.shape)}"
+            )
+        check_num_frames(sample.shape[2], self.config.max_frames if self.config.use_positions else None)
+
+
+def _attentions(block: Any) -> list[nn.Module | None]:
+    return list(block.attentions) if hasattr(block, "attentions") else [None] * len(block.resnets)
+
+
+def _attend(attention: nn.Module | None, x: Tensor, text: Tensor) -> Tensor:
+    return x if attention is None else attention(x, encoder_hidden_states=text, return_dict=False)[0]
+
+
+def _check_base(base: UNet2DConditionModel) -> None:
+    blocks = {type(b).__name__ for b in (*base.down_blocks, base.mid_block, *base.up_blocks)}
+    unknown = sorted(blocks - _KNOWN_BLOCKS)
+    conditionings = ("class_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim", "num_class_embeds")
+    unknown += [name for name in conditionings if getattr(base.config, name, None) is not None]
+    if base.config.addition_embed_type not in (None, "text_time"):
+        unknown.append(f"addition_embed_type {base.config.addition_embed_type}")
+    if unknown:
+        raise ValueError(f"the base UNet is neither Stable Diffusion 1.x nor SDXL: it has {', '.join(unknown)}")

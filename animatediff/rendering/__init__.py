@@ -1,0 +1,1 @@
+"""Prompts to frames, catalogs, and the files that come out."""

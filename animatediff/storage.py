@@ -1,0 +1,146 @@
+"""Files at any URI that fsspec opens: a local path, `s3://`, `gs://`, `http(s)://`.
+
+Writes are atomic: a reader sees the whole new file or none of it.
+"""
+
+import os
+import posixpath
+import uuid
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from animatediff.errors import UserError
+
+# botocore's defaults wait 60 s per attempt; a wrong endpoint should be told within seconds.
+_PROTOCOL_OPTIONS: dict[str, dict[str, Any]] = {
+    "s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 4}}},
+}
+
+
+def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system that serves `uri`, and the path inside it.
+
+    Raises:
+        UserError: no file system is known for the protocol, or its package is not installed.
+    """
+    protocol = uri.split("://", 1)[0] if "://" in uri else "file"
+    try:
+        return fsspec.core.url_to_fs(uri, **_PROTOCOL_OPTIONS.get(protocol, {}))
+    except (ValueError, ImportError) as error:
+        raise UserError(f"cannot open {uri}: {error}") from error
+
+
+def join(uri: str, *parts: str) -> str:
+    """`uri/part/part`, for local paths and URIs alike."""
+    return posixpath.join(uri, *parts)
+
+
+def is_local(uri: str) -> bool:
+    """Whether `uri` is on the local file system."""
+    return isinstance(filesystem(uri)[0], LocalFileSystem)
+
+
+def absolute(uri: str) -> str:
+    """`uri` so that a process with another working directory opens the same file."""
+    fs, path = filesystem(uri)
+    return str(path) if isinstance(fs, LocalFileSystem) else uri
+
+
+def exists(uri: str) -> bool:
+    """Whether there is a file or folder at `uri`.
+
+    Raises:
+        UserError: the storage cannot be reached or refuses access.
+    """
+    fs, path = filesystem(uri)
+    try:
+        return bool(fs.exists(path))
+    except Exception as error:
+        raise _unreachable(uri, error) from error
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: the storage cannot be reached or refuses access.
+    """
+    fs, path = filesystem(uri)
+    try:
+        return bytes(fs.cat_file(path))
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise _unreachable(uri, error) from error
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write `data` so that the file is there whole or not at all.
+
+    Local files go to a temporary name first; object stores publish a PUT only when it is complete.
+
+    Raises:
+        UserError: the storage cannot be reached or refuses access.
+    """
+    fs, path = filesystem(uri)
+    try:
+        if isinstance(fs, LocalFileSystem):
+            _replace_local(Path(path), data)
+        else:
+            fs.pipe_file(path, data)
+    except Exception as error:
+        raise _unreachable(uri, error) from error
+
+
+def _replace_local(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def list_files(uri: str) -> list[str]:
+    """Names (not URIs) of the files directly in a folder, sorted; an absent folder is empty.
+
+    Raises:
+        UserError: the storage cannot be reached or refuses access.
+    """
+    fs, path = filesystem(uri)
+    try:
+        # Object stores cache listings; another worker may have written since.
+        fs.invalidate_cache(path)
+        entries = fs.ls(path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except Exception as error:
+        raise _unreachable(uri, error) from error
+    names = (posixpath.basename(entry["name"].rstrip("/")) for entry in entries if entry["type"] == "file")
+    return sorted(name for name in names if name and not name.endswith(".tmp"))
+
+
+def delete(uri: str) -> None:
+    """Delete a file; it is no error when it is gone already."""
+    fs, path = filesystem(uri)
+    try:
+        fs.rm_file(path)
+    except FileNotFoundError:
+        return
+
+
+def _unreachable(uri: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return UserError(
+        f"cannot reach {uri}: {reason} (check the bucket's name, the endpoint and the credentials)"
+        if "://" in uri
+        else f"cannot use {uri}: {reason}"
+    )

@@ -1,0 +1,1 @@
+"""Weights files in the layouts that users have, read and written."""

@@ -1,0 +1,100 @@
+"""A Stable Diffusion base model's components: from a diffusers folder, local, at a URI, or on the hub."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from animatediff import storage
+from animatediff.errors import UserError
+from animatediff.weights.files import local_copy
+
+
+def resolve(base: str) -> str:
+    """What diffusers can open: a local folder's path, or a hub id (`owner/name`) as it is.
+
+    Raises:
+        UserError: `base` is a path or URI with no model folder behind it.
+    """
+    looks_like_hub_id = "://" not in base and base.count("/") == 1 and not base.startswith((".", "/", "~"))
+    if looks_like_hub_id and not Path(base).exists():
+        return base
+    folder = local_copy(base)
+    if not (folder / "model_index.json").is_file():
+        raise UserError(f"base {base} is no diffusers model folder: it has no model_index.json")
+    return str(folder)
+
+
+def load_vae(base: str) -> AutoencoderKL:
+    """The frozen VAE, float32, in evaluation mode.
+
+    Raises:
+        UserError: the base has none.
+    """
+    return _load(AutoencoderKL, base, "vae")
+
+
+def load_unet(base: str) -> UNet2DConditionModel:
+    """The frozen UNet, float32, in evaluation mode.
+
+    Raises:
+        UserError: the base has none.
+    """
+    return _load(UNet2DConditionModel, base, "unet")
+
+
+def load_text_encoder(base: str) -> tuple[CLIPTokenizer, CLIPTextModel]:
+    """The tokenizer and the frozen text encoder.
+
+    Raises:
+        UserError: the base has none, or is an SDXL with two.
+    """
+    folder = resolve(base)
+    index = Path(folder) / "model_index.json"
+    if index.is_file() and "text_encoder_2" in json.loads(index.read_text()):
+        raise UserError(f"base {base} is an SDXL model; the jobs take Stable Diffusion 1.x bases")
+    return _load(CLIPTokenizer, base, "tokenizer"), _load(CLIPTextModel, base, "text_encoder")
+
+
+def load_scheduler(base: str) -> DDIMScheduler:
+    """The base's scheduler config as a DDIM scheduler.
+
+    Raises:
+        UserError: the base has none.
+    """
+    return _load(DDIMScheduler, base, "scheduler")
+
+
+def _load(cls: Any, base: str, part: str) -> Any:
+    folder = resolve(base)
+    if Path(folder).is_dir() and not (Path(folder) / part).is_dir():
+        raise UserError(f"base {base} has no {part}: a folder {storage.join(base, part)} is needed")
+    try:
+        component = cls.from_pretrained(folder, subfolder=part)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"cannot load the {part} of base {base}: {reason}") from error
+    return component.eval().requires_grad_(False) if isinstance(component, torch.nn.Module) else component
+
+
+@torch.no_grad()
+def encode_text(tokenizer: CLIPTokenizer, encoder: CLIPTextModel, texts: list[str]) -> Tensor:
+    """Text embeddings (b n d): the encoder's last hidden state over the padded prompt.
+
+    Args:
+        tokenizer: pads and truncates to its own length (77 for CLIP).
+        encoder: gives the device and the dtype.
+        texts: b prompts or captions; "" is the unconditional one.
+    """
+    tokens = tokenizer(
+        texts,
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
+    return encoder(tokens.input_ids.to(encoder.device))[0]

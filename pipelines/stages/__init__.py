@@ -1,0 +1,1 @@
+"""What the jobs run on Ray workers."""

@@ -1,0 +1,185 @@
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from animatediff.models.config import MotionConfig
+from animatediff.models.motion_module import MotionModule, TemporalAttention, sinusoidal_positions
+from animatediff.models.motion_unet import MotionModules, MotionUNet
+
+SD = {
+    "sample_size": 8,
+    "block_out_channels": (32, 32, 64, 64),
+    "cross_attention_dim": 24,
+    "attention_head_dim": 8,
+}
+SDXL = {
+    "sample_size": 8,
+    "block_out_channels": (32, 32, 64),
+    "cross_attention_dim": 24,
+    "attention_head_dim": (2, 4, 8),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 3),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 64,
+}
+NUM_FRAMES = 5
+
+
+def make_unet(version):
+    torch.manual_seed(0)
+    return UNet2DConditionModel(**(SDXL if version == "sdxl" else SD))
+
+
+def make_inputs(version, size=(8, 8), seed=1):
+    g = torch.Generator().manual_seed(seed)
+    sample = torch.randn(2, 4, NUM_FRAMES, *size, generator=g)
+    text = torch.randn(2, 7, 24, generator=g)
+    added = {"text_embeds": torch.randn(2, 16, generator=g), "time_ids": torch.rand(2, 6, generator=g)}
+    return sample, 800, text, added if version == "sdxl" else None
+
+
+def randomise(motion):
+    torch.manual_seed(2)
+    for name, parameter in motion.named_parameters():
+        if "proj_out" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (16, 16), (10, 14)], ids=str)
+@pytest.mark.parametrize("version", ["v2", "v3", "sdxl"])
+@torch.no_grad()
+def test_fresh_motion_module_is_the_base_bit_for_bit(version, size):
+    base = make_unet(version)
+    sample, timestep, text, added = make_inputs(version, size)
+    frames = sample.transpose(1, 2).flatten(0, 1)
+    per_frame = {name: value.repeat_interleave(NUM_FRAMES, 0) for name, value in (added or {}).items()}
+    expected = base(
+        frames,
+        timestep,
+        text.repeat_interleave(NUM_FRAMES, 0),
+        added_cond_kwargs=per_frame,
+    ).sample
+    actual = MotionUNet(base, MotionConfig.for_version(version))(sample, timestep, text, added)
+    assert torch.equal(actual.transpose(1, 2).flatten(0, 1), expected)
+
+
+@pytest.mark.parametrize(
+    ("version", "modules", "parameters"),
+    [("v1", 20, 417_137_600), ("v2", 21, 453_209_280), ("v3", 20, 417_137_600), ("sdxl", 15, 236_779_200)],
+)
+def test_published_sizes(version, modules, parameters):
+    channels = (320, 640, 1280) if version == "sdxl" else (320, 640, 1280, 1280)
+    with torch.device("meta"):
+        motion = MotionModules(
+            MotionConfig.for_version(version),
+            down=[[c, c] for c in channels],
+            mid=1280,
+            up=[[c, c, c] for c in reversed(channels)],
+        )
+    assert sum(isinstance(m, MotionModule) for m in motion.modules()) == modules
+    assert sum(p.numel() for p in motion.parameters()) == parameters
+    assert len(motion.state_dict()) == 26 * modules  # 28 keys a module in the files, less two position tables
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(NUM_FRAMES)), st.sampled_from(["frame", "clip"]))
+@torch.no_grad()
+def test_equivariant_to_frame_order_only_without_positions(order, scope):
+    for use_positions in (False, True):
+        torch.manual_seed(0)
+        module = MotionModule(32, MotionConfig(use_positions=use_positions, norm_scope=scope))
+        randomise(module)
+        clip = torch.randn(NUM_FRAMES, 32, 3, 2, generator=torch.Generator().manual_seed(1))
+        difference = (module(clip[order], NUM_FRAMES) - module(clip, NUM_FRAMES)[order]).abs().max()
+        if use_positions and order != sorted(order):
+            assert difference > 1e-3
+        else:
+            assert difference < 1e-5
+
+
+@torch.no_grad()
+def test_a_timestep_a_clip_is_the_clips_own():
+    unet = MotionUNet(make_unet("v3"), MotionConfig())
+    sample, _, text, _ = make_inputs("v3", (16, 16))
+    together = unet(sample, torch.tensor([3, 800]), text)
+    alone = torch.cat([unet(sample[i : i + 1], t, text[i : i + 1]) for i, t in enumerate((3, 800))])
+    assert (together - alone).abs().max() < 1e-5
+    assert (together - unet(sample, 3, text)).abs().max() > 1e-2
+
+
+def test_training_steps_leave_the_base_alone():
+    base = make_unet("v3")
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    unet = MotionUNet(base, MotionConfig()).train()
+    assert not base.training
+    sample, timestep, text, _ = make_inputs("v3")
+    optimizer = torch.optim.AdamW([p for p in unet.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(3):
+        loss = unet(sample, timestep, text).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert all(p.grad is None for p in base.parameters())
+    assert all(p.grad is not None for p in unet.motion.parameters())
+    assert base.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
+
+
+def test_clip_norms_of_v1_mix_frames_even_without_motion():
+    sample, timestep, text, _ = make_inputs("v1")
+    unet = MotionUNet(make_unet("v1"), MotionConfig.for_version("v1"))
+    changed = sample.clone()
+    changed[:, :, -1] += 1
+    with torch.no_grad():
+        first = [unet(x, timestep, text)[:, :, 0] for x in (sample, changed)]
+    assert not torch.allclose(*first, atol=1e-4)
+
+
+def test_attention_in_chunks_is_the_same(monkeypatch):
+    torch.manual_seed(0)
+    attention = TemporalAttention(32, MotionConfig())
+    x = torch.randn(50, 6, 32)
+    whole = attention(x)
+    monkeypatch.setattr("animatediff.models.motion_module._MAX_ATTENTION_ROWS", 16)
+    assert torch.allclose(attention(x), whole, atol=1e-6)
+
+
+def test_longer_position_table_begins_with_the_shorter():
+    assert torch.equal(sinusoidal_positions(64, 32)[:24], sinusoidal_positions(24, 32))
+
+
+@pytest.mark.parametrize(
+    ("shape", "text_shape", "says"),
+    [
+        ((1, 4, 33, 8, 8), (1, 7, 24), r"33 frames.* has 32"),
+        ((1, 3, 5, 8, 8), (1, 7, 24), r"c = 4, got \(1, 3, 5, 8, 8\)"),
+        ((5, 4, 8, 8), (5, 7, 24), r"\(b c f h w\).*got \(5, 4, 8, 8\)"),
+        ((2, 4, 5, 8, 8), (10, 7, 24), r"b = 2, got \(10, 7, 24\)"),
+    ],
+)
+def test_wrong_shapes_are_named(shape, text_shape, says):
+    unet = MotionUNet(make_unet("v3"), MotionConfig())
+    with pytest.raises(ValueError, match=says):
+        unet(torch.zeros(shape), 1, torch.zeros(text_shape))
+
+
+def test_motion_module_names_wrong_shapes():
+    module = MotionModule(32, MotionConfig())
+    with pytest.raises(ValueError, match=r"c = 32 .*got \(5, 64, 2, 2\)"):
+        module(torch.zeros(5, 64, 2, 2), 5)
+    with pytest.raises(ValueError, match="48 channels"):
+        MotionModule(48, MotionConfig())
+
+
+def test_foreign_unet_is_refused():
+    unet = UNet2DConditionModel(**SD, class_embed_type="timestep")
+    with pytest.raises(ValueError, match="class_embed_type"):
+        MotionUNet(unet, MotionConfig())
