@@ -1,0 +1,74 @@
+"""The manifest: which shards make up a dataset, and what they hold. Written last, so what it lists is whole."""
+
+import hashlib
+
+from pydantic import ValidationError
+
+from animatediff import storage
+from animatediff.config import Config
+from animatediff.errors import UserError
+
+FILE_NAME = "manifest.json"
+SCHEMA_VERSION = 1
+
+
+class Shard(Config):
+    """One sealed Parquet file."""
+
+    path: str
+    """Relative to the dataset's folder, for example `bucket=16x256x256/shard-00000.parquet`."""
+    bucket: str
+    """Frames x height x width in pixels of its clips, for example `16x256x256`."""
+    num_clips: int
+    row_group_rows: list[int]
+    """Rows of each row group, so that a reader can plan without opening the file."""
+    num_bytes: int
+    sha256: str
+
+
+class Manifest(Config):
+    """A sealed dataset."""
+
+    schema_version: int = SCHEMA_VERSION
+    dataset_key: str
+    """Hash of everything that decides a clip's latents: sampling config and encoder."""
+    encoder_fp: str
+    """Fingerprint of the VAE's weights, its dtype and its library's version."""
+    scaling_factor: float
+    """Multiply stored latents by it before training, as the base's VAE config says."""
+    num_frames: int
+    num_units: int
+    """Units of the plan that are sealed here."""
+    num_videos: int
+    """Videos that gave at least one clip."""
+    num_clips: int
+    quarantined: dict[str, int]
+    """Quarantined videos by reason; the rows are in `quarantine.parquet`."""
+    shards: list[Shard]
+
+    def digest(self) -> str:
+        """The dataset's version: sha256 of what is sealed."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def write_manifest(dataset_uri: str, manifest: Manifest) -> None:
+    """Publish the dataset: from now on readers see exactly these shards."""
+    content = manifest.model_dump_json(indent=2).encode() + b"\n"
+    storage.write_bytes(storage.join(dataset_uri, FILE_NAME), content)
+
+
+def read_manifest(dataset_uri: str) -> Manifest:
+    """The manifest of a sealed dataset.
+
+    Raises:
+        UserError: there is none (ingest has not finished, or the path is wrong), or it is of another version.
+    """
+    uri = storage.join(dataset_uri, FILE_NAME)
+    try:
+        content = storage.read_bytes(uri)
+    except FileNotFoundError as error:
+        raise UserError(f"no dataset at {dataset_uri}: {FILE_NAME} is missing (run pipelines/ingest.py)") from error
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise UserError(f"{uri} is no manifest of schema version {SCHEMA_VERSION}: {error.errors()[0]}") from error

@@ -1,0 +1,98 @@
+"""What every job does around its work: parse, log, connect to Ray, and end with one line instead of a traceback."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import ray
+
+from animatediff.config import Config, parse
+from animatediff.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+CONFIGS = Path(__file__).parent / "configs"
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def run_job(main: Callable[[ConfigT], object], schema: type[ConfigT], *, embedded: Callable[[], str]) -> None:
+    """A job's command line: exit code 0 when it did its work, 1 when it could not, 2 when it was asked wrongly.
+
+    Args:
+        main: the job.
+        schema: its config.
+        embedded: makes ready what the embedded default needs (the sprite world) and returns the URI of its config;
+            called when the command line is empty.
+    """
+    configure_logging()
+    argv = sys.argv[1:]
+    try:
+        main(_parse(schema, argv, embedded))
+    except UserError as error:
+        logger.error("%s", error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        logger.error("interrupted; the same command continues where this one stopped")
+        sys.exit(130)
+
+
+def _parse(schema: type[ConfigT], argv: Sequence[str], embedded: Callable[[], str]) -> ConfigT:
+    if argv:
+        return parse(schema, argv)
+    logger.info("no arguments: running the embedded default (the sprite world, local storage, local MLflow)")
+    return parse(schema, [], default_uri=embedded())
+
+
+def configure_logging() -> None:
+    """Log lines of this project to standard error; the libraries' only from warnings on."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", force=True
+    )
+    for name in ("pipelines", "animatediff"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+
+
+def connect() -> None:
+    """Join the cluster that `RAY_ADDRESS` names (`ray job submit` sets it), or start one on this machine.
+
+    Workers' output stays in Ray's own logs: the driver reports progress and errors itself.
+    """
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS", "local")
+    is_local = address == "local"
+    ray.init(
+        address=address,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        configure_logging=False,
+        **({"include_dashboard": False} if is_local else {}),
+    )
+    _quiet_ray_data()
+    resources = ray.cluster_resources()
+    logger.info(
+        "Ray %s on %s: %d CPUs, %d GPUs",
+        ray.__version__,
+        "this machine" if is_local else address,
+        int(resources.get("CPU", 0)),
+        int(resources.get("GPU", 0)),
+    )
+
+
+def _quiet_ray_data() -> None:
+    # The jobs show their own progress; Ray Data's bars and plans would be drawn over it.
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def num_gpus() -> int:
+    """GPUs of the connected cluster."""
+    return int(ray.cluster_resources().get("GPU", 0))
