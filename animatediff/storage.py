@@ -128,6 +128,22 @@ def list_files(uri: str) -> list[str]:
     return sorted(name for name in names if name and not name.endswith(".tmp"))
 
 
+def find_files(uri: str) -> list[str]:
+    """Paths, relative to the folder `uri`, of all files below it, sorted; an absent folder is empty.
+
+    Raises:
+        UserError: the storage cannot be reached or refuses access.
+    """
+    fs, path = filesystem(uri)
+    try:
+        found = fs.find(path)
+    except FileNotFoundError:
+        return []
+    except Exception as error:
+        raise _unreachable(uri, error) from error
+    return sorted(posixpath.relpath(name, path) for name in found)
+
+
 def delete(uri: str) -> None:
     """Delete a file; it is no error when it is gone already."""
     fs, path = filesystem(uri)

@@ -3,7 +3,9 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,9 +33,12 @@ def run_job(main: Callable[[ConfigT], object], schema: type[ConfigT], *, embedde
     argv = sys.argv[1:]
     try:
         main(_parse(schema, argv, embedded))
-    except UserError as error:
-        logger.error("%s", error)
-        sys.exit(error.exit_code)
+    except Exception as error:
+        mendable = find_user_error(error)
+        if mendable is None:
+            raise
+        logger.error("%s", mendable)
+        sys.exit(mendable.exit_code)
     except KeyboardInterrupt:
         logger.error("interrupted; the same command continues where this one stopped")
         sys.exit(130)
@@ -44,6 +49,15 @@ def _parse(schema: type[ConfigT], argv: Sequence[str], embedded: Callable[[], st
         return parse(schema, argv)
     logger.info("no arguments: running the embedded default (the sprite world, local storage, local MLflow)")
     return parse(schema, [], default_uri=embedded())
+
+
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """The `UserError` that a Ray worker raised, if one is at the bottom of `error`."""
+    while error is not None:
+        if isinstance(error, UserError):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__
+    return None
 
 
 def configure_logging() -> None:
@@ -66,13 +80,15 @@ def connect() -> None:
         return
     address = os.environ.get("RAY_ADDRESS", "local")
     is_local = address == "local"
-    ray.init(
-        address=address,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        configure_logging=False,
-        **({"include_dashboard": False} if is_local else {}),
-    )
+    _quiet_ray()
+    with _without_native_stderr():
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            configure_logging=False,
+            **({"include_dashboard": False} if is_local else {}),
+        )
     _quiet_ray_data()
     resources = ray.cluster_resources()
     logger.info(
@@ -84,6 +100,27 @@ def connect() -> None:
     )
 
 
+def _quiet_ray() -> None:
+    # The driver's C++ log repeats on standard error what Ray's log files hold (restart hints, lost connections at exit).
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    # `max_restarts` has no named parameter in `map_batches` yet, and Ray's default restarts for ever.
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+
+
+@contextmanager
+def _without_native_stderr() -> Iterator[None]:
+    # Ray's C++ side announces the log level above on file descriptor 2; errors of `ray.init` come as exceptions.
+    saved = os.dup(2)
+    with Path(os.devnull).open("w") as devnull:
+        os.dup2(devnull.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
 def _quiet_ray_data() -> None:
     # The jobs show their own progress; Ray Data's bars and plans would be drawn over it.
     context = ray.data.DataContext.get_current()
@@ -91,6 +128,11 @@ def _quiet_ray_data() -> None:
     context.print_on_execution_start = False
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def num_cpus() -> int:
+    """CPUs of the connected cluster."""
+    return int(ray.cluster_resources().get("CPU", 0))
 
 
 def num_gpus() -> int:

@@ -1,11 +1,12 @@
 """The configs of the jobs: what a run's YAML file and command line may say."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from animatediff.config import Config
 from animatediff.data.clips import ClipConfig
+from animatediff.training.recipe import Recipe
 
 
 class SourceConfig(Config):
@@ -40,3 +41,52 @@ class IngestConfig(Config):
     """Encode on GPUs; default: where the cluster has any."""
     max_quarantine_rate: float = Field(0.5, ge=0, le=1)
     """The job fails, after writing everything, when a larger share of the videos is unusable."""
+
+
+class ScalingConfig(Config):
+    """What the training workers run on. It does not change what is trained."""
+
+    num_workers: int | None = Field(None, ge=1)
+    """Default: one a GPU (as many as the batch divides among), or one on the CPU."""
+    use_gpu: bool | None = None
+    """Train on GPUs; default: where the cluster has any."""
+    cpus_per_worker: float | None = Field(None, gt=0)
+    """CPUs a worker reserves and computes with; default: one beside a GPU, else an equal share of its machine's."""
+    max_failures: int = Field(2, ge=0)
+    """Times that lost or failed workers are started anew from the last checkpoint before the job gives up."""
+
+
+class SampleConfig(Config):
+    """The clip that is rendered with the new motion module when training ends."""
+
+    prompt: str | None = None
+    """Default: the caption of one of the dataset's clips."""
+    seed: int = Field(0, ge=0)
+    num_inference_steps: int = Field(25, ge=1)
+    """Denoising steps, the reference's 25."""
+    guidance_scale: float = Field(8.0, ge=0)
+    """Strength of the prompt, the reference's 8."""
+    fps: float = Field(8.0, gt=0)
+    """Frames per second of the written clip."""
+
+
+class TrainConfig(Recipe):
+    """Latent shards to a motion module."""
+
+    run_name: str
+    """Name of the MLflow run."""
+    output_uri: str
+    """Folder of the run: checkpoints, the motion module, a sample. Rerunning with it continues the run."""
+    num_checkpoints: int = Field(2, ge=1)
+    """Newest checkpoints that are kept."""
+    scaling: ScalingConfig = ScalingConfig()
+    sample: SampleConfig = SampleConfig()
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        num_workers = self.scaling.num_workers or 1
+        if self.train.batch_size % num_workers:
+            raise ValueError(
+                f"train.batch_size {self.train.batch_size} does not divide among scaling.num_workers {num_workers}"
+            )
+        return self

@@ -44,12 +44,10 @@ def clip_times(timestamps: np.ndarray, config: ClipConfig) -> list[np.ndarray]:
     length = step * (config.num_frames - 1)
     # Half a frame's tolerance: container timestamps are rounded to the stream's time base.
     tolerance = step / config.stride / 2
-    slack = float(timestamps[-1] - timestamps[0]) - length
-    if slack < -tolerance:
-        return []
-    num_windows = min(config.windows_per_video, 1 + int(max(slack, 0.0) / (2 * tolerance)))
-    starts = timestamps[0] + np.linspace(0.0, max(slack, 0.0), num_windows)
-    return [start + step * np.arange(config.num_frames) for start in starts]
+    # Windows start on frames, or constant-rate clips would jitter by one.
+    num_starts = int(np.searchsorted(timestamps, timestamps[-1] - length + tolerance, side="right"))
+    starts = np.unique(np.linspace(0, num_starts - 1, min(config.windows_per_video, num_starts)).round().astype(int))
+    return [timestamps[start] + step * np.arange(config.num_frames) for start in starts]
 
 
 def frames_at(timestamps: np.ndarray, times: np.ndarray) -> np.ndarray:

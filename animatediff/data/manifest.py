@@ -6,10 +6,10 @@ from pydantic import ValidationError
 
 from animatediff import storage
 from animatediff.config import Config
+from animatediff.data.shards import SCHEMA_VERSION
 from animatediff.errors import UserError
 
 FILE_NAME = "manifest.json"
-SCHEMA_VERSION = 1
 
 
 class Shard(Config):
@@ -33,7 +33,7 @@ class Manifest(Config):
     dataset_key: str
     """Hash of everything that decides a clip's latents: sampling config and encoder."""
     encoder_fp: str
-    """Fingerprint of the VAE's weights, its dtype and its library's version."""
+    """Fingerprint of the VAE's weights and the precision they were used in."""
     scaling_factor: float
     """Multiply stored latents by it before training, as the base's VAE config says."""
     num_frames: int

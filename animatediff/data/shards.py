@@ -16,6 +16,7 @@ from animatediff import storage
 from animatediff.errors import UserError
 
 ROW_GROUP_ROWS = 64
+SCHEMA_VERSION = 1
 
 SCHEMA = pa.schema(
     [

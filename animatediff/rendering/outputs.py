@@ -1,7 +1,9 @@
 """Frames to files: MP4 (H.264), GIF, and contact sheets to look at."""
 
 import io
+import tempfile
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -18,18 +20,19 @@ def encode_mp4(frames: np.ndarray, *, fps: float, crf: int = 18) -> bytes:
     """
     _check(frames)
     frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        # One encoder thread: the bytes depend on the frames alone, not on the machine's cores.
-        options = {"crf": str(crf), "threads": "1"}
-        stream = container.add_stream(
-            "libx264", rate=Fraction(fps).limit_denominator(1001), pix_fmt="yuv420p", options=options
-        )
-        stream.height, stream.width = frames.shape[1:3]
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return buffer.getvalue()
+    # A real file: moving the index to the front (faststart) reads the file back.
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+        with av.open(file.name, "w", options={"movflags": "+faststart"}) as container:
+            # One encoder thread: the bytes depend on the frames alone, not on the machine's cores.
+            options = {"crf": str(crf), "threads": "1"}
+            stream = container.add_stream(
+                "libx264", rate=Fraction(fps).limit_denominator(1001), pix_fmt="yuv420p", options=options
+            )
+            stream.height, stream.width = frames.shape[1:3]
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+        return Path(file.name).read_bytes()
 
 
 def encode_gif(frames: np.ndarray, *, fps: float) -> bytes:

@@ -1,0 +1,80 @@
+"""Quarantine: every video that cannot be used is a row with a stage and a reason from a closed list."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+import pyarrow as pa
+
+
+class Reason(StrEnum):
+    """Why a video was rejected."""
+
+    DUPLICATE_ID = "duplicate_id"
+    """The manifest has an earlier video with this id."""
+    NO_CAPTION = "no_caption"
+    """No sidecar text file, or an empty caption."""
+    NOT_FOUND = "not_found"
+    """Nothing at the URI (dead links are the normal case for WebVid)."""
+    FETCH_ERROR = "fetch_error"
+    """The storage failed three times."""
+    EMPTY = "empty"
+    """A file of zero bytes."""
+    NOT_VIDEO = "not_video"
+    """No decoder recognises the file's format."""
+    NO_STREAM = "no_stream"
+    """A media file without a video stream."""
+    CODEC_UNSUPPORTED = "codec_unsupported"
+    """A video stream that no installed decoder knows."""
+    TRUNCATED = "truncated"
+    """The file ends before the frames that its header promises."""
+    DECODE_ERROR = "decode_error"
+    """A decoder failed on the frames."""
+    TOO_SHORT = "too_short"
+    """Shorter than one clip."""
+    NAN_LATENT = "nan_latent"
+    """The VAE gave latents that are not finite in 16 bits."""
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """One quarantined video."""
+
+    video_id: str
+    uri: str
+    unit_id: str
+    """The unit it was planned in; empty when it was rejected while planning."""
+    stage: str
+    """plan, fetch, probe, decode or encode."""
+    reason: Reason
+    detail: str
+    attempts: int = 1
+    bytes: int | None = None
+    src_sha256: str | None = None
+
+
+SCHEMA = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("uri", pa.string()),
+        ("unit_id", pa.string()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("attempts", pa.int32()),
+        ("bytes", pa.int64()),
+        ("src_sha256", pa.string()),
+    ]
+)
+
+
+def to_table(rejections: Iterable[Rejection]) -> pa.Table:
+    """The quarantine rows as a table."""
+    rows = [asdict(rejection) | {"reason": rejection.reason.value} for rejection in rejections]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def count_reasons(table: pa.Table) -> dict[str, int]:
+    """Rows by reason, most frequent first."""
+    return dict(Counter(table["reason"].to_pylist()).most_common())

@@ -1,0 +1,38 @@
+"""Pixels to latents with a frozen VAE, and the fingerprint that says which VAE made them."""
+
+import hashlib
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+
+def fingerprint(vae: AutoencoderKL, dtype: str) -> str:
+    """Hash of what decides the latents of given pixels: the encoder's weights, and the precision they are used in.
+
+    Args:
+        vae: loaded in float32, so that the same weights stored in another precision differ only where they do.
+        dtype: the precision it encodes in, for example `float16`.
+    """
+    digest = hashlib.sha256(f"AutoencoderKL {dtype}".encode())
+    for name, tensor in sorted(vae.state_dict().items()):
+        if name.startswith(("encoder.", "quant_conv.")):
+            digest.update(name.encode())
+            digest.update(tensor.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def encode_frames(vae: AutoencoderKL, frames: np.ndarray) -> np.ndarray:
+    """Latents of a clip: the posterior's mean, not multiplied by the scaling factor.
+
+    Args:
+        vae: gives the device and the precision.
+        frames: (f h w 3) uint8 RGB, h and w divisible by the VAE's factor.
+
+    Returns:
+        (f c h/8 w/8) float16, as stored in shards.
+    """
+    pixels = torch.from_numpy(frames).to(vae.device).permute(0, 3, 1, 2).to(vae.dtype) / 127.5 - 1
+    mean = vae.encode(pixels).latent_dist.mean
+    return mean.to(torch.float16).cpu().numpy()

@@ -1,0 +1,200 @@
+"""Animate on Ray workers: the items of a catalog, in slices of one entry, by actors that keep one base resident.
+
+Every item ends as `items/{digest}.json` under the output folder, written after its clips. So a repeated slice, job or
+command renders only what is not there.
+"""
+
+import hashlib
+import itertools
+import logging
+import math
+import time
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+from pydantic import Field, ValidationError
+
+from animatediff import storage
+from animatediff.config import Config
+from animatediff.errors import UserError
+from animatediff.rendering.animator import Animator
+from animatediff.rendering.catalog import Catalog, Entry, Item, Result
+from animatediff.rendering.gallery import gallery_html
+from animatediff.rendering.outputs import encode_gif, encode_mp4
+
+logger = logging.getLogger(__name__)
+
+# Enough items to make up for loading an entry's weights, few enough to spread over the actors.
+_MAX_SLICE = 8
+# Ray Data's own defaults repeat a crashing task for ever.
+_BOUNDED = {"max_restarts": 4, "max_task_retries": 2}
+
+
+class AnimateConfig(Config):
+    """A catalog to clips and a gallery."""
+
+    catalog_uri: str
+    """The catalog's YAML file."""
+    output_uri: str
+    """Folder of the clips, the table and the gallery; a rerun renders what is not there or failed."""
+    num_actors: int | None = Field(None, ge=1)
+    """Actors that render; default: one a GPU, or one on the CPU."""
+    use_gpu: bool | None = None
+    """Render on GPUs; default: where the cluster has any."""
+
+
+class Slice(Config):
+    """Items of one entry: what an actor is given at a time."""
+
+    entry: Entry
+    items: tuple[Item, ...]
+
+
+class RenderSlice:
+    """Render a slice and write its clips; an item's failure is its result."""
+
+    def __init__(self, catalog: str, output_uri: str, *, use_gpu: bool) -> None:
+        self._catalog, self._output_uri = Catalog.model_validate_json(catalog), output_uri
+        self._device = "cuda" if use_gpu and torch.cuda.is_available() else "cpu"
+
+    @cached_property
+    def _animator(self) -> Animator:
+        # Not in the constructor: what fails there ends the job, what fails here is told with each item.
+        return Animator.for_catalog(self._catalog, device=self._device)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """`slice` (one row, JSON) -> `result` (a row an item, JSON)."""
+        (text,) = batch["slice"]
+        piece = Slice.model_validate_json(str(text))
+        entry_error = self._load(piece.entry)
+        results = (self._result(item, entry_error) for item in piece.items)
+        return {"result": [result.model_dump_json() for result in results]}
+
+    def _load(self, entry: Entry) -> Exception | None:
+        try:
+            self._animator.load_entry(entry)
+        except Exception as error:
+            logger.exception("entry %s", entry.name)
+            return error
+        return None
+
+    def _result(self, item: Item, entry_error: Exception | None) -> Result:
+        if done := finished(self._output_uri, item):
+            return done
+        start = time.monotonic()
+        try:
+            if entry_error is not None:
+                raise entry_error
+            outcome = {"status": "ok", **self._render(item)}
+        except Exception as error:
+            logger.exception("item %s of entry %s", item.digest, item.entry)
+            outcome = {"status": "failed", "error": _describe(error)}
+        result = Result(**item.model_dump(), **outcome, seconds=round(time.monotonic() - start, 3))
+        storage.write_bytes(_item_uri(self._output_uri, item), result.model_dump_json().encode())
+        return result
+
+    def _render(self, item: Item) -> dict[str, str]:
+        frames = self._animator.render(item)
+        mp4, gif = (f"clips/{item.digest[:16]}.{suffix}" for suffix in ("mp4", "gif"))
+        video = encode_mp4(frames, fps=item.fps)
+        storage.write_bytes(storage.join(self._output_uri, mp4), video)
+        storage.write_bytes(storage.join(self._output_uri, gif), encode_gif(frames, fps=item.fps))
+        return {"mp4": mp4, "gif": gif, "mp4_sha256": hashlib.sha256(video).hexdigest()}
+
+
+def finished(output_uri: str, item: Item) -> Result | None:
+    """The result of an item that is rendered already, clip included; it may be another entry's with the same digest."""
+    try:
+        result = Result.model_validate_json(storage.read_bytes(_item_uri(output_uri, item)))
+    except (FileNotFoundError, ValidationError):
+        return None
+    is_there = result.status == "ok" and result.mp4 and storage.exists(storage.join(output_uri, result.mp4))
+    return _for_item(result, item) if is_there else None
+
+
+def render_items(
+    catalog: Catalog, items: Iterable[Item], output_uri: str, *, num_actors: int, use_gpu: bool
+) -> Iterator[Result]:
+    """Render items of distinct digests, and give their results as slices finish.
+
+    A slice whose actor died with every retry gives none; `collect` puts `lost` in their place.
+    """
+    rows = [{"slice": piece.model_dump_json()} for piece in _slices(catalog, list(items), num_actors)]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    # A slice that kills its actor must not end the others, and a slow one on a CPU is not a hang.
+    dataset.context.max_errored_blocks = -1
+    dataset.context.execution_no_progress_timeout_s = -1
+    rendered = dataset.map_batches(
+        RenderSlice,
+        fn_constructor_args=(catalog.model_dump_json(), output_uri),
+        fn_constructor_kwargs={"use_gpu": use_gpu},
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=num_actors, max_tasks_in_flight_per_actor=1),
+        num_cpus=1,
+        num_gpus=1 if use_gpu else 0,
+        **_BOUNDED,
+    )
+    for row in rendered.iter_rows():
+        yield Result.model_validate_json(row["result"])
+
+
+def lost(item: Item) -> Result:
+    """The result of an item whose slice never came back."""
+    error = "no result: the actor crashed, ran out of memory, or could not write; see its log in Ray"
+    return Result(**item.model_dump(), status="failed", error=error)
+
+
+def collect(items: Iterable[Item], by_digest: dict[str, Result]) -> list[Result]:
+    """A result for every item, also for those that share another's digest."""
+    return [_for_item(by_digest[item.digest], item) if item.digest in by_digest else lost(item) for item in items]
+
+
+def write_reports(output_uri: str, results: list[Result]) -> None:
+    """Write `results.parquet` and `index.html`."""
+    rows = [result.model_dump() for result in results]
+    for row in rows:
+        for name in ("mp4", "gif"):
+            path = row.pop(name)
+            row[f"{name}_uri"] = path and storage.join(output_uri, path)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), sink)
+    storage.write_bytes(storage.join(output_uri, "results.parquet"), sink.getvalue().to_pybytes())
+    storage.write_bytes(storage.join(output_uri, "index.html"), gallery_html(results).encode())
+
+
+_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("digest", "entry", "prompt", "negative_prompt")),
+        *((name, pa.int64()) for name in ("seed", "num_inference_steps", "num_frames", "width", "height")),
+        *((name, pa.float64()) for name in ("guidance_scale", "fps", "seconds")),
+        *((name, pa.string()) for name in ("status", "error", "mp4_uri", "gif_uri", "mp4_sha256")),
+    ]
+)
+
+
+def _slices(catalog: Catalog, items: list[Item], num_actors: int) -> Iterator[Slice]:
+    """Neighbours of one entry, in pieces that give every actor work."""
+    entries = {entry.name: entry for entry in catalog.entries}
+    size = min(_MAX_SLICE, math.ceil(len(items) / num_actors))
+    for name, group in itertools.groupby(items, key=lambda item: item.entry):
+        members = list(group)
+        for start in range(0, len(members), size):
+            yield Slice(entry=entries[name], items=tuple(members[start : start + size]))
+
+
+def _for_item(result: Result, item: Item) -> Result:
+    return result.model_copy(update=item.model_dump())
+
+
+def _item_uri(output_uri: str, item: Item) -> str:
+    return storage.join(output_uri, "items", f"{item.digest}.json")
+
+
+def _describe(error: Exception) -> str:
+    text = " ".join(str(error).split())[:500]
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

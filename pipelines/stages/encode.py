@@ -1,0 +1,142 @@
+"""Ingest on Ray workers: units of videos are decoded on CPUs, encoded by the VAE, and committed.
+
+Columns between the stages: `unit` (a pickled `Unit`) -> `decoded` (a pickled `DecodedUnit`) -> `num_clips`,
+`num_rejected` and `num_planned` of one committed unit.
+"""
+
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from animatediff.data import parts
+from animatediff.data.clips import ClipConfig
+from animatediff.data.plan import Unit
+from animatediff.data.quarantine import Reason, Rejection
+from animatediff.data.units import Clip, DecodedUnit, decode_unit
+from animatediff.weights.base import load_vae
+from animatediff.weights.vae import encode_frames
+
+INGEST_VERSION = 1
+
+# Ray Data's own defaults repeat a crashing task for ever.
+_BOUNDED = {"max_restarts": 4, "max_task_retries": 2}
+_MAX_BLOCKS = 10_000
+
+Batch = dict[str, Any]
+
+
+class Decode:
+    """Fetch and decode a unit's videos."""
+
+    def __init__(self, clips: ClipConfig) -> None:
+        self._clips = clips
+
+    def __call__(self, batch: Batch) -> Batch:
+        """`unit` -> `decoded`."""
+        units = [pickle.loads(data) for data in batch["unit"]]
+        return {"decoded": [pickle.dumps(decode_unit(unit, self._clips)) for unit in units]}
+
+
+class Encode:
+    """Encode a unit's clips with the resident VAE and commit them."""
+
+    def __init__(self, base: str, *, dtype: str, encoder_fp: str, clips: ClipConfig, output_uri: str) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._vae = load_vae(base).to(device=device, dtype=getattr(torch, dtype))
+        self._encoder_fp, self._clips, self._output_uri = encoder_fp, clips, output_uri
+
+    def __call__(self, batch: Batch) -> Batch:
+        """`decoded` -> counts of the committed units."""
+        counts = [self._commit(pickle.loads(data)) for data in batch["decoded"]]
+        return {name: [count[name] for count in counts] for name in counts[0]}
+
+    def _commit(self, decoded: DecodedUnit) -> dict[str, int]:
+        rows, rejected = [], list(decoded.rejected)
+        for clip in decoded.clips:
+            latents = encode_frames(self._vae, clip.frames)
+            if np.isfinite(latents).all():
+                rows.append(self._row(decoded.unit, clip, latents))
+            else:
+                rejected.append(_nan_rejection(decoded.unit, clip))
+        parts.commit(self._output_uri, decoded.unit, rows, rejected)
+        planned = len(decoded.unit.videos) * self._clips.windows_per_video
+        return {"num_clips": len(rows), "num_rejected": len(rejected), "num_planned": planned}
+
+    def _row(self, unit: Unit, clip: Clip, latents: np.ndarray) -> dict[str, object]:
+        return {
+            "clip_id": clip.clip_id,
+            "video_id": clip.video.video_id,
+            "unit_id": unit.unit_id,
+            "window": clip.window,
+            "t_start": clip.t_start,
+            "t_end": clip.t_end,
+            "fps_src": clip.fps_src,
+            "stride": self._clips.stride,
+            "n_frames": len(clip.frames),
+            "width": self._clips.width,
+            "height": self._clips.height,
+            "bucket": self._clips.bucket,
+            "flip": False,
+            "caption": clip.video.caption,
+            "latent": latents.tobytes(),
+            "latent_shape": list(latents.shape),
+            "latent_dtype": str(latents.dtype),
+            "motion": clip.motion,
+            "static": clip.motion == 0.0,
+            "src_sha256": clip.src_sha256,
+            "decoder": clip.decoder,
+            "encoder_fp": self._encoder_fp,
+            "ingest_version": INGEST_VERSION,
+        }
+
+
+def _nan_rejection(unit: Unit, clip: Clip) -> Rejection:
+    detail = f"the latents of window {clip.window} are not finite in float16"
+    return Rejection(
+        clip.video.video_id,
+        clip.video.uri,
+        unit.unit_id,
+        "encode",
+        Reason.NAN_LATENT,
+        detail,
+        src_sha256=clip.src_sha256,
+    )
+
+
+def encode_units(
+    units: list[Unit],
+    clips: ClipConfig,
+    *,
+    base: str,
+    dtype: str,
+    encoder_fp: str,
+    output_uri: str,
+    num_decoders: int,
+    num_encoders: int,
+    use_gpu: bool,
+) -> Iterator[dict[str, int]]:
+    """Run decode and encode over `units`; yields the counts of each unit once it is committed."""
+    rows = [{"unit": pickle.dumps(unit)} for unit in units]
+    dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
+    dataset = dataset.map_batches(
+        Decode,
+        fn_constructor_args=(clips,),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=num_decoders),
+        num_cpus=0.5,
+        **_BOUNDED,
+    ).map_batches(
+        Encode,
+        fn_constructor_args=(base,),
+        fn_constructor_kwargs={"dtype": dtype, "encoder_fp": encoder_fp, "clips": clips, "output_uri": output_uri},
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=num_encoders),
+        num_cpus=1,
+        num_gpus=1 if use_gpu else 0,
+        **_BOUNDED,
+    )
+    yield from dataset.iter_rows()
