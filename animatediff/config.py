@@ -33,18 +33,15 @@ def parse(schema: type[ConfigT], argv: Sequence[str], *, default_uri: str | None
         default_uri: the YAML file to start from when `--config` is absent.
 
     Raises:
-        UsageError: an unknown field, a value out of range, or an unreadable file.
-        SystemExit: `--help` (0), or a flag that does not exist (2).
+        UsageError: an unreadable file, or an unknown field or a value out of range in it.
+        SystemExit: `--help` (0); a flag that does not exist, or a value out of range (2).
     """
     config_uri, rest = _split_config_flag(list(argv))
     config_uri = config_uri or default_uri
-    base = load(schema, config_uri) if config_uri else _validate(schema, {}, "defaults")
     if not rest:
-        return base
-    try:
-        return tyro.cli(schema, args=rest, default=base, config=(tyro.conf.AvoidSubcommands,))
-    except ValidationError as error:
-        raise UsageError(_describe(error, schema, "command line")) from error
+        return load(schema, config_uri) if config_uri else _validate(schema, {}, "defaults")
+    default: Any = load(schema, config_uri) if config_uri else tyro.MISSING_NONPROP
+    return tyro.cli(schema, args=rest, default=default, config=(tyro.conf.AvoidSubcommands,))
 
 
 def load(schema: type[ConfigT], uri: str) -> ConfigT:

@@ -53,7 +53,8 @@ def _encode(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
     per_video = config.clips.windows_per_video
     total = sum(len(unit.videos) for unit in job.pending) * per_video
     if len(job.pending) < len(job.units):
-        logger.info("continuing: %d of %d units are encoded already", len(job.units) - len(job.pending), len(job.units))
+        done = len(job.units) - len(job.pending)
+        logger.info("continuing: %d of %d units are encoded already", done, len(job.units))
     if not job.pending:
         return
     units = encode_units(
@@ -88,8 +89,8 @@ def _report(config: IngestConfig, job: IngestJob, manifest: Manifest) -> None:
     rate = num_bad / max(1, num_bad + manifest.num_videos)
     if rate > config.max_quarantine_rate:
         raise UserError(
-            f"{rate:.0%} of the videos are quarantined, more than max_quarantine_rate {config.max_quarantine_rate:.0%}: "
-            f"{reasons} (rows in {storage.join(job.output_uri, 'quarantine.parquet')})"
+            f"{rate:.0%} of the videos are quarantined, more than max_quarantine_rate "
+            f"{config.max_quarantine_rate:.0%}: {reasons} (rows in {storage.join(job.output_uri, 'quarantine.parquet')})"
         )
 
 

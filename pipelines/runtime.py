@@ -101,7 +101,7 @@ def connect() -> None:
 
 
 def _quiet_ray() -> None:
-    # The driver's C++ log repeats on standard error what Ray's log files hold (restart hints, lost connections at exit).
+    # The driver's C++ side repeats on standard error what Ray's log files hold (restart hints, lost connections).
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     # `max_restarts` has no named parameter in `map_batches` yet, and Ray's default restarts for ever.

@@ -1,7 +1,7 @@
 """Parts: the committed result of one unit. A part's existence is the only record that its unit is done.
 
-The quarantine rows are written first and the part last, each atomically and at a path that only the unit decides. A kill
-between them costs one repetition, which writes the same bytes to the same paths.
+The quarantine rows are written first and the part last, each atomically and at a path that only the unit decides. A
+kill between them costs one repetition, which writes the same bytes to the same paths.
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 """Seal: parts into shards, sorted and hashed, then the manifest.
 
-Every file has a path and bytes that the plan and the parts decide, and the manifest comes last: killed anywhere, a rerun
-ends with the same dataset. Units are sealed in plan order, so `Manifest.num_units` says which are.
+Every file has a path and bytes that the plan and the parts decide, and the manifest comes last: killed anywhere, a
+rerun ends with the same dataset. Units are sealed in plan order, so `Manifest.num_units` says which are.
 """
 
 from collections.abc import Iterable, Iterator
@@ -104,8 +104,7 @@ def _write_shards(
     }
     start = len(sealed.shards) if sealed else 0
     for index, table in enumerate(_group(dataset_uri, units, shard_bytes), start):
-        table = table.sort_by("clip_id")
-        data = shards.to_parquet(table, footer)
+        data = shards.to_parquet(table.sort_by("clip_id"), footer)
         path = f"bucket={identity.bucket}/shard-{index:05d}.parquet"
         storage.write_bytes(storage.join(dataset_uri, path), data)
         full, rest = divmod(len(table), shards.ROW_GROUP_ROWS)

@@ -103,7 +103,7 @@ def read_frames(
         VideoError: neither decoder gives the frames.
     """
     try:
-        frames, decoder = _decode_decord(data, info, indices), "decord"
+        frames, decoder = list(_decode_decord(data, info, indices)), "decord"
     except Exception as error:  # decord raises bare RuntimeErrors of its own making
         frames, decoder = _decode_pyav(data, info, indices, _one_line(error)), "pyav"
     return np.stack([fit(frame, height=height, width=width) for frame in frames]), decoder

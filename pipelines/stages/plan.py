@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from animatediff import storage
 from animatediff.data import parts
 from animatediff.data import plan as planning
-from animatediff.data.manifest import Manifest, read_manifest
 from animatediff.data.manifest import FILE_NAME as MANIFEST_NAME
+from animatediff.data.manifest import Manifest, read_manifest
 from animatediff.data.plan import Unit
 from animatediff.data.quarantine import Rejection
 from animatediff.data.seal import Identity
@@ -53,15 +53,16 @@ def prepare(config: IngestConfig, *, use_gpu: bool) -> IngestJob:
     base = resolve(config.base)
     dtype = config.vae_dtype if config.vae_dtype != "auto" else ("float16" if use_gpu else "float32")
     vae = load_vae(base)
+    encoder_fp = fingerprint(vae, dtype)
     settings = {
         "schema_version": SCHEMA_VERSION,
         "clips": config.clips.model_dump(),
         "vae_dtype": dtype,
-        "encoder_fp": fingerprint(vae, dtype),
+        "encoder_fp": encoder_fp,
     }
     identity = Identity(
         dataset_key=planning.dataset_key(settings),
-        encoder_fp=settings["encoder_fp"],
+        encoder_fp=encoder_fp,
         scaling_factor=vae.config.scaling_factor,
         num_frames=config.clips.num_frames,
         bucket=config.clips.bucket,
@@ -83,6 +84,10 @@ def _plan(config: IngestConfig, old: list[Unit], key: str) -> tuple[list[Unit], 
     videos_per_unit = max(1, config.clips_per_unit // config.clips.windows_per_video)
     units = planning.extend(old, videos, key=key, videos_per_unit=videos_per_unit)
     logger.info(
-        "plan: %d videos in %d units (%d new units), %d set aside", len(videos), len(units), len(units) - len(old), len(rejected)
+        "plan: %d videos in %d units (%d new units), %d set aside",
+        len(videos),
+        len(units),
+        len(units) - len(old),
+        len(rejected),
     )
     return units, rejected

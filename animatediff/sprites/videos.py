@@ -1,0 +1,143 @@
+"""The sprite world as a user's collection: H.264 files and a WebVid-style CSV, with broken files on request."""
+
+import csv
+import hashlib
+import io
+import math
+from dataclasses import astuple
+from pathlib import Path
+from typing import Literal
+
+from animatediff import storage
+from animatediff.errors import UserError
+from animatediff.rendering.outputs import encode_mp4
+from animatediff.sprites.world import Scene, caption, render, sample_scenes
+
+# 3 s. A training clip of 16 frames at stride 4 spans 61 frames: 72 hold it, with 12 places to begin.
+NUM_FRAMES = 72
+FPS = 24.0
+COLUMNS = ("videoid", "contentUrl", "duration", "page_dir", "name")
+
+Breakage = Literal["empty", "truncated", "text"]
+
+_VIDEOS_PER_PAGE = 50
+# Part of every video id: raise it when the renderer draws something else for the same scene.
+_WORLD_VERSION = 1
+_TEXT = b"<html><body><h1>404 Not Found</h1></body></html>\n"
+
+
+def write_videos(
+    folder: Path,
+    *,
+    num_videos: int,
+    seed: int = 0,
+    height: int = 128,
+    width: int = 128,
+    num_frames: int = NUM_FRAMES,
+    fps: float = FPS,
+) -> Path:
+    """Writes `folder/videos/{page_dir}/{videoid}.mp4` and `folder/videos.csv`.
+
+    The CSV has WebVid's columns: `videoid`, `contentUrl` (the file's path relative to `folder`), `duration`
+    (`PT00H00M03S`), `page_dir` (`000001_000050`) and `name` (the caption). Ids come from what a video shows and how it
+    was encoded. Files that exist are left as they are, so that a second run writes nothing but the same CSV.
+
+    Args:
+        folder: made if need be.
+        num_videos: how many; a larger number later keeps the earlier files.
+        seed: of `sample_scenes`.
+        height: of the videos in pixels, even.
+        width: of the videos in pixels, even.
+        num_frames: of each video.
+        fps: frames per second.
+
+    Returns:
+        The CSV's path.
+
+    Raises:
+        ValueError: an odd size, or a number that is not positive.
+    """
+    if min(num_videos, height, width, num_frames) < 1 or fps <= 0 or height % 2 or width % 2:
+        raise ValueError(
+            "a video needs an even size and positive numbers, "
+            f"not {num_videos=} {height=} {width=} {num_frames=} {fps=}"
+        )
+    rows = []
+    for i, scene in enumerate(sample_scenes(num_videos, seed)):
+        video_id = _video_id(scene, height, width, num_frames, fps)
+        row = _row(i, video_id, caption(scene), num_frames / fps)
+        path = folder / row["contentUrl"]
+        if not path.exists():
+            frames = render(scene, num_frames=num_frames, height=height, width=width)
+            storage.write_bytes(str(path), encode_mp4(frames, fps=fps))
+        rows.append(row)
+    csv_path = folder / "videos.csv"
+    storage.write_bytes(str(csv_path), _csv_bytes(rows))
+    return csv_path
+
+
+def break_videos(folder: Path) -> dict[str, Breakage]:
+    """Spoils three videos of a folder that `write_videos` filled, each as real collections are spoilt.
+
+    "empty" has no bytes; "truncated" opens and promises all its frames, but its data ends half way; "text" is a web
+    server's error page named .mp4. The choice depends on the CSV alone, and breaking twice is the same as once.
+
+    Returns:
+        What was done, by video id.
+
+    Raises:
+        UserError: the folder lists fewer than three videos.
+    """
+    csv_path = folder / "videos.csv"
+    rows = list(csv.DictReader(io.StringIO(csv_path.read_text("utf-8")))) if csv_path.exists() else []
+    if len(rows) < 3:
+        raise UserError(f"{csv_path} lists {len(rows)} videos; breaking some takes at least 3")
+    kinds: tuple[Breakage, ...] = ("empty", "truncated", "text")
+    broken = {}
+    for row, kind in zip(rows[:: len(rows) // 3], kinds, strict=False):
+        path = folder / row["contentUrl"]
+        content = {"empty": b"", "text": _TEXT}.get(kind)
+        storage.write_bytes(str(path), _first_half(path.read_bytes()) if content is None else content)
+        broken[row["videoid"]] = kind
+    return broken
+
+
+def _video_id(scene: Scene, height: int, width: int, num_frames: int, fps: float) -> str:
+    """Ten digits, like WebVid's, from everything that decides the file's bytes."""
+    content = repr((_WORLD_VERSION, astuple(scene), height, width, num_frames, float(fps)))
+    return str(10**9 + int(hashlib.sha256(content.encode()).hexdigest(), 16) % (9 * 10**9))
+
+
+def _row(index: int, video_id: str, name: str, duration_s: float) -> dict[str, str]:
+    first = index // _VIDEOS_PER_PAGE * _VIDEOS_PER_PAGE + 1
+    page_dir = f"{first:06d}_{first + _VIDEOS_PER_PAGE - 1:06d}"
+    values = (video_id, f"videos/{page_dir}/{video_id}.mp4", _iso_duration(duration_s), page_dir, name)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def _iso_duration(seconds: float) -> str:
+    """ISO 8601 in WebVid's fixed form, whole seconds, rounded up so that no video lasts none."""
+    minutes, second = divmod(math.ceil(seconds), 60)
+    return f"PT{minutes // 60:02d}H{minutes % 60:02d}M{second:02d}S"
+
+
+def _csv_bytes(rows: list[dict[str, str]]) -> bytes:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue().encode()
+
+
+def _first_half(mp4: bytes) -> bytes:
+    """An MP4 up to the middle of its frames' data; the index stands before it and stays.
+
+    The boxes' headers are read, not the file's length, so that a file already cut is not cut again.
+    """
+    position = 0
+    while position + 8 <= len(mp4):
+        size, kind = int.from_bytes(mp4[position : position + 4]), mp4[position + 4 : position + 8]
+        if kind == b"mdat":
+            return mp4[: position + size // 2]
+        position += max(size, 8)
+    raise ValueError("this MP4 has no mdat box")

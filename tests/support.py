@@ -1,0 +1,57 @@
+"""What several tests need: small real videos."""
+
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from animatediff.rendering.outputs import encode_mp4
+
+
+def gradient_frames(num_frames, height=64, width=96):
+    """Frames that are told apart: a bright bar whose position is the frame's number."""
+    frames = np.full((num_frames, height, width, 3), 32, np.uint8)
+    for i, frame in enumerate(frames):
+        x = int(i / max(1, num_frames - 1) * (width - 8))
+        frame[:, x : x + 8] = (255, 160, 64)
+    return frames
+
+
+def bar_position(frame):
+    """Where in [0, 1] the bar of `gradient_frames` is."""
+    columns = frame[..., 0].astype(float).mean(axis=0) - 32
+    columns[columns < 40] = 0
+    return float((columns * np.arange(len(columns))).sum() / columns.sum() / len(columns))
+
+
+def mp4(num_frames=64, *, height=64, width=96, fps=25):
+    return encode_mp4(gradient_frames(num_frames, height, width), fps=fps)
+
+
+def encode(frames, *, codec, container="mp4", pts=None, fps=25, options=None):
+    """Any codec, container and timestamps (in milliseconds)."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=fps, options=options or {})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for i, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts = pts[i] if pts is not None else round(i * 1000 / fps)
+            picture.time_base = Fraction(1, 1000)
+            output.mux(stream.encode(picture))
+        output.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def audio_only():
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as output:
+        stream = output.add_stream("aac", rate=16_000)
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        samples.rate = 16_000
+        output.mux(stream.encode(samples))
+        output.mux(stream.encode())
+    return buffer.getvalue()

@@ -1,0 +1,69 @@
+import pytest
+from pydantic import Field
+
+from animatediff.config import Config, differing_fields, dump, load, parse
+from animatediff.errors import UsageError
+
+
+class Optim(Config):
+    lr: float = Field(1e-4, gt=0)
+    """Learning rate."""
+
+
+class Run(Config):
+    name: str
+    """Run."""
+    optim: Optim = Optim()
+    num_workers: int | tuple[int, int] = 1
+    """Workers."""
+
+
+def write(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_command_line_beats_file_beats_defaults(tmp_path):
+    uri = write(tmp_path, "name: a\noptim: {lr: 1e-5}\n")
+    assert load(Run, uri) == Run(name="a", optim=Optim(lr=1e-5))
+    config = parse(Run, ["--config", uri, "--optim.lr", "3e-4", "--num-workers", "2", "4"])
+    assert config == Run(name="a", optim=Optim(lr=3e-4), num_workers=(2, 4))
+    assert parse(Run, ["--name", "b"]) == Run(name="b")
+    assert parse(Run, [], default_uri=uri).name == "a"
+    assert load(Run, write(tmp_path, dump(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name: a\noptim: {lrr: 1}", "unknown field 'optim.lrr', did you mean 'lr'"),
+        ("name: a\nzzz: 1", "unknown field 'zzz', known here: name, optim, num_workers"),
+        ("name: a\noptim: {lr: -1}", r"optim.lr: .*greater than 0 \(got -1\)"),
+        ("optim: {}", "name: Field required"),
+        ("- a", "must hold a YAML mapping, not list"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_file_errors_are_one_line(tmp_path, text, says):
+    with pytest.raises(UsageError, match=says) as caught:
+        load(Run, write(tmp_path, text))
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_command_line_errors(tmp_path, capsys):
+    with pytest.raises(UsageError, match="no config file .*absent.yaml"):
+        parse(Run, ["--config", str(tmp_path / "absent.yaml")])
+    with pytest.raises(UsageError, match="--config needs a file"):
+        parse(Run, ["--config"])
+    for flag, value, says in (("--optim.lr", "-1", "greater than 0"), ("--optim.lrr", "1", "lrr")):
+        with pytest.raises(SystemExit) as caught:
+            parse(Run, ["--config", write(tmp_path, "name: a"), flag, value])
+        assert caught.value.code == 2
+        assert says in capsys.readouterr().err
+
+
+def test_differing_fields():
+    old = {"a": 1, "b": {"c": 2, "d": 3}}
+    assert differing_fields(old, {"a": 1, "b": {"c": 5, "d": 3}, "e": 4}) == ["b.c: 2 -> 5", "e: None -> 4"]
