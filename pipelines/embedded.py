@@ -11,9 +11,9 @@ from animatediff.config import load
 from animatediff.data.manifest import FILE_NAME as MANIFEST_NAME
 from animatediff.sprites.base import build_base
 from animatediff.sprites.videos import break_videos, write_videos
-from pipelines.runtime import CONFIGS
 from pipelines.settings import IngestConfig, TrainConfig
 
+CONFIGS = Path(__file__).parent / "configs"
 ROOT = Path("runs/sprites")
 NUM_VIDEOS = 60
 
@@ -23,16 +23,22 @@ def config_uri(collection: str, job: str) -> str:
     return str(CONFIGS / collection / f"{job}.yaml")
 
 
-def ingest_default() -> str:
-    """Render the sprite videos and build the base model."""
+def prepare_world() -> None:
+    """Build the base model and one personalised checkpoint of it, and render the sprite videos."""
     build_base(ROOT / "base")
+    build_base(ROOT / "checkpoint", seed=1)
     source = ROOT / "source"
     if not (source / "videos.csv").exists():
-        # The CSV is renamed into place last, so that a kill in between starts over.
+        # Renamed into place when it is whole, so that a kill in between starts over.
         partial = ROOT / "source.partial"
         write_videos(partial, num_videos=NUM_VIDEOS)
         break_videos(partial)
         partial.rename(source)
+
+
+def ingest_default() -> str:
+    """Render the sprite videos and build the base model."""
+    prepare_world()
     return config_uri("sprites", "ingest")
 
 
@@ -53,5 +59,4 @@ def animate_default() -> str:
     config = load(TrainConfig, train_default())
     if not storage.exists(storage.join(config.output_uri, "motion_module.safetensors")):
         train.main(config)
-    build_base(ROOT / "checkpoint", seed=1)
     return config_uri("sprites", "animate")

@@ -6,14 +6,14 @@ from animatediff import storage
 from animatediff.config import dump
 from animatediff.data.card import write_card
 from animatediff.data.manifest import Manifest
-from animatediff.data.seal import clean_up, seal
+from animatediff.data.seal import QUARANTINE_FILE, clean_up, seal
 from animatediff.errors import UserError
 from pipelines.embedded import ingest_default
 from pipelines.progress import Progress
 from pipelines.runtime import connect, num_cpus, num_gpus, run_job
 from pipelines.settings import IngestConfig
 from pipelines.stages.encode import encode_units
-from pipelines.stages.plan import IngestJob, prepare
+from pipelines.stages.plan import IngestJob, prepare, read_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +26,10 @@ def main(config: IngestConfig) -> Manifest:
             unusable (everything is written all the same).
     """
     logger.info("ingest: %s -> %s", config.source.uri, config.output_uri)
+    inputs = read_inputs(config)
     connect()
     use_gpu = config.use_gpu if config.use_gpu is not None else num_gpus() > 0
-    job = prepare(config, use_gpu=use_gpu)
+    job = prepare(config, inputs, use_gpu=use_gpu)
     if job.sealed and job.is_sealed:
         clean_up(job.output_uri, job.units)
         logger.info("nothing to do: every video of the source is sealed already")
@@ -88,9 +89,10 @@ def _report(config: IngestConfig, job: IngestJob, manifest: Manifest) -> None:
     )
     rate = num_bad / max(1, num_bad + manifest.num_videos)
     if rate > config.max_quarantine_rate:
+        rows = storage.join(job.output_uri, QUARANTINE_FILE)
         raise UserError(
             f"{rate:.0%} of the videos are quarantined, more than max_quarantine_rate "
-            f"{config.max_quarantine_rate:.0%}: {reasons} (rows in {storage.join(job.output_uri, 'quarantine.parquet')})"
+            f"{config.max_quarantine_rate:.0%}: {reasons} (rows in {rows})"
         )
 
 

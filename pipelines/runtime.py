@@ -16,7 +16,6 @@ from animatediff.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-CONFIGS = Path(__file__).parent / "configs"
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
@@ -65,7 +64,7 @@ def configure_logging() -> None:
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", force=True
     )
-    for name in ("pipelines", "animatediff"):
+    for name in ("pipelines", "animatediff", "__main__"):
         logging.getLogger(name).setLevel(logging.INFO)
     if not sys.stderr.isatty():
         os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")

@@ -3,6 +3,8 @@
 import logging
 from dataclasses import dataclass
 
+from diffusers import AutoencoderKL
+
 from animatediff import storage
 from animatediff.data import parts
 from animatediff.data import plan as planning
@@ -12,7 +14,7 @@ from animatediff.data.plan import Unit
 from animatediff.data.quarantine import Rejection
 from animatediff.data.seal import Identity
 from animatediff.data.shards import SCHEMA_VERSION
-from animatediff.data.sources import read_source
+from animatediff.data.sources import SourceVideo, read_source
 from animatediff.weights.base import load_vae, resolve
 from animatediff.weights.vae import fingerprint
 from pipelines.settings import IngestConfig
@@ -43,17 +45,39 @@ class IngestJob:
         return self.sealed is not None and self.sealed.num_units == len(self.units)
 
 
-def prepare(config: IngestConfig, *, use_gpu: bool) -> IngestJob:
-    """Read the source, and write or extend the plan.
+@dataclass(frozen=True)
+class Inputs:
+    """What the user named, read and checked before anything is started."""
+
+    videos: list[SourceVideo]
+    rejected: list[Rejection]
+    base: str
+    vae: AutoencoderKL
+
+
+def read_inputs(config: IngestConfig) -> Inputs:
+    """Read the source and the base's VAE.
 
     Raises:
-        UserError: the source or the base cannot be read, or the output holds a dataset with other settings.
+        UserError: one of them cannot be read.
+    """
+    base = resolve(config.base)
+    vae = load_vae(base)
+    source = config.source
+    videos_uri = storage.absolute(source.videos_uri) if source.videos_uri else None
+    videos, rejected = planning.select(read_source(storage.absolute(source.uri), videos_uri=videos_uri))
+    return Inputs(videos, rejected, base, vae)
+
+
+def prepare(config: IngestConfig, inputs: Inputs, *, use_gpu: bool) -> IngestJob:
+    """Write or extend the plan, and see what of it is done.
+
+    Raises:
+        UserError: the output holds a dataset with other settings, or cannot be reached.
     """
     output_uri = storage.absolute(config.output_uri)
-    base = resolve(config.base)
     dtype = config.vae_dtype if config.vae_dtype != "auto" else ("float16" if use_gpu else "float32")
-    vae = load_vae(base)
-    encoder_fp = fingerprint(vae, dtype)
+    encoder_fp = fingerprint(inputs.vae, dtype)
     settings = {
         "schema_version": SCHEMA_VERSION,
         "clips": config.clips.model_dump(),
@@ -63,31 +87,29 @@ def prepare(config: IngestConfig, *, use_gpu: bool) -> IngestJob:
     identity = Identity(
         dataset_key=planning.dataset_key(settings),
         encoder_fp=encoder_fp,
-        scaling_factor=vae.config.scaling_factor,
+        scaling_factor=inputs.vae.config.scaling_factor,
         num_frames=config.clips.num_frames,
         bucket=config.clips.bucket,
     )
-    old_units = planning.read_plan(output_uri, settings)
-    units, rejected = _plan(config, old_units, identity.dataset_key)
-    if len(units) > len(old_units):
-        planning.write_plan(output_uri, units, settings)
+    units = _extend_plan(config, output_uri, settings, inputs)
     sealed = read_manifest(output_uri) if storage.exists(storage.join(output_uri, MANIFEST_NAME)) else None
     done = parts.committed(output_uri)
     pending = [unit for unit in units[sealed.num_units if sealed else 0 :] if unit.unit_id not in done]
-    return IngestJob(output_uri, base, dtype, identity, units, pending, rejected, sealed)
+    return IngestJob(output_uri, inputs.base, dtype, identity, units, pending, inputs.rejected, sealed)
 
 
-def _plan(config: IngestConfig, old: list[Unit], key: str) -> tuple[list[Unit], list[Rejection]]:
-    source = config.source
-    videos_uri = storage.absolute(source.videos_uri) if source.videos_uri else None
-    videos, rejected = planning.select(read_source(storage.absolute(source.uri), videos_uri=videos_uri))
+def _extend_plan(config: IngestConfig, output_uri: str, settings: dict[str, object], inputs: Inputs) -> list[Unit]:
+    old = planning.read_plan(output_uri, settings)
     videos_per_unit = max(1, config.clips_per_unit // config.clips.windows_per_video)
-    units = planning.extend(old, videos, key=key, videos_per_unit=videos_per_unit)
+    key = planning.dataset_key(settings)
+    units = planning.extend(old, inputs.videos, key=key, videos_per_unit=videos_per_unit)
+    if len(units) > len(old):
+        planning.write_plan(output_uri, units, settings)
     logger.info(
-        "plan: %d videos in %d units (%d new units), %d set aside",
-        len(videos),
+        "plan: %d videos in %d units, %d of them new; %d videos set aside",
+        len(inputs.videos),
         len(units),
         len(units) - len(old),
-        len(rejected),
+        len(inputs.rejected),
     )
-    return units, rejected
+    return units

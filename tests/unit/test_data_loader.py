@@ -19,7 +19,7 @@ GROUPS = st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(sum)
 BATCH = st.integers(1, 9)
 
 
-def write_dataset(folder, *, shards=(5, 3), shape=(4, 4, 2, 2), seed=0):
+def write_dataset(folder, *, shards=(5, 3), shape=(4, 4, 2, 2), seed=0, bucket="x"):
     """Shards of random clips; the captions name the clips."""
     rng = np.random.default_rng(seed)
     entries, number = [], 0
@@ -32,13 +32,13 @@ def write_dataset(folder, *, shards=(5, 3), shape=(4, 4, 2, 2), seed=0):
             rows.append(row)
             number += 1
         data = to_parquet(pa.Table.from_pylist(rows, schema=SCHEMA), {})
-        path = f"bucket=x/shard-{i:05}.parquet"
+        path = f"bucket={bucket}/shard-{i:05}.parquet"
         storage.write_bytes(storage.join(str(folder), path), data)
         groups = [min(64, num_clips - first) for first in range(0, num_clips, 64)]
         entries.append(
             Shard(
                 path=path,
-                bucket="x",
+                bucket=bucket,
                 num_clips=num_clips,
                 row_group_rows=groups,
                 num_bytes=len(data),

@@ -1,0 +1,67 @@
+"""One local Ray cluster for the whole session; the jobs' `main` functions join it."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import ray
+import yaml
+
+from animatediff.sprites.base import build_base
+from animatediff.sprites.videos import break_videos, write_videos
+from pipelines.runtime import configure_logging, connect
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    configure_logging()
+    connect()
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    """The sprite world's base model."""
+    return str(build_base(tmp_path_factory.mktemp("world") / "base"))
+
+
+@pytest.fixture(scope="session")
+def sprites(tmp_path_factory):
+    """Twelve sprite videos, three of them broken: the CSV's path, and what is broken."""
+    folder = tmp_path_factory.mktemp("sprites")
+    csv = write_videos(folder, num_videos=12, height=64, width=64)
+    return str(csv), break_videos(folder)
+
+
+@pytest.fixture
+def run_job():
+    """Run a job as its user does: a command with a config file; the process and its output."""
+
+    def run(job, *arguments, timeout=240, env=None):
+        return subprocess.run(
+            [sys.executable, f"pipelines/{job}.py", *arguments],
+            cwd=REPOSITORY,
+            env=os.environ | (env or {}),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run
+
+
+def write_yaml(path, content):
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def hashes(folder, *, ignore=("config.yaml",)):
+    """sha256 of every file below a folder."""
+    files = sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name not in ignore)
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}

@@ -1,0 +1,118 @@
+"""The animate job on a real local Ray cluster."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+from animatediff.errors import UserError
+from animatediff.models.config import MotionConfig
+from animatediff.models.motion_unet import MotionModules
+from animatediff.sprites.base import build_base
+from animatediff.weights import motion_modules
+from animatediff.weights.base import load_unet
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("catalog")
+    base, other = build_base(folder / "base"), build_base(folder / "other", seed=1)
+    motion = MotionModules.for_base(load_unet(str(base)), MotionConfig())
+    motion_modules.write(str(folder / "motion.safetensors"), motion)
+    (folder / "checkpoint.safetensors").write_bytes(b"not a checkpoint")
+    torch.save({}, folder / "lora.safetensors")
+    content = {
+        "base": str(base),
+        "motion_module": str(folder / "motion.safetensors"),
+        "width": 32,
+        "height": 32,
+        "num_frames": 4,
+        "num_inference_steps": 2,
+        "entries": [
+            {"name": "bare", "prompts": ["a red circle", "a blue square"]},
+            {"name": "broken-checkpoint", "checkpoint": str(folder / "checkpoint.safetensors"), "prompts": ["a star"]},
+            {"name": "broken-lora", "loras": [{"path": str(folder / "lora.safetensors")}], "prompts": ["a star"]},
+            {"name": "other", "checkpoint": str(other), "prompts": ["a red circle"], "fps": 12},
+            {"name": "same-as-bare", "prompts": ["a red circle"]},
+        ],
+    }
+    path = folder / "catalog.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def run(catalog, output):
+    from pipelines.animate import main
+    from pipelines.stages.animate import AnimateConfig
+
+    return main(AnimateConfig(catalog_uri=str(catalog), output_uri=str(output)))
+
+
+def test_broken_entries_fail_alone_and_a_rerun_renders_what_is_missing(catalog, tmp_path, caplog):
+    caplog.set_level("INFO", logger="pipelines")
+    with pytest.raises(UserError, match=r"2 of 6 items failed, first error \(entry broken-checkpoint\)") as caught:
+        run(catalog, tmp_path)
+    assert caught.value.exit_code == 1
+    rows = pq.read_table(tmp_path / "results.parquet").to_pylist()
+    assert [(row["entry"], row["status"]) for row in rows] == [
+        ("bare", "ok"),
+        ("bare", "ok"),
+        ("broken-checkpoint", "failed"),
+        ("broken-lora", "failed"),
+        ("other", "ok"),
+        ("same-as-bare", "ok"),
+    ]
+    assert "not a whole safetensors file" in rows[2]["error"]
+    assert rows[5]["digest"] == rows[0]["digest"]
+    assert rows[5]["mp4_uri"] == rows[0]["mp4_uri"]
+    for row in rows:
+        if row["status"] == "ok":
+            data = Path(row["mp4_uri"]).read_bytes()
+            assert hashlib.sha256(data).hexdigest() == row["mp4_sha256"]
+    clips = sorted((tmp_path / "clips").iterdir())
+    assert len(clips) == 2 * 3
+    assert (tmp_path / "index.html").read_text().count("<article") == 6
+
+    # Mend one entry, lose one clip: a rerun renders these and nothing else.
+    content = yaml.safe_load(catalog.read_text())
+    content["entries"] = [entry for entry in content["entries"] if not entry["name"].startswith("broken")]
+    mended = tmp_path / "mended.yaml"
+    mended.write_text(yaml.safe_dump(content))
+    lost = next(path for path in clips if path.name == f"{rows[1]['digest'][:16]}.mp4")
+    lost.unlink()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "clips").iterdir()}
+    results = run(mended, tmp_path)
+    assert [result.status for result in results] == ["ok"] * 4
+    assert results[1].mp4_sha256 == rows[1]["mp4_sha256"]
+    assert "1 of 4 items to render" in caplog.text
+    changed = [path for path, time in before.items() if path.stat().st_mtime_ns != time]
+    assert all(path.name.startswith(rows[1]["digest"][:16]) for path in changed)
+
+    run(mended, tmp_path)
+    assert "nothing to render: all 4 items are there" in caplog.text
+
+
+def test_a_catalog_with_missing_files_ends_before_anything_is_written(catalog, tmp_path):
+    content = yaml.safe_load(catalog.read_text())
+    content["entries"][0]["checkpoint"] = "gone.safetensors"
+    path = tmp_path / "catalog.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match="entry 'bare': there is no file or folder gone.safetensors"):
+        run(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

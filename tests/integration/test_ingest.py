@@ -1,0 +1,183 @@
+import csv
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from animatediff.data import shards
+from animatediff.data.clips import ClipConfig
+from animatediff.data.manifest import read_manifest
+from animatediff.data.seal import read_quarantine
+from animatediff.errors import UsageError, UserError
+from pipelines import ingest
+from pipelines.settings import IngestConfig, SourceConfig
+from tests.integration.conftest import REPOSITORY, hashes, write_yaml
+from tests.support import mp4
+
+pytestmark = pytest.mark.ray
+CLIPS = ClipConfig(height=32, width=32)
+
+
+def make_config(source, output, base, **changes):
+    return IngestConfig(
+        source=SourceConfig(uri=str(source)),
+        output_uri=str(output),
+        base=base,
+        **{"clips": CLIPS, "clips_per_unit": 2} | changes,
+    )
+
+
+def test_every_video_has_its_clips_or_a_reason_and_a_rerun_does_nothing(
+    cluster, sprites, base, tmp_path, caplog, monkeypatch
+):
+    source, broken = sprites
+    config = make_config(source, tmp_path / "dataset", base)
+    manifest = ingest.main(config)
+
+    rows = shards.from_parquet((tmp_path / "dataset" / manifest.shards[0].path).read_bytes()).to_pylist()
+    with Path(source).open() as file:
+        planned = {row["videoid"]: row["name"] for row in csv.DictReader(file)}
+    assert {row["video_id"]: row["caption"] for row in rows} == {k: v for k, v in planned.items() if k not in broken}
+    assert all(row["latent_shape"] == [16, 4, 4, 4] and row["motion"] >= 0 for row in rows)
+
+    reasons = {row["video_id"]: row["reason"] for row in read_quarantine(config.output_uri).to_pylist()}
+    expected = {"empty": "empty", "truncated": "truncated", "text": "not_video"}
+    assert reasons == {video: expected[kind] for video, kind in broken.items()}
+
+    before = hashes(tmp_path / "dataset")
+    monkeypatch.setattr(ingest, "encode_units", lambda *_, **__: pytest.fail("a finished dataset was encoded again"))
+    assert ingest.main(config) == manifest
+    assert "nothing to do" in caplog.text
+    assert hashes(tmp_path / "dataset") == before
+
+    with pytest.raises(UsageError, match=r"clips.stride: 4 -> 2.*choose another output_uri"):
+        ingest.main(make_config(source, tmp_path / "dataset", base, clips=CLIPS.model_copy(update={"stride": 2})))
+
+
+def test_videos_added_later_are_all_that_is_encoded(cluster, base, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+
+    def add(name):
+        (source / f"{name}.mp4").write_bytes(mp4(64))
+        (source / f"{name}.txt").write_text(f"a bar called {name}")
+
+    add("one")
+    config = make_config(source, tmp_path / "dataset", base)
+    first = ingest.main(config)
+    add("another")
+    (source / "mute.mp4").write_bytes(mp4(64))
+    second = ingest.main(config)
+    assert second.shards[:1] == first.shards
+    assert [shard.num_clips for shard in second.shards] == [1, 1]
+    assert second.quarantined == {"no_caption": 1}
+
+
+def test_too_many_rejects_fail_the_run_after_writing_everything(cluster, base, sprites, tmp_path):
+    config = make_config(sprites[0], tmp_path / "dataset", base, max_quarantine_rate=0.1)
+    with pytest.raises(UserError, match=r"25% of the videos.*max_quarantine_rate 10%"):
+        ingest.main(config)
+    assert read_manifest(config.output_uri).num_clips == 9
+
+
+def test_killed_driver_and_rerun_give_the_same_bytes(cluster, sprites, base, tmp_path, run_job):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    ingest.main(make_config(sprites[0], straight, base, clips_per_unit=1))
+    config = make_config(sprites[0], killed, base, clips_per_unit=1)
+    path = write_yaml(tmp_path / "ingest.yaml", config.model_dump(mode="json"))
+    driver = subprocess.Popen(
+        [sys.executable, "pipelines/ingest.py", "--config", path], cwd=REPOSITORY, stderr=subprocess.DEVNULL
+    )
+    parts = killed / "parts"
+    deadline = time.monotonic() + 120
+    while not (parts.is_dir() and len(list(parts.glob("*.parquet"))) >= 3):
+        assert driver.poll() is None, "the driver ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    num_done = len(list(parts.glob("*.parquet")))
+    assert not (killed / "manifest.json").exists()
+    assert 3 <= num_done < 12
+
+    rerun = run_job("ingest", "--config", path)
+    assert rerun.returncode == 0, rerun.stderr
+    assert "of 12 units are encoded already" in rerun.stderr
+    assert hashes(killed) == hashes(straight)
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="videos")
+    yield client
+    server.stop()
+
+
+def test_from_s3_to_s3(s3, base, tmp_path, run_job):
+    """Over real HTTP, in a process of its own, as the credentials come from the environment."""
+    for name in ("a", "b"):
+        s3.put_object(Bucket="videos", Key=f"in/{name}.mp4", Body=mp4(64))
+        s3.put_object(Bucket="videos", Key=f"in/{name}.txt", Body=f"clip {name}".encode())
+    s3.put_object(Bucket="videos", Key="in/empty.mp4", Body=b"")
+    s3.put_object(Bucket="videos", Key="in/empty.txt", Body=b"nothing")
+    config = make_config("s3://videos/in", "s3://videos/out", base)
+    path = write_yaml(tmp_path / "ingest.yaml", config.model_dump(mode="json"))
+    done = run_job("ingest", "--config", path)
+    assert done.returncode == 0, done.stderr
+    keys = {item["Key"] for item in s3.list_objects_v2(Bucket="videos", Prefix="out/")["Contents"]}
+    assert keys == {
+        "out/README.md",
+        "out/config.yaml",
+        "out/manifest.json",
+        "out/plan.parquet",
+        "out/quarantine.parquet",
+        "out/bucket=16x32x32/shard-00000.parquet",
+    }
+    again = run_job("ingest", "--config", path)
+    assert "nothing to do" in again.stderr
+    for output in (done.stdout + done.stderr, again.stderr):
+        assert "testing" not in output
+
+
+def test_unreachable_bucket_and_base_without_vae_are_one_line(base, sprites, tmp_path, run_job):
+    env = {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+    }
+    config = make_config("s3://nobody/in", tmp_path / "x", base).model_dump(mode="json")
+    unreachable = run_job("ingest", "--config", write_yaml(tmp_path / "a.yaml", config), env=env)
+    assert unreachable.returncode == 1
+    assert "cannot reach s3://nobody/in" in unreachable.stderr.splitlines()[-1]
+
+    crippled = tmp_path / "base"
+    crippled.mkdir()
+    for part in Path(base).iterdir():
+        if part.name != "vae":
+            (crippled / part.name).symlink_to(part)
+    config = make_config(sprites[0], tmp_path / "x", str(crippled)).model_dump(mode="json")
+    no_vae = run_job("ingest", "--config", write_yaml(tmp_path / "b.yaml", config))
+    assert no_vae.returncode == 1
+    assert f"base {crippled} has no vae" in no_vae.stderr.splitlines()[-1]
+
+    typo = run_job("ingest", "--config", write_yaml(tmp_path / "c.yaml", config | {"out_uri": "x"}))
+    assert typo.returncode == 2
+    assert "unknown field 'out_uri', did you mean 'output_uri'?" in typo.stderr.splitlines()[-1]
+    for result in (unreachable, no_vae, typo):
+        assert "Traceback" not in result.stderr

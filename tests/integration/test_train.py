@@ -1,0 +1,143 @@
+"""The train job on a real local Ray cluster."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+
+from animatediff.errors import UserError
+from animatediff.weights import motion_modules
+from pipelines.settings import TrainConfig
+from pipelines.train import main
+from tests.integration.conftest import REPOSITORY, write_yaml
+from tests.unit.test_data_loader import write_dataset
+
+pytestmark = pytest.mark.ray
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder to run in, with a dataset; MLflow's file and the runs come beside it."""
+    folder = tmp_path_factory.mktemp("train")
+    write_dataset(folder / "dataset", shards=(6, 5), shape=(4, 4, 8, 8), bucket="4x64x64")
+    return folder
+
+
+@pytest.fixture
+def make_config(workplace, base, monkeypatch):
+    monkeypatch.chdir(workplace)
+
+    def make(name, *, num_workers=1, **train):
+        return TrainConfig(
+            run_name=name,
+            dataset_uri="dataset",
+            base=base,
+            output_uri=name,
+            train={"num_steps": STEPS, "batch_size": 4, "log_every": 1, "checkpoint_every": 2} | train,
+            optim={"lr": 3e-3},
+            scaling={"num_workers": num_workers, "cpus_per_worker": 0.5, "max_failures": 0},
+            sample={"num_inference_steps": 2},
+        )
+
+    return make
+
+
+def losses(run):
+    history = MlflowClient("sqlite:///runs/mlflow.db").get_metric_history(run.mlflow_run_id, "loss")
+    return {metric.step: metric.value for metric in history}
+
+
+def weights(output):
+    return motion_modules.read(f"{output}/motion_module.safetensors").state_dict()
+
+
+@pytest.fixture
+def one_worker(cluster, make_config):
+    """A finished run, made once."""
+    return main(make_config("one"))
+
+
+def test_a_run_leaves_module_checkpoints_sample_and_metrics(one_worker, make_config):
+    assert one_worker.num_steps == STEPS
+    assert sorted(path.name for path in Path("one").iterdir()) == [
+        "checkpoints",
+        "config.yaml",
+        "motion_module.safetensors",
+        "run.json",
+        "sample.gif",
+        "sample.mp4",
+    ]
+    assert sorted(path.name for path in Path("one/checkpoints").glob("step-*")) == ["step-00000002", "step-00000004"]
+    assert TrainConfig.model_validate(yaml.safe_load(Path("one/config.yaml").read_text())) == make_config("one")
+    client = MlflowClient("sqlite:///runs/mlflow.db")
+    run = client.get_run(one_worker.mlflow_run_id)
+    assert run.info.status == "FINISHED"
+    assert set(run.data.metrics) == {"loss", "grad_norm", "lr", "clips_per_s", "data_wait"}
+    assert run.data.params["train.seed"] == "42"
+    assert len(run.data.tags["dataset_digest"]) == 64
+    artifacts = {file.path for file in client.list_artifacts(one_worker.mlflow_run_id)}
+    assert artifacts == {"config.yaml", "sample.gif", "sample.mp4"}
+
+
+def test_a_finished_run_is_left_alone_and_a_changed_config_is_refused(one_worker, make_config, caplog):
+    before = Path("one/motion_module.safetensors").stat().st_mtime_ns
+    assert main(make_config("one")) == one_worker
+    assert Path("one/motion_module.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match=r"differs in train\.seed: 42 -> 7: change it back"):
+        main(make_config("one", seed=7))
+
+
+def test_two_workers_train_as_one_does(one_worker, make_config):
+    two = main(make_config("two", num_workers=2))
+    assert losses(two) == pytest.approx(losses(one_worker), rel=1e-4)
+
+
+def test_a_longer_run_continues_the_shorter_one(one_worker, make_config):
+    longer = main(make_config("one", num_steps=STEPS + 2))
+    assert longer.mlflow_run_id == one_worker.mlflow_run_id
+    assert sorted(losses(longer)) == list(range(1, STEPS + 3))
+
+
+def test_a_workers_error_reaches_the_user_as_one_line(cluster, make_config, workplace):
+    write_dataset(workplace / "broken", shards=(6, 5), shape=(4, 4, 8, 8), bucket="4x64x64")
+    (workplace / "broken" / "bucket=4x64x64" / "shard-00001.parquet").unlink()
+    config = make_config("broken-run").model_copy(update={"dataset_uri": "broken"})
+    with pytest.raises(UserError, match=r"cannot read shard .*shard-00001\.parquet") as caught:
+        main(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_killed_job_continues_to_the_very_same_weights(cluster, make_config, workplace):
+    whole = make_config("whole", num_steps=30, checkpoint_every=3)
+    uninterrupted = main(whole)
+    config = whole.model_copy(update={"run_name": "killed", "output_uri": "killed"})
+    path = write_yaml(workplace / "killed.yaml", config.model_dump(mode="json"))
+    command = [sys.executable, str(REPOSITORY / "pipelines/train.py"), "--config", path]
+    job = subprocess.Popen(command, cwd=workplace, env=os.environ | {"RAY_AUTH_MODE": "disabled"})
+    snapshot = workplace / "killed/checkpoints/checkpoint_manager_snapshot.json"
+    deadline = time.monotonic() + 120
+    while not (snapshot.exists() and "step-" in snapshot.read_text()):
+        assert job.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    killed = json.loads((workplace / "killed/run.json").read_text())
+    assert killed["num_steps"] == 0
+    assert not (workplace / "killed/motion_module.safetensors").exists()
+
+    rerun = main(config)
+    assert rerun.mlflow_run_id == killed["mlflow_run_id"]
+    assert losses(rerun) == losses(uninterrupted)
+    expected = weights("whole")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights("killed").items())

@@ -1,0 +1,144 @@
+"""The animator: frames depend on the item and its entry's weights, and on nothing else."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import save_file
+
+from animatediff.diffusion.schedule import NoiseSchedule, ddim_scheduler
+from animatediff.errors import UserError
+from animatediff.models.config import MotionConfig
+from animatediff.models.motion_unet import MotionModules
+from animatediff.rendering.animator import Animator
+from animatediff.rendering.catalog import Entry, Item
+from animatediff.sprites.base import build_base
+from animatediff.weights import motion_modules
+from animatediff.weights.base import load_unet
+
+BARE = Entry(name="bare", prompts=("x",))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    # The models are too small to share out, and sums round by the number of threads.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A base, a motion module that moves, one that does not, a checkpoint, a LoRA of UNet and text encoder."""
+    folder = tmp_path_factory.mktemp("weights")
+    build_base(folder / "other", seed=1)
+    motion = MotionModules.for_base(load_unet(str(build_base(folder / "base"))), MotionConfig())
+    motion_modules.write(str(folder / "still.safetensors"), motion)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in motion.named_parameters():
+            if "proj_out" in name:
+                parameter.normal_(std=0.1, generator=generator)
+    motion_modules.write(str(folder / "motion.safetensors"), motion)
+    lora = {}
+    for name in (
+        "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q",
+        "lora_te_text_model_encoder_layers_0_self_attn_v_proj",
+    ):
+        lora[f"{name}.lora_down.weight"] = torch.randn(2, 32, generator=generator)
+        lora[f"{name}.lora_up.weight"] = torch.randn(32, 2, generator=generator)
+    save_file(lora, folder / "lora.safetensors")
+    save_file({"lora_unet_nowhere.lora_down.weight": torch.ones(1)}, folder / "broken.safetensors")
+    return folder
+
+
+def make(files, motion="motion"):
+    path = str(files / f"{motion}.safetensors")
+    return Animator(str(files / "base"), path, schedule=NoiseSchedule(), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def animator(files):
+    return make(files)
+
+
+def item(**changes):
+    settings = {"prompt": "a red circle", "negative_prompt": "grey", "seed": 3, "num_inference_steps": 2}
+    size = {"width": 32, "height": 16, "num_frames": 3}
+    return Item(digest="0", entry="x", **(settings | size | changes))
+
+
+def rendered(animator, entry, **changes):
+    animator.load_entry(entry)
+    return animator.render(item(**changes))
+
+
+def test_frames_have_the_items_shape_and_move(animator):
+    frames = rendered(animator, BARE, num_frames=10)
+    assert frames.shape == (10, 16, 32, 3)
+    assert frames.dtype == np.uint8
+    assert (frames[0] != frames[1]).any()
+
+
+def test_each_setting_of_an_item_counts(animator):
+    bare = rendered(animator, BARE)
+    changes = [{"prompt": "a blue square"}, {"negative_prompt": ""}, {"seed": 4}, {"num_inference_steps": 3}]
+    for change in [*changes, {"guidance_scale": 2.0}]:
+        assert (rendered(animator, BARE, **change) != bare).any(), change
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "loras", "both"])
+def test_a_b_a_gives_the_same_frames_for_both_a(animator, files, kind):
+    checkpoint, loras = str(files / "other"), ({"path": str(files / "lora.safetensors")},)
+    weights = {"checkpoint": checkpoint, "loras": loras}
+    b = Entry(name="b", prompts=("x",), **(weights if kind == "both" else {kind: weights[kind]}))
+    first, between = rendered(animator, BARE), rendered(animator, b)
+    assert (between != first).any()
+    np.testing.assert_array_equal(rendered(animator, BARE), first)
+    np.testing.assert_array_equal(rendered(animator, b), between)
+
+
+def test_an_entry_after_others_equals_the_entry_alone(files, animator):
+    lora = Entry(name="l", prompts=("x",), loras=({"path": str(files / "lora.safetensors"), "scale": 0.5},))
+    rendered(animator, Entry(name="o", prompts=("x",), checkpoint=str(files / "other")))
+    np.testing.assert_array_equal(rendered(animator, lora), rendered(make(files), lora))
+
+
+def test_a_broken_entry_leaves_nothing_behind(animator, files):
+    first = rendered(animator, BARE)
+    broken = Entry(
+        name="z", prompts=("x",), checkpoint=str(files / "other"), loras=({"path": str(files / "broken.safetensors")},)
+    )
+    with pytest.raises(UserError, match="match nothing"):
+        animator.load_entry(broken)
+    np.testing.assert_array_equal(rendered(animator, BARE), first)
+
+
+def test_without_motion_each_frame_is_stable_diffusions_own(files):
+    """An independent implementation of the whole chain: text, guidance, DDIM, VAE."""
+    animator = make(files, "still")
+    wanted = item(num_inference_steps=4, guidance_scale=7.5)
+    frames = animator.render(wanted)
+    pipeline = StableDiffusionPipeline.from_pretrained(files / "base", scheduler=ddim_scheduler(NoiseSchedule()))
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn(1, 4, 3, 2, 4, generator=torch.Generator().manual_seed(wanted.seed))
+    pictures = pipeline(
+        [wanted.prompt] * 3,
+        negative_prompt=[wanted.negative_prompt] * 3,
+        latents=noise[0].transpose(0, 1),
+        height=16,
+        width=32,
+        num_inference_steps=4,
+        guidance_scale=7.5,
+        output_type="np",
+    ).images
+    assert np.abs(frames - pictures * 255).max() <= 1.01
+
+
+def test_weights_that_overflow_are_an_error_not_a_black_clip(files):
+    animator = make(files)
+    with torch.no_grad():
+        animator._vae.post_quant_conv.bias.fill_(float("nan"))
+    with pytest.raises(UserError, match="NaN"):
+        animator.render(item())

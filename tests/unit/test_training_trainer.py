@@ -1,0 +1,139 @@
+import json
+
+import pytest
+import torch
+
+from animatediff.errors import UserError
+from animatediff.models.config import MotionConfig
+from animatediff.models.motion_unet import MotionModules
+from animatediff.sprites.base import build_base
+from animatediff.training.model import ModelConfig, build, check_fit
+from animatediff.training.recipe import Recipe
+from animatediff.training.state import MOTION_MODULE
+from animatediff.training.trainer import Trainer
+from animatediff.weights import motion_modules
+from animatediff.weights.base import load_unet
+from tests.unit.test_data_loader import write_dataset
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return str(build_base(tmp_path_factory.mktemp("world") / "base"))
+
+
+@pytest.fixture(scope="module")
+def recipe(base, tmp_path_factory):
+    dataset = write_dataset(tmp_path_factory.mktemp("data"), shards=(5,), shape=(3, 4, 8, 8))
+    return Recipe(
+        dataset_uri=dataset, base=base, train={"num_steps": 4, "batch_size": 2, "seed": 5}, optim={"lr": 3e-3}
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(recipe):
+    trainer = Trainer(recipe, device=CPU)
+    return trainer, [result for _, result in trainer.steps(0)]
+
+
+def test_training_moves_every_motion_parameter_and_no_other(trained, recipe):
+    trainer, results = trained
+    fresh = build(recipe.model, recipe.base, seed=5)
+    for name, tensor in load_unet(recipe.base).state_dict().items():
+        assert torch.equal(trainer.unet.base.state_dict()[name], tensor)
+    still = [
+        name
+        for (name, new), old in zip(trainer.unet.motion.named_parameters(), fresh.motion.parameters(), strict=True)
+        if torch.equal(new, old)
+    ]
+    assert still == []
+    assert len(results) == 4
+    assert all(torch.isfinite(result.loss) and result.grad_norm > 0 for result in results)
+
+
+def test_half_a_run_and_a_resumed_half_equal_a_whole_one_bit_for_bit(trained, recipe, tmp_path):
+    whole, results = trained
+    first = Trainer(recipe, device=CPU)
+    for done, _ in first.steps(0):
+        if done == 2:
+            first.save(tmp_path, step=2)
+            break
+    second = Trainer(recipe, device=CPU)
+    start = second.load(tmp_path)
+    rest = [result for _, result in second.steps(start)]
+    assert start == 2
+    assert [r.loss.item() for r in rest] == [r.loss.item() for r in results[2:]]
+    for new, old in zip(second.unet.motion.parameters(), whole.unet.motion.parameters(), strict=True):
+        assert torch.equal(new, old)
+
+
+def test_a_state_is_a_motion_module_file_and_a_record(trained, recipe, tmp_path):
+    trainer, _ = trained
+    trainer.save(tmp_path, step=4)
+    motion = motion_modules.read(str(tmp_path / MOTION_MODULE))
+    assert motion.config == trainer.unet.config
+    assert json.loads((tmp_path / "state.json").read_text()) == {"step": 4, "config": recipe.model_dump(mode="json")}
+
+
+def test_training_starts_from_a_given_motion_module(trained, recipe, tmp_path):
+    trainer, _ = trained
+    uri = str(tmp_path / "motion.safetensors")
+    motion_modules.write(uri, trainer.unet.motion)
+    started = build(ModelConfig(motion_module=uri), recipe.base, seed=0)
+    for new, old in zip(started.motion.parameters(), trainer.unet.motion.parameters(), strict=True):
+        assert torch.equal(new, old)
+        assert new.requires_grad
+
+
+def test_fresh_weights_come_from_the_seed_alone(recipe):
+    torch.manual_seed(0)
+    first = build(recipe.model, recipe.base, seed=5)
+    torch.manual_seed(1)
+    second = build(recipe.model, recipe.base, seed=5)
+    pairs = zip(first.motion.parameters(), second.motion.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_fresh_motion_modules_shape_follows_version_base_and_overrides():
+    config = ModelConfig(version="v2", num_heads=4).motion_config({"norm_num_groups": 16})
+    assert (config.use_mid_block, config.num_heads, config.norm_num_groups, config.max_frames) == (True, 4, 16, 32)
+    assert ModelConfig(norm_num_groups=8).motion_config({"norm_num_groups": 16}).norm_num_groups == 8
+    assert ModelConfig().motion_config({}).norm_num_groups == 32
+
+
+def test_a_file_with_a_shape_of_its_own_takes_no_other():
+    with pytest.raises(ValueError, match=r"leave out model\.version, model\.num_heads"):
+        ModelConfig(motion_module="x.safetensors", version="v2", num_heads=4)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "message"),
+    [
+        ({}, (16, 8, 8, 8), "latents have 8 channels, the UNet of base .* takes 4"),
+        ({}, (33, 4, 8, 8), "33 frames, the motion module's position table has 32: raise model.max_frames"),
+        ({"num_heads": 5}, (16, 4, 8, 8), "does not divide by num_heads 5"),
+        ({"motion_module": "/nowhere/motion.safetensors"}, (16, 4, 8, 8), "no file or folder /nowhere"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_one_line(base, model, shape, message):
+    with pytest.raises(UserError, match=message) as caught:
+        check_fit(ModelConfig(**model), base, shape)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_fits_passes(base):
+    check_fit(ModelConfig(), base, (16, 4, 8, 8))
+
+
+def test_a_base_without_a_unet_is_told(tmp_path):
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(UserError, match="UNet's config of base"):
+        check_fit(ModelConfig(), str(tmp_path), (16, 4, 8, 8))
+
+
+def test_a_motion_module_of_another_base_is_refused(base, tmp_path):
+    uri = str(tmp_path / "motion.safetensors")
+    motion_modules.write(uri, MotionModules(MotionConfig(), down=[[32, 32]] * 4, mid=32, up=[[32] * 3] * 4))
+    with pytest.raises(UserError, match="made for another base"):
+        check_fit(ModelConfig(motion_module=uri), base, (16, 4, 8, 8))
