@@ -12,7 +12,7 @@ from animatediff.rendering.catalog import Catalog, Item, Result
 from pipelines.embedded import animate_default
 from pipelines.progress import Progress
 from pipelines.runtime import connect, num_gpus, run_job
-from pipelines.stages.animate import AnimateConfig, collect, finished, render_items, write_reports
+from pipelines.stages.animate import AnimateConfig, finished, for_items, render_items, write_reports
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def main(config: AnimateConfig) -> list[Result]:
         by_digest |= {result.digest: result for result in _render(config, catalog, pending, output_uri)}
     else:
         logger.info("nothing to render: all %d items are there", len(items))
-    results = collect(items, by_digest)
+    results = for_items(items, by_digest)
     write_reports(output_uri, results)
     _report(output_uri, results)
     return results
@@ -63,9 +63,8 @@ def _report(output_uri: str, results: list[Result]) -> None:
     logger.info("%d clips rendered, %d failed; gallery: %s", len(results) - len(failed), len(failed), gallery)
     if failed:
         first, table = failed[0], storage.join(output_uri, "results.parquet")
-        raise UserError(
-            f"{len(failed)} of {len(results)} items failed, first error (entry {first.entry}): {first.error}; see {table}"
-        )
+        count = f"{len(failed)} of {len(results)} items failed"
+        raise UserError(f"{count}, first error (entry {first.entry}): {first.error}; see {table}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from animatediff.weights.files import local_copy
 State = dict[str, Tensor]
 PARTS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 """What a checkpoint may replace of a base, and its class."""
-_WEIGHTS_SUFFIXES = {".safetensors", ".bin", ".json", ".txt"}
+_HASHED_FOLDERS = {*PARTS, "tokenizer"}
 
 
 def load(uri: str, base: Mapping[str, nn.Module]) -> dict[str, State]:
@@ -59,7 +59,7 @@ def read_safetensors(path: Path, uri: str) -> State:
 
 
 def content_hash(uri: str) -> str:
-    """SHA-256 of a weights file, or of a model folder's weights, configs and vocabulary with their names.
+    """SHA-256 of a weights file, or of what a model folder holds of `PARTS` and the tokenizer.
 
     Raises:
         UserError: there is nothing at `uri`.
@@ -67,7 +67,7 @@ def content_hash(uri: str) -> str:
     path = local_copy(uri)
     if path.is_file():
         return _file_hash(path)
-    files = sorted(file for file in path.rglob("*") if file.suffix in _WEIGHTS_SUFFIXES and file.is_file())
+    files = sorted(file for name in _HASHED_FOLDERS for file in (path / name).rglob("*") if file.is_file())
     lines = (f"{file.relative_to(path).as_posix()} {_file_hash(file)}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

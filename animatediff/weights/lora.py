@@ -97,8 +97,11 @@ def read(uri: str, states: Mapping[str, State]) -> dict[tuple[str, str], Delta]:
 def _delta(found: dict[str, Tensor], part_alpha: float | None, what: str) -> Delta:
     if "down" not in found or "up" not in found:
         raise UserError(f"the LoRA's {what} is incomplete: it has only {', '.join(sorted(found))}")
-    default = len(found["down"]) if part_alpha is None else part_alpha
-    return Delta(found["down"], found["up"], float(found.get("alpha", default)))
+    down, up = found["down"], found["up"]
+    if up.flatten(1).shape[1] != len(down):
+        raise UserError(f"the LoRA's {what} has factors of rank {len(down)} and {up.flatten(1).shape[1]}")
+    default = len(down) if part_alpha is None else part_alpha
+    return Delta(down, up, float(found.get("alpha", default)))
 
 
 def _part_alphas(path: Path) -> dict[str, float]:

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 _MAX_SLICE = 8
 # Ray Data's own defaults repeat a crashing task for ever.
 _BOUNDED = {"max_restarts": 4, "max_task_retries": 2}
+_NO_RESULT = "no result: the actor crashed, ran out of memory, or could not write; see its log in Ray"
 
 
 class AnimateConfig(Config):
@@ -60,7 +61,9 @@ class RenderSlice:
 
     def __init__(self, catalog: str, output_uri: str, *, use_gpu: bool) -> None:
         self._catalog, self._output_uri = Catalog.model_validate_json(catalog), output_uri
-        self._device = "cuda" if use_gpu and torch.cuda.is_available() else "cpu"
+        self._device = "cuda" if use_gpu else "cpu"
+        # Sums round by the number of threads, and Ray's workers differ in it: one makes equal items equal bytes.
+        torch.set_num_threads(1)
 
     @cached_property
     def _animator(self) -> Animator:
@@ -118,18 +121,31 @@ def finished(output_uri: str, item: Item) -> Result | None:
 
 
 def render_items(
-    catalog: Catalog, items: Iterable[Item], output_uri: str, *, num_actors: int, use_gpu: bool
+    catalog: Catalog, items: list[Item], output_uri: str, *, num_actors: int, use_gpu: bool
 ) -> Iterator[Result]:
     """Render items of distinct digests, and give their results as slices finish.
 
-    A slice whose actor died with every retry gives none; `collect` puts `lost` in their place.
+    A slice whose actor died with every retry gives no rows: its items are told from what lies in the output folder.
     """
-    rows = [{"slice": piece.model_dump_json()} for piece in _slices(catalog, list(items), num_actors)]
+    slices = list(_slices(catalog, items, num_actors))
+    missing = {item.digest: item for item in items}
+    for row in _dataset(catalog, slices, output_uri, num_actors=num_actors, use_gpu=use_gpu).iter_rows():
+        result = Result.model_validate_json(row["result"])
+        del missing[result.digest]
+        yield result
+    for item in missing.values():
+        yield finished(output_uri, item) or Result(**item.model_dump(), status="failed", error=_NO_RESULT)
+
+
+def _dataset(
+    catalog: Catalog, slices: list[Slice], output_uri: str, *, num_actors: int, use_gpu: bool
+) -> ray.data.Dataset:
+    rows = [{"slice": piece.model_dump_json()} for piece in slices]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     # A slice that kills its actor must not end the others, and a slow one on a CPU is not a hang.
     dataset.context.max_errored_blocks = -1
     dataset.context.execution_no_progress_timeout_s = -1
-    rendered = dataset.map_batches(
+    return dataset.map_batches(
         RenderSlice,
         fn_constructor_args=(catalog.model_dump_json(), output_uri),
         fn_constructor_kwargs={"use_gpu": use_gpu},
@@ -139,19 +155,11 @@ def render_items(
         num_gpus=1 if use_gpu else 0,
         **_BOUNDED,
     )
-    for row in rendered.iter_rows():
-        yield Result.model_validate_json(row["result"])
 
 
-def lost(item: Item) -> Result:
-    """The result of an item whose slice never came back."""
-    error = "no result: the actor crashed, ran out of memory, or could not write; see its log in Ray"
-    return Result(**item.model_dump(), status="failed", error=error)
-
-
-def collect(items: Iterable[Item], by_digest: dict[str, Result]) -> list[Result]:
+def for_items(items: Iterable[Item], by_digest: dict[str, Result]) -> list[Result]:
     """A result for every item, also for those that share another's digest."""
-    return [_for_item(by_digest[item.digest], item) if item.digest in by_digest else lost(item) for item in items]
+    return [_for_item(by_digest[item.digest], item) for item in items]
 
 
 def write_reports(output_uri: str, results: list[Result]) -> None:

@@ -1,0 +1,116 @@
+"""Prompt to frames: one base model resident on a device, personalised weights swapped in and out."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from animatediff.diffusion.sampling import sample
+from animatediff.diffusion.schedule import NoiseSchedule, ddim_scheduler
+from animatediff.errors import UserError
+from animatediff.models.motion_unet import MotionUNet
+from animatediff.rendering.catalog import Catalog, Entry, Item
+from animatediff.weights import checkpoints, lora, motion_modules
+from animatediff.weights.base import encode_text, load_text_encoder, load_unet, load_vae
+
+# Decoding is the memory's peak: 8 frames of 512x512 take about 5 GB in half precision.
+_FRAMES_PER_DECODE = 8
+
+
+class Animator:
+    """Renders items with a base, a motion module, and the weights of one entry at a time.
+
+    Args:
+        base: the Stable Diffusion base.
+        motion_module: URI of the motion module's file; it must fit the base.
+        schedule: the noise schedule that the motion module was trained with.
+        device: where the models stay; weights are float16 on a GPU, float32 on a CPU.
+
+    Raises:
+        UserError: the base or the motion module cannot be loaded.
+    """
+
+    def __init__(self, base: str, motion_module: str, *, schedule: NoiseSchedule, device: str) -> None:
+        self._device = torch.device(device)
+        self._dtype = torch.float32 if self._device.type == "cpu" else torch.float16
+        self._scheduler = ddim_scheduler(schedule)
+        self._tokenizer, self._text_encoder = load_text_encoder(base)
+        self._vae = load_vae(base)
+        self._unet = MotionUNet(load_unet(base), motion_modules.read(motion_module)).requires_grad_(False).eval()
+        self._parts = {"unet": self._unet.base, "vae": self._vae, "text_encoder": self._text_encoder}
+        # On the CPU a module's tensors are loaded into in place: the pristine copy must not be the same memory.
+        self._pristine = {
+            part: {name: tensor.clone() for name, tensor in module.state_dict().items()}
+            for part, module in self._parts.items()
+        }
+        for module in (self._unet, self._vae, self._text_encoder):
+            module.to(self._device, self._dtype)
+        self._loaded: object = _weights_of(None)
+
+    @classmethod
+    def for_catalog(cls, catalog: Catalog, *, device: str) -> "Animator":
+        """The animator of a catalog's base and motion module."""
+        return cls(catalog.base, catalog.motion_module, schedule=catalog.noise_schedule, device=device)
+
+    def load_entry(self, entry: Entry) -> None:
+        """Make the models the entry's: the pristine base, its checkpoint, its LoRAs.
+
+        Nothing of the entry before stays. When this raises, the models are still the entry before's.
+
+        Raises:
+            UserError: a file cannot be read or does not fit the base.
+        """
+        if self._loaded == _weights_of(entry):
+            return
+        states = {part: dict(state) for part, state in self._pristine.items()}
+        if entry.checkpoint is not None:
+            states |= checkpoints.load(entry.checkpoint, self._parts)
+        for file in entry.loras:
+            states = lora.merge(states, file.path, scale=file.scale)
+        self._loaded = None
+        for part, module in self._parts.items():
+            module.load_state_dict(states[part])
+        self._loaded = _weights_of(entry)
+
+    @torch.no_grad()
+    def render(self, item: Item) -> np.ndarray:
+        """Render a clip with the weights that are loaded.
+
+        Returns:
+            (f h w 3) uint8 RGB. The noise comes from the item's seed on the CPU, so that no other item, device or
+            order matters to it.
+
+        Raises:
+            UserError: the weights gave NaN or infinite pixels.
+        """
+        negative, text = encode_text(self._tokenizer, self._text_encoder, [item.negative_prompt, item.prompt]).split(1)
+        latents = sample(
+            self._unet,
+            self._scheduler,
+            text,
+            negative,
+            self._noise(item),
+            num_inference_steps=item.num_inference_steps,
+            guidance_scale=item.guidance_scale,
+        )
+        chunks = latents[0].transpose(0, 1).split(_FRAMES_PER_DECODE)  # each f c h w
+        return torch.cat([self._decode(chunk) for chunk in chunks]).numpy()
+
+    def _noise(self, item: Item) -> Tensor:
+        config = self._vae.config
+        factor = 2 ** (len(config.block_out_channels) - 1)
+        shape = (1, config.latent_channels, item.num_frames, item.height // factor, item.width // factor)
+        generator = torch.Generator("cpu").manual_seed(item.seed)
+        return torch.randn(shape, generator=generator).to(self._device)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Latents (f c h w) to uint8 pixels (f h w 3) on the CPU."""
+        latents = latents.to(self._dtype) / self._vae.config.scaling_factor
+        pixels = self._vae.decode(latents).sample.float()
+        if not torch.isfinite(pixels).all():
+            raise UserError("the weights gave NaN or infinite pixels: they are broken, or too large for half precision")
+        return ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
+
+
+def _weights_of(entry: Entry | None) -> object:
+    """What distinguishes entries to the models: None stands for the bare base."""
+    return (entry.checkpoint, entry.loras) if entry else (None, ())
