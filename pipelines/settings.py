@@ -15,7 +15,7 @@ class SourceConfig(Config):
     uri: str
     """A WebVid CSV file, or a folder of videos with a `.txt` caption beside each."""
     videos_uri: str | None = None
-    """Folder of the CSV's videos, as `{page_dir}/{videoid}.mp4` or flat; default: the folder `videos` beside the CSV."""
+    """Folder of the CSV's videos, as `{page_dir}/{videoid}.mp4` or flat; default: `videos` beside the CSV."""
 
 
 class IngestConfig(Config):

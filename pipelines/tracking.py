@@ -10,8 +10,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
-
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class Tracker:
-    """One MLflow run, opened or continued. No method raises.
+    """One MLflow run, opened or continued. No method raises. A context manager: leaving it closes the run.
 
     Args:
         run_name: name of a new run.
@@ -64,14 +64,16 @@ class Tracker:
         if self.run_id:
             self._attempt(lambda: self._upload(name, content))
 
-    def finish(self, status: str) -> None:
-        """Send what is pending and close the run.
+    def __enter__(self) -> Self:
+        return self
 
-        Args:
-            status: FINISHED, FAILED or KILLED.
-        """
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Send what is pending and close the run as finished, failed or killed."""
         if self.run_id:
             self._send()
+            status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
             self._attempt(lambda: self._client.set_terminated(self.run_id, status))
 
     def _open(self, run_name: str, run_id: str | None, params: dict[str, Any], tags: dict[str, str]) -> str:
@@ -95,10 +97,14 @@ class Tracker:
 
     def _send(self) -> None:
         while self._pending:
-            batch = self._pending[:_BATCH]
-            if self._attempt(lambda batch=batch: (self._client.log_batch(self.run_id, metrics=batch), True)) is None:
+            if not self._attempt(self._send_batch):
                 return
-            del self._pending[: len(batch)]
+
+    def _send_batch(self) -> bool:
+        batch = self._pending[:_BATCH]
+        self._client.log_batch(self.run_id, metrics=batch)
+        del self._pending[: len(batch)]
+        return True
 
     def _upload(self, name: str, content: bytes) -> None:
         with tempfile.TemporaryDirectory() as folder:

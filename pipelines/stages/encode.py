@@ -45,6 +45,8 @@ class Encode:
     """Encode a unit's clips with the resident VAE and commit them."""
 
     def __init__(self, base: str, *, dtype: str, encoder_fp: str, clips: ClipConfig, output_uri: str) -> None:
+        # Sums round by the number of threads, and Ray's workers differ in it: one makes equal clips equal bytes.
+        torch.set_num_threads(1)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._vae = load_vae(base).to(device=device, dtype=getattr(torch, dtype))
         self._encoder_fp, self._clips, self._output_uri = encoder_fp, clips, output_uri

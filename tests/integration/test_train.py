@@ -1,7 +1,6 @@
 """The train job on a real local Ray cluster."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from tests.unit.test_data_loader import write_dataset
 
 pytestmark = pytest.mark.ray
 
-STEPS = 4
+STEPS = 8
 # With 8 x 8 latents the deepest feature map is one pixel, and the sprite base's norms of two values round chaotically.
 SHAPE = (4, 4, 16, 16)
 
@@ -79,7 +78,7 @@ def test_a_run_leaves_module_checkpoints_sample_and_metrics(one_worker, make_con
         "sample.gif",
         "sample.mp4",
     ]
-    assert sorted(path.name for path in Path("one/checkpoints").glob("step-*")) == ["step-00000002", "step-00000004"]
+    assert sorted(path.name for path in Path("one/checkpoints").glob("step-*")) == ["step-00000006", "step-00000008"]
     assert TrainConfig.model_validate(yaml.safe_load(Path("one/config.yaml").read_text())) == make_config("one")
     client = MlflowClient("sqlite:///runs/mlflow.db")
     run = client.get_run(one_worker.mlflow_run_id)
@@ -100,14 +99,9 @@ def test_a_finished_run_is_left_alone_and_a_changed_config_is_refused(one_worker
 
 
 def test_two_workers_train_as_one_does(one_worker, make_config):
-    two = main(make_config("two", num_workers=2))
-    assert losses(two) == pytest.approx(losses(one_worker), rel=1e-4)
-
-
-def test_a_longer_run_continues_the_shorter_one(one_worker, make_config):
-    longer = main(make_config("one", num_steps=STEPS + 2))
-    assert longer.mlflow_run_id == one_worker.mlflow_run_id
-    assert sorted(losses(longer)) == list(range(1, STEPS + 3))
+    two = main(make_config("two", num_workers=2, num_steps=4))
+    expected = {step: loss for step, loss in losses(one_worker).items() if step <= 4}
+    assert losses(two) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_workers_error_reaches_the_user_as_one_line(cluster, make_config, workplace):
@@ -119,13 +113,11 @@ def test_a_workers_error_reaches_the_user_as_one_line(cluster, make_config, work
     assert "\n" not in str(caught.value)
 
 
-def test_a_killed_job_continues_to_the_very_same_weights(cluster, make_config, workplace):
-    whole = make_config("whole", num_steps=16, batch_size=2, checkpoint_every=2)
-    uninterrupted = main(whole)
-    config = whole.model_copy(update={"run_name": "killed", "output_uri": "killed"})
-    path = write_yaml(workplace / "killed.yaml", config.model_dump(mode="json"))
+def test_a_killed_job_goes_on_even_longer_and_gives_the_very_same_weights(one_worker, make_config, workplace):
+    shorter = make_config("killed", num_steps=STEPS - 2)
+    path = write_yaml(workplace / "killed.yaml", shorter.model_dump(mode="json"))
     command = [sys.executable, str(REPOSITORY / "pipelines/train.py"), "--config", path]
-    job = subprocess.Popen(command, cwd=workplace, env=os.environ | {"RAY_AUTH_MODE": "disabled"})
+    job = subprocess.Popen(command, cwd=workplace)
     snapshot = workplace / "killed/checkpoints/checkpoint_manager_snapshot.json"
     deadline = time.monotonic() + 120
     while not (snapshot.exists() and "step-" in snapshot.read_text()):
@@ -138,8 +130,10 @@ def test_a_killed_job_continues_to_the_very_same_weights(cluster, make_config, w
     assert killed["num_steps"] == 0
     assert not (workplace / "killed/motion_module.safetensors").exists()
 
-    rerun = main(config)
+    rerun = main(make_config("killed"))
     assert rerun.mlflow_run_id == killed["mlflow_run_id"]
-    assert losses(rerun) == losses(uninterrupted)
-    expected = weights("whole")
+    # Metrics that were on their way when the driver died are lost; the steps are not.
+    assert losses(rerun).items() <= losses(one_worker).items()
+    assert STEPS in losses(rerun)
+    expected = weights("one")
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights("killed").items())
