@@ -1,6 +1,7 @@
 """`ray job submit` against a real cluster: `ray start --head` on loopback, own ports and folder, ended by its pid."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -30,7 +31,7 @@ def free_ports(num):
 @pytest.fixture(scope="module")
 def dashboard(tmp_path_factory):
     """The job server's address of a fresh cluster."""
-    gcs, dashboard, client = free_ports(3)
+    gcs, dashboard, client, agent, agent_grpc = free_ports(5)
     # Unix sockets below it must stay under 108 characters.
     temp_dir = Path(f"/tmp/ad-{os.getpid()}")
     head = subprocess.Popen(
@@ -38,15 +39,20 @@ def dashboard(tmp_path_factory):
             *(RAY, "start", "--head", "--block", "--node-ip-address", "127.0.0.1", "--num-cpus", "2"),
             *("--port", str(gcs), "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)),
             *("--ray-client-server-port", str(client), "--temp-dir", str(temp_dir)),
+            # The default ports belong to the suite's own cluster.
+            *("--dashboard-agent-listen-port", str(agent), "--dashboard-agent-grpc-port", str(agent_grpc)),
             *("--disable-usage-stats", "--include-dashboard", "true"),
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        # As in an activated environment: the job's `python` is the one with the dependencies.
+        env=os.environ | {"PATH": f"{Path(RAY).parent}{os.pathsep}{os.environ['PATH']}"},
     )
     address = f"http://127.0.0.1:{dashboard}"
     deadline = time.monotonic() + 120
-    while subprocess.run([RAY, "job", "list", "--address", address], capture_output=True).returncode:
+    # The job server answers before it has an agent that takes jobs.
+    while subprocess.run([RAY, "job", "submit", "--address", address, "--", "true"], capture_output=True).returncode:
         assert head.poll() is None, "ray start ended by itself"
         assert time.monotonic() < deadline, "the job server did not come up"
         time.sleep(1)
@@ -56,6 +62,7 @@ def dashboard(tmp_path_factory):
         head.wait(30)
     except subprocess.TimeoutExpired:
         os.killpg(head.pid, signal.SIGKILL)
+    shutil.rmtree(temp_dir, ignore_errors=True)
 
 
 def submit(dashboard, *command):
