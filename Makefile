@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint unit integration slow bench format clean
+.PHONY: demo test lint unit integration slow format clean
 
 demo: .venv/.installed
 	$(BIN)/python pipelines/demo.py
@@ -24,10 +24,7 @@ integration: .venv/.installed
 
 # The full-size checks: minutes of run time and about 20 GiB of memory.
 slow: .venv/.installed
-	$(BIN)/python -m pytest tests -q -m slow
-
-bench: .venv/.installed
-	$(BIN)/python -m pytest tests/benchmarks -q -s -m 'not gpu'
+	$(BIN)/python -m pytest tests -q -s -m slow
 
 format: .venv/.installed
 	$(BIN)/ruff format .

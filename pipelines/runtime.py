@@ -66,6 +66,8 @@ def configure_logging() -> None:
     )
     for name in ("pipelines", "animatediff", "__main__"):
         logging.getLogger(name).setLevel(logging.INFO)
+    # It repeats a failed request five times, each time with a warning; the error that ends it says the same.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if not sys.stderr.isatty():
         os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 

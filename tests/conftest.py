@@ -9,8 +9,6 @@ os.environ.pop("RAY_ADDRESS", None)
 import pytest
 import torch
 
-import pipelines  # noqa: F401  quiets the libraries before they are imported
-
 # Two torch threads beside Ray's processes on two cores are many times slower than one.
 torch.set_num_threads(1)
 

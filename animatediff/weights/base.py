@@ -77,7 +77,8 @@ def _load(cls: Any, base: str, part: str) -> Any:
         component = cls.from_pretrained(folder, subfolder=part)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"cannot load the {part} of base {base}: {reason}") from error
+        hint = "" if Path(folder).is_dir() else " (taken for a hub id, as there is no such folder)"
+        raise UserError(f"cannot load the {part} of base {base}{hint}: {reason}") from error
     return component.eval().requires_grad_(False) if isinstance(component, torch.nn.Module) else component
 
 
