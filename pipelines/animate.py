@@ -12,7 +12,8 @@ from animatediff.rendering.catalog import Catalog, Item, Result
 from pipelines.embedded import animate_default
 from pipelines.progress import Progress
 from pipelines.runtime import connect, num_gpus, run_job
-from pipelines.stages.animate import AnimateConfig, finished, for_items, render_items, write_reports
+from pipelines.settings import AnimateConfig
+from pipelines.stages.animate import finished, for_items, render_items, write_reports
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,7 @@ from animatediff.config import load
 from animatediff.errors import UserError
 from pipelines import animate, embedded, ingest, train
 from pipelines.runtime import configure_logging
-from pipelines.settings import IngestConfig, TrainConfig
-from pipelines.stages.animate import AnimateConfig
+from pipelines.settings import AnimateConfig, IngestConfig, TrainConfig
 from pipelines.tracking import tracking_uri
 
 logger = logging.getLogger("pipelines.demo")

@@ -90,3 +90,16 @@ class TrainConfig(Recipe):
                 f"train.batch_size {self.train.batch_size} does not divide among scaling.num_workers {num_workers}"
             )
         return self
+
+
+class AnimateConfig(Config):
+    """A catalog to clips and a gallery."""
+
+    catalog_uri: str
+    """The catalog's YAML file."""
+    output_uri: str
+    """Folder of the clips, the table and the gallery; a rerun renders what is not there or failed."""
+    num_actors: int | None = Field(None, ge=1)
+    """Actors that render; default: one a GPU, or one on the CPU."""
+    use_gpu: bool | None = None
+    """Render on GPUs; default: where the cluster has any."""

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import torch
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from animatediff import storage
 from animatediff.config import Config
@@ -34,19 +34,6 @@ _MAX_SLICE = 8
 # Ray Data's own defaults repeat a crashing task for ever.
 _BOUNDED = {"max_restarts": 4, "max_task_retries": 2}
 _NO_RESULT = "no result: the actor crashed, ran out of memory, or could not write; see its log in Ray"
-
-
-class AnimateConfig(Config):
-    """A catalog to clips and a gallery."""
-
-    catalog_uri: str
-    """The catalog's YAML file."""
-    output_uri: str
-    """Folder of the clips, the table and the gallery; a rerun renders what is not there or failed."""
-    num_actors: int | None = Field(None, ge=1)
-    """Actors that render; default: one a GPU, or one on the CPU."""
-    use_gpu: bool | None = None
-    """Render on GPUs; default: where the cluster has any."""
 
 
 class Slice(Config):

@@ -1,7 +1,6 @@
 """The animate job on a real local Ray cluster."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,18 +14,10 @@ from animatediff.models.motion_unet import MotionModules
 from animatediff.sprites.base import build_base
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
+from pipelines.animate import main
+from pipelines.settings import AnimateConfig
 
-pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +49,6 @@ def catalog(tmp_path_factory):
 
 
 def run(catalog, output):
-    from pipelines.animate import main
-    from pipelines.stages.animate import AnimateConfig
-
     return main(AnimateConfig(catalog_uri=str(catalog), output_uri=str(output)))
 
 

@@ -12,8 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from animatediff.data.manifest import read_manifest
 from animatediff.weights import motion_modules
 from pipelines import animate, ingest, train
-from pipelines.settings import IngestConfig, TrainConfig
-from pipelines.stages.animate import AnimateConfig
+from pipelines.settings import AnimateConfig, IngestConfig, TrainConfig
 from tests.integration.conftest import write_yaml
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
