@@ -49,6 +49,11 @@ def absolute(uri: str) -> str:
     return str(path) if isinstance(fs, LocalFileSystem) else uri
 
 
+def absolute_if_there(uri: str) -> str:
+    """`absolute` for a local path that exists; anything else, a hub id too, as it is."""
+    return absolute(uri) if "://" not in uri and Path(uri).expanduser().exists() else uri
+
+
 def exists(uri: str) -> bool:
     """Whether there is a file or folder at `uri`.
 
@@ -145,12 +150,18 @@ def find_files(uri: str) -> list[str]:
 
 
 def delete(uri: str) -> None:
-    """Delete a file; it is no error when it is gone already."""
+    """Delete a file; it is no error when it is gone already.
+
+    Raises:
+        UserError: the storage cannot be reached or refuses access.
+    """
     fs, path = filesystem(uri)
     try:
         fs.rm_file(path)
     except FileNotFoundError:
         return
+    except Exception as error:
+        raise _unreachable(uri, error) from error
 
 
 def _unreachable(uri: str, error: Exception) -> UserError:

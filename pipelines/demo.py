@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import sys
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from animatediff import storage
 from animatediff.config import load
 from animatediff.errors import UserError
 from pipelines import animate, embedded, ingest, train
-from pipelines.runtime import configure_logging
+from pipelines.runtime import end_with_one_line
 from pipelines.settings import AnimateConfig, IngestConfig, TrainConfig
 from pipelines.tracking import tracking_uri
 
@@ -64,9 +63,4 @@ def _copy_real_clips(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    configure_logging()
-    try:
-        main()
-    except UserError as error:
-        logger.error("%s", error)
-        sys.exit(error.exit_code)
+    end_with_one_line(main)

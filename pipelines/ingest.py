@@ -45,7 +45,7 @@ def main(config: IngestConfig) -> Manifest:
             rejected_in_plan=job.rejected,
             shard_bytes=config.shard_mb * 1_000_000,
         )
-        write_card(job.output_uri, manifest, config.source.uri, config.base)
+    write_card(job.output_uri, manifest, config.source.uri, config.base)
     _report(config, job, manifest)
     return manifest
 

@@ -28,10 +28,14 @@ def run_job(main: Callable[[ConfigT], object], schema: type[ConfigT], *, embedde
         embedded: makes ready what the embedded default needs (the sprite world) and returns the URI of its config;
             called when the command line is empty.
     """
+    end_with_one_line(lambda: main(_parse(schema, sys.argv[1:], embedded)))
+
+
+def end_with_one_line(job: Callable[[], object]) -> None:
+    """Run a job; what its user can mend ends the process with one line instead of a traceback."""
     configure_logging()
-    argv = sys.argv[1:]
     try:
-        main(_parse(schema, argv, embedded))
+        job()
     except Exception as error:
         mendable = find_user_error(error)
         if mendable is None:
@@ -76,20 +80,26 @@ def connect() -> None:
     """Join the cluster that `RAY_ADDRESS` names (`ray job submit` sets it), or start one on this machine.
 
     Workers' output stays in Ray's own logs: the driver reports progress and errors itself.
+
+    Raises:
+        UserError: there is no cluster at `RAY_ADDRESS`.
     """
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS", "local")
     is_local = address == "local"
     _quiet_ray()
-    with _without_native_stderr():
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            configure_logging=False,
-            **({"include_dashboard": False} if is_local else {}),
-        )
+    try:
+        with _without_native_stderr():
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                configure_logging=False,
+                **({"include_dashboard": False} if is_local else {}),
+            )
+    except (ConnectionError, TimeoutError) as error:
+        raise UserError(f"cannot join the Ray cluster at RAY_ADDRESS={address}: {error}") from error
     _quiet_ray_data()
     resources = ray.cluster_resources()
     logger.info(

@@ -25,22 +25,49 @@ def bar_position(frame):
     return float((columns * np.arange(len(columns))).sum() / columns.sum() / len(columns))
 
 
+def numbered_frames(num_frames, height=64, width=96):
+    """Frames that show their own number as eight black or white bars."""
+    frames = np.full((num_frames, height, width, 3), 16, np.uint8)
+    bar = width // 8
+    for i, frame in enumerate(frames):
+        for bit in range(8):
+            if i >> bit & 1:
+                frame[:, bit * bar : (bit + 1) * bar] = 235
+    return frames
+
+
+def read_number(frame):
+    """The number on a frame of `numbered_frames`."""
+    bar = frame.shape[1] // 8
+    row = frame[frame.shape[0] // 2, :, 0].astype(float)
+    return sum(int(row[bit * bar + 2 : (bit + 1) * bar - 2].mean() > 120) << bit for bit in range(8))
+
+
 def mp4(num_frames=64, *, height=64, width=96, fps=25):
     return encode_mp4(gradient_frames(num_frames, height, width), fps=fps)
 
 
-def encode(frames, *, codec, container="mp4", pts=None, fps=25, options=None):
-    """Any codec, container and timestamps (in milliseconds)."""
+def encode(frames, *, codec, container="mp4", pts=None, fps=25, options=None, gop=None, b_frames=None, title=None):
+    """Any codec, container, group of pictures and timestamps (in milliseconds)."""
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format=container) as output:
+    with av.open(buffer, "w", format=container, metadata_encoding="latin-1") as output:
+        if title:
+            output.metadata["title"] = title
         stream = output.add_stream(codec, rate=fps, options=options or {})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = Fraction(1, 1000)
+        if "crf" not in (options or {}):
+            stream.bit_rate = 4_000_000
+        if pts is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if gop:
+            stream.codec_context.gop_size = gop
+        if b_frames is not None:
+            stream.codec_context.max_b_frames = b_frames
         for i, frame in enumerate(frames):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            picture.pts = pts[i] if pts is not None else round(i * 1000 / fps)
-            picture.time_base = Fraction(1, 1000)
+            if pts is not None:
+                picture.pts, picture.time_base = pts[i], Fraction(1, 1000)
             output.mux(stream.encode(picture))
         output.mux(stream.encode())
     return buffer.getvalue()

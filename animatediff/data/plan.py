@@ -38,11 +38,14 @@ def dataset_key(settings: dict[str, Any]) -> str:
 
 
 def select(videos: Iterable[SourceVideo]) -> tuple[list[SourceVideo], list[Rejection]]:
-    """Set aside what needs no look at the file: videos without a caption, ids that came before."""
+    """Set aside what needs no look at the file: impossible ids, ids that came before, videos without a caption."""
     chosen: dict[str, SourceVideo] = {}
     rejected = []
     for video in videos:
-        if video.video_id in chosen:
+        if not video.video_id or ".." in video.video_id.split("/") or video.video_id.startswith("/"):
+            detail = f"the id {video.video_id!r} is empty or leads out of the videos' folder"
+            rejected.append(Rejection(video.video_id, video.uri, "", "plan", Reason.BAD_ID, detail))
+        elif video.video_id in chosen:
             detail = f"the id is taken by {chosen[video.video_id].uri}"
             rejected.append(Rejection(video.video_id, video.uri, "", "plan", Reason.DUPLICATE_ID, detail))
         elif not video.caption:
@@ -59,12 +62,13 @@ def extend(units: list[Unit], videos: Iterable[SourceVideo], *, key: str, videos
     new = [video for video in videos if video.video_id not in planned]
     groups = [tuple(new[i : i + videos_per_unit]) for i in range(0, len(new), videos_per_unit)]
     return units + [
-        Unit(ordinal, _unit_id(key, ordinal), group) for ordinal, group in enumerate(groups, start=len(units))
+        Unit(ordinal, _unit_id(key, ordinal, group), group) for ordinal, group in enumerate(groups, start=len(units))
     ]
 
 
-def _unit_id(key: str, ordinal: int) -> str:
-    return f"{ordinal:07d}-{hashlib.sha256(f'{key}/{ordinal}'.encode()).hexdigest()[:8]}"
+def _unit_id(key: str, ordinal: int, videos: tuple[SourceVideo, ...]) -> str:
+    content = repr((key, ordinal, videos))
+    return f"{ordinal:07d}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
 def write_plan(dataset_uri: str, units: list[Unit], settings: dict[str, Any]) -> None:

@@ -11,6 +11,8 @@ import pyarrow as pa
 class Reason(StrEnum):
     """Why a video was rejected."""
 
+    BAD_ID = "bad_id"
+    """The manifest's id is empty, or a path that leads out of the videos' folder."""
     DUPLICATE_ID = "duplicate_id"
     """The manifest has an earlier video with this id."""
     NO_CAPTION = "no_caption"

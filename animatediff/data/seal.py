@@ -4,6 +4,7 @@ Every file has a path and bytes that the plan and the parts decide, and the mani
 rerun ends with the same dataset. Units are sealed in plan order, so `Manifest.num_units` says which are.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from animatediff.data.manifest import Manifest, Shard, write_manifest
 from animatediff.data.plan import Unit
 from animatediff.data.quarantine import Rejection
 from animatediff.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 QUARANTINE_FILE = "quarantine.parquet"
 
@@ -73,9 +76,12 @@ def seal(
 def clean_up(dataset_uri: str, sealed_units: Iterable[Unit]) -> None:
     """Delete what is left of sealed units' parts."""
     left = parts.committed(dataset_uri)
-    for unit in sealed_units:
-        if unit.unit_id in left:
-            parts.remove(dataset_uri, unit)
+    try:
+        for unit in sealed_units:
+            if unit.unit_id in left:
+                parts.remove(dataset_uri, unit)
+    except UserError as error:
+        logger.warning("parts that are sealed already stay where they are: %s", error)
 
 
 def read_quarantine(dataset_uri: str) -> pa.Table:

@@ -33,7 +33,7 @@ def read_source(uri: str, *, videos_uri: str | None = None) -> list[SourceVideo]
     Raises:
         UserError: the source is missing or unreachable, or it holds no videos.
     """
-    if uri.endswith(".csv"):
+    if uri.lower().endswith(".csv"):
         return _read_webvid(uri, videos_uri or storage.join(posixpath.dirname(uri), "videos"))
     if videos_uri is not None:
         raise UserError(f"source.videos_uri goes with a CSV, but source.uri is the folder {uri}: remove one of them")
@@ -43,10 +43,14 @@ def read_source(uri: str, *, videos_uri: str | None = None) -> list[SourceVideo]
 def _read_webvid(uri: str, videos_uri: str) -> list[SourceVideo]:
     try:
         text = storage.read_bytes(uri).decode("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text), restval=""))
     except FileNotFoundError as error:
         raise UserError(f"there is no file {uri}") from error
-    rows = list(csv.DictReader(io.StringIO(text)))
-    missing = {"videoid", "name"} - set(rows[0] if rows else ())
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{uri} is no CSV in UTF-8: {error}") from error
+    if not rows:
+        raise UserError(f"{uri} lists no videos")
+    missing = {"videoid", "name"} - set(rows[0])
     if missing:
         raise UserError(f"{uri} is no WebVid CSV: it has no column {' and no column '.join(sorted(missing))}")
     layout = _find_layout(rows, uri, videos_uri)

@@ -49,7 +49,12 @@ class DecodedUnit:
 
 
 def decode_unit(unit: Unit, config: ClipConfig) -> DecodedUnit:
-    """Decode every video of a unit; each ends as clips or as one rejection."""
+    """Decode every video of a unit; each ends as clips or as one rejection.
+
+    Raises:
+        UserError: the storage failed for every video. That is an outage or a missing credential, not bad videos: the
+            unit stays pending.
+    """
     result = DecodedUnit(unit)
     for video in unit.videos:
         data = None
@@ -58,6 +63,12 @@ def decode_unit(unit: Unit, config: ClipConfig) -> DecodedUnit:
             result.clips += _cut(video, data, config)
         except VideoError as error:
             result.rejected.append(_reject(unit, video, error, data))
+        except Exception as error:  # whatever a decoder does with a strange file, its neighbours go on
+            unknown = VideoError("decode", Reason.DECODE_ERROR, f"{type(error).__name__}: {error}"[:300])
+            result.rejected.append(_reject(unit, video, unknown, data))
+    failed = [rejection for rejection in result.rejected if rejection.reason is Reason.FETCH_ERROR]
+    if len(failed) == len(unit.videos):
+        raise UserError(f"no video of unit {unit.unit_id} can be fetched, is the storage down? {failed[0].detail}")
     return result
 
 

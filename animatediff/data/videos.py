@@ -1,8 +1,9 @@
 """Videos: their timestamps, and frames at chosen indices.
 
 The container is read once without decoding (`probe`), which gives exact timestamps and tells truncated files from
-whole ones. Frames then come from decord, and from PyAV where decord fails: decord's bundled FFmpeg 4.1 knows neither
-AV1 nor odd containers.
+whole ones. Frames then come from decord where it is known to count frames right, and from PyAV elsewhere and where
+decord fails: decord's seeking silently returns neighbouring frames for other codecs and containers (measured with
+numbered frames for HEVC and MPEG-4 in MP4, and for AVI and MPEG-TS), and its FFmpeg 4.1 does not know AV1.
 """
 
 import io
@@ -18,6 +19,11 @@ from animatediff.data.quarantine import Reason
 
 # decord retries an end of file 10,240 times by default, which looks like a hang on a damaged file.
 os.environ.setdefault("DECORD_EOF_RETRY_MAX", "128")
+
+_DECORD_FORMATS = ("mov,mp4", "matroska,webm")
+_DECORD_CODECS = ("h264", "vp8", "vp9")
+# A tag in another character set must not make the file unreadable.
+_TOLERANT = {"metadata_errors": "replace"}
 
 
 class VideoError(Exception):
@@ -41,11 +47,25 @@ class VideoInfo:
     pts: np.ndarray
     """(n,) int64 presentation timestamps in the stream's time base, ascending."""
     time_base_s: float
+    container: str
+    """FFmpeg's name of the format, for example `mov,mp4,m4a,3gp,3g2,mj2`."""
+    codec: str
+    """FFmpeg's name, for example `h264`."""
 
     @cached_property
     def timestamps(self) -> np.ndarray:
         """(n,) seconds from the first frame's start."""
         return (self.pts - self.pts[0]) * self.time_base_s
+
+    @property
+    def is_for_decord(self) -> bool:
+        """Whether decord is known to return the right frames."""
+        return self.codec in _DECORD_CODECS and self.container.startswith(_DECORD_FORMATS)
+
+    @property
+    def has_true_pts(self) -> bool:
+        """Whether frames can be told by their timestamps: AVI stores none, FFmpeg counts packets there."""
+        return self.container != "avi"
 
     @property
     def fps(self) -> float:
@@ -62,7 +82,7 @@ def probe(data: bytes) -> VideoInfo:
     if not data:
         raise VideoError("probe", Reason.EMPTY, "the file has 0 bytes")
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), **_TOLERANT) as container:
             return _read_packets(container)
     except av.error.FFmpegError as error:
         # An MP4 whose index is missing cannot be opened; its first box still says what it was.
@@ -80,8 +100,10 @@ def _read_packets(container: av.container.InputContainer) -> VideoInfo:
     if not packets or len(packets) < stream.frames or any(p.is_corrupt for p in packets):
         detail = f"{len(packets)} of the {stream.frames} frames that the header promises are there"
         raise VideoError("probe", Reason.TRUNCATED, detail)
-    pts = np.sort(np.array([p.pts for p in packets if not p.is_discard], dtype=np.int64))
-    return VideoInfo(pts, float(stream.time_base))
+    pts = np.unique(np.array([p.pts for p in packets if not p.is_discard], dtype=np.int64))
+    if len(pts) < sum(not p.is_discard for p in packets) or not len(pts):
+        raise VideoError("probe", Reason.DECODE_ERROR, "several frames share a timestamp, or none is to be shown")
+    return VideoInfo(pts, float(stream.time_base), container.format.name, stream.codec_context.name)
 
 
 def read_frames(
@@ -102,11 +124,18 @@ def read_frames(
     Raises:
         VideoError: neither decoder gives the frames.
     """
-    try:
-        frames, decoder = list(_decode_decord(data, info, indices)), "decord"
-    except Exception as error:  # decord raises bare RuntimeErrors of its own making
-        frames, decoder = _decode_pyav(data, info, indices, _one_line(error)), "pyav"
+    frames, decoder = _decode(data, info, indices)
     return np.stack([fit(frame, height=height, width=width) for frame in frames]), decoder
+
+
+def _decode(data: bytes, info: VideoInfo, indices: np.ndarray) -> tuple[list[np.ndarray], str]:
+    why_not = f"not used for {info.codec} in {info.container}"
+    if info.is_for_decord:
+        try:
+            return list(_decode_decord(data, info, indices)), "decord"
+        except Exception as error:  # decord raises bare RuntimeErrors of its own making
+            why_not = _one_line(error)
+    return _decode_pyav(data, info, indices, why_not), "pyav"
 
 
 def _decode_decord(data: bytes, info: VideoInfo, indices: np.ndarray) -> np.ndarray:
@@ -121,13 +150,16 @@ def _decode_decord(data: bytes, info: VideoInfo, indices: np.ndarray) -> np.ndar
 
 
 def _decode_pyav(data: bytes, info: VideoInfo, indices: np.ndarray, decord_error: str) -> list[np.ndarray]:
-    wanted = {int(info.pts[i]) for i in indices}
+    # A frame's name is its timestamp; where there are none, its number among the decoded ones.
+    names = [int(info.pts[i]) if info.has_true_pts else int(i) for i in indices]
+    wanted = set(names)
     found: dict[int, np.ndarray] = {}
     try:
-        with av.open(io.BytesIO(data)) as container:
-            for frame in container.decode(video=0):
-                if frame.pts in wanted:
-                    found[frame.pts] = frame.to_ndarray(format="rgb24")
+        with av.open(io.BytesIO(data), **_TOLERANT) as container:
+            for number, frame in enumerate(container.decode(video=0)):
+                name = frame.pts if info.has_true_pts else number
+                if name in wanted:
+                    found[name] = _upright(frame)
                 if len(found) == len(wanted):
                     break
     except av.error.FFmpegError as error:
@@ -136,7 +168,12 @@ def _decode_pyav(data: bytes, info: VideoInfo, indices: np.ndarray, decord_error
     if len(found) < len(wanted):
         detail = f"{len(wanted) - len(found)} of {len(wanted)} frames did not decode; decord: {decord_error}"
         raise VideoError("decode", Reason.DECODE_ERROR, detail)
-    return [found[int(info.pts[i])] for i in indices]
+    return [found[name] for name in names]
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    """Pixels as they are to be shown: decord applies the container's rotation by itself, PyAV does not."""
+    return np.rot90(frame.to_ndarray(format="rgb24"), k=frame.rotation // 90)
 
 
 def _one_line(error: Exception) -> str:

@@ -25,12 +25,7 @@ RENDER_VERSION = 1
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def _absolute(uri: str) -> str:
-    """A local path that exists becomes absolute, for workers with another working directory."""
-    return storage.absolute(uri) if "://" not in uri and Path(uri).expanduser().exists() else uri
-
-
-WeightsUri = Annotated[str, AfterValidator(_absolute)]
+WeightsUri = Annotated[str, AfterValidator(storage.absolute_if_there)]
 
 
 class Settings(Config):
@@ -55,7 +50,7 @@ class Settings(Config):
 class SeededSettings(Settings):
     """Settings, and the seeds to repeat them with."""
 
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field((0,), min_length=1)
     """Every prompt is rendered once for each."""
 
 

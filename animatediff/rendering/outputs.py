@@ -1,4 +1,4 @@
-"""Frames to files: MP4 (H.264), GIF, and contact sheets to look at."""
+"""Frames to files: MP4 (H.264) and GIF."""
 
 import io
 import tempfile
@@ -48,21 +48,6 @@ def encode_gif(frames: np.ndarray, *, fps: float) -> bytes:
     duration_ms = max(20, 10 * round(100 / fps))
     images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=duration_ms, loop=0)
     return buffer.getvalue()
-
-
-def contact_sheet(clips: list[np.ndarray], *, num_columns: int = 8) -> Image.Image:
-    """One row a clip, `num_columns` frames spread evenly over it, first and last included.
-
-    Args:
-        clips: each (f h w 3) uint8 RGB, all of one size.
-        num_columns: frames shown of each clip.
-    """
-    rows = []
-    for frames in clips:
-        _check(frames)
-        picks = np.linspace(0, len(frames) - 1, num_columns).round().astype(int)
-        rows.append(np.concatenate([np.pad(frames[i], ((1, 1), (1, 1), (0, 0))) for i in picks], axis=1))
-    return Image.fromarray(np.concatenate(rows, axis=0))
 
 
 def _check(frames: np.ndarray) -> None:

@@ -1,6 +1,7 @@
 """AdamW as the reference sets it."""
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -14,7 +15,7 @@ class OptimConfig(Config):
 
     lr: float = Field(1e-4, gt=0)
     """Learning rate."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """Decay of the gradient's running mean and of its square's."""
     eps: float = Field(1e-8, gt=0)
     """Keeps the update finite where gradients vanish."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -58,15 +58,6 @@ def load_text_encoder(base: str) -> tuple[CLIPTokenizer, CLIPTextModel]:
     if index.is_file() and "text_encoder_2" in json.loads(index.read_text()):
         raise UserError(f"base {base} is an SDXL model; the jobs take Stable Diffusion 1.x bases")
     return _load(CLIPTokenizer, base, "tokenizer"), _load(CLIPTextModel, base, "text_encoder")
-
-
-def load_scheduler(base: str) -> DDIMScheduler:
-    """The base's scheduler config as a DDIM scheduler.
-
-    Raises:
-        UserError: the base has none.
-    """
-    return _load(DDIMScheduler, base, "scheduler")
 
 
 def _load(cls: Any, base: str, part: str) -> Any:

@@ -44,10 +44,11 @@ class Decode:
 class Encode:
     """Encode a unit's clips with the resident VAE and commit them."""
 
-    def __init__(self, base: str, *, dtype: str, encoder_fp: str, clips: ClipConfig, output_uri: str) -> None:
+    def __init__(
+        self, base: str, *, device: str, dtype: str, encoder_fp: str, clips: ClipConfig, output_uri: str
+    ) -> None:
         # Sums round by the number of threads, and Ray's workers differ in it: one makes equal clips equal bytes.
         torch.set_num_threads(1)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         self._vae = load_vae(base).to(device=device, dtype=getattr(torch, dtype))
         self._encoder_fp, self._clips, self._output_uri = encoder_fp, clips, output_uri
 
@@ -57,13 +58,16 @@ class Encode:
         return {name: [count[name] for count in counts] for name in counts[0]}
 
     def _commit(self, decoded: DecodedUnit) -> dict[str, int]:
-        rows, rejected = [], list(decoded.rejected)
+        rows, broken = [], {}
         for clip in decoded.clips:
             latents = encode_frames(self._vae, clip.frames)
             if np.isfinite(latents).all():
                 rows.append(self._row(decoded.unit, clip, latents))
             else:
-                rejected.append(_nan_rejection(decoded.unit, clip))
+                broken[clip.video.video_id] = _nan_rejection(decoded.unit, clip)
+        # A video is in a shard or in quarantine, never in both.
+        rows = [row for row in rows if row["video_id"] not in broken]
+        rejected = [*decoded.rejected, *broken.values()]
         parts.commit(self._output_uri, decoded.unit, rows, rejected)
         planned = len(decoded.unit.videos) * self._clips.windows_per_video
         return {"num_clips": len(rows), "num_rejected": len(rejected), "num_planned": planned}
@@ -124,6 +128,8 @@ def encode_units(
     """Run decode and encode over `units`; yields the counts of each unit once it is committed."""
     rows = [{"unit": pickle.dumps(unit)} for unit in units]
     dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
+    # A unit may take longer than Ray's half hour without progress, and so may waiting for machines.
+    dataset.context.execution_no_progress_timeout_s = -1
     dataset = dataset.map_batches(
         Decode,
         fn_constructor_args=(clips,),
@@ -134,10 +140,17 @@ def encode_units(
     ).map_batches(
         Encode,
         fn_constructor_args=(base,),
-        fn_constructor_kwargs={"dtype": dtype, "encoder_fp": encoder_fp, "clips": clips, "output_uri": output_uri},
+        fn_constructor_kwargs={
+            "device": "cuda" if use_gpu else "cpu",
+            "dtype": dtype,
+            "encoder_fp": encoder_fp,
+            "clips": clips,
+            "output_uri": output_uri,
+        },
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=num_encoders),
-        num_cpus=1,
+        # A machine of one CPU runs both stages.
+        num_cpus=0.5,
         num_gpus=1 if use_gpu else 0,
         **_BOUNDED,
     )

@@ -3,19 +3,21 @@
 import logging
 from dataclasses import dataclass
 
+import pyarrow.compute as pc
 from diffusers import AutoencoderKL
 
 from animatediff import storage
-from animatediff.data import parts
+from animatediff.data import parts, quarantine
 from animatediff.data import plan as planning
 from animatediff.data.manifest import FILE_NAME as MANIFEST_NAME
 from animatediff.data.manifest import Manifest, read_manifest
 from animatediff.data.plan import Unit
 from animatediff.data.quarantine import Rejection
-from animatediff.data.seal import Identity
+from animatediff.data.seal import Identity, read_quarantine
 from animatediff.data.shards import SCHEMA_VERSION
 from animatediff.data.sources import SourceVideo, read_source
-from animatediff.weights.base import load_vae, resolve
+from animatediff.errors import UserError
+from animatediff.weights.base import load_vae
 from animatediff.weights.vae import fingerprint
 from pipelines.settings import IngestConfig
 
@@ -41,8 +43,12 @@ class IngestJob:
 
     @property
     def is_sealed(self) -> bool:
-        """Whether every unit is in a shard already."""
-        return self.sealed is not None and self.sealed.num_units == len(self.units)
+        """Whether every video of the source is in a shard or in quarantine already."""
+        if self.sealed is None or self.sealed.num_units < len(self.units):
+            return False
+        rows = read_quarantine(self.output_uri)
+        in_plan = rows.filter(pc.equal(rows["unit_id"], ""))
+        return in_plan.to_pylist() == quarantine.to_table(self.rejected).to_pylist()
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ def read_inputs(config: IngestConfig) -> Inputs:
     Raises:
         UserError: one of them cannot be read.
     """
-    base = resolve(config.base)
+    base = storage.absolute_if_there(config.base)
     vae = load_vae(base)
     source = config.source
     videos_uri = storage.absolute(source.videos_uri) if source.videos_uri else None
@@ -91,20 +97,27 @@ def prepare(config: IngestConfig, inputs: Inputs, *, use_gpu: bool) -> IngestJob
         num_frames=config.clips.num_frames,
         bucket=config.clips.bucket,
     )
-    units = _extend_plan(config, output_uri, settings, inputs)
     sealed = read_manifest(output_uri) if storage.exists(storage.join(output_uri, MANIFEST_NAME)) else None
+    units = _extend_plan(config, output_uri, settings, inputs, sealed)
     done = parts.committed(output_uri)
     pending = [unit for unit in units[sealed.num_units if sealed else 0 :] if unit.unit_id not in done]
     return IngestJob(output_uri, inputs.base, dtype, identity, units, pending, inputs.rejected, sealed)
 
 
-def _extend_plan(config: IngestConfig, output_uri: str, settings: dict[str, object], inputs: Inputs) -> list[Unit]:
-    old = planning.read_plan(output_uri, settings)
+def _extend_plan(
+    config: IngestConfig, output_uri: str, settings: dict[str, object], inputs: Inputs, sealed: Manifest | None
+) -> list[Unit]:
+    # The source is no part of the key, as a moved source gives the same clips; but two sources may not share ids.
+    source = {name: uri and storage.absolute(uri) for name, uri in config.source.model_dump().items()}
+    recorded = settings | {"source": source}
+    old = planning.read_plan(output_uri, recorded)
+    if sealed and sealed.num_units > len(old):
+        raise UserError(f"{output_uri} has a manifest but its {planning.FILE_NAME} is missing: restore it")
     videos_per_unit = max(1, config.clips_per_unit // config.clips.windows_per_video)
     key = planning.dataset_key(settings)
     units = planning.extend(old, inputs.videos, key=key, videos_per_unit=videos_per_unit)
     if len(units) > len(old):
-        planning.write_plan(output_uri, units, settings)
+        planning.write_plan(output_uri, units, recorded)
     logger.info(
         "plan: %d videos in %d units, %d of them new; %d videos set aside",
         len(inputs.videos),

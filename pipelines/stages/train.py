@@ -212,13 +212,17 @@ class _Meter:
 
     def post(self, step: int) -> None:
         loss = _mean_over_workers(torch.stack([result.loss for result in self._results]).mean())
-        if not math.isfinite(loss):
-            raise UserError(f"the loss is {loss} at step {step}: try a lower optim.lr than {self._recipe.optim.lr}")
+        grad_norm = float(self._results[-1].grad_norm)
+        if not math.isfinite(loss) or not math.isfinite(grad_norm):
+            raise UserError(
+                f"the loss is {loss} and the gradient's norm {grad_norm} at step {step}: "
+                f"try a lower optim.lr than {self._recipe.optim.lr}"
+            )
         elapsed_s = time.perf_counter() - self._since
         entry = {
             "step": step,
             "loss": loss,
-            "grad_norm": float(self._results[-1].grad_norm),
+            "grad_norm": grad_norm,
             "lr": float(self._trainer.optimizer.param_groups[0]["lr"]),
             "clips_per_s": len(self._results) * self._recipe.train.batch_size / elapsed_s,
             "data_wait": (self._trainer.loader.wait_s - self._waited_s) / elapsed_s,

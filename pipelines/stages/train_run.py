@@ -1,6 +1,5 @@
 """The folder of a training run: what it was started with, and how far it is."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import ValidationError
@@ -87,8 +86,7 @@ def _absolute(config: TrainConfig) -> Recipe:
     """The config's recipe, its local paths absolute: workers have another working directory."""
     recipe = {name: getattr(config, name) for name in Recipe.model_fields}
     recipe["dataset_uri"] = storage.absolute(config.dataset_uri)
-    # A hub id looks like a relative path; it is one only where there is such a folder.
-    recipe["base"] = storage.absolute(config.base) if Path(config.base).expanduser().exists() else config.base
+    recipe["base"] = storage.absolute_if_there(config.base)
     if config.model.motion_module is not None:
         uri = storage.absolute(config.model.motion_module)
         recipe["model"] = config.model.model_copy(update={"motion_module": uri})

@@ -164,10 +164,22 @@ def test_plan_is_read_back_and_refuses_other_settings(tmp_path):
 
 def test_selection_sets_aside_with_a_reason():
     videos = [*make_videos(2), SourceVideo("v0", "/other.mp4", "again"), SourceVideo("v9", "/9.mp4", "")]
+    videos += [SourceVideo(bad, "/x.mp4", "caption") for bad in ("", "/etc/passwd", "a/../../b")]
     chosen, rejected = planning.select(videos)
     assert chosen == make_videos(2)
-    assert [(r.video_id, r.reason) for r in rejected] == [("v0", Reason.DUPLICATE_ID), ("v9", Reason.NO_CAPTION)]
+    assert [(r.video_id, r.reason) for r in rejected] == [
+        ("v0", Reason.DUPLICATE_ID),
+        ("v9", Reason.NO_CAPTION),
+        ("", Reason.BAD_ID),
+        ("/etc/passwd", Reason.BAD_ID),
+        ("a/../../b", Reason.BAD_ID),
+    ]
     assert "/videos/0.mp4" in rejected[0].detail
+
+
+def test_a_units_id_says_what_is_in_it():
+    assert plan(make_videos(3))[0].unit_id != plan(make_videos(4)[1:])[0].unit_id
+    assert plan(make_videos(3))[0].unit_id == plan(make_videos(9))[0].unit_id
 
 
 def test_missing_and_foreign_manifests(tmp_path):

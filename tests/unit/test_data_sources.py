@@ -40,6 +40,18 @@ def test_folder_with_sidecars(tmp_path):
     ]
 
 
+def test_odd_csv_files(tmp_path):
+    touch(tmp_path / "videos" / "1.mp4")
+    (tmp_path / "a.CSV").write_text("videoid,name\n1,dog\n2\n")
+    assert [(v.video_id, v.caption) for v in read_source(str(tmp_path / "a.CSV"))] == [("1", "dog"), ("2", "")]
+    (tmp_path / "b.csv").write_bytes("videoid,name\n1,caf\xe9\n".encode("latin-1"))
+    with pytest.raises(UserError, match="b.csv is no CSV in UTF-8"):
+        read_source(str(tmp_path / "b.csv"))
+    (tmp_path / "c.csv").write_text("videoid,name\n")
+    with pytest.raises(UserError, match="c.csv lists no videos"):
+        read_source(str(tmp_path / "c.csv"))
+
+
 def test_errors_name_the_thing_and_the_remedy(tmp_path):
     with pytest.raises(UserError, match="no videos.*absent"):
         read_source(str(tmp_path / "absent"))

@@ -1,9 +1,11 @@
+import struct
+
 import numpy as np
 import pytest
 
 from animatediff.data import videos
 from animatediff.data.quarantine import Reason
-from tests.support import audio_only, bar_position, encode, gradient_frames, mp4
+from tests.support import audio_only, bar_position, encode, gradient_frames, mp4, numbered_frames, read_number
 
 # What each codec needs to be quick and to use B-frames where it has them.
 CODECS = {
@@ -33,6 +35,60 @@ def test_frames_are_the_ones_asked_for(name):
     for got, want in zip(decoded, frames[picks], strict=True):
         assert bar_position(got) == pytest.approx(bar_position(want), abs=0.01)
         assert psnr(got, want) > 25
+
+
+HEVC = {"x265-params": "log-level=none:pools=1:frame-threads=1", "preset": "ultrafast"}
+
+
+@pytest.mark.parametrize(
+    ("codec", "container", "more"),
+    [
+        ("libx264", "mp4", {}),
+        ("libx264", "mp4", {"b_frames": 0}),
+        ("libx264", "matroska", {}),
+        ("libx264", "mpegts", {}),
+        ("libx264", "avi", {"b_frames": 0}),
+        ("libx264", "avi", {"b_frames": 2}),
+        ("mpeg4", "avi", {"b_frames": 2}),
+        ("mpeg4", "mp4", {"b_frames": 2}),
+        ("libx265", "mp4", {"options": HEVC}),
+        ("libvpx-vp9", "webm", {"options": {"cpu-used": "8", "deadline": "realtime"}}),
+        ("libx264", "mp4", {"options": {"x264-params": "open-gop=1:bframes=3:scenecut=0"}}),
+    ],
+    ids=str,
+)
+def test_frames_carry_the_numbers_asked_for(codec, container, more):
+    """Several groups of pictures, so that decoders seek: decord returns neighbouring frames for some of these."""
+    data = encode(numbered_frames(80), codec=codec, container=container, gop=12, **more)
+    info = videos.probe(data)
+    picks = np.array([0, 1, 4, 5, 8, 12, 16, 20, 40, 44, 60, 64, 79])
+    decoded, _ = videos.read_frames(data, info, picks, height=64, width=96)
+    assert [read_number(frame) for frame in decoded] == picks.tolist()
+
+
+def rotated(data):
+    """The same MP4 with a display matrix of a quarter turn in its track header."""
+    data = bytearray(data)
+    matrix = data.index(b"tkhd") + 4 + 40
+    data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    return bytes(data)
+
+
+def test_rotated_clips_are_upright_in_both_decoders():
+    data = rotated(mp4(8))
+    info = videos.probe(data)
+    picks = np.array([0, 5])
+    by_decord = videos._decode_decord(data, info, picks)
+    by_pyav = np.stack(videos._decode_pyav(data, info, picks, ""))
+    assert by_decord.shape == by_pyav.shape == (2, 96, 64, 3)
+    assert psnr(by_decord, by_pyav) > 35
+
+
+def test_a_tag_in_another_character_set_does_no_harm():
+    data = encode(gradient_frames(4), codec="libx264", title="caf\xe9")
+    assert b"caf\xe9" in data
+    info = videos.probe(data)
+    assert len(videos._decode_pyav(data, info, np.array([0]), "")) == 1
 
 
 def test_decord_and_pyav_agree():
