@@ -88,6 +88,8 @@ def connect() -> None:
         return
     address = os.environ.get("RAY_ADDRESS", "local")
     is_local = address == "local"
+    if not is_local:
+        logger.info("joining the Ray cluster at %s", address)
     _quiet_ray()
     try:
         with _without_native_stderr():

@@ -1,7 +1,8 @@
 """Ingest on Ray workers: units of videos are decoded on CPUs, encoded by the VAE, and committed.
 
-Columns between the stages: `unit` (a pickled `Unit`) -> `decoded` (a pickled `DecodedUnit`) -> `num_clips`,
-`num_rejected` and `num_planned` of one committed unit.
+Columns between the stages: `unit` (a pickled `Unit`) -> `decoded` (a pickled `DecodedUnit`) and `error` ->
+`num_clips`, `num_rejected`, `num_planned` of one committed unit and `error`. What a user can mend travels as a row's
+`error`, because Ray Data keeps of a raised exception only its text.
 """
 
 import pickle
@@ -17,6 +18,7 @@ from animatediff.data.clips import ClipConfig
 from animatediff.data.plan import Unit
 from animatediff.data.quarantine import Reason, Rejection
 from animatediff.data.units import Clip, DecodedUnit, decode_unit
+from animatediff.errors import UserError
 from animatediff.weights.base import load_vae
 from animatediff.weights.vae import encode_frames
 
@@ -36,9 +38,12 @@ class Decode:
         self._clips = clips
 
     def __call__(self, batch: Batch) -> Batch:
-        """`unit` -> `decoded`."""
-        units = [pickle.loads(data) for data in batch["unit"]]
-        return {"decoded": [pickle.dumps(decode_unit(unit, self._clips)) for unit in units]}
+        """`unit` -> `decoded` and `error`."""
+        (data,) = batch["unit"]
+        try:
+            return {"decoded": [pickle.dumps(decode_unit(pickle.loads(data), self._clips))], "error": [""]}
+        except UserError as error:
+            return {"decoded": [b""], "error": [str(error)]}
 
 
 class Encode:
@@ -53,9 +58,15 @@ class Encode:
         self._encoder_fp, self._clips, self._output_uri = encoder_fp, clips, output_uri
 
     def __call__(self, batch: Batch) -> Batch:
-        """`decoded` -> counts of the committed units."""
-        counts = [self._commit(pickle.loads(data)) for data in batch["decoded"]]
-        return {name: [count[name] for count in counts] for name in counts[0]}
+        """`decoded` -> counts of the committed unit, or `error`."""
+        (data,), (decode_error,) = batch["decoded"], batch["error"]
+        counts, error = {"num_clips": 0, "num_rejected": 0, "num_planned": 0}, str(decode_error)
+        if not error:
+            try:
+                counts = self._commit(pickle.loads(data))
+            except UserError as storage_error:
+                error = str(storage_error)
+        return {name: [count] for name, count in counts.items()} | {"error": [error]}
 
     def _commit(self, decoded: DecodedUnit) -> dict[str, int]:
         rows, broken = [], {}
@@ -124,8 +135,12 @@ def encode_units(
     num_decoders: int,
     num_encoders: int,
     use_gpu: bool,
-) -> Iterator[dict[str, int]]:
-    """Run decode and encode over `units`; yields the counts of each unit once it is committed."""
+) -> Iterator[dict[str, Any]]:
+    """Run decode and encode over `units`; yields the counts of each unit once it is committed.
+
+    Raises:
+        UserError: the storage of a unit's videos or of the output failed; that unit stays pending.
+    """
     rows = [{"unit": pickle.dumps(unit)} for unit in units]
     dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
     # A unit may take longer than Ray's half hour without progress, and so may waiting for machines.
@@ -154,4 +169,7 @@ def encode_units(
         num_gpus=1 if use_gpu else 0,
         **_BOUNDED,
     )
-    yield from dataset.iter_rows()
+    for row in dataset.iter_rows():
+        if row["error"]:
+            raise UserError(row["error"])
+        yield row

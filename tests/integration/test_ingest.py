@@ -78,6 +78,23 @@ def test_videos_added_later_are_all_that_is_encoded(cluster, base, tmp_path):
     assert second.quarantined == {"no_caption": 1}
 
 
+def test_an_outage_rejects_nothing_and_the_rerun_goes_on(cluster, base, tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos.csv").write_text("videoid,name\n1,a bar\n2,another bar\n")
+    unreadable = [tmp_path / "videos" / f"{i}.mp4" for i in (1, 2)]
+    for path in unreadable:
+        path.mkdir()  # there, but every read fails
+    config = make_config(tmp_path / "videos.csv", tmp_path / "dataset", base)
+    with pytest.raises(UserError, match="no video of unit .* can be fetched, is the storage down"):
+        ingest.main(config)
+    assert not (tmp_path / "dataset" / "manifest.json").exists()
+    for path in unreadable:
+        path.rmdir()
+        path.write_bytes(mp4(64))
+    manifest = ingest.main(config)
+    assert (manifest.num_clips, manifest.quarantined) == (2, {})
+
+
 def test_too_many_rejects_fail_the_run_after_writing_everything(cluster, base, sprites, tmp_path):
     config = make_config(sprites[0], tmp_path / "dataset", base, max_quarantine_rate=0.1)
     with pytest.raises(UserError, match=r"25% of the videos.*max_quarantine_rate 10%"):
