@@ -59,7 +59,7 @@ def dashboard(tmp_path_factory):
     yield address
     head.send_signal(signal.SIGTERM)
     try:
-        head.wait(30)
+        head.wait(10)
     except subprocess.TimeoutExpired:
         os.killpg(head.pid, signal.SIGKILL)
     shutil.rmtree(temp_dir, ignore_errors=True)
