@@ -16,6 +16,9 @@ from animatediff.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+# For the actors of `map_batches`: Ray Data's own defaults repeat a crashing task for ever.
+BOUNDED_RETRIES = {"max_restarts": 4, "max_task_retries": 2}
+
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 

@@ -26,13 +26,12 @@ from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog import Catalog, Entry, Item, Result
 from animatediff.rendering.gallery import gallery_html
 from animatediff.rendering.outputs import encode_gif, encode_mp4
+from pipelines.runtime import BOUNDED_RETRIES
 
 logger = logging.getLogger(__name__)
 
 # Enough items to make up for loading an entry's weights, few enough to spread over the actors.
 _MAX_SLICE = 8
-# Ray Data's own defaults repeat a crashing task for ever.
-_BOUNDED = {"max_restarts": 4, "max_task_retries": 2}
 _NO_RESULT = "no result: the actor crashed, ran out of memory, or could not write; see its log in Ray"
 
 
@@ -140,7 +139,7 @@ def _dataset(
         compute=ray.data.ActorPoolStrategy(size=num_actors, max_tasks_in_flight_per_actor=1),
         num_cpus=1,
         num_gpus=1 if use_gpu else 0,
-        **_BOUNDED,
+        **BOUNDED_RETRIES,
     )
 
 

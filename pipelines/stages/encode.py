@@ -1,8 +1,8 @@
 """Ingest on Ray workers: units of videos are decoded on CPUs, encoded by the VAE, and committed.
 
 Columns between the stages: `unit` (a pickled `Unit`) -> `decoded` (a pickled `DecodedUnit`) and `error` ->
-`num_clips`, `num_rejected`, `num_planned` of one committed unit and `error`. What a user can mend travels as a row's
-`error`, because Ray Data keeps of a raised exception only its text.
+`num_rejected` and `num_planned` of one committed unit, and `error`. What a user can mend travels as a row's `error`,
+because Ray Data keeps of a raised exception only its text.
 """
 
 import pickle
@@ -21,11 +21,10 @@ from animatediff.data.units import Clip, DecodedUnit, decode_unit
 from animatediff.errors import UserError
 from animatediff.weights.base import load_vae
 from animatediff.weights.vae import encode_frames
+from pipelines.runtime import BOUNDED_RETRIES
 
 INGEST_VERSION = 1
 
-# Ray Data's own defaults repeat a crashing task for ever.
-_BOUNDED = {"max_restarts": 4, "max_task_retries": 2}
 _MAX_BLOCKS = 10_000
 
 Batch = dict[str, Any]
@@ -60,7 +59,7 @@ class Encode:
     def __call__(self, batch: Batch) -> Batch:
         """`decoded` -> counts of the committed unit, or `error`."""
         (data,), (decode_error,) = batch["decoded"], batch["error"]
-        counts, error = {"num_clips": 0, "num_rejected": 0, "num_planned": 0}, str(decode_error)
+        counts, error = {"num_rejected": 0, "num_planned": 0}, str(decode_error)
         if not error:
             try:
                 counts = self._commit(pickle.loads(data))
@@ -81,7 +80,7 @@ class Encode:
         rejected = [*decoded.rejected, *broken.values()]
         parts.commit(self._output_uri, decoded.unit, rows, rejected)
         planned = len(decoded.unit.videos) * self._clips.windows_per_video
-        return {"num_clips": len(rows), "num_rejected": len(rejected), "num_planned": planned}
+        return {"num_rejected": len(rejected), "num_planned": planned}
 
     def _row(self, unit: Unit, clip: Clip, latents: np.ndarray) -> dict[str, object]:
         return {
@@ -151,7 +150,7 @@ def encode_units(
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=num_decoders),
         num_cpus=0.5,
-        **_BOUNDED,
+        **BOUNDED_RETRIES,
     ).map_batches(
         Encode,
         fn_constructor_args=(base,),
@@ -167,7 +166,7 @@ def encode_units(
         # A machine of one CPU runs both stages.
         num_cpus=0.5,
         num_gpus=1 if use_gpu else 0,
-        **_BOUNDED,
+        **BOUNDED_RETRIES,
     )
     for row in dataset.iter_rows():
         if row["error"]:
