@@ -5,7 +5,10 @@ Writes are atomic: a reader sees the whole new file or none of it.
 
 import os
 import posixpath
+import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,24 +97,59 @@ def write_bytes(uri: str, data: bytes) -> None:
     fs, path = filesystem(uri)
     try:
         if isinstance(fs, LocalFileSystem):
-            _replace_local(Path(path), data)
+            with _replacing(Path(path)) as temporary:
+                temporary.write_bytes(data)
         else:
             fs.pipe_file(path, data)
     except Exception as error:
         raise _unreachable(uri, error) from error
 
 
-def _replace_local(path: Path, data: bytes) -> None:
+@contextmanager
+def write_file(uri: str) -> Iterator[Path]:
+    """A local path to write a file at that need not fit in memory; after the block it is at `uri`, whole.
+
+    If the block raises, `uri` stays as it was. The file has the usual permissions, whatever its writer set.
+
+    Raises:
+        UserError: the disk or the storage cannot be reached, is full or refuses access.
+    """
+    fs, path = filesystem(uri)
+    try:
+        if isinstance(fs, LocalFileSystem):
+            with _replacing(Path(path)) as temporary:
+                yield temporary
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                temporary = Path(folder, posixpath.basename(path))
+                yield temporary
+                _upload(fs, temporary, path, uri)
+    except OSError as error:
+        raise _unreachable(uri, error) from error
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place after the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        yield temporary
+        temporary.chmod(mode)  # safetensors makes files that only their owner can read
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _upload(fs: fsspec.AbstractFileSystem, local: Path, path: str, uri: str) -> None:
+    try:
+        fs.put_file(str(local), path)
+    except Exception as error:
+        raise _unreachable(uri, error) from error
 
 
 def list_files(uri: str) -> list[str]:

@@ -1,65 +1,117 @@
-"""Personalised Stable Diffusion checkpoints: a diffusers folder, or one LDM `.safetensors` file."""
+"""Personalised Stable Diffusion checkpoints: one file in the original (LDM) layout, or diffusers' files and folders.
+
+The base's own parameter names decide what is looked for. So what a checkpoint lacks and what it has too much are both
+named, and no module is built to read one.
+"""
 
 import hashlib
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.loaders.single_file_utils import (
-    convert_ldm_clip_checkpoint,
-    convert_ldm_unet_checkpoint,
-    convert_ldm_vae_checkpoint,
-)
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from transformers import CLIPTextModel
+from safetensors.torch import save_file
+from torch import Size, Tensor, nn
 
+from animatediff import storage
 from animatediff.errors import UserError
+from animatediff.weights import ldm
+from animatediff.weights.architectures import PARTS, known_base, meta_modules
 from animatediff.weights.files import local_copy
+from animatediff.weights.identify import expect
+from animatediff.weights.tensors import open_tensors
 
 State = dict[str, Tensor]
-PARTS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
-"""What a checkpoint may replace of a base, and its class."""
-_HASHED_FOLDERS = {*PARTS, "tokenizer"}
+_HASHED_FOLDERS = {*PARTS, "tokenizer", "tokenizer_2"}
+# What diffusers and transformers call their weights files, the preferred first. Half precision comes last of its kind:
+# where both are there, it is the copy.
+_WEIGHTS_FILES = [
+    stem + ending
+    for ending in (
+        ".safetensors",
+        ".safetensors.index.json",
+        ".fp16.safetensors",
+        ".safetensors.index.fp16.json",
+        ".bin",
+        ".bin.index.json",
+        ".fp16.bin",
+        ".bin.index.fp16.json",
+    )
+    for stem in ("diffusion_pytorch_model", "model", "pytorch_model")
+]
+_OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+class _Found(NamedTuple):
+    """What a checkpoint holds of a part, and where in it each of the base's parameters is."""
+
+    tensors: State
+    sources: dict[str, ldm.Source]
 
 
 def load(uri: str, base: Mapping[str, nn.Module]) -> dict[str, State]:
     """The state dicts of the parts that a checkpoint has, each complete for the base's part.
 
     Args:
-        uri: a diffusers folder with any of `PARTS` inside, or an LDM file (`model.diffusion_model...`).
-        base: the base's modules by the names in `PARTS`; only their configs and shapes are read.
+        uri: one of
+            a `.safetensors` or `.ckpt` file in the original layout: a whole model, some of its parts, or one alone;
+            a diffusers weights file of one part;
+            a diffusers folder with any of `PARTS` inside, or with one part's weights.
+        base: the base's modules by the names in `PARTS`; others are left alone. Only names and shapes are read, so that
+            they may be on the meta device.
+
+    Returns:
+        The tensors in the file's precision, as views of the mapped file: they must not be written to. What the file
+        has beside the known parts (optimizer, loss, schedule) is left out.
 
     Raises:
-        UserError: the file cannot be read, holds no Stable Diffusion weights, or does not fit the base.
+        UserError: the file cannot be read, holds no Stable Diffusion weights, or does not fit the base. A VAE alone
+            fits both Stable Diffusion 1.x and SDXL: nothing in it tells which it was made for.
     """
+    wanted = {part: module.state_dict() for part, module in base.items() if part in PARTS}
     path = local_copy(uri)
-    parts = _load_folder(path, uri) if path.is_dir() else _load_single_file(path, uri, base)
-    if not parts:
-        raise UserError(f"checkpoint {uri} holds no Stable Diffusion weights (no {', '.join(PARTS)})")
-    return {
-        part: _fit(state, base[part].state_dict(), f"the {part} of checkpoint {uri}") for part, state in parts.items()
-    }
+    found = _read_folder(path, uri, wanted) if path.is_dir() else _read_file(uri, wanted)
+    if not found:
+        raise UserError(f"checkpoint {uri} holds no Stable Diffusion weights (no {', '.join(wanted)})")
+    if "unet" in found:
+        _check_kind(found["unet"].tensors, wanted["unet"], uri)
+    return {part: _fit(found[part], wanted[part], f"the {part} of checkpoint {uri}") for part in found}
 
 
-def read_safetensors(path: Path, uri: str) -> State:
-    """All tensors of a file.
+def to_diffusers(uri: str, out_uri: str) -> list[str]:
+    """Write a single-file checkpoint as diffusers folders (`unet/`, `vae/`, ...) of config and weights, as precise.
+
+    A tokenizer and a scheduler cannot come from the file: a whole pipeline needs those of its base beside the folders,
+    a catalog's `checkpoint` does not.
+
+    Args:
+        uri: the file, of Stable Diffusion 1.x or SDXL.
+        out_uri: the folder; each file in it appears whole or not at all.
+
+    Returns:
+        The parts that were written.
 
     Raises:
-        UserError: it is no safetensors file, or cut short.
+        UserError: the file cannot be read or is of another kind.
     """
-    if path.suffix != ".safetensors":
-        raise UserError(f"{uri} is no .safetensors file: convert it first, as pickled files can run code when read")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{uri} is not a whole safetensors file: {error}") from error
+    kind = expect(open_tensors(uri), {"checkpoint"}).base
+    if kind != "sd1" and kind != "sdxl":
+        raise UserError(f"{uri} is neither of Stable Diffusion 1.x nor of SDXL: no other architecture is known here")
+    modules: Mapping[str, Any] = meta_modules(kind)
+    parts = load(uri, modules)
+    for part, state in parts.items():
+        is_text_encoder = part.startswith("text_encoder")
+        name = "model.safetensors" if is_text_encoder else "diffusion_pytorch_model.safetensors"
+        config = modules[part].config if is_text_encoder else modules[part]
+        with storage.write_file(storage.join(out_uri, part, name)) as path:
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, metadata={"format": "pt"})
+        storage.write_bytes(storage.join(out_uri, part, "config.json"), config.to_json_string().encode())
+    return list(parts)
 
 
 def content_hash(uri: str) -> str:
-    """SHA-256 of a weights file, or of what a model folder holds of `PARTS` and the tokenizer.
+    """SHA-256 of a weights file, or of what a model folder holds of `PARTS` and the tokenizers.
 
     Raises:
         UserError: there is nothing at `uri`.
@@ -67,8 +119,10 @@ def content_hash(uri: str) -> str:
     path = local_copy(uri)
     if path.is_file():
         return _file_hash(path)
-    files = sorted(file for name in _HASHED_FOLDERS for file in (path / name).rglob("*") if file.is_file())
-    lines = (f"{file.relative_to(path).as_posix()} {_file_hash(file)}\n" for file in files)
+    files = [file for name in _HASHED_FOLDERS for file in (path / name).rglob("*") if file.is_file()]
+    lines = (
+        f"{file.relative_to(path).as_posix()} {_file_hash(file)}\n" for file in sorted(files or _weights_files(path))
+    )
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -77,42 +131,125 @@ def _file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _load_folder(folder: Path, uri: str) -> dict[str, State]:
+def _read_file(uri: str, wanted: Mapping[str, State]) -> dict[str, _Found]:
+    file = open_tensors(uri)
+    expect(file, {"checkpoint", "vae"}, base=known_base(wanted["unet"]) if "unet" in wanted else None)
+    return _parts(file.tensors, wanted)
+
+
+def _read_folder(folder: Path, uri: str, wanted: Mapping[str, State]) -> dict[str, _Found]:
+    """A folder of parts; or one part's own folder, as VAEs are often published."""
+    parts = [part for part in wanted if (folder / part).is_dir()]
+    if not parts:
+        return _parts(_tensors_in(folder), wanted)
+    found = {part: _tensors_in(folder / part) for part in parts}
+    for part, tensors in found.items():
+        if not tensors:
+            raise UserError(f"checkpoint {uri} has no weights in its {part}/: {_WEIGHTS_FILES[0]} is missing there")
+    return {part: _diffusers_part(part, tensors, wanted[part]) for part, tensors in found.items()}
+
+
+def _tensors_in(folder: Path) -> State:
+    return {name: tensor for file in _weights_files(folder) for name, tensor in open_tensors(str(file)).tensors.items()}
+
+
+def _weights_files(folder: Path) -> list[Path]:
+    """The files of one part: one, or all that an index names; none where there are no weights."""
+    file = next((folder / name for name in _WEIGHTS_FILES if (folder / name).is_file()), None)
+    if file is None or file.suffix != ".json":
+        return [file] if file else []
     try:
-        return {
-            part: cls.from_pretrained(str(folder), subfolder=part, local_files_only=True).state_dict()
-            for part, cls in PARTS.items()
-            if (folder / part).is_dir()
-        }
-    except Exception as error:
-        raise UserError(f"cannot load checkpoint {uri}: {' '.join(str(error).split())[:300]}") from error
+        names = sorted(set(json.loads(file.read_text())["weight_map"].values()))
+        paths = [file.with_name(name) for name in names]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is no index of weights files") from error
+    return paths
 
 
-def _load_single_file(path: Path, uri: str, base: Mapping[str, Any]) -> dict[str, State]:
-    checkpoint = read_safetensors(path, uri)
-    try:
-        parts = {
-            "unet": convert_ldm_unet_checkpoint(checkpoint, base["unet"].config),
-            "vae": convert_ldm_vae_checkpoint(checkpoint, base["vae"].config),
-            "text_encoder": convert_ldm_clip_checkpoint(checkpoint),
-        }
-    except (KeyError, IndexError, AttributeError) as error:
-        raise UserError(f"checkpoint {uri} has not the base's architecture (at {error})") from error
-    return {part: state for part, state in parts.items() if state}
+def _parts(tensors: Mapping[str, Tensor], wanted: Mapping[str, State]) -> dict[str, _Found]:
+    """The parts that are among a file's tensors, whichever layout it has."""
+    parts = {part: ldm.part_of(tensors, part) for part in wanted}
+    if "unet" in wanted:
+        parts["unet"] = ldm.averaged_unet(tensors, wanted["unet"]) | parts["unet"]
+    found = {part: _Found(own, ldm.sources(part, wanted[part])) for part, own in parts.items() if own}
+    part = None if found else _diffusers_component(tensors, wanted)
+    return {part: _diffusers_part(part, tensors, wanted[part])} if part else found
 
 
-def _fit(state: State, base: State, what: str) -> State:
-    """`state` under the base's own names.
+def _diffusers_component(tensors: Mapping[str, Tensor], wanted: Mapping[str, State]) -> str | None:
+    """Which of the wanted parts a diffusers weights file is."""
+    for part, mark in (("unet", "time_embedding.linear_1.weight"), ("vae", "decoder.mid_block.resnets.0.norm1.weight")):
+        if mark in tensors:
+            return part if part in wanted else None
+    width = _width(tensors, "embeddings.token_embedding.weight")
+    fitting = (part for part in wanted if width and width == _width(wanted[part], "embeddings.token_embedding.weight"))
+    return next(fitting, None)
 
-    Old and new transformers disagree about a `text_model.` before the text encoder's names.
-    """
-    found = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
-    fitted = {}
-    for name, tensor in base.items():
-        given = found.get(name.removeprefix("text_model."))
-        if given is None:
-            raise UserError(f"{what} lacks {name}: it was not made from this base's architecture")
-        if given.shape != tensor.shape:
-            raise UserError(f"{what} does not fit the base: {name} is {list(given.shape)}, not {list(tensor.shape)}")
-        fitted[name] = given
+
+def _diffusers_part(part: str, tensors: Mapping[str, Tensor], wanted: Iterable[str]) -> _Found:
+    """Versions differ in the `text_model.` before the text encoder's names, and in those of the VAE's attention."""
+    if part == "vae":
+        return _Found(
+            {_current_vae_name(name): tensor for name, tensor in tensors.items()},
+            {name: ldm.Source(name) for name in wanted},
+        )
+    return _Found(
+        {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()},
+        {name: ldm.Source(name.removeprefix("text_model.")) for name in wanted},
+    )
+
+
+def _current_vae_name(name: str) -> str:
+    return re.sub(
+        r"(?<=\.attentions\.0\.)(query|key|value|proj_attn)(?=\.)", lambda match: _OLD_VAE_ATTENTION[match[1]], name
+    )
+
+
+def _check_kind(given: Mapping[str, Tensor], base: Mapping[str, Tensor], uri: str) -> None:
+    kinds = _kind(given), _kind(base)
+    if all(kinds) and kinds[0] != kinds[1]:
+        raise UserError(f"checkpoint {uri} is {kinds[0]}, and the base is {kinds[1]}: a base of its own kind is needed")
+
+
+def _kind(unet: Mapping[str, Tensor]) -> str | None:
+    """What a UNet is for, told from the two widths and the one embedding in which the published ones differ."""
+    channels = _width(unet, "conv_in.weight") or _width(unet, "input_blocks.0.0.weight")
+    width = _width(unet, "attn2.to_k.weight")
+    if not channels or not width:
+        return None
+    is_sdxl = any(name.startswith(("add_embedding.", "label_emb.")) for name in unet)
+    model = {768: "a Stable Diffusion 1.x", 1024: "a Stable Diffusion 2", 1280: "an SDXL refiner", 2048: "an SDXL"}.get(
+        width, f"{'an SDXL-like' if is_sdxl else 'a Stable-Diffusion-like'} ({width} wide text embeddings)"
+    )
+    role = {4: "", 8: " instruct-pix2pix", 9: " inpainting"}.get(channels, f" {channels}-channel")
+    return f"{model}{role} model"
+
+
+def _width(tensors: Mapping[str, Tensor], suffix: str) -> int:
+    """Input width (the second dimension) of the first weight of that name; 0 where there is none."""
+    return next((t.shape[1] for name, t in tensors.items() if name.endswith(suffix) and t.ndim > 1), 0)
+
+
+def _fit(found: _Found, wanted: State, what: str) -> State:
+    """The part under the base's own names and shapes."""
+    fitted = {name: _read(found.tensors, found.sources[name], name, like.shape, what) for name, like in wanted.items()}
+    known = {source.name for source in found.sources.values()}
+    for name in found.tensors:
+        # The two are constants that older transformers and the trainers saved with the weights.
+        if name not in known and not name.endswith(("position_ids", "logit_scale")):
+            raise UserError(f"{what} has {name}, which the base has not: it was not made from this architecture")
     return fitted
+
+
+def _read(tensors: State, source: ldm.Source, name: str, shape: Size, what: str) -> Tensor:
+    if source.name not in tensors:
+        alias = "" if source.name == name else f" ({source.name})"
+        raise UserError(f"{what} lacks {name}{alias}: it was not made from this base's architecture")
+    tensor = source.read(tensors[source.name])
+    if not tensor.is_floating_point():
+        raise UserError(f"{what} has {name} as {tensor.dtype}: quantised weights are not read, take the float file")
+    if tensor.shape[:2] == shape[:2] and tensor.numel() == shape.numel():
+        tensor = tensor.reshape(shape)  # a linear layer and a 1x1 convolution are the same matrix
+    if tensor.shape != shape:
+        raise UserError(f"{what} does not fit the base: {name} is {list(tensor.shape)}, not {list(shape)}")
+    return tensor

@@ -1,3 +1,4 @@
+import errno
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,41 @@ def test_write_replaces_the_whole_file_or_nothing(tmp_path, monkeypatch):
         storage.write_bytes(uri, b"new")
     assert storage.read_bytes(uri) == b"old"
     assert list((tmp_path / "deep").iterdir()) == [tmp_path / "deep" / "file"]
+
+
+@pytest.mark.parametrize("root", ["local", "memory://bucket"])
+def test_a_large_file_appears_whole_or_not_at_all(root, tmp_path):
+    folder = storage.join(str(tmp_path) if root == "local" else f"{root}/{tmp_path.name}", "deep")
+    uri = storage.join(folder, "file.bin")
+    with storage.write_file(uri) as path:
+        path.write_bytes(b"one")
+        assert not storage.exists(uri)
+    assert storage.read_bytes(uri) == b"one"
+
+    def fail_half_way(path):
+        path.write_bytes(b"tw")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError), storage.write_file(uri) as path:
+        fail_half_way(path)
+    assert storage.read_bytes(uri) == b"one"
+    assert not path.exists()
+    assert storage.find_files(folder) == ["file.bin"]
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path):
+    with pytest.raises(UserError, match="cannot use .*file: .*No space left"), storage.write_file(f"{tmp_path}/file"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_written_files_have_the_usual_permissions(tmp_path):
+    (tmp_path / "usual").write_bytes(b"")
+    with storage.write_file(str(tmp_path / "large")) as path:
+        path.unlink()
+        path.touch(mode=0o600)
+    storage.write_bytes(str(tmp_path / "small"), b"")
+    assert len({(tmp_path / name).stat().st_mode for name in ("usual", "large", "small")}) == 1
 
 
 def test_lists_skip_unfinished_files(tmp_path):

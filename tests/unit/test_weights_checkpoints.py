@@ -1,90 +1,35 @@
 """Personalised checkpoints: what is loaded is what was saved, and what does not fit is named."""
 
+import json
 import re
 import shutil
+import sys
+import types
+from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from animatediff.errors import UserError
 from animatediff.sprites.base import build_base
 from animatediff.weights import checkpoints
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
+from tests.support_weights import ldm_file, tiny_sdxl, vae_file
 
-UNET_TO_LDM = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "time_emb_proj": "emb_layers.1",
-    "conv_shortcut": "skip_connection",
-}
-UNET_TOP = {
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-}
-
-
-def unet_to_ldm(name, layers=2):
-    """A diffusers UNet key as the original repository calls it."""
-    for new, old in UNET_TOP.items():
-        if name.startswith(new + "."):
-            return old + name.removeprefix(new)
-    match = re.fullmatch(r"(down|mid|up)_blocks?\.(?:(\d+)\.)?(\w+?)\.(\d+)\.(.+)", name)
-    side, block, kind, layer, rest = match[1], int(match[2] or 0), match[3], int(match[4]), match[5]
-    if kind == "resnets":
-        first, _, end = rest.partition(".")
-        rest = f"{UNET_TO_LDM[first]}.{end}"
-    if side == "mid":
-        return f"middle_block.{2 * layer if kind == 'resnets' else 1}.{rest}"
-    if kind == "downsamplers":
-        return f"input_blocks.{(block + 1) * (layers + 1)}.0.{rest.replace('conv', 'op')}"
-    if kind == "upsamplers":
-        return f"output_blocks.{(block + 1) * (layers + 1) - 1}.{1 if block == 0 else 2}.{rest}"
-    start = 1 if side == "down" else 0
-    place = "input" if side == "down" else "output"
-    return f"{place}_blocks.{start + block * (layers + 1) + layer}.{int(kind == 'attentions')}.{rest}"
-
-
-def vae_to_ldm(name, levels=4):
-    name = re.sub(r"up_blocks\.(\d)", lambda m: f"up.{levels - 1 - int(m[1])}", name)
-    name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
-    for new, old in (
-        ("down_blocks", "down"),
-        ("resnets", "block"),
-        ("downsamplers.0", "downsample"),
-        ("upsamplers.0", "upsample"),
-        ("mid_block.attentions.0", "mid.attn_1"),
-        ("group_norm", "norm"),
-        ("to_q", "q"),
-        ("to_k", "k"),
-        ("to_v", "v"),
-        ("to_out.0", "proj_out"),
-        ("conv_norm_out", "norm_out"),
-        ("conv_shortcut", "nin_shortcut"),
-    ):
-        name = name.replace(new, old)
-    return name
-
-
-def to_ldm(states):
-    """State dicts in diffusers' layout -> one LDM state dict."""
-    ldm = {f"model.diffusion_model.{unet_to_ldm(name)}": tensor for name, tensor in states.get("unet", {}).items()}
-    for name, tensor in states.get("vae", {}).items():
-        key = vae_to_ldm(name)
-        is_matrix = "mid.attn_1" in key and tensor.ndim == 2
-        ldm[f"first_stage_model.{key}"] = tensor[:, :, None, None] if is_matrix else tensor
-    for name, tensor in states.get("text_encoder", {}).items():
-        ldm[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = tensor
-    return {name: tensor.contiguous() for name, tensor in ldm.items()}
+UNET = "model.diffusion_model."
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def modules(base):
     return {"unet": load_unet(base), "vae": load_vae(base), "text_encoder": load_text_encoder(base)[1]}
+
+
+def states_of(model):
+    return {part: module.state_dict() for part, module in model.items()}
 
 
 @pytest.fixture(scope="module")
@@ -101,27 +46,134 @@ def base(folder):
 def other(folder):
     """Another model of the same architecture: its folder and its states."""
     path = build_base(folder / "other", seed=1)
-    return path, {part: module.state_dict() for part, module in modules(str(path)).items()}
+    return path, states_of(modules(str(path)))
+
+
+@pytest.fixture(scope="module")
+def sdxl_base():
+    return tiny_sdxl()
+
+
+@pytest.fixture(scope="module")
+def sdxl_other():
+    return tiny_sdxl(seed=1)
 
 
 def assert_same(loaded, expected):
     assert loaded.keys() == expected.keys()
     for part, state in expected.items():
         assert loaded[part].keys() == state.keys()
-        assert all(torch.equal(loaded[part][name], tensor) for name, tensor in state.items())
+        for name, tensor in state.items():
+            assert loaded[part][name].dtype == tensor.dtype
+            assert torch.equal(loaded[part][name], tensor), name
 
 
-def test_an_ldm_file_gives_every_tensor_back(tmp_path, base, other):
-    ldm = to_ldm(other[1])
+def write(path, tensors, **options):
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, **options)
+    return str(path)
+
+
+def mapped_ranges(path):
+    """The addresses at which this process has mapped a file."""
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if str(path) in line]
+    return [range(*(int(end, 16) for end in line[0].split("-"))) for line in lines]
+
+
+# --- single files in the original layout ---
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_an_ldm_file_gives_every_tensor_back_in_its_precision(tmp_path, base, other, dtype):
+    states = {part: {name: t.to(dtype) for name, t in state.items()} for part, state in other[1].items()}
+    ldm = ldm_file(states)
     ldm["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
-    save_file(ldm, tmp_path / "model.safetensors")
-    assert_same(checkpoints.load(str(tmp_path / "model.safetensors"), base), other[1])
+    # The sampler's constants and the trainer's loss are no part of the model.
+    ldm |= {"betas": torch.ones(1000), "alphas_cumprod": torch.ones(1000), "loss.logvar": torch.ones(1)}
+    assert_same(checkpoints.load(write(tmp_path / "model.safetensors", ldm), base), states)
 
 
-def test_an_ldm_file_without_a_vae_gives_the_rest(tmp_path, base, other):
-    parts = {part: other[1][part] for part in ("unet", "text_encoder")}
-    save_file(to_ldm(parts), tmp_path / "model.safetensors")
-    assert_same(checkpoints.load(str(tmp_path / "model.safetensors"), base), parts)
+def test_an_sdxl_file_gives_every_tensor_back(tmp_path, sdxl_base, sdxl_other):
+    states = states_of(sdxl_other)
+    ldm = ldm_file(states, "sdxl")
+    uri = write(tmp_path / "model.safetensors", ldm)
+    assert_same(checkpoints.load(uri, sdxl_base), states)
+    # diffusers' converters read the same file to the same tensors.
+    unet, vae = (sdxl_other[part].config for part in ("unet", "vae"))
+    second = {"unet": convert_ldm_unet_checkpoint(ldm, unet), "vae": convert_ldm_vae_checkpoint(ldm, vae)}
+    assert_same(second, {part: states[part] for part in second})
+
+
+def test_loading_copies_nothing(tmp_path, sdxl_base, sdxl_other):
+    path = tmp_path / "model.safetensors"
+    write(path, ldm_file(states_of(sdxl_other), "sdxl"))
+    loaded = checkpoints.load(str(path), sdxl_base)
+    file = mapped_ranges(path)
+    addresses = [tensor.data_ptr() for state in loaded.values() for tensor in state.values()]
+    assert all(any(address in part for part in file) for address in addresses)
+
+
+@pytest.mark.parametrize("missing", ["unet", "vae", "text_encoder"])
+def test_a_file_without_a_part_gives_the_rest(tmp_path, base, other, missing):
+    parts = {part: state for part, state in other[1].items() if part != missing}
+    assert_same(checkpoints.load(write(tmp_path / "model.safetensors", ldm_file(parts)), base), parts)
+
+
+def test_parts_beside_the_known_ones_are_left_alone(tmp_path, base, other):
+    uri = write(tmp_path / "model.safetensors", ldm_file(other[1]))
+    assert_same(checkpoints.load(uri, base | {"motion": torch.nn.Linear(1, 1)}), other[1])
+
+
+def test_a_ckpt_of_the_original_trainer_is_read_without_running_it(tmp_path, base, other, monkeypatch):
+    name = "pytorch_lightning.callbacks.model_checkpoint"
+    callback = type("ModelCheckpoint", (), {"__module__": name})
+    for module in ("pytorch_lightning", "pytorch_lightning.callbacks", name):
+        monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
+    monkeypatch.setattr(sys.modules[name], "ModelCheckpoint", callback, raising=False)
+    content = {
+        "state_dict": ldm_file(other[1]),
+        "epoch": 3,
+        "pytorch-lightning_version": "1.4.2",
+        "callbacks": {callback: {"best_model_score": torch.tensor(0.1)}},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}}],
+    }
+    torch.save(content, tmp_path / "model.ckpt")
+    monkeypatch.undo()
+    assert_same(checkpoints.load(str(tmp_path / "model.ckpt"), base), other[1])
+
+
+def test_averaged_weights_stand_in_where_the_plain_ones_are_missing(tmp_path, base, other):
+    ldm = ldm_file(other[1])
+    unet = {name: tensor for name, tensor in ldm.items() if name.startswith(UNET)}
+    ema = {"model_ema." + name.removeprefix("model.").replace(".", ""): tensor + 1 for name, tensor in unet.items()}
+    ema["model_ema.decay"] = torch.tensor(0.9999)
+    both = write(tmp_path / "both.safetensors", ldm | ema)
+    assert_same(checkpoints.load(both, base), other[1])
+    rest = {name: tensor for name, tensor in ldm.items() if name not in unet}
+    averaged = {name: tensor + 1 for name, tensor in other[1]["unet"].items()}
+    only = write(tmp_path / "only.safetensors", rest | ema)
+    assert_same(checkpoints.load(only, base), other[1] | {"unet": averaged})
+
+
+def test_a_vae_alone_is_read_with_and_without_its_prefix(tmp_path, base, other):
+    expected = {"vae": other[1]["vae"]}
+    bare = vae_file(other[1]["vae"]) | {"loss.discriminator.main.0.weight": torch.ones(2)}
+    assert_same(checkpoints.load(write(tmp_path / "bare.safetensors", bare), base), expected)
+    assert_same(checkpoints.load(write(tmp_path / "prefixed.safetensors", ldm_file(expected)), base), expected)
+
+
+@pytest.mark.parametrize("prefix", ["", "diffusion_model."])
+def test_a_unet_alone_is_read_without_the_prefix_of_whole_models(tmp_path, base, other, prefix):
+    expected = {"unet": other[1]["unet"]}
+    file = {prefix + name.removeprefix(UNET): tensor for name, tensor in ldm_file(expected).items()}
+    assert_same(checkpoints.load(write(tmp_path / "unet.safetensors", file), base), expected)
+
+
+def test_a_text_encoder_that_lost_its_text_model_is_read(tmp_path, base, other):
+    ldm = {name.replace(".transformer.text_model.", ".transformer."): t for name, t in ldm_file(other[1]).items()}
+    assert_same(checkpoints.load(write(tmp_path / "merge.safetensors", ldm), base), other[1])
+
+
+# --- diffusers' files and folders ---
 
 
 def test_a_diffusers_folder_gives_the_parts_it_has(tmp_path, base, other):
@@ -130,30 +182,147 @@ def test_a_diffusers_folder_gives_the_parts_it_has(tmp_path, base, other):
     assert_same(checkpoints.load(str(tmp_path / "partial"), base), {"unet": other[1]["unet"]})
 
 
+def test_one_parts_file_or_folder_is_read(tmp_path, sdxl_base, sdxl_other):
+    states = states_of(sdxl_other)
+    for part, module in sdxl_other.items():
+        module.save_pretrained(tmp_path / part)
+        assert_same(checkpoints.load(str(tmp_path / part), sdxl_base), {part: states[part]})
+        (file,) = (tmp_path / part).glob("*.safetensors")
+        assert_same(checkpoints.load(str(file), sdxl_base), {part: states[part]})
+
+
+@pytest.mark.parametrize("has_prefix", [True, False])
+def test_text_encoders_of_all_versions_of_transformers_are_read(tmp_path, base, other, has_prefix):
+    prefix = "text_model." if has_prefix else ""
+    state = {prefix + name.removeprefix("text_model."): tensor for name, tensor in other[1]["text_encoder"].items()}
+    state[f"{prefix}embeddings.position_ids"] = torch.arange(77)[None]
+    (tmp_path / "text_encoder").mkdir()
+    write(tmp_path / "text_encoder" / "model.safetensors", state)
+    assert_same(checkpoints.load(str(tmp_path), base), {"text_encoder": other[1]["text_encoder"]})
+
+
+def test_the_old_names_of_a_vaes_attention_are_read(tmp_path, base, other):
+    old_names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    pattern = re.compile(r"(?<=attentions\.0\.)(to_[qkv]|to_out\.0)")
+    old = {pattern.sub(lambda m: old_names[m[1]], name): tensor for name, tensor in other[1]["vae"].items()}
+    assert old.keys() != other[1]["vae"].keys()
+    uri = write(tmp_path / "vae.safetensors", old)
+    assert_same(checkpoints.load(uri, base), {"vae": other[1]["vae"]})
+
+
+def test_shards_are_put_together(tmp_path, base, other):
+    model = modules(str(other[0]))
+    model["unet"].save_pretrained(tmp_path / "unet", max_shard_size="400KB")
+    model["text_encoder"].save_pretrained(tmp_path / "text_encoder", max_shard_size="40KB")
+    assert all(len(list((tmp_path / part).glob("*.safetensors"))) > 1 for part in ("unet", "text_encoder"))
+    expected = {part: other[1][part] for part in ("unet", "text_encoder")}
+    assert_same(checkpoints.load(str(tmp_path), base), expected)
+
+
+def test_of_several_files_of_a_part_the_full_safetensors_one_is_taken(tmp_path, base, other):
+    state = other[1]["unet"]
+    half = {name: tensor.half() for name, tensor in state.items()}
+    unet = tmp_path / "unet"
+    unet.mkdir()
+    torch.save({name: tensor + 2 for name, tensor in half.items()}, unet / "diffusion_pytorch_model.fp16.bin")
+    assert_same(checkpoints.load(str(tmp_path), base), {"unet": {name: tensor + 2 for name, tensor in half.items()}})
+    torch.save({name: tensor + 1 for name, tensor in state.items()}, unet / "diffusion_pytorch_model.bin")
+    assert_same(checkpoints.load(str(tmp_path), base), {"unet": {name: tensor + 1 for name, tensor in state.items()}})
+    write(unet / "diffusion_pytorch_model.fp16.safetensors", half)
+    assert_same(checkpoints.load(str(tmp_path), base), {"unet": half})
+    write(unet / WEIGHTS, state)
+    assert_same(checkpoints.load(str(tmp_path), base), {"unet": state})
+
+
+# --- what is refused ---
+
+
 def test_what_does_not_fit_is_named(tmp_path, base, other):
-    ldm = to_ldm(other[1])
-    key = "model.diffusion_model.input_blocks.0.0.bias"
-    save_file(ldm | {key: torch.ones(7)}, tmp_path / "wide.safetensors")
-    with pytest.raises(UserError, match=r"the unet of checkpoint .*wide.*conv_in.bias is \[7\], not \[32\]"):
-        checkpoints.load(str(tmp_path / "wide.safetensors"), base)
-    del ldm[key]
-    save_file(ldm, tmp_path / "short.safetensors")
-    with pytest.raises(UserError, match=r"the unet of checkpoint .*short.* lacks conv_in.bias"):
-        checkpoints.load(str(tmp_path / "short.safetensors"), base)
+    ldm = ldm_file(other[1])
+    key = f"{UNET}input_blocks.0.0.bias"
+    short = {name: tensor for name, tensor in ldm.items() if name != key}
+    for name, content, expected in (
+        ("wide", ldm | {key: torch.ones(7)}, r"the unet of checkpoint .*wide.*conv_in.bias is \[7\], not \[32\]"),
+        ("short", short, r"the unet of checkpoint .*short.* lacks conv_in.bias \(input_blocks.0.0.bias\)"),
+        ("long", ldm | {f"{UNET}extra.weight": torch.ones(1)}, r"the unet of checkpoint .*long.* has extra.weight"),
+        ("vae", ldm | {"first_stage_model.extra": torch.ones(1)}, "the vae of checkpoint .*vae.* has extra"),
+        ("int8", ldm | {key: torch.ones(32, dtype=torch.int8)}, "conv_in.bias as torch.int8: quantised"),
+    ):
+        with pytest.raises(UserError, match=expected) as caught:
+            checkpoints.load(write(tmp_path / f"{name}.safetensors", content), base)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (94,), (96, 32, 1), (32, 96)])
+def test_a_fused_weight_of_a_wrong_shape_is_named(tmp_path, sdxl_base, sdxl_other, shape):
+    ldm = ldm_file(states_of(sdxl_other), "sdxl")
+    key = "conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight"
+    assert ldm[key].shape == (96, 32)
+    uri = write(tmp_path / "model.safetensors", ldm | {key: torch.ones(shape)})
+    if shape == (96, 32, 1):  # the same matrix
+        assert checkpoints.load(uri, sdxl_base)
+    else:
+        with pytest.raises(UserError, match=r"layers\.0\.self_attn\.[qkv]_proj\.weight is \["):
+            checkpoints.load(uri, sdxl_base)
+
+
+def with_unet_like(ldm, *, channels=4, text_width=32):
+    """The file with its UNet's two telltale widths changed."""
+    text = {
+        name: torch.ones(len(tensor), text_width) for name, tensor in ldm.items() if re.search("attn2.to_[kv]", name)
+    }
+    conv_in = f"{UNET}input_blocks.0.0.weight"
+    return ldm | text | {conv_in: torch.ones(len(ldm[conv_in]), channels, 3, 3)}
+
+
+@pytest.mark.parametrize(
+    ("widths", "expected"),
+    [
+        ({"channels": 9}, "inpainting"),
+        ({"channels": 8}, "pix2pix"),
+        ({"text_width": 1024}, "Stable Diffusion 2|SD 2"),
+        ({"text_width": 2048}, "SDXL"),
+        ({"text_width": 1280}, "refiner"),
+    ],
+)
+def test_models_of_another_kind_are_refused_by_name(tmp_path, base, other, widths, expected):
+    ldm = with_unet_like(ldm_file(other[1]), **widths)
+    file = write(tmp_path / "model.safetensors", ldm)
+    # A folder is told apart without the names that only single files have.
+    unet = convert_ldm_unet_checkpoint(ldm, base["unet"].config)
+    (tmp_path / "folder" / "unet").mkdir(parents=True)
+    write(tmp_path / "folder" / "unet" / WEIGHTS, unet)
+    for uri in (file, str(tmp_path / "folder")):
+        with pytest.raises(UserError, match=expected) as caught:
+            checkpoints.load(uri, base)
+        assert "\n" not in str(caught.value)
+
+
+def test_sdxl_and_stable_diffusion_1_are_not_mixed_up(tmp_path, base, other, sdxl_base, sdxl_other):
+    small = write(tmp_path / "sd1.safetensors", ldm_file(other[1]))
+    large = write(tmp_path / "sdxl.safetensors", ldm_file(states_of(sdxl_other), "sdxl"))
+    sdxl_other["unet"].save_pretrained(tmp_path / "folder" / "unet")
+    for uri, model in ((small, sdxl_base), (str(other[0]), sdxl_base), (large, base), (str(tmp_path / "folder"), base)):
+        with pytest.raises(UserError, match="SDXL"):
+            checkpoints.load(uri, model)
 
 
 def test_files_that_are_no_checkpoints_are_one_line(tmp_path, base):
-    save_file({"a": torch.ones(1)}, tmp_path / "nothing.safetensors")
+    write(tmp_path / "nothing.safetensors", {"a": torch.ones(1)})
     (tmp_path / "noise.safetensors").write_bytes(b"\xff" * 64)
     (tmp_path / "old.ckpt").write_bytes(b"")
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "half" / "unet").mkdir(parents=True)
+    for name in ("empty", "half/unet", "index/unet", "gone/unet"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "index" / "unet" / f"{WEIGHTS}.index.json").write_text('{"weight_map": {"a": ["b"]}}')
+    (tmp_path / "gone" / "unet" / f"{WEIGHTS}.index.json").write_text('{"weight_map": {"a": "b.safetensors"}}')
     for name, expected in (
-        ("nothing.safetensors", "no Stable Diffusion weights"),
+        ("nothing.safetensors", r"nothing\.safetensors"),
         ("noise.safetensors", "not a whole safetensors file"),
-        ("old.ckpt", "convert it first"),
+        ("old.ckpt", "is empty"),
         ("empty", "no Stable Diffusion weights"),
-        ("half", "cannot load checkpoint"),
+        ("half", "no weights in its unet/"),
+        ("index", "no index of weights files"),
+        ("gone", r"there is no file or folder .*b\.safetensors"),
         ("absent.safetensors", "there is no file"),
     ):
         with pytest.raises(UserError, match=expected) as caught:
@@ -161,11 +330,57 @@ def test_files_that_are_no_checkpoints_are_one_line(tmp_path, base):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/secret.safetensors", ""])
+def test_an_index_does_not_lead_out_of_its_folder(tmp_path, base, other, name):
+    write(tmp_path / "secret.safetensors", other[1]["unet"])
+    (tmp_path / "model" / "unet").mkdir(parents=True)
+    index = tmp_path / "model" / "unet" / f"{WEIGHTS}.index.json"
+    index.write_text(json.dumps({"weight_map": {"conv_in.weight": name}}))
+    with pytest.raises(UserError, match="no index of weights files"):
+        checkpoints.load(str(tmp_path / "model"), base)
+
+
+# --- writing, hashing ---
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+def test_a_single_file_becomes_folders_that_diffusers_opens(tmp_path, base, other, sdxl_other, kind, monkeypatch):
+    small = {"sd1": base, "sdxl": tiny_sdxl()}
+    monkeypatch.setattr(checkpoints, "meta_modules", small.get)  # the known architectures are gigabytes
+    states = other[1] if kind == "sd1" else states_of(sdxl_other)
+    states = {part: {name: tensor.half() for name, tensor in state.items()} for part, state in states.items()}
+    uri = write(tmp_path / "model.safetensors", ldm_file(states, kind))
+    written = checkpoints.to_diffusers(uri, str(tmp_path / "out"))
+    classes = {
+        "unet": UNet2DConditionModel,
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+    }
+    assert written == list(states)
+    opened = {
+        part: classes[part].from_pretrained(tmp_path / "out" / part, torch_dtype=torch.float16) for part in written
+    }
+    assert_same(states_of(opened), states)
+    assert_same(checkpoints.load(str(tmp_path / "out"), small[kind]), states)
+    # No pipeline can be opened without a tokenizer and a scheduler, so none is claimed.
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(states)
+
+
 def test_content_hash_follows_the_weights_only(tmp_path, other):
     copy = shutil.copytree(other[0], tmp_path / "copy")
     before = checkpoints.content_hash(str(other[0]))
     (copy / "README.md").write_text("a model")
     assert checkpoints.content_hash(str(copy)) == before
-    weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = copy / "vae" / WEIGHTS
     save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights)
+    assert checkpoints.content_hash(str(copy)) != before
+
+
+def test_content_hash_of_a_folder_of_one_part_follows_its_weights(tmp_path, other):
+    copy = shutil.copytree(other[0] / "vae", tmp_path / "vae")
+    before = checkpoints.content_hash(str(copy))
+    (copy / "README.md").write_text("a VAE")
+    assert checkpoints.content_hash(str(copy)) == before
+    save_file({name: tensor + 1 for name, tensor in load_file(copy / WEIGHTS).items()}, copy / WEIGHTS)
     assert checkpoints.content_hash(str(copy)) != before
