@@ -5,7 +5,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from animatediff.weights.base import encode_text, load_text_encoder
+from animatediff.weights.base import load_text_encoder
+from animatediff.weights.text import PromptEncoder
 
 # 1,024 embeddings of Stable Diffusion 1.5 are 120 MB in half precision.
 _CACHED_CAPTIONS = 1024
@@ -27,8 +28,8 @@ class CaptionEncoder:
     """
 
     def __init__(self, base: str, device: torch.device, dtype: torch.dtype) -> None:
-        self._tokenizer, encoder = load_text_encoder(base)
-        self._encoder = encoder.to(device, dtype)
+        tokenizer, encoder = load_text_encoder(base)
+        self._prompts = PromptEncoder(tokenizer, encoder.to(device, dtype))
         self._embed = lru_cache(maxsize=_CACHED_CAPTIONS)(self._encode)
 
     def __call__(self, captions: list[str]) -> Tensor:
@@ -36,4 +37,4 @@ class CaptionEncoder:
         return torch.stack([self._embed(caption) for caption in captions])
 
     def _encode(self, caption: str) -> Tensor:
-        return encode_text(self._tokenizer, self._encoder, [caption])[0]
+        return self._prompts.encode([caption])[0]

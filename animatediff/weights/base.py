@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from animatediff import storage
@@ -71,22 +70,3 @@ def _load(cls: Any, base: str, part: str) -> Any:
         hint = "" if Path(folder).is_dir() else " (taken for a hub id, as there is no such folder)"
         raise UserError(f"cannot load the {part} of base {base}{hint}: {reason}") from error
     return component.eval().requires_grad_(False) if isinstance(component, torch.nn.Module) else component
-
-
-@torch.no_grad()
-def encode_text(tokenizer: CLIPTokenizer, encoder: CLIPTextModel, texts: list[str]) -> Tensor:
-    """Text embeddings (b n d): the encoder's last hidden state over the padded prompt.
-
-    Args:
-        tokenizer: pads and truncates to its own length (77 for CLIP).
-        encoder: gives the device and the dtype.
-        texts: b prompts or captions; "" is the unconditional one.
-    """
-    tokens = tokenizer(
-        texts,
-        padding="max_length",
-        max_length=tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    )
-    return encoder(tokens.input_ids.to(encoder.device))[0]

@@ -1,0 +1,163 @@
+"""Prompts to text embeddings, by a base's text encoder and its tokenizer; learned words stand among ordinary ones."""
+
+import itertools
+import logging
+import re
+import unicodedata
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from animatediff.errors import UserError
+from animatediff.weights.textual_inversion import Embedding
+
+_log = logging.getLogger(__name__)
+
+# Not between two characters of one word. At a token's own punctuation, as in <cat-toy>, every place will do.
+_EDGE = r"(?!(?<=\w)\w)"
+# A data set's captions must not fill the log.
+_MAX_WARNINGS = 100
+_WIDTHS = {
+    768: "Stable Diffusion 1.x, or SDXL's first text encoder",
+    1024: "Stable Diffusion 2",
+    1280: "SDXL's second text encoder",
+}
+
+
+def uses(prompt: str, token: str) -> bool:
+    """Whether a prompt has an embedding's token: as a whole word, in upper or lower case."""
+    return re.search(_pattern(token), _normal(prompt), re.IGNORECASE) is not None
+
+
+class PromptEncoder:
+    """Encodes prompts; learned words take their vectors where an ordinary token takes its row of the table.
+
+    Neither the tokenizer nor the encoder is changed: the vectors are put in place of the table's output while a
+    prompt is encoded. So the encoder's weights may be swapped, cast and moved at any time.
+
+    Args:
+        tokenizer: pads and truncates to its own length (77 for CLIP).
+        encoder: gives the device and the dtype.
+        part: which of an embedding's vectors are this encoder's: `text_encoder`, or SDXL's `text_encoder_2`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: CLIPTokenizer,
+        encoder: CLIPTextModel | CLIPTextModelWithProjection,
+        part: str = "text_encoder",
+    ) -> None:
+        self._tokenizer, self._encoder, self._part = tokenizer, encoder, part
+        # A tokenizer saved without its length claims 10^30.
+        self._length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+        self._warned: set[str] = set()
+        self.set_embeddings(())
+
+    def set_embeddings(self, embeddings: Sequence[Embedding]) -> None:
+        """Use these learned words, in place of those set before; () leaves the ordinary ones.
+
+        A word with several vectors counts as that many tokens. Of two words that both fit, the longer is taken.
+
+        Raises:
+            UserError: an embedding was made for another text encoder, or two have one token. Nothing has changed then.
+        """
+        ordered = sorted(embeddings, key=lambda embedding: len(embedding.token), reverse=True)
+        tokens = [embedding.token for embedding in ordered]
+        for first, second in itertools.pairwise(sorted(tokens, key=_key)):
+            if _key(first) == _key(second):
+                raise UserError(f"two embeddings have the token {first!r}: give one of them another")
+        vectors = [self._fitting(embedding) for embedding in ordered]
+        # Row k of the vectors is token id -1 - k, out of the way of every vocabulary.
+        rows = itertools.count()
+        self._ids = [[-1 - next(rows) for _ in matrix] for matrix in vectors]
+        self._names = [token for token, matrix in zip(tokens, vectors, strict=True) for _ in matrix]
+        self._vectors = torch.cat([torch.zeros(0, self._table.embedding_dim), *vectors])
+        self._words = re.compile("|".join(f"({_pattern(token)})" for token in tokens) or "(?!)", re.IGNORECASE)
+
+    @torch.no_grad()
+    def encode(self, texts: list[str]) -> Tensor:
+        """Text embeddings (b n d): the encoder's last hidden state over the padded prompt.
+
+        What is beyond the tokenizer's length is cut off, with a warning.
+
+        Args:
+            texts: b prompts or captions; "" is the unconditional one.
+        """
+        ids = torch.tensor([self._padded(text) for text in texts])
+        learned = ids < 0
+        vectors = self._vectors[-1 - ids[learned]]
+
+        def put_vectors(_module: object, _args: object, hidden: Tensor) -> Tensor:
+            hidden[learned] = vectors.to(hidden)
+            return hidden
+
+        # Any ordinary id will do beneath a vector; the pooled output looks for the end token's, or the highest.
+        ordinary = ids.clamp(min=0).to(self._encoder.device)
+        with self._table.register_forward_hook(put_vectors):
+            return self._encoder(ordinary).last_hidden_state
+
+    @property
+    def _table(self) -> torch.nn.Embedding:
+        return self._encoder.get_input_embeddings()
+
+    def _fitting(self, embedding: Embedding) -> Tensor:
+        vectors, needed = embedding.vectors.get(self._part), self._table.embedding_dim
+        if vectors is None or vectors.shape[1] != needed:
+            given = ", ".join(f"{_width(rows.shape[1])} for the {part}" for part, rows in embedding.vectors.items())
+            raise UserError(
+                f"embedding {embedding.token!r} does not fit: its vectors are {given}; "
+                f"the base's {self._part} takes {_width(needed)}"
+            )
+        return vectors
+
+    def _padded(self, text: str) -> list[int]:
+        ids, room = self._tokens(text), self._length - 2
+        if len(ids) > room:
+            self._warn(text, f"has {len(ids)} tokens, {room} are read; cut off: {self._spell(ids[room:])!r}")
+        tokenizer = self._tokenizer
+        padding = [tokenizer.pad_token_id] * (room - len(ids))
+        return [tokenizer.bos_token_id, *ids[:room], tokenizer.eos_token_id, *padding]
+
+    def _tokens(self, text: str) -> list[int]:
+        """The words' ids, without start and end; learned ones are negative.
+
+        CLIP's tokenizer never joins what a space parts, so the text around a learned word can be read by itself.
+        """
+        text, end, ids = _normal(text), 0, []
+        for match in self._words.finditer(text):
+            ids += self._ordinary(text[end : match.start()]) + self._ids[(match.lastindex or 0) - 1]
+            end = match.end()
+        return ids + self._ordinary(text[end:])
+
+    def _ordinary(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+
+    def _spell(self, ids: list[int]) -> str:
+        runs = itertools.groupby(ids, key=lambda i: self._names[-1 - i] if i < 0 else None)
+        return " ".join(name or self._tokenizer.decode(list(run)) for name, run in runs)
+
+    def _warn(self, text: str, what: str) -> None:
+        if text in self._warned or len(self._warned) >= _MAX_WARNINGS:
+            return
+        self._warned.add(text)
+        last = " (more such prompts are not named)" if len(self._warned) == _MAX_WARNINGS else ""
+        _log.warning("prompt %r %s%s", text, what, last)
+
+
+def _normal(text: str) -> str:
+    """As the tokenizer does first of all, so that an accent is part of its letter's word."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _width(width: int) -> str:
+    return f"{width} wide ({_WIDTHS[width]})" if width in _WIDTHS else f"{width} wide"
+
+
+def _key(token: str) -> str:
+    return " ".join(_normal(token).casefold().split())
+
+
+def _pattern(token: str) -> str:
+    return _EDGE + r"\s+".join(map(re.escape, _normal(token).split())) + _EDGE

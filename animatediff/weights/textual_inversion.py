@@ -1,0 +1,94 @@
+"""Textual inversion files: vectors learned for a word of one's own, which stand in for that word in prompts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import torch
+from torch import Tensor
+
+from animatediff.errors import UserError
+from animatediff.weights.identify import Base, expect
+from animatediff.weights.tensors import TensorFile, open_tensors
+
+# CLIP reads 77 tokens, of which the start and the end are its own.
+_MAX_VECTORS = 75
+# SDXL's two text encoders, by the names of its embedding files.
+_PAIR = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
+# Of OpenCLIP bigG, SDXL's second text encoder; no other text encoder of Stable Diffusion is that wide.
+_BIGG_WIDTH = 1280
+# What stands where diffusers' layout has the token.
+_NO_TOKEN = {"", "*", "emb_params", *_PAIR}
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A learned word.
+
+    Raises:
+        UserError: the token is blank.
+    """
+
+    token: str
+    """What stands for it in prompts; upper and lower case are one."""
+    vectors: Mapping[str, Tensor]
+    """By part (`text_encoder`, `text_encoder_2`): (n d) float32, n tokens in the prompt's place of one."""
+
+    def __post_init__(self) -> None:
+        if not self.token.strip():
+            raise UserError("an embedding's token is blank: give it a word that can stand in a prompt")
+
+
+def read(uri: str, *, token: str | None = None, base: Base | None = None) -> Embedding:
+    """Read an embedding in the layout of A1111, kohya, diffusers, or SDXL's pair.
+
+    Args:
+        uri: the file.
+        token: the word for it; default: diffusers' key, else the file's name without suffix, as in A1111, where the
+            `name` inside plays no part either.
+        base: refuse a file that was made for another one; an SDXL pair's `clip_l` would fit SD 1.x, and mean nothing.
+
+    Raises:
+        UserError: the file cannot be read, is no embedding or not for `base`, or its vectors are unusable.
+    """
+    file = open_tensors(uri)
+    expect(file, {"textual_inversion"}, base=base)
+    tensors = _named(file)
+    vectors = {_part(name, tensor): _vectors(tensor, f"embedding {uri}: {name}") for name, tensor in tensors.items()}
+    if len({len(rows) for rows in vectors.values()}) > 1:
+        sizes = " and ".join(f"{len(rows)} for the {part}" for part, rows in vectors.items())
+        raise UserError(f"embedding {uri} has {sizes}: both text encoders need the same number of vectors")
+    own = next(iter(tensors.keys() - _NO_TOKEN), None)
+    return Embedding(token or own or PurePosixPath(uri).stem, vectors)
+
+
+def _named(file: TensorFile) -> dict[str, Tensor]:
+    """The file's vectors under their own name: a token, `emb_params`, A1111's `*`, `clip_l` and `clip_g`."""
+    # `string_to_token` is the placeholder's id in the vocabulary that the file was trained with.
+    tensors = {n: tensor for n, tensor in file.tensors.items() if not n.startswith("string_to_token.")}
+    if tensors and tensors.keys() <= _PAIR.keys():
+        return {name: tensors[name] for name in _PAIR if name in tensors}
+    if len(tensors) != 1:
+        names = f" ({', '.join(sorted(tensors)[:3])}, ...)" if tensors else ""
+        raise UserError(f"{file.uri} is no embedding: it holds {len(tensors)} tensors{names}, not one word's vectors")
+    name, tensor = next(iter(tensors.items()))
+    return {"*" if name.startswith("string_to_param.") else name: tensor}
+
+
+def _part(name: str, tensor: Tensor) -> str:
+    """Which text encoder the vectors are for: diffusers and kohya also write SDXL's two files apart, without a name."""
+    return _PAIR.get(name) or ("text_encoder_2" if tensor.shape[-1:] == (_BIGG_WIDTH,) else "text_encoder")
+
+
+def _vectors(tensor: Tensor, what: str) -> Tensor:
+    if not tensor.is_floating_point():
+        raise UserError(f"{what} holds {str(tensor.dtype).removeprefix('torch.')}, an embedding's vectors are floats")
+    if tensor.ndim not in (1, 2) or not tensor.numel():
+        raise UserError(f"{what} is {list(tensor.shape)}, an embedding is one vector or several: [n, width]")
+    vectors = torch.atleast_2d(tensor)
+    if len(vectors) > _MAX_VECTORS:
+        raise UserError(f"{what} has {len(vectors)} vectors, a prompt has room for {_MAX_VECTORS}")
+    vectors = vectors.to(torch.float32, copy=True)  # the file's own memory is mapped
+    if not torch.isfinite(vectors).all():
+        raise UserError(f"{what} has NaN or infinite values: the file is broken, take another copy")
+    return vectors
