@@ -8,7 +8,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from animatediff.weights.files import local_copy
 # Everything below is also the bound on what a hostile file can cost.
 _MAX_TENSORS = 100_000
 _MAX_DEPTH = 4
+_MAX_HEADER_BYTES = 100_000_000  # safetensors' own bound
 _MAX_PICKLE_BYTES = 64 << 20  # the pickled index of the largest SDXL checkpoints is below 1 MiB
 
 _PLAIN = (str, int, float, bool)
@@ -36,17 +37,25 @@ class _Inert:
     def __setstate__(self, _: Any) -> None: ...
 
 
+class _Parameters(dict[str, Any]):
+    """Stands in for `torch.nn.ParameterDict`, in which the first textual inversions were saved."""
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.update(state.get("_parameters") or {})
+
+
 # PyTorch Lightning's trainer left these beside the weights of Stable Diffusion's own `.ckpt` files.
-_STAND_INS = [
-    (_Inert, name)
-    for name in (
-        "pytorch_lightning.callbacks.ModelCheckpoint",
-        "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-        "pytorch_lightning.callbacks.base.Callback",
-        "numpy.core.multiarray.scalar",
-        "numpy._core.multiarray.scalar",
-        "numpy.dtype",
-    )
+_LEFTOVERS = (
+    "pytorch_lightning.callbacks.ModelCheckpoint",
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "pytorch_lightning.callbacks.base.Callback",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+)
+_STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    (_Parameters, "torch.nn.modules.container.ParameterDict"),
+    *((_Inert, name) for name in _LEFTOVERS),
 ]
 
 
@@ -78,13 +87,19 @@ def open_tensors(uri: str) -> TensorFile:
         raise UserError(f"{uri} is a folder, a weights file is needed")
     with path.open("rb") as file:
         head = file.read(512)
-    if _is_pickle(head):
-        tensors, values = _read_pickle(path, uri)
-        return TensorFile(uri, _checked(tensors, path, uri), values=values)
-    if reason := _not_weights(head):
-        raise UserError(f"{uri} {reason}")
+    if not _is_safetensors(head):
+        if _is_pickle(head):
+            tensors, values = _read_pickle(path, uri)
+            return TensorFile(uri, _checked(tensors, path, uri), values=values)
+        if reason := _not_weights(head):
+            raise UserError(f"{uri} {reason}")
     tensors, metadata = _read_safetensors(path, uri)
     return TensorFile(uri, _checked(tensors, path, uri), metadata=metadata)
+
+
+def _is_safetensors(head: bytes) -> bool:
+    """Such a file begins with its header's length, which may look like the mark of any other format."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _MAX_HEADER_BYTES
 
 
 def _is_pickle(head: bytes) -> bool:
@@ -94,7 +109,7 @@ def _is_pickle(head: bytes) -> bool:
 def _not_weights(head: bytes) -> str | None:
     """What people take for weights most often: downloads that went wrong."""
     if not head:
-        return "is empty"
+        return "is empty: download it again"
     if head.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the weights: run `git lfs pull` where it was cloned"
     if head.lstrip()[:1] == b"<":
@@ -116,7 +131,7 @@ def _read_safetensors(path: Path, uri: str) -> tuple[dict[str, Tensor], dict[str
                 raise UserError(f"{uri} claims {len(names)} tensors: it is no model")
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except (SafetensorError, OSError, RuntimeError, ValueError, TypeError) as error:
-        raise UserError(f"{uri} is not a whole safetensors file: {_one_line(error)}") from error
+        raise UserError(f"{uri} is not a whole safetensors file ({_one_line(error)}): download it again") from error
 
 
 def _read_pickle(path: Path, uri: str) -> tuple[dict[str, Tensor], dict[str, str | int | float | bool]]:
@@ -124,12 +139,19 @@ def _read_pickle(path: Path, uri: str) -> tuple[dict[str, Tensor], dict[str, str
     if is_zip:
         _check_zip(path, uri)
     try:
-        with torch.serialization.safe_globals(_STAND_INS), warnings.catch_warnings(action="ignore"):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with (
+            torch.serialization.safe_globals(_STAND_INS),
+            warnings.catch_warnings(action="ignore"),
+            path.open("rb") as file,
+        ):
+            # By a path's suffix torch would take a pickle that is called .safetensors for what it is not.
+            is_misnamed = path.suffix == ".safetensors"
+            source: Any = file if is_misnamed else path
+            content = torch.load(source, map_location="cpu", weights_only=True, mmap=is_zip and not is_misnamed)
     except pickle.UnpicklingError as error:
         raise UserError(f"{uri} {_why_refused(error)}") from error
     except Exception as error:  # a broken pickle can fail in any way, and none of them is the user's to debug
-        raise UserError(f"{uri} is not a whole PyTorch file: {type(error).__name__}: {_one_line(error)}") from error
+        raise UserError(f"{uri} is not a whole PyTorch file ({_one_line(error)}): download it again") from error
     if isinstance(content, Tensor):
         content = {"": content}
     if not isinstance(content, Mapping):
@@ -146,7 +168,7 @@ def _check_zip(path: Path, uri: str) -> None:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise UserError(f"{uri} is not a whole PyTorch file: {_one_line(error)}") from error
+        raise UserError(f"{uri} is not a whole PyTorch file ({_one_line(error)}): download it again") from error
     if not any(record.filename.endswith("data.pkl") for record in records):
         raise UserError(f"{uri} is a zip archive, not a PyTorch file: unpack it and name the weights file inside")
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
@@ -163,7 +185,8 @@ def _why_refused(error: Exception) -> str:
             f"is a pickle that wants to run {match[1]}, so it is not read: if you trust it, save its tensors as "
             ".safetensors on an isolated machine"
         )
-    return f"is not a whole PyTorch file: {_one_line(Exception(reason.partition('Please')[0]))}"
+    fault, *_advice = re.split("Please|Check", reason)
+    return f"is not a whole PyTorch file, or a pickle of another kind ({_one_line(fault)}): take a .safetensors file"
 
 
 def _flatten(content: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
@@ -192,5 +215,5 @@ def _checked(tensors: dict[str, Tensor], path: Path, uri: str) -> dict[str, Tens
     return tensors
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception | str) -> str:
     return " ".join(str(error).split())[:200]
