@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint unit integration slow format clean
+.PHONY: demo test lint unit integration slow bench format clean
 
 demo: .venv/.installed
 	$(BIN)/python pipelines/demo.py
@@ -25,6 +25,10 @@ integration: .venv/.installed
 # The full-size checks: 8 minutes and 15 GiB of memory on 2 cores.
 slow: .venv/.installed
 	$(BIN)/python -m pytest tests -q -s -m slow
+
+# Ratios measured on this machine, never part of the tests.
+bench: .venv/.installed
+	$(BIN)/python -m tests.benchmarks.bench_lora
 
 format: .venv/.installed
 	$(BIN)/ruff format .

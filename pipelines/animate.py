@@ -7,8 +7,8 @@ from functools import partial
 from animatediff import storage
 from animatediff.config import dump
 from animatediff.errors import UserError
-from animatediff.rendering import catalog as catalogs
-from animatediff.rendering.catalog import Catalog, Item, Result
+from animatediff.rendering import checks
+from animatediff.rendering.catalog import Catalog, Item, Result, expand
 from pipelines.embedded import animate_default
 from pipelines.progress import Progress
 from pipelines.runtime import connect, num_gpus, run_job
@@ -27,8 +27,8 @@ def main(config: AnimateConfig) -> list[Result]:
     """
     output_uri = storage.absolute(config.output_uri)
     logger.info("animate: %s -> %s", config.catalog_uri, output_uri)
-    catalog = catalogs.read(config.catalog_uri)
-    items = catalogs.expand(catalog)
+    catalog = checks.read(config.catalog_uri)
+    items = expand(catalog)
     storage.write_bytes(storage.join(output_uri, "config.yaml"), dump(config).encode())
     unique = {item.digest: item for item in reversed(items)}
     with ThreadPoolExecutor(16) as pool:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from animatediff.config import Config
 
-Version = Literal["v1", "v2", "v3", "sdxl"]
+Version = Literal["v1", "v2", "v3", "animatelcm", "sdxl", "hotshotxl"]
 NormScope = Literal["frame", "clip"]
 
 
@@ -19,9 +19,9 @@ class MotionConfig(Config):
 
     num_heads: int = Field(8, ge=1)
     """Attention heads; a motion module's channels must divide by it."""
-    num_layers: int = Field(2, ge=1)
+    num_layers: int = Field(2, ge=1, le=16)
     """Temporal self-attentions in one motion module."""
-    max_frames: int = Field(32, ge=1)
+    max_frames: int = Field(32, ge=1, le=4096)
     """Length of the position table: the longest clip one forward pass takes."""
     use_positions: bool = True
     """Add the sinusoidal frame position before each temporal attention."""
@@ -36,11 +36,18 @@ class MotionConfig(Config):
 
     @classmethod
     def for_version(cls, version: Version) -> Self:
-        """The config of a published version: v1, v2, v3 on SD 1.x, sdxl for SDXL-beta."""
+        """The config of a published version: v1, v2, v3, animatelcm on SD 1.x; sdxl (SDXL-beta), hotshotxl on SDXL.
+
+        Sources of the last two: `PositionalEncoding` and `ResnetBlock3D` in G-U-N/AnimateLCM and hotshotco/Hotshot-XL.
+        """
         if version == "v1":
             return cls(max_frames=24, resnet_norm_scope="clip")
         if version == "v2":
             return cls(use_mid_block=True)
+        if version == "animatelcm":
+            return cls(use_mid_block=True, max_frames=64)
         if version == "sdxl":
             return cls(norm_scope="clip")
+        if version == "hotshotxl":
+            return cls(max_frames=24, resnet_norm_scope="clip")
         return cls()

@@ -8,9 +8,12 @@ from animatediff.diffusion.sampling import sample
 from animatediff.diffusion.schedule import NoiseSchedule, ddim_scheduler
 from animatediff.errors import UserError
 from animatediff.models.motion_unet import MotionUNet
-from animatediff.rendering.catalog import Catalog, Entry, Item
-from animatediff.weights import checkpoints, lora, motion_modules
-from animatediff.weights.base import encode_text, load_text_encoder, load_unet, load_vae
+from animatediff.rendering.catalog import Catalog, Entry, Item, Weights
+from animatediff.weights import motion_modules, textual_inversion
+from animatediff.weights.architectures import known_base
+from animatediff.weights.base import load_text_encoder, load_unet, load_vae
+from animatediff.weights.resident import ResidentWeights
+from animatediff.weights.text import PromptEncoder
 
 # Decoding is the memory's peak: 8 frames of 512x512 take about 5 GB in half precision.
 _FRAMES_PER_DECODE = 8
@@ -33,18 +36,21 @@ class Animator:
         self._device = torch.device(device)
         self._dtype = torch.float32 if self._device.type == "cpu" else torch.float16
         self._scheduler = ddim_scheduler(schedule)
-        self._tokenizer, self._text_encoder = load_text_encoder(base)
+        tokenizer, self._text_encoder = load_text_encoder(base)
         self._vae = load_vae(base)
         self._unet = MotionUNet(load_unet(base), motion_modules.read(motion_module)).requires_grad_(False).eval()
-        self._parts = {"unet": self._unet.base, "vae": self._vae, "text_encoder": self._text_encoder}
-        # On the CPU a module's tensors are loaded into in place: the pristine copy must not be the same memory.
-        self._pristine = {
-            part: {name: tensor.clone() for name, tensor in module.state_dict().items()}
-            for part, module in self._parts.items()
-        }
         for module in (self._unet, self._vae, self._text_encoder):
             module.to(self._device, self._dtype)
-        self._loaded: object = _weights_of(None)
+        self._prompts = PromptEncoder(tokenizer, self._text_encoder)
+        self._weights = ResidentWeights(
+            {
+                "unet": self._unet.base,
+                "vae": self._vae,
+                "text_encoder": self._text_encoder,
+                "motion": self._unet.motion,
+            }
+        )
+        self._loaded: Weights | None = Weights()
 
     @classmethod
     def for_catalog(cls, catalog: Catalog, *, device: str) -> "Animator":
@@ -52,24 +58,23 @@ class Animator:
         return cls(catalog.base, catalog.motion_module, schedule=catalog.noise_schedule, device=device)
 
     def load_entry(self, entry: Entry) -> None:
-        """Make the models the entry's: the pristine base, its checkpoint, its LoRAs.
+        """Make the models the entry's: the pristine base, its checkpoint, what is added to it, its embeddings.
 
-        Nothing of the entry before stays. When this raises, the models are still the entry before's.
+        Nothing of the entry before stays. When this raises, the next call starts from the base again.
 
         Raises:
             UserError: a file cannot be read or does not fit the base.
         """
-        if self._loaded == _weights_of(entry):
+        wanted = Weights(**{name: getattr(entry, name) for name in Weights.model_fields})
+        if self._loaded == wanted:
             return
-        states = {part: dict(state) for part, state in self._pristine.items()}
-        if entry.checkpoint is not None:
-            states |= checkpoints.load(entry.checkpoint, self._parts)
-        for file in entry.loras:
-            states = lora.merge(states, file.path, scale=file.scale)
         self._loaded = None
-        for part, module in self._parts.items():
-            module.load_state_dict(states[part])
-        self._loaded = _weights_of(entry)
+        base = known_base(self._unet.base.state_dict())
+        self._prompts.set_embeddings(
+            [textual_inversion.read(file.path, token=file.token, base=base) for file in wanted.embeddings]
+        )
+        self._weights.load(wanted.checkpoint, wanted.additions())
+        self._loaded = wanted
 
     @torch.no_grad()
     def render(self, item: Item) -> np.ndarray:
@@ -82,7 +87,7 @@ class Animator:
         Raises:
             UserError: the weights gave NaN or infinite pixels.
         """
-        negative, text = encode_text(self._tokenizer, self._text_encoder, [item.negative_prompt, item.prompt]).split(1)
+        negative, text = self._prompts.encode([item.negative_prompt, item.prompt]).split(1)
         latents = sample(
             self._unet,
             self._scheduler,
@@ -109,8 +114,3 @@ class Animator:
         if not torch.isfinite(pixels).all():
             raise UserError("the weights gave NaN or infinite pixels: they are broken, or too large for half precision")
         return ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
-
-
-def _weights_of(entry: Entry | None) -> object:
-    """What distinguishes entries to the models: None stands for the bare base."""
-    return (entry.checkpoint, entry.loras) if entry else (None, ())

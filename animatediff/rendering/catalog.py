@@ -2,28 +2,22 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from pydantic import AfterValidator, Field
 
 from animatediff import storage
-from animatediff.config import Config, load
+from animatediff.config import Config
 from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.errors import UserError
-from animatediff.models.motion_unet import MotionModules, MotionUNet
-from animatediff.weights import base, checkpoints, motion_modules
+from animatediff.weights import base, checkpoints, textual_inversion
+from animatediff.weights.resident import Addition
 
-RENDER_VERSION = 1
+RENDER_VERSION = 2
 """Part of every digest; raise it when a change of the code changes pixels."""
-
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
 
 WeightsUri = Annotated[str, AfterValidator(storage.absolute_if_there)]
 
@@ -55,23 +49,57 @@ class SeededSettings(Settings):
 
 
 class Lora(Config):
-    """A LoRA file and its strength."""
+    """A low-rank file and its strength."""
 
     path: WeightsUri
-    """A `.safetensors` file, local or at a URI."""
+    """A weights file, local or at a URI."""
     scale: float = 1.0
-    """1 is as trained."""
+    """1 is as trained, 0 leaves it out."""
 
 
-class Entry(SeededSettings):
+class EmbeddingFile(Config):
+    """A textual inversion."""
+
+    path: WeightsUri
+    """A weights file, local or at a URI."""
+    token: str | None = Field(None, min_length=1)
+    """The word that stands for it in prompts; default: the file's own, else its name without suffix."""
+
+
+class Weights(Config):
+    """What makes the base an entry's own model."""
+
+    checkpoint: WeightsUri | None = None
+    """A diffusers folder, or a single file in the original layout; default: the base as it is."""
+    loras: tuple[Lora, ...] = ()
+    """LoRA, LoCon, LoHa or LoKr files; their changes add up."""
+    domain_adapter: Lora | None = None
+    """The adapter that the motion module was trained beside (v3); left out, as published, it plays no part."""
+    motion_loras: tuple[Lora, ...] = ()
+    """Camera moves and learned motions, added to the motion module."""
+    embeddings: tuple[EmbeddingFile, ...] = ()
+    """Textual inversions, used where their words stand in a prompt or a negative prompt."""
+
+    def additions(self) -> list[Addition]:
+        """The low-rank files by what they are."""
+        adapter = [self.domain_adapter] if self.domain_adapter else []
+        return [
+            *(Addition(file.path, file.scale, "domain_adapter") for file in adapter),
+            *(Addition(file.path, file.scale, "lora") for file in self.loras),
+            *(Addition(file.path, file.scale, "motion_lora") for file in self.motion_loras),
+        ]
+
+    def uris(self) -> list[str]:
+        """Of all files."""
+        checkpoint = [self.checkpoint] if self.checkpoint is not None else []
+        return [*checkpoint, *(file.uri for file in self.additions()), *(file.path for file in self.embeddings)]
+
+
+class Entry(SeededSettings, Weights):
     """A personalised model and its prompts; settings given here override the catalog's."""
 
     name: str
     """Unique in the catalog; letters, digits, `.`, `_` and `-`."""
-    checkpoint: WeightsUri | None = None
-    """A diffusers folder or an LDM `.safetensors` file; default: the base as it is."""
-    loras: tuple[Lora, ...] = ()
-    """Merged in this order."""
     prompts: tuple[str, ...] = Field(min_length=1)
 
 
@@ -116,91 +144,6 @@ class Result(Item):
     mp4_sha256: str | None = None
 
 
-def read(uri: str) -> Catalog:
-    """Read a catalog file and check everything in it that can be checked without rendering.
-
-    Raises:
-        UsageError: the file is missing or does not fit the schema.
-        UserError: as `check` says.
-    """
-    catalog = load(Catalog, uri)
-    check(catalog)
-    return catalog
-
-
-def check(catalog: Catalog) -> None:
-    """Refuse a catalog that cannot be rendered.
-
-    Raises:
-        UserError: names all problems at once: files that do not exist, a motion module that does not fit the base,
-            sizes and lengths that they cannot do, names that are doubled or no file names.
-    """
-    problems = [*_name_problems(catalog), *_missing_files(catalog)]
-    try:
-        motion = motion_modules.read(catalog.motion_module)
-        factor = _vae_factor(catalog.base)
-        _check_motion(catalog, motion)
-        problems += _setting_problems(catalog, motion, factor)
-    except UserError as error:
-        problems.append(str(error))
-    if problems:
-        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        raise UserError(f"the catalog has {count}: {'; '.join(problems)}")
-
-
-def _name_problems(catalog: Catalog) -> Iterator[str]:
-    names = [entry.name for entry in catalog.entries]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        yield f"{names.count(name)} entries are named {name!r}: give each its own name"
-    for name in names:
-        if not _SAFE_NAME.fullmatch(name):
-            yield f"entry {name!r}: use letters, digits, '.', '_' and '-' in the name"
-
-
-def _missing_files(catalog: Catalog) -> Iterator[str]:
-    for entry in catalog.entries:
-        for uri in [entry.checkpoint, *(lora.path for lora in entry.loras)]:
-            if uri is not None and not storage.exists(uri):
-                yield f"entry {entry.name!r}: there is no file or folder {uri}"
-
-
-def _setting_problems(catalog: Catalog, motion: MotionModules, factor: int) -> Iterator[str]:
-    longest = motion.config.max_frames if motion.config.use_positions else None
-    for entry in catalog.entries:
-        settings = catalog.settings(entry)
-        for side in ("width", "height"):
-            pixels = getattr(settings, side)
-            if pixels % factor:
-                nearest = max(factor, round(pixels / factor) * factor)
-                yield f"entry {entry.name!r}: {side} {pixels} is no multiple of {factor}, use {nearest}"
-        if longest is not None and settings.num_frames > longest:
-            yield f"entry {entry.name!r}: the motion module takes at most {longest} frames, not {settings.num_frames}"
-        if settings.num_inference_steps > catalog.noise_schedule.num_train_timesteps:
-            yield f"entry {entry.name!r}: more steps than the noise schedule has"
-
-
-def _check_motion(catalog: Catalog, motion: MotionModules) -> None:
-    """Compare shapes with fresh motion modules for the base, without allocating either."""
-    folder = base.resolve(catalog.base)
-    try:
-        with torch.device("meta"):
-            unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder, subfolder="unet"))
-            fitting = MotionUNet(unet, motion.config).motion.state_dict()
-    except (OSError, ValueError) as error:
-        raise UserError(f"base {catalog.base} cannot take motion modules: {' '.join(str(error).split())}") from error
-    if {n: t.shape for n, t in motion.state_dict().items()} != {n: t.shape for n, t in fitting.items()}:
-        raise UserError(f"motion module {catalog.motion_module} was made for another architecture than {catalog.base}")
-
-
-def _vae_factor(base_uri: str) -> int:
-    """Pixels a side that one latent covers."""
-    try:
-        config = AutoencoderKL.load_config(base.resolve(base_uri), subfolder="vae")
-    except OSError as error:
-        raise UserError(f"base {base_uri} has no VAE: {' '.join(str(error).split())}") from error
-    return int(2 ** (len(config["block_out_channels"]) - 1))
-
-
 def expand(catalog: Catalog) -> list[Item]:
     """Every entry with each of its prompts and seeds, in the catalog's order.
 
@@ -221,10 +164,19 @@ def expand(catalog: Catalog) -> list[Item]:
     for entry in catalog.entries:
         weights = {
             "checkpoint": entry.checkpoint and content_hash(entry.checkpoint),
-            "loras": [(content_hash(lora.path), lora.scale) for lora in entry.loras],
+            "additions": [(content_hash(file.uri), file.scale, file.family) for file in entry.additions()],
+            "embeddings": [(content_hash(file.path), token_of(file)) for file in entry.embeddings],
         }
         items += _entry_items(catalog, entry, shared | weights)
     return items
+
+
+def token_of(file: EmbeddingFile) -> str | None:
+    """The word that stands for an embedding in prompts; None if its file cannot be read, which its items will tell."""
+    try:
+        return textual_inversion.read(file.path, token=file.token).token
+    except UserError:
+        return None
 
 
 def _entry_items(catalog: Catalog, entry: Entry, weights: dict[str, object]) -> Iterator[Item]:

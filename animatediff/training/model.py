@@ -11,7 +11,7 @@ from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig, Version
 from animatediff.models.motion_unet import MotionModules, MotionUNet
 from animatediff.weights import motion_modules
-from animatediff.weights.base import load_unet, resolve
+from animatediff.weights.base import load_config, load_unet
 
 
 class ModelConfig(Config):
@@ -25,7 +25,7 @@ class ModelConfig(Config):
     """Attention heads; default: the version's 8."""
     norm_num_groups: int | None = Field(None, ge=1)
     """Groups of the motion modules' norms; default: the base's own (32 in Stable Diffusion, as published)."""
-    max_frames: int | None = Field(None, ge=1)
+    max_frames: int | None = Field(None, ge=1, le=4096)
     """Length of the position table; default: the version's (24 in v1, else 32)."""
 
     @model_validator(mode="after")
@@ -59,20 +59,18 @@ def check_fit(model: ModelConfig, base: str, latent_shape: tuple[int, int, int, 
     Raises:
         UserError: a part is missing or they do not fit.
     """
-    config = _base_config(base)
+    config = load_config(base, "unet")
     num_frames, channels = latent_shape[:2]
     if channels != config["in_channels"]:
         raise UserError(
             f"the dataset's latents have {channels} channels, the UNet of base {base} takes {config['in_channels']}: "
             "was the dataset encoded with another base's VAE?"
         )
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(config)
-    motion = _motion_for(unet, model, base)
-    if motion.config.use_positions and num_frames > motion.config.max_frames:
+    motion = _fitting_config(config, model, base)
+    if motion.use_positions and num_frames > motion.max_frames:
         raise UserError(
             f"the dataset's clips have {num_frames} frames, the motion module's position table has "
-            f"{motion.config.max_frames}: raise model.max_frames or ingest shorter clips"
+            f"{motion.max_frames}: raise model.max_frames or ingest shorter clips"
         )
 
 
@@ -106,25 +104,24 @@ def place(unet: MotionUNet, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def _base_config(base: str) -> dict[str, Any]:
-    folder = resolve(base)
-    try:
-        return dict(UNet2DConditionModel.load_config(folder, subfolder="unet"))
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"cannot read the UNet's config of base {base}: {reason}") from error
+def _fitting_config(base_config: dict[str, Any], model: ModelConfig, base: str) -> MotionConfig:
+    """The config of motion modules that fit the base; no weight is read or made."""
+    if model.motion_module is not None:
+        file = motion_modules.open_file(model.motion_module)
+        motion_modules.check_fits(file, base_config, base)
+        return file.config
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(base_config)
+        return _fresh(unet, model.motion_config(base_config), base).config
 
 
 def _motion_for(unet: UNet2DConditionModel, model: ModelConfig, base: str) -> MotionModules:
     """Motion modules that fit the base, fresh (drawn from torch's generator) or from the file."""
     if model.motion_module is None:
         return _fresh(unet, model.motion_config(dict(unet.config)), base)
-    motion = motion_modules.read(model.motion_module)
-    with torch.device("meta"):
-        expected = _fresh(unet, motion.config, base)
-    if _shapes(motion) != _shapes(expected):
-        raise UserError(f"{model.motion_module} was made for another base than {base}: its shapes differ")
-    return motion
+    file = motion_modules.open_file(model.motion_module)
+    motion_modules.check_fits(file, dict(unet.config), base)
+    return file.build()
 
 
 def _fresh(unet: UNet2DConditionModel, config: MotionConfig, base: str) -> MotionModules:
@@ -132,7 +129,3 @@ def _fresh(unet: UNet2DConditionModel, config: MotionConfig, base: str) -> Motio
         return MotionModules.for_base(unet, config)
     except ValueError as error:
         raise UserError(f"base {base} cannot carry the motion modules: {error}") from error
-
-
-def _shapes(motion: MotionModules) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in motion.state_dict().items()}

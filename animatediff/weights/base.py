@@ -10,6 +10,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from animatediff import storage
 from animatediff.errors import UserError
+from animatediff.weights.architectures import PARTS
 from animatediff.weights.files import local_copy
 
 
@@ -26,6 +27,20 @@ def resolve(base: str) -> str:
     if not (folder / "model_index.json").is_file():
         raise UserError(f"base {base} is no diffusers model folder: it has no model_index.json")
     return str(folder)
+
+
+def load_config(base: str, part: str) -> dict[str, Any]:
+    """The config of a part (`unet`, `vae`), without its weights.
+
+    Raises:
+        UserError: the base has no such part, or the config cannot be read.
+    """
+    folder = resolve(base)
+    try:
+        return dict(PARTS[part].load_config(folder, subfolder=part))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"cannot read the config of the {part} of base {base}: {reason}") from error
 
 
 def load_vae(base: str) -> AutoencoderKL:

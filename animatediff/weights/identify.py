@@ -1,67 +1,152 @@
 """What a weights file is, told from its content."""
 
-from collections.abc import Collection
-from typing import Literal
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
 
-from animatediff.config import Config
+from torch import Tensor
+
 from animatediff.errors import UserError
-from animatediff.weights.tensors import TensorFile
+from animatediff.weights import identify_lora, identify_model
+from animatediff.weights.families import Base, Contents, Description, Family, Identity, find_rule
+from animatediff.weights.files import local_copy
+from animatediff.weights.identify_metadata import printable, read_metadata
+from animatediff.weights.identify_words import misfit
+from animatediff.weights.tensors import TensorFile, open_tensors
 
-Family = Literal[
-    "motion_module",
-    "motion_lora",
-    "domain_adapter",
-    "checkpoint",
-    "vae",
-    "lora",
-    "textual_inversion",
-    "controlnet",
-    "sparse_control",
-    "ip_adapter",
-    "unknown",
-]
-Base = Literal["sd1", "sd2", "sdxl", "sdxl-refiner", "sd3", "flux", "other"]
+__all__ = ["Base", "Family", "Identity", "expect", "identify", "identify_uri"]
 
-
-class Identity(Config):
-    """What a file is. None stands for what its content does not tell."""
-
-    uri: str
-    family: Family
-    version: str | None = None
-    """Of a motion module: v1, v2, v3, sdxl, animatelcm, hotshotxl; of a LoRA its algorithm: LoRA, LoCon, LoHa, ..."""
-    layout: str | None = None
-    """Whose key names: official, diffusers, kohya, peft, ldm, a1111, ..."""
-    base: Base | None = None
-    """The model it was made for."""
-    rank: str | None = None
-    """Of a low-rank file: one number, or `4-64` where its layers differ."""
-    alpha: str | None = None
-    """Likewise; None where the file has none, which stands for the rank."""
-    dtype: str | None = None
-    """Such as `float16`; several are joined with `+`."""
-    parameters: int = 0
-    """Trained numbers: without position tables, alphas and EMA copies."""
-    sha256: str | None = None
-    """Of the file's bytes."""
-    metadata: dict[str, str] = {}
-    """What the file says of itself: title, author, licence, trigger words, base."""
-    note: str | None = None
-    """What a user should know about this kind of file."""
+# Position tables, scales, copies, and the constants that trainers save with the weights.
+_NOT_TRAINED = re.compile(
+    r"pos_encoder\.|pos_embed\.pe$|\.alpha$|position_ids$|^model_ema\.|^denoiser\.|^string_to_token\."
+)
+_MOTION = re.compile(r"motion_modules|temporal_attentions")
+# Of a diffusers pipeline's folder.
+_PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "motion_adapter")
 
 
 def identify(file: TensorFile) -> Identity:
-    """Tell a file's family and everything else that its names, shapes and metadata say; no weight is read."""
-    return Identity(uri=file.uri, family="unknown")
+    """Tell a file's family and what else its names, shapes and metadata say; of its values only alphas are read."""
+    contents = Contents(file)
+    found = _describe(contents)
+    trained = list(_trained(contents, found.family))
+    return Identity(
+        uri=file.uri,
+        **found._asdict(),
+        dtype="+".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in trained})) or None,
+        parameters=sum(tensor.numel() for tensor in trained),
+        metadata=read_metadata(file),
+    )
+
+
+def identify_uri(uri: str) -> Identity:
+    """Tell what a file is, its SHA-256 too, or what a folder is: diffusers' of a model or a part, or PEFT's.
+
+    Raises:
+        UserError: there is nothing, it cannot be read, or the folder holds no weights.
+    """
+    path = local_copy(uri)
+    try:
+        if path.is_dir():
+            return _identify_folder(path, uri)
+        found = identify(open_tensors(uri))
+        with path.open("rb") as file:
+            return found.model_copy(update={"sha256": hashlib.file_digest(file, "sha256").hexdigest()})
+    except OSError as error:
+        raise UserError(f"cannot read {uri}: {error.strerror or error}") from error
 
 
 def expect(file: TensorFile, families: Collection[Family], *, base: Base | None = None) -> Identity:
     """The file's identity, if it is of one of `families` and not for another base than `base`.
 
+    A checkpoint that is no text-to-image model is refused as well.
+
     Raises:
         UserError: it is not; the line says what it is and where it belongs.
     """
     found = identify(file)
-    if found.family not in families:
-        raise UserError(f"{file.uri} is a {found.family}")
+    if reason := misfit(found, set(families), base):
+        raise UserError(f"{file.uri} {reason}")
     return found
+
+
+def _describe(contents: Contents) -> Description:
+    rule = find_rule(contents)
+    if rule is None:
+        found = identify_model.describe_unnamed(contents)
+        names = ", ".join(printable(name, 60) for name in list(contents.shapes)[:3])
+        return found._replace(note=f"it has names such as {names}") if found.family == "unknown" else found
+    return identify_lora.describe(contents) if rule.family == "lora" else identify_model.describe(rule, contents)
+
+
+def _trained(contents: Contents, family: Family) -> Iterator[Tensor]:
+    whole_unet = family == "motion_module" and contents.has(r"\.resnets\.")
+    for name, tensor in contents.tensors.items():
+        if not tensor.is_floating_point() or _NOT_TRAINED.search(name):
+            continue
+        # The noise schedule lies in a checkpoint under names without a dot.
+        if (family == "checkpoint" and "." not in name) or (whole_unet and not _MOTION.search(name)):
+            continue
+        yield tensor
+
+
+def _identify_folder(folder: Path, uri: str) -> Identity:
+    parts = {part: found for part in _PARTS if (found := _identify_weights(folder / part, uri))}
+    if not parts:
+        if found := _identify_weights(folder, uri):
+            return found
+        raise UserError(f"{uri} is a folder without weights: name a file, or a folder that diffusers or PEFT wrote")
+    network = parts.get("unet") or parts.get("transformer")
+    pipeline = _read_json(folder / "model_index.json").get("_class_name")
+    missing = [f"no {part}" for part in ("vae", "text_encoder") if part not in parts]
+    return Identity(
+        uri=uri,
+        family="checkpoint",
+        version=network and network.version,
+        layout="diffusers",
+        base=network and network.base,
+        dtype="+".join(sorted({part.dtype for part in parts.values() if part.dtype})) or None,
+        parameters=sum(part.parameters for part in parts.values()),
+        metadata={"pipeline": printable(pipeline)} if isinstance(pipeline, str) else {},
+        note=", ".join(missing) or None,
+    )
+
+
+def _identify_weights(folder: Path, uri: str) -> Identity | None:
+    """Of the weights directly in a folder; None where there are none."""
+    files = [open_tensors(str(path)) for path in _weights_files(folder)]
+    if not files:
+        return None
+    tensors = {name: tensor for file in files for name, tensor in file.tensors.items()}
+    found = identify(TensorFile(uri, tensors, files[0].metadata))
+    alpha = _read_json(folder / "adapter_config.json").get("lora_alpha")
+    return found.model_copy(update={"alpha": f"{alpha:g}"}) if isinstance(alpha, int | float) else found
+
+
+def _weights_files(folder: Path) -> list[Path]:
+    """One file, or the shards of one; of several copies the one without a variant (`fp16`) in its name.
+
+    Raises:
+        UserError: the folder is a collection of files.
+    """
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    files = [path for path in files if _variant(path) == min(map(_variant, files))]
+    if len(files) > 1 and not all("-of-" in path.name for path in files):
+        raise UserError(f"{folder} is a folder of {len(files)} weights files: name one of them, such as {files[0]}")
+    return files
+
+
+def _variant(path: Path) -> str:
+    """`fp16` of `model.fp16.safetensors` and of `model.fp16-00001-of-00002.safetensors`."""
+    return ".".join(path.name.split(".")[1:-1]).partition("-")[0]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON") from error
+    return content if isinstance(content, dict) else {}

@@ -1,88 +1,141 @@
-"""Motion modules as files: safetensors in the official key layout, with the config in the metadata."""
+"""Motion modules as files: read in every layout that users have, written in the official and the diffusers layout.
+
+diffusers takes the statistics of the motion module's GroupNorm over all frames of a clip, whatever the version; v1, v2
+and v3 were trained with each frame's own. So the same weights move a little differently there.
+"""
 
 import json
-import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
-from animatediff.models.motion_unet import MotionModules
-from animatediff.weights.files import local_copy
+from animatediff.models.motion_module import sinusoidal_positions
+from animatediff.models.motion_unet import MotionModules, MotionUNet
+from animatediff.weights import motion_layouts as layouts
+from animatediff.weights.motion_file import WEIGHTS_FILES, MotionFile, Places, find_places, one_line, open_file
+from animatediff.weights.motion_layouts import Layout
 
-_CONFIG_KEY = "motion_config"
-
-
-def to_bytes(motion: MotionModules) -> bytes:
-    """The file's content: official keys, config in the metadata. Position tables are a formula and left out."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in motion.state_dict().items()}
-    return save(state, metadata={"format": "pt", _CONFIG_KEY: motion.config.model_dump_json()})
-
-
-def write(uri: str, motion: MotionModules) -> None:
-    """Write the file, atomically."""
-    storage.write_bytes(uri, to_bytes(motion))
+__all__ = ["MotionFile", "check_fits", "convert", "open_file", "read", "write"]
 
 
 def read(uri: str) -> MotionModules:
-    """Rebuild motion modules from a file, written here or published (v1, v2, v3, SDXL-beta).
+    """The motion modules in a file or a diffusers folder, float32.
 
     Raises:
-        UserError: the file is missing, no safetensors, or holds no motion module.
+        UserError: as `open_file` says, or there are NaN or infinite numbers among the weights.
     """
-    path = local_copy(uri)
+    return open_file(uri).build()
+
+
+def write(uri: str, motion: MotionModules | MotionFile, *, to: Literal["official", "diffusers"] = "official") -> None:
+    """Write motion modules in their own precision, with their config in the metadata: `read` gives them back exactly.
+
+    Args:
+        uri: the official layout's `.safetensors` file, or the folder for diffusers.
+        motion: what to write.
+        to: `official`: as guoyww/AnimateDiff, with the position tables by which other programs know a motion module.
+            `diffusers`: a folder that `diffusers.MotionAdapter.from_pretrained` opens.
+
+    Raises:
+        UserError: diffusers has no such motion modules, or the storage cannot be written to.
+    """
+    state = motion.state_dict() if isinstance(motion, MotionModules) else motion.state
+    settings = _adapter_config(uri, motion.config, find_places(state)) if to == "diffusers" else None
+    tensors = {layouts.from_official(name, to): tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    if motion.config.use_positions:
+        tensors |= _tables(motion.config, state, to)
+    # One entry only: safetensors writes several in any order, and equal weights should be equal files.
+    metadata = {layouts.CONFIG_KEY: motion.config.model_dump_json()}
+    target = uri if settings is None else storage.join(uri, WEIGHTS_FILES[0])
+    with storage.write_file(target) as path:
+        try:
+            save_file(tensors, path, metadata=metadata)
+        except SafetensorError as error:  # how a full disk is told
+            raise UserError(f"cannot write {target}: {error}") from error
+    if settings is not None:
+        storage.write_bytes(storage.join(uri, "config.json"), json.dumps(settings, indent=2).encode())
+
+
+def convert(uri: str, out_uri: str, *, to: Literal["official", "diffusers"]) -> None:
+    """Write a motion module file in another layout, in its own precision. Its weights pass from disk to disk.
+
+    Args:
+        uri: as for `open_file`.
+        out_uri: a `.safetensors` file for `official`, a folder for `diffusers`.
+        to: the layout, as for `write`.
+
+    Raises:
+        UserError: as `open_file` and `write` say, or `out_uri` is named for the other layout.
+    """
+    if out_uri.endswith(".safetensors") != (to == "official"):
+        wanted = "a file whose name ends with .safetensors" if to == "official" else "a folder, not a .safetensors file"
+        raise UserError(f"the {to} layout is {wanted}: {out_uri} is not")
+    write(out_uri, open_file(uri), to=to)
+
+
+def check_fits(motion: MotionFile, base_config: Mapping[str, Any], base: str) -> None:
+    """Refuse a motion module that was made for another base. Only shapes are compared.
+
+    Args:
+        motion: the motion module.
+        base_config: the config of the base's UNet.
+        base: the base's name in messages.
+
+    Raises:
+        UserError: it does not fit, or the base is no Stable Diffusion 1.x or SDXL.
+    """
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys() if "motion_modules." in name}  # noqa: SIM118
-    except SafetensorError as error:
-        raise UserError(f"{uri} is not a safetensors file: {error}") from error
-    if not state:
-        raise UserError(f"{uri} holds no motion module: no key contains 'motion_modules.'")
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    config = _config_from_metadata(metadata, uri) or _detect(state)
-    return _rebuild(config, {k: v for k, v in state.items() if "pos_encoder" not in k}, uri)
-
-
-def _config_from_metadata(metadata: dict[str, str], uri: str) -> MotionConfig | None:
-    if _CONFIG_KEY not in metadata:
-        return None
-    try:
-        return MotionConfig.model_validate(json.loads(metadata[_CONFIG_KEY]))
-    except (ValidationError, ValueError) as error:
-        raise UserError(f"{uri}: the motion config in its metadata cannot be read: {error}") from error
-
-
-def _detect(state: dict[str, Tensor]) -> MotionConfig:
-    """The version of a published file, told from its keys and its position table's length."""
-    if not any(name.startswith("down_blocks.3.") for name in state):
-        return MotionConfig.for_version("sdxl")
-    if any(name.startswith("mid_block.") for name in state):
-        return MotionConfig.for_version("v2")
-    table = next((tensor for name, tensor in state.items() if name.endswith("pos_encoder.pe")), None)
-    is_v1 = table is not None and table.shape[1] == 24
-    return MotionConfig.for_version("v1" if is_v1 else "v3")
-
-
-def _rebuild(config: MotionConfig, state: dict[str, Tensor], uri: str) -> MotionModules:
-    try:
-        mid = _channels(state, "mid_block")[0] if config.use_mid_block else [0]
-        motion = MotionModules(
-            config, down=_channels(state, "down_blocks"), mid=mid[0], up=_channels(state, "up_blocks")
+        with torch.device("meta"):
+            unet = UNet2DConditionModel.from_config(dict(base_config))
+            fitting = MotionUNet(unet, motion.config).motion.state_dict()
+    except ValueError as error:
+        raise UserError(f"base {base} cannot carry motion modules: {one_line(error)}") from error
+    if _shapes(motion.state) != _shapes(fitting):
+        raise UserError(
+            f"motion module {motion.uri} was made for another architecture than {base}: it is {motion.version}, for "
+            f"down blocks of {find_places(motion.state)} channels, the base's are {find_places(fitting)}"
         )
-        motion.load_state_dict(state)
-    except (RuntimeError, IndexError, ValueError) as error:
-        raise UserError(f"{uri} is not a whole motion module: {' '.join(str(error).split())[:300]}") from error
-    return motion
 
 
-def _channels(state: dict[str, Tensor], part: str) -> list[list[int]]:
-    """Channels of each motion module, block by block, read from the norms' shapes."""
-    pattern = re.compile(rf"{part}\.(?:(\d+)\.)?motion_modules\.(\d+)\.temporal_transformer\.norm\.weight")
-    found = {(int(m[1] or 0), int(m[2])): len(state[name]) for name in state if (m := pattern.fullmatch(name))}
-    blocks = sorted({block for block, _ in found})
-    return [[found[key] for key in sorted(found) if key[0] == block] for block in blocks]
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
+
+
+def _tables(config: MotionConfig, state: Mapping[str, Tensor], to: Layout) -> Iterator[tuple[str, Tensor]]:
+    """The position tables of a file, in the precision of the weights beside them."""
+    end = "proj_in.weight"
+    for name, tensor in state.items():
+        if name.endswith(f".temporal_transformer.{end}"):
+            block = f"{layouts.from_official(name, to).removesuffix(end)}transformer_blocks.0."
+            owners = [f"attention_blocks.{i}.pos_encoder" for i in range(config.num_layers)]
+            for owner in owners if to == "official" else ["pos_embed"]:
+                yield f"{block}{owner}.pe", sinusoidal_positions(config.max_frames, len(tensor))[None].to(tensor.dtype)
+
+
+def _adapter_config(uri: str, config: MotionConfig, places: Places) -> dict[str, Any]:
+    """The `config.json` of diffusers' `MotionAdapter`."""
+    regular = places.regular()
+    problems = {
+        f"{config.num_layers} temporal attentions in a motion module, it knows 2 only": config.num_layers != 2,
+        "no frame positions": not config.use_positions,
+        "irregular numbers of motion modules in the blocks": (places.down, places.up) != (regular.down, regular.up),
+    }
+    if problem := next((problem for problem, is_so in problems.items() if is_so), None):
+        raise UserError(f"cannot write {uri} for diffusers, which has no motion modules with {problem}")
+    return {
+        "_class_name": "MotionAdapter",
+        "block_out_channels": [block[0] for block in places.down],
+        "motion_layers_per_block": len(places.down[0]),
+        "motion_max_seq_length": config.max_frames,
+        "motion_norm_num_groups": config.norm_num_groups,
+        "motion_num_attention_heads": config.num_heads,
+        "use_motion_mid_block": config.use_mid_block,
+    }

@@ -87,12 +87,11 @@ def open_tensors(uri: str) -> TensorFile:
         raise UserError(f"{uri} is a folder, a weights file is needed")
     with path.open("rb") as file:
         head = file.read(512)
+    if _is_pickle(head) and not _is_safetensors(head):
+        tensors, values = _read_pickle(path, uri)
+        return TensorFile(uri, _checked(tensors, path, uri), values=values)
     if not _is_safetensors(head):
-        if _is_pickle(head):
-            tensors, values = _read_pickle(path, uri)
-            return TensorFile(uri, _checked(tensors, path, uri), values=values)
-        if reason := _not_weights(head):
-            raise UserError(f"{uri} {reason}")
+        raise UserError(f"{uri} {_what_else(head)}")
     tensors, metadata = _read_safetensors(path, uri)
     return TensorFile(uri, _checked(tensors, path, uri), metadata=metadata)
 
@@ -106,8 +105,8 @@ def _is_pickle(head: bytes) -> bool:
     return head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
 
 
-def _not_weights(head: bytes) -> str | None:
-    """What people take for weights most often: downloads that went wrong."""
+def _what_else(head: bytes) -> str:
+    """What a file is that is no weights: most often a download that went wrong."""
     if not head:
         return "is empty: download it again"
     if head.startswith(b"version https://git-lfs"):
@@ -120,7 +119,7 @@ def _not_weights(head: bytes) -> str | None:
         return "is a GGUF file of quantised weights: take the model's float .safetensors file"
     if head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"RIFF")):
         return "is a picture, not weights: of an embedding in a picture, take its .pt or .safetensors file"
-    return None
+    return "is no weights file, or a broken one: it begins neither as safetensors nor as PyTorch's files do"
 
 
 def _read_safetensors(path: Path, uri: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -66,7 +66,7 @@ def test_broken_entries_fail_alone_and_a_rerun_renders_what_is_missing(catalog, 
         ("other", "ok"),
         ("same-as-bare", "ok"),
     ]
-    assert "not a whole safetensors file" in rows[2]["error"]
+    assert "is no weights file" in rows[2]["error"]
     assert rows[5]["digest"] == rows[0]["digest"]
     assert rows[5]["mp4_uri"] == rows[0]["mp4_uri"]
     for row in rows:

@@ -49,6 +49,15 @@ def files(tmp_path_factory):
         lora[f"{name}.lora_down.weight"] = torch.randn(2, 32, generator=generator)
         lora[f"{name}.lora_up.weight"] = torch.randn(32, 2, generator=generator)
     save_file(lora, folder / "lora.safetensors")
+    motion_lora, adapter = {}, {}
+    block = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0"
+    attention = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+    for name, file in ((block, motion_lora), (attention, adapter)):
+        file[f"{name}.processor.to_q_lora.down.weight"] = torch.randn(2, 32, generator=generator)
+        file[f"{name}.processor.to_q_lora.up.weight"] = torch.randn(32, 2, generator=generator)
+    save_file(motion_lora, folder / "motion_lora.safetensors")
+    save_file(adapter, folder / "adapter.safetensors")
+    save_file({"emb_params": torch.randn(2, 32, generator=generator)}, folder / "red.safetensors")
     save_file({"lora_unet_nowhere.lora_down.weight": torch.ones(1)}, folder / "broken.safetensors")
     return folder
 
@@ -88,11 +97,30 @@ def test_each_setting_of_an_item_counts(animator):
         assert (rendered(animator, BARE, **change) != bare).any(), change
 
 
-@pytest.mark.parametrize("kind", ["checkpoint", "loras", "both"])
-def test_a_b_a_gives_the_same_frames_for_both_a(animator, files, kind):
-    checkpoint, loras = str(files / "other"), ({"path": str(files / "lora.safetensors")},)
-    weights = {"checkpoint": checkpoint, "loras": loras}
-    b = Entry(name="b", prompts=("x",), **(weights if kind == "both" else {kind: weights[kind]}))
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ["checkpoint"],
+        ["loras"],
+        ["domain_adapter"],
+        ["motion_loras"],
+        ["embeddings"],
+        ["checkpoint", "loras", "embeddings"],
+    ],
+    ids="+".join,
+)
+def test_a_b_a_gives_the_same_frames_for_both_a(animator, files, kinds):
+    def file(name):
+        return {"path": str(files / f"{name}.safetensors")}
+
+    weights = {
+        "checkpoint": str(files / "other"),
+        "loras": [file("lora")],
+        "domain_adapter": file("adapter"),
+        "motion_loras": [file("motion_lora")],
+        "embeddings": [file("red")],  # the prompt's own word
+    }
+    b = Entry(name="b", prompts=("x",), **{kind: weights[kind] for kind in kinds})
     first, between = rendered(animator, BARE), rendered(animator, b)
     assert (between != first).any()
     np.testing.assert_array_equal(rendered(animator, BARE), first)
@@ -110,7 +138,7 @@ def test_a_broken_entry_leaves_nothing_behind(animator, files):
     broken = Entry(
         name="z", prompts=("x",), checkpoint=str(files / "other"), loras=({"path": str(files / "broken.safetensors")},)
     )
-    with pytest.raises(UserError, match="match nothing"):
+    with pytest.raises(UserError, match="broken.safetensors is a LoRA"):
         animator.load_entry(broken)
     np.testing.assert_array_equal(rendered(animator, BARE), first)
 

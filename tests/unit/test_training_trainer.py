@@ -128,12 +128,12 @@ def test_what_fits_passes(base):
 
 def test_a_base_without_a_unet_is_told(tmp_path):
     (tmp_path / "model_index.json").write_text("{}")
-    with pytest.raises(UserError, match="UNet's config of base"):
+    with pytest.raises(UserError, match="config of the unet of base"):
         check_fit(ModelConfig(), str(tmp_path), (16, 4, 8, 8))
 
 
 def test_a_motion_module_of_another_base_is_refused(base, tmp_path):
     uri = str(tmp_path / "motion.safetensors")
     motion_modules.write(uri, MotionModules(MotionConfig(), down=[[32, 32]] * 4, mid=32, up=[[32] * 3] * 4))
-    with pytest.raises(UserError, match="made for another base"):
+    with pytest.raises(UserError, match="was made for another architecture"):
         check_fit(ModelConfig(motion_module=uri), base, (16, 4, 8, 8))

@@ -317,7 +317,7 @@ def test_files_that_are_no_checkpoints_are_one_line(tmp_path, base):
     (tmp_path / "gone" / "unet" / f"{WEIGHTS}.index.json").write_text('{"weight_map": {"a": "b.safetensors"}}')
     for name, expected in (
         ("nothing.safetensors", r"nothing\.safetensors"),
-        ("noise.safetensors", "not a whole safetensors file"),
+        ("noise.safetensors", "is no weights file"),
         ("old.ckpt", "is empty"),
         ("empty", "no Stable Diffusion weights"),
         ("half", "no weights in its unet/"),

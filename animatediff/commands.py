@@ -1,0 +1,132 @@
+"""The `animatediff` command: what a weights file is, and its conversion to another layout."""
+
+import json as json_format
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Literal, NamedTuple
+
+import tyro
+
+from animatediff.errors import UsageError, UserError
+from animatediff.weights.identify import Identity, identify_uri
+from animatediff.weights.identify_metadata import printable
+from animatediff.weights.identify_words import name
+
+_COLUMNS = ("family", "version", "base", "rank", "alpha", "dtype", "parameters", "sha256", "file")
+_RIGHT_ALIGNED = {"parameters"}
+_SHOWN_METADATA = ("title", "author", "licence", "trigger words")
+
+
+class _Unreadable(NamedTuple):
+    uri: str
+    error: str
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; what its user can mend ends it with one line instead of a traceback.
+
+    Args:
+        argv: arguments without the program's name; those of the process if None.
+
+    Raises:
+        SystemExit: a file cannot be used (1), or the command line is wrong (2); `--help` (0).
+    """
+    try:
+        code = tyro.extras.subcommand_cli_from_dict(
+            {"identify": identify, "convert": convert}, prog="animatediff", description=__doc__, args=argv
+        )
+    except UserError as error:
+        sys.stderr.write(f"animatediff: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(code)
+
+
+def identify(
+    files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE [FILE ...]")],
+    *,
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> int:
+    """Tell what weights files are, from their content.
+
+    Args:
+        files: files or model folders, local or at URIs.
+        json: a JSON list instead of a table; sizes are numbers and nothing is left out.
+
+    Returns:
+        1 if a file could not be read, 0 otherwise.
+
+    Raises:
+        UsageError: no file is named.
+    """
+    if not files:
+        raise UsageError("name the files: animatediff identify FILE [FILE ...]")
+    found = [_identify(uri) for uri in files]
+    if json:
+        rows = [item.model_dump() if isinstance(item, Identity) else item._asdict() for item in found]
+        _say(json_format.dumps(rows, indent=2))
+    else:
+        _say("\n".join(_table(found)))
+    return int(any(isinstance(item, _Unreadable) for item in found))
+
+
+def convert(
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IN")],
+    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
+    *,
+    to: Literal["official", "diffusers"],
+) -> int:
+    """Write a motion module, MotionLoRA, domain adapter or single-file checkpoint in another layout.
+
+    Args:
+        source: the file or folder to convert, local or at a URI.
+        target: what to write; nothing may be there yet.
+        to: whose layout to write.
+    """
+    # Its readers import diffusers and transformers, which takes seconds that `identify` does not need.
+    from animatediff.weights.convert import convert as convert_file
+
+    written = convert_file(source, target, to=to)
+    _say(f"wrote {target}: {name(written)}, {written.layout} layout, {written.parameters:,} parameters")
+    return 0
+
+
+def _identify(uri: str) -> Identity | _Unreadable:
+    try:
+        return identify_uri(uri)
+    except UserError as error:
+        return _Unreadable(uri, printable(str(error), 500))
+
+
+def _table(found: Sequence[Identity | _Unreadable]) -> list[str]:
+    rows = [_COLUMNS, *(_row(item) for item in found)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+    details = [[], *(_details(item) for item in found)]
+    lines = []
+    for row, below in zip(rows, details, strict=True):
+        cells = (
+            cell.rjust(width) if column in _RIGHT_ALIGNED else cell.ljust(width)
+            for column, cell, width in zip(_COLUMNS, row, widths, strict=True)
+        )
+        lines.append("  ".join(cells).rstrip())
+        lines += [f"    {label}: {text}" for label, text in below]
+    return lines
+
+
+def _row(item: Identity | _Unreadable) -> tuple[str, ...]:
+    if isinstance(item, _Unreadable):
+        return ("unreadable", *("-" for _ in _COLUMNS[2:]), item.uri)
+    cells = (item.family, item.version, item.base, item.rank, item.alpha, item.dtype, f"{item.parameters:,}")
+    return (*(cell or "-" for cell in cells), item.sha256[:12] if item.sha256 else "-", item.uri)
+
+
+def _details(item: Identity | _Unreadable) -> list[tuple[str, str]]:
+    if isinstance(item, _Unreadable):
+        return [("error", item.error)]
+    details = [(label, item.metadata[label]) for label in _SHOWN_METADATA if label in item.metadata]
+    return [*details, ("note", item.note)] if item.note else details
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")

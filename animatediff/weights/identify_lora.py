@@ -1,0 +1,116 @@
+"""What a low-rank file changes, and how: MotionLoRA, domain adapter or LoRA, its algorithm, rank and alpha."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from animatediff.weights.families import ALGORITHMS, DOWN, Base, Contents, Description
+from animatediff.weights.identify_base import find_base
+
+DOMAIN_ADAPTER_RANK = 128
+"""Of the published one (v3): 25,509,888 numbers."""
+
+_LAYOUTS: tuple[tuple[str, str], ...] = (
+    ("kohya", r"^(?:lora|lycoris)_"),
+    ("peft", r"^base_model\.model\."),
+    ("diffusers attention processors", r"\.processor\."),
+    ("diffusers", r"^(?:unet|text_encoder|text_encoder_2|transformer)\."),
+    ("ldm", r"^diffusion_model\."),
+    ("peft", r"\.lora_[AB]\b"),
+)
+_MOTION_LAYOUTS: tuple[tuple[str, str], ...] = (
+    ("kohya", r"^lora_"),
+    ("motiondirector", r"\.processor\.\d+_lora\.|\.processor\.proj_lora\."),
+    ("official", r"\.attention_blocks\.\d+\.processor\."),
+    ("peft", r"^base_model\.model\."),
+    ("diffusers", r"motion_modules\.\d+\.transformer_blocks\."),
+    ("official", r"\.attention_blocks\."),
+)
+_MOTION = r"motion_modules|temporal_transformer|temporal_attentions"
+# What a domain adapter changes, and nothing else: these four matrices of both attentions of a transformer block.
+_ATTENTION_FACTOR = re.compile(
+    r"(?:lora_unet_|unet\.)?((?:down_blocks|up_blocks|mid_block)[._].*transformer_blocks[._]\d+)"
+    rf"[._](attn[12])[._](?:processor[._])?to_(q|k|v|out)(?:[._]0)?(?:{DOWN})"
+)
+_ATTENTION_MATRICES = {(attention, matrix) for attention in ("attn1", "attn2") for matrix in ("q", "k", "v", "out")}
+_RANK_FIRST = re.compile(rf"{DOWN}|\.(?:hada_w1_b|lokr_w[12]_b)(?:\.default)?$")
+
+
+def describe(contents: Contents) -> Description:
+    """Tell a low-rank file's kind; of its values only the alphas are read."""
+    ranks = {contents.shapes[name][0] for name in contents.matching(_RANK_FIRST) if contents.shapes[name]}
+    alphas = _alphas(contents.tensors) | _alphas_of_metadata(contents.metadata)
+    rank, alpha = _range(ranks), _range(alphas)
+    if contents.has(_MOTION):
+        version, base = _motion_version(contents)
+        return Description(
+            "motion_lora", version, _layout(_MOTION_LAYOUTS, contents), base, rank, alpha, _also(contents)
+        )
+    algorithm, base, layout = _algorithm(contents), find_base(contents), _layout(_LAYOUTS, contents)
+    says_so = contents.metadata.get("animatediff_family") == "domain_adapter"
+    may_be_one = algorithm == "LoRA" and base in ("sd1", None) and alphas <= {DOMAIN_ADAPTER_RANK}
+    if says_so or (may_be_one and ranks == {DOMAIN_ADAPTER_RANK} and _changes_attention_only(contents)):
+        return Description("domain_adapter", None, layout, base, rank, alpha)
+    return Description("lora", algorithm, layout, base, rank, alpha)
+
+
+def _algorithm(contents: Contents) -> str:
+    found = next((algorithm for algorithm, pattern in ALGORITHMS if contents.has(pattern)), "LoRA")
+    if found == "LoRA" and any(shape[2:] not in ((), (1, 1)) for shape in _shapes(contents, DOWN)):
+        return "LoCon"
+    if found == "OFT" and any(len(shape) == 4 for shape in _shapes(contents, "oft_blocks")):
+        return "BOFT"
+    return found
+
+
+def _shapes(contents: Contents, pattern: str) -> Iterable[tuple[int, ...]]:
+    return (contents.shapes[name] for name in contents.matching(pattern))
+
+
+def _layout(layouts: tuple[tuple[str, str], ...], contents: Contents) -> str | None:
+    return next((layout for layout, pattern in layouts if contents.has(pattern)), None)
+
+
+def _changes_attention_only(contents: Contents) -> bool:
+    blocks: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for name in contents.matching(DOWN):
+        match = _ATTENTION_FACTOR.fullmatch(name)
+        if not match:
+            return False
+        blocks[match[1]].add((match[2], match[3]))
+    return all(changed == _ATTENTION_MATRICES for changed in blocks.values())
+
+
+def _motion_version(contents: Contents) -> tuple[str | None, Base | None]:
+    """Only v2's motion modules have one in the middle, and only SD 1.x's UNet a fourth block a side."""
+    version = "v2" if contents.has(rf"mid_block.*(?:{_MOTION})") else None
+    return version, "sd1" if contents.has(rf"(?:down|up)_blocks[._]3[._](?:{_MOTION})") else None
+
+
+def _also(contents: Contents) -> str | None:
+    others = any(not re.search(_MOTION, name) for name in contents.matching(DOWN))
+    return "it changes layers of the base too" if others else None
+
+
+def _alphas(tensors: Mapping[str, Tensor]) -> set[float]:
+    found = (tensor for name, tensor in tensors.items() if name.endswith(".alpha") and tensor.numel() == 1)
+    return {float(tensor) for tensor in found if not tensor.is_complex()}
+
+
+def _alphas_of_metadata(metadata: Mapping[str, str]) -> set[float]:
+    """Those that diffusers writes, one a part, for example `unet.lora_alpha`."""
+    try:
+        adapter = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    except ValueError:
+        return set()
+    entries = adapter.items() if isinstance(adapter, dict) else ()
+    return {float(value) for key, value in entries if key.endswith("lora_alpha") and isinstance(value, int | float)}
+
+
+def _range(numbers: Iterable[float]) -> str | None:
+    """`8`, or `4-64` where there are several."""
+    found = sorted(set(numbers))
+    return "-".join(f"{number:g}" for number in dict.fromkeys((found[0], found[-1]))) if found else None

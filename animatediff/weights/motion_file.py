@@ -1,0 +1,211 @@
+"""A motion module file, opened in whatever layout it is: checked by names and shapes, its weights still on disk."""
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from animatediff.errors import UserError
+from animatediff.models.config import MotionConfig, Version
+from animatediff.models.motion_module import MotionModule, TemporalAttention, sinusoidal_positions
+from animatediff.models.motion_unet import MotionModules
+from animatediff.weights import motion_layouts as layouts
+from animatediff.weights.files import local_copy
+from animatediff.weights.identify import expect
+from animatediff.weights.motion_layouts import Detected, Layout
+from animatediff.weights.tensors import TensorFile, open_tensors
+
+_log = logging.getLogger(__name__)
+
+WEIGHTS_FILES = tuple(
+    f"diffusion_pytorch_model{suffix}" for suffix in (".safetensors", ".fp16.safetensors", ".bin", ".fp16.bin")
+)
+"""What diffusers calls a model's weights, most wanted first."""
+
+_NORM = re.compile(r"(down|mid|up)_blocks?(?:\.(\d+))?\.motion_modules\.(\d+)\.temporal_transformer\.norm\.weight")
+
+
+class Places(NamedTuple):
+    """Where a UNet has motion modules: the channels of each, block by block."""
+
+    down: list[list[int]]
+    mid: int
+    up: list[list[int]]
+
+    def regular(self) -> "Places":
+        """As Stable Diffusion's blocks are: equally many motion modules a down block, one more in the up blocks."""
+        widths = [block[0] for block in max(self.down, self.up[::-1], key=len)]
+        number = max(*map(len, self.down), *(len(block) - 1 for block in self.up))
+        return Places([[w] * number for w in widths], widths[-1], [[w] * (number + 1) for w in reversed(widths)])
+
+    def __str__(self) -> str:
+        return ", ".join(f"{len(block)} x {block[0]}" for block in self.down)
+
+
+def find_places(state: Mapping[str, Tensor]) -> Places:
+    """The places of a state dict with official names, read from the norms' shapes."""
+    found = {match.groups(): state[name].numel() for name in state if (match := _NORM.fullmatch(name))}
+    sides: dict[str, dict[int, list[int]]] = {"down": {}, "mid": {}, "up": {}}
+    for side, block, index in sorted(found, key=lambda place: (place[0], int(place[1] or 0), int(place[2]))):
+        sides[side].setdefault(int(block or 0), []).append(found[side, block, index])
+    mid = sides["mid"].get(0, [0])[0]
+    return Places(list(sides["down"].values()), mid, list(sides["up"].values()))
+
+
+@dataclass(frozen=True)
+class MotionFile:
+    """A motion module file that was found whole. None of its weights is in memory yet."""
+
+    uri: str
+    layout: Layout
+    version: Version
+    """The published version that it is, or the one whose shape it has most of."""
+    config: MotionConfig
+    state: Mapping[str, Tensor]
+    """By official names, in the file's own precision, memory-mapped: not to be written to. No position tables."""
+
+    def build(self) -> MotionModules:
+        """The motion modules, float32.
+
+        Raises:
+            UserError: there are NaN or infinite numbers among the weights.
+        """
+        with torch.device("meta"):
+            motion = MotionModules(self.config, **find_places(self.state)._asdict())
+        motion.to_empty(device="cpu")
+        for name, module in motion.named_modules():
+            if isinstance(module, MotionModule):  # one by one, as loading keeps a copy of what it fuses
+                module.load_state_dict(_below(f"{name}.", self.state))
+            elif isinstance(module, TemporalAttention) and module.positions is not None:
+                module.positions = sinusoidal_positions(*module.positions.shape)
+        for name, tensor in motion.state_dict().items():
+            if not torch.stack(tensor.aminmax()).isfinite().all():
+                raise UserError(f"{self.uri}: {self._own_name(name)} has NaN or infinite values, the file is broken")
+        return motion
+
+    def _own_name(self, name: str) -> str:
+        return layouts.from_official(name, self.layout)
+
+
+def open_file(uri: str) -> MotionFile:
+    """Open a motion module, written here or published, and check names and shapes; no weight is read.
+
+    Args:
+        uri: an official file (AnimateDiff v1, v2, v3, SDXL-beta, AnimateLCM, AnimateDiff-Lightning), a dump of a
+            whole UNet, a Hotshot-XL file, or a diffusers `MotionAdapter` as a file or a folder.
+
+    Raises:
+        UserError: there is nothing at `uri`, it is of another kind, not whole, or of a version that cannot be used.
+    """
+    file, adapter = _open(uri)
+    found = _detect(file, adapter)
+    if what := layouts.unsupported(file.tensors):
+        raise UserError(f"{uri} is {what}")
+    _check_tables(file)
+    state = _official_state(file, found.layout)
+    opened = MotionFile(uri, found.layout, found.version, found.config, state)
+    _check_whole(opened, is_own=layouts.CONFIG_KEY in file.metadata)
+    if found.note:
+        _log.warning("%s: %s", uri, found.note)
+    return opened
+
+
+def _open(uri: str) -> tuple[TensorFile, dict[str, Any] | None]:
+    folder = local_copy(uri)
+    if not folder.is_dir():
+        return open_tensors(uri), None
+    weights = next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), None)
+    if weights is None:
+        hint = ": name the motion_adapter folder in it" if (folder / "motion_adapter").is_dir() else ""
+        raise UserError(f"folder {uri} has no {' or '.join(WEIGHTS_FILES)}{hint}")
+    return replace(open_tensors(str(weights)), uri=uri), _read_adapter_config(folder, uri)
+
+
+def _read_adapter_config(folder: Path, uri: str) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"the config.json in folder {uri} cannot be read: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"the config.json in folder {uri} holds no settings")
+    return content
+
+
+def _detect(file: TensorFile, adapter: dict[str, Any] | None) -> Detected:
+    try:
+        layouts.own_config(file.metadata)
+        found = layouts.detect(file.tensors, file.metadata, adapter)
+        if found is not None:
+            MotionConfig.model_validate(found.config.model_dump())
+            return found
+    except ValueError as error:
+        raise UserError(f"the motion module's config in {file.uri} cannot be used: {one_line(error)}") from error
+    expect(file, {"motion_module"})
+    raise UserError(f"{file.uri} is not a whole motion module: it has no norm.weight of one")
+
+
+def _check_tables(file: TensorFile) -> None:
+    """Tables are not kept, so they must be what is computed in their place."""
+    tables = {name: tensor for name, tensor in file.tensors.items() if layouts.is_table(name)}
+    for name, table in tables.items():
+        if not layouts.is_sinusoid(table):
+            raise UserError(
+                f"{file.uri}: the position table {name} is not the usual sinusoid (learned, scaled or broken), and "
+                "no other is supported"
+            )
+    if len({table.shape[1] for table in tables.values()}) > 1:
+        raise UserError(f"{file.uri}: its position tables have different lengths")
+
+
+def _official_state(file: TensorFile, layout: Layout) -> dict[str, Tensor]:
+    tensors = {name: tensor for name, tensor in file.tensors.items() if not layouts.is_table(name)}
+    official = {name: layouts.to_official(name, layout) for name in tensors}
+    others = [name for name, found in official.items() if found is None]
+    if others and not layouts.is_whole_unet(tensors):
+        raise UserError(f"{file.uri}: {others[0]} ({len(others)} such) is no part of a motion module in this layout")
+    return {found: tensors[name] for name, found in official.items() if found is not None}
+
+
+def _check_whole(file: MotionFile, *, is_own: bool) -> None:
+    """Name what is missing, of another shape, or too much."""
+    places = find_places(file.state)
+    if not places.down or not places.up:
+        raise UserError(
+            f"{file.uri} is not a whole motion module: {'up' if places.down else 'down'}_blocks are missing"
+        )
+    # Files written here may be for UNets of any build: their places are taken as they are.
+    places = places if is_own else places.regular()
+    config = file.config.model_copy(update={"use_positions": False})  # tables are in no state dict
+    try:
+        with torch.device("meta"):
+            expected = MotionModules(config, **places._asdict()).state_dict()
+    except ValueError as error:
+        raise UserError(f"{file.uri} is not a whole motion module: {one_line(error)}") from error
+    for name in [*expected, *file.state]:
+        if problem := _problem(file.state.get(name), expected.get(name)):
+            raise UserError(f"{file.uri} is not a whole motion module: {file._own_name(name)} {problem}")
+
+
+def _problem(given: Tensor | None, expected: Tensor | None) -> str | None:
+    if given is None or expected is None:
+        return "is missing" if given is None else "belongs to none"
+    if not given.is_floating_point():
+        return f"holds {str(given.dtype).removeprefix('torch.')}, not weights"
+    if not given.numel():
+        return "is empty"
+    return None if given.shape == expected.shape else f"is {list(given.shape)}, not {list(expected.shape)}"
+
+
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, without line breaks and not too long."""
+    return " ".join(str(error).split())[:200]
