@@ -1,134 +1,213 @@
-"""LoRA files, merged into a base's weights: kohya's layout and diffusers' layouts.
+"""Low-rank files: LoRA, LoCon, LoHa, LoKr, full differences, MotionLoRAs and domain adapters, in every known layout.
 
-Every layout names the changed module by its path, with dots or underscores. So the base's own module names are the
-key map: a factor that matches none of them is an error, never a silent loss.
+A file becomes the changes of weights that it holds. A key that has no place in the models is an error, never a silent
+loss; so are factors that are missing, do not fit, or are no numbers.
 """
 
-import json
+import logging
+import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
-from safetensors import safe_open
+import torch
 from torch import Tensor
 
+from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.weights.checkpoints import State, read_safetensors
-from animatediff.weights.files import local_copy
+from animatediff.weights import identify, lora_scales
+from animatediff.weights.changes import Change, Product, from_factors
+from animatediff.weights.families import Base, Family
+from animatediff.weights.lora_scales import Scales
+from animatediff.weights.targets import Module, States, Targets
+from animatediff.weights.targets import Target as Target
+from animatediff.weights.tensors import TensorFile, open_tensors
 
-_FACTOR = re.compile(
-    r"(?P<module>.+?)[._](?:"
-    r"(?P<alpha>alpha)"
-    r"|(?:lora|lora_linear_layer)[._](?P<factor>down|up|A|B)(?:\.default)?\.weight"
+LoraFamily = Literal["lora", "domain_adapter", "motion_lora"]
+
+_log = logging.getLogger(__name__)
+
+_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+_FILES_OF_A_FOLDER = (
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "pytorch_lora_weights.safetensors",
+    "pytorch_lora_weights.bin",
+)
+
+# peft puts the adapter's own name, mostly `default`, into the keys of a model that it has not saved itself.
+_KEY = re.compile(
+    r"(.+?)[._](?:"
+    r"(?:lora|lora_linear_layer)[._](down|up|mid|A|B)(?:\.\w+)?\.weight"
+    r"|(hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)|diff|diff_b|w_norm|b_norm|alpha)(?:\.default)?"
     r")"
 )
-_PREFIXES = (("lora_unet_", "unet"), ("unet_", "unet"), ("lora_te_", "text_encoder"), ("text_encoder_", "text_encoder"))
-_IS_DOWN = {"down": True, "A": True, "up": False, "B": False}
+_SAME_FACTOR = {"A": "down", "B": "up", "w_norm": "diff", "b_norm": "diff_b"}
+
+_NOT_APPLIED = {
+    "DoRA": "its strength depends on the base's own weights",
+    "GLoRA": "it changes the base's own weights by products with them",
+    "IA3": "it scales activations",
+    "OFT": "it rotates weights",
+    "BOFT": "it rotates weights",
+}
+_TEXT_WIDTHS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL"}
 
 
-class Delta(NamedTuple):
-    """One module's change: `alpha / rank * up @ down`."""
-
-    down: Tensor
-    up: Tensor
-    alpha: float
-
-    def weight(self) -> Tensor:
-        """The change in the shape of the module's weight, float32: (d d) or, of a convolution, (c c h w)."""
-        rank = len(self.down)
-        product = self.up.float().flatten(1) @ self.down.float().flatten(1)
-        shape = (len(self.up), *self.down.shape[1:])
-        return (self.alpha / rank * product).reshape(shape)
-
-
-def merge(states: Mapping[str, State], uri: str, *, scale: float) -> dict[str, State]:
-    """The states with a LoRA merged in: `weight + scale * alpha / rank * up @ down`.
+def read(uri: str, states: States, *, family: LoraFamily) -> dict[Target, Change]:
+    """A file's changes, by what they change.
 
     Args:
-        states: state dicts by `unet` and `text_encoder`; they are left alone.
-        uri: the `.safetensors` file.
-        scale: strength; 1 is as trained, 0 changes nothing.
-
-    Returns:
-        New dicts; tensors that the LoRA does not touch are shared with `states`.
+        uri: a weights file, or a folder that peft or diffusers wrote.
+        states: the resident models' state dicts by part; only names and shapes are read.
+        family: what the file is said to be. A domain adapter is a LoRA: either may be given as the other.
 
     Raises:
-        UserError: the file cannot be read, or holds a key that matches no weight of the base.
+        UserError: the file is of another family or for another base, is incomplete or broken, or holds a key that has
+            no place in the models.
     """
-    merged = {part: dict(state) for part, state in states.items()}
-    for (part, name), delta in read(uri, states).items():
-        weight, change = merged[part][name], delta.weight()
-        if change.shape[:2] == weight.shape[:2] and change.numel() == weight.numel():
-            change = change.reshape(weight.shape)  # a linear layer and a 1x1 convolution are the same matrix
-        if weight.shape != change.shape:
-            raise UserError(
-                f"LoRA {uri} does not fit the base: {name} is {list(weight.shape)}, the LoRA's {list(change.shape)}"
-            )
-        merged[part][name] = weight.float() + scale * change
-    return merged
+    file = open_file(uri)
+    _check_kind(file, states, family)
+    modules = _modules(file, states, family)
+    scales = {part: lora_scales.read(file, part) for part in {module.part for module in modules}}
+    changes: dict[Target, Change] = {}
+    for module, factors in modules.items():
+        try:
+            found = _changes(module, factors, scales[module.part])
+        except ValueError as error:
+            raise UserError(f"{uri}: {module.path}: {error}") from error
+        for name, change in found.items():
+            _check_fit(change, states[module.part].get(name), name, uri)
+            changes[module.part, name] = change
+    return changes
 
 
-def read(uri: str, states: Mapping[str, State]) -> dict[tuple[str, str], Delta]:
-    """A file's changes by part and weight name; alpha is the rank where the file has none.
+def open_file(uri: str) -> TensorFile:
+    """A low-rank file, or the one in a folder that peft or diffusers wrote.
 
     Raises:
-        UserError: the file cannot be read, is incomplete, or holds a key that matches no weight of the base.
+        UserError: there is none, or it cannot be read.
     """
-    factors: dict[tuple[str, str], dict[str, Tensor]] = defaultdict(dict)
-    known = _known_names(states)
+    if not uri.endswith(_SUFFIXES):
+        for name in _FILES_OF_A_FOLDER:
+            if storage.exists(storage.join(uri, name)):
+                return open_tensors(storage.join(uri, name))
+    return open_tensors(uri)
+
+
+def split_key(key: str) -> tuple[str, str] | None:
+    """A module's name as the file spells it, and the factor's name as LyCORIS' or kohya's; None for any other key."""
+    if match := _KEY.fullmatch(key):
+        factor = match[2] or match[3]
+        return match[1], _SAME_FACTOR.get(factor, factor)
+    return None
+
+
+def checked(tensor: Tensor, factor: str, what: str) -> Tensor:
+    """The tensor, if it can be a factor.
+
+    Raises:
+        UserError: it is of integers, empty, or holds NaN or infinite numbers; the line begins with `what`.
+    """
+    if factor == "alpha":
+        return tensor
+    if not tensor.is_floating_point():
+        raise UserError(f"{what} is of {tensor.dtype}, floating-point numbers are needed")
+    if not tensor.numel() or not tensor.ndim:
+        raise UserError(f"{what} is empty")
+    if not torch.isfinite(tensor.float()).all():
+        raise UserError(f"{what} holds NaN or infinite numbers: the file is broken")
+    return tensor
+
+
+def _check_kind(file: TensorFile, states: States, family: LoraFamily) -> None:
+    base: Base | None = None
+    if "unet" in states:
+        base = "sdxl" if any(name.startswith("add_embedding.") for name in states["unet"]) else "sd1"
+    families: set[Family] = {"motion_lora"} if family == "motion_lora" else {"lora", "domain_adapter"}
+    algorithm = identify.expect(file, families, base=base).version
+    if algorithm in _NOT_APPLIED:
+        raise UserError(
+            f"{file.uri} is a {algorithm}, which is not applied ({_NOT_APPLIED[algorithm]}): take a LoRA, or merge it "
+            "into a checkpoint with the tool that made it"
+        )
+
+
+def _modules(file: TensorFile, states: States, family: LoraFamily) -> dict[Module, dict[str, Tensor]]:
+    """The file's factors by the module that they change."""
+    targets = Targets(states, motion=family == "motion_lora")
+    modules: dict[Module, dict[str, Tensor]] = defaultdict(dict)
     unknown = []
-    path = local_copy(uri)
-    for key, tensor in read_safetensors(path, uri).items():
-        match = _FACTOR.fullmatch(key)
-        target = match and known.get(_flat(match["module"]))
-        if not match or not target:
+    for key, tensor in file.tensors.items():
+        name, factor = split_key(key) or (None, "")
+        found = targets.find(name) if name else []
+        if not found:
             unknown.append(key)
             continue
-        kind = "alpha" if match["alpha"] else "down" if _IS_DOWN[match["factor"]] else "up"
-        factors[target][kind] = tensor
+        if len(found) > 1:
+            parts = " or ".join(module.part for module in found)
+            raise UserError(f"{file.uri}: {key} does not say what it changes, {parts}: put that before its name")
+        factors = modules[found[0]]
+        if factor in factors:
+            raise UserError(f"{file.uri} has two factors {factor} for {found[0].path}, one of them {key}")
+        factors[factor] = checked(tensor, factor, f"{file.uri}: {key}")
+    if unknown and not (modules and _is_of_absent_mid_block(unknown, states, family)):
+        raise UserError(
+            f"{file.uri}: {len(unknown)} of its keys match nothing in the model, such as {_why(unknown[0], targets)}"
+        )
     if unknown:
-        raise UserError(f"LoRA {uri}: {len(unknown)} keys match nothing in the base, such as {unknown[0]}")
-    alphas = _part_alphas(path)
-    return {target: _delta(found, alphas.get(target[0]), f"{target[1]} of {uri}") for target, found in factors.items()}
+        _log.warning("%s is for a motion module with a mid block (v2); what it changes there is left out", file.uri)
+    return modules
 
 
-def _delta(found: dict[str, Tensor], part_alpha: float | None, what: str) -> Delta:
-    if "down" not in found or "up" not in found:
-        raise UserError(f"the LoRA's {what} is incomplete: it has only {', '.join(sorted(found))}")
-    down, up = found["down"], found["up"]
-    if up.flatten(1).shape[1] != len(down):
-        raise UserError(f"the LoRA's {what} has factors of rank {len(down)} and {up.flatten(1).shape[1]}")
-    default = len(down) if part_alpha is None else part_alpha
-    return Delta(down, up, float(found.get("alpha", default)))
+def _is_of_absent_mid_block(unknown: Sequence[str], states: States, family: LoraFamily) -> bool:
+    if family != "motion_lora" or any(name.startswith("mid_block.") for name in states.get("motion", ())):
+        return False
+    return all("mid_block" in key and "motion_modules" in key and split_key(key) for key in unknown)
 
 
-def _part_alphas(path: Path) -> dict[str, float]:
-    """The alphas that diffusers writes, one a part, into the file's metadata."""
-    with safe_open(path, "pt") as file:
-        adapter = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
-    names = {part: f"{part}.lora_alpha" for part in ("unet", "text_encoder")}
-    return {part: float(adapter[name]) for part, name in names.items() if name in adapter}
+def _why(key: str, targets: Targets) -> str:
+    if key.startswith("bundle_emb."):
+        return f"{key}: it is a textual inversion that OneTrainer put into the file; save both as files of their own"
+    name, _ = split_key(key) or (key, "")
+    part = targets.absent_part(name)
+    return f"{key}: it is for a model with a {part}" if part else key
 
 
-def _known_names(states: Mapping[str, State]) -> dict[str, tuple[str, str]]:
-    """Flattened module name -> (part, weight name), for every matrix and convolution of the base."""
-    return {
-        _flat(f"{part}.{name.removesuffix('.weight')}"): (part, name)
-        for part in ("unet", "text_encoder")
-        for name, tensor in states[part].items()
-        if name.endswith(".weight") and tensor.ndim in (2, 4)
-    }
+def _changes(module: Module, factors: Mapping[str, Tensor], scales: Scales | None) -> dict[str, Change]:
+    """A module's changes by parameter name.
+
+    Raises:
+        ValueError: factors are missing or do not go together.
+    """
+
+    def scale(rank: int | None) -> float:
+        return lora_scales.strength(factors.get("alpha"), rank, scales, module)
+
+    changes: dict[str, Change] = {}
+    if "diff_b" in factors:
+        changes[f"{module.path}.bias"] = Product((factors["diff_b"],), 1.0)
+    of_weight = {name: factor for name, factor in factors.items() if name not in ("alpha", "diff_b")}
+    if of_weight or not changes:
+        changes[f"{module.path}.weight"] = from_factors(of_weight, scale)
+    return changes
 
 
-def _flat(module: str) -> str:
-    """One spelling for all: `lora_te_text_model_...` (kohya), `unet....attn1.processor.to_out` (diffusers)."""
-    flat = module.replace(".", "_")
-    for prefix, part in _PREFIXES:
-        if flat.startswith(prefix):
-            flat = f"{part}:{flat.removeprefix(prefix).removeprefix('text_model_')}"
-            break
-    flat = flat.replace("_processor_", "_").replace("_to_out_0", "_to_out")
-    # Early diffusers files call the text encoder's projections as the UNet's.
-    return re.sub(r"_self_attn_to_(q|k|v|out)$", r"_self_attn_\1_proj", flat)
+def _check_fit(change: Change, weight: Tensor | None, name: str, uri: str) -> None:
+    if weight is None:
+        raise UserError(f"{uri} changes {name}, which the model does not have")
+    shape, wanted = _without_ones(change.shape), _without_ones(tuple(weight.shape))
+    is_flat = len(shape) == 2 and shape == (wanted[0], math.prod(wanted[1:]))
+    if shape == wanted or is_flat:
+        return
+    width = change.shape[-1] if re.search(r"\.attn2\.to_[kv]\.weight$", name) else None
+    hint = f": it was made for {_TEXT_WIDTHS[width]}" if width in _TEXT_WIDTHS else ""
+    raise UserError(
+        f"{uri} does not fit the base{hint}: {name} is {list(weight.shape)}, the file's change {list(change.shape)}"
+    )
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A 1x1 convolution is a matrix."""
+    return shape[:2] if all(size == 1 for size in shape[2:]) else shape
