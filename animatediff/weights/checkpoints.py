@@ -111,18 +111,23 @@ def to_diffusers(uri: str, out_uri: str) -> list[str]:
 
 
 def content_hash(uri: str) -> str:
-    """SHA-256 of a weights file, or of what a model folder holds of `PARTS` and the tokenizers.
+    """SHA-256 of everything at `uri` that decides what its weights do.
+
+    That is a file's bytes; of a diffusers folder what it holds of `PARTS` and the tokenizers; of any other folder, and
+    of a file that peft wrote with its config beside it, all weights and configs there.
 
     Raises:
         UserError: there is nothing at `uri`.
     """
     path = local_copy(uri)
-    if path.is_file():
+    if path.is_file() and not (
+        path.name.startswith("adapter_model.") and path.with_name("adapter_config.json").exists()
+    ):
         return _file_hash(path)
-    files = [file for name in _HASHED_FOLDERS for file in (path / name).rglob("*") if file.is_file()]
-    lines = (
-        f"{file.relative_to(path).as_posix()} {_file_hash(file)}\n" for file in sorted(files or _weights_files(path))
-    )
+    folder = path if path.is_dir() else path.parent
+    parts = [file for name in _HASHED_FOLDERS for file in (folder / name).rglob("*") if file.is_file()]
+    files = sorted(parts or (file for file in folder.rglob("*") if file.suffix in (".safetensors", ".bin", ".json")))
+    lines = (f"{file.relative_to(folder).as_posix()} {_file_hash(file)}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -20,6 +20,9 @@ _NAMES: tuple[tuple[Base, str], ...] = (
     ("sd1", r"^cond_stage_model\.transformer\."),
 )
 _UNET_OR_TEXT = r"(?:down|up|mid|input|output|middle)_blocks?[._]|text_model|text_encoder|^lora_te"
+# Transformers: a stack of blocks or layers that is not a UNet's or a text encoder's.
+_STACK = r"(?:^|[._])(?:\w+_)?(?:blocks|layers)[._]\d"
+_TEXT_STACK = r"(?:^|[._])encoder[._]layers[._]\d"
 _METADATA: tuple[tuple[Base, str], ...] = (
     ("sdxl-refiner", r"^(?:stable-diffusion-)?(?:sd)?xl.*refiner"),
     ("sdxl", r"^sdxl|^stable-diffusion-xl"),
@@ -67,8 +70,8 @@ def _of_metadata(metadata: Mapping[str, str]) -> Base | None:
 
 
 def _of_another_kind(contents: Contents) -> Base | None:
-    """Transformers for images, and everything that has no UNet at all."""
-    if contents.has(_UNET_OR_TEXT):
+    """Of image and video transformers, which have no UNet at all."""
+    if contents.has(_UNET_OR_TEXT) or contents.has(_TEXT_STACK) or not contents.has(_STACK):
         return None
     return "sd3" if _SD3_WIDTH in _widths(contents, _JOINT_ATTENTION) else "other"
 

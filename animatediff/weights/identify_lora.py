@@ -104,10 +104,10 @@ def _alphas_of_metadata(metadata: Mapping[str, str]) -> set[float]:
     """Those that diffusers writes, one a part, for example `unet.lora_alpha`."""
     try:
         adapter = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    except ValueError:
+        entries = adapter.items() if isinstance(adapter, dict) else ()
+        return {float(value) for key, value in entries if key.endswith("lora_alpha") and isinstance(value, int | float)}
+    except (ValueError, RecursionError, OverflowError):  # the reader refuses it, here it says nothing
         return set()
-    entries = adapter.items() if isinstance(adapter, dict) else ()
-    return {float(value) for key, value in entries if key.endswith("lora_alpha") and isinstance(value, int | float)}
 
 
 def _range(numbers: Iterable[float]) -> str | None:

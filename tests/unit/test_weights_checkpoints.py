@@ -384,3 +384,17 @@ def test_content_hash_of_a_folder_of_one_part_follows_its_weights(tmp_path, othe
     assert checkpoints.content_hash(str(copy)) == before
     save_file({name: tensor + 1 for name, tensor in load_file(copy / WEIGHTS).items()}, copy / WEIGHTS)
     assert checkpoints.content_hash(str(copy)) != before
+
+
+def test_content_hash_of_pefts_files_follows_their_alpha(tmp_path):
+    """Two folders must not share a hash, and the config beside the weights decides their strength."""
+    hashes = set()
+    for name, weights, alpha in (("a", 1.0, 8), ("b", 2.0, 8), ("c", 1.0, 16)):
+        folder = tmp_path / name
+        folder.mkdir()
+        save_file({"x": torch.full((2,), weights)}, folder / "adapter_model.safetensors")
+        (folder / "adapter_config.json").write_text(f'{{"r": 8, "lora_alpha": {alpha}}}')
+        of_folder = checkpoints.content_hash(str(folder))
+        assert checkpoints.content_hash(str(folder / "adapter_model.safetensors")) == of_folder
+        hashes.add(of_folder)
+    assert len(hashes) == 3
