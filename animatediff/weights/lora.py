@@ -17,8 +17,9 @@ from torch import Tensor
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.weights import identify, lora_scales
+from animatediff.weights.architectures import known_base
 from animatediff.weights.changes import Change, Product, from_factors
-from animatediff.weights.families import Base, Family
+from animatediff.weights.families import Family
 from animatediff.weights.lora_scales import Scales
 from animatediff.weights.targets import Module, States, Targets
 from animatediff.weights.targets import Target as Target
@@ -122,15 +123,13 @@ def checked(tensor: Tensor, factor: str, what: str) -> Tensor:
 
 
 def _check_kind(file: TensorFile, states: States, family: LoraFamily) -> None:
-    base: Base | None = None
-    if "unet" in states:
-        base = "sdxl" if any(name.startswith("add_embedding.") for name in states["unet"]) else "sd1"
+    base = known_base(states["unet"]) if "unet" in states else None
     families: set[Family] = {"motion_lora"} if family == "motion_lora" else {"lora", "domain_adapter"}
     algorithm = identify.expect(file, families, base=base).version
     if algorithm in _NOT_APPLIED:
         raise UserError(
-            f"{file.uri} is a {algorithm}, which is not applied ({_NOT_APPLIED[algorithm]}): take a LoRA, or merge it "
-            "into a checkpoint with the tool that made it"
+            f"{file.uri} is of the kind {algorithm}, which is not applied ({_NOT_APPLIED[algorithm]}): take a LoRA, or "
+            "merge it into a checkpoint with the tool that made it"
         )
 
 
