@@ -67,14 +67,14 @@ REFUSED = {
     ),
     "rank 0": (kohya(f"{KEY}_to_q", draw(0, 32), draw(32, 0), 1.0), "is empty"),
     "a bias too many": (good() | {f"{KEY}_to_q.diff_b": draw(32)}, "to_q.bias, which the model does not have"),
-    "DoRA": (good() | {f"{KEY}_to_q.dora_scale": draw(1, 32)}, "is a DoRA, which is not applied"),
+    "DoRA": (good() | {f"{KEY}_to_q.dora_scale": draw(1, 32)}, "is of the kind DoRA, which is not applied"),
     "DoRA of peft": (
         {
             f"{PEFT_Q}.lora_A.weight": draw(2, 32),
             f"{PEFT_Q}.lora_B.weight": draw(32, 2),
             f"{PEFT_Q}.lora_magnitude_vector": draw(32),
         },
-        "is a DoRA, which is not applied",
+        "is of the kind DoRA, which is not applied",
     ),
     "GLoRA": ({f"{KEY}_to_q.{name}.weight": draw(2, 2) for name in ("a1", "a2", "b1", "b2")}, "GLoRA, which is not"),
     "OFT": ({f"{KEY}_to_q.oft_blocks": draw(4, 8, 8)}, "OFT, which is not applied"),
