@@ -1,9 +1,11 @@
 """Weights at any URI, as local files that can be memory-mapped."""
 
 import hashlib
+import json
 import shutil
 import uuid
 from pathlib import Path
+from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -27,6 +29,21 @@ def local_copy(uri: str) -> Path:
     if not storage.exists(uri):
         raise UserError(f"there is nothing at {uri}")
     return _fetch(uri)
+
+
+def parse_json(text: str | bytes, source: str) -> dict[str, Any]:
+    """A JSON object out of a stranger's file.
+
+    Raises:
+        UserError: it is none, or nested without end; the line begins with `source`.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{source} is not valid JSON: {' '.join(str(error).split())[:100]}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{source} holds a {type(content).__name__}, a JSON object is needed")
+    return content
 
 
 def _fetch(uri: str) -> Path:
