@@ -1,5 +1,6 @@
 """The `animatediff` command: what a weights file is, and its conversion to another layout."""
 
+import io
 import json as json_format
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: a file cannot be used (1), or the command line is wrong (2); `--help` (0).
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a title in any script must not end an ASCII terminal's command
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = tyro.extras.subcommand_cli_from_dict(
             {"identify": identify, "convert": convert}, prog="animatediff", description=__doc__, args=argv

@@ -54,7 +54,10 @@ def absolute(uri: str) -> str:
 
 def absolute_if_there(uri: str) -> str:
     """`absolute` for a local path that exists; anything else, a hub id too, as it is."""
-    return absolute(uri) if "://" not in uri and Path(uri).expanduser().exists() else uri
+    try:
+        return absolute(uri) if "://" not in uri and Path(uri).expanduser().exists() else uri
+    except (OSError, RuntimeError):  # a name too long, a home of nobody: told where the file is needed
+        return uri
 
 
 def exists(uri: str) -> bool:
@@ -67,7 +70,7 @@ def exists(uri: str) -> bool:
     try:
         return bool(fs.exists(path))
     except Exception as error:
-        raise _unreachable(uri, error) from error
+        raise unreachable(uri, error) from error
 
 
 def read_bytes(uri: str) -> bytes:
@@ -83,7 +86,7 @@ def read_bytes(uri: str) -> bytes:
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise _unreachable(uri, error) from error
+        raise unreachable(uri, error) from error
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -102,7 +105,7 @@ def write_bytes(uri: str, data: bytes) -> None:
         else:
             fs.pipe_file(path, data)
     except Exception as error:
-        raise _unreachable(uri, error) from error
+        raise unreachable(uri, error) from error
 
 
 @contextmanager
@@ -125,7 +128,7 @@ def write_file(uri: str) -> Iterator[Path]:
                 yield temporary
                 _upload(fs, temporary, path, uri)
     except OSError as error:
-        raise _unreachable(uri, error) from error
+        raise unreachable(uri, error) from error
 
 
 @contextmanager
@@ -149,7 +152,7 @@ def _upload(fs: fsspec.AbstractFileSystem, local: Path, path: str, uri: str) -> 
     try:
         fs.put_file(str(local), path)
     except Exception as error:
-        raise _unreachable(uri, error) from error
+        raise unreachable(uri, error) from error
 
 
 def list_files(uri: str) -> list[str]:
@@ -166,7 +169,7 @@ def list_files(uri: str) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except Exception as error:
-        raise _unreachable(uri, error) from error
+        raise unreachable(uri, error) from error
     names = (posixpath.basename(entry["name"].rstrip("/")) for entry in entries if entry["type"] == "file")
     return sorted(name for name in names if name and not name.endswith(".tmp"))
 
@@ -183,7 +186,7 @@ def find_files(uri: str) -> list[str]:
     except FileNotFoundError:
         return []
     except Exception as error:
-        raise _unreachable(uri, error) from error
+        raise unreachable(uri, error) from error
     return sorted(posixpath.relpath(name, path) for name in found)
 
 
@@ -199,10 +202,11 @@ def delete(uri: str) -> None:
     except FileNotFoundError:
         return
     except Exception as error:
-        raise _unreachable(uri, error) from error
+        raise unreachable(uri, error) from error
 
 
-def _unreachable(uri: str, error: Exception) -> UserError:
+def unreachable(uri: str, error: Exception) -> UserError:
+    """The one line for whatever a storage raised."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return UserError(
         f"cannot reach {uri}: {reason} (check the bucket's name, the endpoint and the credentials)"

@@ -7,10 +7,14 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from animatediff import storage
 from animatediff.errors import UserError
+
+# S3, GCS, Azure; web servers; fsspec's file systems in memory and elsewhere.
+_VERSION_FIELDS = ("size", "ETag", "etag", "md5Hash", "generation", "LastModified", "Last-Modified", "mtime", "created")
 
 CACHE = Path.home() / ".cache" / "animatediff"
 
@@ -47,17 +51,39 @@ def parse_json(text: str | bytes, source: str) -> dict[str, Any]:
 
 
 def _fetch(uri: str) -> Path:
+    try:
+        return _fetched(uri)
+    except UserError:
+        raise
+    except Exception as error:  # every storage has its own
+        raise storage.unreachable(uri, error) from error
+
+
+def _fetched(uri: str) -> Path:
     fs, path = storage.filesystem(uri)
-    # What the storage says of the files (sizes, ETags) names the copy, so a replaced file is fetched anew.
-    listing = sorted((name, fs.ukey(name)) for name in fs.find(path))
-    key = hashlib.sha256(repr((uri, listing)).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr((uri, _versions(fs, path))).encode()).hexdigest()[:16]
     target = CACHE / key / Path(path).name
-    if not target.exists():
-        partial = CACHE / f"{key}.{uuid.uuid4().hex}" / target.name
-        partial.parent.mkdir(parents=True)
+    if target.exists():
+        return target
+    partial = CACHE / f"{key}.{uuid.uuid4().hex}" / target.name
+    partial.parent.mkdir(parents=True)
+    try:
         fs.get(path, str(partial), recursive=fs.isdir(path))
-        try:
-            partial.parent.rename(target.parent)
-        except OSError:  # another process was faster
-            shutil.rmtree(partial.parent)
+        partial.parent.rename(target.parent)
+    except OSError:
+        if not target.exists():  # another process may have been faster
+            raise
+    finally:
+        shutil.rmtree(partial.parent, ignore_errors=True)
     return target
+
+
+def _versions(fs: AbstractFileSystem, path: str) -> list[object]:
+    """What the storage says of the files' versions, so that a replaced file is fetched anew.
+
+    A web server may give no more than the size; a file replaced by another of the same size goes unnoticed then.
+    """
+    fs.invalidate_cache()
+    names = sorted(fs.find(path)) or [path]
+    infos = ((name, fs.info(name)) for name in names)
+    return [(name, [(field, str(info[field])) for field in _VERSION_FIELDS if field in info]) for name, info in infos]

@@ -1,7 +1,6 @@
 """What a weights file is, told from its content."""
 
 import hashlib
-import json
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 from animatediff.errors import UserError
 from animatediff.weights import identify_lora, identify_model
 from animatediff.weights.families import Base, Contents, Description, Family, Identity, find_rule
-from animatediff.weights.files import local_copy
+from animatediff.weights.files import local_copy, parse_json
 from animatediff.weights.identify_metadata import printable, read_metadata
 from animatediff.weights.identify_words import misfit
 from animatediff.weights.tensors import TensorFile, open_tensors
@@ -24,6 +23,7 @@ _NOT_TRAINED = re.compile(
     r"pos_encoder\.|pos_embed\.pe$|\.alpha$|position_ids$|^model_ema\.|^denoiser\.|^string_to_token\."
 )
 _MOTION = re.compile(r"motion_modules|temporal_attentions")
+_MAX_ALPHA = 1e12  # Python's whole numbers go further than can be shown
 # Of a diffusers pipeline's folder.
 _PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "motion_adapter")
 
@@ -123,7 +123,8 @@ def _identify_weights(folder: Path, uri: str) -> Identity | None:
     tensors = {name: tensor for file in files for name, tensor in file.tensors.items()}
     found = identify(TensorFile(uri, tensors, files[0].metadata))
     alpha = _read_json(folder / "adapter_config.json").get("lora_alpha")
-    return found.model_copy(update={"alpha": f"{alpha:g}"}) if isinstance(alpha, int | float) else found
+    is_number = isinstance(alpha, int | float) and abs(alpha) < _MAX_ALPHA
+    return found.model_copy(update={"alpha": f"{alpha:g}"}) if is_number else found
 
 
 def _weights_files(folder: Path) -> list[Path]:
@@ -145,8 +146,4 @@ def _variant(path: Path) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes()) if path.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON") from error
-    return content if isinstance(content, dict) else {}
+    return parse_json(path.read_bytes(), str(path)) if path.is_file() else {}

@@ -1,6 +1,5 @@
 """A motion module file, opened in whatever layout it is: checked by names and shapes, its weights still on disk."""
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from animatediff.models.config import MotionConfig, Version
 from animatediff.models.motion_module import MotionModule, TemporalAttention, sinusoidal_positions
 from animatediff.models.motion_unet import MotionModules
 from animatediff.weights import motion_layouts as layouts
-from animatediff.weights.files import local_copy
+from animatediff.weights.files import local_copy, parse_json
 from animatediff.weights.identify import expect
 from animatediff.weights.motion_layouts import Detected, Layout
 from animatediff.weights.tensors import TensorFile, open_tensors
@@ -28,7 +27,10 @@ WEIGHTS_FILES = tuple(
 )
 """What diffusers calls a model's weights, most wanted first."""
 
-_NORM = re.compile(r"(down|mid|up)_blocks?(?:\.(\d+))?\.motion_modules\.(\d+)\.temporal_transformer\.norm\.weight")
+_MAX_PLACES = 8  # blocks a side, and motion modules a block; Stable Diffusion has 4 and 3
+_NORM = re.compile(
+    r"(down|mid|up)_blocks?(?:\.(\d{1,2}))?\.motion_modules\.(\d{1,2})\.temporal_transformer\.norm\.weight"
+)
 
 
 class Places(NamedTuple):
@@ -129,12 +131,10 @@ def _open(uri: str) -> tuple[TensorFile, dict[str, Any] | None]:
 
 def _read_adapter_config(folder: Path, uri: str) -> dict[str, Any]:
     try:
-        content = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
+        text = (folder / "config.json").read_bytes()
+    except OSError as error:
         raise UserError(f"the config.json in folder {uri} cannot be read: {one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"the config.json in folder {uri} holds no settings")
-    return content
+    return parse_json(text, f"the config.json in folder {uri}")
 
 
 def _detect(file: TensorFile, adapter: dict[str, Any] | None) -> Detected:
@@ -179,6 +179,8 @@ def _check_whole(file: MotionFile, *, is_own: bool) -> None:
         raise UserError(
             f"{file.uri} is not a whole motion module: {'up' if places.down else 'down'}_blocks are missing"
         )
+    if max(len(places.down), len(places.up), *map(len, places.down), *map(len, places.up)) > _MAX_PLACES:
+        raise UserError(f"{file.uri} is no motion module of Stable Diffusion: it has more than {_MAX_PLACES} in a row")
     # Files written here may be for UNets of any build: their places are taken as they are.
     places = places if is_own else places.regular()
     config = file.config.model_copy(update={"use_positions": False})  # tables are in no state dict

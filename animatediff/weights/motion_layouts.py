@@ -1,6 +1,5 @@
 """Motion module files by their names and shapes: whose layout it is, which version, and each tensor's official name."""
 
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from animatediff.models.config import MotionConfig, Version
 from animatediff.models.motion_module import sinusoidal_positions
+from animatediff.weights.files import parse_json
 
 Layout = Literal["official", "diffusers", "hotshotxl"]
 """Whose key names: guoyww/AnimateDiff's, diffusers' `MotionAdapter`'s, or Hotshot-XL's."""
@@ -18,7 +18,9 @@ Layout = Literal["official", "diffusers", "hotshotxl"]
 CONFIG_KEY = "motion_config"
 """Where files written here keep their config, in the safetensors metadata."""
 
-_NAME = re.compile(r"((?:(?:down|up)_blocks\.\d+|mid_block)\.)(motion_modules|temporal_attentions)(\.\d+\.)(.+)")
+_NAME = re.compile(
+    r"((?:(?:down|up)_blocks\.\d{1,2}|mid_block)\.)(motion_modules|temporal_attentions)(\.\d{1,2}\.)(.+)"
+)
 _TABLE = re.compile(r"\.(?:pos_encoder\.(?:pe|pos_encoding|positional_encoding)|pos_embed\.pe)$")
 _LIST: dict[Layout, str] = {
     "official": "motion_modules",
@@ -111,7 +113,7 @@ def own_config(metadata: Mapping[str, str]) -> MotionConfig | None:
         ValueError: it cannot be read.
     """
     text = metadata.get(CONFIG_KEY)
-    return None if text is None else MotionConfig.model_validate(json.loads(text))
+    return None if text is None else MotionConfig.model_validate(parse_json(text, CONFIG_KEY))
 
 
 def adapter_settings(adapter: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,6 @@ from typing import Any, Literal
 
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from animatediff import storage
@@ -22,6 +20,7 @@ from animatediff.models.motion_unet import MotionModules, MotionUNet
 from animatediff.weights import motion_layouts as layouts
 from animatediff.weights.motion_file import WEIGHTS_FILES, MotionFile, Places, find_places, one_line, open_file
 from animatediff.weights.motion_layouts import Layout
+from animatediff.weights.tensors import save_tensors
 
 __all__ = ["MotionFile", "check_fits", "convert", "open_file", "read", "write"]
 
@@ -49,17 +48,11 @@ def write(uri: str, motion: MotionModules | MotionFile, *, to: Literal["official
     """
     state = motion.state_dict() if isinstance(motion, MotionModules) else motion.state
     settings = _adapter_config(uri, motion.config, find_places(state)) if to == "diffusers" else None
-    tensors = {layouts.from_official(name, to): tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    tensors = {layouts.from_official(name, to): tensor for name, tensor in state.items()}
     if motion.config.use_positions:
         tensors |= _tables(motion.config, state, to)
-    # One entry only: safetensors writes several in any order, and equal weights should be equal files.
-    metadata = {layouts.CONFIG_KEY: motion.config.model_dump_json()}
     target = uri if settings is None else storage.join(uri, WEIGHTS_FILES[0])
-    with storage.write_file(target) as path:
-        try:
-            save_file(tensors, path, metadata=metadata)
-        except SafetensorError as error:  # how a full disk is told
-            raise UserError(f"cannot write {target}: {error}") from error
+    save_tensors(target, tensors, {layouts.CONFIG_KEY: motion.config.model_dump_json()})
     if settings is not None:
         storage.write_bytes(storage.join(uri, "config.json"), json.dumps(settings, indent=2).encode())
 

@@ -32,6 +32,10 @@ class Addition(NamedTuple):
     family: Literal["lora", "domain_adapter", "motion_lora"] = "lora"
 
 
+Changes = Mapping[Target, Sequence[tuple[Change, Addition]]]
+"""What changes each weight, in the order of the additions."""
+
+
 class ResidentWeights:
     """The weights of resident modules: the base's own, or those of one personalised model.
 
@@ -62,13 +66,13 @@ class ResidentWeights:
                 those from before, never a mixture.
         """
         parts = checkpoints.load(checkpoint, self._modules) if checkpoint is not None else {}
-        changes = [(self._read(addition), addition) for addition in additions if addition.scale != 0]
+        replaced = {(part, name): tensor for part, state in parts.items() for name, tensor in state.items()}
+        changes = _by_target((self._read(addition), addition) for addition in additions if addition.scale != 0)
         self.restore()
         try:
-            for part, state in parts.items():
-                for name, tensor in state.items():
-                    self._replace((part, name), tensor, f"checkpoint {checkpoint}")
-            self._add(changes)
+            for target in replaced.keys() - changes.keys():
+                self._replace(target, replaced[target], f"checkpoint {checkpoint}")
+            self._add(changes, replaced)
         except BaseException:
             self.restore()
             raise
@@ -109,19 +113,18 @@ class ResidentWeights:
         self._changed.add(target)
         resident.copy_(value)
 
-    def _add(self, files: Iterable[tuple[Mapping[Target, Change], Addition]]) -> None:
-        changes: dict[Target, list[tuple[Change, Addition]]] = defaultdict(list)
-        for file, addition in files:
-            for target, change in file.items():
-                changes[target].append((change, addition))
+    def _add(self, changes: Changes, replaced: Mapping[Target, Tensor]) -> None:
+        """Set weights to the base's, or those that replace them, plus their changes."""
         for batch in self._batches(changes):
-            weights = torch.stack([_matrix(self._tensor(target)).float() for target in batch])  # (n o i)
+            device = self._tensor(batch[0]).device
+            sources = (replaced.get(target, self._tensor(target)) for target in batch)
+            weights = torch.stack([_matrix(source.to(device)).float() for source in sources])  # (n o i)
             sums = _sum(weights, [changes[target] for target in batch])
             for target, value in zip(batch, sums, strict=True):
-                sources = " and ".join(addition.uri for _, addition in changes[target])
-                self._replace(target, value.view_as(self._tensor(target)), sources)
+                files = " and ".join(addition.uri for _, addition in changes[target])
+                self._replace(target, value.view_as(self._tensor(target)), files)
 
-    def _batches(self, changes: Mapping[Target, list[tuple[Change, Addition]]]) -> Iterable[list[Target]]:
+    def _batches(self, changes: Changes) -> Iterable[list[Target]]:
         """Targets whose weights and total ranks have one shape, a bounded number at a time."""
         alike: dict[object, list[Target]] = defaultdict(list)
         for target, found in changes.items():
@@ -132,6 +135,14 @@ class ResidentWeights:
             weight = self._tensor(targets[0])
             size = max(1, _MAX_BATCH_BYTES.get(weight.device.type, 0) // (4 * weight.numel()))
             yield from (targets[start : start + size] for start in range(0, len(targets), size))
+
+
+def _by_target(files: Iterable[tuple[Mapping[Target, Change], Addition]]) -> Changes:
+    changes: dict[Target, list[tuple[Change, Addition]]] = defaultdict(list)
+    for file, addition in files:
+        for target, change in file.items():
+            changes[target].append((change, addition))
+    return changes
 
 
 def _sum(weights: Tensor, changes: Sequence[Sequence[tuple[Change, Addition]]]) -> Tensor:

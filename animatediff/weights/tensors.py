@@ -1,11 +1,13 @@
-"""One weights file, opened without running it: its tensors by name, memory-mapped.
+"""Weights files: opened without running them, as tensors by name, memory-mapped; and written.
 
 Pickled files (`.ckpt`, `.pt`, `.bin`) go through torch's weights-only reader, which builds tensors and plain values
 and nothing else. What a file is follows from its content, never from its suffix.
 """
 
+import itertools
 import pickle
 import re
+import threading
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -15,18 +17,31 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.weights.files import local_copy
 
 # Everything below is also the bound on what a hostile file can cost.
 _MAX_TENSORS = 100_000
+_MAX_NAME = 1_000  # characters; the longest published ones have below 200
 _MAX_DEPTH = 4
 _MAX_HEADER_BYTES = 100_000_000  # safetensors' own bound
 _MAX_PICKLE_BYTES = 64 << 20  # the pickled index of the largest SDXL checkpoints is below 1 MiB
 
 _PLAIN = (str, int, float, bool)
+_DTYPES = {
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2),
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+}
+# Where a file's dict lies in another one: PyTorch Lightning's and other trainers' names for it.
+_WRAPPERS = ("state_dict", "model")
+# torch's reader makes one of any length that a pickle names, and fills it.
+_BOMB = re.compile(rb"c(?:builtins|__builtin__)\nbytearray\n")
+# torch keeps the names that a pickle may use for the whole process, and so do the warnings module its filters.
+_ONE_PICKLE_AT_A_TIME = threading.Lock()
 
 
 class _Inert:
@@ -85,8 +100,11 @@ def open_tensors(uri: str) -> TensorFile:
     path = local_copy(uri)
     if path.is_dir():
         raise UserError(f"{uri} is a folder, a weights file is needed")
-    with path.open("rb") as file:
-        head = file.read(512)
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise UserError(f"cannot read {uri}: {error.strerror or error}") from error
     if _is_pickle(head) and not _is_safetensors(head):
         tensors, values = _read_pickle(path, uri)
         return TensorFile(uri, _checked(tensors, path, uri), values=values)
@@ -94,6 +112,31 @@ def open_tensors(uri: str) -> TensorFile:
         raise UserError(f"{uri} {_what_else(head)}")
     tensors, metadata = _read_safetensors(path, uri)
     return TensorFile(uri, _checked(tensors, path, uri), metadata=metadata)
+
+
+def save_tensors(uri: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Args:
+        uri: the file.
+        tensors: on any device; those that share memory, as pickles may give them, are written each for itself.
+        metadata: of one entry at most where equal content should be equal files: safetensors writes several in any
+            order.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    owners: set[int] = set()
+    separate = {}
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        separate[name] = plain.clone() if plain.data_ptr() in owners else plain
+        owners.add(plain.data_ptr())
+    with storage.write_file(uri) as path:
+        try:
+            save_file(separate, path, metadata=dict(metadata))
+        except (SafetensorError, RuntimeError) as error:  # the first is how a full disk is told
+            raise UserError(f"cannot write {uri}: {_one_line(error)}") from error
 
 
 def _is_safetensors(head: bytes) -> bool:
@@ -138,15 +181,7 @@ def _read_pickle(path: Path, uri: str) -> tuple[dict[str, Tensor], dict[str, str
     if is_zip:
         _check_zip(path, uri)
     try:
-        with (
-            torch.serialization.safe_globals(_STAND_INS),
-            warnings.catch_warnings(action="ignore"),
-            path.open("rb") as file,
-        ):
-            # By a path's suffix torch would take a pickle that is called .safetensors for what it is not.
-            is_misnamed = path.suffix == ".safetensors"
-            source: Any = file if is_misnamed else path
-            content = torch.load(source, map_location="cpu", weights_only=True, mmap=is_zip and not is_misnamed)
+        content = _load(path, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise UserError(f"{uri} {_why_refused(error)}") from error
     except Exception as error:  # a broken pickle can fail in any way, and none of them is the user's to debug
@@ -155,10 +190,34 @@ def _read_pickle(path: Path, uri: str) -> tuple[dict[str, Tensor], dict[str, str
         content = {"": content}
     if not isinstance(content, Mapping):
         raise UserError(f"{uri} holds a {type(content).__name__}, not a dict of tensors")
-    inner = content.get("state_dict", content)
-    flat = dict(_flatten(inner if isinstance(inner, Mapping) else content))
+    flat = dict(itertools.islice(_flatten(_unwrapped(content)), _MAX_TENSORS + 1))
+    if len(flat) > _MAX_TENSORS:
+        raise UserError(f"{uri} holds more than {_MAX_TENSORS} entries: it is no model")
     tensors = {name: value.detach() for name, value in flat.items() if isinstance(value, Tensor)}
     return tensors, {name: value for name, value in flat.items() if isinstance(value, _PLAIN)}
+
+
+def _load(path: Path, *, mmap: bool) -> Any:
+    with path.open("rb") as file:
+        if not mmap and _BOMB.search(file.read(_MAX_PICKLE_BYTES)):
+            raise pickle.UnpicklingError("it makes a bytearray, which no weights file does")
+        file.seek(0)
+        # By a path's suffix torch would take a pickle that is called .safetensors for what it is not.
+        is_misnamed = path.suffix == ".safetensors"
+        with (
+            _ONE_PICKLE_AT_A_TIME,
+            torch.serialization.safe_globals(_STAND_INS),
+            warnings.catch_warnings(action="ignore"),
+        ):
+            source: Any = file if is_misnamed else path
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap and not is_misnamed)
+
+
+def _unwrapped(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    for _ in range(_MAX_DEPTH):
+        inner = (content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping))
+        content = next(inner, content)
+    return content
 
 
 def _check_zip(path: Path, uri: str) -> None:
@@ -166,13 +225,19 @@ def _check_zip(path: Path, uri: str) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
+            indices = [record for record in records if record.filename.endswith(".pkl")]
+            is_bomb = any(
+                _BOMB.search(archive.read(record)) for record in indices if record.file_size <= _MAX_PICKLE_BYTES
+            )
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise UserError(f"{uri} is not a whole PyTorch file ({_one_line(error)}): download it again") from error
     if not any(record.filename.endswith("data.pkl") for record in records):
         raise UserError(f"{uri} is a zip archive, not a PyTorch file: unpack it and name the weights file inside")
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
         raise UserError(f"{uri} holds compressed records, which PyTorch never writes: it is not opened")
-    if any(record.file_size > _MAX_PICKLE_BYTES for record in records if record.filename.endswith(".pkl")):
+    if is_bomb:
+        raise UserError(f"{uri} makes a bytearray, which no weights file does: it is not opened")
+    if any(record.file_size > _MAX_PICKLE_BYTES for record in indices):
         raise UserError(f"{uri} has an index of more than {_MAX_PICKLE_BYTES >> 20} MiB: it is not opened")
 
 
@@ -191,7 +256,8 @@ def _why_refused(error: Exception) -> str:
 def _flatten(content: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and depth < _MAX_DEPTH:
+        # An empty one counts as an entry too: the reader of this stops at a number of entries.
+        if isinstance(value, Mapping) and value and depth < _MAX_DEPTH:
             yield from _flatten(value, f"{name}.", depth + 1)
         else:
             yield name, value
@@ -204,6 +270,10 @@ def _checked(tensors: dict[str, Tensor], path: Path, uri: str) -> dict[str, Tens
         raise UserError(f"{uri} claims {len(tensors)} tensors: it is no model")
     size = path.stat().st_size
     for name, tensor in tensors.items():
+        if len(name) > _MAX_NAME:
+            raise UserError(f"{uri} has a tensor whose name is {len(name)} characters long: it is no model")
+        if tensor.dtype not in _DTYPES:
+            raise UserError(f"{uri}: {name} is of {tensor.dtype}: quantised weights are not read, take the float file")
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             raise UserError(f"{uri}: {name} is a sparse, quantised or absent tensor, plain ones are needed")
         # A stride of 0 makes a terabyte of four bytes.

@@ -48,7 +48,7 @@ def one_by_one(resident, changes):
 
 @torch.no_grad()
 def batched(resident, changes):
-    resident._add([(changes, Addition("the LoRA"))])
+    resident._add({target: [(change, Addition("the LoRA"))] for target, change in changes.items()}, {})
 
 
 def seconds(function, resident, changes, device):

@@ -459,7 +459,7 @@ def test_a_diffusers_config_that_cannot_be_used_is_told(change, tmp_path):
     with pytest.raises(UserError, match=re.escape(str(tmp_path))):
         motion_modules.open_file(str(tmp_path))
     path.write_text("[")
-    with pytest.raises(UserError, match=r"config.json in folder .* cannot be read"):
+    with pytest.raises(UserError, match=r"config.json in folder .*(cannot be read|is not valid JSON|holds a)"):
         motion_modules.open_file(str(tmp_path))
 
 
@@ -526,3 +526,40 @@ def test_a_motion_module_must_fit_the_base(tmp_path):
         motion_modules.check_fits(xl, dict(tiny_unet().config), "it")
     with pytest.raises(UserError, match="base it cannot carry motion modules: .*num_class_embeds"):
         motion_modules.check_fits(fitting, dict(tiny_unet(num_class_embeds=3).config), "it")
+
+
+@pytest.mark.parametrize("number", [40, 99])
+def test_a_file_of_absurdly_many_places_is_told_at_once(tmp_path, number):
+    """By the rule that blocks are alike, 40 blocks with one of 40 would be 1,600 motion modules to compare with."""
+    norm = "temporal_transformer.norm.weight"
+    names = [f"down_blocks.{i}.motion_modules.0.{norm}" for i in range(number)]
+    names += [f"up_blocks.0.motion_modules.{i}.{norm}" for i in range(number)]
+    save_file({name: torch.ones(32) for name in names}, tmp_path / "m.safetensors")
+    with pytest.raises(UserError, match="more than 8 in a row"):
+        motion_modules.open_file(str(tmp_path / "m.safetensors"))
+
+
+@pytest.mark.parametrize("config", ["[" * 100_000, '{"max_frames": ' + "9" * 5000 + "}", "[]"])
+def test_strange_metadata_is_one_line(tmp_path, config):
+    save_file(published("v3"), tmp_path / "m.safetensors", {"motion_config": config})
+    with pytest.raises(UserError, match="motion module's config in .* cannot be used") as caught:
+        motion_modules.open_file(str(tmp_path / "m.safetensors"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_block_number_of_900_digits_is_told(tmp_path):
+    state = dict(published("v3"))
+    state["down_blocks." + "1" * 900 + ".motion_modules.0.temporal_transformer.norm.weight"] = torch.ones(32)
+    save_file(state, tmp_path / "m.safetensors")
+    with pytest.raises(UserError, match="is no part of a motion module"):
+        motion_modules.open_file(str(tmp_path / "m.safetensors"))
+
+
+def test_tensors_that_share_memory_are_converted(tmp_path):
+    state = dict(published("v3"))
+    norm = "down_blocks.0.motion_modules.{}.temporal_transformer.norm.weight"
+    state[norm.format(1)] = state[norm.format(0)]
+    torch.save(state, tmp_path / "m.ckpt")
+    motion_modules.convert(str(tmp_path / "m.ckpt"), str(tmp_path / "m.safetensors"), to="official")
+    found = load_file(tmp_path / "m.safetensors")
+    assert torch.equal(found[norm.format(0)], found[norm.format(1)])

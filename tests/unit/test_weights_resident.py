@@ -209,3 +209,13 @@ def test_batches_stay_small(files, resident, monkeypatch):
         found.append([resident._states["unet"][name].clone() for name in names])
     for one, other in itertools.zip_longest(*found):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+
+
+def test_a_lora_on_a_checkpoint_is_rounded_once(files):
+    """The resident model is in half precision, the checkpoint is not: its own numbers enter the sum."""
+    small = str(files / "small.safetensors")
+    resident = ResidentWeights(modules(str(files / "base"), torch.float16))
+    resident.load(checkpoint=str(files / "other"), additions=[Addition(small)])
+    name = f"{ATTENTION}.to_q.weight"
+    exact = load_unet(str(files / "other")).state_dict()[name].double() + low_rank(small, f"{ATTENTION}.to_q")
+    assert torch.equal(resident._states["unet"][name], exact.float().half())

@@ -2,7 +2,9 @@
 
 import collections
 import sys
+import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
 from animatediff.errors import UserError
-from animatediff.weights.tensors import open_tensors
+from animatediff.weights.tensors import open_tensors, save_tensors
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}
 
@@ -125,3 +127,80 @@ def test_no_bytes_give_anything_but_one_line(tmp_path_factory, content, head):
         open_tensors(str(path))
     assert "\n" not in str(caught.value)
     path.unlink()
+
+
+def refused(path, match, within_s=10):
+    start = time.monotonic()
+    with pytest.raises(UserError, match=match) as caught:
+        open_tensors(str(path))
+    assert time.monotonic() - start < within_s
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_dicts_that_hold_themselves_do_not_take_for_ever(tmp_path):
+    """300 references to itself, at five levels: 300^5 visits. Empty ones yield nothing by themselves."""
+    loop = {"w": torch.ones(2)}
+    loop |= {f"k{i}": loop for i in range(300)}
+    for i in range(300):
+        loop[f"k{i}"] = loop
+    nested = {}
+    for _ in range(4):
+        nested = {f"k{i}": nested for i in range(300)}
+    for name, content in (("loop", loop), ("nested", {"w": torch.ones(2)} | nested)):
+        torch.save(content, tmp_path / f"{name}.pt")
+        refused(tmp_path / f"{name}.pt", "holds more than 100000 entries")
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_pickle_cannot_ask_for_memory(tmp_path, is_zip):
+    class Bomb:
+        def __reduce__(self):
+            return bytearray, (1 << 36,)
+
+    torch.save({"a": torch.ones(2), "x": Bomb()}, tmp_path / "m.pt", _use_new_zipfile_serialization=is_zip)
+    refused(tmp_path / "m.pt", "makes a bytearray")
+
+
+def test_names_without_end_and_numbers_of_four_bits(tmp_path):
+    save_file({"mid_block" * 20_000: torch.ones(1)}, tmp_path / "name.safetensors")
+    refused(tmp_path / "name.safetensors", "180000 characters long")
+    header = b'{"a":{"dtype":"F4","shape":[4],"data_offsets":[0,2]}}'
+    (tmp_path / "f4.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
+    refused(tmp_path / "f4.safetensors", "float4|not a whole safetensors")
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    save_file(TENSORS, tmp_path / "m.safetensors")
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    refused(tmp_path / "m.safetensors", "cannot read .*m.safetensors: Permission denied")
+
+
+@pytest.mark.parametrize("wrap", [lambda t: {"model": t}, lambda t: {"model": {"state_dict": t}, "step": 3}])
+def test_trainers_own_wrappings(tmp_path, wrap):
+    torch.save(wrap(TENSORS), tmp_path / "m.pt")
+    assert same(open_tensors(str(tmp_path / "m.pt")).tensors, TENSORS)
+
+
+def test_threads_open_pickles_side_by_side(tmp_path):
+    """torch's list of allowed names is the process's: one thread must not take it from another."""
+    parameters = torch.nn.ParameterDict({"*": torch.nn.Parameter(torch.ones(2, 3))})
+    torch.save({"string_to_param": parameters}, tmp_path / "m.pt")
+    with ThreadPoolExecutor(4) as pool:
+        files = list(pool.map(open_tensors, [str(tmp_path / "m.pt")] * 100))
+    assert all(file.tensors.keys() == {"string_to_param.*"} for file in files)
+
+
+def test_written_files_are_whole_and_equal(tmp_path):
+    shared = torch.arange(6.0)
+    tensors = {"a": shared, "b": shared, "c": shared[2:4], "d": shared.reshape(2, 3).T}
+    for name in ("one", "two"):
+        save_tensors(str(tmp_path / f"{name}.safetensors"), {k: t for k, t in tensors.items() if k != "c"}, {"x": "y"})
+    assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
+    file = open_tensors(str(tmp_path / "one.safetensors"))
+    assert same(file.tensors, {k: t for k, t in tensors.items() if k != "c"})
+    assert file.metadata == {"x": "y"}

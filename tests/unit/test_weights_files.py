@@ -1,0 +1,81 @@
+"""Remote weights: fetched once a version, never half, and never a stale one."""
+
+import http.server
+import threading
+
+import fsspec
+import pytest
+
+from animatediff.errors import UserError
+from animatediff.weights import files
+from animatediff.weights.files import local_copy, parse_json
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server over a folder."""
+    folder = tmp_path / "www"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def test_a_web_server_s_file_is_fetched_once_and_again_when_it_is_replaced(server):
+    folder, address = server
+    (folder / "a.safetensors").write_bytes(b"one")
+    first = local_copy(f"{address}/a.safetensors")
+    assert first.read_bytes() == b"one"
+    inode = first.stat().st_ino
+    again = local_copy(f"{address}/a.safetensors")
+    assert (again, again.stat().st_ino) == (first, inode)
+    (folder / "a.safetensors").write_bytes(b"three")
+    assert local_copy(f"{address}/a.safetensors").read_bytes() == b"three"
+
+
+def test_a_folder_and_a_replaced_file_in_it():
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/weights/unet/a.safetensors": b"1", "/weights/unet/config.json": b"{}"})
+    first = local_copy("memory://weights")
+    assert (first / "unet" / "a.safetensors").read_bytes() == b"1"
+    assert local_copy("memory://weights") == first
+    memory.pipe({"/weights/unet/a.safetensors": b"2"})
+    assert (local_copy("memory://weights") / "unet" / "a.safetensors").read_bytes() == b"2"
+
+
+def test_a_broken_download_is_one_line_and_leaves_nothing(cache, monkeypatch):
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/b/m.safetensors": b"x" * 100})
+
+    def breaks(_self, _path, local, **_):
+        with open(local, "wb") as file:  # noqa: PTH123
+            file.write(b"x" * 50)
+        raise ConnectionError("the connection was cut\nin the middle")
+
+    monkeypatch.setattr(type(memory), "get", breaks)
+    with pytest.raises(UserError, match="cannot reach memory://b/m.safetensors: the connection was cut") as caught:
+        local_copy("memory://b/m.safetensors")
+    assert "\n" not in str(caught.value)
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", [b"", b"[1]", b"{", b"\xff", b"[" * 200_000, b'{"a":' * 200_000, b"1"])
+def test_strange_json_is_one_line(text):
+    with pytest.raises(UserError, match=r"^x\.json (is not valid JSON|holds a)") as caught:
+        parse_json(text, "x.json")
+    assert "\n" not in str(caught.value)
