@@ -9,13 +9,14 @@ from typing import Annotated, Literal, NamedTuple
 import tyro
 
 from animatediff.errors import UsageError, UserError
+from animatediff.weights import textual_inversion
 from animatediff.weights.identify import Identity, identify_uri
 from animatediff.weights.identify_metadata import printable
 from animatediff.weights.identify_words import name
 
 _COLUMNS = ("family", "version", "base", "rank", "alpha", "dtype", "parameters", "sha256", "file")
 _RIGHT_ALIGNED = {"parameters"}
-_SHOWN_METADATA = ("title", "author", "licence", "trigger words")
+_SHOWN_METADATA = ("word in prompts", "title", "author", "licence", "trigger words")
 
 
 class _Unreadable(NamedTuple):
@@ -82,6 +83,8 @@ def convert(
 ) -> int:
     """Write a motion module, MotionLoRA, domain adapter or single-file checkpoint in another layout.
 
+    OUT is a .safetensors file; of a motion module or a checkpoint to diffusers it is a folder.
+
     Args:
         source: the file or folder to convert, local or at a URI.
         target: what to write; nothing may be there yet.
@@ -97,7 +100,11 @@ def convert(
 
 def _identify(uri: str) -> Identity | _Unreadable:
     try:
-        return identify_uri(uri)
+        found = identify_uri(uri)
+        if found.family != "textual_inversion":
+            return found
+        word = {"word in prompts": textual_inversion.read(uri).token}
+        return found.model_copy(update={"metadata": word | found.metadata})
     except UserError as error:
         return _Unreadable(uri, printable(str(error), 500))
 

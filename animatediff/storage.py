@@ -5,6 +5,7 @@ Writes are atomic: a reader sees the whole new file or none of it.
 
 import os
 import posixpath
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -32,8 +33,8 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     protocol = uri.split("://", 1)[0] if "://" in uri else "file"
     try:
         return fsspec.core.url_to_fs(uri, **_PROTOCOL_OPTIONS.get(protocol, {}))
-    except (ValueError, ImportError) as error:
-        raise UserError(f"cannot open {uri}: {error}") from error
+    except Exception as error:  # some connect at once, and each fails in its own way
+        raise UserError(f"cannot open {uri}: {' '.join(str(error).split())}") from error
 
 
 def join(uri: str, *parts: str) -> str:
@@ -132,6 +133,30 @@ def write_file(uri: str) -> Iterator[Path]:
 
 
 @contextmanager
+def staged(uri: str) -> Iterator[str]:
+    """Where to put together a file or folder that is at `uri` after the block, whole or not at all.
+
+    Object stores cannot rename: there it is `uri` itself, and each file appears whole.
+
+    Raises:
+        UserError: the disk cannot be written to.
+    """
+    if not is_local(uri):
+        yield uri
+        return
+    path = Path(absolute(uri))
+    draft = path.with_name(f".{uuid.uuid4().hex}.tmp") / path.name
+    try:
+        draft.parent.mkdir(parents=True)
+        yield str(draft)
+        draft.rename(path)
+    except OSError as error:
+        raise unreachable(uri, error) from error
+    finally:
+        shutil.rmtree(draft.parent, ignore_errors=True)
+
+
+@contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place after the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -207,7 +232,9 @@ def delete(uri: str) -> None:
 
 def unreachable(uri: str, error: Exception) -> UserError:
     """The one line for whatever a storage raised."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    # An OSError's own text names the temporary file.
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error).strip() or type(error).__name__
+    reason = text.splitlines()[0]
     return UserError(
         f"cannot reach {uri}: {reason} (check the bucket's name, the endpoint and the credentials)"
         if "://" in uri

@@ -1,7 +1,10 @@
 """What can be found wrong with a catalog before anything is rendered."""
 
+import logging
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from animatediff import storage
@@ -11,13 +14,14 @@ from animatediff.rendering.catalog import Catalog, Entry, token_of
 from animatediff.weights import lora, motion_modules
 from animatediff.weights.base import load_config
 from animatediff.weights.files import local_copy
-from animatediff.weights.identify import Family, expect
+from animatediff.weights.identify import expect
 from animatediff.weights.motion_modules import MotionFile
 from animatediff.weights.tensors import TensorFile, open_tensors
 from animatediff.weights.text import uses
 
+logger = logging.getLogger(__name__)
+
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_LORAS: frozenset[Family] = frozenset({"lora", "domain_adapter"})
 
 
 def read(uri: str) -> Catalog:
@@ -64,28 +68,29 @@ def _name_problems(catalog: Catalog) -> Iterator[str]:
 
 
 def _file_problems(entry: Entry) -> Iterator[str]:
+    for uri, open_file, check_file in _files(entry):
+        if not storage.exists(uri):
+            yield f"there is no file or folder {uri}"
+            continue
+        try:
+            file = open_file(uri)
+        except UserError:  # a broken file fails its own items only
+            continue
+        try:
+            if file is not None:
+                check_file(file)
+        except UserError as error:
+            yield str(error)
+
+
+def _files(entry: Entry) -> Iterator[tuple[str, Callable[[str], TensorFile | None], Callable[[TensorFile], object]]]:
+    """An entry's files, each with what opens it and what checks that it is of the kind that it is given as."""
     if entry.checkpoint is not None:
-        yield from _problems_of(entry.checkpoint, _open_checkpoint, frozenset({"checkpoint", "vae"}))
+        yield entry.checkpoint, _open_checkpoint, partial(expect, families={"checkpoint", "vae"}, base="sd1")
     for file in entry.additions():
-        families = _LORAS if file.family in _LORAS else frozenset({file.family})
-        yield from _problems_of(file.uri, lora.open_file, families)
+        yield file.uri, lora.open_file, partial(lora.check_kind, family=file.family, base="sd1")
     for embedding in entry.embeddings:
-        yield from _problems_of(embedding.path, open_tensors, frozenset({"textual_inversion"}))
-
-
-def _problems_of(uri: str, opened: Callable[[str], TensorFile | None], families: frozenset[Family]) -> Iterator[str]:
-    if not storage.exists(uri):
-        yield f"there is no file or folder {uri}"
-        return
-    try:
-        file = opened(uri)
-    except UserError:  # a broken file fails its own items only
-        return
-    try:
-        if file is not None:
-            expect(file, families, base="sd1")
-    except UserError as error:
-        yield str(error)
+        yield embedding.path, open_tensors, partial(expect, families={"textual_inversion"}, base="sd1")
 
 
 def _open_checkpoint(uri: str) -> TensorFile | None:
@@ -104,9 +109,21 @@ def _model_problems(catalog: Catalog) -> Iterator[str]:
     if unet.get("addition_embed_type") == "text_time":
         raise UserError(f"base {catalog.base} is an SDXL model; the jobs take Stable Diffusion 1.x bases")
     motion_modules.check_fits(motion, unet, catalog.base)
+    if not motion.config.use_mid_block:
+        _warn_of_mid_blocks(catalog)
     for entry in catalog.entries:
         problems = [*_setting_problems(catalog, entry, motion, vae), *_unused_embeddings(catalog, entry)]
         yield from (f"entry {entry.name!r}: {problem}" for problem in problems)
+
+
+def _warn_of_mid_blocks(catalog: Catalog) -> None:
+    for uri in sorted({file.path for entry in catalog.entries for file in entry.motion_loras}):
+        with suppress(UserError):
+            if any("mid_block" in name for name in lora.open_file(uri).tensors):
+                logger.warning(
+                    "%s is for v2; what it changes in the middle block, which the motion module has not, is left out",
+                    uri,
+                )
 
 
 def _setting_problems(catalog: Catalog, entry: Entry, motion: MotionFile, vae: dict[str, Any]) -> Iterator[str]:

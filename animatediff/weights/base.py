@@ -1,6 +1,5 @@
 """A Stable Diffusion base model's components: from a diffusers folder, local, at a URI, or on the hub."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.weights.architectures import PARTS
-from animatediff.weights.files import local_copy
+from animatediff.weights.files import local_copy, parse_json
 
 
 def resolve(base: str) -> str:
@@ -69,7 +68,7 @@ def load_text_encoder(base: str) -> tuple[CLIPTokenizer, CLIPTextModel]:
     """
     folder = resolve(base)
     index = Path(folder) / "model_index.json"
-    if index.is_file() and "text_encoder_2" in json.loads(index.read_text()):
+    if index.is_file() and "text_encoder_2" in parse_json(index.read_bytes(), str(index)):
         raise UserError(f"base {base} is an SDXL model; the jobs take Stable Diffusion 1.x bases")
     return _load(CLIPTokenizer, base, "tokenizer"), _load(CLIPTextModel, base, "text_encoder")
 

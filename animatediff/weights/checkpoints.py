@@ -5,25 +5,25 @@ named, and no module is built to read one.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors.torch import save_file
 from torch import Size, Tensor, nn
 
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.weights import ldm
 from animatediff.weights.architectures import PARTS, known_base, meta_modules
-from animatediff.weights.files import local_copy
+from animatediff.weights.files import local_copy, parse_json
 from animatediff.weights.identify import expect
-from animatediff.weights.tensors import open_tensors
+from animatediff.weights.tensors import TensorFile, open_tensors, save_tensors
 
 State = dict[str, Tensor]
 _HASHED_FOLDERS = {*PARTS, "tokenizer", "tokenizer_2"}
+# What a LoRA or a motion module is read from where it is given as a folder, and what decides its strength or shape.
+_HASHED_FILES = ("adapter_", "pytorch_lora_weights.", "diffusion_pytorch_model.", "config.json")
 # What diffusers and transformers call their weights files, the preferred first. Half precision comes last of its kind:
 # where both are there, it is the copy.
 _WEIGHTS_FILES = [
@@ -67,7 +67,8 @@ def load(uri: str, base: Mapping[str, nn.Module]) -> dict[str, State]:
 
     Raises:
         UserError: the file cannot be read, holds no Stable Diffusion weights, or does not fit the base. A VAE alone
-            fits both Stable Diffusion 1.x and SDXL: nothing in it tells which it was made for.
+            fits both Stable Diffusion 1.x and SDXL: nothing in it tells which it was made for. A single file that says
+        it predicts v is refused.
     """
     wanted = {part: module.state_dict() for part, module in base.items() if part in PARTS}
     path = local_copy(uri)
@@ -93,7 +94,7 @@ def to_diffusers(uri: str, out_uri: str) -> list[str]:
         The parts that were written.
 
     Raises:
-        UserError: the file cannot be read or is of another kind.
+        UserError: the file cannot be read or is of another kind, or the storage cannot be written to.
     """
     kind = expect(open_tensors(uri), {"checkpoint"}).base
     if kind != "sd1" and kind != "sdxl":
@@ -104,8 +105,7 @@ def to_diffusers(uri: str, out_uri: str) -> list[str]:
         is_text_encoder = part.startswith("text_encoder")
         name = "model.safetensors" if is_text_encoder else "diffusion_pytorch_model.safetensors"
         config = modules[part].config if is_text_encoder else modules[part]
-        with storage.write_file(storage.join(out_uri, part, name)) as path:
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, metadata={"format": "pt"})
+        save_tensors(storage.join(out_uri, part, name), state, {"format": "pt"})
         storage.write_bytes(storage.join(out_uri, part, "config.json"), config.to_json_string().encode())
     return list(parts)
 
@@ -113,33 +113,54 @@ def to_diffusers(uri: str, out_uri: str) -> list[str]:
 def content_hash(uri: str) -> str:
     """SHA-256 of everything at `uri` that decides what its weights do.
 
-    That is a file's bytes; of a diffusers folder what it holds of `PARTS` and the tokenizers; of any other folder, and
-    of a file that peft wrote with its config beside it, all weights and configs there.
+    That is a file's bytes, and those of the config beside a file that peft wrote; of a diffusers folder what it holds
+    of `PARTS` and the tokenizers; of any other folder all weights and configs in it.
 
     Raises:
-        UserError: there is nothing at `uri`.
+        UserError: there is nothing at `uri`, or it cannot be read.
     """
     path = local_copy(uri)
-    if path.is_file() and not (
-        path.name.startswith("adapter_model.") and path.with_name("adapter_config.json").exists()
-    ):
-        return _file_hash(path)
-    folder = path if path.is_dir() else path.parent
-    parts = [file for name in _HASHED_FOLDERS for file in (folder / name).rglob("*") if file.is_file()]
-    files = sorted(parts or (file for file in folder.rglob("*") if file.suffix in (".safetensors", ".bin", ".json")))
-    lines = (f"{file.relative_to(folder).as_posix()} {_file_hash(file)}\n" for file in files)
+    if path.is_dir():
+        hashes = {file.relative_to(path).as_posix(): _file_hash(file) for file in _hashed_files(path)}
+    else:
+        # The file alone was fetched; its config is found where the reader of LoRAs finds it.
+        folder, _, name = uri.rpartition("/")
+        beside = storage.join(folder, "adapter_config.json")
+        if not (name.startswith("adapter_model.") and storage.exists(beside)):
+            return _file_hash(path)
+        hashes = {"adapter_config.json": _file_hash(local_copy(beside)), name: _file_hash(path)}
+    lines = (f"{name} {hashes[name]}\n" for name in sorted(hashes))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def _hashed_files(folder: Path) -> list[Path]:
+    parts = [file for name in _HASHED_FOLDERS for file in (folder / name).rglob("*") if file.is_file()]
+    if parts:
+        return parts + [file for file in folder.iterdir() if file.name.startswith(_HASHED_FILES) and file.is_file()]
+    return [f for f in folder.rglob("*") if f.suffix in (".safetensors", ".bin", ".json") and f.is_file()]
+
+
 def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _read_file(uri: str, wanted: Mapping[str, State]) -> dict[str, _Found]:
     file = open_tensors(uri)
     expect(file, {"checkpoint", "vae"}, base=known_base(wanted["unet"]) if "unet" in wanted else None)
+    if _predicts_v(file):
+        raise UserError(
+            f"checkpoint {uri} was trained to predict v, and only noise is predicted here: take another one"
+        )
     return _parts(file.tensors, wanted)
+
+
+def _predicts_v(file: TensorFile) -> bool:
+    """Whether the file says so: by an empty tensor in the user interfaces' way, or in its metadata (ModelSpec)."""
+    return "v_pred" in file.tensors or file.metadata.get("modelspec.prediction_type") == "v"
 
 
 def _read_folder(folder: Path, uri: str, wanted: Mapping[str, State]) -> dict[str, _Found]:
@@ -163,16 +184,17 @@ def _weights_files(folder: Path) -> list[Path]:
     file = next((folder / name for name in _WEIGHTS_FILES if (folder / name).is_file()), None)
     if file is None or file.suffix != ".json":
         return [file] if file else []
+    index = parse_json(file.read_bytes(), str(file))
     try:
-        names = sorted(set(json.loads(file.read_text())["weight_map"].values()))
-        paths = [file.with_name(name) for name in names]
+        return [file.with_name(name) for name in sorted(set(index["weight_map"].values()))]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is no index of weights files") from error
-    return paths
 
 
 def _parts(tensors: Mapping[str, Tensor], wanted: Mapping[str, State]) -> dict[str, _Found]:
     """The parts that are among a file's tensors, whichever layout it has."""
+    if all(name.startswith("vae.") for name in tensors):  # cut out of a whole model
+        tensors = {name.removeprefix("vae."): tensor for name, tensor in tensors.items()}
     parts = {part: ldm.part_of(tensors, part) for part in wanted}
     if "unet" in wanted:
         parts["unet"] = ldm.averaged_unet(tensors, wanted["unet"]) | parts["unet"]
@@ -240,8 +262,7 @@ def _fit(found: _Found, wanted: State, what: str) -> State:
     fitted = {name: _read(found.tensors, found.sources[name], name, like.shape, what) for name, like in wanted.items()}
     known = {source.name for source in found.sources.values()}
     for name in found.tensors:
-        # The two are constants that older transformers and the trainers saved with the weights.
-        if name not in known and not name.endswith(("position_ids", "logit_scale")):
+        if name not in known and not name.endswith(ldm.CONSTANTS):
             raise UserError(f"{what} has {name}, which the base has not: it was not made from this architecture")
     return fitted
 

@@ -17,7 +17,8 @@ def convert(uri: str, out_uri: str, *, to: Layout) -> Identity:
 
     Args:
         uri: the file, or the folder of a diffusers `MotionAdapter`.
-        out_uri: the file to write; of a motion module or a checkpoint `to` diffusers, the folder.
+        out_uri: the `.safetensors` file to write; of a motion module or a checkpoint `to` diffusers, the folder. On a
+            disk it is there whole or not at all.
         to: whose layout to write.
 
     Returns:
@@ -26,12 +27,20 @@ def convert(uri: str, out_uri: str, *, to: Layout) -> Identity:
     Raises:
         UserError: there is something at `out_uri` already, or the input is of another family or cannot be read.
     """
-    found = identify_uri(uri)
-    write = _writer(found, to)
     if storage.exists(out_uri):
         raise UserError(f"there is something at {out_uri} already, and it is left alone: name a new file or folder")
-    write(uri, out_uri)
+    found = identify_uri(uri)
+    write = _writer(found, to)
+    _check_name(out_uri, is_folder=to == "diffusers" and found.family in ("motion_module", "checkpoint"))
+    with storage.staged(out_uri) as draft:
+        write(uri, draft)
     return identify_uri(out_uri)
+
+
+def _check_name(out_uri: str, *, is_folder: bool) -> None:
+    if out_uri.endswith(".safetensors") == is_folder:
+        wanted = "a folder, not a .safetensors file" if is_folder else "a file whose name ends with .safetensors"
+        raise UserError(f"what is to be written is {wanted}: {out_uri} is not")
 
 
 def _writer(found: Identity, to: Layout) -> Callable[[str, str], object]:

@@ -73,6 +73,7 @@ RULES: tuple[Rule, ...] = (
     Rule("motion_module", (r"motion_modules\.\d+\.|temporal_attentions\.\d+\.",)),
     # Stable Diffusion and its parts.
     Rule("checkpoint", (r"^model\.diffusion_model\.",), "ldm"),
+    Rule("checkpoint", (r"^model_ema\.diffusion_model",), "ldm"),  # only the averaged UNet was kept
     Rule(
         "checkpoint",
         (r"^(?:diffusion_model\.)?(?:input_blocks\.0\.0|joint_blocks\.0|double_blocks\.0)\.",),

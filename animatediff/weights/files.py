@@ -1,7 +1,9 @@
 """Weights at any URI, as local files that can be memory-mapped."""
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 import uuid
 from pathlib import Path
@@ -16,7 +18,10 @@ from animatediff.errors import UserError
 # S3, GCS, Azure; web servers; fsspec's file systems in memory and elsewhere.
 _VERSION_FIELDS = ("size", "ETag", "etag", "md5Hash", "generation", "LastModified", "Last-Modified", "mtime", "created")
 
-CACHE = Path.home() / ".cache" / "animatediff"
+_OF_A_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT}
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "animatediff"
+"""Where copies of remote files are kept, one a version; nothing empties it."""
 
 
 def local_copy(uri: str) -> Path:
@@ -55,6 +60,11 @@ def _fetch(uri: str) -> Path:
         return _fetched(uri)
     except UserError:
         raise
+    except OSError as error:
+        if error.errno not in _OF_A_DISK:
+            raise storage.unreachable(uri, error) from error
+        where = f"cannot keep a copy of {uri} in {CACHE}: {error.strerror}"
+        raise UserError(f"{where}; make room, or name another folder in XDG_CACHE_HOME") from error
     except Exception as error:  # every storage has its own
         raise storage.unreachable(uri, error) from error
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.weights import identify_lora, identify_model
 from animatediff.weights.families import Base, Contents, Description, Family, Identity, find_rule
@@ -20,7 +21,7 @@ __all__ = ["Base", "Family", "Identity", "expect", "identify", "identify_uri"]
 
 # Position tables, scales, copies, and the constants that trainers save with the weights.
 _NOT_TRAINED = re.compile(
-    r"pos_encoder\.|pos_embed\.pe$|\.alpha$|position_ids$|^model_ema\.|^denoiser\.|^string_to_token\."
+    r"pos_encoder\.|pos_embed\.pe$|\.(?:alpha|scalar)$|position_ids$|^model_ema\.|^denoiser\.|^string_to_token\."
 )
 _MOTION = re.compile(r"motion_modules|temporal_attentions")
 _MAX_ALPHA = 1e12  # Python's whole numbers go further than can be shown
@@ -48,6 +49,7 @@ def identify_uri(uri: str) -> Identity:
     Raises:
         UserError: there is nothing, it cannot be read, or the folder holds no weights.
     """
+    _refuse_collection(uri)
     path = local_copy(uri)
     try:
         if path.is_dir():
@@ -84,13 +86,25 @@ def _describe(contents: Contents) -> Description:
 
 def _trained(contents: Contents, family: Family) -> Iterator[Tensor]:
     whole_unet = family == "motion_module" and contents.has(r"\.resnets\.")
+    # An averaged copy counts where there is nothing that it is a copy of.
+    only_ema = family == "checkpoint" and not contents.has(r"^model\.diffusion_model\.")
     for name, tensor in contents.tensors.items():
-        if not tensor.is_floating_point() or _NOT_TRAINED.search(name):
+        is_counted = not _NOT_TRAINED.search(name) or (only_ema and name.startswith("model_ema.diffusion_model"))
+        if not tensor.is_floating_point() or not is_counted:
             continue
         # The noise schedule lies in a checkpoint under names without a dot.
         if (family == "checkpoint" and "." not in name) or (whole_unet and not _MOTION.search(name)):
             continue
         yield tensor
+
+
+def _refuse_collection(uri: str) -> None:
+    """Before a remote folder of any size is fetched."""
+    if storage.is_local(uri):
+        return
+    files = [name for name in storage.list_files(uri) if name.endswith((".safetensors", ".ckpt", ".pt", ".bin"))]
+    if len({_variant(Path(name)) for name in files}) < len([name for name in files if "-of-" not in name]):
+        raise UserError(f"{uri} is a folder of {len(files)} weights files: name one of them, such as {files[0]}")
 
 
 def _identify_folder(folder: Path, uri: str) -> Identity:

@@ -13,11 +13,15 @@ _NAMES: tuple[tuple[Base, str], ...] = (
     ("sd3", r"(?:^|[._])joint_blocks[._]\d"),
     ("sdxl", r"^conditioner\.embedders\.1\.|^lora_te2_|^text_encoder_2\.|^clip_g$"),
     ("sdxl-refiner", r"^conditioner\.embedders\.0\.model\."),
-    ("sdxl", r"^add_embedding\.linear_1\.|^lora_te1_|^lora_unet_(?:input|output|middle)_block"),
+    ("sdxl", r"^add_embedding\.linear_1\.|(?:^|[._])label_emb[._]0[._]|^lora_te1_"),
     # Only SDXL stacks several transformer blocks in one attention.
-    ("sdxl", r"attentions[._]\d+[._]transformer_blocks[._][1-9]"),
+    ("sdxl", r"(?:attentions[._]\d+|(?:put_blocks[._]\d+|middle_block)[._]1)[._]transformer_blocks[._][1-9]"),
     ("sd2", r"^cond_stage_model\.model\."),
     ("sd1", r"^cond_stage_model\.transformer\."),
+)
+# Of UNets in the original layout. SDXL's has three levels, no fourth, and no attention in the level of most pixels.
+_NOT_SDXL = (
+    r"(?:^|[._])(?:(?:in|out)put_blocks[._](?:9|10|11)|(?:input_blocks[._][12]|output_blocks[._][678])[._]1)[._]"
 )
 _UNET_OR_TEXT = r"(?:down|up|mid|input|output|middle)_blocks?[._]|text_model|text_encoder|^lora_te"
 # Transformers: a stack of blocks or layers that is not a UNet's or a text encoder's.
@@ -36,12 +40,13 @@ _METADATA_FIELDS = ("ss_base_model_version", "modelspec.architecture")
 # In a UNet a numbered place holds the transformer blocks; image transformers with an `attn2` begin with them.
 _CROSS_ATTENTION = re.compile(
     r"\d[._]transformer_blocks[._]\d+[._]attn2[._](?:processor[._])?to_[kv](?![a-z])|(?:^|\.)\d+\.to_[kv]_ip\."
+    r"|^model_ema\.diffusion_model.*transformer_blocks\d+attn2to_[kv]weight$"  # averaged, and without dots
 )
 _TEXT_ENCODER = re.compile(r"^(?:lora_te_|text_encoder\.).*self_attn[._](?:to_)?[qkv](?![a-z])")
 _JOINT_ATTENTION = re.compile(r"^(?:transformer\.|base_model\.model\.)?transformer_blocks\.\d+\.attn\.")
 _SD3_WIDTH = 1536
 # The tensors whose second dimension is what the layer reads.
-_READS_SECOND = re.compile(rf"{DOWN}|\.hada_w1_b(?:\.default)?$|\.diff$|to_[kv](?:_ip(?:\.\d+)?)?\.weight$")
+_READS_SECOND = re.compile(rf"{DOWN}|\.hada_w1_b(?:\.default)?$|\.diff$|to_[kv](?:_ip(?:\.\d+)?)?\.?weight$")
 
 
 def find_base(contents: Contents) -> Base | None:
@@ -55,13 +60,22 @@ def find_base(contents: Contents) -> Base | None:
     widths = {TEXT_WIDTHS.get(width) for width in _widths(contents, _CROSS_ATTENTION)}
     if len(widths) == 1 and None not in widths:
         return widths.pop()
-    return by_name or _of_text_encoder(contents) or _of_metadata(contents.metadata) or _of_another_kind(contents)
+    found = by_name or _of_text_encoder(contents)
+    return found or _of_blocks(contents) or _of_metadata(contents.metadata) or _of_another_kind(contents)
 
 
 def _of_text_encoder(contents: Contents) -> Base | None:
     """Of a change to the text encoder alone; SDXL's two have names of their own."""
     widths = _widths(contents, _TEXT_ENCODER)
     return TEXT_WIDTHS[widths.pop()] if len(widths) == 1 and widths <= {768, 1024} else None
+
+
+def _of_blocks(contents: Contents) -> Base | None:
+    """Of a change to the UNet in the original layout's names that leaves out the layers which read text."""
+    if not contents.has(_NOT_SDXL):
+        return None
+    said = _of_metadata(contents.metadata)
+    return said if said in ("sd2", "sdxl-refiner") else "sd1"  # they have the same blocks, or some of them
 
 
 def _of_metadata(metadata: Mapping[str, str]) -> Base | None:

@@ -1,13 +1,14 @@
 """What a low-rank file changes, and how: MotionLoRA, domain adapter or LoRA, its algorithm, rank and alpha."""
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
+from animatediff.errors import UserError
 from animatediff.weights.families import ALGORITHMS, DOWN, Base, Contents, Description
+from animatediff.weights.files import parse_json
 from animatediff.weights.identify_base import find_base
 
 DOMAIN_ADAPTER_RANK = 128
@@ -32,9 +33,12 @@ _MOTION_LAYOUTS: tuple[tuple[str, str], ...] = (
 _MOTION = r"motion_modules|temporal_transformer|temporal_attentions"
 # What a domain adapter changes, and nothing else: these four matrices of both attentions of a transformer block.
 _ATTENTION_FACTOR = re.compile(
-    r"(?:lora_unet_|unet\.)?((?:down_blocks|up_blocks|mid_block)[._].*transformer_blocks[._]\d+)"
+    r"(?:lora_unet_|(?:unet\.)*)((?:down_blocks|up_blocks|mid_block)[._].*transformer_blocks[._]\d+)"
     rf"[._](attn[12])[._](?:processor[._])?to_(q|k|v|out)(?:[._]0)?(?:{DOWN})"
 )
+_ADAPTERS_LAYOUTS = ("diffusers attention processors", "kohya")
+"""Those that domain adapters are published in."""
+_NUM_BLOCKS = 16  # transformer blocks of Stable Diffusion 1.x
 _ATTENTION_MATRICES = {(attention, matrix) for attention in ("attn1", "attn2") for matrix in ("q", "k", "v", "out")}
 _RANK_FIRST = re.compile(rf"{DOWN}|\.(?:hada_w1_b|lokr_w[12]_b)(?:\.default)?$")
 
@@ -52,7 +56,13 @@ def describe(contents: Contents) -> Description:
     algorithm, base, layout = _algorithm(contents), find_base(contents), _layout(_LAYOUTS, contents)
     says_so = contents.metadata.get("animatediff_family") == "domain_adapter"
     may_be_one = algorithm == "LoRA" and base in ("sd1", None) and alphas <= {DOMAIN_ADAPTER_RANK}
-    if says_so or (may_be_one and ranks == {DOMAIN_ADAPTER_RANK} and _changes_attention_only(contents)):
+    has_its_layout = layout in _ADAPTERS_LAYOUTS
+    if not says_so and may_be_one and ranks == {DOMAIN_ADAPTER_RANK}:
+        blocks = _blocks_of_changed_attention(contents)
+        if blocks == _NUM_BLOCKS or (blocks and has_its_layout):
+            note = None if has_its_layout else "any LoRA of rank 128 on the UNet's attention looks the same"
+            return Description("domain_adapter", None, layout, base, rank, alpha, note)
+    if says_so:
         return Description("domain_adapter", None, layout, base, rank, alpha)
     return Description("lora", algorithm, layout, base, rank, alpha)
 
@@ -74,14 +84,15 @@ def _layout(layouts: tuple[tuple[str, str], ...], contents: Contents) -> str | N
     return next((layout for layout, pattern in layouts if contents.has(pattern)), None)
 
 
-def _changes_attention_only(contents: Contents) -> bool:
+def _blocks_of_changed_attention(contents: Contents) -> int:
+    """How many transformer blocks have all matrices of their attentions changed; 0 if anything else is changed."""
     blocks: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for name in contents.matching(DOWN):
         match = _ATTENTION_FACTOR.fullmatch(name)
         if not match:
-            return False
+            return 0
         blocks[match[1]].add((match[2], match[3]))
-    return all(changed == _ATTENTION_MATRICES for changed in blocks.values())
+    return len(blocks) if all(changed == _ATTENTION_MATRICES for changed in blocks.values()) else 0
 
 
 def _motion_version(contents: Contents) -> tuple[str | None, Base | None]:
@@ -103,10 +114,9 @@ def _alphas(tensors: Mapping[str, Tensor]) -> set[float]:
 def _alphas_of_metadata(metadata: Mapping[str, str]) -> set[float]:
     """Those that diffusers writes, one a part, for example `unet.lora_alpha`."""
     try:
-        adapter = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-        entries = adapter.items() if isinstance(adapter, dict) else ()
+        entries = parse_json(metadata.get("lora_adapter_metadata", "{}"), "").items()
         return {float(value) for key, value in entries if key.endswith("lora_alpha") and isinstance(value, int | float)}
-    except (ValueError, RecursionError, OverflowError):  # the reader refuses it, here it says nothing
+    except (UserError, OverflowError):  # the reader refuses it, here it says nothing
         return set()
 
 

@@ -6,7 +6,10 @@ from animatediff.weights.identify_base import find_base
 UNUSUAL_INPUTS = {5: "depth", 7: "upscaling", 8: "pix2pix", 9: "inpainting"}
 """What a UNet is for that takes more than the four channels of a latent, by their number."""
 
-_FIRST_LAYER = r"(?:^|\bdiffusion_model\.)input_blocks\.0\.0\.weight$|^conv_in\.weight$"
+_FIRST_LAYER = (
+    r"(?:^|\bdiffusion_model\.)input_blocks\.0\.0\.weight$|^conv_in\.weight$"
+    r"|^model_ema\.diffusion_modelinput_blocks00weight$"
+)
 _MISSABLE_PARTS = {
     "VAE": r"^(?:first_stage_model|vae)\.",
     "text encoder": r"^(?:cond_stage_model|conditioner|text_encoders)\.",
@@ -43,7 +46,9 @@ def describe(rule: Rule, contents: Contents) -> Description:
 def describe_unnamed(contents: Contents) -> Description:
     """A file that no rule knows: diffusers' embeddings are one tensor named after any word; all else is unknown."""
     name, shape = next(iter(contents.shapes.items()), ("", ()))
-    is_word = "." not in name.strip(".")  # parameters have dots
+    is_known_width = shape[-1:] in {(width,) for width in _TEXT_ENCODER_WIDTHS}
+    # Parameters have dots. So may words, if nothing else about them is a parameter's.
+    is_word = "." not in name.strip(".") or (is_known_width and not name.endswith((".weight", ".bias")))
     if len(contents.shapes) == 1 and len(shape) in (1, 2) and shape[-1] >= _NARROWEST_VECTOR and is_word:
         return _embedding(Rule("textual_inversion", (), "diffusers"), contents, "")
     return Description("unknown")
@@ -51,7 +56,7 @@ def describe_unnamed(contents: Contents) -> Description:
 
 def _motion_module(contents: Contents) -> Description:
     # It imports diffusers: seconds that the other families do without.
-    from animatediff.weights.motion_layouts import detect, unsupported
+    from animatediff.weights.motion_layouts import CONFIG_KEY, detect, is_table, unsupported
 
     try:
         found = detect(contents.tensors, contents.metadata)
@@ -65,6 +70,8 @@ def _motion_module(contents: Contents) -> Description:
         version = "animatelcm-i2v"
     elif not notes[1]:
         notes.append(_MOTION_NOTES.get(version))
+        if version == "animatelcm" and CONFIG_KEY not in contents.metadata and not any(map(is_table, contents.shapes)):
+            notes.append("v2 without its position tables looks the same")
     elif contents.has(r"^conv_in\."):
         version = "pia"
     base: Base = "sdxl" if version in ("sdxl", "hotshotxl") else "sd1"
@@ -77,7 +84,8 @@ def _checkpoint(rule: Rule, contents: Contents) -> Description:
     missing = (part for part, pattern in _MISSABLE_PARTS.items() if not contents.has(pattern))
     notes = [f"the {rule.version} alone"] if rule.version else [f"no {part}: the base's is used" for part in missing]
     if contents.has(r"^model_ema\."):
-        notes.append("with an averaged (EMA) UNet")
+        has_other = contents.has(r"^model\.diffusion_model\.")
+        notes.append("with an averaged (EMA) UNet" if has_other else "its UNet is the averaged (EMA) one")
     if contents.has(r"^v_pred$") or contents.metadata.get("modelspec.prediction_type") == "v":
         notes.append("trained to predict v, not noise")
     base = _base_of_text_encoder(contents) if rule.version == "text encoder" else find_base(contents)

@@ -29,6 +29,13 @@ _PREFIXES = {
     "text_encoder": (SD1_TEXT_PREFIX, SDXL_TEXT_PREFIX, "cond_stage_model.transformer."),
     "text_encoder_2": (SDXL_TEXT_2_PREFIX,),
 }
+CONSTANTS = ("position_ids", "logit_scale", "text_projection.weight")
+"""How the names end that text encoders are saved with and no text-to-image model learns or, as it stands, reads.
+
+The last is CLIP-L's, which ComfyUI saves beside it; SDXL's second text encoder has one that counts.
+"""
+# What the VAE's own trainer left beside it: the loss with its networks, and an averaged copy.
+_LEFTOVERS = ("loss.", "model_ema.")
 # A file of one part alone may have no prefix: the name that tells so, and the names that are then the part's.
 _BARE = {
     "unet": ("input_blocks.0.0.weight", ("time_embed.", "label_emb.", "input_", "middle_block.", "output_", "out.")),
@@ -115,8 +122,9 @@ def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     """What a file holds of a part, without the part's prefix; empty where it has none."""
     for prefix in _PREFIXES[part]:
         found = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        if found:
-            return found
+        # Merges have one file's constants beside the other's weights.
+        if not all(name.endswith(CONSTANTS) for name in found):
+            return {name: tensor for name, tensor in found.items() if not name.startswith(_LEFTOVERS)}
     mark, own = _BARE.get(part, ("", ()))
     return {name: tensor for name, tensor in tensors.items() if name.startswith(own)} if mark in tensors else {}
 

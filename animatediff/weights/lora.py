@@ -17,7 +17,7 @@ from torch import Tensor
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.weights import identify, lora_scales
-from animatediff.weights.architectures import known_base
+from animatediff.weights.architectures import KnownBase, known_base
 from animatediff.weights.changes import Change, Product, from_factors
 from animatediff.weights.families import Family
 from animatediff.weights.lora_scales import Scales
@@ -40,10 +40,11 @@ _FILES_OF_A_FOLDER = (
 # peft puts the adapter's own name, mostly `default`, into the keys of a model that it has not saved itself.
 _KEY = re.compile(
     r"(.+?)[._](?:"
-    r"(?:lora|lora_linear_layer)[._](down|up|mid|A|B)(?:\.\w+)?\.weight"
-    r"|(hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)|diff|diff_b|w_norm|b_norm|alpha)(?:\.default)?"
+    r"(?:lora|lora_linear_layer)[._](down|up|mid|A|B)(?:\.[\w-]+)?\.weight"
+    r"|(hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)|diff|diff_b|w_norm|b_norm|alpha|scalar)(?:\.default)?"
     r")"
 )
+_STRENGTHS = ("alpha", "scalar")
 _SAME_FACTOR = {"A": "down", "B": "up", "w_norm": "diff", "b_norm": "diff_b"}
 
 _NOT_APPLIED = {
@@ -69,7 +70,7 @@ def read(uri: str, states: States, *, family: LoraFamily) -> dict[Target, Change
             no place in the models.
     """
     file = open_file(uri)
-    _check_kind(file, states, family)
+    check_kind(file, family, base=known_base(states["unet"]) if "unet" in states else None)
     modules = _modules(file, states, family)
     scales = {part: lora_scales.read(file, part) for part in {module.part for module in modules}}
     changes: dict[Target, Change] = {}
@@ -81,6 +82,8 @@ def read(uri: str, states: States, *, family: LoraFamily) -> dict[Target, Change
         for name, change in found.items():
             _check_fit(change, states[module.part].get(name), name, uri)
             changes[module.part, name] = change
+    if changes and not any(getattr(change, "scale", 1.0) for change in changes.values()):
+        _log.warning("%s changes nothing: its alphas or scalars are all 0", uri)
     return changes
 
 
@@ -97,6 +100,26 @@ def open_file(uri: str) -> TensorFile:
     return open_tensors(uri)
 
 
+def check_kind(file: TensorFile, family: LoraFamily, *, base: KnownBase | None) -> None:
+    """Refuse a file of another family, for another base, or of an algorithm that is not applied.
+
+    Args:
+        file: the file.
+        family: what it is said to be.
+        base: the model it is to be used with; None is any.
+
+    Raises:
+        UserError: the line says what it is and where it belongs.
+    """
+    families: set[Family] = {"motion_lora"} if family == "motion_lora" else {"lora", "domain_adapter"}
+    algorithm = identify.expect(file, families, base=base).version
+    if algorithm in _NOT_APPLIED:
+        raise UserError(
+            f"{file.uri} is of the kind {algorithm}, which is not applied ({_NOT_APPLIED[algorithm]}): take a LoRA, or "
+            "merge it into a checkpoint with the tool that made it"
+        )
+
+
 def split_key(key: str) -> tuple[str, str] | None:
     """A module's name as the file spells it, and the factor's name as LyCORIS' or kohya's; None for any other key."""
     if match := _KEY.fullmatch(key):
@@ -111,7 +134,7 @@ def checked(tensor: Tensor, factor: str, what: str) -> Tensor:
     Raises:
         UserError: it is of integers, empty, or holds NaN or infinite numbers; the line begins with `what`.
     """
-    if factor == "alpha":
+    if factor in _STRENGTHS:
         return tensor
     if not tensor.is_floating_point():
         raise UserError(f"{what} is of {tensor.dtype}, floating-point numbers are needed")
@@ -122,23 +145,12 @@ def checked(tensor: Tensor, factor: str, what: str) -> Tensor:
     return tensor
 
 
-def _check_kind(file: TensorFile, states: States, family: LoraFamily) -> None:
-    base = known_base(states["unet"]) if "unet" in states else None
-    families: set[Family] = {"motion_lora"} if family == "motion_lora" else {"lora", "domain_adapter"}
-    algorithm = identify.expect(file, families, base=base).version
-    if algorithm in _NOT_APPLIED:
-        raise UserError(
-            f"{file.uri} is of the kind {algorithm}, which is not applied ({_NOT_APPLIED[algorithm]}): take a LoRA, or "
-            "merge it into a checkpoint with the tool that made it"
-        )
-
-
 def _modules(file: TensorFile, states: States, family: LoraFamily) -> dict[Module, dict[str, Tensor]]:
     """The file's factors by the module that they change."""
     targets = Targets(states, motion=family == "motion_lora")
-    modules: dict[Module, dict[str, Tensor]] = defaultdict(dict)
+    modules: dict[Module, dict[str, str]] = defaultdict(dict)
     unknown = []
-    for key, tensor in file.tensors.items():
+    for key in file.tensors:
         name, factor = split_key(key) or (None, "")
         found = targets.find(name) if name else []
         if not found:
@@ -147,17 +159,36 @@ def _modules(file: TensorFile, states: States, family: LoraFamily) -> dict[Modul
         if len(found) > 1:
             parts = " or ".join(module.part for module in found)
             raise UserError(f"{file.uri}: {key} does not say what it changes, {parts}: put that before its name")
-        factors = modules[found[0]]
-        if factor in factors:
+        keys = modules[found[0]]
+        if factor in keys:
             raise UserError(f"{file.uri} has two factors {factor} for {found[0].path}, one of them {key}")
-        factors[factor] = checked(tensor, factor, f"{file.uri}: {key}")
+        keys[factor] = key
     if unknown and not (modules and _is_of_absent_mid_block(unknown, states, family)):
         raise UserError(
             f"{file.uri}: {len(unknown)} of its keys match nothing in the model, such as {_why(unknown[0], targets)}"
         )
     if unknown:
         _log.warning("%s is for a motion module with a mid block (v2); what it changes there is left out", file.uri)
-    return modules
+    return _without_idle(file, modules)
+
+
+def _without_idle(file: TensorFile, modules: Mapping[Module, Mapping[str, str]]) -> dict[Module, dict[str, Tensor]]:
+    """The checked factors of each module, by the factors' keys; modules without any, or of rank 0, are left out."""
+    idle = {
+        module
+        for module, keys in modules.items()
+        if not any(file.tensors[key].numel() for factor, key in keys.items() if factor not in _STRENGTHS)
+    }
+    if idle:
+        _log.warning(
+            "%s: %d of its %d modules have rank 0, or an alpha and no factors, such as %s: they change nothing",
+            *(file.uri, len(idle), len(modules), min(idle).path),
+        )
+    return {
+        module: {factor: checked(file.tensors[key], factor, f"{file.uri}: {key}") for factor, key in keys.items()}
+        for module, keys in modules.items()
+        if module not in idle
+    }
 
 
 def _is_of_absent_mid_block(unknown: Sequence[str], states: States, family: LoraFamily) -> bool:
@@ -182,12 +213,14 @@ def _changes(module: Module, factors: Mapping[str, Tensor], scales: Scales | Non
     """
 
     def scale(rank: int | None) -> float:
-        return lora_scales.strength(factors.get("alpha"), rank, scales, module)
+        return lora_scales.strength(factors, rank, scales, module)
 
+    if "scalar" in factors and "diff" in factors:
+        raise ValueError("a scalar stands beside its full difference, which has none")
     changes: dict[str, Change] = {}
     if "diff_b" in factors:
         changes[f"{module.path}.bias"] = Product((factors["diff_b"],), 1.0)
-    of_weight = {name: factor for name, factor in factors.items() if name not in ("alpha", "diff_b")}
+    of_weight = {name: factor for name, factor in factors.items() if name not in (*_STRENGTHS, "diff_b")}
     if of_weight or not changes:
         changes[f"{module.path}.weight"] = from_factors(of_weight, scale)
     return changes

@@ -4,7 +4,6 @@ kohya and LyCORIS write an alpha beside the factors of each module. peft writes 
 copies it into the file's metadata, once for each part of the model. Without any, the change is its factors' product.
 """
 
-import json
 import logging
 import math
 import re
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from animatediff import storage
 from animatediff.errors import UserError
+from animatediff.weights.files import parse_json
 from animatediff.weights.motion_layouts import from_official
 from animatediff.weights.targets import Module
 from animatediff.weights.tensors import TensorFile
@@ -39,6 +39,7 @@ class Scales(BaseModel):
     r: _Rank
     alpha: FiniteFloat = Field(validation_alias=AliasChoices("lora_alpha", "alpha"))
     use_rslora: bool = False
+    use_dora: bool | None = False
     rank_pattern: dict[str, _Rank] = {}
     alpha_pattern: dict[str, FiniteFloat] = {}
 
@@ -54,24 +55,30 @@ class Scales(BaseModel):
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
-def strength(alpha: Tensor | None, rank: int | None, scales: Scales | None, module: Module) -> float:
+def strength(factors: Mapping[str, Tensor], rank: int | None, scales: Scales | None, module: Module) -> float:
     """What a module's change is multiplied by.
 
     Args:
-        alpha: the module's own, from beside its factors.
+        factors: the module's, of which `alpha` and LyCORIS' `scalar` count: the latter multiplies the change as it is.
         rank: of its factors; None where they have none.
         scales: peft's, for modules without an alpha of their own.
         module: whose change it is.
 
     Raises:
-        ValueError: alpha is no number.
+        ValueError: alpha or scalar is no number.
     """
+    alpha = factors.get("alpha")
+    scalar = _number(factors["scalar"], "scalar") if "scalar" in factors else 1.0
     # Two whole matrices have no rank. LyCORIS then writes any alpha, 1e10 too, and does not use it.
     if alpha is None or rank is None:
-        return scales.of(_path_in_peft(module), rank) if scales else 1.0
-    if alpha.numel() != 1 or alpha.is_complex() or not math.isfinite(float(alpha)):
-        raise ValueError(f"its alpha is no finite number: {alpha.flatten().tolist()[:4]}")
-    return float(alpha) / rank
+        return scalar * (scales.of(_path_in_peft(module), rank) if scales else 1.0)
+    return scalar * _number(alpha, "alpha") / rank
+
+
+def _number(tensor: Tensor, what: str) -> float:
+    if tensor.numel() != 1 or tensor.is_complex() or not math.isfinite(float(tensor)):
+        raise ValueError(f"its {what} is no finite number: {tensor.flatten().tolist()[:4]}")
+    return float(tensor)
 
 
 def _path_in_peft(module: Module) -> str:
@@ -101,18 +108,16 @@ def read(file: TensorFile, part: str) -> Scales | None:
 
 
 def _parse(text: bytes | str, prefix: str, source: str) -> Scales | None:
+    content = parse_json(text, source)
+    # The file of a single part has no prefixes.
+    found = _without_prefix(content, prefix) if any("." in key for key in content) else content
     try:
-        content = json.loads(text)
-        if not isinstance(content, dict):
-            raise TypeError(f"it is a {type(content).__name__}")
-        # The file of a single part has no prefixes.
-        found = _without_prefix(content, prefix) if any("." in key for key in content) else content
         scales = Scales.model_validate(found) if found else None
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{source} cannot be read: {error}") from error
+    if scales and scales.use_dora:
+        raise UserError(f"{source} is of the kind DoRA, which is not applied here: take a LoRA")
     if scales and scales.peft_type not in _APPLIED:
         raise UserError(f"{source} is of peft's {scales.peft_type}, which is not applied here: take a LoRA")
     for pattern in (scales.rank_pattern, scales.alpha_pattern) if scales else ():

@@ -94,7 +94,9 @@ def _split(name: str) -> tuple[str | None, str]:
     name = name.replace(".", "_").removeprefix(_WRAPPER)
     for prefix, part in _PREFIXES:
         if name.startswith(prefix):
-            return part, _flat(name.removeprefix(prefix))
+            while name.startswith(prefix):  # some savers put it before names that have it already
+                name = name.removeprefix(prefix)
+            return part, _flat(name)
     return None, _flat(name)
 
 

@@ -134,7 +134,7 @@ def save_tensors(uri: str, tensors: Mapping[str, Tensor], metadata: Mapping[str,
         owners.add(plain.data_ptr())
     with storage.write_file(uri) as path:
         try:
-            save_file(separate, path, metadata=dict(metadata))
+            save_file(separate, path, metadata=dict(metadata) or None)
         except (SafetensorError, RuntimeError) as error:  # the first is how a full disk is told
             raise UserError(f"cannot write {uri}: {_one_line(error)}") from error
 
@@ -185,7 +185,8 @@ def _read_pickle(path: Path, uri: str) -> tuple[dict[str, Tensor], dict[str, str
     except pickle.UnpicklingError as error:
         raise UserError(f"{uri} {_why_refused(error)}") from error
     except Exception as error:  # a broken pickle can fail in any way, and none of them is the user's to debug
-        raise UserError(f"{uri} is not a whole PyTorch file ({_one_line(error)}): download it again") from error
+        fault = str(error).partition(". ")[0]  # advice on how to build PyTorch follows
+        raise UserError(f"{uri} is not a whole PyTorch file ({_one_line(fault)}): download it again") from error
     if isinstance(content, Tensor):
         content = {"": content}
     if not isinstance(content, Mapping):

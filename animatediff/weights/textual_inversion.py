@@ -68,6 +68,9 @@ def _named(file: TensorFile) -> dict[str, Tensor]:
     tensors = {n: tensor for n, tensor in file.tensors.items() if not n.startswith("string_to_token.")}
     if tensors and tensors.keys() <= _PAIR.keys():
         return {name: tensors[name] for name in _PAIR if name in tensors}
+    # A trainer's file has the state of its optimizer beside them.
+    learned = {n: tensor for n, tensor in tensors.items() if n == "emb_params" or n.startswith("string_to_param.")}
+    tensors = learned or tensors
     if len(tensors) != 1:
         names = f" ({', '.join(sorted(tensors)[:3])}, ...)" if tensors else ""
         raise UserError(f"{file.uri} is no embedding: it holds {len(tensors)} tensors{names}, not one word's vectors")

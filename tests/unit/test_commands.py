@@ -1,5 +1,6 @@
 """The `animatediff` command, in this process and in its own."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import torch
 from diffusers import MotionAdapter
 from safetensors.torch import load_file, save_file
 
+from animatediff import storage
 from animatediff.commands import main
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
@@ -176,6 +178,28 @@ def test_checkpoints_become_folders(capsys, tmp_path, monkeypatch):
     assert lines == [f"wrote {tmp_path / 'out'}: a checkpoint, diffusers layout, {parameters:,} parameters"]
     written = load_file(tmp_path / "out" / "unet" / "diffusion_pytorch_model.safetensors")
     assert same(written, states["unet"])
+
+
+def test_a_conversion_that_fails_midway_leaves_nothing_and_can_be_repeated(capsys, tmp_path, module, monkeypatch):
+    out = tmp_path / "out" / "adapter"
+    write_bytes = storage.write_bytes
+
+    def full(uri, data):
+        raise storage.unreachable(uri, OSError(errno.ENOSPC, "No space left on device"))
+
+    monkeypatch.setattr(storage, "write_bytes", full)
+    assert "No space left" in fail(capsys, "convert", module, out, "--to", "diffusers")
+    assert list(out.parent.iterdir()) == []
+    monkeypatch.setattr(storage, "write_bytes", write_bytes)
+    code, _ = run(capsys, "convert", module, out, "--to", "diffusers")
+    assert code == 0
+    assert sorted(path.name for path in out.iterdir()) == ["config.json", "diffusion_pytorch_model.safetensors"]
+
+
+def test_the_word_of_an_embedding_is_told(capsys, tmp_path):
+    torch.save({"string_to_param": {"*": torch.ones(2, 768)}, "name": "inner"}, tmp_path / "easynegative.pt")
+    _, lines = run(capsys, "identify", tmp_path / "easynegative.pt")
+    assert any("word in prompts: easynegative" in line for line in lines)
 
 
 def test_what_is_not_converted_is_refused_by_name(capsys, tmp_path, lora, module):

@@ -36,6 +36,7 @@ def files(tmp_path_factory):
     save_file(pair(f"{key}_to_q"), folder / "lora.safetensors")
     save_file(pair(f"{key.replace('attn1', 'attn2')}_to_k", into=2048), folder / "sdxl.safetensors")
     save_file(pair(f"{TEMPORAL}.processor.to_q_lora", "down", "up"), folder / "motion_lora.safetensors")
+    save_file(pair(f"{key}_to_q") | {f"{key}_to_q.dora_scale": torch.ones(1, 32)}, folder / "dora.safetensors")
     save_file({"emb_params": torch.ones(2, 32)}, folder / "sks.safetensors")
     (folder / "broken.safetensors").write_bytes(b"broken")
     return folder
@@ -120,6 +121,7 @@ def test_every_family_in_its_place_passes(content, files):
         ({"motion_loras": ["lora"]}, "lora.safetensors is a LoRA, not a MotionLoRA: give it as `loras:`"),
         ({"domain_adapter": "sks"}, "sks.safetensors is .*textual inversion.*`embeddings:`"),
         ({"embeddings": ["lora"]}, "lora.safetensors is a LoRA.*`loras:`"),
+        ({"loras": ["dora"]}, "dora.safetensors is of the kind DoRA, which is not applied"),
         ({"checkpoint": "motion"}, "motion.safetensors is .*motion module.*`motion_module:`"),
         ({"loras": ["sdxl"]}, "sdxl.safetensors is an SDXL LoRA, the base is Stable Diffusion 1.x"),
     ],

@@ -77,3 +77,33 @@ def test_uris_and_paths(tmp_path, monkeypatch):
         storage.exists("nope://x")
     with pytest.raises(FileNotFoundError):
         storage.read_bytes(str(tmp_path / "absent"))
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_what_is_staged_is_there_whole_or_not_at_all(tmp_path, is_folder):
+    target = tmp_path / "out" / ("model" if is_folder else "model.bin")
+
+    def write(draft):
+        path = Path(draft)
+        if is_folder:
+            path.mkdir()
+        (path / "a" if is_folder else path).write_bytes(b"x")
+        assert not target.exists()
+
+    def fail_midway():
+        with storage.staged(str(target)) as draft:
+            write(draft)
+            raise RuntimeError("midway")
+
+    with pytest.raises(RuntimeError, match="midway"):
+        fail_midway()
+    assert list(target.parent.iterdir()) == []
+    with storage.staged(str(target)) as draft:
+        write(draft)
+    assert (target / "a" if is_folder else target).read_bytes() == b"x"
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_a_protocol_that_fails_at_once_is_one_line():
+    with pytest.raises(UserError, match="cannot open ftp://"):
+        storage.exists("ftp://127.0.0.1:9/x.safetensors")

@@ -1,7 +1,9 @@
 """Personalised checkpoints: what is loaded is what was saved, and what does not fit is named."""
 
+import hashlib
 import json
 import re
+import resource
 import shutil
 import sys
 import types
@@ -14,9 +16,10 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.sprites.base import build_base
-from animatediff.weights import checkpoints
+from animatediff.weights import checkpoints, files
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 from tests.support_weights import ldm_file, tiny_sdxl, vae_file
 
@@ -173,6 +176,48 @@ def test_a_text_encoder_that_lost_its_text_model_is_read(tmp_path, base, other):
     assert_same(checkpoints.load(write(tmp_path / "merge.safetensors", ldm), base), other[1])
 
 
+def test_a_text_encoder_of_an_early_merge_may_have_the_constants_of_another_file(tmp_path, base, other):
+    early, current = "cond_stage_model.transformer.", "cond_stage_model.transformer.text_model."
+    ldm = {name.replace(current, early): tensor for name, tensor in ldm_file(other[1]).items()}
+    for prefix in (early, current):
+        file = ldm | {f"{current}embeddings.position_ids": torch.arange(77)[None]}
+        file = {name.replace(early, prefix) if "position_ids" not in name else name: t for name, t in file.items()}
+        assert_same(checkpoints.load(write(tmp_path / "merge.safetensors", file), base), other[1])
+    # Constants alone are no text encoder.
+    rest = {name: tensor for name, tensor in ldm.items() if not name.startswith("cond_stage_model.")}
+    rest[f"{current}embeddings.position_ids"] = torch.arange(77)[None]
+    without = {part: other[1][part] for part in ("unet", "vae")}
+    assert_same(checkpoints.load(write(tmp_path / "rest.safetensors", rest), base), without)
+
+
+def test_what_the_vaes_trainer_left_in_a_model_is_ignored(tmp_path, base, other):
+    leftovers = {
+        "first_stage_model.loss.logvar": torch.ones(1),
+        "first_stage_model.loss.discriminator.main.0.weight": torch.ones(2, 2),
+        "first_stage_model.model_ema.decay": torch.tensor(0.9),
+        "first_stage_model.model_ema.encoderconv_inweight": torch.ones(3),
+    }
+    uri = write(tmp_path / "model.safetensors", ldm_file(other[1]) | leftovers)
+    assert_same(checkpoints.load(uri, base), other[1])
+
+
+@pytest.mark.parametrize("prefix", ["", "text_model."])
+def test_a_text_encoder_may_come_with_clips_projection(tmp_path, base, other, prefix):
+    state = {prefix + name.removeprefix("text_model."): tensor for name, tensor in other[1]["text_encoder"].items()}
+    file = state | {"text_projection.weight": torch.ones(32, 32), "logit_scale": torch.tensor(4.6)}
+    uri = write(tmp_path / "clip_l.safetensors", file)
+    assert_same(checkpoints.load(uri, base), {"text_encoder": other[1]["text_encoder"]})
+
+
+def test_the_second_text_encoders_projection_is_read_and_needed(tmp_path, sdxl_base, sdxl_other):
+    state = sdxl_other["text_encoder_2"].state_dict()
+    part = write(tmp_path / "clip_g.safetensors", state | {"logit_scale": torch.tensor(4.6)})
+    assert_same(checkpoints.load(part, sdxl_base), {"text_encoder_2": state})
+    del state["text_projection.weight"]
+    with pytest.raises(UserError, match="text_encoder_2 of .* lacks text_projection.weight"):
+        checkpoints.load(write(tmp_path / "short.safetensors", state), sdxl_base)
+
+
 # --- diffusers' files and folders ---
 
 
@@ -208,6 +253,15 @@ def test_the_old_names_of_a_vaes_attention_are_read(tmp_path, base, other):
     assert old.keys() != other[1]["vae"].keys()
     uri = write(tmp_path / "vae.safetensors", old)
     assert_same(checkpoints.load(uri, base), {"vae": other[1]["vae"]})
+
+
+def test_a_vae_under_its_name_in_a_pipeline_is_read(tmp_path, base, other):
+    uri = write(tmp_path / "vae.safetensors", {f"vae.{name}": t for name, t in other[1]["vae"].items()})
+    assert_same(checkpoints.load(uri, base), {"vae": other[1]["vae"]})
+    # A whole model under such names is not taken for its VAE.
+    everything = {f"{part}.{name}": tensor for part, state in other[1].items() for name, tensor in state.items()}
+    with pytest.raises(UserError, match=r"all\.safetensors"):
+        checkpoints.load(write(tmp_path / "all.safetensors", everything), base)
 
 
 def test_shards_are_put_together(tmp_path, base, other):
@@ -264,6 +318,19 @@ def test_a_fused_weight_of_a_wrong_shape_is_named(tmp_path, sdxl_base, sdxl_othe
     else:
         with pytest.raises(UserError, match=r"layers\.0\.self_attn\.[qkv]_proj\.weight is \["):
             checkpoints.load(uri, sdxl_base)
+
+
+def test_a_checkpoint_that_predicts_v_is_refused(tmp_path, base, other):
+    ldm = ldm_file(other[1])
+    marked = write(tmp_path / "marked.safetensors", ldm | {"v_pred": torch.tensor([])})
+    said = write(tmp_path / "said.safetensors", ldm, metadata={"modelspec.prediction_type": "v"})
+    for uri in (marked, said):
+        with pytest.raises(UserError, match="trained to predict v") as caught:
+            checkpoints.load(uri, base)
+        assert uri in str(caught.value)
+        assert "\n" not in str(caught.value)
+    noise = write(tmp_path / "noise.safetensors", ldm, metadata={"modelspec.prediction_type": "epsilon"})
+    assert_same(checkpoints.load(noise, base), other[1])
 
 
 def with_unet_like(ldm, *, channels=4, text_width=32):
@@ -340,6 +407,25 @@ def test_an_index_does_not_lead_out_of_its_folder(tmp_path, base, other, name):
         checkpoints.load(str(tmp_path / "model"), base)
 
 
+@pytest.mark.parametrize("content", [b'{"weight_map": ' + b"[" * 100_000, b'\xff\xfe{"', b"[]"])
+def test_a_broken_index_is_one_line(tmp_path, base, other, content):
+    (tmp_path / "model" / "unet").mkdir(parents=True)
+    index = tmp_path / "model" / "unet" / f"{WEIGHTS}.index.json"
+    index.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{index} (is not valid JSON|holds a list)") as caught:
+        checkpoints.load(str(tmp_path / "model"), base)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"{nope", b"[" * 100_000, b"[]", b"\xff\xfe{"])
+def test_a_broken_model_index_of_a_base_is_one_line(tmp_path, other, content):
+    broken = shutil.copytree(other[0], tmp_path / "base")
+    (broken / "model_index.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"model_index\.json") as caught:
+        load_text_encoder(str(broken))
+    assert "\n" not in str(caught.value)
+
+
 # --- writing, hashing ---
 
 
@@ -365,6 +451,31 @@ def test_a_single_file_becomes_folders_that_diffusers_opens(tmp_path, base, othe
     assert_same(checkpoints.load(str(tmp_path / "out"), small[kind]), states)
     # No pipeline can be opened without a tokenizer and a scheduler, so none is claimed.
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(states)
+
+
+def test_tensors_that_share_memory_are_written(tmp_path, base, other, monkeypatch):
+    monkeypatch.setattr(checkpoints, "meta_modules", {"sd1": base}.get)
+    ldm = ldm_file(other[1])
+    first, second = (f"{UNET}input_blocks.{i}.0.in_layers.0.weight" for i in (1, 2))
+    torch.save(ldm | {second: ldm[first]}, tmp_path / "tied.ckpt")
+    checkpoints.to_diffusers(str(tmp_path / "tied.ckpt"), str(tmp_path / "out"))
+    names = [f"down_blocks.0.resnets.{i}.norm1.weight" for i in (0, 1)]
+    tied = other[1]["unet"] | {names[1]: other[1]["unet"][names[0]]}
+    assert_same(checkpoints.load(str(tmp_path / "out"), base), other[1] | {"unet": tied})
+
+
+def test_a_full_disk_is_one_line(tmp_path, base, other, monkeypatch):
+    monkeypatch.setattr(checkpoints, "meta_modules", {"sd1": base}.get)
+    uri = write(tmp_path / "model.safetensors", ldm_file(other[1]))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*unet/diffusion_pytorch_model\.safetensors") as caught:
+            checkpoints.to_diffusers(uri, str(tmp_path / "out"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value)
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
 def test_content_hash_follows_the_weights_only(tmp_path, other):
@@ -398,3 +509,52 @@ def test_content_hash_of_pefts_files_follows_their_alpha(tmp_path):
         assert checkpoints.content_hash(str(folder / "adapter_model.safetensors")) == of_folder
         hashes.add(of_folder)
     assert len(hashes) == 3
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "CACHE", tmp_path / "cache")
+    uri = f"memory://{tmp_path.name}"
+    yield uri
+    fs, path = storage.filesystem(uri)
+    fs.rm(path, recursive=True)
+
+
+def test_content_hash_of_pefts_file_in_a_bucket_follows_its_alpha(tmp_path, bucket):
+    save_file({"x": torch.ones(2)}, tmp_path / "local.safetensors")
+    weights = (tmp_path / "local.safetensors").read_bytes()
+    for name in ("adapter_model", "plain"):
+        storage.write_bytes(f"{bucket}/{name}.safetensors", weights)
+    alone = [checkpoints.content_hash(f"{bucket}/{name}.safetensors") for name in ("adapter_model", "plain")]
+    assert set(alone) == {hashlib.sha256(weights).hexdigest()}
+    hashes = set(alone)
+    for alpha in (8, 16):
+        storage.write_bytes(f"{bucket}/adapter_config.json", b'{"r": 8, "lora_alpha": %d}' % alpha)
+        hashes.add(checkpoints.content_hash(f"{bucket}/adapter_model.safetensors"))
+    assert len(hashes) == 3
+    # The config decides nothing for files of other names.
+    assert checkpoints.content_hash(f"{bucket}/plain.safetensors") == alone[1]
+
+
+def test_content_hash_of_pefts_file_does_not_follow_its_neighbours(tmp_path):
+    save_file({"x": torch.ones(2)}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"r": 8, "lora_alpha": 8}')
+    uris = [str(tmp_path / "adapter_model.safetensors"), str(tmp_path)]
+    before = checkpoints.content_hash(uris[0])
+    # Neither a folder named like a part nor another file has a say, and neither takes the file's own away.
+    (tmp_path / "vae").mkdir()
+    save_file({"x": torch.ones(2)}, tmp_path / "vae" / WEIGHTS)
+    save_file({"x": torch.ones(2)}, tmp_path / "another.safetensors")
+    assert checkpoints.content_hash(uris[0]) == before
+    hashes = [tuple(map(checkpoints.content_hash, uris))]
+    save_file({"x": torch.zeros(2)}, tmp_path / "adapter_model.safetensors")
+    hashes.append(tuple(map(checkpoints.content_hash, uris)))
+    (tmp_path / "adapter_config.json").write_text('{"r": 8, "lora_alpha": 16}')
+    hashes.append(tuple(map(checkpoints.content_hash, uris)))
+    assert all(len(set(column)) == 3 for column in zip(*hashes, strict=True))
+
+
+def test_content_hash_of_an_unreadable_file_is_one_line():
+    # A file that is there and can be opened, and whose first byte nobody can read, root neither.
+    with pytest.raises(UserError, match="cannot read /proc/self/mem: Input/output error"):
+        checkpoints.content_hash("/proc/self/mem")

@@ -12,6 +12,7 @@ from tests.weights_samples import (
     ATTN2,
     SD1_LORA,
     SDXL_LORA,
+    SGM,
     TO_DIFFUSERS,
     adapter,
     as_kohya,
@@ -23,6 +24,13 @@ from tests.weights_samples import (
     with_alpha,
     z,
 )
+
+ADAPTER_OF_DIFFUSERS = {
+    f"unet.{name}": tensor
+    for name, tensor in renamed(
+        adapter(), (".processor", ""), ("out_lora", "out.0_lora"), ("_lora.down", ".lora_A"), ("_lora.up", ".lora_B")
+    ).items()
+}
 
 # name: (tensors, what must be told of them)
 LOW_RANK = {
@@ -71,17 +79,27 @@ LOW_RANK = {
         {"family": "domain_adapter", "layout": "kohya", "base": "sd1", "rank": "128", "parameters": 25_509_888},
     ),
     "domain adapter of diffusers": (
+        ADAPTER_OF_DIFFUSERS,
         {
-            f"unet.{name}": tensor
-            for name, tensor in renamed(
-                adapter(),
-                (".processor", ""),
-                ("out_lora", "out.0_lora"),
-                ("_lora.down", ".lora_A"),
-                ("_lora.up", ".lora_B"),
-            ).items()
+            "family": "domain_adapter",
+            "layout": "diffusers",
+            "base": "sd1",
+            "rank": "128",
+            "parameters": 25_509_888,
+            "note": "any LoRA of rank 128",
         },
-        {"family": "domain_adapter", "layout": "diffusers", "base": "sd1", "rank": "128", "parameters": 25_509_888},
+    ),
+    "LoRA of rank 128 in diffusers' layout, of some blocks": (
+        {name: tensor for name, tensor in ADAPTER_OF_DIFFUSERS.items() if "down_blocks" in name},
+        {"family": "lora", "layout": "diffusers", "base": "sd1", "rank": "128"},
+    ),
+    "domain adapter of some blocks": (
+        {name: tensor for name, tensor in adapter().items() if "down_blocks" in name},
+        {"family": "domain_adapter", "layout": "diffusers attention processors", "note": None},
+    ),
+    "domain adapter under a repeated prefix": (
+        {f"unet.{name}": tensor for name, tensor in ADAPTER_OF_DIFFUSERS.items()},
+        {"family": "domain_adapter", "layout": "diffusers"},
     ),
     "attention processors of another rank": (
         adapter(rank=4),
@@ -120,6 +138,23 @@ LOW_RANK = {
     "LoRA of SDXL's self-attention": (
         pair(kohya("down_blocks.2.attentions.0.transformer_blocks.9.attn1.to_k"), into=1280),
         {"family": "lora", "base": "sdxl"},
+    ),
+    "LoRA of SDXL in the original names, without cross-attention": (
+        pair("lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q"),
+        {"family": "lora", "layout": "kohya", "base": "sdxl"},
+    ),
+    "LoRA of SDXL's sizes": (pair("lora_unet_label_emb_0_0", 8, 2816, 1280), {"family": "lora", "base": "sdxl"}),
+    "LoRA of SD 1.x in the original names, without cross-attention": (
+        pair("lora_unet_output_blocks_9_1_transformer_blocks_0_attn1_to_q", 8, 320, 320),
+        {"family": "lora", "layout": "kohya", "base": "sd1"},
+    ),
+    "LoRA of the largest level of SD 1.x": (
+        pair("diffusion_model.input_blocks.2.1.transformer_blocks.0.attn1.to_q", 8, 320, 320),
+        {"family": "lora", "layout": "ldm", "base": "sd1"},
+    ),
+    "LoRA of what SD 1.x and SDXL share": (
+        pair(f"{SGM}_attn1_to_q") | pair("lora_unet_input_blocks_1_0_in_layers_2", 8, 320, 320, (3, 3)),
+        {"family": "lora", "layout": "kohya", "base": None},
     ),
     "LoRA that does not tell its base": (pair(kohya(f"{ATTN1}.to_k")), {"family": "lora", "base": None}),
     "LoRA of a text encoder": (
@@ -237,9 +272,15 @@ def test_metadata_tells_the_base_where_nothing_else_does(metadata, base):
     assert identify(TensorFile("x", SDXL_LORA, metadata)).base == "sdxl"
 
 
+@pytest.mark.parametrize(("said", "base"), [("sd_v2", "sd2"), ("sdxl_base_v1-0", "sd1"), ("", "sd1")])
+def test_a_fourth_level_is_no_sdxls_whatever_the_metadata_say(said, base):
+    tensors = pair("lora_unet_input_blocks_10_0_in_layers_2", 8, 1280, 1280, (3, 3))
+    assert identify(TensorFile("x", tensors, {"ss_base_model_version": said})).base == base
+
+
 def test_alpha_in_the_metadata_of_diffusers():
     tensors = pair(f"unet.{ATTN2}.to_k", 4, 768, 640, (), ("lora_A", "lora_B"))
     written = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 8, "unet.r": 4, "text_encoder.lora_alpha": 2.5})}
     assert identify(TensorFile("x", tensors, written)).alpha == "2.5-8"
-    for odd in ("no json", "[1]", '{"unet.lora_alpha": "8"}'):
+    for odd in ("no json", "[1]", "[" * 100_000, '{"unet.lora_alpha": "8"}'):
         assert identify(TensorFile("x", tensors, {"lora_adapter_metadata": odd})).alpha is None

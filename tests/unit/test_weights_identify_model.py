@@ -4,8 +4,13 @@ import pytest
 import torch
 
 from animatediff.models.config import MotionConfig
-from animatediff.weights.identify import identify
+from animatediff.sprites.base import build_base
+from animatediff.weights import checkpoints
+from animatediff.weights.base import load_text_encoder, load_unet, load_vae
+from animatediff.weights.convert import _writer as writer
+from animatediff.weights.identify import identify, identify_uri
 from animatediff.weights.tensors import TensorFile
+from tests.support_weights import ldm_file
 from tests.weights_samples import (
     SDXL_WIDTHS,
     TO_DIFFUSERS,
@@ -45,6 +50,7 @@ SDXL_TEXT = {f"conditioner.embedders.0.transformer.{name}": tensor for name, ten
     "conditioner.embedders.1.model.token_embedding.weight": z(49408, 1280)
 }
 REFINER_TEXT = {"conditioner.embedders.0.model.token_embedding.weight": z(49408, 1280)}
+EMA = {f"model_ema.diffusion_model{name.removeprefix(LDM).replace('.', '')}": tensor for name, tensor in unet().items()}
 SCHEDULE = {"betas": z(1000), "alphas_cumprod": z(1000), "logvar": z(1000)}
 SD1 = unet() | VAE | SD1_TEXT
 
@@ -67,6 +73,14 @@ MODELS = {
     "AnimateLCM": (
         motion_module(mid=True, frames=0),
         {"family": "motion_module", "version": "animatelcm", "parameters": 453_209_280, "note": "LCM"},
+    ),
+    "v2 without its tables": (
+        motion_module(mid=True, frames=0),
+        {"version": "animatelcm", "note": "v2 without its position tables looks the same"},
+    ),
+    "AnimateLCM with tables": (
+        motion_module(mid=True, frames=64),
+        {"version": "animatelcm", "note": "guidance of 1 to 2"},
     ),
     "v3 of diffusers": (
         renamed(motion_module(), *TO_DIFFUSERS),
@@ -118,6 +132,21 @@ MODELS = {
     "SD 1.x with EMA": (
         SD1 | {"model_ema.diffusion_modelinput_blocks00weight": z(320, 4, 3, 3, dtype=torch.float32)},
         {"family": "checkpoint", "base": "sd1", "dtype": "float16", "note": "EMA"},
+    ),
+    "SD 1.x with nothing but the EMA UNet": (
+        EMA | VAE | SD1_TEXT,
+        {"family": "checkpoint", "version": None, "layout": "ldm", "base": "sd1", "note": "averaged (EMA) one"},
+    ),
+    "an EMA UNet of SDXL for inpainting": (
+        {
+            "model_ema.diffusion_modelinput_blocks00weight": z(320, 9, 3, 3),
+            "model_ema.diffusion_modelmiddle_block1transformer_blocks0attn2to_vweight": z(1280, 2048),
+        },
+        {"family": "checkpoint", "version": "inpainting", "base": "sdxl"},
+    ),
+    "VAE with its trainer's averages": (
+        VAE | {"model_ema.decay": z(), "model_ema.decoderconv_inweight": z(512, 4, 3, 3)},
+        {"family": "vae", "layout": "ldm"},
     ),
     "SD 1.x without VAE": (unet() | SD1_TEXT, {"family": "checkpoint", "base": "sd1", "note": "no VAE"}),
     "SD 1.x's UNet": (unet(), {"family": "checkpoint", "base": "sd1", "note": "no text encoder"}),
@@ -243,3 +272,38 @@ def test_own_motion_modules_say_what_they_are():
     tensors = motion_module((32, 32), frames=0)
     found = identify(TensorFile("x", tensors, {"motion_config": config.model_dump_json()}))
     assert (found.family, found.version, found.note) == ("motion_module", "v1", None)
+
+
+def test_the_hedge_is_for_files_that_leave_it_open():
+    config = MotionConfig.for_version("animatelcm").model_dump_json()
+    for tensors, metadata in (
+        (motion_module(mid=True, frames=64), {}),
+        (motion_module(mid=True, frames=0), {"motion_config": config}),
+    ):
+        found = identify(TensorFile("x", tensors, metadata))
+        assert found.version == "animatelcm"
+        assert "looks the same" not in found.note
+
+
+def test_a_checkpoint_of_nothing_but_the_averaged_unet_is_loaded_and_may_be_converted(tmp_path):
+    base_folder = str(build_base(tmp_path / "base"))
+    base = {"unet": load_unet(base_folder), "vae": load_vae(base_folder)}
+    base["text_encoder"] = load_text_encoder(base_folder)[1]
+    states = {part: module.state_dict() for part, module in base.items()}
+    tensors = ldm_file(states)
+    path = tmp_path / "ema.ckpt"
+    torch.save(
+        {
+            f"model_ema.diffusion_model{name.removeprefix(LDM).replace('.', '')}"
+            if name.startswith(LDM)
+            else name: tensor
+            for name, tensor in tensors.items()
+        },
+        path,
+    )
+    loaded = checkpoints.load(str(path), base)
+    assert loaded.keys() == states.keys()
+    for part, state in states.items():
+        assert loaded[part].keys() == state.keys()
+        assert all(torch.equal(loaded[part][name], weight) for name, weight in state.items())
+    assert writer(identify_uri(str(path)), "diffusers") is checkpoints.to_diffusers

@@ -114,3 +114,15 @@ def test_every_name_of_any_stack_of_blocks_has_its_own_place(layers, attention):
 def test_a_name_without_a_place_is_said(part, name):
     with pytest.raises(UserError, match="has no place for"):
         ldm.sources(part, [name])
+
+
+def test_a_part_is_found_by_its_weights_and_not_by_constants():
+    early, current = "cond_stage_model.transformer.", "cond_stage_model.transformer.text_model."
+    weights, constant = "final_layer_norm.weight", "embeddings.position_ids"
+    file = numbered([early + weights, current + constant])
+    assert ldm.part_of(file, "text_encoder")[weights] is file[early + weights]
+    assert ldm.part_of(numbered([current + weights, early + constant]), "text_encoder").keys() == {weights}
+    assert ldm.part_of(numbered([current + constant]), "text_encoder") == {}
+    left = [ldm.VAE_PREFIX + name for name in ("quant_conv.weight", "extra", "loss.logvar", "model_ema.decay")]
+    # A name that no trainer leaves is kept, so that it can be complained of.
+    assert ldm.part_of(numbered(left), "vae").keys() == {"quant_conv.weight", "extra"}

@@ -1,5 +1,6 @@
 """Low-rank files in every layout that users have: the right weight, changed by the right amount."""
 
+import logging
 import re
 
 import pytest
@@ -60,6 +61,7 @@ PAIRS = {
     "kohya": ("{}.lora_down.weight", "{}.lora_up.weight"),
     "peft": ("{}.lora_A.weight", "{}.lora_B.weight"),
     "live peft": ("{}.lora_A.default.weight", "{}.lora_B.default.weight"),
+    "named peft": ("{}.lora_A.my-lora.weight", "{}.lora_B.my-lora.weight"),
     "diffusers": ("{}.lora.down.weight", "{}.lora.up.weight"),
     "joined": ("{}_lora.down.weight", "{}_lora.up.weight"),
     "linear layer": ("{}.lora_linear_layer.down.weight", "{}.lora_linear_layer.up.weight"),
@@ -80,7 +82,12 @@ LAYOUTS = [
     *[("unet", module, f"lycoris_{flat(module)}", "kohya") for module in UNET],
     *[("unet", module, f"diffusion_model.{ldm(module)}", "kohya") for module in UNET],
     *[("unet", module, f"unet.{module}", pair) for module in UNET for pair in ("peft", "diffusers")],
-    *[("unet", module, f"base_model.model.{module}", pair) for module in UNET for pair in ("peft", "live peft")],
+    *[
+        ("unet", module, f"base_model.model.{module}", pair)
+        for module in UNET
+        for pair in ("peft", "live peft", "named peft")
+    ],
+    *[("unet", module, f"unet.unet.{module}", "peft") for module in UNET],
     *[("unet", module, prefix + processor(module), "joined") for module in UNET[:2] for prefix in ("unet.", "")],
     *[("text_encoder", module, f"lora_te_text_model_{flat(module)}", "kohya") for module in TEXT],
     *[("text_encoder", module, f"text_encoder.text_model.{module}", "peft") for module in TEXT],
@@ -250,3 +257,47 @@ def test_only_names_and_shapes_of_the_models_are_read(tmp_path, states):
     meta = {part: {name: tensor.to("meta") for name, tensor in state.items()} for part, state in states.items()}
     path = write(tmp_path / "l.safetensors", good())
     assert lora.read(path, meta, family="lora").keys() == {("unet", f"{ATTENTION}.to_q.weight")}
+
+
+def test_lycoris_scalar_multiplies_the_change(tmp_path, states):
+    """Older versions of LyCORIS train it with the factors and save it beside them."""
+    down, up, w1, w2 = draw(2, 32), draw(32, 2), draw(4, 8), draw(8, 4)
+    tensors = kohya(f"{KEY}_to_q", down, up, 3.0) | {f"{KEY}_to_k.lokr_w1": w1, f"{KEY}_to_k.lokr_w2": w2}
+    tensors |= {f"{KEY}_to_q.scalar": torch.tensor(0.25), f"{KEY}_to_k.scalar": torch.tensor([-2.0])}
+    query, key = (states["unet"][f"{ATTENTION}.to_{n}.weight"] for n in "qk")
+    wanted = {
+        ("unet", f"{ATTENTION}.to_q.weight"): expected(query, down, up, 0.25 * 3 / 2),
+        ("unet", f"{ATTENTION}.to_k.weight"): key.double() - 2 * torch.kron(w1.double(), w2.double()),
+    }
+    assert_changed(merge(states, write(tmp_path / "l.safetensors", tensors), scale=1), states, wanted)
+
+
+def test_modules_that_change_nothing_are_left_out_with_one_warning(tmp_path, states, caplog):
+    """Trainers write them where a layer was switched off; a place of another width is none the worse for it."""
+    idle = kohya(f"{KEY}_to_k", draw(0, 32), draw(32, 0), 1.0)
+    idle |= kohya("lora_unet_" + flat(CONV), draw(0, 32, 3, 3), draw(32, 0, 1, 1))
+    idle |= {f"{KEY}_to_v.alpha": torch.tensor(4.0)}
+    with caplog.at_level(logging.WARNING):
+        changes = lora.read(write(tmp_path / "l.safetensors", good() | idle), states, family="lora")
+    assert changes.keys() == {("unet", f"{ATTENTION}.to_q.weight")}
+    assert [record.getMessage().partition(": ")[2][:40] for record in caplog.records] == [
+        "3 of its 4 modules have rank 0, or an al"
+    ]
+
+
+@pytest.mark.parametrize("alphas", [(0.0, 0.0), (0.0, 1.0)])
+def test_a_file_whose_alphas_are_all_0_changes_nothing_and_it_is_said(tmp_path, states, caplog, alphas):
+    tensors = {}
+    for name, alpha in zip("qk", alphas, strict=True):
+        tensors |= kohya(f"{KEY}_to_{name}", draw(2, 32), draw(32, 2), alpha)
+    with caplog.at_level(logging.WARNING):
+        lora.read(write(tmp_path / "l.safetensors", tensors), states, family="lora")
+    assert ["changes nothing" in record.getMessage() for record in caplog.records] == [True] * (not any(alphas))
+
+
+def test_a_lora_of_sd1_in_the_original_names_without_cross_attention(tmp_path, states):
+    name = f"{ATTENTION}.to_q"
+    down, up = factors(states["unet"][f"{name}.weight"])
+    path = write(tmp_path / "l.safetensors", kohya(f"lora_unet_{flat(ldm(name))}", down, up))
+    wanted = {("unet", f"{name}.weight"): expected(states["unet"][f"{name}.weight"], down, up, 1)}
+    assert_changed(merge(states, path, scale=1), states, wanted)

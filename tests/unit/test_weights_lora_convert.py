@@ -15,8 +15,9 @@ from animatediff.models.motion_unet import MotionModules
 from animatediff.sprites.base import build_base
 from animatediff.weights import lora
 from animatediff.weights.base import load_unet
+from animatediff.weights.convert import convert as convert_any
 from animatediff.weights.lora_convert import convert
-from tests.support_lora import ATTENTION, BLOCK, CONV, OFFICIAL, draw, flat, kohya, processor_file, write
+from tests.support_lora import ATTENTION, BLOCK, CONV, OFFICIAL, draw, flat, kohya, processor_file, respelled, write
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_a_converted_file_opens_in_diffusers_and_comes_back(tmp_path, states, an
     tensors, wanted = processor_file(states, part, attentions, rank=4)
     paths = there_and_back(tmp_path, tensors, {"author": "somebody"})
     with safe_open(paths[2], "pt") as file:
-        assert file.metadata() == {"author": "somebody", "format": "pt"}
+        assert file.metadata() == {"author": "somebody"}
     assert all(re.fullmatch(r"unet\..+\.to_(q|k|v|out\.0)\.lora_[AB]\.weight", name) for name in load_file(paths[1]))
     found = fused(animate, paths[1], 0.8)
     assert found.keys() == {diffusers_name(name) for _, name in wanted}
@@ -112,11 +113,16 @@ KEY = f"unet.{ATTENTION}.to_q"
 PAIR = {f"{KEY}.lora_A.weight": draw(2, 32), f"{KEY}.lora_B.weight": draw(32, 2)}
 REFUSED = {
     "peft's alpha": (PAIR, json.dumps({"unet.r": 2, "unet.lora_alpha": 3}), "rank 2 and alpha 3"),
-    "alpha": (PAIR | {f"{KEY}.alpha": torch.tensor(4.0)}, "{}", "rank 2 and alpha 4"),
+    "alpha": (PAIR | {f"{KEY}.alpha": torch.tensor(4.0)}, "{}", "rank 2 and alpha 4: converted files have no alpha"),
     "alpha of NaN": (PAIR | {f"{KEY}.alpha": torch.tensor(float("nan"))}, "{}", "alpha is no finite number"),
     "NaN": ({name: tensor * float("nan") for name, tensor in PAIR.items()}, "{}", "holds NaN"),
     "a ResNet": ({n.replace(f"{ATTENTION}.to_q", CONV): t for n, t in PAIR.items()}, "{}", "neither layout has a name"),
-    "kohya": (kohya(f"lora_unet_{flat(ATTENTION)}_to_q", draw(2, 32), draw(32, 2)), "{}", "neither layout has a name"),
+    "kohya's ResNet": (kohya(f"lora_unet_{flat(CONV)}", draw(2, 32), draw(32, 2)), "{}", "neither layout has a name"),
+    "kohya's MotionLoRA": (
+        kohya(f"lora_unet_{flat(OFFICIAL)}_attention_blocks_0_to_q", draw(2, 32), draw(32, 2)),
+        "{}",
+        "kohya's layout, .*: it needs no conversion",
+    ),
 }
 
 
@@ -135,3 +141,39 @@ def test_an_alpha_that_is_the_rank_is_no_loss(tmp_path):
     assert load_file(tmp_path / "out.safetensors").keys() == {
         f"{ATTENTION}.processor.to_q_lora.{side}.weight" for side in ("down", "up")
     }
+
+
+def test_a_domain_adapter_in_kohyas_names(tmp_path, states):
+    """As A1111's extension publishes v3's: the official file under flat names."""
+    tensors, wanted = processor_file(states, "unet", [f"{BLOCK}.attn{i}" for i in (1, 2)], rank=128)
+    named = respelled(
+        tensors, (r"\.processor", ""), ("to_out_lora", "to_out_0_lora"), (r"_lora\.", "#"), (r"\.(?=.*#)", "_")
+    )
+    named = {"lora_unet_" + name.replace("#", ".lora_"): tensor for name, tensor in named.items()}
+    given, out = write(tmp_path / "given.safetensors", named), str(tmp_path / "official.safetensors")
+    assert lora.read(given, states, family="domain_adapter").keys() == wanted.keys()
+    assert convert_any(given, out, to="official").family == "domain_adapter"
+    back = load_file(out)
+    assert back.keys() == tensors.keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in tensors.items())
+    convert_any(given, str(tmp_path / "diffusers.safetensors"), to="diffusers")
+    assert f"unet.{BLOCK}.attn2.to_out.0.lora_B.weight" in load_file(tmp_path / "diffusers.safetensors")
+
+
+def test_a_pickle_whose_factors_share_memory(tmp_path):
+    down, up = draw(2, 32), draw(32, 2)
+    names = [f"{ATTENTION}.processor.to_{name}_lora" for name in "qk"]
+    torch.save(
+        {f"{name}.{side}.weight": tensor for name in names for side, tensor in (("down", down), ("up", up))},
+        tmp_path / "l.ckpt",
+    )
+    convert(str(tmp_path / "l.ckpt"), str(tmp_path / "l.safetensors"), to="official")
+    back = load_file(tmp_path / "l.safetensors")
+    assert len(back) == 4
+    assert all(torch.equal(back[f"{name}.down.weight"], down) for name in names)
+
+
+def test_a_repeated_prefix(tmp_path):
+    path = write(tmp_path / "l.safetensors", {f"unet.{name}": tensor for name, tensor in PAIR.items()})
+    convert(path, str(tmp_path / "out.safetensors"), to="diffusers")
+    assert load_file(tmp_path / "out.safetensors").keys() == PAIR.keys()

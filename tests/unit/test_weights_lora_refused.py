@@ -53,7 +53,6 @@ REFUSED = {
         r"attn2.to_k.weight is \[32, 32\], the file's change \[32\]",
     ),
     "half a pair": ({f"{KEY}_to_q.lora_down.weight": draw(2, 32)}, "to_q: its factors are incomplete.*down"),
-    "alpha alone": (good() | {f"{KEY}_to_k.alpha": torch.tensor(1.0)}, "to_k: .*only alpha"),
     "two ranks": (kohya(f"{KEY}_to_q", draw(2, 32), draw(32, 3)), "to_q: its factors are of rank 2 and 3"),
     "two algorithms": (good() | {f"{KEY}_to_q.diff": draw(32, 32)}, "several kinds: diff, down, up"),
     "twice": (good() | {f"{PEFT_Q}.lora_A.weight": draw(2, 32)}, "two factors down for .*to_q"),
@@ -65,7 +64,12 @@ REFUSED = {
         kohya(f"{KEY}_to_q", draw(2, 32).to(torch.int8), draw(32, 2)),
         "to_q.lora_down.weight is of torch.int8",
     ),
-    "rank 0": (kohya(f"{KEY}_to_q", draw(0, 32), draw(32, 0), 1.0), "is empty"),
+    "ranks 0 and 2": (kohya(f"{KEY}_to_q", draw(0, 32), draw(32, 2), 1.0), "to_q.lora_down.weight is empty"),
+    "a scalar of NaN": (good() | {f"{KEY}_to_q.scalar": torch.tensor(NAN)}, "its scalar is no finite number"),
+    "a scalar of a full difference": (
+        {f"{KEY}_to_q.diff": draw(32, 32), f"{KEY}_to_q.scalar": torch.tensor(2.0)},
+        "to_q: a scalar stands beside its full difference",
+    ),
     "a bias too many": (good() | {f"{KEY}_to_q.diff_b": draw(32)}, "to_q.bias, which the model does not have"),
     "DoRA": (good() | {f"{KEY}_to_q.dora_scale": draw(1, 32)}, "is of the kind DoRA, which is not applied"),
     "DoRA of peft": (

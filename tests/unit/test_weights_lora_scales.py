@@ -162,9 +162,9 @@ def test_an_alpha_beside_the_factors_comes_first(tmp_path, states):
 @pytest.mark.parametrize(
     ("adapter", "message"),
     [
-        ('{"unet.r": 2', "lora_adapter_metadata of .* cannot be read"),
-        ("[" * 100_000, "cannot be read"),
-        ("[1]", "it is a list"),
+        ('{"unet.r": 2', "lora_adapter_metadata of .* is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
+        ("[1]", "holds a list"),
         ('{"unet.r": 0, "unet.lora_alpha": 1}', "r: .*greater than 0"),
         (f'{{"unet.r": 1{"0" * 400}, "unet.lora_alpha": 1}}', "r: .*less than"),
         (f'{{"unet.r": 2, "unet.lora_alpha": 1{"0" * 400}}}', "alpha: .*number"),
@@ -179,6 +179,7 @@ def test_an_alpha_beside_the_factors_comes_first(tmp_path, states):
             '{"unet.r": 2, "unet.lora_alpha": 1, "unet.rank_pattern": {"to_q": 0}}',
             "rank_pattern.to_q: .*greater than 0",
         ),
+        ('{"unet.r": 2, "unet.lora_alpha": 1, "unet.use_dora": true}', "is of the kind DoRA, which is not applied"),
         ('{"unet.r": 2, "unet.lora_alpha": 1, "unet.peft_type": "VERA"}', "peft's VERA, which is not applied"),
     ],
 )
@@ -187,3 +188,15 @@ def test_configs_that_are_broken(adapter, message):
     with pytest.raises(UserError, match=message) as caught:
         lora_scales.read(file, "unet")
     assert "\n" not in str(caught.value)
+
+
+def test_dora_is_refused_though_its_magnitudes_are_lost(tmp_path, states):
+    """They decide what the factors do, so that these alone are another change."""
+    write(tmp_path / "adapter_model.safetensors", {name: draw(*shape) for name, shape in PAIR.items()})
+    config = tmp_path / "adapter_config.json"
+    for use_dora in (False, None):
+        config.write_text(json.dumps({"r": 2, "lora_alpha": 2, "use_dora": use_dora}))
+        assert len(lora.read(str(tmp_path), states, family="lora")) == 1
+    config.write_text(json.dumps({"r": 2, "lora_alpha": 2, "use_dora": True}))
+    with pytest.raises(UserError, match="adapter_config.json is of the kind DoRA"):
+        lora.read(str(tmp_path), states, family="lora")

@@ -62,6 +62,18 @@ def test_the_placeholders_id_may_be_a_tensor(tmp_path):
     assert_reads(write(tmp_path / "embeddings.pt", content), "embeddings", vectors)
 
 
+def test_what_a_trainer_saved_beside_the_vectors_is_ignored(tmp_path):
+    vectors, moments = random(2, 768), torch.ones(2, 768)
+    optimizer = {"optimizer_state_dict": {"state": {0: {"step": torch.tensor(3.0), "exp_avg": moments}}}}
+    for name, content in {
+        "plain.pt": {"step": torch.tensor(3), "emb_params": vectors},
+        "trained.pt": optimizer | a1111(vectors.clone()),
+        "flat.safetensors": {"optimizer.exp_avg": moments, "string_to_param.*": vectors},
+    }.items():
+        path = tmp_path / name
+        assert_reads(write(path, content), path.stem, vectors)
+
+
 @pytest.mark.parametrize("suffix", ["bin", "safetensors"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_diffusers_files_carry_their_token(tmp_path, suffix, dtype):
@@ -130,6 +142,7 @@ def test_unusable_vectors_are_named(tmp_path, content, message):
         {"emb_params": torch.ones(1, 768, dtype=torch.int32)},
         {"embeddings.token_embedding.weight": torch.ones(1000, 768)},
         {"<one>": torch.ones(768), "<two>": torch.ones(768)},
+        {"string_to_param.*": torch.ones(1, 768), "string_to_param.two": torch.ones(1, 768)},
         {"clip_l": torch.ones(1, 768), "clip_g": torch.ones(1, 1280), "t5xxl": torch.ones(1, 4096)},
         {"lora_unet_a.lora_up.weight": torch.ones(4, 2), "lora_unet_a.lora_down.weight": torch.ones(2, 4)},
         {"string_to_token.*": torch.tensor(265)},
