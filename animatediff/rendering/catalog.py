@@ -89,11 +89,6 @@ class Weights(Config):
             *(Addition(file.path, file.scale, "motion_lora") for file in self.motion_loras),
         ]
 
-    def uris(self) -> list[str]:
-        """Of all files."""
-        checkpoint = [self.checkpoint] if self.checkpoint is not None else []
-        return [*checkpoint, *(file.uri for file in self.additions()), *(file.path for file in self.embeddings)]
-
 
 class Entry(SeededSettings, Weights):
     """A personalised model and its prompts; settings given here override the catalog's."""
