@@ -10,15 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from animatediff.errors import UserError
-from animatediff.sprites.tokenizer import MAX_LENGTH, build_tokenizer
-from animatediff.sprites.world import caption_words, render, sample_scenes
+from animatediff.sprites.drawing import render
+from animatediff.sprites.parts import SAMPLE_SIZE, make_pipeline, make_text_encoder, make_unet, make_vae
+from animatediff.sprites.tokenizer import build_tokenizer
+from animatediff.sprites.world import caption_words, sample_scenes
 
-# Pixels a side that the model is made for: latents of 8 x 8.
-SAMPLE_SIZE = 64
 _TEXT_WIDTH = 32
 
 
@@ -71,76 +70,11 @@ def _build_pipeline(draft: Path, seed: int) -> StableDiffusionPipeline:
     # devices=[]: only the CPU's generator is used, and CUDA need not be started to save its state.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vae, text_encoder, unet = _vae(), _text_encoder(tokenizer), _unet()
+        vae = make_vae([16, 16, 32, 32], latent_channels=4, norm_num_groups=8)
+        text_encoder = make_text_encoder(tokenizer, width=_TEXT_WIDTH)
+        unet = make_unet([32, 64, 64, 64], layers_per_block=2, latent_channels=4, text_width=_TEXT_WIDTH)
     vae.register_to_config(scaling_factor=_measure_scaling_factor(vae))
-    return StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-
-
-def _vae() -> AutoencoderKL:
-    """Four levels, as Stable Diffusion's: 8 pixels a latent, 4 latent channels."""
-    return AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * 4,
-        up_block_types=["UpDecoderBlock2D"] * 4,
-        block_out_channels=[16, 16, 32, 32],
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=8,
-        sample_size=SAMPLE_SIZE,
-    ).eval()
-
-
-def _text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=_TEXT_WIDTH,
-        intermediate_size=4 * _TEXT_WIDTH,
-        projection_dim=_TEXT_WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=MAX_LENGTH,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return CLIPTextModel(config).eval()
-
-
-def _unet() -> UNet2DConditionModel:
-    """Stable Diffusion 1.5's blocks in miniature.
-
-    8 groups: with 32, a group of the deepest map (1x1) is two values, whose norm blows up float32's rounding.
-    """
-    return UNet2DConditionModel(
-        sample_size=SAMPLE_SIZE // 8,
-        down_block_types=["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-        up_block_types=["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-        block_out_channels=[32, 64, 64, 64],
-        layers_per_block=2,
-        norm_num_groups=8,
-        cross_attention_dim=_TEXT_WIDTH,
-        attention_head_dim=4,  # the number of heads, as in Stable Diffusion 1.x's configs
-    ).eval()
-
-
-def _scheduler() -> DDIMScheduler:
-    """The schedule AnimateDiff samples with: linear betas, where Stable Diffusion's own are scaled_linear."""
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="linear",
-        steps_offset=1,
-        clip_sample=False,
-        set_alpha_to_one=False,
-    )
+    return make_pipeline(vae, text_encoder, tokenizer, unet)
 
 
 @torch.no_grad()

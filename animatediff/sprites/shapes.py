@@ -1,7 +1,7 @@
 """Outlines of the sprite world's shapes, and how much of each pixel they cover.
 
-Every outline is star-shaped about its centroid: a ray from there crosses it once. So the edge that a pixel has to be
-measured against is found by the pixel's angle alone, and its signed distance is one dot product.
+Every outline is star-shaped about its centroid: a ray from there crosses it once. So whether a pixel lies inside, and
+nearly always the edge that it has to be measured against, is found by the pixel's angle alone.
 """
 
 import math
@@ -15,16 +15,20 @@ class Outline:
     """A polygon about its centroid, y downwards, and one half-plane per edge.
 
     Attributes:
+        vertices: (v 2) in order.
         angles: (v,) the vertices' angles, ascending, in [-pi, pi].
         normals: (v 2) outward unit normals; row i belongs to the edge that ends at vertex i.
         offsets: (v,) distance of each edge's line from the centroid.
         reach: distance of the farthest vertex from the centroid, at most 1.
+        has_notches: whether an edge's line runs inside the shape, so that it can be nearer than the edge.
     """
 
+    vertices: np.ndarray
     angles: np.ndarray
     normals: np.ndarray
     offsets: np.ndarray
     reach: float
+    has_notches: bool
 
 
 def coverage(
@@ -35,6 +39,7 @@ def coverage(
     angle: float,
     height: int,
     width: int,
+    inset: float = 0.0,
 ) -> np.ndarray:
     """How much of each pixel the shape covers, antialiased over one pixel.
 
@@ -47,6 +52,7 @@ def coverage(
         angle: clockwise rotation in radians.
         height: rows of the picture.
         width: columns of the picture.
+        inset: how far inside the outline the covered part begins.
 
     Returns:
         (h w) float64 in [0, 1].
@@ -56,8 +62,12 @@ def coverage(
     y = ((np.arange(height) + 0.5 - height / 2) / short - centre[1])[:, None] / radius
     across = x * math.cos(angle) + y * math.sin(angle)
     down = y * math.cos(angle) - x * math.sin(angle)
-    distance = _signed_distance(outline, across, down) * radius * short
-    return np.clip(0.5 - distance, 0.0, 1.0)
+    distance = _signed_distance(outline, across, down)
+    if outline.has_notches:
+        # Where it shows, the edges themselves are measured.
+        shows = (distance < 0) if inset else (distance < 0) & (distance > -0.5 / (radius * short))
+        distance[shows] = -_distance(outline, across[shows], down[shows])
+    return np.clip(0.5 - (distance + inset / radius) * radius * short, 0.0, 1.0)
 
 
 def _signed_distance(outline: Outline, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -66,6 +76,16 @@ def _signed_distance(outline: Outline, x: np.ndarray, y: np.ndarray) -> np.ndarr
     distance = outline.normals[edge, 0] * x + outline.normals[edge, 1] * y - outline.offsets[edge]
     # Beyond a sharp tip the edges' lines still run close by; the enclosing circle ends the tip where it should.
     return np.maximum(distance, np.hypot(x, y) - outline.reach)
+
+
+def _distance(outline: Outline, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Distance to the nearest edge, of points (p) in units of its radius. (p)."""
+    starts = np.roll(outline.vertices, 1, axis=0)
+    along = outline.vertices - starts
+    from_start = np.stack([x, y], axis=-1)[:, None] - starts  # p v 2
+    share = np.clip((from_start * along).sum(axis=2) / (along**2).sum(axis=1), 0.0, 1.0)
+    away = from_start - share[..., None] * along
+    return np.sqrt((away**2).sum(axis=2).min(axis=1))
 
 
 def _outline(points: np.ndarray, reach: float) -> Outline:
@@ -77,7 +97,9 @@ def _outline(points: np.ndarray, reach: float) -> Outline:
     vertices, angles = vertices[order], angles[order]
     along = vertices - np.roll(vertices, 1, axis=0)
     normals = np.stack([along[:, 1], -along[:, 0]], axis=1) / np.hypot(*along.T)[:, None]
-    return Outline(angles, normals, (normals * vertices).sum(axis=1), reach)
+    offsets = (normals * vertices).sum(axis=1)
+    has_notches = bool((vertices @ normals.T > offsets + 1e-9).any())
+    return Outline(vertices, angles, normals, offsets, reach, has_notches)
 
 
 def _centroid(points: np.ndarray) -> np.ndarray:

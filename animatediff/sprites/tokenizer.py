@@ -9,14 +9,12 @@ from pathlib import Path
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
 
-# The length that Stable Diffusion 1.x pads every prompt to.
-MAX_LENGTH = 77
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 Pair = tuple[str, str]
 
 
-def build_tokenizer(words: Iterable[str], folder: Path) -> CLIPTokenizer:
+def build_tokenizer(words: Iterable[str], folder: Path, *, max_length: int = 77) -> CLIPTokenizer:
     """Writes CLIP's two files, `vocab.json` and `merges.txt`, and opens them.
 
     As in CLIP's own vocabulary, bytes come first, then bytes that end a word, then merges, then the start and the end
@@ -25,6 +23,7 @@ def build_tokenizer(words: Iterable[str], folder: Path) -> CLIPTokenizer:
     Args:
         words: lower-case words that become single tokens.
         folder: exists; the files are written there.
+        max_length: tokens that every prompt is padded or cut to; Stable Diffusion 1.x's 77.
     """
     merges = learn_merges(words)
     alphabet = sorted(ByteLevel.alphabet())
@@ -33,7 +32,7 @@ def build_tokenizer(words: Iterable[str], folder: Path) -> CLIPTokenizer:
     lines = ["#version: 0.2", *map(" ".join, merges)]
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), "utf-8")
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", "utf-8")
-    return CLIPTokenizer.from_pretrained(folder, model_max_length=MAX_LENGTH)
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=max_length)
 
 
 def learn_merges(words: Iterable[str]) -> list[Pair]:

@@ -11,7 +11,8 @@ from typing import Literal
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.rendering.outputs import encode_mp4
-from animatediff.sprites.world import Scene, caption, render, sample_scenes
+from animatediff.sprites.drawing import render
+from animatediff.sprites.world import Scene, caption, sample_scenes
 
 # 3 s. A training clip of 16 frames at stride 4 spans 61 frames: 72 hold it, with 12 places to begin.
 NUM_FRAMES = 72
@@ -22,7 +23,7 @@ Breakage = Literal["empty", "truncated", "text"]
 
 _VIDEOS_PER_PAGE = 50
 # Part of every video id: raise it when the renderer draws something else for the same scene.
-_WORLD_VERSION = 1
+_WORLD_VERSION = 2
 _TEXT = b"<html><body><h1>404 Not Found</h1></body></html>\n"
 
 

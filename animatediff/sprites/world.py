@@ -1,17 +1,19 @@
-"""Captioned clips of one moving shape, drawn with numpy: the data set that needs no download.
+"""The sprite world: what a clip of one moving shape shows, when, and how its caption says it.
 
-A `Scene` says everything; its caption, its motion and its pixels are functions of it. Motion is a function of the time
-in [0, 1], so that more frames give a smoother version of the same clip. Lengths are in fractions of the picture's short
-side and the motion keeps to the central square, so that other sizes and shapes of picture show the same clip.
+A `Scene` says everything; its caption, its motion and its pixels (`drawing`) are functions of it. Motion is a function
+of the time in [0, 1], so that more frames give a smoother version of the same clip. Lengths are in fractions of the
+picture's short side and the motion keeps to the central square, so that other sizes and shapes of picture show the same
+clip.
 """
 
 import itertools
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
 
-from animatediff.sprites.shapes import OUTLINES, coverage
+from animatediff.sprites.shapes import OUTLINES
 
 Rgb = tuple[int, int, int]
 
@@ -33,8 +35,9 @@ BACKGROUNDS: dict[str, Rgb] = {
     "dark green": (15, 70, 40),
     "beige": (225, 205, 170),
 }
-# Radius of the circle that holds the shape; growing and shrinking pass through it half way.
-SIZES: dict[str, float] = {"small": 0.11, "medium": 0.16, "large": 0.22}
+# Radius of the circle that holds the shape; growing and shrinking pass through it half way. A model with latents of
+# 8 x 8 pixels has to be able to draw the small ones.
+SIZES: dict[str, float] = {"small": 0.18, "large": 0.27}
 MOTIONS: dict[str, str] = {
     "left": "moving left",
     "right": "moving right",
@@ -49,10 +52,10 @@ MOTIONS: dict[str, str] = {
 
 _DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 _MARGIN = 0.03
-_GROWTH = 0.45  # radius from 0.55 to 1.45 of the size's own, or back
+_GROWTH = 0.35  # radius from 0.65 to 1.35 of the size's own, or back
 _NUM_HOPS = 2
 _TRAVEL = 0.85  # of the way from edge to edge; the rest is where the path may begin
-_MIN_CONTRAST = 100.0  # Euclidean, of 8-bit RGB
+MIN_CONTRAST = 100.0  # Euclidean, of 8-bit RGB
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,18 @@ class Scene:
             raise ValueError(f"{caption(self)!r} would not show: its motion or its colour cannot be seen")
 
 
+# No training picture or video shows these together, so that what a model does with them is composition, not memory.
+HELD_OUT: frozenset[tuple[str, str]] = frozenset(
+    {
+        ("circle", "green"),
+        ("square", "orange"),
+        ("triangle", "cyan"),
+        ("star", "blue"),
+        ("heart", "purple"),
+        ("cross", "red"),
+    }
+)
+
 _CHOICES: dict[str, tuple[str, ...]] = {
     "shape": tuple(OUTLINES),
     "colour": tuple(COLOURS),
@@ -123,25 +138,50 @@ class Pose:
 def is_visible(shape: str, colour: str, background: str, motion: str) -> bool:
     """Whether the motion and the colour can be seen: no spinning circles, no pink on beige."""
     contrast = math.dist(COLOURS[colour], BACKGROUNDS[background])
-    return contrast >= _MIN_CONTRAST and (shape, motion) != ("circle", "spin")
+    return contrast >= MIN_CONTRAST and (shape, motion) != ("circle", "spin")
 
 
-def caption(scene: Scene, *, with_motion: bool = True) -> str:
+# What a caption may say, the full form first; each says the background, so that none fits two kinds of picture.
+_WORDINGS = (
+    "a {size} {colour} {shape}{doing} on a {background} background",
+    "a picture of a {size} {colour} {shape}{doing} on a {background} background",
+    "{size} {colour} {shape}{doing}, {background} background",
+    "a {colour} {shape}, {size},{doing} on {background}",
+    "on a {background} background, a {size} {colour} {shape}{doing}",
+)
+
+
+def caption(
+    scene: Scene, *, with_size: bool = True, with_colour: bool = True, with_motion: bool = True, wording: int = 0
+) -> str:
     """One sentence, such as "a large red star moving left on a dark blue background".
 
     Args:
         scene: what to describe.
+        with_size: False leaves the size out.
+        with_colour: False leaves the shape's colour out.
         with_motion: False leaves the motion out, for a caption of a single frame.
+        wording: which of the `NUM_WORDINGS` forms.
     """
-    subject = f"a {scene.size} {scene.colour} {scene.shape}"
-    doing = f" {MOTIONS[scene.motion]}" if with_motion else ""
-    return f"{subject}{doing} on a {scene.background} background"
+    words = _WORDINGS[wording].format(
+        size=scene.size if with_size else "",
+        colour=scene.colour if with_colour else "",
+        shape=scene.shape,
+        background=scene.background,
+        doing=f" {MOTIONS[scene.motion]}" if with_motion else "",
+    )
+    # What was left out leaves its space and its comma.
+    spaced = " ".join(words.replace(", ,", ",").split())
+    return re.sub(r"\ba (?=[aeiou])", "an ", spaced)
 
 
 def caption_words() -> list[str]:
     """Every word that a caption can hold, sorted."""
-    phrases = ["a", "on", "background", *OUTLINES, *COLOURS, *SIZES, *BACKGROUNDS, *MOTIONS.values()]
-    return sorted({word for phrase in phrases for word in phrase.split()})
+    said = " ".join(_WORDINGS) + " an " + " ".join([*OUTLINES, *COLOURS, *SIZES, *BACKGROUNDS, *MOTIONS.values()])
+    return sorted(set(re.findall(r"[a-z]+", re.sub(r"{\w+}", " ", said))))
+
+
+NUM_WORDINGS = len(_WORDINGS)
 
 
 def pose(scene: Scene, time: float) -> Pose:
@@ -169,39 +209,7 @@ def _travel(scene: Scene, time: float, room: float) -> tuple[float, float]:
     return x * room, y * room
 
 
-def render(scene: Scene, *, num_frames: int, height: int, width: int) -> np.ndarray:
-    """Draws the clip, antialiased.
-
-    Args:
-        scene: what to draw.
-        num_frames: at least 1; spread evenly over the time from 0 to 1, both included. One frame shows time 0.
-        height: of the picture in pixels.
-        width: of the picture in pixels.
-
-    Returns:
-        (f h w 3) uint8 RGB.
-    """
-    if min(num_frames, height, width) < 1:
-        raise ValueError(f"num_frames, height and width must be positive, not {num_frames}, {height}, {width}")
-    times = np.linspace(0.0, 1.0, num_frames)
-    return np.stack([_draw(scene, pose(scene, float(time)), height, width) for time in times])
-
-
-def _draw(scene: Scene, at: Pose, height: int, width: int) -> np.ndarray:
-    mask = coverage(
-        OUTLINES[scene.shape],
-        centre=(at.x, at.y),
-        radius=at.radius,
-        angle=at.angle,
-        height=height,
-        width=width,
-    )[..., None]
-    colour, background = np.array(COLOURS[scene.colour]), np.array(BACKGROUNDS[scene.background])
-    picture: np.ndarray = (background + mask * (colour - background)).round().astype(np.uint8)
-    return picture
-
-
-def sample_scenes(num: int, seed: int) -> list[Scene]:
+def sample_scenes(num: int, seed: int, *, held_out: bool = False) -> list[Scene]:
     """Scenes for a data set: the same for the same seed, and the first n of a longer list are those of a shorter one.
 
     Motions come evenly: each run of nine scenes has them all. No caption comes twice before its motion's captions have
@@ -210,9 +218,10 @@ def sample_scenes(num: int, seed: int) -> list[Scene]:
     Args:
         num: how many.
         seed: at least 0.
+        held_out: True gives scenes of the pairs in `HELD_OUT` alone, False none of them.
     """
     motions = list(MOTIONS)
-    decks = [_shuffled_looks(motion, np.random.default_rng((seed, i))) for i, motion in enumerate(motions)]
+    decks = [_shuffled_looks(motion, held_out, np.random.default_rng((seed, i))) for i, motion in enumerate(motions)]
     scenes = []
     for i in range(num):
         turn, place = divmod(i, len(motions))
@@ -223,11 +232,11 @@ def sample_scenes(num: int, seed: int) -> list[Scene]:
     return scenes
 
 
-def _shuffled_looks(motion: str, rng: np.random.Generator) -> list[tuple[str, str, str, str]]:
+def _shuffled_looks(motion: str, held_out: bool, rng: np.random.Generator) -> list[tuple[str, str, str, str]]:
     """Every (shape, colour, size, background) that shows with `motion`, in random order."""
     looks = [
         look
         for look in itertools.product(OUTLINES, COLOURS, SIZES, BACKGROUNDS)
-        if is_visible(look[0], look[1], look[3], motion)
+        if is_visible(look[0], look[1], look[3], motion) and ((look[0], look[1]) in HELD_OUT) == held_out
     ]
     return [looks[i] for i in rng.permutation(len(looks))]

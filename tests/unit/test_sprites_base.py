@@ -11,8 +11,9 @@ from diffusers import StableDiffusionPipeline
 
 from animatediff.errors import UserError
 from animatediff.sprites.base import build_base
+from animatediff.sprites.drawing import render
 from animatediff.sprites.tokenizer import learn_merges
-from animatediff.sprites.world import caption, caption_words, render, sample_scenes
+from animatediff.sprites.world import caption, caption_words, sample_scenes
 
 
 def digests(folder):
@@ -158,7 +159,7 @@ def test_a_model_that_exists_is_left_alone(tmp_path):
 
 
 def test_a_failed_build_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("animatediff.sprites.base._unet", lambda: 1 / 0)
+    monkeypatch.setattr("animatediff.sprites.base.make_unet", lambda *args, **settings: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build_base(tmp_path / "base")
     assert list(tmp_path.iterdir()) == []

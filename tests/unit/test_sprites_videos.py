@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from animatediff.errors import UserError
+from animatediff.sprites.drawing import render
 from animatediff.sprites.videos import FPS, NUM_FRAMES, break_videos, write_videos
-from animatediff.sprites.world import caption, render, sample_scenes
+from animatediff.sprites.world import caption, sample_scenes
 
 SMALL = {"height": 64, "width": 80}
 

@@ -1,0 +1,65 @@
+"""Train the sprite world's base model from scratch: `python -m animatediff.sprites.train_base --output FOLDER`.
+
+Also the way to make a world of one's own: change what `world` and `drawing` say, and run it.
+"""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import torch
+import tyro
+from diffusers import AutoencoderKL
+
+from animatediff.errors import UserError
+from animatediff.sprites.autoencoder import train_vae
+from animatediff.sprites.fitting import Fit
+from animatediff.sprites.parts import make_pipeline
+from animatediff.sprites.text_to_image import make_tokenizer, train_text_to_image
+
+logger = logging.getLogger(__name__)
+
+VAE_PLAN = Fit(num_steps=5_000, lr=7e-4, ema_decay=0.998)
+TEXT_TO_IMAGE_PLAN = Fit(num_steps=3_600, lr=1e-3, warmup=150, ema_decay=0.998)
+
+
+def main(output: Path, seed: int = 0) -> None:
+    """Two stages: the VAE, then text encoder and UNet. Run it again to go on after a kill.
+
+    Args:
+        output: folder that `StableDiffusionPipeline.from_pretrained` opens in the end; absent or empty before. The
+            checkpoints lie beside it, in a folder of the same name with `.work`.
+        seed: of weights, pictures and draws; the same seed on the same machine gives the same model.
+    """
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"{output} is not empty: name a new folder")
+    work = output.with_name(output.name + ".work")
+    work.mkdir(parents=True, exist_ok=True)
+    vae, vae_s = _vae(work, seed)
+    tokenizer = make_tokenizer(work)
+    model, model_s = train_text_to_image(
+        vae, tokenizer, seed=seed, plan=TEXT_TO_IMAGE_PLAN, checkpoint=work / "text_to_image.pt"
+    )
+    make_pipeline(vae, model.text_encoder, tokenizer, model.unet).to(torch.float16).save_pretrained(output)
+    stages = [("vae", VAE_PLAN, vae_s), ("text_to_image", TEXT_TO_IMAGE_PLAN, model_s)]
+    record = {name: {"num_steps": plan.num_steps, "minutes": round(s / 60, 1)} for name, plan, s in stages}
+    (output / "training.json").write_text(json.dumps({"seed": seed, "cpus": os.cpu_count(), **record}, indent=2) + "\n")
+    for name, plan, seconds in stages:
+        logger.info("%s: %d steps in %.1f min", name, plan.num_steps, seconds / 60)
+    logger.info("the base is in %s; %s is no longer needed", output, work)
+
+
+def _vae(work: Path, seed: int) -> tuple[AutoencoderKL, float]:
+    """The trained VAE, kept beside its checkpoint: training it draws thousands of pictures before the first step."""
+    folder, seconds = work / "vae", work / "vae_seconds"
+    if not seconds.exists():
+        vae, spent_s = train_vae(seed=seed, plan=VAE_PLAN, checkpoint=work / "vae.pt")
+        vae.save_pretrained(folder)
+        seconds.write_text(str(spent_s))
+    return AutoencoderKL.from_pretrained(folder), float(seconds.read_text())
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    tyro.cli(main)
