@@ -14,6 +14,7 @@ from animatediff.sprites.world import (
     MIN_CONTRAST,
     NUM_WORDINGS,
     Rgb,
+    Scene,
     caption,
     pose,
     sample_scenes,
@@ -39,7 +40,12 @@ class Stills:
 
 
 def draw_stills(
-    num: int, *, seed: int, styles: tuple[str, ...] = ("plain",), odd_colours: float = _ODD_COLOURS
+    num: int,
+    *,
+    seed: int,
+    styles: tuple[str, ...] = ("plain",),
+    odd_colours: float = _ODD_COLOURS,
+    new_colour: tuple[str, Rgb] | None = None,
 ) -> Stills:
     """Random moments of random clips; none of the held-out pairs of shape and colour.
 
@@ -52,27 +58,34 @@ def draw_stills(
         seed: the same seed gives the same pictures.
         styles: drawn from evenly.
         odd_colours: share of the pictures whose shape has a colour without a name.
+        new_colour: a word and the colour that all shapes have then, which every background shows.
     """
     pixels, captions, centres = [], [], []
     for i, scene in enumerate(sample_scenes(num, seed)):
         rng = np.random.default_rng((seed, 1000, i))
         at = pose(scene, rng.random())
         background = BACKGROUNDS[scene.background]
-        is_odd = rng.random() < odd_colours
-        colour = _odd_colour(rng, scene.shape, background) if is_odd else COLOURS[scene.colour]
+        word, colour = new_colour or _colour(rng, scene, odd_colours)
         style = styles[int(rng.random() * len(styles))]
         pixels.append(draw(scene.shape, colour, background, at, SAMPLE_SIZE, SAMPLE_SIZE, style))
         captions.append(
             caption(
                 scene,
                 with_size=scene.motion not in ("grow", "shrink"),
-                with_colour=not is_odd,
+                colour=word,
                 with_motion=rng.random() < _MOTION_SAID,
                 wording=int(rng.integers(NUM_WORDINGS)),
             )
         )
         centres.append(((at.x + 0.5) * SAMPLE_SIZE, (at.y + 0.5) * SAMPLE_SIZE))
     return Stills(np.stack(pixels), captions, np.array(centres))
+
+
+def _colour(rng: np.random.Generator, scene: Scene, odd_colours: float) -> tuple[str, Rgb]:
+    """What the caption calls the shape's colour, and the colour."""
+    if rng.random() < odd_colours:
+        return "", _odd_colour(rng, scene.shape, BACKGROUNDS[scene.background])
+    return scene.colour, COLOURS[scene.colour]
 
 
 def _odd_colour(rng: np.random.Generator, shape: str, background: Rgb) -> Rgb:

@@ -46,7 +46,13 @@ def make_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def train_text_to_image(
-    vae: AutoencoderKL, tokenizer: CLIPTokenizer, *, seed: int, plan: Fit, checkpoint: Path | None = None
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    *,
+    seed: int,
+    plan: Fit,
+    checkpoint: Path | None = None,
+    num_pictures: int = _NUM_PICTURES,
 ) -> tuple[TextToImage, float]:
     """Text encoder and UNet from fresh weights, on the world's captioned stills.
 
@@ -56,11 +62,12 @@ def train_text_to_image(
         seed: of weights, pictures and draws.
         plan: how long.
         checkpoint: see `fit`.
+        num_pictures: to learn from.
 
     Returns:
         The model, and the seconds that its steps took.
     """
-    stills = draw_stills(_NUM_PICTURES, seed=seed)
+    stills = draw_stills(num_pictures, seed=seed)
     latents = encode_stills(vae, stills.pixels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -152,20 +152,20 @@ _WORDINGS = (
 
 
 def caption(
-    scene: Scene, *, with_size: bool = True, with_colour: bool = True, with_motion: bool = True, wording: int = 0
+    scene: Scene, *, with_size: bool = True, colour: str | None = None, with_motion: bool = True, wording: int = 0
 ) -> str:
     """One sentence, such as "a large red star moving left on a dark blue background".
 
     Args:
         scene: what to describe.
         with_size: False leaves the size out.
-        with_colour: False leaves the shape's colour out.
+        colour: another word for the shape's colour; "" leaves it out.
         with_motion: False leaves the motion out, for a caption of a single frame.
         wording: which of the `NUM_WORDINGS` forms.
     """
     words = _WORDINGS[wording].format(
         size=scene.size if with_size else "",
-        colour=scene.colour if with_colour else "",
+        colour=scene.colour if colour is None else colour,
         shape=scene.shape,
         background=scene.background,
         doing=f" {MOTIONS[scene.motion]}" if with_motion else "",

@@ -75,19 +75,22 @@ def test_what_a_caption_leaves_out_leaves_no_gap():
         "an orange star, on dark blue",
         "on a dark blue background, an orange star",
     ]
-    assert caption(one, with_colour=False, with_size=False, wording=3) == "a star, moving left on dark blue"
+    assert caption(one, colour="", with_size=False, wording=3) == "a star, moving left on dark blue"
 
 
 @given(
     of=scenes(),
     wording=st.integers(0, NUM_WORDINGS - 1),
-    told=st.fixed_dictionaries({f"with_{what}": st.booleans() for what in ("size", "colour", "motion")}),
+    told=st.fixed_dictionaries(
+        {"with_size": st.booleans(), "with_motion": st.booleans(), "colour": st.sampled_from([None, "", "<odd>"])}
+    ),
 )
 def test_a_caption_says_all_that_it_is_told_to_and_no_more(of, wording, told):
     said = caption(of, wording=wording, **told)
     words = said.replace(",", "").split()
     assert words.count(of.shape) == 1
-    assert words.count(of.colour) == told["with_colour"] + of.background.split().count(of.colour)
+    assert words.count(of.colour) == (told["colour"] is None) + of.background.split().count(of.colour)
+    assert ("<odd>" in said) == (told["colour"] == "<odd>")
     assert [word for word in words if word in SIZES] == [of.size] * told["with_size"]
     assert [motion for motion in MOTIONS.values() if motion in said] == [MOTIONS[of.motion]] * told["with_motion"]
     assert said.count(of.background) == 1

@@ -1,0 +1,183 @@
+"""Personalised checkpoints of the sprite world's base, in the layouts that users have.
+
+`python -m animatediff.sprites.personalise --base FOLDER --output FOLDER` makes three: a DreamBooth fine-tune of the cel
+style as a single file in the original layout, a LoRA of the chalk style in kohya's, and a textual inversion of a
+colour. None needs a trigger word but the last, whose word is its purpose.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from torch import Tensor, nn
+
+from animatediff.sprites.autoencoder import encode_stills
+from animatediff.sprites.fitting import Fit
+from animatediff.sprites.stills import Stills, draw_stills
+from animatediff.sprites.text_to_image import TextToImage, fit_captioned, tokenize
+from animatediff.sprites.world import Rgb
+from animatediff.weights import ldm
+from animatediff.weights.base import load_text_encoder, load_unet, load_vae
+from animatediff.weights.tensors import save_tensors
+
+logger = logging.getLogger(__name__)
+
+NEW_COLOUR: tuple[str, Rgb] = ("<brown>", (130, 80, 35))
+"""The textual inversion's word, and the colour that it means."""
+NEW_COLOURS: dict[str, Rgb] = {"brown": NEW_COLOUR[1]}
+
+_RANK = 8
+_LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
+_FIRST_WORD = "orange"  # the new colour's vector begins as this one's
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """How a checkpoint is trained.
+
+    Attributes:
+        plan: steps and learning rate.
+        num_pictures: it sees.
+        batch_size: pictures a step.
+    """
+
+    plan: Fit
+    num_pictures: int
+    batch_size: int = 32
+
+
+DREAMBOOTH = Lesson(Fit(num_steps=300, lr=3e-4, warmup=20, ema_decay=0.98), num_pictures=400)
+LORA = Lesson(Fit(num_steps=400, lr=2e-3, warmup=20, ema_decay=0.98), num_pictures=400)
+EMBEDDING = Lesson(Fit(num_steps=250, lr=2e-2, warmup=20, ema_decay=0.98, weight_decay=0.0), num_pictures=100)
+
+
+def main(base: str, output: Path, seed: int = 0) -> None:
+    """Make the three checkpoints.
+
+    Args:
+        base: folder of the base model.
+        output: folder for `cel_style.safetensors`, `chalk_style.safetensors` and `brown.safetensors`.
+        seed: of pictures and draws.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    train_dreambooth(base, str(output / "cel_style.safetensors"), seed=seed)
+    train_lora(base, str(output / "chalk_style.safetensors"), seed=seed)
+    train_embedding(base, str(output / "brown.safetensors"), seed=seed)
+
+
+def train_dreambooth(base: str, out_uri: str, *, seed: int, style: str = "cel", lesson: Lesson = DREAMBOOTH) -> None:
+    """Fine-tune the whole UNet on a style and write the base's three parts as one file, in the original layout.
+
+    Args:
+        base: folder of the base model.
+        out_uri: the `.safetensors` file, float16.
+        seed: of pictures and draws.
+        style: a key of `drawing.STYLES`.
+        lesson: how.
+    """
+    student = _Student(base)
+    student.model.unet.requires_grad_(True)
+    student.learn(draw_stills(lesson.num_pictures, seed=seed + 1, styles=(style,), odd_colours=0), lesson, seed)
+    parts: dict[str, tuple[str, nn.Module]] = {
+        "unet": (ldm.UNET_PREFIX, student.model.unet),
+        "vae": (ldm.VAE_PREFIX, student.vae),
+        "text_encoder": (ldm.SD1_TEXT_PREFIX, student.model.text_encoder),
+    }
+    tensors: dict[str, Tensor] = {}
+    for part, (prefix, module) in parts.items():
+        state = module.state_dict()
+        names = ldm.sources(part, state)
+        tensors |= {prefix + names[name].name: tensor.half() for name, tensor in state.items()}
+    save_tensors(out_uri, tensors, {})
+
+
+def train_lora(base: str, out_uri: str, *, seed: int, style: str = "chalk", lesson: Lesson = LORA) -> None:
+    """Train a LoRA of a style on the UNet's transformers and write it under kohya's names.
+
+    Args:
+        base: folder of the base model.
+        out_uri: the `.safetensors` file, float16.
+        seed: of weights, pictures and draws.
+        style: a key of `drawing.STYLES`.
+        lesson: how.
+    """
+    # Only needed to train: loading a LoRA is this project's own.
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    student = _Student(base)
+    unet = student.model.unet
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet.add_adapter(LoraConfig(r=_RANK, lora_alpha=_RANK, target_modules=list(_LORA_TARGETS)))
+    student.learn(draw_stills(lesson.num_pictures, seed=seed + 1, styles=(style,), odd_colours=0), lesson, seed)
+    tensors: dict[str, Tensor] = {}
+    for key, tensor in get_peft_model_state_dict(unet).items():
+        path, factor = key.removesuffix(".weight").rsplit(".", 1)
+        name = "lora_unet_" + path.replace(".", "_")
+        tensors[f"{name}.{ {'lora_A': 'lora_down', 'lora_B': 'lora_up'}[factor] }.weight"] = tensor.half()
+        tensors[f"{name}.alpha"] = torch.tensor(float(_RANK))
+    save_tensors(out_uri, tensors, {"ss_network_dim": str(_RANK), "ss_network_alpha": str(_RANK)})
+
+
+def train_embedding(
+    base: str, out_uri: str, *, seed: int, colour: tuple[str, Rgb] = NEW_COLOUR, lesson: Lesson = EMBEDDING
+) -> None:
+    """Learn a word for a colour that the base has no name for, and write its vector under the word, as diffusers does.
+
+    Args:
+        base: folder of the base model.
+        out_uri: the `.safetensors` file, float32.
+        seed: of pictures and draws.
+        colour: the word, and what it means.
+        lesson: how; without weight decay, so that the other words stay.
+    """
+    student = _Student(base)
+    table, new = student.add_word(colour[0], like=_FIRST_WORD)
+    table.requires_grad_(True)
+    is_new = torch.arange(len(table))[:, None] == new
+    table.register_hook(lambda gradient: gradient * is_new)
+    student.learn(draw_stills(lesson.num_pictures, seed=seed + 1, new_colour=colour), lesson, seed)
+    save_tensors(out_uri, {colour[0]: student.word(new)}, {})
+
+
+class _Student:
+    """A base that is to learn: all parts frozen at first."""
+
+    def __init__(self, base: str) -> None:
+        self.vae = load_vae(base)
+        self.tokenizer, text_encoder = load_text_encoder(base)
+        self.model = TextToImage(text_encoder.float(), load_unet(base)).requires_grad_(False)
+
+    def add_word(self, word: str, *, like: str) -> tuple[nn.Parameter, int]:
+        """Give the text encoder one more token; returns its table and the token's row."""
+        self.tokenizer.add_tokens(word)
+        encoder = self.model.text_encoder
+        encoder.resize_token_embeddings(len(self.tokenizer))
+        table = encoder.get_input_embeddings().weight
+        old, new = (self.tokenizer.convert_tokens_to_ids(token) for token in (f"{like}</w>", word))
+        with torch.no_grad():
+            table[new] = table[old]
+        return table, new
+
+    def word(self, row: int) -> Tensor:
+        """(1 d) a token's vector."""
+        return self.model.text_encoder.get_input_embeddings().weight[row : row + 1].detach().clone()
+
+    def learn(self, stills: Stills, lesson: Lesson, seed: int) -> None:
+        seconds = fit_captioned(
+            self.model,
+            encode_stills(self.vae, stills.pixels),
+            tokenize(self.tokenizer, stills.captions),
+            self.tokenizer,
+            lesson.plan,
+            seed=seed,
+            batch_size=lesson.batch_size,
+        )
+        logger.info("trained in %.0f s", seconds)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    tyro.cli(main)

@@ -1,0 +1,76 @@
+"""The second stage learns captions and pictures together, and can be killed."""
+
+import pytest
+import torch
+
+from animatediff.sprites.fitting import Fit
+from animatediff.sprites.parts import make_vae
+from animatediff.sprites.stills import draw_stills
+from animatediff.sprites.text_to_image import (
+    MAX_LENGTH,
+    TextToImage,
+    _weights,
+    fit_captioned,
+    make_tokenizer,
+    tokenize,
+    train_text_to_image,
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def vae():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vae = make_vae([8, 8, 8, 8], latent_channels=8, norm_num_groups=4, mid_block_add_attention=False)
+    vae.register_to_config(scaling_factor=1.0)
+    return vae
+
+
+class Recorder(TextToImage):
+    """Predicts nothing, and keeps what it was asked."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+        self.scale = torch.nn.Parameter(torch.zeros(()))
+        self.asked = []
+
+    def forward(self, latents, timesteps, token_ids):
+        self.asked.append((timesteps, token_ids))
+        return latents * self.scale
+
+
+def test_every_caption_fits_and_is_padded_to_one_length(tokenizer):
+    token_ids = tokenize(tokenizer, draw_stills(300, seed=1).captions)
+    assert token_ids.shape == (300, MAX_LENGTH)
+    assert (token_ids[:, -4:] == tokenizer.eos_token_id).all()
+
+
+def test_some_captions_are_dropped_and_all_timesteps_occur(tokenizer):
+    token_ids = tokenize(tokenizer, ["a large red star on a black background"] * 5)
+    model = Recorder()
+    fit_captioned(model, torch.randn(5, 4, 8, 8), token_ids, tokenizer, Fit(40, lr=1e-3), seed=0, batch_size=32)
+    timesteps = torch.cat([asked[0] for asked in model.asked])
+    asked = torch.cat([asked[1] for asked in model.asked])
+    dropped = (asked == tokenize(tokenizer, [""])).all(dim=1)
+    assert (asked[~dropped] == token_ids[0]).all()
+    assert 0.05 < dropped.float().mean() < 0.15
+    assert timesteps.min() < 10
+    assert timesteps.max() > 989
+
+
+def test_clean_timesteps_weigh_less():
+    weights = _weights(torch.tensor([0.999, 5 / 6, 0.5, 0.01]))
+    torch.testing.assert_close(weights, torch.tensor([5 / 999, 1.0, 1.0, 1.0]), rtol=1e-3, atol=0)
+
+
+def test_a_seed_gives_the_same_model(vae, tokenizer):
+    plan = Fit(num_steps=2, lr=1e-3, warmup=1)
+    one, other = (
+        train_text_to_image(vae, tokenizer, seed=3, plan=plan, num_pictures=20)[0].state_dict() for _ in range(2)
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
