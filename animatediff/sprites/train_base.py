@@ -52,7 +52,7 @@ def main(output: Path, seed: int = 0) -> None:
 
 
 def _open_in_float32(config: Path) -> None:
-    """transformers opens weights in the precision that the config says, diffusers in float32: they would not fit."""
+    """Transformers opens weights in the precision that the config says, diffusers in float32: they would not fit."""
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
 
 
