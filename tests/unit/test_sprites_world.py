@@ -95,7 +95,7 @@ def test_a_caption_says_all_that_it_is_told_to_and_no_more(of, wording, told):
     assert [motion for motion in MOTIONS.values() if motion in said] == [MOTIONS[of.motion]] * told["with_motion"]
     assert said.count(of.background) == 1
     assert said == " ".join(said.split())
-    assert not any(blemish in said for blemish in (" ,", ",,", "a orange", "an s"))
+    assert not any(blemish in f" {said}" for blemish in (" ,", ",,", " a orange", " an s"))
 
 
 def test_caption_words_are_those_of_the_captions():
