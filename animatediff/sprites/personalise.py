@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 NEW_COLOUR: tuple[str, Rgb] = ("<brown>", (130, 80, 35))
 """The textual inversion's word, and the colour that it means."""
-NEW_COLOURS: dict[str, Rgb] = {"brown": NEW_COLOUR[1]}
 
 _RANK = 8
 _LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")

@@ -41,11 +41,13 @@ def main(output: Path, seed: int = 0) -> None:
     model, model_s = train_text_to_image(
         vae, tokenizer, seed=seed, plan=TEXT_TO_IMAGE_PLAN, checkpoint=work / "text_to_image.pt"
     )
-    make_pipeline(vae, model.text_encoder, tokenizer, model.unet).to(torch.float16).save_pretrained(output)
-    _open_in_float32(output / "text_encoder" / "config.json")
+    draft = work / "base"  # renamed when it is whole, so that a kill leaves no half a model in the way
+    make_pipeline(vae, model.text_encoder, tokenizer, model.unet).to(torch.float16).save_pretrained(draft)
+    _open_in_float32(draft / "text_encoder" / "config.json")
     stages = [("vae", VAE_PLAN, vae_s), ("text_to_image", TEXT_TO_IMAGE_PLAN, model_s)]
     record = {name: {"num_steps": plan.num_steps, "minutes": round(s / 60, 1)} for name, plan, s in stages}
-    (output / "training.json").write_text(json.dumps({"seed": seed, "cpus": os.cpu_count(), **record}, indent=2) + "\n")
+    (draft / "training.json").write_text(json.dumps({"seed": seed, "cpus": os.cpu_count(), **record}, indent=2) + "\n")
+    draft.replace(output)
     for name, plan, seconds in stages:
         logger.info("%s: %d steps in %.1f min", name, plan.num_steps, seconds / 60)
     logger.info("the base is in %s; %s is no longer needed", output, work)
