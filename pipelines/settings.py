@@ -92,6 +92,17 @@ class TrainConfig(Recipe):
         return self
 
 
+class ScoreConfig(Config):
+    """Rendered clips to scores."""
+
+    output_uri: str
+    """Folder that the animate job wrote to."""
+    scorer: str
+    """`package.module:function`, as `animatediff.rendering.scoring` describes it, importable on the workers."""
+    again: bool = False
+    """Score again what this scorer has scored already, because it measures something else now."""
+
+
 class AnimateConfig(Config):
     """A catalog to clips and a gallery."""
 

@@ -137,6 +137,12 @@ class Result(Item):
     """Where the clip lies under the output folder."""
     gif: str | None = None
     mp4_sha256: str | None = None
+    scores: dict[str, float] = Field(default_factory=dict)
+    """What the score job measured of the clip, by name."""
+    scored_by: str | None = None
+    """The scorer's import path."""
+    score_error: str | None = None
+    """Why the scorer gave nothing."""
 
 
 def expand(catalog: Catalog) -> list[Item]:

@@ -4,6 +4,7 @@ import html
 from collections.abc import Sequence
 
 from animatediff.rendering.catalog import Result
+from animatediff.rendering.scoring import mean_scores
 
 _STYLE = """
 :root { color-scheme: light dark; --page: #f6f6f7; --card: #fff; --text: #1b1c1f; --dim: #63666d; --line: #e0e1e5;
@@ -32,6 +33,13 @@ video, img { display: block; width: 100%; height: auto; background: #0003; }
 .entry { color: var(--accent); font-weight: 600; overflow-wrap: anywhere; }
 .failed .status { color: var(--bad); font-weight: 600; }
 .dim { color: var(--dim); font-size: .8rem; }
+.scores { display: flex; flex-wrap: wrap; gap: .3rem; margin: 0; padding: 0; list-style: none; font-size: .8rem; }
+.scores li { border: 1px solid var(--line); border-radius: 6px; padding: .05rem .4rem; white-space: nowrap; }
+figure { margin: 1.5rem 1.5rem 0; overflow-x: auto; }
+figcaption { color: var(--dim); font-size: .85rem; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .9rem; text-align: right; border-bottom: 1px solid var(--line); }
+th:first-child { text-align: left; }
 #none { padding: 3rem; text-align: center; color: var(--dim); }
 """
 
@@ -82,7 +90,7 @@ def gallery_html(results: Sequence[Result], *, title: str = "Catalog") -> str:
 <select aria-label="Entry"><option value="">All entries</option>{options}</select>
 <input type="search" placeholder="Search prompts and errors" aria-label="Search">
 </header>
-<main>
+{_score_table(results)}<main>
 {"".join(_card(result) for result in results)}</main>
 <p id="none" hidden>Nothing matches.</p>
 <script>{_SCRIPT}</script>
@@ -104,8 +112,38 @@ def _card(result: Result) -> str:
 {negative}
 <p class="dim">{" &middot; ".join(sampling)}</p>
 <p class="dim">{" &middot; ".join(size)}</p>
-</div>
+{_scores(result)}</div>
 </article>
+"""
+
+
+def _scores(result: Result) -> str:
+    if result.score_error:
+        return f'<p class="dim">no scores: {_text(result.score_error)}</p>\n'
+    shown = "".join(f"<li>{_text(name)} {value:.2f}</li>" for name, value in result.scores.items())
+    return f'<ul class="scores">{shown}</ul>\n' if shown else ""
+
+
+def _score_table(results: Sequence[Result]) -> str:
+    """Each entry's mean scores; nothing if there are none."""
+    means = mean_scores(results)
+    if not means:
+        return ""
+    names = list(dict.fromkeys(name for scores in means.values() for name in scores))
+    rows = "".join(
+        f'<tr><th scope="row">{_text(entry)}</th>'
+        + "".join(f"<td>{scores[name]:.2f}</td>" if name in scores else "<td>&ndash;</td>" for name in names)
+        + "</tr>\n"
+        for entry, scores in means.items()
+    )
+    heads = "".join(f'<th scope="col">{_text(name)}</th>' for name in names)
+    by = ", ".join(dict.fromkeys(result.scored_by for result in results if result.scored_by))
+    return f"""<figure>
+<table>
+<tr><th scope="col">mean scores</th>{heads}</tr>
+{rows}</table>
+<figcaption>by {_text(by)}</figcaption>
+</figure>
 """
 
 

@@ -72,7 +72,7 @@ def _build_pipeline(draft: Path, seed: int) -> StableDiffusionPipeline:
         torch.manual_seed(seed)
         vae = make_vae([16, 16, 32, 32], latent_channels=4, norm_num_groups=8)
         text_encoder = make_text_encoder(tokenizer, width=_TEXT_WIDTH)
-        unet = make_unet([32, 64, 64, 64], layers_per_block=2, latent_channels=4, text_width=_TEXT_WIDTH)
+        unet = make_unet([32, 64, 64, 64], layers_per_block=2, latent_channels=4, latent_size=8, text_width=_TEXT_WIDTH)
     vae.register_to_config(scaling_factor=_measure_scaling_factor(vae))
     return make_pipeline(vae, text_encoder, tokenizer, unet)
 

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
-from diffusers import StableDiffusionPipeline
 
 from animatediff.rendering import checks
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog import Catalog, Item
 from animatediff.sprites.clip_measures import follows, measure_clip
-from animatediff.sprites.drawing import STYLES, render
-from animatediff.sprites.evaluation import draw_prompts
+from animatediff.sprites.command import run
+from animatediff.sprites.drawing import render
+from animatediff.sprites.evaluation import draw_prompts, open_base
 from animatediff.sprites.parts import SAMPLE_SIZE
+from animatediff.sprites.scoring import style_of
 from animatediff.sprites.world import Scene, caption, sample_scenes
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def main(catalog: Path, num_clips: int = 100, baselines: bool = True) -> None:
     for entry in read.entries:
         animator.load_entry(entry)
         clips = [animator.render(item) for item in _items(read, scenes)]
-        rows[entry.name] = figures(clips, scenes, style=_style_of(entry.name))
+        rows[entry.name] = figures(clips, scenes, style=style_of(entry.name))
         logger.info("%s is measured", entry.name)
     logger.info("%s", table(rows))
 
@@ -114,8 +114,7 @@ def table(rows: dict[str, Figures]) -> str:
 def _baselines(base: str, scenes: Sequence[Scene]) -> Iterable[tuple[str, Figures]]:
     real = (render(scene, num_frames=_NUM_FRAMES, height=SAMPLE_SIZE, width=SAMPLE_SIZE) for scene in scenes)
     yield "real renders", figures(real, scenes, style="plain")
-    pipeline = StableDiffusionPipeline.from_pretrained(base)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = open_base(base)
     prompts = [caption(scene) for scene in scenes]
     # Without a motion module, frames of one noise are one picture.
     shared = np.repeat(draw_prompts(pipeline, prompts)[:, None], _NUM_FRAMES, axis=1)
@@ -141,10 +140,6 @@ def _items(catalog: Catalog, scenes: Sequence[Scene]) -> list[Item]:
     ]
 
 
-def _style_of(name: str) -> str:
-    return next((style for style in STYLES if name.endswith(style)), "plain")
-
-
 def _travels(scene: Scene) -> bool:
     return scene.motion in ("left", "right", "up", "down", "bounce")
 
@@ -160,5 +155,4 @@ def _share(right: Iterable[bool]) -> float:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    tyro.cli(main)
+    run(main)

@@ -16,7 +16,7 @@ _BOARD = np.array((36.0, 58.0, 50.0))
 _WHITE = np.array((255.0, 255.0, 255.0))
 _LINE = 0.036  # a line is 2.3 pixels of 64
 _SHADE = 0.68  # of the light side's brightness
-_HATCH_PERIOD = 0.125  # one pixel of 8 x 8 latents, so that a model of that size can draw it
+_HATCH_PERIOD = 0.125  # 8 pixels of 64
 
 Mask = Callable[[float], np.ndarray]
 """How far inside the outline -> how much of each pixel lies further inside than that, (h w 1) in [0, 1]."""

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw
 
+from animatediff.sprites.command import run
 from animatediff.sprites.measures import Attributes, matches, read
-from animatediff.sprites.parts import SAMPLE_SIZE
+from animatediff.sprites.parts import SAMPLE_SIZE, make_pipeline
 from animatediff.sprites.world import Scene, caption, sample_scenes
+from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +35,7 @@ def main(base: str, sheet: Path | None = None, num_seen: int = _NUM_SEEN, num_he
         num_seen: prompts of pairs that training showed.
         num_held_out: prompts of pairs that it never showed.
     """
-    pipeline = StableDiffusionPipeline.from_pretrained(base)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = open_base(base)
     for name, num, held_out in (("seen", num_seen, False), ("held out", num_held_out, True)):
         scenes = still_scenes(num, held_out=held_out)
         pictures = draw_prompts(pipeline, [caption(scene, with_motion=False) for scene in scenes])
@@ -44,6 +44,18 @@ def main(base: str, sheet: Path | None = None, num_seen: int = _NUM_SEEN, num_he
         if sheet is not None and not held_out:
             prompts = [caption(scene, with_motion=False) for scene in scenes[:_NUM_SHOWN]]
             contact_sheet(pictures[:_NUM_SHOWN], prompts).save(sheet)
+
+
+def open_base(base: str) -> StableDiffusionPipeline:
+    """The pipeline of a base model, in float32.
+
+    Raises:
+        UserError: there is none.
+    """
+    tokenizer, text_encoder = load_text_encoder(base)
+    pipeline = make_pipeline(load_vae(base), text_encoder.float(), tokenizer, load_unet(base))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def still_scenes(num: int, *, held_out: bool) -> list[Scene]:
@@ -95,5 +107,4 @@ def contact_sheet(pictures: np.ndarray, prompts: Sequence[str], *, columns: int 
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    tyro.cli(main)
+    run(main)

@@ -1,7 +1,6 @@
-"""The loop that every small model of the sprite world is trained by: AdamW, warm-up and cosine, averaged weights."""
+"""The loop that every small model of the sprite world is trained by: AdamW, a trapezoid of rates, averaged weights."""
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,8 +21,11 @@ class Fit:
 
     Attributes:
         num_steps: optimizer steps.
-        lr: the highest learning rate, after the warm-up; it falls to nothing by the last step.
-        warmup: steps.
+        lr: the learning rate between warm-up and decay.
+        warmup: steps in which the rate rises evenly.
+        decay: share of the steps, the last ones, in which it falls evenly to nothing. Before them the number of steps
+            does not matter: a run that shows it needs longer goes on from its checkpoint with a larger one, and is
+            then the very run that was planned so from the start.
         ema_decay: of the averaged weights, which are the result; 0 keeps the last ones.
         weight_decay: AdamW's.
         checkpoint_every: steps between checkpoints.
@@ -32,6 +34,7 @@ class Fit:
     num_steps: int
     lr: float
     warmup: int = 50
+    decay: float = 0.3
     ema_decay: float = 0.995
     weight_decay: float = 1e-2
     checkpoint_every: int = 250
@@ -80,9 +83,9 @@ def fit(model: nn.Module, loss: Callable[[int], Tensor], plan: Fit, checkpoint: 
 
 def _schedule(step: int, plan: Fit) -> float:
     """Share of the highest learning rate."""
-    if step < plan.warmup:
-        return (step + 1) / plan.warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - plan.warmup) / max(1, plan.num_steps - plan.warmup)))
+    rising = (step + 1) / max(1, plan.warmup)
+    falling = (plan.num_steps - step) / max(1.0, plan.decay * plan.num_steps)
+    return min(1.0, rising, falling)
 
 
 def _save(

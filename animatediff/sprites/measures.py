@@ -26,7 +26,7 @@ SYMMETRIES: dict[str, int] = {"circle": 360, "square": 4, "triangle": 3, "star":
 
 # Distance from the background in RGB: less than half of `MIN_CONTRAST`, and more than mild noise reaches.
 _FAINTEST = 40.0
-# Shares of the picture and of its border. Rendered subjects cover 2 to 28 % and never touch the border.
+# Shares of the picture and of its border. Rendered subjects cover 2 to 35 % and never touch the border.
 _LEAST_AREA, _MOST_AREA = 0.01, 0.5
 _MOST_BORDER = 0.1
 _MOST_BESIDE = 0.15  # of the subject's area: anything larger beside it is a second subject

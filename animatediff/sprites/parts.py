@@ -5,18 +5,18 @@ from collections.abc import Sequence
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-# Pixels a side that the models are made for: latents of 8 x 8.
+# Pixels a side that the models are made for.
 SAMPLE_SIZE = 64
-_NUM_HEADS = 4
+_TEXT_HEADS = 4
 
 
 def make_vae(
     widths: Sequence[int], *, latent_channels: int, norm_num_groups: int, mid_block_add_attention: bool = True
 ) -> AutoencoderKL:
-    """Four levels, as Stable Diffusion's: 8 pixels a latent."""
+    """As many levels as there are widths, each after the first halving the picture: four in Stable Diffusion's."""
     return AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * 4,
-        up_block_types=["UpDecoderBlock2D"] * 4,
+        down_block_types=["DownEncoderBlock2D"] * len(widths),
+        up_block_types=["UpDecoderBlock2D"] * len(widths),
         block_out_channels=list(widths),
         layers_per_block=1,
         latent_channels=latent_channels,
@@ -34,7 +34,7 @@ def make_text_encoder(tokenizer: CLIPTokenizer, *, width: int) -> CLIPTextModel:
         intermediate_size=4 * width,
         projection_dim=width,
         num_hidden_layers=2,
-        num_attention_heads=_NUM_HEADS,
+        num_attention_heads=_TEXT_HEADS,
         max_position_embeddings=tokenizer.model_max_length,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -44,7 +44,13 @@ def make_text_encoder(tokenizer: CLIPTokenizer, *, width: int) -> CLIPTextModel:
 
 
 def make_unet(
-    widths: Sequence[int], *, layers_per_block: int, latent_channels: int, text_width: int
+    widths: Sequence[int],
+    *,
+    layers_per_block: int,
+    latent_channels: int,
+    latent_size: int,
+    text_width: int,
+    num_heads: int = 4,
 ) -> UNet2DConditionModel:
     """Stable Diffusion 1.5's blocks, as many levels as there are widths.
 
@@ -52,7 +58,7 @@ def make_unet(
     """
     num_crossing = len(widths) - 1
     return UNet2DConditionModel(
-        sample_size=SAMPLE_SIZE // 8,
+        sample_size=latent_size,
         in_channels=latent_channels,
         out_channels=latent_channels,
         down_block_types=["CrossAttnDownBlock2D"] * num_crossing + ["DownBlock2D"],
@@ -61,7 +67,7 @@ def make_unet(
         layers_per_block=layers_per_block,
         norm_num_groups=8,
         cross_attention_dim=text_width,
-        attention_head_dim=_NUM_HEADS,  # the number of heads, as in Stable Diffusion 1.x's configs
+        attention_head_dim=num_heads,  # the number of heads, as in Stable Diffusion 1.x's configs
     ).eval()
 
 

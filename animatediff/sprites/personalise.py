@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 from torch import Tensor, nn
 
 from animatediff.sprites.autoencoder import encode_stills
+from animatediff.sprites.command import run
 from animatediff.sprites.fitting import Fit
 from animatediff.sprites.stills import Stills, draw_stills
 from animatediff.sprites.text_to_image import TextToImage, fit_captioned, tokenize
@@ -178,5 +178,4 @@ class _Student:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    tyro.cli(main)
+    run(main)

@@ -9,19 +9,19 @@ import os
 from pathlib import Path
 
 import torch
-import tyro
 from diffusers import AutoencoderKL
 
 from animatediff.errors import UserError
 from animatediff.sprites.autoencoder import train_vae
+from animatediff.sprites.command import run
 from animatediff.sprites.fitting import Fit
 from animatediff.sprites.parts import make_pipeline
 from animatediff.sprites.text_to_image import make_tokenizer, train_text_to_image
 
 logger = logging.getLogger(__name__)
 
-VAE_PLAN = Fit(num_steps=5_000, lr=7e-4, ema_decay=0.998)
-TEXT_TO_IMAGE_PLAN = Fit(num_steps=3_600, lr=1e-3, warmup=150, ema_decay=0.998)
+VAE_PLAN = Fit(num_steps=5_500, lr=7e-4, warmup=100, ema_decay=0.998)
+TEXT_TO_IMAGE_PLAN = Fit(num_steps=12_000, lr=1e-3, warmup=300, ema_decay=0.998)
 
 
 def main(output: Path, seed: int = 0) -> None:
@@ -44,12 +44,12 @@ def main(output: Path, seed: int = 0) -> None:
     draft = work / "base"  # renamed when it is whole, so that a kill leaves no half a model in the way
     make_pipeline(vae, model.text_encoder, tokenizer, model.unet).to(torch.float16).save_pretrained(draft)
     _open_in_float32(draft / "text_encoder" / "config.json")
-    stages = [("vae", VAE_PLAN, vae_s), ("text_to_image", TEXT_TO_IMAGE_PLAN, model_s)]
-    record = {name: {"num_steps": plan.num_steps, "minutes": round(s / 60, 1)} for name, plan, s in stages}
+    stages = [("vae", VAE_PLAN.num_steps, vae_s), ("text_to_image", TEXT_TO_IMAGE_PLAN.num_steps, model_s)]
+    record = {name: {"num_steps": num_steps, "minutes": round(s / 60, 1)} for name, num_steps, s in stages}
     (draft / "training.json").write_text(json.dumps({"seed": seed, "cpus": os.cpu_count(), **record}, indent=2) + "\n")
     draft.replace(output)
-    for name, plan, seconds in stages:
-        logger.info("%s: %d steps in %.1f min", name, plan.num_steps, seconds / 60)
+    for name, num_steps, seconds in stages:
+        logger.info("%s: %d steps in %.1f min", name, num_steps, seconds / 60)
     logger.info("the base is in %s; %s is no longer needed", output, work)
 
 
@@ -69,5 +69,4 @@ def _vae(work: Path, seed: int) -> tuple[AutoencoderKL, float]:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    tyro.cli(main)
+    run(main)

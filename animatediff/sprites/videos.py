@@ -1,8 +1,12 @@
-"""The sprite world as a user's collection: H.264 files and a WebVid-style CSV, with broken files on request."""
+"""The sprite world as a user's collection: H.264 files and a WebVid-style CSV, with broken files on request.
+
+`python -m animatediff.sprites.videos --output FOLDER --num-videos 1000` writes one.
+"""
 
 import csv
 import hashlib
 import io
+import logging
 import math
 from dataclasses import astuple
 from pathlib import Path
@@ -11,8 +15,11 @@ from typing import Literal
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.rendering.outputs import encode_mp4
+from animatediff.sprites.command import run
 from animatediff.sprites.drawing import render
 from animatediff.sprites.world import Scene, caption, sample_scenes
+
+logger = logging.getLogger(__name__)
 
 # 3 s. A training clip of 16 frames at stride 4 spans 61 frames: 72 hold it, with 12 places to begin.
 NUM_FRAMES = 72
@@ -23,8 +30,27 @@ Breakage = Literal["empty", "truncated", "text"]
 
 _VIDEOS_PER_PAGE = 50
 # Part of every video id: raise it when the renderer draws something else for the same scene.
-_WORLD_VERSION = 2
+_WORLD_VERSION = 3
 _TEXT = b"<html><body><h1>404 Not Found</h1></body></html>\n"
+
+
+def main(
+    output: Path, num_videos: int, seed: int = 0, side: int = 128, num_frames: int = NUM_FRAMES, fps: float = FPS
+) -> None:
+    """Write captioned videos.
+
+    Args:
+        output: folder for `videos.csv` and `videos/`; what is there already stays.
+        num_videos: how many.
+        seed: another one gives other videos.
+        side: height and width in pixels, even.
+        num_frames: of each video; more make the same motion smoother.
+        fps: frames per second.
+    """
+    csv_path = write_videos(
+        output, num_videos=num_videos, seed=seed, height=side, width=side, num_frames=num_frames, fps=fps
+    )
+    logger.info("%s", csv_path)
 
 
 def write_videos(
@@ -142,3 +168,7 @@ def _first_half(mp4: bytes) -> bytes:
             return mp4[: position + size // 2]
         position += max(size, 8)
     raise ValueError("this MP4 has no mdat box")
+
+
+if __name__ == "__main__":
+    run(main)

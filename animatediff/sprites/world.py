@@ -9,6 +9,7 @@ clip.
 import itertools
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,9 +36,8 @@ BACKGROUNDS: dict[str, Rgb] = {
     "dark green": (15, 70, 40),
     "beige": (225, 205, 170),
 }
-# Radius of the circle that holds the shape; growing and shrinking pass through it half way. A model with latents of
-# 8 x 8 pixels has to be able to draw the small ones.
-SIZES: dict[str, float] = {"small": 0.18, "large": 0.27}
+# Radius of the circle that holds the shape; growing and shrinking pass through it half way.
+SIZES: dict[str, float] = {"small": 0.22, "large": 0.3}
 MOTIONS: dict[str, str] = {
     "left": "moving left",
     "right": "moving right",
@@ -182,6 +182,38 @@ def caption_words() -> list[str]:
 
 
 NUM_WORDINGS = len(_WORDINGS)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a text says of a scene; None is what it does not say."""
+
+    shape: str | None = None
+    colour: str | None = None
+    size: str | None = None
+    background: str | None = None
+    motion: str | None = None
+
+
+def parse_caption(text: str, colours: Iterable[str] = tuple(COLOURS)) -> Said:
+    """Reads a caption back, in any of the wordings or in others that use the world's words.
+
+    Args:
+        text: "a large red star moving left on a dark blue background".
+        colours: the words that a shape's colour may have.
+    """
+    words = f" {' '.join(text.lower().replace(',', ' ').split())} "
+
+    def found(names: Iterable[str]) -> str | None:
+        return next((name for name in names if f" {name} " in words), None)
+
+    background = found(BACKGROUNDS)
+    if background:
+        # "dark green" is no green shape.
+        words = words.replace(f" {background} ", " ")
+    doing = found(MOTIONS.values())
+    motion = next((motion for motion, said in MOTIONS.items() if said == doing), None)
+    return Said(found(OUTLINES), found(colours), found(SIZES), background, motion)
 
 
 def pose(scene: Scene, time: float) -> Pose:

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 # Enough items to make up for loading an entry's weights, few enough to spread over the actors.
 _MAX_SLICE = 8
+_NO_CLIP = "its clip is gone; run the animate job again"
 _NO_RESULT = "no result: the actor crashed, ran out of memory, or could not write; see its log in Ray"
 
 
@@ -82,9 +84,9 @@ class RenderSlice:
             outcome = {"status": "ok", **self._render(item)}
         except Exception as error:
             logger.exception("item %s of entry %s", item.digest, item.entry)
-            outcome = {"status": "failed", "error": _describe(error)}
+            outcome = {"status": "failed", "error": describe(error)}
         result = Result(**item.model_dump(), **outcome, seconds=round(time.monotonic() - start, 3))
-        storage.write_bytes(_item_uri(self._output_uri, item), result.model_dump_json().encode())
+        storage.write_bytes(item_uri(self._output_uri, item.digest), result.model_dump_json().encode())
         return result
 
     def _render(self, item: Item) -> dict[str, str]:
@@ -99,7 +101,7 @@ class RenderSlice:
 def finished(output_uri: str, item: Item) -> Result | None:
     """The result of an item that is rendered already, clip included; it may be another entry's with the same digest."""
     try:
-        result = Result.model_validate_json(storage.read_bytes(_item_uri(output_uri, item)))
+        result = Result.model_validate_json(storage.read_bytes(item_uri(output_uri, item.digest)))
     except (FileNotFoundError, ValidationError):
         return None
     is_there = result.status == "ok" and result.mp4 and storage.exists(storage.join(output_uri, result.mp4))
@@ -148,10 +150,31 @@ def for_items(items: Iterable[Item], by_digest: dict[str, Result]) -> list[Resul
     return [_for_item(by_digest[item.digest], item) for item in items]
 
 
+def read_results(output_uri: str) -> list[Result]:
+    """What `write_reports` wrote, with what became of the items since.
+
+    Raises:
+        UserError: there is no table.
+    """
+    uri = storage.join(output_uri, "results.parquet")
+    try:
+        rows = pq.read_table(pa.BufferReader(storage.read_bytes(uri))).to_pylist()
+    except FileNotFoundError as error:
+        raise UserError(f"there is no {uri}: render a catalog there first (pipelines/animate.py)") from error
+    items = [Item(**{name: row[name] for name in Item.model_fields}) for row in rows]
+    with ThreadPoolExecutor(16) as pool:
+        known = pool.map(lambda item: finished(output_uri, item), items)
+    return [
+        result or Result(**item.model_dump(), status="failed", error=row["error"] or _NO_CLIP)
+        for item, row, result in zip(items, rows, known, strict=True)
+    ]
+
+
 def write_reports(output_uri: str, results: list[Result]) -> None:
     """Write `results.parquet` and `index.html`."""
     rows = [result.model_dump() for result in results]
     for row in rows:
+        row["scores"] = list(row["scores"].items())
         for name in ("mp4", "gif"):
             path = row.pop(name)
             row[f"{name}_uri"] = path and storage.join(output_uri, path)
@@ -167,6 +190,8 @@ _SCHEMA = pa.schema(
         *((name, pa.int64()) for name in ("seed", "num_inference_steps", "num_frames", "width", "height")),
         *((name, pa.float64()) for name in ("guidance_scale", "fps", "seconds")),
         *((name, pa.string()) for name in ("status", "error", "mp4_uri", "gif_uri", "mp4_sha256")),
+        ("scores", pa.map_(pa.string(), pa.float64())),
+        *((name, pa.string()) for name in ("scored_by", "score_error")),
     ]
 )
 
@@ -182,13 +207,15 @@ def _slices(catalog: Catalog, items: list[Item], num_actors: int) -> Iterator[Sl
 
 
 def _for_item(result: Result, item: Item) -> Result:
-    return result.model_copy(update=item.model_dump())
+    return result.model_copy(update={name: getattr(item, name) for name in Item.model_fields})
 
 
-def _item_uri(output_uri: str, item: Item) -> str:
-    return storage.join(output_uri, "items", f"{item.digest}.json")
+def item_uri(output_uri: str, digest: str) -> str:
+    """Where the result of an item lies."""
+    return storage.join(output_uri, "items", f"{digest}.json")
 
 
-def _describe(error: Exception) -> str:
+def describe(error: Exception) -> str:
+    """An error as one line for a table."""
     text = " ".join(str(error).split())[:500]
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

@@ -14,8 +14,9 @@ from animatediff.models.motion_unet import MotionModules
 from animatediff.sprites.base import build_base
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
+from pipelines import score
 from pipelines.animate import main
-from pipelines.settings import AnimateConfig
+from pipelines.settings import AnimateConfig, ScoreConfig
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
@@ -94,6 +95,44 @@ def test_broken_entries_fail_alone_and_a_rerun_renders_what_is_missing(catalog, 
 
     run(mended, tmp_path)
     assert "nothing to render: all 4 items are there" in caplog.text
+
+
+def scored(output, **options):
+    config = ScoreConfig(output_uri=str(output), scorer="animatediff.sprites.scoring:score", **options)
+    score.main(config)
+    return pq.read_table(output / "results.parquet").to_pylist()
+
+
+def test_clips_are_scored_once_and_keep_their_scores(catalog, tmp_path):
+    content = yaml.safe_load(catalog.read_text())
+    content["entries"] = [entry for entry in content["entries"] if entry["name"] in ("bare", "same-as-bare")]
+    path = tmp_path / "catalog.yaml"
+    path.write_text(yaml.safe_dump(content))
+    output = tmp_path / "out"
+    run(path, output)
+    rows = scored(output)
+    for row in rows:
+        assert {"shape", "colour", "style", "stays itself"} <= dict(row["scores"]).keys()
+        assert (row["scored_by"], row["score_error"]) == ("animatediff.sprites.scoring:score", None)
+    assert rows[2]["scores"] == rows[0]["scores"]  # one clip, two entries
+    assert "<table>" in (output / "index.html").read_text()
+
+    # Scored already: nothing is read, not even a clip that is broken by now.
+    Path(rows[1]["mp4_uri"]).write_bytes(b"not a video")
+    assert scored(output) == rows
+    run(path, output)  # the animate job finds the clips, and leaves the scores
+    assert pq.read_table(output / "results.parquet").to_pylist() == rows
+
+    again = scored(output, again=True)
+    assert again[0] == rows[0]
+    assert (again[1]["scores"], again[1]["status"]) == ([], "ok")
+    assert "not_video" in again[1]["score_error"]
+    assert "no scores: " in (output / "index.html").read_text()
+
+
+def test_scoring_what_was_never_rendered_says_what_to_do(tmp_path):
+    with pytest.raises(UserError, match="render a catalog there first"):
+        scored(tmp_path)
 
 
 def test_a_catalog_with_missing_files_ends_before_anything_is_written(catalog, tmp_path):

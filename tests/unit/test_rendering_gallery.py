@@ -70,3 +70,21 @@ def test_entries_are_offered_once_each_in_order():
     page = Page(gallery_html([result(entry="b"), result(entry="a"), result(entry="b")]))
     assert len(page.all("option")) == 3
     assert page.text.index("b") < page.text.rindex("a")
+
+
+def test_scores_are_shown_with_their_clips_and_their_means_above():
+    rows = [
+        result(scores={"motion": 1.0, "jitter": 0.25}, scored_by="my:score"),
+        result(scores={"motion": 0.0}, scored_by="my:score"),
+        result(entry="plain", score_error="the clip is <gone>", scored_by="my:score"),
+    ]
+    page = Page(gallery_html(rows))
+    assert len(page.all("table")) == 1
+    assert [page.text.count(shown) for shown in ("motion 1.00", "jitter 0.25", "motion 0.00")] == [1, 1, 1]
+    assert "0.50" in page.text  # toon's mean motion
+    assert "by my:score" in page.text
+    assert "no scores: the clip is <gone>" in page.text
+
+
+def test_a_page_without_scores_has_no_table():
+    assert not Page(gallery_html([result()])).all("table")

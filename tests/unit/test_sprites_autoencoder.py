@@ -7,20 +7,19 @@ import pytest
 import torch
 
 from animatediff.sprites import autoencoder
-from animatediff.sprites.autoencoder import LATENT_CHANNELS, _normalise, encode_stills, to_pixels, train_vae
+from animatediff.sprites.autoencoder import (
+    LATENT_CHANNELS,
+    LATENT_SIZE,
+    _normalise,
+    encode_stills,
+    to_pixels,
+    train_vae,
+)
 from animatediff.sprites.fitting import Fit
 from animatediff.sprites.parts import make_vae
 from animatediff.sprites.stills import draw_stills
 
 PLAN = Fit(num_steps=4, lr=1e-3, warmup=1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +88,7 @@ def test_a_trained_vae_is_normalised_over_plain_pictures():
     state = torch.random.get_rng_state()
     vae, seconds = train_vae(seed=5, plan=PLAN, num_pictures=30)
     latents = encode_stills(vae, draw_stills(30, seed=6).pixels)
-    assert latents.shape == (30, LATENT_CHANNELS, 8, 8)
+    assert latents.shape == (30, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
     assert_normal(latents, atol=0.01)
     assert not vae.training
     assert seconds > 0

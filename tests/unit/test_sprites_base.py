@@ -22,15 +22,6 @@ def digests(folder):
     }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    # The model is too small to share out: threads that wait for each other made this file ten times slower.
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:

@@ -1,6 +1,6 @@
 """The training loop learns, resumes to the bit, follows its schedule, and leaves the averages."""
 
-import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,14 +14,6 @@ TRUTH = torch.tensor([[1.0, -2.0, 0.5]])
 
 class Killed(BaseException):
     """Ends a run as a signal does."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def network():
@@ -119,12 +111,24 @@ def test_a_finished_run_is_read_and_not_trained_again(tmp_path):
     assert not second.training
 
 
-def test_the_learning_rate_rises_evenly_and_falls_as_a_cosine():
-    plan = Fit(num_steps=60, lr=0.01, warmup=20, ema_decay=0.0, weight_decay=0.0)
+def test_the_learning_rate_rises_evenly_stays_and_falls_evenly():
+    plan = Fit(num_steps=60, lr=0.01, warmup=20, decay=0.25, ema_decay=0.0, weight_decay=0.0)
     model = descend(plan)
     rates = -np.diff([*model.path, model.weight.item()]) / plan.lr
     np.testing.assert_allclose(rates[:20], np.arange(1, 21) / 20, atol=1e-6)
-    np.testing.assert_allclose(rates[20:], [(1 + math.cos(math.pi * k / 40)) / 2 for k in range(40)], atol=1e-6)
+    np.testing.assert_allclose(rates[20:45], 1, atol=1e-6)
+    np.testing.assert_allclose(rates[45:], [(15 - k) / 15 for k in range(15)], atol=1e-6)
+
+
+def test_a_run_may_be_made_longer_before_its_rate_falls(tmp_path):
+    plan = Fit(num_steps=40, lr=0.01, warmup=5, decay=0.3, checkpoint_every=10)
+    longer = replace(plan, num_steps=60)
+    whole, stopped, resumed = network(), network(), network()
+    fit(whole, regression(whole), longer)
+    with pytest.raises(Killed):
+        fit(stopped, regression(stopped, killed_at=25), plan, tmp_path / "fit.pt")
+    fit(resumed, regression(resumed), longer, tmp_path / "fit.pt")
+    assert same(resumed, whole)
 
 
 @pytest.mark.parametrize(("num_steps", "warmup"), [(10, 0), (3, 50), (5, 5)])

@@ -7,30 +7,25 @@ from animatediff.sprites.parts import SAMPLE_SIZE, make_pipeline, make_text_enco
 from animatediff.sprites.tokenizer import build_tokenizer
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def tokenizer(tmp_path):
     return build_tokenizer(["a", "red", "star"], tmp_path, max_length=16)
 
 
+@pytest.mark.parametrize("num_levels", [3, 4])
 @pytest.mark.parametrize("mid_block_add_attention", [True, False])
-def test_a_vae_has_eight_pixels_a_latent_and_the_channels_asked_for(mid_block_add_attention):
+def test_a_vae_halves_the_picture_at_each_level_and_has_the_channels_asked_for(mid_block_add_attention, num_levels):
     vae = make_vae(
-        [8, 8, 16, 16], latent_channels=6, norm_num_groups=4, mid_block_add_attention=mid_block_add_attention
+        [8, 8, 16, 16][:num_levels],
+        latent_channels=6,
+        norm_num_groups=4,
+        mid_block_add_attention=mid_block_add_attention,
     )
     pixels = torch.zeros(2, 3, SAMPLE_SIZE, SAMPLE_SIZE)
     with torch.no_grad():
         latents = vae.encode(pixels).latent_dist.mean
-        assert latents.shape == (2, 6, SAMPLE_SIZE // 8, SAMPLE_SIZE // 8)
+        side = SAMPLE_SIZE // 2 ** (num_levels - 1)
+        assert latents.shape == (2, 6, side, side)
         assert vae.decode(latents).sample.shape == pixels.shape
     assert (vae.encoder.mid_block.attentions[0] is not None) == mid_block_add_attention
     assert not vae.training
@@ -50,7 +45,7 @@ def test_a_text_encoder_reads_as_many_tokens_as_its_tokenizer_writes(tokenizer):
 
 @pytest.mark.parametrize("widths", [[16, 32], [16, 16, 32], [8, 16, 16, 32]])
 def test_a_unet_has_a_level_for_each_width_and_text_on_all_but_the_deepest(widths):
-    unet = make_unet(widths, layers_per_block=1, latent_channels=6, text_width=24)
+    unet = make_unet(widths, layers_per_block=1, latent_channels=6, latent_size=8, text_width=24)
     assert [hasattr(block, "attentions") for block in unet.down_blocks] == [True] * (len(widths) - 1) + [False]
     assert [hasattr(block, "attentions") for block in unet.up_blocks] == [False] + [True] * (len(widths) - 1)
     latents, text = torch.randn(2, 6, 8, 8), torch.randn(2, 16, 24)
@@ -66,7 +61,7 @@ def test_the_parts_together_draw_and_are_saved_and_read_again(tmp_path, tokenize
         make_vae([8, 8, 8, 8], latent_channels=6, norm_num_groups=4),
         make_text_encoder(tokenizer, width=24),
         tokenizer,
-        make_unet([8, 16, 16], layers_per_block=1, latent_channels=6, text_width=24),
+        make_unet([8, 16, 16], layers_per_block=1, latent_channels=6, latent_size=8, text_width=24),
     )
     pipeline.save_pretrained(tmp_path / "pipeline")
     read = type(pipeline).from_pretrained(tmp_path / "pipeline")

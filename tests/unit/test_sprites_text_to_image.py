@@ -1,15 +1,17 @@
 """The second stage learns captions and pictures together, and can be killed."""
 
+import numpy as np
 import pytest
 import torch
 
+from animatediff.sprites.autoencoder import LATENT_CHANNELS
 from animatediff.sprites.fitting import Fit
-from animatediff.sprites.parts import make_vae
+from animatediff.sprites.parts import make_scheduler, make_vae
 from animatediff.sprites.stills import draw_stills
 from animatediff.sprites.text_to_image import (
     MAX_LENGTH,
     TextToImage,
-    _weights,
+    draw_timesteps,
     fit_captioned,
     make_tokenizer,
     tokenize,
@@ -26,7 +28,7 @@ def tokenizer(tmp_path_factory):
 def vae():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        vae = make_vae([8, 8, 8, 8], latent_channels=8, norm_num_groups=4, mid_block_add_attention=False)
+        vae = make_vae([8, 8, 8, 8], latent_channels=LATENT_CHANNELS, norm_num_groups=4, mid_block_add_attention=False)
     vae.register_to_config(scaling_factor=1.0)
     return vae
 
@@ -63,9 +65,13 @@ def test_some_captions_are_dropped_and_all_timesteps_occur(tokenizer):
     assert timesteps.max() > 989
 
 
-def test_clean_timesteps_weigh_less():
-    weights = _weights(torch.tensor([0.999, 5 / 6, 0.5, 0.01]))
-    torch.testing.assert_close(weights, torch.tensor([5 / 999, 1.0, 1.0, 1.0]), rtol=1e-3, atol=0)
+def test_the_noise_of_drawn_timesteps_is_distributed_log_normally():
+    signal = make_scheduler().alphas_cumprod
+    timesteps = draw_timesteps(np.random.default_rng(0), signal, 20_000)
+    sizes = (1 / signal[timesteps] - 1).sqrt().log()
+    # Cut at both ends of the schedule, which moves the moments a little.
+    assert sizes.mean() == pytest.approx(0.4, abs=0.03)
+    assert sizes.std() == pytest.approx(1.2, abs=0.06)
 
 
 def test_a_seed_gives_the_same_model(vae, tokenizer):

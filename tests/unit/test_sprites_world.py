@@ -16,10 +16,12 @@ from animatediff.sprites.world import (
     MOTIONS,
     NUM_WORDINGS,
     SIZES,
+    Said,
     Scene,
     caption,
     caption_words,
     is_visible,
+    parse_caption,
     pose,
     sample_scenes,
 )
@@ -162,3 +164,14 @@ def test_a_bounce_touches_the_floor_twice_and_begins_where_its_phase_says():
     assert (heights <= heights.min() + 1e-9).sum() == 3  # at the beginning, half way and at the end
     assert heights.argmax() in (50, 150)
     assert pose(scene("bounce", phase=0.5), 0.0).y == pytest.approx(-heights.max())
+
+
+@given(of=scenes(), with_size=st.booleans(), with_motion=st.booleans(), wording=st.integers(0, NUM_WORDINGS - 1))
+def test_captions_are_read_back_in_every_wording(of, with_size, with_motion, wording):
+    said = parse_caption(caption(of, with_size=with_size, with_motion=with_motion, wording=wording))
+    size, motion = of.size if with_size else None, of.motion if with_motion else None
+    assert said == Said(of.shape, of.colour, size, of.background, motion)
+
+
+def test_a_text_without_the_world_s_words_says_nothing():
+    assert parse_caption("") == parse_caption("a bluebird, redwood and starfish") == Said()

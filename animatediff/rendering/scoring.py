@@ -1,0 +1,44 @@
+"""Scores of rendered clips: the small interface by which a user's own measure, named by an import path, is applied."""
+
+import importlib
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from animatediff.errors import UserError
+from animatediff.rendering.catalog import Result
+
+Scorer = Callable[[Result, np.ndarray], Mapping[str, float]]
+"""What was rendered and its frames, (f h w 3) uint8 RGB -> scores by name; what cannot be said is NaN or left out."""
+
+
+def load_scorer(path: str) -> Scorer:
+    """The function at `package.module:function`.
+
+    Raises:
+        UserError: there is none.
+    """
+    module, _, name = path.partition(":")
+    try:
+        scorer = getattr(importlib.import_module(module), name) if name else None
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"scorer {path}: {error}; name it as package.module:function") from error
+    if not callable(scorer):
+        raise UserError(f"scorer {path} is no function: name it as package.module:function")
+    return scorer
+
+
+def apply_scorer(scorer: Scorer, result: Result, frames: np.ndarray) -> dict[str, float]:
+    """The finite scores of a clip, as plain floats."""
+    scores = {name: float(value) for name, value in scorer(result, frames).items()}
+    return {name: value for name, value in scores.items() if math.isfinite(value)}
+
+
+def mean_scores(results: Iterable[Result]) -> dict[str, dict[str, float]]:
+    """Each entry's mean of each score over its scored clips: entry -> name -> mean, in order of appearance."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for result in results:
+        for name, value in result.scores.items():
+            values.setdefault(result.entry, {}).setdefault(name, []).append(value)
+    return {entry: {name: math.fsum(v) / len(v) for name, v in named.items()} for entry, named in values.items()}

@@ -1,0 +1,56 @@
+"""Scores of the sprite world's clips by its ground truth, in the form that the score job takes.
+
+`pipelines/score.py --scorer animatediff.sprites.scoring:score`.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from animatediff.rendering.catalog import Result
+from animatediff.sprites.clip_measures import follows, measure_clip
+from animatediff.sprites.drawing import STYLES
+from animatediff.sprites.personalise import NEW_COLOUR
+from animatediff.sprites.world import COLOURS, Rgb, parse_caption
+
+_COLOURS: dict[str, Rgb] = COLOURS | dict([NEW_COLOUR])
+
+
+def score(result: Result, frames: np.ndarray) -> dict[str, float]:
+    """Compare a clip with its prompt and with its entry's style.
+
+    Args:
+        result: the prompt is one of the world's captions, or any text that holds some of its words. The entry's style
+            is its name's ending: `cel`, `chalk`, else plain.
+        frames: (f h w 3) uint8 RGB.
+
+    Returns:
+        Shares of the frames that show what the prompt says ("shape", "colour", "background"; chalk's blackboard hides
+        the last) and the entry's "style"; 1 or 0 for a subject that "stays itself" in all frames and for the
+        "motion"; "jitter" in pixels of 64. What the prompt does not say, or nothing tells, is left out.
+    """
+    said, style = parse_caption(result.prompt, _COLOURS), style_of(result.entry)
+    clip = measure_clip(frames, colours=_COLOURS)
+    wanted = {"shape": said.shape, "colour": said.colour, "background": None if style == "chalk" else said.background}
+    scores = {
+        name: _share([getattr(reading, name) == value for reading in clip.readings])
+        for name, value in wanted.items()
+        if value
+    }
+    scores["style"] = _share([reading.style == style for reading in clip.readings])
+    scores["stays itself"] = float(clip.keeps_itself)
+    if said.motion:
+        scores["motion"] = float(follows(clip, said.motion))
+    if not math.isnan(clip.jitter):
+        scores["jitter"] = clip.jitter
+    return scores
+
+
+def style_of(name: str) -> str:
+    """The style that an entry's name ends with, plain if it ends with none."""
+    return next((style for style in STYLES if name.endswith(style)), "plain")
+
+
+def _share(right: Sequence[bool]) -> float:
+    return sum(right) / len(right)

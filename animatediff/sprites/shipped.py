@@ -1,0 +1,17 @@
+"""What the project ships of the sprite world: a trained base, its motion module, and two personalised files.
+
+All is float16 and under 20 MB; `pipelines/configs/world` and the README say how it was made. A DreamBooth checkpoint is
+as large as the base: `personalise.train_dreambooth` makes one in a minute or two.
+"""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "weights"
+BASE = FOLDER / "base"
+"""A diffusers folder; 64 x 64 pixels."""
+MOTION_MODULE = FOLDER / "motion_module.safetensors"
+"""v3's layout; trained on clips of 16 frames."""
+CHALK_LORA = FOLDER / "chalk_style.safetensors"
+"""A style, in kohya's layout."""
+BROWN_EMBEDDING = FOLDER / "brown.safetensors"
+"""A colour, as the word `personalise.NEW_COLOUR`."""

@@ -1,0 +1,55 @@
+"""Scores on Ray workers: each rendered clip is read once and measured, and its result takes the scores.
+
+The scores are written into the item's own `items/{digest}.json`, so that they last as long as the clip does: a clip
+that is rendered anew is scored anew, and a later run of either job finds what is there.
+"""
+
+import logging
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import ray
+
+from animatediff import storage
+from animatediff.data.videos import probe, read_frames
+from animatediff.rendering.catalog import Result
+from animatediff.rendering.scoring import apply_scorer, load_scorer
+from pipelines.stages.animate import describe, item_uri
+
+logger = logging.getLogger(__name__)
+
+_scorer = cache(load_scorer)
+
+
+def score_results(results: list[Result], output_uri: str, scorer: str) -> Iterator[Result]:
+    """Score the clips of `results`, of distinct digests, and give them as they are done.
+
+    A clip that cannot be read or measured keeps its result, with the reason as its `score_error`.
+    """
+    dataset = ray.data.from_items([{"result": result.model_dump_json()} for result in results])
+    scored = dataset.map(_score_row, fn_kwargs={"output_uri": output_uri, "scorer": scorer}, num_cpus=1, max_retries=2)
+    for row in scored.iter_rows():
+        yield Result.model_validate_json(row["result"])
+
+
+def _score_row(row: dict[str, Any], *, output_uri: str, scorer: str) -> dict[str, Any]:
+    result = Result.model_validate_json(row["result"])
+    try:
+        outcome = {"scores": apply_scorer(_scorer(scorer), result, _frames(result, output_uri)), "score_error": None}
+    except Exception as error:
+        logger.exception("item %s of entry %s", result.digest, result.entry)
+        outcome = {"scores": {}, "score_error": describe(error)}
+    scored = result.model_copy(update={**outcome, "scored_by": scorer})
+    text = scored.model_dump_json()
+    storage.write_bytes(item_uri(output_uri, result.digest), text.encode())
+    return {"result": text}
+
+
+def _frames(result: Result, output_uri: str) -> np.ndarray:
+    """All frames of a clip, (f h w 3) uint8 RGB."""
+    assert result.mp4 is not None  # scored are the results that have a clip
+    data = storage.read_bytes(storage.join(output_uri, result.mp4))
+    info = probe(data)
+    return read_frames(data, info, np.arange(len(info.pts)), height=result.height, width=result.width)[0]
