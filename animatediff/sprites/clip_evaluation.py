@@ -1,28 +1,33 @@
 """How well a motion module animates a base and its personalised checkpoints, by the world's ground truth.
 
 `python -m animatediff.sprites.clip_evaluation --catalog CATALOG.yaml` renders the same prompts with every entry's
-weights and prints a table; the catalog's own prompts play no part. An entry's style is its name's ending: `cel`,
-`chalk`, else plain.
+weights, as clips and as stills, and prints a table; the catalog's own prompts play no part. An entry's style is its
+name's ending: `cel`, `chalk`, else plain. An entry with the new colour's embedding is asked for that colour.
 """
 
 import logging
 import math
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from animatediff.models.config import MotionConfig
+from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering import checks
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog import Catalog, Item
+from animatediff.rendering.catalog import Catalog, Entry, Item, token_of
 from animatediff.sprites.clip_measures import follows, measure_clip
 from animatediff.sprites.command import run
 from animatediff.sprites.drawing import render
-from animatediff.sprites.evaluation import draw_prompts, open_base
 from animatediff.sprites.parts import SAMPLE_SIZE
-from animatediff.sprites.scoring import style_of
+from animatediff.sprites.personalise import NEW_COLOUR
+from animatediff.sprites.scoring import KNOWN_COLOURS, style_of
 from animatediff.sprites.world import Scene, caption, sample_scenes
+from animatediff.weights import motion_modules
+from animatediff.weights.base import load_unet
 
 logger = logging.getLogger(__name__)
 
@@ -56,23 +61,29 @@ class Figures:
     jitter: float
 
 
-def main(catalog: Path, num_clips: int = 100, baselines: bool = True) -> None:
+def main(catalog: Path, num_clips: int = 100, num_personalised: int | None = None) -> None:
     """Render and measure.
+
+    Each entry is measured as clips and as stills, which are single pictures of the same models without any motion
+    module. The catalog's first entry, which should be the base as it is, is also measured without the motion module
+    as clips: with noise shared by all frames, which makes one picture of them, and with noise of each frame's own.
 
     Args:
         catalog: YAML file; base, motion module, settings and the entries' weights are taken from it.
-        num_clips: for each entry.
-        baselines: also measure real renders, and the base without a motion module, with noise shared by all frames of
-            a clip and with noise of each frame's own.
+        num_clips: for the first entry, and real renders of the same prompts.
+        num_personalised: for each of the other entries; default: as many.
     """
     read = checks.read(str(catalog))
     scenes = clip_scenes(num_clips)
-    rows = dict(_baselines(read.base, scenes)) if baselines else {}
+    real = (render(scene, num_frames=_NUM_FRAMES, height=SAMPLE_SIZE, width=SAMPLE_SIZE) for scene in scenes)
+    rows = {"real renders": figures(real, scenes, style="plain")}
     animator = Animator.for_catalog(read, device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        still = Animator.for_catalog(_without_motion(read, Path(folder)), device="cpu")
     for entry in read.entries:
-        animator.load_entry(entry)
-        clips = [animator.render(item) for item in _items(read, scenes)]
-        rows[entry.name] = figures(clips, scenes, style=style_of(entry.name))
+        is_first = entry == read.entries[0]
+        chosen = scenes if is_first else scenes[:num_personalised]
+        rows |= _rows(read, entry, chosen, animator, still, with_baselines=is_first)
         logger.info("%s is measured", entry.name)
     logger.info("%s", table(rows))
 
@@ -82,15 +93,15 @@ def clip_scenes(num: int) -> list[Scene]:
     return sample_scenes(num, _SCENE_SEED)
 
 
-def figures(clips: Iterable[np.ndarray], scenes: Sequence[Scene], *, style: str) -> Figures:
-    """Measure clips, each (f h w 3), of the scenes' captions."""
-    measured = [measure_clip(clip) for clip in clips]
+def figures(clips: Iterable[np.ndarray], scenes: Sequence[Scene], *, style: str, colour: str | None = None) -> Figures:
+    """Measure clips, each (f h w 3), of the scenes' captions; `colour` stands for the scenes' own if it is given."""
+    measured = [measure_clip(clip, colours=KNOWN_COLOURS) for clip in clips]
     readings = [(reading, scene) for clip, scene in zip(measured, scenes, strict=True) for reading in clip.readings]
     jitters = [clip.jitter for clip in measured]
     moving = [clip.displacement for clip, scene in zip(measured, scenes, strict=True) if _travels(scene)]
     return Figures(
         shape=_share(reading.shape == scene.shape for reading, scene in readings),
-        colour=_share(reading.colour == scene.colour for reading, scene in readings),
+        colour=_share(reading.colour == (colour or scene.colour) for reading, scene in readings),
         style=_share(reading.style == style for reading, _ in readings),
         keeps_itself=_share(clip.keeps_itself for clip in measured),
         follows=_share(follows(clip, scene.motion) for clip, scene in zip(measured, scenes, strict=True)),
@@ -111,33 +122,52 @@ def table(rows: dict[str, Figures]) -> str:
     return "\n".join(lines)
 
 
-def _baselines(base: str, scenes: Sequence[Scene]) -> Iterable[tuple[str, Figures]]:
-    real = (render(scene, num_frames=_NUM_FRAMES, height=SAMPLE_SIZE, width=SAMPLE_SIZE) for scene in scenes)
-    yield "real renders", figures(real, scenes, style="plain")
-    pipeline = open_base(base)
-    prompts = [caption(scene) for scene in scenes]
-    # Without a motion module, frames of one noise are one picture.
-    shared = np.repeat(draw_prompts(pipeline, prompts)[:, None], _NUM_FRAMES, axis=1)
-    yield "base, shared noise", figures(shared, scenes, style="plain")
-    independent = (draw_prompts(pipeline, [prompt] * _NUM_FRAMES) for prompt in prompts)
-    yield "base, independent noise", figures(independent, scenes, style="plain")
+def _rows(
+    catalog: Catalog,
+    entry: Entry,
+    scenes: Sequence[Scene],
+    animator: Animator,
+    still: Animator,
+    *,
+    with_baselines: bool,
+) -> dict[str, Figures]:
+    style = style_of(entry.name)
+    colour = NEW_COLOUR[0] if NEW_COLOUR[0] in map(token_of, entry.embeddings) else None
+    for each in (animator, still):
+        each.load_entry(entry)
+
+    def measured(renderer: Animator, num_frames: int, *, repeat: int = 1) -> Figures:
+        clips = (renderer.render(_item(catalog, i, scene, colour, num_frames)) for i, scene in enumerate(scenes))
+        return figures((np.repeat(clip, repeat, axis=0) for clip in clips), scenes, style=style, colour=colour)
+
+    rows = {f"{entry.name}, stills": measured(still, 1)}
+    if with_baselines:
+        rows[f"{entry.name}, shared noise"] = measured(still, 1, repeat=_NUM_FRAMES)
+        rows[f"{entry.name}, independent noise"] = measured(still, _NUM_FRAMES)
+    return rows | {entry.name: measured(animator, _NUM_FRAMES)}
 
 
-def _items(catalog: Catalog, scenes: Sequence[Scene]) -> list[Item]:
-    return [
-        Item(
-            digest="",
-            entry="",
-            prompt=caption(scene),
-            seed=i,
-            num_inference_steps=catalog.num_inference_steps,
-            guidance_scale=catalog.guidance_scale,
-            num_frames=_NUM_FRAMES,
-            height=SAMPLE_SIZE,
-            width=SAMPLE_SIZE,
-        )
-        for i, scene in enumerate(scenes)
-    ]
+def _without_motion(catalog: Catalog, folder: Path) -> Catalog:
+    """The catalog with fresh motion modules, whose output is zero: every frame is the bare model's picture."""
+    uri = str(folder / "zero.safetensors")
+    unet = load_unet(catalog.base)
+    config = MotionConfig(norm_num_groups=unet.config.norm_num_groups)
+    motion_modules.write(uri, MotionModules.for_base(unet, config))
+    return catalog.model_copy(update={"motion_module": uri})
+
+
+def _item(catalog: Catalog, seed: int, scene: Scene, colour: str | None, num_frames: int) -> Item:
+    return Item(
+        digest="",
+        entry="",
+        prompt=caption(scene, colour=colour),
+        seed=seed,
+        num_inference_steps=catalog.num_inference_steps,
+        guidance_scale=catalog.guidance_scale,
+        num_frames=num_frames,
+        height=SAMPLE_SIZE,
+        width=SAMPLE_SIZE,
+    )
 
 
 def _travels(scene: Scene) -> bool:

@@ -14,7 +14,8 @@ from animatediff.sprites.drawing import STYLES
 from animatediff.sprites.personalise import NEW_COLOUR
 from animatediff.sprites.world import COLOURS, Rgb, parse_caption
 
-_COLOURS: dict[str, Rgb] = COLOURS | dict([NEW_COLOUR])
+KNOWN_COLOURS: dict[str, Rgb] = COLOURS | dict([NEW_COLOUR])
+"""The base's colours and the textual inversion's."""
 
 
 def score(result: Result, frames: np.ndarray) -> dict[str, float]:
@@ -30,8 +31,8 @@ def score(result: Result, frames: np.ndarray) -> dict[str, float]:
         the last) and the entry's "style"; 1 or 0 for a subject that "stays itself" in all frames and for the
         "motion"; "jitter" in pixels of 64. What the prompt does not say, or nothing tells, is left out.
     """
-    said, style = parse_caption(result.prompt, _COLOURS), style_of(result.entry)
-    clip = measure_clip(frames, colours=_COLOURS)
+    said, style = parse_caption(result.prompt, KNOWN_COLOURS), style_of(result.entry)
+    clip = measure_clip(frames, colours=KNOWN_COLOURS)
     wanted = {"shape": said.shape, "colour": said.colour, "background": None if style == "chalk" else said.background}
     scores = {
         name: _share([getattr(reading, name) == value for reading in clip.readings])

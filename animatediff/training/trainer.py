@@ -13,7 +13,7 @@ from animatediff.data.manifest import read_manifest
 from animatediff.diffusion.schedule import alphas_cumprod
 from animatediff.training import state
 from animatediff.training.model import build, place
-from animatediff.training.optimizer import make_optimizer
+from animatediff.training.optimizer import learning_rate, make_optimizer
 from animatediff.training.recipe import Recipe
 from animatediff.training.step import draw, noise_loss, update
 from animatediff.training.text import CaptionEncoder
@@ -88,6 +88,8 @@ class Trainer:
         latents = batch.latents.to(self._device)
         loss = noise_loss(self._predict, latents, self._text(captions), draws, self._signal)
         loss.backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self._recipe.optim, step=step, num_steps=train.num_steps)
         grad_norm = update(self.optimizer, self._parameters, max_grad_norm=self._recipe.optim.max_grad_norm)
         return StepResult(loss.detach(), grad_norm)
 

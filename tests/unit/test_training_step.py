@@ -3,7 +3,7 @@ import torch
 from pydantic import ValidationError
 
 from animatediff.diffusion.schedule import NoiseSchedule, alphas_cumprod
-from animatediff.training.optimizer import OptimConfig, make_optimizer
+from animatediff.training.optimizer import OptimConfig, learning_rate, make_optimizer
 from animatediff.training.recipe import StepConfig
 from animatediff.training.step import Draws, draw, noise_loss, update
 
@@ -82,3 +82,10 @@ def test_wrong_values_are_refused():
         OptimConfig(lr=0)
     with pytest.raises(ValidationError):
         StepConfig(caption_dropout=1.5)
+
+
+def test_the_learning_rate_rises_stays_and_falls_and_is_constant_by_default():
+    config = OptimConfig(lr=0.1, warmup_steps=4, decay_steps=5)
+    rates = [learning_rate(config, step=step, num_steps=12) for step in range(12)]
+    assert rates == pytest.approx([0.025, 0.05, 0.075, *[0.1] * 5, 0.08, 0.06, 0.04, 0.02])
+    assert {learning_rate(OptimConfig(lr=0.1), step=step, num_steps=12) for step in range(12)} == {0.1}

@@ -8,6 +8,7 @@ from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.sprites.base import build_base
 from animatediff.training.model import ModelConfig, build, check_fit
+from animatediff.training.optimizer import OptimConfig
 from animatediff.training.recipe import Recipe
 from animatediff.training.state import MOTION_MODULE
 from animatediff.training.trainer import Trainer
@@ -66,6 +67,13 @@ def test_half_a_run_and_a_resumed_half_equal_a_whole_one_bit_for_bit(trained, re
     assert [r.loss.item() for r in rest] == [r.loss.item() for r in results[2:]]
     for new, old in zip(second.unet.motion.parameters(), whole.unet.motion.parameters(), strict=True):
         assert torch.equal(new, old)
+
+
+def test_every_step_has_its_own_learning_rate(recipe):
+    optim = OptimConfig(lr=1e-3, warmup_steps=2, decay_steps=2)
+    trainer = Trainer(recipe.model_copy(update={"optim": optim}), device=CPU)
+    rates = [trainer.optimizer.param_groups[0]["lr"] for _ in trainer.steps(0)]
+    assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4])
 
 
 def test_a_state_is_a_motion_module_file_and_a_record(trained, recipe, tmp_path):

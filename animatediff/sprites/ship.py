@@ -1,0 +1,31 @@
+"""Put a trained world where the project ships its own: `python -m animatediff.sprites.ship --world runs/world`."""
+
+import logging
+import shutil
+from pathlib import Path
+
+from animatediff.sprites import shipped
+from animatediff.sprites.command import run
+from animatediff.weights import motion_modules
+
+logger = logging.getLogger(__name__)
+
+
+def main(world: Path, output: Path = shipped.FOLDER) -> None:
+    """Copy the base, the motion module in float16, the LoRA and the embedding.
+
+    Args:
+        world: folder with `base`, `train/motion_module.safetensors` and `personalised`, as the README makes them.
+        output: folder that `shipped` names; what is there is replaced.
+    """
+    shutil.copytree(world / "base", output / shipped.BASE.name, dirs_exist_ok=True)
+    motion = motion_modules.read(str(world / "train" / "motion_module.safetensors")).half()
+    motion_modules.write(str(output / shipped.MOTION_MODULE.name), motion)
+    for path in (shipped.CHALK_LORA, shipped.BROWN_EMBEDDING):
+        shutil.copy(world / "personalised" / path.name, output / path.name)
+    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    logger.info("%s: %.1f MB", output, size / 1e6)
+
+
+if __name__ == "__main__":
+    run(main)
