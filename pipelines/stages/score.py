@@ -20,18 +20,34 @@ from pipelines.stages.animate import describe, item_uri
 
 logger = logging.getLogger(__name__)
 
+# Enough that a crash costs few clips their scores, few enough for tasks of a worthwhile length.
+_MOST_BLOCKS = 500
+_NO_SCORE = "no scores: the worker crashed or ran out of memory; see its log in Ray"
+
 _scorer = cache(load_scorer)
 
 
 def score_results(results: list[Result], output_uri: str, scorer: str) -> Iterator[Result]:
     """Score the clips of `results`, of distinct digests, and give them as they are done.
 
-    A clip that cannot be read or measured keeps its result, with the reason as its `score_error`.
+    A clip that cannot be read or measured keeps its result, with the reason as its `score_error`; so does one whose
+    worker died with every retry, and it is tried again by the next run.
     """
-    dataset = ray.data.from_items([{"result": result.model_dump_json()} for result in results])
-    scored = dataset.map(_score_row, fn_kwargs={"output_uri": output_uri, "scorer": scorer}, num_cpus=1, max_retries=2)
+    missing = {result.digest: result for result in results}
+    num_blocks = min(len(results), _MOST_BLOCKS)
+    dataset = ray.data.from_items(
+        [{"result": result.model_dump_json()} for result in results], override_num_blocks=num_blocks
+    )
+    # A clip that kills its worker must not end the others, and a slow scorer is not a hang.
+    dataset.context.max_errored_blocks = -1
+    dataset.context.execution_no_progress_timeout_s = -1
+    scored = dataset.map(_score_row, fn_kwargs={"output_uri": output_uri, "scorer": scorer}, num_cpus=1, max_retries=1)
     for row in scored.iter_rows():
-        yield Result.model_validate_json(row["result"])
+        result = Result.model_validate_json(row["result"])
+        del missing[result.digest]
+        yield result
+    for result in missing.values():
+        yield result.model_copy(update={"scores": {}, "scored_by": None, "score_error": _NO_SCORE})
 
 
 def _score_row(row: dict[str, Any], *, output_uri: str, scorer: str) -> dict[str, Any]:

@@ -98,8 +98,7 @@ def test_broken_entries_fail_alone_and_a_rerun_renders_what_is_missing(catalog, 
 
 
 def scored(output, **options):
-    config = ScoreConfig(output_uri=str(output), scorer="animatediff.sprites.scoring:score", **options)
-    score.main(config)
+    score.main(ScoreConfig(output_uri=str(output), **{"scorer": "animatediff.sprites.scoring:score"} | options))
     return pq.read_table(output / "results.parquet").to_pylist()
 
 
@@ -118,7 +117,9 @@ def test_clips_are_scored_once_and_keep_their_scores(catalog, tmp_path):
     assert "<table>" in (output / "index.html").read_text()
 
     # Scored already: nothing is read, not even a clip that is broken by now.
-    Path(rows[1]["mp4_uri"]).write_bytes(b"not a video")
+    clip = Path(rows[1]["mp4_uri"])
+    whole = clip.read_bytes()
+    clip.write_bytes(b"not a video")
     assert scored(output) == rows
     run(path, output)  # the animate job finds the clips, and leaves the scores
     assert pq.read_table(output / "results.parquet").to_pylist() == rows
@@ -128,6 +129,13 @@ def test_clips_are_scored_once_and_keep_their_scores(catalog, tmp_path):
     assert (again[1]["scores"], again[1]["status"]) == ([], "ok")
     assert "not_video" in again[1]["score_error"]
     assert "no scores: " in (output / "index.html").read_text()
+
+    # A clip that kills whoever measures it costs no other clip its scores.
+    clip.write_bytes(whole)
+    crashed = scored(output, again=True, scorer="tests.integration.crashing_scorer:crash_on_red")
+    assert (crashed[0]["prompt"], crashed[0]["scores"]) == ("a red circle", [])
+    assert "the worker crashed" in crashed[0]["score_error"]
+    assert (crashed[1]["prompt"], crashed[1]["scores"]) == ("a blue square", [("length", 4.0)])
 
 
 def test_scoring_what_was_never_rendered_says_what_to_do(tmp_path):

@@ -1,0 +1,79 @@
+"""What is shipped shows what it says: pictures of the prompts, clips that move, styles and words that were learned."""
+
+import numpy as np
+import pytest
+from diffusers import StableDiffusionPipeline
+
+from animatediff.diffusion.schedule import NoiseSchedule
+from animatediff.rendering.animator import Animator
+from animatediff.rendering.catalog import EmbeddingFile, Entry, Item, Lora, Result
+from animatediff.sprites import shipped
+from animatediff.sprites.evaluation import draw_prompts, open_base, shares_right, still_scenes
+from animatediff.sprites.personalise import NEW_COLOUR
+from animatediff.sprites.scoring import score
+from animatediff.sprites.world import caption
+
+
+@pytest.fixture(scope="module")
+def animator():
+    return Animator(str(shipped.BASE), str(shipped.MOTION_MODULE), schedule=NoiseSchedule(), device="cpu")
+
+
+@pytest.fixture
+def scores(animator):
+    """Scores of a prompt's clip with an entry's weights."""
+
+    def of(prompt, name="base", **weights):
+        animator.load_entry(Entry(name=name, prompts=(prompt,), **weights))
+        item = Item(
+            digest="", entry=name, prompt=prompt, seed=1, width=64, height=64, num_inference_steps=20, guidance_scale=5
+        )
+        return score(Result(**item.model_dump(), status="ok"), animator.render(item))
+
+    return of
+
+
+def test_all_of_it_is_small_and_nothing_is_pickled():
+    files = [path for path in shipped.FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 20e6
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt"}
+
+
+def test_diffusers_own_pipeline_opens_the_base_and_draws_the_same():
+    pipeline = StableDiffusionPipeline.from_pretrained(shipped.BASE)
+    pipeline.set_progress_bar_config(disable=True)
+    prompts = ["a large red star on a white background"]
+    ours = draw_prompts(open_base(str(shipped.BASE)), prompts)
+    assert np.abs(draw_prompts(pipeline, prompts).astype(int) - ours).max() <= 1
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_the_base_draws_its_prompts(held_out):
+    scenes = still_scenes(16, held_out=held_out)
+    prompts = [caption(scene, with_motion=False) for scene in scenes]
+    shares = shares_right(draw_prompts(open_base(str(shipped.BASE)), prompts), scenes)
+    assert min(shares.values()) >= 0.75, shares
+
+
+def test_a_clip_shows_its_prompt_and_moves_as_it_says(scores):
+    found = scores("a large red star moving right on a black background")
+    assert min(found["shape"], found["colour"], found["background"], found["style"]) >= 0.9, found
+    assert found["motion"] == 1
+    assert found["jitter"] < 2
+
+
+def test_the_lora_draws_clips_with_chalk(scores):
+    found = scores(
+        "a large yellow heart moving left on a black background",
+        name="lora-chalk",
+        loras=(Lora(path=str(shipped.CHALK_LORA)),),
+    )
+    assert min(found["style"], found["shape"]) >= 0.9, found
+
+
+def test_the_embedding_s_word_is_its_colour(scores):
+    found = scores(
+        f"a large {NEW_COLOUR[0]} star moving left on a white background",
+        embeddings=(EmbeddingFile(path=str(shipped.BROWN_EMBEDDING)),),
+    )
+    assert min(found["colour"], found["shape"]) >= 0.9, found
