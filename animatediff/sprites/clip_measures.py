@@ -18,7 +18,7 @@ _SHORT_SIDE = 64
 _LEAST_KNOWN = 0.5  # of the frames, for a measure to be said at all
 _LEAST_FOLLOWED = 0.75  # of the frames, for a motion to be recognised
 
-# Rendered travels and bounces go 18 to 34 pixels, all else less than 0.5; mild degradation and H.264 add no more.
+# Rendered travels and bounces go 18 to 32 pixels, all else less than 0.5; mild degradation and H.264 add no more.
 _REST, _MOVE = 3.0, 6.0
 _MOST_ACROSS = 0.5  # of the way along the motion; rendered, less than a hundredth
 # Largest radius of the smallest: rendered 2.1 for growth, less than 1.05 for all else.

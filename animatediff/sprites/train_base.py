@@ -21,7 +21,7 @@ from animatediff.sprites.text_to_image import make_tokenizer, train_text_to_imag
 logger = logging.getLogger(__name__)
 
 VAE_PLAN = Fit(num_steps=5_500, lr=7e-4, warmup=100, ema_decay=0.998)
-TEXT_TO_IMAGE_PLAN = Fit(num_steps=12_000, lr=1e-3, warmup=300, ema_decay=0.998)
+TEXT_TO_IMAGE_PLAN = Fit(num_steps=9_500, lr=1e-3, warmup=300, decay=0.65, ema_decay=0.998)
 
 
 def main(output: Path, seed: int = 0) -> None:

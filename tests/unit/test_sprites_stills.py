@@ -86,7 +86,7 @@ def test_captions_say_no_size_of_shapes_that_grow_or_shrink(stills):
     assert kept
     assert set(kept) == {None}
     unsized = [radius_of(stills, i, said(stills, i)[0]) for i in range(NUM) if said(stills, i)[2] is None]
-    assert min(unsized) < 0.14  # below every size's own
+    assert min(unsized) < 0.15  # below every size's own
     assert max(unsized) > 0.33
 
 
