@@ -52,6 +52,7 @@ def score_results(results: list[Result], output_uri: str, scorer: str) -> Iterat
 
 def _score_row(row: dict[str, Any], *, output_uri: str, scorer: str) -> dict[str, Any]:
     result = Result.model_validate_json(row["result"])
+    outcome: dict[str, Any]
     try:
         outcome = {"scores": apply_scorer(_scorer(scorer), result, _frames(result, output_uri)), "score_error": None}
     except Exception as error:
