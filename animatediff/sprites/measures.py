@@ -38,8 +38,8 @@ _LEAST_OVERLAP = 0.85
 # What the overlap lacks, of what the next shape's lacks: rendered at most 0.27, mild 0.39, coded 0.78 (of 99 % 0.59).
 # Half of one shape beside half of another: 0.9, of 90 % at least 0.71.
 _MOST_SHAPE_RATIO = 0.65
-# Root mean square distance in RGB near the subject: rendered at most 10, mild 15, coded 11; chalk whose hatching is out
-# of place 25. A subject half of one colour and half of another: 33 to 63 by style.
+# Root mean square distance in RGB near the subject, but for its edge: rendered and mild at most 8. A subject half of one
+# colour and half of another: at least 30 plain, 22 cel, 12 chalk, whose two colours together have no name.
 _MOST_ERROR = 25.0
 # Of the next style's error: rendered at most 0.43, mild 0.69, coded 0.98 (of 99 % 0.73).
 _MOST_STYLE_RATIO = 0.8
@@ -53,6 +53,7 @@ _ANGLE_STEP = math.radians(2)
 _PATCH = 24  # a side of the masks that are compared first, moved and scaled to one centroid and one area
 _FIELD, _FIELD_RADIUS = 512, 0.4
 _NEAR = 3.0  # pixels around the subject in which drawings are compared
+_EDGE_WIDTH = 2.0  # pixels to each side of a drawing's edge that belong to the shape, not to its colours
 # Pixels. Pictures are compared blurred, so that their noise and sharpness matter little; drawings also blurred more.
 _PICTURE_BLUR, _DRAWING_BLURS = 1.0, (1.0, 1.5)
 
@@ -97,12 +98,17 @@ class Attributes:
 
 @dataclass(frozen=True)
 class _Look:
-    """One style's closest drawing: its (3,) colours in [0, 255], and its root mean square error in RGB."""
+    """One style's closest drawing: its (3,) colours in [0, 255], and its root mean square errors in RGB.
+
+    `error` is near the subject, edges included; `flat_error` leaves out the pixels about the drawing's edge, where a
+    subject whose outline is not quite the shape's differs whatever its colours are.
+    """
 
     style: str
     colour: np.ndarray
     background: np.ndarray | None
     error: float
+    flat_error: float
 
 
 def matches(reading: Reading, scene: Scene) -> Attributes:
@@ -252,14 +258,14 @@ def _fit_look(pixels: np.ndarray, shape: str, pose: Pose) -> _Look | None:
     """The style whose drawing comes closest to the picture; None if none comes close or two do."""
     picture = _blurred(pixels, _PICTURE_BLUR)
     distance, slant = _around(pixels.shape[:2], shape, pose)
-    near = distance[..., 0] < _NEAR
     looks = []
     for style in STYLES:
         parts = _parts(style, distance, slant)
-        fits = [_fit_colours(picture, _blurred(parts, blur), near, style) for blur in _DRAWING_BLURS]
+        fits = [_fit_colours(picture, _blurred(parts, blur), distance[..., 0], style) for blur in _DRAWING_BLURS]
         looks.append(min(fits, key=lambda look: look.error))
     best, second = sorted(looks, key=lambda look: look.error)[:2]
-    return best if best.error <= min(_MOST_ERROR, _MOST_STYLE_RATIO * second.error) else None
+    is_certain = best.flat_error <= _MOST_ERROR and best.error <= _MOST_STYLE_RATIO * second.error
+    return best if is_certain else None
 
 
 def _blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
@@ -309,12 +315,14 @@ def _parts(style: str, distance: np.ndarray, slant: np.ndarray) -> np.ndarray:
     return np.concatenate([*shares, rest], axis=-1)
 
 
-def _fit_colours(picture: np.ndarray, parts: np.ndarray, near: np.ndarray, style: str) -> _Look:
-    """Least squares over the whole picture; the error is that of the pixels near the subject."""
+def _fit_colours(picture: np.ndarray, parts: np.ndarray, distance: np.ndarray, style: str) -> _Look:
+    """Least squares over the whole picture; the errors are those of the pixels near the subject."""
     shares = parts[..., :2].reshape(-1, 2)
     wanted = (picture - parts[..., 2:]).reshape(-1, 3)
     found = np.clip(np.linalg.pinv(shares.T @ shares) @ (shares.T @ wanted), 0.0, 255.0)
-    errors = (wanted - shares @ found)[near.ravel()]
+    errors = np.square(wanted - shares @ found).sum(axis=1).reshape(distance.shape)
+    near = distance < _NEAR
+    flat = near & (np.abs(distance) > _EDGE_WIDTH)
     has_background = bool(shares[:, 1].any())
-    error = math.sqrt(np.square(errors).sum(axis=1).mean())
-    return _Look(style, found[0], found[1] if has_background else None, error)
+    background = found[1] if has_background else None
+    return _Look(style, found[0], background, math.sqrt(errors[near].mean()), math.sqrt(errors[flat].mean()))
