@@ -38,8 +38,8 @@ _LEAST_OVERLAP = 0.85
 # What the overlap lacks, of what the next shape's lacks: rendered at most 0.27, mild 0.39, coded 0.78 (of 99 % 0.59).
 # Half of one shape beside half of another: 0.9, of 90 % at least 0.71.
 _MOST_SHAPE_RATIO = 0.65
-# Root mean square distance in RGB near the subject, but for its edge: rendered and mild at most 8. A subject half of one
-# colour and half of another: at least 30 plain, 22 cel, 12 chalk, whose two colours together have no name.
+# Root mean square distance in RGB near the subject, but for its edge: rendered and mild at most 8. A subject half of
+# one colour and half of another: at least 30 plain, 22 cel, 12 chalk, whose two colours together have no name.
 _MOST_ERROR = 25.0
 # Of the next style's error: rendered at most 0.43, mild 0.69, coded 0.98 (of 99 % 0.73).
 _MOST_STYLE_RATIO = 0.8
