@@ -35,13 +35,14 @@ def main(output: Path, seed: int = 0) -> None:
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} is not empty: name a new folder")
     work = output.with_name(output.name + ".work")
-    work.mkdir(parents=True, exist_ok=True)
+    draft = work / "base"  # renamed when it is whole, so that a kill leaves no half a model in the way
+    (draft / "tokenizer").mkdir(parents=True, exist_ok=True)
     vae, vae_s = _vae(work, seed)
-    tokenizer = make_tokenizer(work)
+    # Made where the base will be: `save_pretrained` no longer writes CLIP's own two files.
+    tokenizer = make_tokenizer(draft / "tokenizer")
     model, model_s = train_text_to_image(
         vae, tokenizer, seed=seed, plan=TEXT_TO_IMAGE_PLAN, checkpoint=work / "text_to_image.pt"
     )
-    draft = work / "base"  # renamed when it is whole, so that a kill leaves no half a model in the way
     make_pipeline(vae, model.text_encoder, tokenizer, model.unet).to(torch.float16).save_pretrained(draft)
     _open_in_float32(draft / "text_encoder" / "config.json")
     stages = [("vae", VAE_PLAN.num_steps, vae_s), ("text_to_image", TEXT_TO_IMAGE_PLAN.num_steps, model_s)]

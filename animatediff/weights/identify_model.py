@@ -4,12 +4,13 @@ from animatediff.weights.families import Base, Contents, Description, Rule
 from animatediff.weights.identify_base import find_base
 
 UNUSUAL_INPUTS = {5: "depth", 7: "upscaling", 8: "pix2pix", 9: "inpainting"}
-"""What a UNet is for that takes more than the four channels of a latent, by their number."""
+"""What a UNet is for that takes more channels than the latent's that it gives back, by their number."""
 
 _FIRST_LAYER = (
     r"(?:^|\bdiffusion_model\.)input_blocks\.0\.0\.weight$|^conv_in\.weight$"
     r"|^model_ema\.diffusion_modelinput_blocks00weight$"
 )
+_LAST_LAYER = r"(?:^|\bdiffusion_model\.)out\.2\.weight$|^conv_out\.weight$|^model_ema\.diffusion_modelout2weight$"
 _MISSABLE_PARTS = {
     "VAE": r"^(?:first_stage_model|vae)\.",
     "text encoder": r"^(?:cond_stage_model|conditioner|text_encoders)\.",
@@ -78,9 +79,14 @@ def _motion_module(contents: Contents) -> Description:
     return Description("motion_module", version, found.layout, base, note="; ".join(filter(None, notes)) or None)
 
 
+def _shape(contents: Contents, pattern: str) -> tuple[int, ...]:
+    return next((contents.shapes[name] for name in contents.matching(pattern)), ())
+
+
 def _checkpoint(rule: Rule, contents: Contents) -> Description:
-    first = next((contents.shapes[name] for name in contents.matching(_FIRST_LAYER)), ())
-    version = UNUSUAL_INPUTS.get(first[1]) if len(first) == 4 else None
+    first, last = (_shape(contents, layer) for layer in (_FIRST_LAYER, _LAST_LAYER))
+    is_text_to_image = first[1:2] == last[:1]  # a latent of that many channels goes in and comes out
+    version = UNUSUAL_INPUTS.get(first[1]) if len(first) == 4 and not is_text_to_image else None
     missing = (part for part, pattern in _MISSABLE_PARTS.items() if not contents.has(pattern))
     notes = [f"the {rule.version} alone"] if rule.version else [f"no {part}: the base's is used" for part in missing]
     if contents.has(r"^model_ema\."):

@@ -157,6 +157,14 @@ MODELS = {
     "SDXL refiner": (unet(1280) | VAE | REFINER_TEXT, {"family": "checkpoint", "base": "sdxl-refiner"}),
     "inpainting": (unet(channels=9) | VAE | SD1_TEXT, {"family": "checkpoint", "version": "inpainting", "base": "sd1"}),
     "pix2pix": (unet(channels=8) | VAE | SD1_TEXT, {"family": "checkpoint", "version": "pix2pix", "base": "sd1"}),
+    "pix2pix, whole": (
+        unet(channels=8, extra={f"{LDM}out.2.weight": z(4, 320, 3, 3)}) | VAE | SD1_TEXT,
+        {"family": "checkpoint", "version": "pix2pix", "base": "sd1"},
+    ),
+    "latents of eight channels": (
+        unet(channels=8, extra={f"{LDM}out.2.weight": z(8, 320, 3, 3)}) | VAE | SD1_TEXT,
+        {"family": "checkpoint", "version": None, "base": "sd1"},
+    ),
     "SD 2 depth": (unet(1024, channels=5) | SD2_TEXT, {"version": "depth", "base": "sd2"}),
     "SD 3": (
         {f"{LDM}joint_blocks.0.context_block.adaLN_modulation.1.bias": z(9216)},
