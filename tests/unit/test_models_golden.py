@@ -49,9 +49,9 @@ def golden_unet(request):
     return model, tensors
 
 
-def predict(model, tensors):
+def predict(model, tensors, dtype=torch.float32):
     with torch.no_grad():
-        return model(tensors["sample"], tensors["timestep"], tensors["encoder_hidden_states"])
+        return model(tensors["sample"].to(dtype), tensors["timestep"], tensors["encoder_hidden_states"].to(dtype))
 
 
 def test_unet(golden_unet):
@@ -64,4 +64,7 @@ def test_unet_with_zero_motion(golden_unet):
     for name, parameter in model.motion.named_parameters():
         if "proj_out" in name:
             torch.nn.init.zeros_(parameter)
-    assert (predict(model, tensors) - tensors["noise_pred_zero_motion"]).abs().max() < TOLERANCE
+    # In float64: with v3's file a group of the deepest norm holds two nearly equal values, so that float32's rounding
+    # moves the answer by up to 1e-4 from processor to processor. The file's own rounding, exactly measured, is 2.72e-5.
+    answer = predict(model.double(), tensors, torch.float64)
+    assert (answer - tensors["noise_pred_zero_motion"]).abs().max() < 3e-5
