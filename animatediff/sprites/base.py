@@ -1,7 +1,6 @@
-"""A tiny text-to-image model in Stable Diffusion 1.x's own layout, for everything that needs a base model to run on.
+"""A tiny text-to-image model with random weights, in Stable Diffusion 1.x's own layout: for tests of shapes alone.
 
-Its weights are random: pictures come out as coloured noise. The base that is trained on the world's stills takes this
-folder's place and keeps its layout.
+Its pictures are coloured noise. `shipped` has the trained one.
 """
 
 import shutil
