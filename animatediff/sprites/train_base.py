@@ -45,12 +45,12 @@ def main(output: Path, seed: int = 0) -> None:
     )
     make_pipeline(vae, model.text_encoder, tokenizer, model.unet).to(torch.float16).save_pretrained(draft)
     _open_in_float32(draft / "text_encoder" / "config.json")
-    stages = [("vae", VAE_PLAN.num_steps, vae_s), ("text_to_image", TEXT_TO_IMAGE_PLAN.num_steps, model_s)]
-    record = {name: {"num_steps": num_steps, "minutes": round(s / 60, 1)} for name, num_steps, s in stages}
+    stages = [("vae", VAE_PLAN, vae_s), ("text_to_image", TEXT_TO_IMAGE_PLAN, model_s)]
+    record = {name: {"num_steps": plan.num_steps, "minutes": round(s / 60, 1)} for name, plan, s in stages}
     (draft / "training.json").write_text(json.dumps({"seed": seed, "cpus": os.cpu_count(), **record}, indent=2) + "\n")
     draft.replace(output)
-    for name, num_steps, seconds in stages:
-        logger.info("%s: %d steps in %.1f min", name, num_steps, seconds / 60)
+    for name, plan, seconds in stages:
+        logger.info("%s: %d steps in %.1f min", name, plan.num_steps, seconds / 60)
     logger.info("the base is in %s; %s is no longer needed", output, work)
 
 

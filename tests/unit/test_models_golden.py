@@ -46,7 +46,7 @@ def golden_unet(request):
     motion = {k: v for k, v in weights.items() if "motion_modules" in k and "pos_encoder" not in k}
     model.motion.load_state_dict(motion)
     model.base.load_state_dict({k: v for k, v in weights.items() if "motion_modules" not in k})
-    return model, tensors
+    return model, tensors, request.param
 
 
 def predict(model, tensors, dtype=torch.float32):
@@ -55,16 +55,16 @@ def predict(model, tensors, dtype=torch.float32):
 
 
 def test_unet(golden_unet):
-    model, tensors = golden_unet
+    model, tensors, _ = golden_unet
     assert (predict(model, tensors) - tensors["noise_pred"]).abs().max() < TOLERANCE
 
 
 def test_unet_with_zero_motion(golden_unet):
-    model, tensors = golden_unet
+    model, tensors, version = golden_unet
     for name, parameter in model.motion.named_parameters():
         if "proj_out" in name:
             torch.nn.init.zeros_(parameter)
     # In float64: with v3's file a group of the deepest norm holds two nearly equal values, so that float32's rounding
     # moves the answer by up to 1e-4 from processor to processor. The file's own rounding, exactly measured, is 2.72e-5.
     answer = predict(model.double(), tensors, torch.float64)
-    assert (answer - tensors["noise_pred_zero_motion"]).abs().max() < 3e-5
+    assert (answer - tensors["noise_pred_zero_motion"]).abs().max() < (3e-5 if version == "v3" else TOLERANCE)
