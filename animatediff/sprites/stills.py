@@ -1,7 +1,7 @@
 """Captioned pictures of the sprite world: single frames of its clips, worded as people would."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,6 +46,7 @@ def draw_stills(
     styles: tuple[str, ...] = ("plain",),
     odd_colours: float = _ODD_COLOURS,
     new_colour: tuple[str, Rgb] | None = None,
+    turned: float = 0.0,
 ) -> Stills:
     """Random moments of random clips; none of the held-out pairs of shape and colour.
 
@@ -59,10 +60,13 @@ def draw_stills(
         styles: drawn from evenly.
         odd_colours: share of the pictures whose shape has a colour without a name.
         new_colour: a word and the colour that all shapes have then, which every background shows.
+        turned: share of the pictures, circles apart, whose shape is made to spin; their captions all say so.
     """
     pixels, captions, centres = [], [], []
     for i, scene in enumerate(sample_scenes(num, seed)):
         rng = np.random.default_rng((seed, 1000, i))
+        is_turned = turned > 0 and scene.shape != "circle" and rng.random() < turned
+        scene = replace(scene, motion="spin") if is_turned else scene
         at = pose(scene, rng.random())
         background = BACKGROUNDS[scene.background]
         word, colour = new_colour or _colour(rng, scene, odd_colours)
@@ -73,7 +77,7 @@ def draw_stills(
                 scene,
                 with_size=scene.motion not in ("grow", "shrink"),
                 colour=word,
-                with_motion=rng.random() < _MOTION_SAID,
+                with_motion=rng.random() < _MOTION_SAID or is_turned,
                 wording=int(rng.integers(NUM_WORDINGS)),
             )
         )

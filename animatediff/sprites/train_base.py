@@ -16,16 +16,17 @@ from animatediff.sprites.autoencoder import train_vae
 from animatediff.sprites.command import run
 from animatediff.sprites.fitting import Fit
 from animatediff.sprites.parts import make_pipeline
-from animatediff.sprites.text_to_image import make_tokenizer, train_text_to_image
+from animatediff.sprites.text_to_image import make_tokenizer, refine_text_to_image, train_text_to_image
 
 logger = logging.getLogger(__name__)
 
 VAE_PLAN = Fit(num_steps=5_500, lr=7e-4, warmup=100, ema_decay=0.998)
 TEXT_TO_IMAGE_PLAN = Fit(num_steps=9_500, lr=1e-3, warmup=300, decay=0.65, ema_decay=0.998)
+REFINEMENT_PLAN = Fit(num_steps=6_500, lr=5e-4, warmup=100, decay=0.9, ema_decay=0.998)
 
 
 def main(output: Path, seed: int = 0) -> None:
-    """Two stages: the VAE, then text encoder and UNet. Run it again to go on after a kill.
+    """Three stages: the VAE; text encoder and UNet; these two refined. Run it again to go on after a kill.
 
     Args:
         output: folder that `StableDiffusionPipeline.from_pretrained` opens in the end; absent or empty before. The
@@ -43,9 +44,16 @@ def main(output: Path, seed: int = 0) -> None:
     model, model_s = train_text_to_image(
         vae, tokenizer, seed=seed, plan=TEXT_TO_IMAGE_PLAN, checkpoint=work / "text_to_image.pt"
     )
+    refined_s = refine_text_to_image(
+        model, vae, tokenizer, seed=seed, plan=REFINEMENT_PLAN, checkpoint=work / "refinement.pt"
+    )
     make_pipeline(vae, model.text_encoder, tokenizer, model.unet).to(torch.float16).save_pretrained(draft)
     _open_in_float32(draft / "text_encoder" / "config.json")
-    stages = [("vae", VAE_PLAN, vae_s), ("text_to_image", TEXT_TO_IMAGE_PLAN, model_s)]
+    stages = [
+        ("vae", VAE_PLAN, vae_s),
+        ("text_to_image", TEXT_TO_IMAGE_PLAN, model_s),
+        ("refinement", REFINEMENT_PLAN, refined_s),
+    ]
     record = {name: {"num_steps": plan.num_steps, "minutes": round(s / 60, 1)} for name, plan, s in stages}
     (draft / "training.json").write_text(json.dumps({"seed": seed, "cpus": os.cpu_count(), **record}, indent=2) + "\n")
     draft.replace(output)

@@ -161,3 +161,12 @@ def test_styles_are_drawn_from_evenly_and_show_the_same_places(stills):
     assert 0.35 < is_plain.mean() < 0.65
     assert len({tuple(picture[0, 0]) for picture in mixed.pixels[~is_plain]}) == 1  # the blackboard
     np.testing.assert_array_equal(mixed.centres, stills.centres[:200])
+
+
+def test_more_shapes_spin_on_request_and_their_captions_say_so(stills):
+    turned = draw_stills(200, seed=0, turned=0.5)
+    spinning = np.array([said(turned, i)[3] == "spin" for i in range(200)])
+    assert 0.35 < spinning.mean() < 0.6
+    assert "circle" not in {said(turned, i)[0] for i in np.flatnonzero(spinning)}
+    upright = np.array([said(stills, i)[3] != "spin" for i in range(200)])
+    assert (turned.pixels[spinning & upright] != stills.pixels[:200][spinning & upright]).any(axis=(1, 2, 3)).all()

@@ -19,7 +19,8 @@ def short(monkeypatch):
     """A few steps on a few pictures."""
     monkeypatch.setattr(train_base, "VAE_PLAN", Fit(num_steps=2, lr=1e-3))
     monkeypatch.setattr(train_base, "TEXT_TO_IMAGE_PLAN", Fit(num_steps=3, lr=1e-3))
-    for name in ("train_vae", "train_text_to_image"):
+    monkeypatch.setattr(train_base, "REFINEMENT_PLAN", Fit(num_steps=2, lr=1e-3))
+    for name in ("train_vae", "train_text_to_image", "refine_text_to_image"):
         monkeypatch.setattr(train_base, name, partial(getattr(train_base, name), num_pictures=40))
 
 
@@ -39,7 +40,8 @@ def test_a_run_that_was_killed_while_it_saved_ends_with_the_same_base(tmp_path, 
     train_base.main(tmp_path / "again")
     assert all(map(torch.equal, tensors(tmp_path / "base"), tensors(tmp_path / "again")))
     record = json.loads((tmp_path / "base" / "training.json").read_text())
-    assert (record["vae"]["num_steps"], record["text_to_image"]["num_steps"]) == (2, 3)
+    steps = {name: stage["num_steps"] for name, stage in record.items() if isinstance(stage, dict)}
+    assert steps == {"vae": 2, "text_to_image": 3, "refinement": 2}
     assert {"vocab.json", "merges.txt"} <= {path.name for path in (tmp_path / "base" / "tokenizer").iterdir()}
     assert draw_prompts(open_base(str(tmp_path / "base")), ["a red star"]).shape == (1, 64, 64, 3)
 
