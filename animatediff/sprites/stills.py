@@ -63,10 +63,10 @@ def draw_stills(
         turned: share of the pictures, circles apart, whose shape is made to spin; their captions all say so.
     """
     pixels, captions, centres = [], [], []
-    for i, scene in enumerate(sample_scenes(num, seed)):
+    for i, drawn in enumerate(sample_scenes(num, seed)):
         rng = np.random.default_rng((seed, 1000, i))
-        is_turned = turned > 0 and scene.shape != "circle" and rng.random() < turned
-        scene = replace(scene, motion="spin") if is_turned else scene
+        is_turned = turned > 0 and drawn.shape != "circle" and rng.random() < turned
+        scene = replace(drawn, motion="spin") if is_turned else drawn
         at = pose(scene, rng.random())
         background = BACKGROUNDS[scene.background]
         word, colour = new_colour or _colour(rng, scene, odd_colours)
