@@ -29,6 +29,7 @@ slow: .venv/.installed
 # Ratios measured on this machine, never part of the tests.
 bench: .venv/.installed
 	$(BIN)/python -m tests.benchmarks.bench_lora
+	$(BIN)/python -m tests.benchmarks.bench_ingest
 
 format: .venv/.installed
 	$(BIN)/ruff format .

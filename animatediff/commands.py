@@ -1,4 +1,4 @@
-"""The `animatediff` command: what a weights file is, and its conversion to another layout."""
+"""The `animatediff` command: what a weights file is, its conversion to another layout, and what a dataset holds."""
 
 import io
 import json as json_format
@@ -8,6 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
+from animatediff.commands_dataset import show, verify
 from animatediff.errors import UsageError, UserError
 from animatediff.weights import textual_inversion
 from animatediff.weights.identify import Identity, identify_uri
@@ -36,9 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a title in any script must not end an ASCII terminal's command
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = tyro.extras.subcommand_cli_from_dict(
-            {"identify": identify, "convert": convert}, prog="animatediff", description=__doc__, args=argv
-        )
+        commands = {"identify": identify, "convert": convert, "show": show, "verify": verify}
+        code = tyro.extras.subcommand_cli_from_dict(commands, prog="animatediff", description=__doc__, args=argv)
     except UserError as error:
         sys.stderr.write(f"animatediff: {error}\n")
         sys.exit(error.exit_code)

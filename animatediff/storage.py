@@ -8,7 +8,7 @@ import posixpath
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -228,6 +228,27 @@ def delete(uri: str) -> None:
         return
     except Exception as error:
         raise unreachable(uri, error) from error
+
+
+def delete_many(uris: Sequence[str]) -> None:
+    """Delete files; those that are gone already are no error. Object stores take a thousand in one request.
+
+    Raises:
+        UserError: the storage cannot be reached or refuses access.
+    """
+    if not uris:
+        return
+    fs, _ = filesystem(uris[0])
+    if isinstance(fs, LocalFileSystem):
+        for uri in uris:
+            delete(uri)
+        return
+    try:
+        fs.rm([filesystem(uri)[1] for uri in uris])
+    except FileNotFoundError:
+        return
+    except Exception as error:
+        raise unreachable(uris[0], error) from error
 
 
 def unreachable(uri: str, error: Exception) -> UserError:

@@ -6,74 +6,46 @@ from animatediff import storage
 from animatediff.config import dump
 from animatediff.data.card import write_card
 from animatediff.data.manifest import Manifest
-from animatediff.data.seal import QUARANTINE_FILE, clean_up, seal
+from animatediff.data.seal import QUARANTINE_FILE, clean_up
+from animatediff.data.source_uris import printable_uri
 from animatediff.errors import UserError
 from pipelines.embedded import ingest_default
-from pipelines.progress import Progress
-from pipelines.runtime import connect, num_cpus, num_gpus, run_job
+from pipelines.runtime import connect, num_gpus, run_job
 from pipelines.settings import IngestConfig
-from pipelines.stages.encode import encode_units
-from pipelines.stages.plan import IngestJob, prepare, read_inputs
+from pipelines.stages.dry_run import estimate
+from pipelines.stages.ingest_watch import encode
+from pipelines.stages.plan import IngestJob, prepare, read_inputs, without_secrets
+from pipelines.stages.seal import seal_job
 
 logger = logging.getLogger(__name__)
 
 
-def main(config: IngestConfig) -> Manifest:
-    """Ingest a source.
+def main(config: IngestConfig) -> Manifest | None:
+    """Ingest a source; returns the dataset's manifest, or None after a dry run.
 
     Raises:
         UserError: the source or the base cannot be read, the output holds another dataset, or too many videos are
             unusable (everything is written all the same).
     """
-    logger.info("ingest: %s -> %s", config.source.uri, config.output_uri)
+    logger.info("ingest: %s -> %s", printable_uri(config.source.uri), config.output_uri)
     inputs = read_inputs(config)
+    if config.dry_run:
+        estimate(config, inputs)
+        return None
     connect()
     use_gpu = config.use_gpu if config.use_gpu is not None else num_gpus() > 0
     job = prepare(config, inputs, use_gpu=use_gpu)
     if job.sealed and job.is_sealed:
-        clean_up(job.output_uri, job.units)
+        clean_up(job.output_uri, [unit.unit_id for unit in job.units])
         logger.info("nothing to do: every video of the source is sealed already")
         manifest = job.sealed
     else:
-        storage.write_bytes(storage.join(job.output_uri, "config.yaml"), dump(config).encode())
-        _encode(config, job, use_gpu=use_gpu)
-        manifest = seal(
-            job.output_uri,
-            job.units,
-            job.sealed,
-            identity=job.identity,
-            rejected_in_plan=job.rejected,
-            shard_bytes=config.shard_mb * 1_000_000,
-        )
-    write_card(job.output_uri, manifest, config.source.uri, config.base)
+        storage.write_bytes(storage.join(job.output_uri, "config.yaml"), dump(without_secrets(config)).encode())
+        encode(config, job, use_gpu=use_gpu)
+        manifest = seal_job(job, shard_bytes=config.shard_mb * 1_000_000)
+    write_card(job.output_uri, manifest, printable_uri(config.source.uri), config.base)
     _report(config, job, manifest)
     return manifest
-
-
-def _encode(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
-    per_video = config.clips.windows_per_video
-    total = sum(len(unit.videos) for unit in job.pending) * per_video
-    if len(job.pending) < len(job.units):
-        done = len(job.units) - len(job.pending)
-        logger.info("continuing: %d of %d units are encoded already", done, len(job.units))
-    if not job.pending:
-        return
-    units = encode_units(
-        job.pending,
-        config.clips,
-        base=job.base,
-        dtype=job.dtype,
-        encoder_fp=job.identity.encoder_fp,
-        output_uri=job.output_uri,
-        num_decoders=config.num_decoders or max(1, num_cpus() // 2),
-        num_encoders=config.num_encoders or max(1, num_gpus() if use_gpu else 1),
-        use_gpu=use_gpu,
-    )
-    quarantined = 0
-    with Progress("encode", total=total, unit="clip") as progress:
-        for unit in units:
-            quarantined += unit["num_rejected"]
-            progress.update(unit["num_planned"], quarantined=quarantined)
 
 
 def _report(config: IngestConfig, job: IngestJob, manifest: Manifest) -> None:

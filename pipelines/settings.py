@@ -6,16 +6,22 @@ from pydantic import Field, model_validator
 
 from animatediff.config import Config
 from animatediff.data.clips import ClipConfig
+from animatediff.data.quarantine import Reason
+from animatediff.data.sources import SourceConfig
+from animatediff.data.supervisor import DecodeConfig
 from animatediff.training.recipe import Recipe
 
 
-class SourceConfig(Config):
-    """Where captioned videos come from."""
+class RateConfig(Config):
+    """What a dry run reckons with."""
 
-    uri: str
-    """A WebVid CSV file, or a folder of videos with a `.txt` caption beside each."""
-    videos_uri: str | None = None
-    """Folder of the CSV's videos, as `{page_dir}/{videoid}.mp4` or flat; default: `videos` beside the CSV."""
+    clips_per_s: float = Field(28.0, gt=0)
+    """Clips of 16 x 256 x 256 that one VAE worker encodes in a second, others by their pixels. The default is what an
+    A100's 125 TFLOP/s at half precision give at 4.36 TFLOP a clip (arithmetic, not measured here)."""
+    num_workers: int = Field(1, ge=1)
+    """VAE workers."""
+    usd_per_hour: float | None = Field(None, ge=0)
+    """Price of one VAE worker with its share of CPUs; without it no cost is told."""
 
 
 class IngestConfig(Config):
@@ -27,6 +33,9 @@ class IngestConfig(Config):
     base: str
     """Stable Diffusion base whose VAE encodes: a diffusers folder, a URI, or a hub id."""
     clips: ClipConfig = ClipConfig()
+    decode: DecodeConfig = DecodeConfig()
+    scorers: tuple[str, ...] = ()
+    """Scores of one's own beside the built-in ones: import paths of functions (frames, caption) -> numbers by name."""
     vae_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Precision of the VAE; auto is float16 on a GPU, float32 on a CPU."""
     clips_per_unit: int = Field(32, ge=1)
@@ -34,13 +43,18 @@ class IngestConfig(Config):
     shard_mb: int = Field(384, ge=1)
     """Size of a sealed shard in MB; 256 to 512 reads well from object stores."""
     num_decoders: int | None = Field(None, ge=1)
-    """Decoding actors, half a CPU each here; default: one for every two CPUs, at least one."""
+    """Decoding actors, half a CPU each; default: one for every two CPUs, at least one."""
     num_encoders: int | None = Field(None, ge=1)
-    """VAE actors; default: one a GPU, or one on the CPU."""
+    """VAE actors; default: one a GPU, or one a CPU, as each computes in one thread there."""
     use_gpu: bool | None = None
     """Encode on GPUs; default: where the cluster has any."""
     max_quarantine_rate: float = Field(0.5, ge=0, le=1)
     """The job fails, after writing everything, when a larger share of the videos is unusable."""
+    retry_quarantined: tuple[Reason, ...] = ()
+    """Quarantined videos with these reasons are planned anew, in further units."""
+    dry_run: bool = False
+    """Tell what would be done, how large the result is and how long it takes, and write nothing."""
+    rate: RateConfig = RateConfig()
 
 
 class ScalingConfig(Config):

@@ -1,18 +1,39 @@
-"""The dataset card: what a person who finds the folder wants to know."""
+"""The dataset card: what a person who finds the folder wants to know, in text and as histograms."""
+
+import numpy as np
 
 from animatediff import storage
+from animatediff.data.histograms import histograms
 from animatediff.data.manifest import Manifest
+from animatediff.data.show import QUANTILES, measures, read_scores
+
+_PICTURE = "histograms.png"
 
 
 def write_card(dataset_uri: str, manifest: Manifest, source_uri: str, base: str) -> None:
-    """Write `README.md` into the dataset's folder."""
-    storage.write_bytes(storage.join(dataset_uri, "README.md"), render_card(manifest, source_uri, base).encode())
+    """Write `README.md` and the histograms that it shows into the dataset's folder.
+
+    Raises:
+        UserError: a shard cannot be read, or the storage cannot be written to.
+    """
+    scores = list(measures(read_scores(dataset_uri, manifest)))
+    if scores:
+        storage.write_bytes(storage.join(dataset_uri, _PICTURE), histograms(scores))
+    card = render_card(manifest, scores, source_uri, base)
+    storage.write_bytes(storage.join(dataset_uri, "README.md"), card.encode())
 
 
-def render_card(manifest: Manifest, source_uri: str, base: str) -> str:
-    """The card's Markdown."""
+def render_card(manifest: Manifest, scores: list[tuple[str, np.ndarray]], source_uri: str, base: str) -> str:
+    """The card's Markdown.
+
+    Args:
+        manifest: of the dataset.
+        scores: names and values, (n,) each.
+        source_uri: where the videos came from, without secrets.
+        base: whose VAE encoded them.
+    """
     buckets = ", ".join(sorted({shard.bucket for shard in manifest.shards})) or "none"
-    reasons = "\n".join(f"| {reason} | {number} |" for reason, number in manifest.quarantined.items())
+    reasons = [[name, str(number)] for name, number in manifest.quarantined.items()] or [["none", "0"]]
     size_mb = sum(shard.num_bytes for shard in manifest.shards) / 1e6
     return f"""# Latent clips
 
@@ -27,13 +48,27 @@ def render_card(manifest: Manifest, source_uri: str, base: str) -> str:
 | encoder fingerprint | {manifest.encoder_fp} |
 
 `latent` is the VAE's posterior mean, float16 (f c h w), not scaled: multiply by {manifest.scaling_factor} to train.
-`manifest.json` lists the shards with their sha256; `config.yaml` is the run's config.
+`manifest.json` lists the shards with their sha256; `config.yaml` is the run's config. `animatediff show` tells more,
+`animatediff verify` reads everything and counts it again.
 
+## Scores
+{_score_table(scores)}
 ## Quarantine
 
-| reason | videos |
-|---|---|
-{reasons or "| none | 0 |"}
+{_table(["reason", "videos"], reasons)}
 
 The rows, with stage and detail, are in `quarantine.parquet`.
 """
+
+
+def _score_table(scores: list[tuple[str, np.ndarray]]) -> str:
+    if not scores:
+        return "\nThere is no clip.\n"
+    rows = [[name, *(f"{value:.4g}" for value in np.quantile(values, QUANTILES))] for name, values in scores]
+    heads = ["score", *(f"p{100 * quantile:g}" for quantile in QUANTILES)]
+    return f"\n{_table(heads, rows)}\n\n![histograms of the scores]({_PICTURE})\n"
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

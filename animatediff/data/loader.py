@@ -1,18 +1,13 @@
-"""A deterministic, endless stream of clips from a sealed dataset.
-
-The epochs' orders stand one after the other, and global batch `k` is positions `k * batch_size` to
-`(k + 1) * batch_size` of that line. So nothing is dropped at an epoch's end, and the seed and `k` alone decide a
-batch: a resumed run, or one with another number of workers, sees the very same batches.
-"""
+"""A deterministic, endless stream of clips from a sealed dataset, in the order that `order` tells."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,81 +15,17 @@ import torch
 from torch import Tensor
 
 from animatediff import storage
+from animatediff.data import columns
 from animatediff.data.manifest import Manifest
+from animatediff.data.order import BucketOrder, Place
+from animatediff.data.scores import PRESETS
 from animatediff.data.shards import latent_from_row, read_row_group
+from animatediff.data.where import parse
 from animatediff.errors import UserError
 
 _COLUMNS = ("clip_id", "caption", "latent", "latent_shape", "latent_dtype")
 _PREFETCHED_BATCHES = 4
-
-
-class Place(NamedTuple):
-    """Where a clip lies."""
-
-    group: int
-    """Index of the row group, counted over all shards in the manifest's order."""
-    row: int
-    """Row inside it."""
-
-
-class ClipOrder:
-    """Which clip stands at which position of the endless line.
-
-    An epoch permutes all row groups and cuts the line of them into buffers of `batch_size` groups. A buffer is laid
-    out in lanes: index `i` of every batch reads its own run of the buffer's rows, permuted inside each group. So a
-    batch mixes clips of different row groups, while a worker, which takes neighbouring lanes, opens only its own
-    share of the groups however many workers there are.
-
-    Args:
-        group_rows: rows of each row group.
-        batch_size: clips in a global batch.
-        seed: of all permutations.
-
-    Raises:
-        ValueError: there is no clip.
-    """
-
-    def __init__(self, group_rows: Sequence[int], *, batch_size: int, seed: int) -> None:
-        self._group_rows = np.asarray(group_rows, dtype=np.int64)
-        self.num_clips = int(self._group_rows.sum())
-        if self.num_clips < 1:
-            raise ValueError("a clip order needs at least one clip")
-        self._batch_size, self._seed = batch_size, seed
-        # A batch lies in two neighbouring buffers at most, save where the dataset is smaller than a batch.
-        self._epoch = lru_cache(maxsize=2)(self._plan_epoch)
-        self._buffer = lru_cache(maxsize=2)(self._plan_buffer)
-
-    def batch(self, index: int) -> list[Place]:
-        """The clips of global batch `index`, in order."""
-        first = index * self._batch_size
-        return [self._place(position) for position in range(first, first + self._batch_size)]
-
-    def _place(self, position: int) -> Place:
-        epoch, offset = divmod(position, self.num_clips)
-        starts, _ = self._epoch(epoch)
-        buffer = int(np.searchsorted(starts, offset, side="right")) - 1
-        group, row = self._buffer(epoch, buffer)[offset - int(starts[buffer])]
-        return Place(int(group), int(row))
-
-    def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where each buffer starts within the epoch, and the epoch's order of the row groups."""
-        groups = np.random.default_rng([self._seed, epoch]).permutation(len(self._group_rows))
-        groups = groups[self._group_rows[groups] > 0]
-        ends = np.cumsum(self._group_rows[groups])
-        return np.concatenate([[0], ends])[:-1][:: self._batch_size], groups
-
-    def _plan_buffer(self, epoch: int, buffer: int) -> np.ndarray:
-        """(rows, 2): group and row of each position of a buffer."""
-        starts, groups = self._epoch(epoch)
-        rng = np.random.default_rng([self._seed, epoch, buffer])
-        chosen = groups[buffer * self._batch_size : (buffer + 1) * self._batch_size]
-        sizes = self._group_rows[chosen]
-        rows = np.concatenate([rng.permutation(size) for size in sizes])
-        places = np.stack([np.repeat(chosen, sizes), rows], axis=1)
-        lanes = (epoch * self.num_clips + int(starts[buffer]) + np.arange(len(rows))) % self._batch_size
-        order = np.empty_like(places)
-        order[np.argsort(lanes, kind="stable")] = places
-        return order
+_READERS = 16
 
 
 @dataclass(frozen=True)
@@ -111,19 +42,29 @@ class ClipBatch:
     """Index of the first clip in the global batch."""
 
 
+@dataclass(frozen=True)
+class _Group:
+    """A row group, and which of its rows are chosen."""
+
+    uri: str
+    index: int
+    rows: np.ndarray
+
+
 class ClipLoader:
     """Reads one worker's share of the global batches, ahead of their use, in a thread.
 
     Args:
         dataset_uri: folder of the sealed dataset.
         manifest: its manifest.
-        batch_size: clips in a global batch.
+        batch_size: clips in a global batch, all of one shape.
         seed: of the clips' order.
         rank: this worker, in [0, world_size).
         world_size: workers; `batch_size` divides by it.
+        where: which clips, by their scores, or a name of `scores.PRESETS`; empty takes all.
 
     Raises:
-        UserError: the dataset is empty or its clips have several shapes.
+        UserError: the dataset is empty, or `where` cannot be understood or chooses no clip.
     """
 
     def __init__(
@@ -135,17 +76,21 @@ class ClipLoader:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        where: str = "",
     ) -> None:
         if batch_size % world_size:
             raise ValueError(f"a batch of {batch_size} clips does not divide among {world_size} workers")
-        self._groups = _row_groups(dataset_uri, manifest)
-        rows = [rows for shard in manifest.shards for rows in shard.row_group_rows]
-        self._order = ClipOrder(rows, batch_size=batch_size, seed=seed)
+        buckets = _choose(dataset_uri, manifest, where)
+        self._groups = [group for groups in buckets for group in groups]
+        rows = [[len(group.rows) for group in groups] for groups in buckets]
+        self._order = BucketOrder(rows, batch_size=batch_size, seed=seed)
         self._scaling_factor = manifest.scaling_factor
         share = batch_size // world_size
         self._share = slice(rank * share, (rank + 1) * share)
-        # Each lane is inside one group, or at the border of two.
-        self._read = lru_cache(maxsize=2 * share + 2)(self._read_group)
+        # Each lane is inside one group, or at the border of two; a bucket may have its turn in between.
+        self._read = lru_cache(maxsize=(2 * share + 2) * len(buckets))(self._read_group)
+        self.num_clips = sum(map(sum, rows))
+        """Clips that `where` chooses."""
         self.wait_s = 0.0
         """Seconds that the consumer has waited for data so far."""
 
@@ -188,29 +133,51 @@ class ClipLoader:
         return self._read(place.group).slice(place.row, 1).to_pylist()[0]
 
     def _read_group(self, group: int) -> pa.Table:
-        uri, index = self._groups[group]
-        return read_row_group(uri, index, _COLUMNS)
+        chosen = self._groups[group]
+        return read_row_group(chosen.uri, chosen.index, _COLUMNS).take(chosen.rows)
 
 
-def latent_shape(dataset_uri: str, manifest: Manifest) -> tuple[int, int, int, int]:
-    """Shape (f c h w) of the dataset's clips, read from the first.
+def latent_shapes(dataset_uri: str, manifest: Manifest) -> list[tuple[int, int, int, int]]:
+    """Shape (f c h w) of the clips of each bucket, read from its first.
 
     Raises:
-        UserError: the dataset is empty, its clips have several shapes, or its first shard cannot be read.
+        UserError: the dataset is empty, or a shard cannot be read.
     """
-    uri, index = _row_groups(dataset_uri, manifest)[0]
-    f, c, h, w = read_row_group(uri, index, ["latent_shape"]).slice(0, 1).to_pylist()[0]["latent_shape"]
-    return f, c, h, w
+    _refuse_empty(dataset_uri, manifest)
+    firsts = {shard.bucket: shard for shard in reversed(manifest.shards)}
+    shapes = []
+    for _, shard in sorted(firsts.items()):
+        row = read_row_group(storage.join(dataset_uri, shard.path), 0, ["latent_shape"]).slice(0, 1).to_pylist()[0]
+        f, c, h, w = row["latent_shape"]
+        shapes.append((f, c, h, w))
+    return shapes
 
 
-def _row_groups(dataset_uri: str, manifest: Manifest) -> list[tuple[str, int]]:
-    buckets = sorted({shard.bucket for shard in manifest.shards})
+def _choose(dataset_uri: str, manifest: Manifest, where: str) -> list[list[_Group]]:
+    """The row groups of each bucket that has a chosen clip."""
+    _refuse_empty(dataset_uri, manifest)
+    masks = _masks(dataset_uri, manifest, where) if where else (np.ones(s.num_clips, bool) for s in manifest.shards)
+    buckets: dict[str, list[_Group]] = {}
+    for shard, mask in zip(manifest.shards, masks, strict=True):
+        uri, ends = storage.join(dataset_uri, shard.path), np.cumsum(shard.row_group_rows)[:-1]
+        groups = [_Group(uri, i, np.flatnonzero(part)) for i, part in enumerate(np.split(mask, ends))]
+        buckets.setdefault(shard.bucket, []).extend(groups)
+    found = [groups for _, groups in sorted(buckets.items()) if any(len(group.rows) for group in groups)]
+    if not found:
+        raise UserError(f"no clip of {dataset_uri} fulfils {where!r}: `animatediff show` tells how scores are spread")
+    return found
+
+
+def _masks(dataset_uri: str, manifest: Manifest, where: str) -> Iterator[np.ndarray]:
+    """For each shard which of its clips are wanted, (n,) bool."""
+    condition = parse(PRESETS.get(where, where), columns.names(dataset_uri, manifest))
+    wanted = condition.columns
+    repeated = columns.read_duplicates(dataset_uri)["clip_id"] if columns.DUPLICATE in wanted else None
+    with ThreadPoolExecutor(_READERS) as pool:
+        tables = pool.map(lambda shard: columns.read(dataset_uri, shard, wanted, repeated), manifest.shards)
+        yield from (condition.mask(table) for table in tables)
+
+
+def _refuse_empty(dataset_uri: str, manifest: Manifest) -> None:
     if not manifest.num_clips:
         raise UserError(f"the dataset {dataset_uri} holds no clip")
-    if len(buckets) > 1:
-        raise UserError(f"the dataset {dataset_uri} mixes the shapes {', '.join(buckets)}; training takes one")
-    return [
-        (storage.join(dataset_uri, shard.path), i)
-        for shard in manifest.shards
-        for i in range(len(shard.row_group_rows))
-    ]

@@ -20,6 +20,8 @@ class Shard(Config):
     bucket: str
     """Frames x height x width in pixels of its clips, for example `16x256x256`."""
     num_clips: int
+    num_videos: int
+    """Whose clips these are: all clips of a video are in one shard."""
     row_group_rows: list[int]
     """Rows of each row group, so that a reader can plan without opening the file."""
     num_bytes: int
@@ -36,7 +38,6 @@ class Manifest(Config):
     """Fingerprint of the VAE's weights and the precision they were used in."""
     scaling_factor: float
     """Multiply stored latents by it before training, as the base's VAE config says."""
-    num_frames: int
     num_units: int
     """Units of the plan that are sealed here."""
     num_videos: int

@@ -1,64 +1,91 @@
-"""Parts: the committed result of one unit. A part's existence is the only record that its unit is done.
+"""Parts: the committed result of one unit, its clips and its rejections in one file.
 
-The quarantine rows are written first and the part last, each atomically and at a path that only the unit decides. A
-kill between them costs one repetition, which writes the same bytes to the same paths.
+A part's existence is the only record that its unit is done. It is written atomically at a path that only the unit
+decides; a unit that is encoded twice writes the same bytes twice.
 """
 
+import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from animatediff import storage
-from animatediff.data import quarantine, shards
-from animatediff.data.plan import Unit
-from animatediff.data.quarantine import Rejection
+from animatediff.data import shards
+from animatediff.data.quarantine import Reason, Rejection
 
-_SUFFIX = ".parquet"
-
-
-def part_uri(dataset_uri: str, unit: Unit) -> str:
-    """Where a unit's clips are committed."""
-    return storage.join(dataset_uri, "parts", unit.unit_id + _SUFFIX)
+_FOLDER, _SUFFIX = "parts", ".parquet"
+_READERS = 16  # requests in flight: a part's summary is a few kilobytes
 
 
-def quarantine_uri(dataset_uri: str, unit: Unit) -> str:
-    """Where a unit's rejections are committed."""
-    return storage.join(dataset_uri, "quarantine", unit.unit_id + _SUFFIX)
+@dataclass(frozen=True)
+class Summary:
+    """What a part holds."""
+
+    unit_id: str
+    num_clips: dict[str, int]
+    """By bucket."""
+    num_bytes: dict[str, int]
+    """Of the latents, by bucket."""
+    rejections: list[Rejection]
 
 
-def commit(dataset_uri: str, unit: Unit, rows: list[dict[str, object]], rejected: Iterable[Rejection]) -> None:
+def part_uri(dataset_uri: str, unit_id: str) -> str:
+    """Where a unit is committed."""
+    return storage.join(dataset_uri, _FOLDER, unit_id + _SUFFIX)
+
+
+def commit(dataset_uri: str, unit_id: str, rows: list[dict[str, object]], rejections: Iterable[Rejection]) -> None:
     """Commit a unit.
 
     Args:
         dataset_uri: the dataset's folder.
-        unit: the unit.
-        rows: its clips, with columns of `shards.SCHEMA`; absent columns are null.
-        rejected: its videos that gave no clip.
+        unit_id: the unit.
+        rows: its clips, columns of `shards.SCHEMA`; absent ones are null.
+        rejections: its videos that cannot be used.
     """
-    rejections = shards.to_parquet(quarantine.to_table(rejected), {"unit_id": unit.unit_id})
-    storage.write_bytes(quarantine_uri(dataset_uri, unit), rejections)
     table = pa.Table.from_pylist(rows, schema=shards.SCHEMA)
-    footer = {"unit_id": unit.unit_id, "num_clips": str(len(rows))}
-    storage.write_bytes(part_uri(dataset_uri, unit), shards.to_parquet(table, footer))
+    buckets = sorted({str(row["bucket"]) for row in rows})
+    inside = {bucket: table.filter(pc.equal(table["bucket"], bucket)) for bucket in buckets}
+    footer = {
+        "unit_id": unit_id,
+        "num_clips": json.dumps({bucket: len(inside[bucket]) for bucket in buckets}),
+        "num_bytes": json.dumps({bucket: inside[bucket]["latent"].nbytes for bucket in buckets}),
+        "rejections": json.dumps([asdict(rejection) for rejection in rejections]),
+    }
+    storage.write_bytes(part_uri(dataset_uri, unit_id), shards.to_parquet(table, footer))
 
 
 def committed(dataset_uri: str) -> set[str]:
     """Ids of the units that have a part."""
-    names = storage.list_files(storage.join(dataset_uri, "parts"))
+    names = storage.list_files(storage.join(dataset_uri, _FOLDER))
     return {name.removesuffix(_SUFFIX) for name in names}
 
 
-def read_part(dataset_uri: str, unit: Unit) -> pa.Table:
-    """The clips of a committed unit."""
-    return shards.from_parquet(storage.read_bytes(part_uri(dataset_uri, unit)))
+def read_summaries(dataset_uri: str, unit_ids: Iterable[str]) -> list[Summary]:
+    """What committed units hold, in the order given; their clips are not read.
+
+    Raises:
+        UserError: a part is missing or damaged.
+    """
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(lambda unit_id: _read_summary(part_uri(dataset_uri, unit_id)), unit_ids))
 
 
-def read_rejections(dataset_uri: str, unit: Unit) -> pa.Table:
-    """The rejections of a committed unit."""
-    return shards.from_parquet(storage.read_bytes(quarantine_uri(dataset_uri, unit)))
+def _read_summary(uri: str) -> Summary:
+    footer = shards.read_footer_at(uri)
+    rejections = [Rejection(**row | {"reason": Reason(row["reason"])}) for row in json.loads(footer["rejections"])]
+    return Summary(footer["unit_id"], json.loads(footer["num_clips"]), json.loads(footer["num_bytes"]), rejections)
 
 
-def remove(dataset_uri: str, unit: Unit) -> None:
-    """Delete a unit's part and rejections, once they are sealed."""
-    storage.delete(quarantine_uri(dataset_uri, unit))
-    storage.delete(part_uri(dataset_uri, unit))
+def read_clips(dataset_uri: str, unit_id: str, bucket: str) -> pa.Table:
+    """A committed unit's clips of one bucket."""
+    table = shards.from_parquet(storage.read_bytes(part_uri(dataset_uri, unit_id)))
+    return table.filter(pc.equal(table["bucket"], bucket))
+
+
+def remove(dataset_uri: str, unit_ids: Iterable[str]) -> None:
+    """Delete units' parts, once they are sealed."""
+    storage.delete_many([part_uri(dataset_uri, unit_id) for unit_id in unit_ids])

@@ -49,6 +49,20 @@ class Reason(StrEnum):
     """The VAE gave latents that are not finite in 16 bits."""
 
 
+class VideoError(Exception):
+    """A video that cannot be used.
+
+    Args:
+        stage: fetch, probe or decode.
+        reason: from the closed list.
+        detail: one line for a person.
+    """
+
+    def __init__(self, stage: str, reason: Reason, detail: str) -> None:
+        super().__init__(stage, reason, detail)
+        self.stage, self.reason, self.detail = stage, reason, detail
+
+
 @dataclass(frozen=True)
 class Rejection:
     """One quarantined video."""

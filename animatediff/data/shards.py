@@ -1,4 +1,4 @@
-"""The shard schema, version 1, and Parquet in and out of storage.
+"""The shard schema, version 2, and Parquet in and out of storage.
 
 Latents are `binary` columns: reading them is 7 to 10 times faster than list columns (measured, pyarrow 26).
 """
@@ -13,10 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from animatediff import storage
+from animatediff.data.scores import SCORE_COLUMNS
 from animatediff.errors import UserError
 
 ROW_GROUP_ROWS = 64
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_FOOTER_BLOCK = 2**16  # bytes that object stores are asked for at once; their default is megabytes
 
 SCHEMA = pa.schema(
     [
@@ -24,38 +26,29 @@ SCHEMA = pa.schema(
         ("video_id", pa.string()),
         ("unit_id", pa.string()),
         ("window", pa.int32()),
+        ("n_windows", pa.int32()),  # of its video: that many rows there are
         ("t_start", pa.float64()),  # seconds into the video
         ("t_end", pa.float64()),
         ("fps_src", pa.float64()),
-        ("stride", pa.int32()),
         ("n_frames", pa.int32()),
         ("width", pa.int32()),  # of the encoded pixels
         ("height", pa.int32()),
         ("bucket", pa.string()),
         ("flip", pa.bool_()),
         ("caption", pa.string()),
-        ("input_ids", pa.list_(pa.int32())),
-        ("text_emb", pa.binary()),
         ("latent", pa.binary()),  # unscaled posterior mean
-        ("latent_logvar", pa.binary()),
-        ("logvar_scale", pa.float32()),
         ("latent_shape", pa.list_(pa.int32())),  # f c h w
         ("latent_dtype", pa.string()),
-        ("motion", pa.float32()),  # mean absolute difference of neighbouring frames, in [0, 1]
-        ("static", pa.bool_()),
-        ("aesthetic", pa.float32()),
-        ("ocr", pa.float32()),
-        ("watermark", pa.float32()),
-        ("phash", pa.int64()),
+        *SCORE_COLUMNS.items(),
+        ("scores", pa.map_(pa.string(), pa.float32())),  # of the config's own scorers, by name
         ("src_sha256", pa.string()),
         ("decoder", pa.string()),
         ("encoder_fp", pa.string()),
         ("ingest_version", pa.int32()),
     ]
 )
-"""Columns that nothing fills yet (text ids and embeddings, log-variance, model scores, hashes) are null."""
 
-_LATENT_COLUMNS = ("latent", "latent_logvar", "text_emb")
+_LATENT_COLUMNS = ("latent",)
 
 
 def to_parquet(table: pa.Table, metadata: dict[str, str]) -> bytes:
@@ -87,6 +80,21 @@ def read_footer(data: bytes) -> dict[str, str]:
     return {key.decode(): value.decode() for key, value in metadata.items()}
 
 
+def read_footer_at(uri: str) -> dict[str, str]:
+    """The metadata that `to_parquet` was given, without reading the file's rows.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    fs, path = storage.filesystem(uri)
+    try:
+        with fs.open(path, "rb", block_size=_FOOTER_BLOCK) as file:
+            metadata = pq.read_schema(file).metadata or {}
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"cannot read {uri}: {error}; run ingest again or restore it") from error
+    return {key.decode(): value.decode() for key, value in metadata.items()}
+
+
 def read_row_group(uri: str, index: int, columns: Sequence[str]) -> pa.Table:
     """One row group of a shard, only the named columns fetched.
 
@@ -97,6 +105,20 @@ def read_row_group(uri: str, index: int, columns: Sequence[str]) -> pa.Table:
     try:
         with fs.open(path, "rb") as file:
             return pq.ParquetFile(file).read_row_group(index, columns=list(columns))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"cannot read shard {uri}: {error}; run ingest again or restore it") from error
+
+
+def read_columns(uri: str, columns: Sequence[str]) -> pa.Table:
+    """All rows of a shard, only the named columns fetched.
+
+    Raises:
+        UserError: the shard is missing or damaged.
+    """
+    fs, path = storage.filesystem(uri)
+    try:
+        with fs.open(path, "rb") as file:
+            return pq.ParquetFile(file).read(columns=list(columns))
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"cannot read shard {uri}: {error}; run ingest again or restore it") from error
 

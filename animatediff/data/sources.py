@@ -1,90 +1,132 @@
-"""Sources: captioned videos from a WebVid CSV or from a folder with sidecar captions."""
+"""Sources: captioned videos from tables, folders and tars, lazily and in the source's own order."""
 
-import csv
-import io
-import posixpath
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 
 from animatediff import storage
+from animatediff.data.source_csv import read_csv
+from animatediff.data.source_files import expand, is_file, list_folder, root_of, suffix_of, told
+from animatediff.data.source_folder import read_folder
+from animatediff.data.source_jsonl import read_jsonl
+from animatediff.data.source_parquet import read_parquet
+from animatediff.data.source_spec import VIDEO_SUFFIXES, Columns, SourceConfig, SourceVideo
+from animatediff.data.source_tars import read_tars
+from animatediff.data.source_uris import printable_uri
 from animatediff.errors import UserError
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
-_LAYOUT_PROBES = 20
+__all__ = ["VIDEO_SUFFIXES", "Columns", "SourceConfig", "SourceVideo", "read_source"]
+
+BATCH_VIDEOS = 10_000
+_FORMATS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".tar": "webdataset",
+    ".tgz": "webdataset",
+} | dict.fromkeys(VIDEO_SUFFIXES, "folder")
 
 
-@dataclass(frozen=True)
-class SourceVideo:
-    """One video as its source names it."""
+def read_source(source: SourceConfig) -> Iterator[list[SourceVideo]]:
+    """All videos of a source, in its order; no more than a batch of a table's rows is held at once.
 
-    video_id: str
-    """From the source, never from an order: WebVid's id, or the path inside the folder."""
-    uri: str
-    caption: str
-    """White space collapsed; empty when the source has none."""
-
-
-def read_source(uri: str, *, videos_uri: str | None = None) -> list[SourceVideo]:
-    """All videos of a source, in the source's order.
+    A row that cannot be used does not stop its neighbours: it comes without an id, and its URI names its place.
 
     Args:
-        uri: a WebVid CSV (`.csv`), or a folder of videos with a `.txt` caption beside each.
-        videos_uri: for a CSV, the folder of the videos; default the folder `videos` beside the CSV.
+        source: where the videos are and how they are told.
+
+    Yields:
+        Batches of 1 to 10,000 videos.
 
     Raises:
-        UserError: the source is missing or unreachable, or it holds no videos.
+        UserError: while iterating. The source is missing, unreachable or of another format, lacks a column, or holds
+            no videos.
     """
-    if uri.lower().endswith(".csv"):
-        return _read_webvid(uri, videos_uri or storage.join(posixpath.dirname(uri), "videos"))
-    if videos_uri is not None:
-        raise UserError(f"source.videos_uri goes with a CSV, but source.uri is the folder {uri}: remove one of them")
-    return _read_folder(uri)
+    videos = _read(source)
+    is_empty = True
+    while batch := list(islice(videos, BATCH_VIDEOS)):
+        yield batch
+        is_empty = False
+    if is_empty:
+        raise UserError(f"{printable_uri(source.uri)} lists no videos (source.uri)")
 
 
-def _read_webvid(uri: str, videos_uri: str) -> list[SourceVideo]:
-    try:
-        text = storage.read_bytes(uri).decode("utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text), restval=""))
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {uri}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{uri} is no CSV in UTF-8: {error}") from error
-    if not rows:
-        raise UserError(f"{uri} lists no videos")
-    missing = {"videoid", "name"} - set(rows[0])
-    if missing:
-        raise UserError(f"{uri} is no WebVid CSV: it has no column {' and no column '.join(sorted(missing))}")
-    layout = _find_layout(rows, uri, videos_uri)
-    return [
-        SourceVideo(row["videoid"], storage.join(videos_uri, layout.format(**row)), _clean(row["name"])) for row in rows
-    ]
+def _read(source: SourceConfig) -> Iterator[SourceVideo]:
+    source = _absolute(source)
+    kind = _kind_of(source.uri) if source.format == "auto" else source.format
+    if kind in ("csv", "tsv", "webvid", "jsonl") or not _is_folder(source.uri, kind):
+        return _read_files(source, kind, expand(source.uri), root_of(source.uri))
+    names = list_folder(source.uri)
+    kind = _kind_within(source.uri, names) if source.format == "auto" else kind
+    if kind == "folder":
+        _refuse_unused(source, kind)
+        return read_folder(source.uri, _require(names, kind, source.uri), source.columns)
+    files = [storage.join(source.uri, name) for name in _require(names, kind, source.uri) if _kind_of(name) == kind]
+    return _read_files(source, kind, files, source.uri)
 
 
-def _find_layout(rows: list[dict[str, str]], uri: str, videos_uri: str) -> str:
-    """WebVid's own layout, or the flat one: the first under which one of the first rows has its file."""
-    layouts = ["{page_dir}/{videoid}.mp4", "{videoid}.mp4"] if "page_dir" in rows[0] else ["{videoid}.mp4"]
-    for row in rows[:_LAYOUT_PROBES]:
-        for layout in layouts:
-            if storage.exists(storage.join(videos_uri, layout.format(**row))):
-                return layout
-    tried = " nor ".join(storage.join(videos_uri, layout.format(**rows[0])) for layout in layouts)
-    raise UserError(f"the videos of {uri} are not there: neither {tried} exists (set source.videos_uri)")
+def _kind_of(name: str) -> str:
+    return _FORMATS.get(suffix_of(name), "folder")
 
 
-def _read_folder(uri: str) -> list[SourceVideo]:
-    files = set(storage.find_files(uri))
-    videos = sorted(name for name in files if name.lower().endswith(VIDEO_SUFFIXES))
-    if not videos:
-        kinds = ", ".join(VIDEO_SUFFIXES)
-        raise UserError(f"there are no videos ({kinds}) in the folder {uri}")
-    return [SourceVideo(name, storage.join(uri, name), _sidecar(uri, name, files)) for name in videos]
+def _is_folder(uri: str, kind: str) -> bool:
+    """Whether `uri` holds the files, rather than being or matching them."""
+    if kind == "folder":
+        return True
+    # Writers of Parquet call folders so; to a web server a folder is a page like any other.
+    if not is_file(uri) or (uri.startswith(("http://", "https://")) and _kind_of(uri) == kind):
+        return False
+    with told(uri):
+        fs, path = storage.filesystem(uri)
+        return bool(fs.isdir(path))
 
 
-def _sidecar(uri: str, video: str, files: set[str]) -> str:
-    name = posixpath.splitext(video)[0] + ".txt"
-    if name not in files:
-        return ""
-    return _clean(storage.read_bytes(storage.join(uri, name)).decode("utf-8", errors="replace"))
+def _kind_within(uri: str, names: Sequence[str]) -> str:
+    """What a folder holds: videos, tars or Parquet files."""
+    there = {_FORMATS.get(suffix_of(name)) for name in names} & {"folder", "webdataset", "parquet"}
+    if len(there) > 1:
+        kinds = " and ".join(sorted(str(kind) for kind in there))
+        raise UserError(f"the folder {printable_uri(uri)} holds files of the formats {kinds}: set source.format to one")
+    return str(there.pop()) if there else "folder"
 
 
-def _clean(caption: str) -> str:
-    return " ".join(caption.split())
+def _require(names: Sequence[str], kind: str, uri: str) -> Sequence[str]:
+    if any(_FORMATS.get(suffix_of(name)) == kind for name in names):
+        return names
+    what = "videos" if kind == "folder" else f"{kind} files"
+    suffixes = ", ".join(suffix for suffix, its_kind in _FORMATS.items() if its_kind == kind)
+    raise UserError(f"there are no {what} ({suffixes}) in the folder {printable_uri(uri)} (source.uri)")
+
+
+def _read_files(source: SourceConfig, kind: str, files: Sequence[str], root: str) -> Iterator[SourceVideo]:
+    _refuse_unused(source, kind)
+    if kind == "webdataset":
+        return read_tars(files, root, source.columns)
+    return chain.from_iterable(_read_table(uri, source, kind) for uri in files)
+
+
+def _read_table(uri: str, source: SourceConfig, kind: str) -> Iterator[SourceVideo]:
+    if kind == "jsonl":
+        return read_jsonl(uri, source)
+    if kind == "parquet":
+        return read_parquet(uri, source)
+    return read_csv(uri, source, delimiter="\t" if kind == "tsv" else ",")
+
+
+def _refuse_unused(source: SourceConfig, kind: str) -> None:
+    """Settings that would change nothing are mistakes."""
+    is_table = kind not in ("folder", "webdataset")
+    unused = [] if is_table or source.videos_uri is None else ["videos_uri"]
+    names = (["bytes"] if kind != "parquet" else []) if is_table else ["id", "video", "bytes"]
+    names += ["video"] if kind == "webvid" else []
+    unused += [f"columns.{name}" for name in names if getattr(source.columns, name) is not None]
+    if unused:
+        raise UserError(f"source.{unused[0]} means nothing to a source of the format {kind}: remove it")
+
+
+def _absolute(source: SourceConfig) -> SourceConfig:
+    """With URIs that a worker in another folder understands."""
+    videos_uri = storage.absolute(source.videos_uri) if source.videos_uri is not None else None
+    return source.model_copy(update={"uri": storage.absolute(source.uri), "videos_uri": videos_uri})

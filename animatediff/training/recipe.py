@@ -30,6 +30,9 @@ class Recipe(Config):
 
     dataset_uri: str
     """Folder of a dataset that ingest has sealed."""
+    where: str = ""
+    """Which of its clips, by their scores: `motion > 0.02 and not duplicate`, or the presets `web` and `anime`.
+    Default: all."""
     base: str
     """Stable Diffusion base, frozen: a diffusers folder, a URI, or a hub id."""
     model: ModelConfig = ModelConfig()

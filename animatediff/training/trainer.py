@@ -63,6 +63,7 @@ class Trainer:
             seed=recipe.train.seed,
             rank=rank,
             world_size=world_size,
+            where=recipe.where,
         )
 
     def steps(self, start: int) -> Iterator[tuple[int, StepResult]]:

@@ -1,27 +1,35 @@
 """Ingest before any worker starts: what the source holds, what is done already, and what is left to do."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from diffusers import AutoencoderKL
 
 from animatediff import storage
-from animatediff.data import parts, quarantine
+from animatediff.data import parts
 from animatediff.data import plan as planning
+from animatediff.data.clips import ClipConfig
 from animatediff.data.manifest import FILE_NAME as MANIFEST_NAME
 from animatediff.data.manifest import Manifest, read_manifest
-from animatediff.data.plan import Unit
-from animatediff.data.quarantine import Rejection
+from animatediff.data.plan import Planner, UnitRef
+from animatediff.data.scores import load_scorer
 from animatediff.data.seal import Identity, read_quarantine
 from animatediff.data.shards import SCHEMA_VERSION
-from animatediff.data.sources import SourceVideo, read_source
+from animatediff.data.source_uris import printable_uri
+from animatediff.data.sources import SourceConfig, SourceVideo, read_source
 from animatediff.errors import UserError
 from animatediff.weights.base import load_vae
 from animatediff.weights.vae import fingerprint
 from pipelines.settings import IngestConfig
 
 logger = logging.getLogger(__name__)
+
+_URIS = ("uri", "videos_uri")
+_ALL_WINDOWS = 8  # of a WebVid video: 18 s on average, while clips of 16 frames at 8 frames a second last 2 s
 
 
 @dataclass(frozen=True)
@@ -32,47 +40,71 @@ class IngestJob:
     base: str
     dtype: str
     identity: Identity
-    units: list[Unit]
+    units: list[UnitRef]
     """The whole plan."""
-    pending: list[Unit]
+    pending: list[UnitRef]
     """Units without a committed part."""
-    rejected: list[Rejection]
-    """Videos set aside while planning."""
+    rejected: pa.Table
+    """Quarantine rows of the videos set aside while planning."""
     sealed: Manifest | None
     """The dataset so far."""
 
     @property
+    def unsealed(self) -> list[UnitRef]:
+        """Units that no shard holds."""
+        return self.units[self.sealed.num_units if self.sealed else 0 :]
+
+    @property
     def is_sealed(self) -> bool:
         """Whether every video of the source is in a shard or in quarantine already."""
-        if self.sealed is None or self.sealed.num_units < len(self.units):
+        if self.sealed is None or self.unsealed:
             return False
         rows = read_quarantine(self.output_uri)
-        in_plan = rows.filter(pc.equal(rows["unit_id"], ""))
-        return in_plan.to_pylist() == quarantine.to_table(self.rejected).to_pylist()
+        return rows.filter(pc.equal(rows["unit_id"], "")).to_pylist() == self.rejected.to_pylist()
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the user named, read and checked before anything is started."""
+    """What the user named, opened and checked before anything is started."""
 
-    videos: list[SourceVideo]
-    rejected: list[Rejection]
+    videos: Iterator[list[SourceVideo]]
+    """The source, not read yet but for its first videos."""
     base: str
     vae: AutoencoderKL
 
 
 def read_inputs(config: IngestConfig) -> Inputs:
-    """Read the source and the base's VAE.
+    """Open the source and read the base's VAE.
 
     Raises:
         UserError: one of them cannot be read.
     """
     base = storage.absolute_if_there(config.base)
     vae = load_vae(base)
+    for path in config.scorers:
+        load_scorer(path)
+    batches = read_source(absolute_source(config))
+    first = next(batches, [])
+    return Inputs(chain([first], batches), base, vae)
+
+
+def clips_per_video(clips: ClipConfig) -> int:
+    """Clips that a video gives at most; with `windows: all` and no bound, about."""
+    windows = clips.windows_per_video or (_ALL_WINDOWS if clips.windows == "all" else 1)
+    return windows * (2 if clips.flip else 1)
+
+
+def absolute_source(config: IngestConfig) -> SourceConfig:
+    """The source, so that a process with another working directory opens the same files."""
     source = config.source
     videos_uri = storage.absolute(source.videos_uri) if source.videos_uri else None
-    videos, rejected = planning.select(read_source(storage.absolute(source.uri), videos_uri=videos_uri))
-    return Inputs(videos, rejected, base, vae)
+    return source.model_copy(update={"uri": storage.absolute(source.uri), "videos_uri": videos_uri})
+
+
+def without_secrets(config: IngestConfig) -> IngestConfig:
+    """The config as it may be written down: passwords and signatures in the source's address are left out."""
+    uris = {name: uri and printable_uri(uri) for name, uri in config.source.model_dump().items() if name in _URIS}
+    return config.model_copy(update={"source": config.source.model_copy(update=uris)})
 
 
 def prepare(config: IngestConfig, inputs: Inputs, *, use_gpu: bool) -> IngestJob:
@@ -86,43 +118,83 @@ def prepare(config: IngestConfig, inputs: Inputs, *, use_gpu: bool) -> IngestJob
     encoder_fp = fingerprint(inputs.vae, dtype)
     settings = {
         "schema_version": SCHEMA_VERSION,
-        "clips": config.clips.model_dump(),
+        "clips": config.clips.model_dump(mode="json"),
+        "decoders": list(config.decode.decoders),
+        "scorers": list(config.scorers),
         "vae_dtype": dtype,
         "encoder_fp": encoder_fp,
     }
-    identity = Identity(
-        dataset_key=planning.dataset_key(settings),
-        encoder_fp=encoder_fp,
-        scaling_factor=inputs.vae.config.scaling_factor,
-        num_frames=config.clips.num_frames,
-        bucket=config.clips.bucket,
-    )
+    key = planning.dataset_key(settings)
     sealed = read_manifest(output_uri) if storage.exists(storage.join(output_uri, MANIFEST_NAME)) else None
-    units = _extend_plan(config, output_uri, settings, inputs, sealed)
+    # The source is no part of the key, as a moved source gives the same clips; but two sources may not share ids.
+    recorded = settings | {"source": absolute_source(without_secrets(config)).model_dump(mode="json")}
+    if not planning.check_settings(output_uri, recorded):
+        if sealed:
+            raise UserError(f"{output_uri} has a manifest but its {planning.FOLDER}/ is missing: restore it")
+        planning.write_settings(output_uri, recorded)
+    units, rejected = extend_plan(config, inputs.videos, output_uri, sealed, key=key, is_dry=False)
+    if sealed and sealed.num_units > len(units):
+        raise UserError(f"the plan of {output_uri} has fewer units than its manifest: restore its {planning.FOLDER}/")
     done = parts.committed(output_uri)
     pending = [unit for unit in units[sealed.num_units if sealed else 0 :] if unit.unit_id not in done]
-    return IngestJob(output_uri, inputs.base, dtype, identity, units, pending, inputs.rejected, sealed)
+    identity = Identity(key, encoder_fp, inputs.vae.config.scaling_factor)
+    return IngestJob(output_uri, inputs.base, dtype, identity, units, pending, rejected, sealed)
 
 
-def _extend_plan(
-    config: IngestConfig, output_uri: str, settings: dict[str, object], inputs: Inputs, sealed: Manifest | None
-) -> list[Unit]:
-    # The source is no part of the key, as a moved source gives the same clips; but two sources may not share ids.
-    source = {name: uri and storage.absolute(uri) for name, uri in config.source.model_dump().items()}
-    recorded = settings | {"source": source}
-    old = planning.read_plan(output_uri, recorded)
-    if sealed and sealed.num_units > len(old):
-        raise UserError(f"{output_uri} has a manifest but its {planning.FILE_NAME} is missing: restore it")
-    videos_per_unit = max(1, config.clips_per_unit // config.clips.windows_per_video)
-    key = planning.dataset_key(settings)
-    units = planning.extend(old, inputs.videos, key=key, videos_per_unit=videos_per_unit)
-    if len(units) > len(old):
-        planning.write_plan(output_uri, units, recorded)
-    logger.info(
-        "plan: %d videos in %d units, %d of them new; %d videos set aside",
-        len(inputs.videos),
-        len(units),
-        len(units) - len(old),
-        len(inputs.rejected),
+def extend_plan(
+    config: IngestConfig,
+    videos: Iterator[list[SourceVideo]],
+    output_uri: str,
+    sealed: Manifest | None,
+    *,
+    key: str,
+    is_dry: bool,
+) -> tuple[list[UnitRef], pa.Table]:
+    """Plan the videos that no unit has, and the quarantined ones that are to be tried again.
+
+    Returns:
+        All units, and the quarantine rows of the videos that were set aside.
+    """
+    planner = Planner(
+        None if is_dry else output_uri,
+        key=key,
+        videos_per_unit=max(1, config.clips_per_unit // clips_per_video(config.clips)),
     )
-    return units
+    planner.resume(output_uri)
+    num_old = len(planner.units)
+    for batch in videos:
+        planner.add(batch)
+    again = _quarantined(output_uri, planner.units[:num_old], sealed, config) if config.retry_quarantined else []
+    planner.add_again(again)
+    rejected = planner.finish()
+    logger.info(
+        "plan: %d videos in %d units, %d of them new; %d videos set aside%s",
+        planner.num_videos,
+        len(planner.units),
+        len(planner.units) - num_old,
+        len(rejected),
+        f"; {len(again)} quarantined ones are tried again" if config.retry_quarantined else "",
+    )
+    return planner.units, rejected
+
+
+def _quarantined(
+    output_uri: str, units: list[UnitRef], sealed: Manifest | None, config: IngestConfig
+) -> list[SourceVideo]:
+    """The quarantined videos with the wanted reasons, in plan order; not those that a unit to come has already."""
+    if sealed is None:
+        raise UserError(f"{output_uri} is not sealed yet: finish the job, then run it with retry_quarantined")
+    rows = read_quarantine(output_uri)
+    reasons = pa.array([str(reason) for reason in config.retry_quarantined])
+    wanted = rows.filter(pc.and_(pc.is_in(rows["reason"], reasons), pc.not_equal(rows["unit_id"], "")))
+    units_of = dict(zip(wanted["video_id"].to_pylist(), wanted["unit_id"].to_pylist(), strict=True))
+    chosen: dict[str, SourceVideo] = {}
+    for name in sorted({unit.segment for unit in units}):
+        segment = planning.read_segment(output_uri, name)
+        found = segment.filter(pc.is_in(segment["video_id"], pa.array(list(units_of), pa.string())))
+        for row in found.to_pylist():
+            if row["ordinal"] >= sealed.num_units:
+                chosen.pop(row["video_id"], None)
+            elif row["unit_id"] == units_of[row["video_id"]]:
+                chosen[row["video_id"]] = SourceVideo(row["video_id"], row["uri"], row["caption"])
+    return list(chosen.values())

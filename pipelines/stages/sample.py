@@ -39,7 +39,7 @@ def render_sample(
 
 
 def _item(sample: SampleConfig, recipe: Recipe, manifest: Manifest) -> Item:
-    loader = ClipLoader(recipe.dataset_uri, manifest, batch_size=1, seed=recipe.train.seed)
+    loader = ClipLoader(recipe.dataset_uri, manifest, batch_size=1, seed=recipe.train.seed, where=recipe.where)
     prompt = sample.prompt if sample.prompt is not None else loader.load(0).captions[0]
     try:
         num_frames, height, width = (int(number) for number in manifest.shards[0].bucket.split("x"))

@@ -13,7 +13,8 @@ import numpy as np
 import ray
 
 from animatediff import storage
-from animatediff.data.videos import probe, read_frames
+from animatediff.data.decoders import load_decoders, read_frames
+from animatediff.data.videos import probe
 from animatediff.rendering.catalog import Result
 from animatediff.rendering.scoring import apply_scorer, load_scorer
 from pipelines.stages.animate import describe, item_uri
@@ -24,7 +25,10 @@ logger = logging.getLogger(__name__)
 _MOST_BLOCKS = 500
 _NO_SCORE = "no scores: the worker crashed or ran out of memory; see its log in Ray"
 
+_DECODERS = ("decord", "pyav")
+
 _scorer = cache(load_scorer)
+_decoders = cache(load_decoders)
 
 
 def score_results(results: list[Result], output_uri: str, scorer: str) -> Iterator[Result]:
@@ -69,4 +73,5 @@ def _frames(result: Result, output_uri: str) -> np.ndarray:
     assert result.mp4 is not None  # scored are the results that have a clip
     data = storage.read_bytes(storage.join(output_uri, result.mp4))
     info = probe(data)
-    return read_frames(data, info, np.arange(len(info.pts)), height=result.height, width=result.width)[0]
+    indices, decoders = np.arange(len(info.pts)), _decoders(_DECODERS)
+    return read_frames(data, info, indices, decoders, height=result.height, width=result.width)[0]

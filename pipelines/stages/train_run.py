@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from animatediff import storage
 from animatediff.config import Config, differing_fields, dump, read_yaml
-from animatediff.data.loader import latent_shape
+from animatediff.data.loader import latent_shapes
 from animatediff.data.manifest import Manifest, read_manifest
 from animatediff.errors import UserError
 from animatediff.training.model import check_fit
@@ -66,7 +66,8 @@ def prepare(config: TrainConfig) -> TrainJob:
     """
     recipe = _absolute(config)
     manifest = read_manifest(recipe.dataset_uri)
-    check_fit(recipe.model, recipe.base, latent_shape(recipe.dataset_uri, manifest))
+    for shape in latent_shapes(recipe.dataset_uri, manifest):
+        check_fit(recipe.model, recipe.base, shape)
     run = _open_run(config, manifest.digest())
     return TrainJob(recipe, manifest, run, storage.join(storage.absolute(config.output_uri), MOTION_MODULE))
 

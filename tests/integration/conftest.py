@@ -61,7 +61,7 @@ def write_yaml(path, content):
     return str(path)
 
 
-def hashes(folder, *, ignore=("config.yaml",)):
+def hashes(folder, *, ignore=("config.yaml", "ingest.json")):
     """sha256 of every file below a folder."""
     files = sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name not in ignore)
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}

@@ -5,9 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from animatediff.data import shards
 from animatediff.data.clips import ClipConfig
@@ -50,7 +48,7 @@ def test_every_video_has_its_clips_or_a_reason_and_a_rerun_does_nothing(
     assert reasons == {video: expected[kind] for video, kind in broken.items()}
 
     before = hashes(tmp_path / "dataset")
-    monkeypatch.setattr(ingest, "encode_units", lambda *_, **__: pytest.fail("a finished dataset was encoded again"))
+    monkeypatch.setattr(ingest, "encode", lambda *_, **__: pytest.fail("a finished dataset was encoded again"))
     assert ingest.main(config) == manifest
     assert "nothing to do" in caplog.text
     assert hashes(tmp_path / "dataset") == before
@@ -126,50 +124,6 @@ def test_killed_driver_and_rerun_give_the_same_bytes(cluster, sprites, base, tmp
     assert rerun.returncode == 0, rerun.stderr
     assert "of 12 units are encoded already" in rerun.stderr
     assert hashes(killed) == hashes(straight)
-
-
-@pytest.fixture
-def s3(monkeypatch):
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-    }.items():
-        monkeypatch.setenv(name, value)
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="videos")
-    yield client
-    server.stop()
-
-
-def test_from_s3_to_s3(s3, base, tmp_path, run_job):
-    """Over real HTTP, in a process of its own, as the credentials come from the environment."""
-    for name in ("a", "b"):
-        s3.put_object(Bucket="videos", Key=f"in/{name}.mp4", Body=mp4(64))
-        s3.put_object(Bucket="videos", Key=f"in/{name}.txt", Body=f"clip {name}".encode())
-    s3.put_object(Bucket="videos", Key="in/empty.mp4", Body=b"")
-    s3.put_object(Bucket="videos", Key="in/empty.txt", Body=b"nothing")
-    config = make_config("s3://videos/in", "s3://videos/out", base)
-    path = write_yaml(tmp_path / "ingest.yaml", config.model_dump(mode="json"))
-    done = run_job("ingest", "--config", path)
-    assert done.returncode == 0, done.stderr
-    keys = {item["Key"] for item in s3.list_objects_v2(Bucket="videos", Prefix="out/")["Contents"]}
-    assert keys == {
-        "out/README.md",
-        "out/config.yaml",
-        "out/manifest.json",
-        "out/plan.parquet",
-        "out/quarantine.parquet",
-        "out/bucket=16x32x32/shard-00000.parquet",
-    }
-    again = run_job("ingest", "--config", path)
-    assert "nothing to do" in again.stderr
-    for output in (done.stdout + done.stderr, again.stderr):
-        assert "testing" not in output
 
 
 def test_unreachable_bucket_and_base_without_vae_are_one_line(base, sprites, tmp_path, run_job):

@@ -1,64 +1,20 @@
-"""Plan, parts, seal and manifest together: the exactly-once mechanics without Ray or a VAE."""
+"""Parts, seal and manifest together: the exactly-once mechanics without Ray or a VAE."""
 
 import contextlib
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from animatediff import storage
 from animatediff.data import parts, seal, shards
-from animatediff.data import plan as planning
 from animatediff.data.manifest import read_manifest
-from animatediff.data.quarantine import Reason, Rejection
-from animatediff.data.sources import SourceVideo
-from animatediff.errors import UsageError, UserError
-
-SETTINGS = {"clips": {"num_frames": 2}}
-IDENTITY = seal.Identity("key", "fp", 0.18215, 2, "2x16x16")
-
-
-def make_videos(num):
-    return [SourceVideo(f"v{i}", f"/videos/{i}.mp4", f"caption {i}") for i in range(num)]
-
-
-def commit(dataset, unit):
-    """Every fifth video is rejected; the others' latents depend on their ids alone."""
-    rows, rejected = [], []
-    for video in unit.videos:
-        number = int(video.video_id[1:])
-        if number % 5 == 4:
-            rejected.append(Rejection(video.video_id, video.uri, unit.unit_id, "probe", Reason.EMPTY, "0 bytes"))
-            continue
-        latent = np.full((2, 4, 2, 2), number, np.float16)
-        rows.append(
-            {
-                "clip_id": f"{video.video_id}-0",
-                "video_id": video.video_id,
-                "unit_id": unit.unit_id,
-                "caption": video.caption,
-                "latent": latent.tobytes(),
-                "latent_shape": list(latent.shape),
-                "latent_dtype": "float16",
-            }
-        )
-    parts.commit(dataset, unit, rows, rejected)
-
-
-def do_seal(dataset, units, shard_bytes=1500):
-    try:
-        sealed = read_manifest(dataset)
-    except UserError:
-        sealed = None
-    return seal.seal(dataset, units, sealed, identity=IDENTITY, rejected_in_plan=[], shard_bytes=shard_bytes)
-
-
-def plan(videos, old=(), per_unit=3):
-    return planning.extend(list(old), videos, key="key", videos_per_unit=per_unit)
+from animatediff.errors import UserError
+from tests.support_data import commit, do_seal, make_dataset, make_videos, plan
 
 
 def content(dataset):
@@ -68,10 +24,7 @@ def content(dataset):
 
 def test_every_video_is_in_one_shard_or_in_quarantine(tmp_path):
     dataset = str(tmp_path)
-    units = plan(make_videos(20))
-    for unit in units:
-        commit(dataset, unit)
-    manifest = do_seal(dataset, units)
+    manifest, _ = make_dataset(dataset, 20)
     assert len(manifest.shards) > 1
     rows = []
     for shard in manifest.shards:
@@ -94,15 +47,12 @@ def test_every_video_is_in_one_shard_or_in_quarantine(tmp_path):
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_killed_anywhere_ends_with_the_same_bytes(tmp_path_factory, data):
-    units = plan(make_videos(12))
     straight = str(tmp_path_factory.mktemp("straight"))
-    for unit in units:
-        commit(straight, unit)
-    do_seal(straight, units)
+    make_dataset(straight, 12)
 
     killed = str(tmp_path_factory.mktemp("killed"))
-    order = data.draw(st.permutations(units))
-    for unit in order:
+    units, _ = plan(killed, make_videos(12))
+    for unit in data.draw(st.permutations(units)):
         commit(killed, unit)
         if data.draw(st.booleans()):
             commit(killed, unit)  # committed, but killed before it was reported
@@ -118,25 +68,21 @@ def test_killed_anywhere_ends_with_the_same_bytes(tmp_path_factory, data):
         return call
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storage, "write_bytes", dying(storage.write_bytes))
-        patch.setattr(storage, "delete", dying(storage.delete))
+        for name in ("write_bytes", "delete"):
+            patch.setattr(storage, name, dying(getattr(storage, name)))
         with contextlib.suppress(KeyboardInterrupt):
             do_seal(killed, units)
     if not storage.exists(storage.join(killed, "manifest.json")):
         do_seal(killed, units)
-    seal.clean_up(killed, units)
+    seal.clean_up(killed, [unit.unit_id for unit in units])
     assert content(killed) == content(straight)
 
 
 def test_new_videos_become_further_units_and_shards(tmp_path):
     dataset = str(tmp_path)
-    old = plan(make_videos(7))
-    for unit in old:
-        commit(dataset, unit)
-    first = do_seal(dataset, old)
-    units = plan(make_videos(11), old)
+    first, old = make_dataset(dataset, 7)
+    units, _ = plan(dataset, make_videos(11))
     assert units[: len(old)] == old
-    assert [v.video_id for unit in units[len(old) :] for v in unit.videos] == ["v7", "v8", "v9", "v10"]
     for unit in units[len(old) :]:
         commit(dataset, unit)
     second = do_seal(dataset, units)
@@ -146,45 +92,62 @@ def test_new_videos_become_further_units_and_shards(tmp_path):
     assert second.digest() != first.digest()
 
 
+def test_shapes_lie_in_shards_of_their_own(tmp_path):
+    dataset = str(tmp_path)
+    manifest, _ = make_dataset(dataset, 20, side=lambda number: 32 if number % 3 == 0 else 16)
+    clips = {}
+    for shard in manifest.shards:
+        table = shards.from_parquet(storage.read_bytes(storage.join(dataset, shard.path)))
+        assert set(table["bucket"].to_pylist()) == {shard.bucket}
+        assert shard.path.startswith(f"bucket={shard.bucket}/shard-0000")
+        clips.setdefault(shard.bucket, []).extend(table["video_id"].to_pylist())
+    numbers = {bucket: sorted(int(name[1:]) for name in names) for bucket, names in clips.items()}
+    good = [i for i in range(20) if i % 5 != 4]
+    assert numbers == {"2x32x32": [i for i in good if i % 3 == 0], "2x16x16": [i for i in good if i % 3]}
+    assert len({shard.path for shard in manifest.shards}) == len(manifest.shards)
+
+
+def test_a_quarantined_video_that_is_tried_again_moves_to_a_shard_or_gets_a_new_row(tmp_path):
+    dataset = str(tmp_path)
+    make_dataset(dataset, 10)  # v4 and v9 are rejected
+    again = [video for video in make_videos(10) if video.video_id in ("v4", "v9")]
+    units, _ = plan(dataset, make_videos(10), again=again)
+    commit(dataset, units[-1], rejects=lambda number: number == 9)
+    manifest = do_seal(dataset, units, again=again)
+    assert (manifest.num_videos, manifest.quarantined) == (9, {"empty": 1})
+    rows = seal.read_quarantine(dataset).to_pylist()
+    assert [(row["video_id"], row["unit_id"]) for row in rows] == [("v9", units[-1].unit_id)]
+
+
 def test_a_dataset_of_rejects_only_is_sealed_too(tmp_path):
-    units = plan(make_videos(5)[4:])
-    commit(str(tmp_path), units[0])
-    manifest = do_seal(str(tmp_path), units)
-    assert (manifest.num_clips, manifest.shards, manifest.quarantined) == (0, [], {"empty": 1})
+    manifest, _ = make_dataset(str(tmp_path), 5, rejects=lambda number: True)
+    assert (manifest.num_clips, manifest.shards, manifest.quarantined) == (0, [], {"empty": 5})
 
 
-def test_plan_is_read_back_and_refuses_other_settings(tmp_path):
-    units = plan(make_videos(5))
-    planning.write_plan(str(tmp_path), units, SETTINGS)
-    assert planning.read_plan(str(tmp_path), SETTINGS) == units
-    with pytest.raises(UsageError, match="clips.num_frames: 2 -> 16"):
-        planning.read_plan(str(tmp_path), {"clips": {"num_frames": 16}})
-    assert planning.read_plan(str(tmp_path / "new"), SETTINGS) == []
-
-
-def test_selection_sets_aside_with_a_reason():
-    videos = [*make_videos(2), SourceVideo("v0", "/other.mp4", "again"), SourceVideo("v9", "/9.mp4", "")]
-    videos += [SourceVideo(bad, "/x.mp4", "caption") for bad in ("", "/etc/passwd", "a/../../b")]
-    chosen, rejected = planning.select(videos)
-    assert chosen == make_videos(2)
-    assert [(r.video_id, r.reason) for r in rejected] == [
-        ("v0", Reason.DUPLICATE_ID),
-        ("v9", Reason.NO_CAPTION),
-        ("", Reason.BAD_ID),
-        ("/etc/passwd", Reason.BAD_ID),
-        ("a/../../b", Reason.BAD_ID),
-    ]
-    assert "/videos/0.mp4" in rejected[0].detail
-
-
-def test_a_units_id_says_what_is_in_it():
-    assert plan(make_videos(3))[0].unit_id != plan(make_videos(4)[1:])[0].unit_id
-    assert plan(make_videos(3))[0].unit_id == plan(make_videos(9))[0].unit_id
+def test_a_damaged_part_is_named(tmp_path):
+    dataset = str(tmp_path)
+    units, _ = plan(dataset, make_videos(3))
+    commit(dataset, units[0])
+    path = Path(parts.part_uri(dataset, units[0].unit_id))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=f"cannot read .*{units[0].unit_id}.*run ingest again or restore it"):
+        do_seal(dataset, units)
 
 
 def test_missing_and_foreign_manifests(tmp_path):
     with pytest.raises(UserError, match=r"manifest.json is missing \(run pipelines/ingest.py\)"):
         read_manifest(str(tmp_path))
     (tmp_path / "manifest.json").write_text(json.dumps({"hello": 1}))
-    with pytest.raises(UserError, match="no manifest of schema version 1"):
+    with pytest.raises(UserError, match="no manifest of schema version 2"):
         read_manifest(str(tmp_path))
+
+
+def test_a_plan_that_lost_a_piece_is_not_continued(tmp_path):
+    dataset = str(tmp_path)
+    make_dataset(dataset, 4)
+    plan(dataset, make_videos(8))
+    segments = sorted((tmp_path / "plan").glob("*.parquet"))
+    assert len(segments) == 2
+    shutil.move(segments[0], tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="has a gap before segment-"):
+        plan(dataset, make_videos(8))

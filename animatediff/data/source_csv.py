@@ -1,0 +1,127 @@
+"""CSV and TSV tables, WebVid's layout among them."""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+
+from animatediff import storage
+from animatediff.data.captions import clean_caption
+from animatediff.data.source_files import read_lines, root_of, told
+from animatediff.data.source_spec import SourceConfig, SourceVideo
+from animatediff.data.source_tables import Table, find_column, map_columns, missing_column
+from animatediff.data.source_uris import printable_uri
+from animatediff.errors import UserError
+
+_MAX_FIELD_CHARS = 1_000_000
+# Reading it as part of a field tells a quote that is never closed, which would swallow all that follows it.
+_END = "\0end\0"
+_LAYOUT_PROBES = 20
+
+Row = tuple[int, list[str]]
+"""Number of the row's last line, and its fields."""
+
+
+def read_csv(uri: str, source: SourceConfig, *, delimiter: str = ",") -> Iterator[SourceVideo]:
+    """The videos of a CSV or TSV.
+
+    Args:
+        uri: the file.
+        source: its format (`auto` takes a table with WebVid's columns as WebVid's), columns and videos.
+        delimiter: between fields, which may be quoted.
+
+    Raises:
+        UserError: the file is missing, is no CSV in UTF-8 or lacks a column; WebVid's videos are not there.
+    """
+    rows = _read_rows(uri, delimiter)
+    names = [name.strip() for name in next(rows, (0, []))[1]]
+    if source.format == "webvid" or (source.format == "auto" and _is_webvid(names, source)):
+        return _read_webvid(rows, names, uri, source)
+    return _read_table(rows, names, uri, source)
+
+
+def _read_rows(uri: str, delimiter: str) -> Iterator[Row]:
+    csv.field_size_limit(max(csv.field_size_limit(), _MAX_FIELD_CHARS))
+    reader = csv.reader(chain(_decode(uri), [_END]), delimiter=delimiter, skipinitialspace=True)
+    line, name = 0, printable_uri(uri)
+    try:
+        for row in reader:
+            if row == [_END]:
+                return
+            if row and row[-1].endswith(_END):
+                raise csv.Error("a quote stays open")
+            line = reader.line_num
+            if row:
+                yield line, row
+    except csv.Error as error:
+        raise UserError(f"{name} is no CSV in UTF-8: {error} (look for a quote in or after line {line + 1})") from error
+
+
+def _decode(uri: str) -> Iterator[str]:
+    for number, line in enumerate(read_lines(uri), 1):
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{printable_uri(uri)} is no CSV in UTF-8: line {number}: {error}") from error
+
+
+def _read_table(rows: Iterator[Row], names: Sequence[str], uri: str, source: SourceConfig) -> Iterator[SourceVideo]:
+    mapping = map_columns(names, source.columns, uri)
+    table = Table(uri, (source.videos_uri or root_of(uri)).rstrip("/"), "line")
+    video, caption = names.index(mapping.video), names.index(mapping.caption)
+    name = names.index(mapping.id) if mapping.id is not None else video
+    for line, row in rows:
+        fields = _pad(row, len(names))
+        yield table.video(line, fields[video], fields[caption], fields[name], has_ids=mapping.id is not None)
+
+
+def _pad(row: list[str], length: int) -> list[str]:
+    return row if len(row) >= length else row + [""] * (length - len(row))
+
+
+def _is_webvid(names: Sequence[str], source: SourceConfig) -> bool:
+    return {"videoid", "name"} <= set(names) and find_column("video", names, source.columns) is None
+
+
+def _read_webvid(rows: Iterator[Row], names: Sequence[str], uri: str, source: SourceConfig) -> Iterator[SourceVideo]:
+    id_name, caption_name = source.columns.id or "videoid", source.columns.caption or "name"
+    for role, name in (("id", id_name), ("caption", caption_name)):
+        if name not in names:
+            raise missing_column(role, name, names, uri)
+    folder = (source.videos_uri or storage.join(root_of(uri), "videos")).rstrip("/")
+    first = list(islice(rows, _LAYOUT_PROBES))
+    if not first:
+        return
+    page_dir, video_id = names.index("page_dir") if "page_dir" in names else None, names.index(id_name)
+    if not _has_pages(first, page_dir, video_id, folder, uri):
+        page_dir = None
+    caption = names.index(caption_name)
+    for _, row in chain(first, rows):
+        fields = _pad(row, len(names))
+        yield SourceVideo(
+            fields[video_id].strip(),
+            f"{folder}/{_webvid_path(fields, page_dir, video_id)}",
+            clean_caption(fields[caption]),
+        )
+
+
+def _webvid_path(fields: Sequence[str], page_dir: int | None, video_id: int) -> str:
+    name = f"{fields[video_id].strip()}.mp4"
+    return name if page_dir is None else f"{fields[page_dir]}/{name}"
+
+
+def _has_pages(rows: Iterable[Row], page_dir: int | None, video_id: int, folder: str, uri: str) -> bool:
+    """Whether the videos lie in WebVid's `page_dir` folders: decided by the first of them that is found."""
+    layouts = [None] if page_dir is None else [page_dir, None]
+    tried = []
+    for _, row in rows:
+        fields = _pad(row, 1 + max(video_id, page_dir or 0))
+        for layout in layouts:
+            place = f"{folder}/{_webvid_path(fields, layout, video_id)}"
+            with told(place):
+                if storage.exists(place):
+                    return layout is not None
+            tried.append(printable_uri(place))
+    raise UserError(
+        f"the videos of {printable_uri(uri)} are not there: neither {' nor '.join(tried[: len(layouts)])} exists "
+        "(set source.videos_uri)"
+    )

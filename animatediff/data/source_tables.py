@@ -1,0 +1,114 @@
+"""Tables: which column is which, and a row as a video."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from animatediff.data.captions import clean_caption
+from animatediff.data.source_spec import Columns, SourceVideo
+from animatediff.data.source_uris import id_from, printable_uri
+from animatediff.errors import UserError
+
+Role = Literal["id", "video", "caption"]
+_GUESSES: dict[Role, tuple[str, ...]] = {
+    "id": ("video_id", "videoid", "id", "clip_id", "uid", "uuid", "key"),
+    "video": (
+        *("video", "video_path", "videopath", "video_uri", "video_url", "video_file", "path", "file_path", "filepath"),
+        *("file_name", "filename", "file", "uri", "url"),
+    ),
+    "caption": ("caption", "text", "prompt", "description", "name", "title"),
+}
+
+
+def find_column(role: Role, names: Sequence[str], columns: Columns) -> str | None:
+    """The column that plays a role: the configured one, else the first common name that is there, else None."""
+    chosen: str | None = getattr(columns, role)
+    if chosen is not None:
+        return chosen if chosen in names else None
+    by_name = {name.strip().lower(): name for name in reversed(names)}
+    return next((by_name[guess] for guess in _GUESSES[role] if guess in by_name), None)
+
+
+def require_column(role: Role, names: Sequence[str], columns: Columns, uri: str) -> str:
+    """`find_column`, where the role must be played.
+
+    Raises:
+        UserError: no column plays it; the message lists those that are there.
+    """
+    found = find_column(role, names, columns)
+    if found is None:
+        raise missing_column(role, getattr(columns, role), names, uri)
+    return found
+
+
+def missing_column(role: str, name: str | None, names: Sequence[str], uri: str) -> UserError:
+    """The one line for a column that is not there."""
+    there = ", ".join(names) or "no columns at all"
+    what = f"no column {name!r}" if name is not None else f"no column that is known to hold the {role}"
+    return UserError(f"{printable_uri(uri)} has {what}; it has {there}: set source.columns.{role}")
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """Which columns of a table are read."""
+
+    id: str | None
+    video: str
+    caption: str
+
+
+def map_columns(names: Sequence[str], columns: Columns, uri: str) -> Mapping:
+    """Find the columns of a table whose rows name their video.
+
+    Raises:
+        UserError: one is missing.
+    """
+    return Mapping(
+        id=find_column("id", names, columns) if columns.id is None else require_column("id", names, columns, uri),
+        video=require_column("video", names, columns, uri),
+        caption=require_column("caption", names, columns, uri),
+    )
+
+
+def text_of(value: object) -> str:
+    """A cell as text: empty for null, NaN, and what is neither text nor number."""
+    if isinstance(value, str):
+        # Half a surrogate pair, as "\ud83d" in JSON, cannot be stored.
+        return value if value.isascii() else value.encode(errors="replace").decode()
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return str(value) if isinstance(value, int | float) and value == value else ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One file of rows."""
+
+    uri: str
+    folder: str
+    """What relative paths start from."""
+    unit: Literal["line", "row"]
+    """What its rows are counted in."""
+
+    def place(self, number: int) -> str:
+        """URI that names a row for a person."""
+        return f"{self.uri}#{self.unit}={number}"
+
+    def video(self, number: int, path: object, caption: object, video_id: object, *, has_ids: bool) -> SourceVideo:
+        """A row as a video; one without a path has no id, and its own place as URI, so that it can be found.
+
+        Args:
+            number: of the row, see `unit`.
+            path: the video column.
+            caption: the caption column.
+            video_id: the id column; without one (`has_ids` false) the id comes from the path.
+            has_ids: whether there is an id column.
+        """
+        text, words = text_of(path).strip(), clean_caption(text_of(caption))
+        if not text:
+            return SourceVideo("", self.place(number), words)
+        name = text_of(video_id).strip() if has_ids else id_from(text)
+        return SourceVideo(name, self._locate(text), words)
+
+    def _locate(self, path: str) -> str:
+        return path if path.startswith("/") or "://" in path else f"{self.folder}/{path}"

@@ -1,0 +1,92 @@
+"""URIs of videos: printable forms without secrets, ids, and fragments that name a part of a file."""
+
+import hashlib
+import re
+from typing import NamedTuple
+from urllib.parse import quote, unquote
+
+_SECRET_PARAMETER = re.compile(
+    r"x-(amz|goog|ms)-.*|.*(token|secret|password|credential|signature).*|sig|auth|authorization|(.*[-_])?(api|access)?[-_]?key"
+    r"|awsaccesskeyid|googleaccessid|key-pair-id|policy|expires",
+    re.IGNORECASE,
+)
+_URI_IN_TEXT = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+")
+_TAR_MEMBER = re.compile(r"(?P<uri>.+)#offset=(?P<offset>\d+)&bytes=(?P<num_bytes>\d+)", re.DOTALL)
+_PARQUET_CELL = re.compile(r"(?P<uri>.+)#group=(?P<group>\d+)&row=(?P<row>\d+)&column=(?P<column>[^&#]+)", re.DOTALL)
+
+
+class TarMember(NamedTuple):
+    """A file inside an uncompressed tar."""
+
+    uri: str
+    offset: int
+    """Bytes from the tar's start to the member's content."""
+    num_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.uri}#offset={self.offset}&bytes={self.num_bytes}"
+
+
+class ParquetCell(NamedTuple):
+    """A value in a Parquet file."""
+
+    uri: str
+    group: int
+    """Index of the row group."""
+    row: int
+    """Row inside it."""
+    column: str
+    """Path of the column; a struct's field is `column.field`."""
+
+    def __str__(self) -> str:
+        return f"{self.uri}#group={self.group}&row={self.row}&column={quote(self.column, safe='')}"
+
+
+def parse_locator(uri: str) -> TarMember | ParquetCell | None:
+    """The part of a file that `uri` names; None when it names a whole file, whose name may well hold a `#`."""
+    if "#" not in uri:
+        return None
+    if match := _TAR_MEMBER.fullmatch(uri):
+        return TarMember(match["uri"], int(match["offset"]), int(match["num_bytes"]))
+    if match := _PARQUET_CELL.fullmatch(uri):
+        return ParquetCell(match["uri"], int(match["group"]), int(match["row"]), unquote(match["column"]))
+    return None
+
+
+def printable_uri(uri: str) -> str:
+    """`uri` without user, password and signed query parameters, for messages and tables."""
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return uri
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    path, question_mark, tail = rest[len(authority) :].partition("?")
+    query, hash_sign, fragment = tail.partition("#")
+    kept = [part for part in query.split("&") if not _SECRET_PARAMETER.fullmatch(part.partition("=")[0])]
+    query = "&".join(kept)
+    public = authority.rpartition("@")[2]
+    return f"{scheme}://{public}{path}{question_mark if query else ''}{query}{hash_sign}{fragment}"
+
+
+def printable_text(text: str) -> str:
+    """`text` with every URI in it made printable: libraries repeat the address in their errors."""
+    return _URI_IN_TEXT.sub(lambda match: printable_uri(match[0]), text) if "://" in text else text
+
+
+def describe(error: Exception) -> str:
+    """One line for whatever a storage raised, without secrets."""
+    status, message = getattr(error, "status", None), getattr(error, "message", "")
+    text = f"HTTP {status} {message}" if status else getattr(error, "strerror", None) or str(error)
+    lines = text.strip().splitlines() or [type(error).__name__]
+    return printable_text(lines[0].strip())[:300]
+
+
+def id_from(uri: str) -> str:
+    """A video's id from where it lies: host and path, or the relative path.
+
+    Signatures are left out, so that a signed URL keeps its id when it is signed again.
+    """
+    name = printable_uri(uri)
+    name = name.partition("://")[2] or name
+    name = name.removeprefix("./").lstrip("/")
+    # An id may not lead out of a folder, but a path may.
+    return hashlib.sha256(name.encode()).hexdigest()[:32] if ".." in name.split("/") else name

@@ -1,0 +1,142 @@
+"""Decoding in a child process: decoders crash, hang and take all memory, and nothing else may suffer from it."""
+
+from types import TracebackType
+
+from pydantic import Field, field_validator
+
+from animatediff.config import Config
+from animatediff.data.clips import ClipConfig
+from animatediff.data.cut import Window
+from animatediff.data.decode_process import DecodeProcess, ProcessError
+from animatediff.data.decoders import KNOWN, is_memory_error
+from animatediff.data.quarantine import Reason, VideoError
+from animatediff.data.videos import MAX_PIXELS
+from animatediff.errors import UserError
+
+ATTEMPTS = 3
+"""How often a video is tried whose decoding process dies, since that may come from outside."""
+HANG_ATTEMPTS = 2
+"""How often a video is tried that takes longer than its deadline."""
+
+
+class DecodeConfig(Config):
+    """How videos are decoded. Of these, only `decoders` may decide a pixel of a clip."""
+
+    decoders: tuple[str, ...] = ("decord", "pyav")
+    """Tried in order for each video: decord, pyav, torchcodec, or a class of your own as package.module:ClassName."""
+    timeout_s: float = Field(30.0, gt=0)
+    """Seconds for one video, to which twice its length is added."""
+    memory_mb: int = Field(2048, ge=64)
+    """What decoding one video may take; more is out_of_memory."""
+    max_mb: int = Field(2000, ge=1)
+    """Of a video file; more is too_large."""
+    max_pixels: int = Field(MAX_PIXELS, ge=1)
+    """Of a source frame; more is too_large."""
+    files_per_child: int = Field(500, ge=1)
+    """Videos that one process decodes before a fresh one takes over, because decoders leak."""
+
+    @field_validator("decoders")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in names if name not in KNOWN and ":" not in name]
+        if unknown or not names:
+            wrong = f"there is no decoder {unknown[0]!r}" if unknown else "at least one is needed"
+            raise ValueError(f"{wrong}, known are {', '.join(KNOWN)}, and classes as package.module:ClassName")
+        return names
+
+
+class Supervisor:
+    """Cuts videos in a child process that is started when it is needed, and replaced when it fails.
+
+    It is used from one thread, and is a context manager that ends the process.
+
+    Args:
+        decode: decoders and limits.
+        clips: how to cut.
+    """
+
+    def __init__(self, decode: DecodeConfig, clips: ClipConfig) -> None:
+        self._decode, self._clips = decode, clips
+        self._child: DecodeProcess | None = None
+
+    def __enter__(self) -> "Supervisor":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def child_pid(self) -> int | None:
+        """Of the child process; None while there is none."""
+        return self._child.pid if self._child else None
+
+    def cut(self, video_id: str, data: bytes) -> list[Window]:
+        """Cut a video into clips; see `cut.cut`.
+
+        Raises:
+            VideoError: the video cannot be used. If the process died or hung, that has happened `ATTEMPTS` or
+                `HANG_ATTEMPTS` times.
+            UserError: the process cannot be started, for example because a decoder is not installed.
+        """
+        failures: list[ProcessError] = []
+        while True:
+            try:
+                return self._ready_child().cut(video_id, data, self._decode.timeout_s)
+            except ProcessError as failure:
+                self.close()
+                failures.append(failure)
+                _give_up(failures, self._decode)
+            except BaseException as error:
+                # After a verdict the child is idle again. Otherwise an answer may still come, to the wrong question,
+                # and what a lack of memory leaves behind would narrow the next attempt.
+                if not isinstance(error, VideoError) or error.reason is Reason.OUT_OF_MEMORY:
+                    self.close()
+                raise
+
+    def close(self) -> None:
+        """End the child process, if there is one."""
+        if self._child:
+            self._child.kill()
+            self._child = None
+
+    def _ready_child(self) -> DecodeProcess:
+        if self._child and self._child.num_files >= self._decode.files_per_child:
+            self.close()
+        if not self._child:
+            self._child = _start(self._decode, self._clips)
+        return self._child
+
+
+def _give_up(failures: list[ProcessError], decode: DecodeConfig) -> None:
+    """Raise the verdict on a video whose decoding has failed too often."""
+    last = failures[-1]
+    if sum(failure.hung for failure in failures) == HANG_ATTEMPTS:
+        detail = (
+            f"{last.at} was not done after {decode.timeout_s:g} s and twice the video's length, {HANG_ATTEMPTS} times"
+        )
+        raise VideoError("decode", Reason.DECODER_HANG, detail) from last
+    if len(failures) == ATTEMPTS:
+        reason = Reason.OUT_OF_MEMORY if is_memory_error(last.said) else Reason.DECODER_CRASH
+        said = f": {last.said}" if last.said else ""
+        raise VideoError("decode", reason, f"{last.at} {last.how}, {ATTEMPTS} times{said}") from last
+
+
+def _start(decode: DecodeConfig, clips: ClipConfig) -> DecodeProcess:
+    """A process that has loaded its decoders.
+
+    Raises:
+        UserError: it cannot.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        child = DecodeProcess()
+        try:
+            child.start(decode, clips)
+            return child
+        except ProcessError as error:
+            child.kill()
+            if attempt == ATTEMPTS:
+                raise UserError(f"the decoding process does not start: it {error.how} {error.said}".strip()) from error
+        except BaseException:
+            child.kill()
+            raise
+    raise AssertionError("the loop returns or raises")

@@ -1,0 +1,78 @@
+"""A collection as the web gives it: one file in twenty is bad. Each is told, and nothing else is lost."""
+
+from collections import Counter
+
+import pytest
+
+from animatediff.data import shards
+from animatediff.data.clips import ClipConfig
+from animatediff.data.seal import read_quarantine
+from animatediff.data.supervisor import DecodeConfig
+from animatediff.data.verify import verify
+from pipelines import ingest
+from pipelines.settings import IngestConfig, SourceConfig
+from tests.fake_decoders import Hang, Hungry, Segfault
+from tests.support import audio_only, encode, gradient_frames, mp4
+from tests.unit.test_data_videos import claiming
+
+pytestmark = pytest.mark.ray
+NUM_GOOD = 209
+
+
+def marked(fake):
+    return encode(gradient_frames(20), codec="libx264", title=fake.marker)
+
+
+BAD = {
+    "zero-bytes.mp4": (b"", "empty"),
+    "cut.mp4": (mp4(20)[: len(mp4(20)) // 2], "truncated"),
+    "page.mp4": (b"<html><body>404 Not Found</body></html>" * 9, "not_video"),
+    "sound.mp4": (audio_only(), "no_stream"),
+    "one-frame.mp4": (mp4(1), "too_short"),
+    "huge.mkv": (claiming(65_535, "matroska"), "too_large"),
+    "huge.avi": (claiming(65_535, "avi"), "decode_error"),
+    "crash.mp4": (marked(Segfault), "decoder_crash"),
+    "hang.mp4": (marked(Hang), "decoder_hang"),
+    "hungry.mp4": (marked(Hungry), "out_of_memory"),
+}
+ODD = {
+    "av1.mp4": encode(gradient_frames(20), codec="libsvtav1"),
+    "really-a-webm.mp4": encode(gradient_frames(20), codec="libvpx-vp9", container="webm"),
+}
+
+
+def test_every_bad_file_has_its_reason_and_all_others_their_clips(cluster, base, tmp_path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    files = {name: data for name, (data, _) in BAD.items()} | ODD
+    files |= {f"good-{i:03}.mp4": mp4(17 + i % 40) for i in range(NUM_GOOD - len(ODD))}
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+        (folder / name).with_suffix(".txt").write_text(f"a bar, {name}")
+    (folder / "mute.mp4").write_bytes(mp4(20))
+    config = IngestConfig(
+        source=SourceConfig(uri=str(folder)),
+        output_uri=str(tmp_path / "dataset"),
+        base=base,
+        clips=ClipConfig(height=32, width=32, stride=1),
+        decode=DecodeConfig(decoders=("tests.fake_decoders:Wicked",), timeout_s=3, memory_mb=512),
+        clips_per_unit=16,
+    )
+    manifest = ingest.main(config)
+
+    expected = {name: reason for name, (_, reason) in BAD.items()} | {"mute.mp4": "no_caption"}
+    rows = read_quarantine(config.output_uri).to_pylist()
+    assert {row["video_id"]: row["reason"] for row in rows} == expected
+    assert manifest.quarantined == dict(Counter(expected.values()))
+    stored = [name for shard in manifest.shards for name in ids(config.output_uri, shard)]
+    assert sorted(stored) == sorted(set(files) - set(BAD))
+    assert verify(config.output_uri).problems == []
+    for row in rows:
+        assert row["stage"] in ("plan", "probe", "decode")
+        assert row["detail"]
+    attempts = {row["video_id"]: row["attempts"] for row in rows}
+    assert (attempts["crash.mp4"], attempts["hang.mp4"], attempts["cut.mp4"]) == (3, 2, 1)
+
+
+def ids(dataset, shard):
+    return shards.read_columns(f"{dataset}/{shard.path}", ["video_id"])["video_id"].to_pylist()

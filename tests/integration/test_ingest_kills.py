@@ -1,0 +1,125 @@
+"""`kill -9` of anything at any time, then the same command again: the same bytes in the end."""
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from animatediff.data.clips import ClipConfig
+from animatediff.data.verify import verify
+from animatediff.sprites.videos import break_videos, write_videos
+from pipelines import ingest
+from pipelines.settings import IngestConfig, SourceConfig
+from tests.integration import processes
+from tests.integration.conftest import REPOSITORY, hashes, write_yaml
+
+pytestmark = pytest.mark.ray
+KINDS = ("decode child", "driver", "vae actor", "worker")
+CLIPS = ClipConfig(height=32, width=32, stride=1, windows_per_video=2, windows="random")
+
+
+def make_config(csv, output, base):
+    source = SourceConfig(uri=str(csv))
+    return IngestConfig(source=source, output_uri=str(output), base=base, clips=CLIPS, clips_per_unit=8)
+
+
+def make_videos(folder, num):
+    csv = write_videos(folder, num_videos=num, height=64, width=64, num_frames=24)
+    break_videos(folder)
+    return csv
+
+
+class Job:
+    """The ingest command, again and again until it is done."""
+
+    def __init__(self, config_path, log):
+        self._command = [sys.executable, "pipelines/ingest.py", "--config", config_path]
+        self._log = log
+        self.runs = 0
+        self._driver = None
+
+    def start(self):
+        self.runs += 1
+        self._driver = subprocess.Popen(self._command, cwd=REPOSITORY, stderr=self._log, stdout=self._log)
+
+    def is_running(self):
+        return self._driver.poll() is None
+
+    def kill_one(self, kind):
+        """Kill one process of a kind; a driver takes what it started with it. True if there was one."""
+        running = processes.below(self._driver.pid)
+        chosen = processes.of_kind(running, kind, self._driver.pid)[:1]
+        processes.kill([*running] if kind == "driver" else chosen)
+        return bool(chosen)
+
+    def end(self):
+        processes.kill(processes.below(self._driver.pid))
+        self._driver.wait()
+
+    def code(self):
+        return self._driver.wait(300)
+
+
+def kill_while_it_runs(job, output, num_kills, rng, deadline_s):
+    """Kill `num_kills` processes, the kinds in turn, at random times after the first part is there."""
+    done, deadline = [], time.monotonic() + deadline_s
+    job.start()
+    while len(done) < num_kills:
+        assert time.monotonic() < deadline, done
+        if not job.is_running():
+            assert not (output / "manifest.json").exists(), f"it was done after {done}: more videos are needed"
+            job.start()
+        if list((output / "parts").glob("*.parquet")):
+            time.sleep(rng.uniform(0, 1.0))
+            kind = KINDS[len(done) % len(KINDS)]
+            if job.kill_one(kind):
+                done.append(kind)
+        time.sleep(0.05)
+    job.end()
+
+
+def run_with_kills(base, tmp_path, *, num_videos, num_kills, deadline_s):
+    csv = make_videos(tmp_path / "source", num_videos)
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    manifest = ingest.main(make_config(csv, straight, base))
+    path = write_yaml(tmp_path / "ingest.yaml", make_config(csv, killed, base).model_dump(mode="json"))
+    with (tmp_path / "log").open("w") as log:
+        job = Job(path, log)
+        kill_while_it_runs(job, killed, num_kills, random.Random(0), deadline_s)
+        job.start()
+        assert job.code() == 0, (tmp_path / "log").read_text()[-3000:]
+    assert verify(str(killed)).problems == []
+    assert hashes(killed) == hashes(straight)
+    assert manifest.quarantined == {"empty": 1, "truncated": 1, "not_video": 1}
+    return job.runs
+
+
+def test_each_kind_of_process_killed_once(cluster, base, tmp_path):
+    run_with_kills(base, tmp_path, num_videos=80, num_kills=4, deadline_s=240)
+
+
+@pytest.mark.slow
+def test_twenty_kills_in_three_hundred_videos(cluster, base, tmp_path):
+    runs = run_with_kills(base, tmp_path, num_videos=300, num_kills=20, deadline_s=1500)
+    print(f"20 kills, {runs} runs of the command")  # noqa: T201
+
+
+def test_a_decoding_process_killed_from_outside_costs_nothing(cluster, base, tmp_path):
+    """The same without a driver's end: one run, whose decoding processes die again and again."""
+    csv = make_videos(tmp_path / "source", 24)
+    expected = ingest.main(make_config(csv, tmp_path / "straight", base))
+    path = write_yaml(tmp_path / "ingest.yaml", make_config(csv, tmp_path / "killed", base).model_dump(mode="json"))
+    with (tmp_path / "log").open("w") as log:
+        job = Job(path, log)
+        job.start()
+        num_kills = 0
+        while job.is_running():
+            num_kills += job.kill_one("decode child")
+            time.sleep(1.5)
+        assert job.code() == 0, Path(log.name).read_text()[-3000:]
+    assert num_kills
+    assert hashes(tmp_path / "killed") == hashes(tmp_path / "straight")
+    assert expected.num_videos == 21

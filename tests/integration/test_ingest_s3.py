@@ -1,0 +1,104 @@
+"""Ingest from S3 to S3, over real HTTP, also where the connection is bad."""
+
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from animatediff.data.clips import ClipConfig
+from pipelines.settings import IngestConfig, SourceConfig
+from tests.integration.conftest import hashes, write_yaml
+from tests.integration.faulty_proxy import FaultyProxy
+from tests.support import mp4
+
+pytestmark = pytest.mark.ray
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+def make_config(source, output, base):
+    return IngestConfig(
+        source=SourceConfig(uri=source),
+        output_uri=output,
+        base=base,
+        clips=ClipConfig(height=32, width=32),
+        clips_per_unit=2,
+    ).model_dump(mode="json")
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Host and port of an object store with the bucket `videos`, and its client."""
+    store = ThreadedMotoServer(port=0, verbose=False)
+    store.start()
+    host, port = store.get_host_and_port()
+    for name, value in (CREDENTIALS | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}).items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="videos")
+    yield host, port, client
+    store.stop()
+
+
+def fill(client, videos):
+    """Each video with its caption, as objects below `in/`."""
+    for name, data in videos.items():
+        client.put_object(Bucket="videos", Key=f"in/{name}.mp4", Body=data)
+        client.put_object(Bucket="videos", Key=f"in/{name}.txt", Body=f"clip {name}".encode())
+
+
+def keys(client):
+    return {item["Key"] for item in client.list_objects_v2(Bucket="videos", Prefix="out/")["Contents"]}
+
+
+def test_from_s3_to_s3(server, base, tmp_path, run_job):
+    """In a process of its own, as the credentials come from the environment."""
+    _, _, client = server
+    fill(client, {"a": mp4(64), "b": mp4(64), "empty": b""})
+    path = write_yaml(tmp_path / "ingest.yaml", make_config("s3://videos/in", "s3://videos/out", base))
+    done = run_job("ingest", "--config", path)
+    assert done.returncode == 0, done.stderr
+    assert keys(client) == {
+        "out/README.md",
+        "out/config.yaml",
+        "out/duplicates.parquet",
+        "out/histograms.png",
+        "out/ingest.json",
+        "out/manifest.json",
+        "out/plan/segment-0000000.parquet",
+        "out/plan/settings.json",
+        "out/quarantine.parquet",
+        "out/bucket=16x32x32/shard-00000.parquet",
+    }
+    again = run_job("ingest", "--config", path)
+    assert "nothing to do" in again.stderr
+    for output in (done.stdout + done.stderr, again.stderr):
+        assert "testing" not in output
+
+
+def test_a_bad_connection_changes_no_byte(server, base, tmp_path, run_job):
+    """One request in eight fails; the shards are those of a local run of the same videos."""
+    host, port, client = server
+    videos = {f"v{i:02}": mp4(61 + i) for i in range(12)} | {"cut": mp4(64)[:2000]}
+    fill(client, videos)
+    (tmp_path / "in").mkdir()
+    for name, data in videos.items():
+        (tmp_path / "in" / f"{name}.mp4").write_bytes(data)
+        (tmp_path / "in" / f"{name}.txt").write_text(f"clip {name}")
+    local = write_yaml(tmp_path / "local.yaml", make_config(str(tmp_path / "in"), str(tmp_path / "out"), base))
+    assert run_job("ingest", "--config", local).returncode == 0
+
+    proxy = FaultyProxy(host, port, share=1 / 8)
+    remote = write_yaml(tmp_path / "remote.yaml", make_config("s3://videos/in", "s3://videos/out", base))
+    done = run_job("ingest", "--config", remote, env={"AWS_ENDPOINT_URL": proxy.url})
+    proxy.stop()
+    assert done.returncode == 0, done.stderr
+    assert all(proxy.counts.values()), proxy.counts
+    fetched = tmp_path / "fetched"
+    for key in keys(client):
+        target = fetched / Path(key).relative_to("out")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(client.get_object(Bucket="videos", Key=key)["Body"].read())
+    sealed = [name for name in hashes(tmp_path / "out") if name.startswith("bucket=") or name == "manifest.json"]
+    assert len(sealed) == 2
+    assert {name: hashes(fetched)[name] for name in sealed} == {name: hashes(tmp_path / "out")[name] for name in sealed}
