@@ -37,8 +37,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a title in any script must not end an ASCII terminal's command
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        commands = {"identify": identify, "convert": convert, "show": show, "verify": verify}
-        code = tyro.extras.subcommand_cli_from_dict(commands, prog="animatediff", description=__doc__, args=argv)
+        code = tyro.extras.subcommand_cli_from_dict(
+            {"identify": identify, "convert": convert, "show": show, "verify": verify},
+            prog="animatediff",
+            description=__doc__,
+            args=argv,
+        )
     except UserError as error:
         sys.stderr.write(f"animatediff: {error}\n")
         sys.exit(error.exit_code)
