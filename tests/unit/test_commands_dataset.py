@@ -78,9 +78,7 @@ def sprites_dataset(tmp_path):
     dataset = str(tmp_path / "dataset")
     vae = load_vae(str(shipped.BASE))
     scenes = sample_scenes(3, 0)
-    videos = [
-        video.__class__(video.video_id, video.uri, caption(scene)) for video, scene in zip(make_videos(3), scenes)
-    ]
+    videos = [replace(video, caption=caption(scene)) for video, scene in zip(make_videos(3), scenes, strict=True)]
     units, _ = plan(dataset, videos)
     rows = []
     for video, scene in zip(videos, scenes, strict=True):
