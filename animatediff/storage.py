@@ -17,6 +17,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from animatediff.errors import UserError
+from animatediff.uris import printable_text, printable_uri
 
 # botocore's defaults wait 60 s per attempt; a wrong endpoint should be told within seconds.
 _PROTOCOL_OPTIONS: dict[str, dict[str, Any]] = {
@@ -34,7 +35,8 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         return fsspec.core.url_to_fs(uri, **_PROTOCOL_OPTIONS.get(protocol, {}))
     except Exception as error:  # some connect at once, and each fails in its own way
-        raise UserError(f"cannot open {uri}: {' '.join(str(error).split())}") from error
+        text = printable_text(" ".join(str(error).split()))
+        raise UserError(f"cannot open {printable_uri(uri)}: {text}") from error
 
 
 def join(uri: str, *parts: str) -> str:
@@ -255,9 +257,9 @@ def unreachable(uri: str, error: Exception) -> UserError:
     """The one line for whatever a storage raised."""
     # An OSError's own text names the temporary file.
     text = (error.strerror if isinstance(error, OSError) else None) or str(error).strip() or type(error).__name__
-    reason = text.splitlines()[0]
+    reason = printable_text(text.splitlines()[0])
     return UserError(
-        f"cannot reach {uri}: {reason} (check the bucket's name, the endpoint and the credentials)"
+        f"cannot reach {printable_uri(uri)}: {reason} (check the bucket's name, the endpoint and the credentials)"
         if "://" in uri
         else f"cannot use {uri}: {reason}"
     )

@@ -7,8 +7,8 @@ from animatediff.config import dump
 from animatediff.data.card import write_card
 from animatediff.data.manifest import Manifest
 from animatediff.data.seal import QUARANTINE_FILE, clean_up
-from animatediff.data.source_uris import printable_uri
 from animatediff.errors import UserError
+from animatediff.uris import printable_uri
 from pipelines.embedded import ingest_default
 from pipelines.runtime import connect, num_gpus, run_job
 from pipelines.settings import IngestConfig

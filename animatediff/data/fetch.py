@@ -9,10 +9,9 @@ from animatediff import storage
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.source_http import get, too_large
 from animatediff.data.source_parquet import read_cell
-from animatediff.data.source_uris import ParquetCell, TarMember, describe, parse_locator, printable_uri
+from animatediff.data.source_uris import ParquetCell, TarMember, describe, parse_locator
 from animatediff.errors import UserError
-
-__all__ = ["ATTEMPTS", "fetch", "printable_uri"]
+from animatediff.uris import printable_uri
 
 ATTEMPTS = 3
 """Reads of one video before the storage is said to have failed."""

@@ -23,6 +23,7 @@ from animatediff.data.quarantine import Reason, Rejection
 from animatediff.data.seen import Seen
 from animatediff.data.sources import SourceVideo
 from animatediff.errors import UsageError, UserError
+from animatediff.uris import printable_uri
 
 FOLDER = "plan"
 _SETTINGS_FILE = "settings.json"
@@ -223,7 +224,7 @@ def _objection(video: SourceVideo, *, is_first: bool) -> Rejection | None:
         reason, detail = Reason.NO_CAPTION, "the caption is missing or empty"
     else:
         return None
-    return Rejection(video.video_id, video.uri, "", "plan", reason, detail)
+    return Rejection(video.video_id, printable_uri(video.uri), "", "plan", reason, detail)
 
 
 def _unit_id(key: str, ordinal: int, videos: tuple[SourceVideo, ...]) -> str:

@@ -14,6 +14,7 @@ from animatediff.data import plan as planning
 from animatediff.data.manifest import Manifest, Shard
 from animatediff.data.scores import SCORE_COLUMNS
 from animatediff.errors import UserError
+from animatediff.uris import printable_uri
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 """That scores are summed up by."""
@@ -108,5 +109,5 @@ def _planned(dataset_uri: str, video_id: str, unit_id: str) -> str:
         rows = planning.read_segment(dataset_uri, name)
         found = rows.filter(pc.and_(pc.equal(rows["video_id"], video_id), pc.equal(rows["unit_id"], unit_id)))
         if len(found):
-            return str(found["uri"][0].as_py())
+            return printable_uri(found["uri"][0].as_py())
     raise UserError(f"the plan of {dataset_uri} does not name the video {video_id!r}: restore it")

@@ -9,8 +9,8 @@ from animatediff.data.captions import clean_caption
 from animatediff.data.source_files import read_lines, root_of, told
 from animatediff.data.source_spec import SourceConfig, SourceVideo
 from animatediff.data.source_tables import Table, find_column, map_columns, missing_column
-from animatediff.data.source_uris import printable_uri
 from animatediff.errors import UserError
+from animatediff.uris import printable_uri
 
 _MAX_FIELD_CHARS = 1_000_000
 # Reading it as part of a field tells a quote that is never closed, which would swallow all that follows it.

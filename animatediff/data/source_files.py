@@ -12,8 +12,9 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import infer_compression
 
 from animatediff import storage
-from animatediff.data.source_uris import describe, printable_text, printable_uri
+from animatediff.data.source_uris import describe
 from animatediff.errors import UserError
+from animatediff.uris import printable_text, printable_uri
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{},]+(?:,[^{},]+)+)\}")
 _MAGIC = re.compile(r"[*?\[{]")

@@ -11,7 +11,7 @@ from animatediff.data.captions import clean_caption
 from animatediff.data.source_files import told
 from animatediff.data.source_spec import VIDEO_SUFFIXES, Columns, SourceVideo
 from animatediff.data.source_tables import find_column, text_of
-from animatediff.data.source_uris import printable_uri
+from animatediff.uris import printable_uri
 
 _BATCH_FILES = 1000
 """Sidecars that are read at once: object stores serve them side by side."""

@@ -7,7 +7,7 @@ import fsspec
 from fsspec.asyn import sync
 
 from animatediff.data.quarantine import Reason, VideoError
-from animatediff.data.source_uris import printable_uri
+from animatediff.uris import printable_uri
 
 _CHUNK_BYTES = 1 << 20
 # Silence ends a request, and so does a trickle that would take for ever.

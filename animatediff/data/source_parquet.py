@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from animatediff import storage
-from animatediff.data.source_files import opened, root_of, told
+from animatediff.data.source_files import no_ranges, opened, root_of, told
 from animatediff.data.source_spec import Columns, SourceConfig, SourceVideo
 from animatediff.data.source_tables import Table, find_column, map_columns, missing_column, require_column
-from animatediff.data.source_uris import ParquetCell, describe, printable_uri
+from animatediff.data.source_uris import ParquetCell, describe
 from animatediff.errors import UserError
+from animatediff.uris import printable_uri
 
 _BATCH_ROWS = 10_000
 _BYTES_GUESSES = ("bytes", "video_bytes", "video", "mp4", "data", "content")
@@ -43,11 +44,13 @@ def read_parquet(uri: str, source: SourceConfig) -> Iterator[SourceVideo]:
 
 def _open(file: Any, uri: str) -> pq.ParquetFile:
     if not file.seekable():
-        raise UserError(f"the server of {printable_uri(uri)} serves no byte ranges, which Parquet needs: copy it first")
+        raise no_ranges(uri)
     try:
         return pq.ParquetFile(file)
     except pa.ArrowInvalid as error:
         raise UserError(f"{printable_uri(uri)} is no Parquet file: {describe(error)}") from error
+    except ValueError as error:  # fsspec's, where the server answered with the whole file
+        raise no_ranges(uri) from error
 
 
 def _read_paths(parquet: pq.ParquetFile, uri: str, source: SourceConfig) -> Iterator[SourceVideo]:

@@ -6,8 +6,9 @@ from typing import Literal
 
 from animatediff.data.captions import clean_caption
 from animatediff.data.source_spec import Columns, SourceVideo
-from animatediff.data.source_uris import id_from, printable_uri
+from animatediff.data.source_uris import id_from
 from animatediff.errors import UserError
+from animatediff.uris import printable_uri
 
 Role = Literal["id", "video", "caption"]
 _GUESSES: dict[Role, tuple[str, ...]] = {

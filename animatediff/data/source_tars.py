@@ -9,11 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from animatediff.data.source_files import opened, told
+from animatediff.data.source_files import no_ranges, opened, told
 from animatediff.data.source_folder import caption_in, sidecar_suffixes
 from animatediff.data.source_spec import VIDEO_SUFFIXES, Columns, SourceVideo
-from animatediff.data.source_uris import TarMember, describe, printable_uri
+from animatediff.data.source_uris import TarMember, describe
 from animatediff.errors import UserError
+from animatediff.uris import printable_uri
 
 logger = logging.getLogger(__name__)
 
@@ -76,12 +77,14 @@ def _read_tar(uri: str, name: str, columns: Columns) -> list[SourceVideo]:
         except (tarfile.TarError, EOFError) as error:
             logger.warning("%s is damaged, what follows is not read: %s", printable_uri(uri), describe(error))
             damage.append(SourceVideo("", f"{uri}#offset={file.tell()}", ""))
+        except ValueError as error:  # fsspec's, where the server answered with the whole file
+            raise no_ranges(uri) from error
     return [*_videos(samples, name, columns), *damage]
 
 
 def _check(file: Any, uri: str) -> None:
     if not file.seekable():
-        raise UserError(f"the server of {printable_uri(uri)} serves no byte ranges, which tars need: copy it first")
+        raise no_ranges(uri)
     if file.read(3) in (b"\x1f\x8b\x08", b"BZh", b"\xfd7z", b"\x28\xb5\x2f"):
         raise UserError(
             f"{printable_uri(uri)} is compressed, so nothing in it can be read alone: store it as plain tar"

@@ -1,16 +1,12 @@
-"""URIs of videos: printable forms without secrets, ids, and fragments that name a part of a file."""
+"""URIs of videos: ids from them, and fragments that name a part of a file."""
 
 import hashlib
 import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-_SECRET_PARAMETER = re.compile(
-    r"x-(amz|goog|ms)-.*|.*(token|secret|password|credential|signature).*|sig|auth|authorization|(.*[-_])?(api|access)?[-_]?key"
-    r"|awsaccesskeyid|googleaccessid|key-pair-id|policy|expires",
-    re.IGNORECASE,
-)
-_URI_IN_TEXT = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+")
+from animatediff.uris import printable_text, printable_uri
+
 _TAR_MEMBER = re.compile(r"(?P<uri>.+)#offset=(?P<offset>\d+)&bytes=(?P<num_bytes>\d+)", re.DOTALL)
 _PARQUET_CELL = re.compile(r"(?P<uri>.+)#group=(?P<group>\d+)&row=(?P<row>\d+)&column=(?P<column>[^&#]+)", re.DOTALL)
 
@@ -51,25 +47,6 @@ def parse_locator(uri: str) -> TarMember | ParquetCell | None:
     if match := _PARQUET_CELL.fullmatch(uri):
         return ParquetCell(match["uri"], int(match["group"]), int(match["row"]), unquote(match["column"]))
     return None
-
-
-def printable_uri(uri: str) -> str:
-    """`uri` without user, password and signed query parameters, for messages and tables."""
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
-        return uri
-    authority = re.split("[/?#]", rest, maxsplit=1)[0]
-    path, question_mark, tail = rest[len(authority) :].partition("?")
-    query, hash_sign, fragment = tail.partition("#")
-    kept = [part for part in query.split("&") if not _SECRET_PARAMETER.fullmatch(part.partition("=")[0])]
-    query = "&".join(kept)
-    public = authority.rpartition("@")[2]
-    return f"{scheme}://{public}{path}{question_mark if query else ''}{query}{hash_sign}{fragment}"
-
-
-def printable_text(text: str) -> str:
-    """`text` with every URI in it made printable: libraries repeat the address in their errors."""
-    return _URI_IN_TEXT.sub(lambda match: printable_uri(match[0]), text) if "://" in text else text
 
 
 def describe(error: Exception) -> str:

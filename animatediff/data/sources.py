@@ -11,8 +11,8 @@ from animatediff.data.source_jsonl import read_jsonl
 from animatediff.data.source_parquet import read_parquet
 from animatediff.data.source_spec import VIDEO_SUFFIXES, Columns, SourceConfig, SourceVideo
 from animatediff.data.source_tars import read_tars
-from animatediff.data.source_uris import printable_uri
 from animatediff.errors import UserError
+from animatediff.uris import printable_uri
 
 __all__ = ["VIDEO_SUFFIXES", "Columns", "SourceConfig", "SourceVideo", "read_source"]
 

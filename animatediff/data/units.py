@@ -15,6 +15,7 @@ from animatediff.data.sources import SourceVideo
 from animatediff.data.supervisor import ATTEMPTS as DECODE_ATTEMPTS
 from animatediff.data.supervisor import HANG_ATTEMPTS, Supervisor
 from animatediff.errors import UserError
+from animatediff.uris import printable_uri
 
 _FETCHED_AHEAD = 4
 _ATTEMPTS = {
@@ -111,7 +112,7 @@ def _cut(video: SourceVideo, fetched: _Fetched, supervisor: Supervisor) -> list[
 def _reject(unit: Unit, video: SourceVideo, error: VideoError, data: bytes | None, digest: str | None) -> Rejection:
     return Rejection(
         video.video_id,
-        video.uri,
+        printable_uri(video.uri),
         unit.unit_id,
         error.stage,
         error.reason,

@@ -24,6 +24,7 @@ from animatediff.data.scores import load_scorer, run_scorer
 from animatediff.data.supervisor import DecodeConfig, Supervisor
 from animatediff.data.units import Clip, DecodedUnit, decode_unit
 from animatediff.errors import UserError
+from animatediff.uris import printable_uri
 from animatediff.weights.base import load_vae
 from animatediff.weights.vae import encode_frames
 from pipelines.runtime import BOUNDED_RETRIES
@@ -168,7 +169,7 @@ def _nan_rejection(unit_id: str, clip: Clip) -> Rejection:
     detail = f"the latents of window {clip.window.window} are not finite in float16"
     return Rejection(
         clip.video.video_id,
-        clip.video.uri,
+        printable_uri(clip.video.uri),
         unit_id,
         "encode",
         Reason.NAN_LATENT,

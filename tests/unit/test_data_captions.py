@@ -47,7 +47,7 @@ def test_cleaning_twice_changes_nothing(text):
 
 @pytest.mark.parametrize("text", ["&" + "amp;" * 200_000, "<b " * 200_000, '"' * 500_000, "&amp;lt;" * 100_000])
 def test_hostile_captions_take_no_time(text):
-    start = time.perf_counter()
+    start = time.process_time()
     once = clean_caption(text)
     assert clean_caption(once) == once
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10

@@ -10,10 +10,11 @@ import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
-from animatediff.data.fetch import fetch, printable_uri
+from animatediff.data.fetch import fetch
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.sources import SourceConfig, read_source
 from animatediff.errors import UserError
+from animatediff.uris import printable_uri
 from tests.unit.test_data_sources import read, touch
 from tests.unit.test_data_sources_parquet import videos, write
 from tests.unit.test_data_sources_tars import sample, write_tar
@@ -176,8 +177,9 @@ def test_sources_on_a_web_server(web, tmp_path):
     assert error.reason is Reason.FETCH_ERROR
     assert "serves no byte ranges" in error.detail
     assert "secret" not in error.detail
-    with pytest.raises(UserError, match=r"s.tar"):
+    with pytest.raises(UserError, match=r"s.tar serves no byte ranges"):
         read(f"{web.uri}/s.tar")
+    assert len(read(f"{web.uri}/t.csv")) == 2
 
 
 def test_local_files(tmp_path):
