@@ -6,9 +6,9 @@ from pydantic import Field, model_validator
 
 from animatediff.config import Config
 from animatediff.data.clips import ClipConfig
+from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.quarantine import Reason
-from animatediff.data.sources import SourceConfig
-from animatediff.data.supervisor import DecodeConfig
+from animatediff.data.sources.reader import SourceConfig
 from animatediff.training.recipe import Recipe
 
 

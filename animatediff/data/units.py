@@ -6,14 +6,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from animatediff.data.cut import Window
-from animatediff.data.fetch import ATTEMPTS as FETCH_ATTEMPTS
-from animatediff.data.fetch import fetch
+from animatediff.data.decoding.cut import Window
+from animatediff.data.decoding.supervisor import ATTEMPTS as DECODE_ATTEMPTS
+from animatediff.data.decoding.supervisor import HANG_ATTEMPTS, Supervisor
 from animatediff.data.plan import Unit
 from animatediff.data.quarantine import Reason, Rejection, VideoError
-from animatediff.data.sources import SourceVideo
-from animatediff.data.supervisor import ATTEMPTS as DECODE_ATTEMPTS
-from animatediff.data.supervisor import HANG_ATTEMPTS, Supervisor
+from animatediff.data.sources.fetch import ATTEMPTS as FETCH_ATTEMPTS
+from animatediff.data.sources.fetch import fetch
+from animatediff.data.sources.reader import SourceVideo
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 

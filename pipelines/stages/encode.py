@@ -18,10 +18,10 @@ import torch
 
 from animatediff.data import columns, parts
 from animatediff.data.clips import ClipConfig
+from animatediff.data.decoding.supervisor import DecodeConfig, Supervisor
 from animatediff.data.plan import UnitRef, read_unit
 from animatediff.data.quarantine import Reason, Rejection
 from animatediff.data.scores import load_scorer, run_scorer
-from animatediff.data.supervisor import DecodeConfig, Supervisor
 from animatediff.data.units import Clip, DecodedUnit, decode_unit
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri

@@ -19,7 +19,7 @@ from animatediff.data.plan import Planner, UnitRef
 from animatediff.data.scores import load_scorer
 from animatediff.data.seal import Identity, read_quarantine
 from animatediff.data.shards import SCHEMA_VERSION
-from animatediff.data.sources import SourceConfig, SourceVideo, read_source
+from animatediff.data.sources.reader import SourceConfig, SourceVideo, read_source
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 from animatediff.weights.base import load_vae

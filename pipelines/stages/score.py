@@ -13,8 +13,8 @@ import numpy as np
 import ray
 
 from animatediff import storage
-from animatediff.data.decoders import load_decoders, read_frames
-from animatediff.data.videos import probe
+from animatediff.data.decoding.decoders import load_decoders, read_frames
+from animatediff.data.decoding.videos import probe
 from animatediff.rendering.catalog import Result
 from animatediff.rendering.scoring import apply_scorer, load_scorer
 from pipelines.stages.animate import describe, item_uri

@@ -23,8 +23,8 @@ import yaml
 from diffusers import AutoencoderKL
 
 from animatediff.data.clips import ClipConfig
-from animatediff.data.cut import cut
-from animatediff.data.decoders import load_decoders
+from animatediff.data.decoding.cut import cut
+from animatediff.data.decoding.decoders import load_decoders
 from animatediff.sprites.base import build_base
 from animatediff.sprites.videos import write_videos
 from animatediff.weights.base import load_vae
@@ -35,7 +35,7 @@ PLAN_ROWS = (100_000, 300_000, 1_000_000)
 PLAN = """
 import resource, sys, time
 from animatediff.data.plan import Planner
-from animatediff.data.sources import SourceConfig, read_source
+from animatediff.data.sources.reader import SourceConfig, read_source
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 start = time.perf_counter()
 planner = Planner(sys.argv[2], key="key", videos_per_unit=32)

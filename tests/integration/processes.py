@@ -30,7 +30,7 @@ def of_kind(processes, kind, driver):
     """Pids of the driver, of decoding children, of VAE actors, or of any worker of Ray."""
     wanted = {
         "driver": lambda pid, command: pid == driver,
-        "decode child": lambda pid, command: "animatediff.data.decode_child" in command,
+        "decode child": lambda pid, command: "animatediff.data.decoding.child" in command,
         "vae actor": lambda pid, command: command.startswith("ray::") and "Encode" in command,
         "worker": lambda pid, command: command.startswith("ray::"),
     }[kind]

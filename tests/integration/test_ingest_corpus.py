@@ -6,8 +6,8 @@ import pytest
 
 from animatediff.data import shards
 from animatediff.data.clips import ClipConfig
+from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.seal import read_quarantine
-from animatediff.data.supervisor import DecodeConfig
 from animatediff.data.verify import verify
 from pipelines import ingest
 from pipelines.settings import IngestConfig, SourceConfig

@@ -9,8 +9,8 @@ import pytest
 
 from animatediff.data import shards
 from animatediff.data.clips import ClipConfig
-from animatediff.data.cut import cut
-from animatediff.data.decoders import load_decoders
+from animatediff.data.decoding.cut import cut
+from animatediff.data.decoding.decoders import load_decoders
 from animatediff.data.quarantine import Reason
 from animatediff.data.seal import read_quarantine
 from animatediff.data.verify import verify

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from animatediff.data.captions import clean_caption
+from animatediff.data.sources.captions import clean_caption
 
 ENTITIES = ["&amp;", "amp;", "lt;", "&lt", "&", "<", ">", ";", "\u037e", "\u0338", "&#38;", "&#x3c;"]
 OTHERS = ["b", "br", "/", '"', "'", "\u201c", "\u201d", "\u200b", "e", "\u0301", "\x00", "\ud800", "dog", "<b>", "</p>"]

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from animatediff.data.clips import ClipConfig
-from animatediff.data.cut import cut
-from animatediff.data.decoders import load_decoders
+from animatediff.data.decoding.cut import cut
+from animatediff.data.decoding.decoders import load_decoders
 from animatediff.data.quarantine import Reason, VideoError
 from tests.support import bar_position, encode, gradient_frames, mp4, numbered_frames, read_number
 

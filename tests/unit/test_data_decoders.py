@@ -3,11 +3,11 @@ import struct
 import numpy as np
 import pytest
 
-from animatediff.data import decoders, videos
 from animatediff.data.clips import fit
-from animatediff.data.decoders import covering_size, load_decoders, read_frames
-from animatediff.data.decoders_decord import _distrust_repeats
-from animatediff.data.decoders_pyav import PyAV
+from animatediff.data.decoding import decoders, videos
+from animatediff.data.decoding.decoders import covering_size, load_decoders, read_frames
+from animatediff.data.decoding.decoders_decord import _distrust_repeats
+from animatediff.data.decoding.decoders_pyav import PyAV
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.errors import UserError
 from tests.support import encode, gradient_frames, mp4, numbered_frames, read_number
@@ -108,7 +108,7 @@ def test_frames_that_an_edit_list_hides_are_not_counted():
 def test_pyav_passes_over_what_is_not_wanted(monkeypatch):
     data = encode(numbered_frames(120), codec="libx264", gop=10, b_frames=3)
     packets = []
-    from animatediff.data import decoders_pyav
+    from animatediff.data.decoding import decoders_pyav
 
     def spy(*args):
         for frame in real(*args):

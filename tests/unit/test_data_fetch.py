@@ -10,9 +10,9 @@ import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
-from animatediff.data.fetch import fetch
 from animatediff.data.quarantine import Reason, VideoError
-from animatediff.data.sources import SourceConfig, read_source
+from animatediff.data.sources.fetch import fetch
+from animatediff.data.sources.reader import SourceConfig, read_source
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 from tests.unit.test_data_sources import read, touch
@@ -93,7 +93,7 @@ def web():
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr("animatediff.data.fetch._BACKOFF_S", 0.001)
+    monkeypatch.setattr("animatediff.data.sources.fetch._BACKOFF_S", 0.001)
 
 
 def refusal(uri, max_bytes=10**6):

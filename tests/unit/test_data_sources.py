@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from animatediff.data.sources import Columns, SourceConfig, SourceVideo, read_source
+from animatediff.data.sources.reader import Columns, SourceConfig, SourceVideo, read_source
 from animatediff.errors import UserError
 
 HEADER = "videoid,contentUrl,duration,page_dir,name\n"

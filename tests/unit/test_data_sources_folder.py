@@ -3,8 +3,8 @@ import os
 
 import pytest
 
-from animatediff.data.fetch import fetch
-from animatediff.data.sources import Columns
+from animatediff.data.sources.fetch import fetch
+from animatediff.data.sources.reader import Columns
 from animatediff.errors import UserError
 from tests.unit.test_data_sources import read, touch
 

@@ -4,10 +4,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from animatediff.data import source_parquet
-from animatediff.data.fetch import fetch
 from animatediff.data.quarantine import Reason, VideoError
-from animatediff.data.sources import Columns, SourceVideo
+from animatediff.data.sources.fetch import fetch
+from animatediff.data.sources.reader import Columns, SourceVideo
+from animatediff.data.sources.reader import parquet_files as source_parquet
 from animatediff.errors import UserError
 from tests.unit.test_data_sources import read
 
@@ -100,7 +100,7 @@ def test_videos_in_a_column_need_ids(tmp_path):
 
 
 def test_damaged_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("animatediff.data.fetch._BACKOFF_S", 0.0)
+    monkeypatch.setattr("animatediff.data.sources.fetch._BACKOFF_S", 0.0)
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 and nothing more")
     with pytest.raises(UserError, match="bad.parquet is no Parquet file"):
         read(tmp_path / "bad.parquet")

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from animatediff.data import decode_process
 from animatediff.data.clips import ClipConfig
-from animatediff.data.cut import cut
-from animatediff.data.decoders import load_decoders
+from animatediff.data.decoding import process as decode_process
+from animatediff.data.decoding.cut import cut
+from animatediff.data.decoding.decoders import load_decoders
+from animatediff.data.decoding.supervisor import DecodeConfig, Supervisor
 from animatediff.data.quarantine import Reason, VideoError
-from animatediff.data.supervisor import DecodeConfig, Supervisor
 from animatediff.errors import UserError
 from tests.fake_decoders import BadAlloc, Chatty, Hang, Hungry, Segfault, Slow
 from tests.support import encode, gradient_frames, mp4
@@ -168,7 +168,7 @@ def test_a_child_that_cannot_start_is_the_users_to_mend(monkeypatch, tmp_path):
 PARENT = """
 import sys
 from animatediff.data.clips import ClipConfig
-from animatediff.data.supervisor import DecodeConfig, Supervisor
+from animatediff.data.decoding.supervisor import DecodeConfig, Supervisor
 from tests.support import encode, gradient_frames, mp4
 decode = DecodeConfig(decoders=("tests.fake_decoders:Hang",), timeout_s=2)
 decoding = Supervisor(decode, ClipConfig(num_frames=4, stride=2, height=64, width=64))
@@ -204,7 +204,7 @@ def test_no_orphan_outlives_a_killed_parent(state):
 
 def test_the_decoding_process_loads_no_heavy_library():
     code = (
-        "import sys, animatediff.data.decode_child; from animatediff.data.decoders import load_decoders; "
+        "import sys, animatediff.data.decoding.child; from animatediff.data.decoding.decoders import load_decoders; "
         "load_decoders(['decord', 'pyav']); print({'torch', 'ray', 'diffusers', 'mlflow'} & set(sys.modules))"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -4,10 +4,10 @@ import pytest
 
 from animatediff.data import units
 from animatediff.data.clips import ClipConfig
+from animatediff.data.decoding.supervisor import DecodeConfig, Supervisor
 from animatediff.data.plan import Unit
 from animatediff.data.quarantine import Reason, VideoError
-from animatediff.data.sources import SourceVideo
-from animatediff.data.supervisor import DecodeConfig, Supervisor
+from animatediff.data.sources.reader import SourceVideo
 from animatediff.errors import UserError
 from tests.fake_decoders import Segfault
 from tests.support import bar_position, encode, gradient_frames, mp4

@@ -5,7 +5,7 @@ import av
 import numpy as np
 import pytest
 
-from animatediff.data import videos
+from animatediff.data.decoding import videos
 from animatediff.data.quarantine import Reason, VideoError
 from tests.support import audio_only, encode, gradient_frames, mp4
 

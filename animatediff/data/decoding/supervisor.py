@@ -6,11 +6,11 @@ from pydantic import Field, field_validator
 
 from animatediff.config import Config
 from animatediff.data.clips import ClipConfig
-from animatediff.data.cut import Window
-from animatediff.data.decode_process import DecodeProcess, ProcessError
-from animatediff.data.decoders import KNOWN, is_memory_error
+from animatediff.data.decoding.cut import Window
+from animatediff.data.decoding.decoders import KNOWN, is_memory_error
+from animatediff.data.decoding.process import DecodeProcess, ProcessError
+from animatediff.data.decoding.videos import MAX_PIXELS
 from animatediff.data.quarantine import Reason, VideoError
-from animatediff.data.videos import MAX_PIXELS
 from animatediff.errors import UserError
 
 ATTEMPTS = 3

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from torchcodec.decoders import VideoDecoder  # type: ignore[import-not-found,unused-ignore]  # an optional package
 
-from animatediff.data.videos import VideoInfo
+from animatediff.data.decoding.videos import VideoInfo
 
 _BATCH = 16
 

@@ -7,14 +7,14 @@ from typing import Protocol
 import numpy as np
 
 from animatediff.data.clips import fit
+from animatediff.data.decoding.videos import VideoInfo, one_line
 from animatediff.data.quarantine import Reason, VideoError
-from animatediff.data.videos import VideoInfo, one_line
 from animatediff.errors import UserError
 
 KNOWN = {
-    "decord": "animatediff.data.decoders_decord:Decord",
-    "pyav": "animatediff.data.decoders_pyav:PyAV",
-    "torchcodec": "animatediff.data.decoders_torchcodec:TorchCodec",
+    "decord": "animatediff.data.decoding.decoders_decord:Decord",
+    "pyav": "animatediff.data.decoding.decoders_pyav:PyAV",
+    "torchcodec": "animatediff.data.decoding.decoders_torchcodec:TorchCodec",
 }
 """Where each decoder's class is. A module is imported only where its decoder is named."""
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from animatediff.data.clips import ClipConfig, WindowPlan, bucket_name, frames_at, plan_windows
-from animatediff.data.decoders import Decoder, OnDecode, ignore, read_frames
+from animatediff.data.decoding.decoders import Decoder, OnDecode, ignore, read_frames
+from animatediff.data.decoding.videos import MAX_PIXELS, VideoInfo, probe
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.scores import score
-from animatediff.data.videos import MAX_PIXELS, VideoInfo, probe
 
 
 @dataclass

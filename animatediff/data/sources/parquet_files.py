@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from animatediff import storage
-from animatediff.data.source_files import no_ranges, opened, root_of, told
-from animatediff.data.source_spec import Columns, SourceConfig, SourceVideo
-from animatediff.data.source_tables import Table, find_column, map_columns, missing_column, require_column
-from animatediff.data.source_uris import ParquetCell, describe
+from animatediff.data.sources.files import no_ranges, opened, root_of, told
+from animatediff.data.sources.spec import Columns, SourceConfig, SourceVideo
+from animatediff.data.sources.tables import Table, find_column, map_columns, missing_column, require_column
+from animatediff.data.sources.uris import ParquetCell, describe
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from animatediff import storage
-from animatediff.data.captions import clean_caption
-from animatediff.data.source_files import told
-from animatediff.data.source_spec import VIDEO_SUFFIXES, Columns, SourceVideo
-from animatediff.data.source_tables import find_column, text_of
+from animatediff.data.sources.captions import clean_caption
+from animatediff.data.sources.files import told
+from animatediff.data.sources.spec import VIDEO_SUFFIXES, Columns, SourceVideo
+from animatediff.data.sources.tables import find_column, text_of
 from animatediff.uris import printable_uri
 
 _BATCH_FILES = 1000

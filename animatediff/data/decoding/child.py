@@ -1,4 +1,4 @@
-"""The process that decodes: `python -m animatediff.data.decode_child FD`, started by `supervisor.Supervisor`.
+"""The process that decodes: `python -m animatediff.data.decoding.child FD`, started by `supervisor.Supervisor`.
 
 It reads requests from the socket FD and writes (kind, value) answers, until the socket's other end is closed:
 `started` once, and for each video `decoding` before each decoder that is tried, with its name and the seconds that the
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.data.clips import ClipConfig
-from animatediff.data.cut import cut
-from animatediff.data.decoders import Decoder, is_memory_error, load_decoders
+from animatediff.data.decoding.cut import cut
+from animatediff.data.decoding.decoders import Decoder, is_memory_error, load_decoders
+from animatediff.data.decoding.supervisor import DecodeConfig
+from animatediff.data.decoding.videos import VideoInfo, one_line
 from animatediff.data.quarantine import Reason, VideoError
-from animatediff.data.supervisor import DecodeConfig
-from animatediff.data.videos import VideoInfo, one_line
 from animatediff.errors import UserError
 
 # The parent kills at the deadline; this is for where it cannot.

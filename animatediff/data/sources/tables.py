@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from animatediff.data.captions import clean_caption
-from animatediff.data.source_spec import Columns, SourceVideo
-from animatediff.data.source_uris import id_from
+from animatediff.data.sources.captions import clean_caption
+from animatediff.data.sources.spec import Columns, SourceVideo
+from animatediff.data.sources.uris import id_from
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 
 from animatediff import storage
-from animatediff.data.source_csv import read_csv
-from animatediff.data.source_files import expand, is_file, list_folder, root_of, suffix_of, told
-from animatediff.data.source_folder import read_folder
-from animatediff.data.source_jsonl import read_jsonl
-from animatediff.data.source_parquet import read_parquet
-from animatediff.data.source_spec import VIDEO_SUFFIXES, Columns, SourceConfig, SourceVideo
-from animatediff.data.source_tars import read_tars
+from animatediff.data.sources.csv_files import read_csv
+from animatediff.data.sources.files import expand, is_file, list_folder, root_of, suffix_of, told
+from animatediff.data.sources.folder import read_folder
+from animatediff.data.sources.jsonl_files import read_jsonl
+from animatediff.data.sources.parquet_files import read_parquet
+from animatediff.data.sources.spec import VIDEO_SUFFIXES, Columns, SourceConfig, SourceVideo
+from animatediff.data.sources.tars import read_tars
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 

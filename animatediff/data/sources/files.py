@@ -12,7 +12,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import infer_compression
 
 from animatediff import storage
-from animatediff.data.source_uris import describe
+from animatediff.data.sources.uris import describe
 from animatediff.errors import UserError
 from animatediff.uris import printable_text, printable_uri
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any
 
-from animatediff.data.source_files import read_lines, root_of
-from animatediff.data.source_spec import SourceConfig, SourceVideo
-from animatediff.data.source_tables import Mapping, Table, map_columns
+from animatediff.data.sources.files import read_lines, root_of
+from animatediff.data.sources.spec import SourceConfig, SourceVideo
+from animatediff.data.sources.tables import Mapping, Table, map_columns
 
 _LOOK_AHEAD = 1000
 

@@ -1,4 +1,4 @@
-"""The parent's side of a decoding process: start, requests, answers, end. `decode_child` is the other side."""
+"""The parent's side of a decoding process: start, requests, answers, end. `child` is the other side."""
 
 import contextlib
 import os
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.config import Config
-from animatediff.data.cut import Window
-from animatediff.data.videos import one_line
+from animatediff.data.decoding.cut import Window
+from animatediff.data.decoding.videos import one_line
 from animatediff.errors import UserError
 
 _START_S = 120.0
@@ -151,7 +151,7 @@ class DecodeProcess:
 
 def _execute(fd: int) -> subprocess.Popen[bytes]:
     # Without the current folder on its path (-P): a file there may bear the name of a module that is needed.
-    command = [sys.executable, "-P", "-m", "animatediff.data.decode_child", str(fd)]
+    command = [sys.executable, "-P", "-m", "animatediff.data.decoding.child", str(fd)]
     try:
         return subprocess.Popen(
             command,

@@ -9,10 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from animatediff.data.source_files import no_ranges, opened, told
-from animatediff.data.source_folder import caption_in, sidecar_suffixes
-from animatediff.data.source_spec import VIDEO_SUFFIXES, Columns, SourceVideo
-from animatediff.data.source_uris import TarMember, describe
+from animatediff.data.sources.files import no_ranges, opened, told
+from animatediff.data.sources.folder import caption_in, sidecar_suffixes
+from animatediff.data.sources.spec import VIDEO_SUFFIXES, Columns, SourceVideo
+from animatediff.data.sources.uris import TarMember, describe
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 

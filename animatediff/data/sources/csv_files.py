@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 
 from animatediff import storage
-from animatediff.data.captions import clean_caption
-from animatediff.data.source_files import read_lines, root_of, told
-from animatediff.data.source_spec import SourceConfig, SourceVideo
-from animatediff.data.source_tables import Table, find_column, map_columns, missing_column
+from animatediff.data.sources.captions import clean_caption
+from animatediff.data.sources.files import read_lines, root_of, told
+from animatediff.data.sources.spec import SourceConfig, SourceVideo
+from animatediff.data.sources.tables import Table, find_column, map_columns, missing_column
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 

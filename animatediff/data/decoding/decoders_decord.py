@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from animatediff.data.videos import VideoInfo
+from animatediff.data.decoding.videos import VideoInfo
 
 # decord retries an end of file 10,240 times by default, which looks like a hang on a damaged file.
 os.environ.setdefault("DECORD_EOF_RETRY_MAX", "128")

@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from animatediff import storage
 from animatediff.data.quarantine import Reason, VideoError
-from animatediff.data.source_http import get, too_large
-from animatediff.data.source_parquet import read_cell
-from animatediff.data.source_uris import ParquetCell, TarMember, describe, parse_locator
+from animatediff.data.sources.http import get, too_large
+from animatediff.data.sources.parquet_files import read_cell
+from animatediff.data.sources.uris import ParquetCell, TarMember, describe, parse_locator
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from animatediff.data.videos import VideoInfo, open_video
+from animatediff.data.decoding.videos import VideoInfo, open_video
 
 
 class PyAV:
