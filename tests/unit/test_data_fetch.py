@@ -141,7 +141,7 @@ def test_an_address_of_nobody_is_the_storages_fault():
 def test_a_slow_answer_is_waited_for_and_a_silent_one_is_not(web, monkeypatch):
     web.files["/a.mp4"], web.faults["/a.mp4"] = VIDEO, ["drip"]
     assert fetch(f"{web.uri}/a.mp4", max_bytes=len(VIDEO)) == VIDEO
-    monkeypatch.setattr("animatediff.data.source_http._TIMEOUT", aiohttp.ClientTimeout(sock_read=0.2))
+    monkeypatch.setattr("animatediff.data.sources.http._TIMEOUT", aiohttp.ClientTimeout(sock_read=0.2))
     web.faults["/a.mp4"] = ["drip"] * 3
     error = refusal(f"{web.uri}/a.mp4")
     assert error.reason is Reason.FETCH_ERROR

@@ -126,7 +126,7 @@ def test_jsonl_lines_without_an_object_do_not_stop_the_others(tmp_path):
 
 
 def test_several_tables_are_read_in_order_and_in_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr("animatediff.data.sources.BATCH_VIDEOS", 100)
+    monkeypatch.setattr("animatediff.data.sources.reader.BATCH_VIDEOS", 100)
     for part in ("00", "01", "02"):
         lines = [json.dumps({"id": f"{part}-{i}", "video": f"{i}.mp4", "text": "t"}) for i in range(80)]
         (tmp_path / f"t-{part}.jsonl").write_text("\n".join(lines))

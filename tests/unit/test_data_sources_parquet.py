@@ -5,9 +5,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from animatediff.data.quarantine import Reason, VideoError
+from animatediff.data.sources import parquet_files as source_parquet
 from animatediff.data.sources.fetch import fetch
 from animatediff.data.sources.reader import Columns, SourceVideo
-from animatediff.data.sources.reader import parquet_files as source_parquet
 from animatediff.errors import UserError
 from tests.unit.test_data_sources import read
 
