@@ -1,6 +1,7 @@
 """Ingest from S3 to S3, over real HTTP, also where the connection is bad."""
 
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import boto3
 import pytest
@@ -37,6 +38,8 @@ def server(monkeypatch):
     client = boto3.client("s3")
     client.create_bucket(Bucket="videos")
     yield host, port, client
+    # Its objects live in this process, not in the server.
+    urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST"))
     store.stop()
 
 
