@@ -232,6 +232,13 @@ def delete(uri: str) -> None:
         raise unreachable(uri, error) from error
 
 
+def delete_drafts(uri: str) -> None:
+    """Delete what writers that were killed have left below a folder of the local disk; elsewhere they leave nothing."""
+    if is_local(uri):
+        for draft in Path(absolute(uri)).rglob(".*.tmp"):
+            draft.unlink(missing_ok=True)
+
+
 def delete_many(uris: Sequence[str]) -> None:
     """Delete files; those that are gone already are no error. Object stores take a thousand in one request.
 

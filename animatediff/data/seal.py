@@ -157,8 +157,9 @@ def merge_rejections(
 
 
 def clean_up(dataset_uri: str, unit_ids: Iterable[str]) -> None:
-    """Delete what is left of sealed units' parts."""
+    """Delete what is left of sealed units' parts, and of writers that were killed."""
     try:
+        storage.delete_drafts(dataset_uri)
         left = parts.committed(dataset_uri)
         parts.remove(dataset_uri, [unit_id for unit_id in unit_ids if unit_id in left])
     except UserError as error:

@@ -107,3 +107,22 @@ def test_what_is_staged_is_there_whole_or_not_at_all(tmp_path, is_folder):
 def test_a_protocol_that_fails_at_once_is_one_line():
     with pytest.raises(UserError, match="cannot open ftp://"):
         storage.exists("ftp://127.0.0.1:9/x.safetensors")
+
+
+def test_what_a_killed_writer_left_is_deleted_and_nothing_else(tmp_path):
+    names = ("parts/.a.parquet.0123.tmp", "parts/a.parquet", ".hidden", "my.tmp")
+    for name in names:
+        storage.write_bytes(str(tmp_path / name), b"x")
+    storage.delete_drafts(str(tmp_path))
+    assert sorted(storage.find_files(str(tmp_path))) == [".hidden", "my.tmp", "parts/a.parquet"]
+    storage.delete_drafts("memory://bucket")
+
+
+@pytest.mark.parametrize("root", ["local", "memory://bucket"])
+def test_many_files_are_deleted_at_once(root, tmp_path):
+    folder = str(tmp_path) if root == "local" else f"{root}/{tmp_path.name}"
+    for name in "abc":
+        storage.write_bytes(storage.join(folder, name), b"x")
+    storage.delete_many([])
+    storage.delete_many([storage.join(folder, name) for name in "ab"])
+    assert storage.list_files(folder) == ["c"]
