@@ -30,7 +30,7 @@ SHAPE = (4, 4, 16, 16)
 def workplace(tmp_path_factory):
     """A folder to run in, with a dataset; MLflow's file and the runs come beside it."""
     folder = tmp_path_factory.mktemp("train")
-    write_dataset(folder / "dataset", shards=(6, 5), shape=SHAPE, bucket="4x128x128")
+    write_dataset(folder / "dataset", shards=(6, 5), shapes=(SHAPE,))
     return folder
 
 
@@ -105,7 +105,7 @@ def test_two_workers_train_as_one_does(one_worker, make_config):
 
 
 def test_a_workers_error_reaches_the_user_as_one_line(cluster, make_config, workplace):
-    write_dataset(workplace / "broken", shards=(6, 5), shape=SHAPE, bucket="4x128x128")
+    write_dataset(workplace / "broken", shards=(6, 5), shapes=(SHAPE,))
     (workplace / "broken" / "bucket=4x128x128" / "shard-00001.parquet").unlink()
     config = make_config("broken-run").model_copy(update={"dataset_uri": "broken"})
     with pytest.raises(UserError, match=r"cannot read shard .*shard-00001\.parquet") as caught:

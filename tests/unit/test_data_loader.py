@@ -20,7 +20,8 @@ def write_dataset(folder, *, shards=(5, 3), shapes=((4, 4, 2, 2),), seed=0):
     entries, number = [], 0
     for i, num_clips in enumerate(shards):
         shape = shapes[i % len(shapes)]
-        bucket = "x".join(map(str, shape))
+        f, _, h, w = shape
+        bucket = f"{f}x{8 * h}x{8 * w}"
         rows = []
         for _ in range(num_clips):
             latent = rng.standard_normal(shape).astype(np.float16)
@@ -107,7 +108,7 @@ def test_a_row_group_is_read_once(tmp_path, monkeypatch):
 
 def test_a_missing_shard_is_told_when_its_batch_is_due(tmp_path):
     uri = write_dataset(tmp_path)
-    (tmp_path / "bucket=4x4x2x2" / "shard-00000.parquet").unlink()
+    (tmp_path / "bucket=4x16x16" / "shard-00000.parquet").unlink()
     loader = ClipLoader(uri, read_manifest(uri), batch_size=8, seed=0)
     with pytest.raises(UserError, match="cannot read shard"):
         next(loader.batches())

@@ -26,7 +26,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def recipe(base, tmp_path_factory):
-    dataset = write_dataset(tmp_path_factory.mktemp("data"), shards=(5,), shape=(3, 4, 8, 8))
+    dataset = write_dataset(tmp_path_factory.mktemp("data"), shards=(5,), shapes=((3, 4, 8, 8),))
     return Recipe(
         dataset_uri=dataset, base=base, train={"num_steps": 4, "batch_size": 2, "seed": 5}, optim={"lr": 3e-3}
     )
