@@ -1,8 +1,4 @@
 import csv
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +10,7 @@ from animatediff.data.seal import read_quarantine
 from animatediff.errors import UsageError, UserError
 from pipelines import ingest
 from pipelines.settings import IngestConfig, SourceConfig
-from tests.integration.conftest import REPOSITORY, hashes, write_yaml
+from tests.integration.conftest import hashes, write_yaml
 from tests.support import mp4
 
 pytestmark = pytest.mark.ray
@@ -98,32 +94,6 @@ def test_too_many_rejects_fail_the_run_after_writing_everything(cluster, base, s
     with pytest.raises(UserError, match=r"25% of the videos.*max_quarantine_rate 10%"):
         ingest.main(config)
     assert read_manifest(config.output_uri).num_clips == 9
-
-
-def test_killed_driver_and_rerun_give_the_same_bytes(cluster, sprites, base, tmp_path, run_job):
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    ingest.main(make_config(sprites[0], straight, base, clips_per_unit=1))
-    config = make_config(sprites[0], killed, base, clips_per_unit=1)
-    path = write_yaml(tmp_path / "ingest.yaml", config.model_dump(mode="json"))
-    driver = subprocess.Popen(
-        [sys.executable, "pipelines/ingest.py", "--config", path], cwd=REPOSITORY, stderr=subprocess.DEVNULL
-    )
-    parts = killed / "parts"
-    deadline = time.monotonic() + 120
-    while not (parts.is_dir() and len(list(parts.glob("*.parquet"))) >= 3):
-        assert driver.poll() is None, "the driver ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    num_done = len(list(parts.glob("*.parquet")))
-    assert not (killed / "manifest.json").exists()
-    assert 3 <= num_done < 12
-
-    rerun = run_job("ingest", "--config", path)
-    assert rerun.returncode == 0, rerun.stderr
-    assert "of 12 units are encoded already" in rerun.stderr
-    assert hashes(killed) == hashes(straight)
 
 
 def test_unreachable_bucket_and_base_without_vae_are_one_line(base, sprites, tmp_path, run_job):

@@ -4,7 +4,6 @@ import random
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -105,21 +104,3 @@ def test_each_kind_of_process_killed_once(cluster, base, tmp_path):
 def test_twenty_kills_in_three_hundred_videos(cluster, base, tmp_path):
     runs = run_with_kills(base, tmp_path, num_videos=300, num_kills=20, deadline_s=1500)
     print(f"20 kills, {runs} runs of the command")  # noqa: T201
-
-
-def test_a_decoding_process_killed_from_outside_costs_nothing(cluster, base, tmp_path):
-    """The same without a driver's end: one run, whose decoding processes die again and again."""
-    csv = make_videos(tmp_path / "source", 24)
-    expected = ingest.main(make_config(csv, tmp_path / "straight", base))
-    path = write_yaml(tmp_path / "ingest.yaml", make_config(csv, tmp_path / "killed", base).model_dump(mode="json"))
-    with (tmp_path / "log").open("w") as log:
-        job = Job(path, log)
-        job.start()
-        num_kills = 0
-        while job.is_running():
-            num_kills += job.kill_one("decode child")
-            time.sleep(1.5)
-        assert job.code() == 0, Path(log.name).read_text()[-3000:]
-    assert num_kills
-    assert hashes(tmp_path / "killed") == hashes(tmp_path / "straight")
-    assert expected.num_videos == 21
