@@ -41,7 +41,9 @@ def parse(schema: type[ConfigT], argv: Sequence[str], *, default_uri: str | None
     if not rest:
         return load(schema, config_uri) if config_uri else _validate(schema, {}, "defaults")
     default: Any = load(schema, config_uri) if config_uri else tyro.MISSING_NONPROP
-    return tyro.cli(schema, args=rest, default=default, config=(tyro.conf.AvoidSubcommands,))
+    # An enum's members are named by their values, as in a file.
+    markers = (tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues)
+    return tyro.cli(schema, args=rest, default=default, config=markers)
 
 
 def load(schema: type[ConfigT], uri: str) -> ConfigT:

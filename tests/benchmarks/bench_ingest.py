@@ -30,6 +30,7 @@ from animatediff.weights.base import load_vae
 from animatediff.weights.vae import encode_frames
 
 DECODERS = ("decord", "pyav")
+ROUNDS = 3
 PLAN_ROWS = (100_000, 1_000_000, 10_000_000)
 PLAN = """
 import sys, time
@@ -120,7 +121,7 @@ def bench_efficiency(folder):
             (source / f"{i}-{Path(file.name).stem}.txt").write_text("a real clip")
     clips = ClipConfig(height=64, width=64, stride=2, windows="random", windows_per_video=4)
     videos = [(path.name, path) for path in sorted(source.glob("*.mp4"))]
-    for round_number in range(3):
+    for round_number in range(ROUNDS):
         bare, num_clips = bare_seconds(videos, clips, str(base), torch.get_num_threads())
         output = folder / f"dataset-{round_number}"
         job = job_seconds(source, output, base, clips, folder)

@@ -1,3 +1,5 @@
+from enum import StrEnum
+
 import pytest
 from pydantic import Field
 
@@ -50,6 +52,22 @@ def test_file_errors_are_one_line(tmp_path, text, says):
         load(Run, write(tmp_path, text))
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+class Reason(StrEnum):
+    NOT_FOUND = "not_found"
+    EMPTY = "empty"
+
+
+class Retry(Config):
+    reasons: tuple[Reason, ...] = ()
+
+
+def test_choices_have_the_same_names_in_files_and_flags(tmp_path):
+    (tmp_path / "run.yaml").write_text("reasons: [not_found, empty]")
+    from_file = load(Retry, str(tmp_path / "run.yaml"))
+    assert parse(Retry, ["--reasons", "not_found", "empty"]) == from_file
+    assert from_file.reasons == (Reason.NOT_FOUND, Reason.EMPTY)
 
 
 def test_command_line_errors(tmp_path, capsys):
