@@ -31,6 +31,7 @@ from animatediff.weights.vae import encode_frames
 
 DECODERS = ("decord", "pyav")
 ROUNDS = 3
+OVERHEAD_CLIPS = (500, 2000)
 PLAN_ROWS = (100_000, 1_000_000, 10_000_000)
 PLAN = """
 import sys, time
@@ -140,7 +141,7 @@ def bench_overhead(folder):
     table = write_videos(folder / "source", num_videos=2000, height=64, width=64, num_frames=18, fps=8)
     clips = ClipConfig(height=64, width=64, stride=1)
     rows = table.read_text().splitlines(keepends=True)
-    for num in (500, 1000, 2000):
+    for num in OVERHEAD_CLIPS:
         part = folder / "source" / f"{num}.csv"
         part.write_text("".join(rows[: num + 1]))
         names = [line.split(",")[:2] for line in rows[1 : num + 1]]
