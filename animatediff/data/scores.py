@@ -3,7 +3,6 @@
 Scores select clips when a dataset is used (`animatediff.data.where`); nothing is dropped because of them on ingest.
 """
 
-import importlib
 import math
 from collections.abc import Callable, Mapping
 from numbers import Real
@@ -17,6 +16,7 @@ from animatediff.data.clips import motion_score
 from animatediff.data.hard_cuts import cut_score
 from animatediff.data.phash import phash
 from animatediff.errors import UserError
+from animatediff.plugins import load_function
 
 SCORE_COLUMNS: dict[str, pa.DataType] = {
     "motion": pa.float32(),  # mean absolute difference of neighbouring frames, in [0, 1]
@@ -84,13 +84,7 @@ def load_scorer(path: str) -> Scorer:
     Raises:
         UserError: there is none.
     """
-    module, _, name = path.partition(":")
-    try:
-        scorer = getattr(importlib.import_module(module), name) if name else None
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"scorer {path}: {error}; name it as package.module:function") from error
-    if not callable(scorer):
-        raise UserError(f"scorer {path} is no function: name it as package.module:function")
+    scorer: Scorer = load_function(path, "scorer")
     return scorer
 
 

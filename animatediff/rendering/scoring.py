@@ -1,12 +1,11 @@
 """Scores of rendered clips: the small interface by which a user's own measure, named by an import path, is applied."""
 
-import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from animatediff.errors import UserError
+from animatediff.plugins import load_function
 from animatediff.rendering.catalog import Result
 
 Scorer = Callable[[Result, np.ndarray], Mapping[str, float]]
@@ -19,13 +18,7 @@ def load_scorer(path: str) -> Scorer:
     Raises:
         UserError: there is none.
     """
-    module, _, name = path.partition(":")
-    try:
-        scorer = getattr(importlib.import_module(module), name) if name else None
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"scorer {path}: {error}; name it as package.module:function") from error
-    if not callable(scorer):
-        raise UserError(f"scorer {path} is no function: name it as package.module:function")
+    scorer: Scorer = load_function(path, "scorer")
     return scorer
 
 
