@@ -194,14 +194,14 @@ def encode_units(
         Decode,
         fn_constructor_args=(spec,),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=num_decoders),
+        compute=ray.data.ActorPoolStrategy(size=min(num_decoders, len(units))),
         num_cpus=0.5,
         **BOUNDED_RETRIES,
     ).map_batches(
         Encode,
         fn_constructor_args=(spec,),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=num_encoders),
+        compute=ray.data.ActorPoolStrategy(size=min(num_encoders, len(units))),
         # Beside a decoder of half a CPU on a machine of one.
         num_cpus=0.5,
         num_gpus=1 if spec.device == "cuda" else 0,
