@@ -13,7 +13,7 @@ from PIL import Image
 
 from animatediff.data import measures
 from animatediff.data.clips import motion_score
-from animatediff.data.hard_cuts import cut_score
+from animatediff.data.hard_cuts import THRESHOLD, cut_score
 from animatediff.data.phash import phash
 from animatediff.errors import UserError
 from animatediff.plugins import load_function
@@ -33,11 +33,11 @@ SCORE_COLUMNS: dict[str, pa.DataType] = {
 
 PRESETS = {
     # Stock and web video: stills, slides and title cards are frequent.
-    "web": "not static and not blank and cut < 0.15 and letterbox < 0.1 and motion > 0.005",
+    "web": f"not static and not blank and cut < {THRESHOLD} and letterbox < 0.1 and motion > 0.005",
     # Drawn animation: shots are short, so windows often hold a cut. Large parts of a picture never move, so there is no
     # bound on `motion`; held frames are normal (on threes a third of the frames differ from the one before), so only
     # pictures that change once or twice in the clip are left out.
-    "anime": "not static and not blank and cut < 0.15 and letterbox < 0.1 and moving > 0.15",
+    "anime": f"not static and not blank and cut < {THRESHOLD} and letterbox < 0.1 and moving > 0.15",
 }
 """Conditions that suit a kind of collection, by name; a start for one's own."""
 
