@@ -28,7 +28,7 @@ def summary(dataset_uri: str, manifest: Manifest) -> str:
         UserError: a shard cannot be read.
     """
     rows = read_scores(dataset_uri, manifest)
-    buckets = Counter(dict.fromkeys(sorted({shard.bucket for shard in manifest.shards}), 0))
+    buckets: Counter[str] = Counter()
     for shard in manifest.shards:
         buckets[shard.bucket] += shard.num_clips
     size_mb = sum(shard.num_bytes for shard in manifest.shards) / 1e6
@@ -38,7 +38,7 @@ def summary(dataset_uri: str, manifest: Manifest) -> str:
     lines = [
         f"clips        {manifest.num_clips} of {manifest.num_videos} videos, {seconds / 3600:.2f} h",
         f"shards       {len(manifest.shards)}, {size_mb:.1f} MB",
-        f"buckets      {', '.join(f'{name}: {number}' for name, number in buckets.items()) or 'none'}",
+        f"buckets      {', '.join(f'{name}: {number}' for name, number in sorted(buckets.items())) or 'none'}",
         f"decoders     {', '.join(f'{name}: {number}' for name, number in decoders.most_common()) or 'none'}",
         f"quarantined  {quarantined or 'none'}",
         f"version      {manifest.digest()}",

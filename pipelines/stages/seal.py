@@ -4,7 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
 from animatediff.data import parts, quarantine
@@ -52,7 +52,7 @@ def _video_ids(job: IngestJob) -> Iterator[str]:
     first = len(job.units) - len(job.unsealed)
     for name in sorted({unit.segment for unit in job.unsealed}):
         rows = planning.read_segment(job.output_uri, name)
-        yield from rows.filter(pa.compute.greater_equal(rows["ordinal"], first))["video_id"].to_pylist()
+        yield from rows.filter(pc.greater_equal(rows["ordinal"], first))["video_id"].to_pylist()
 
 
 def _write_shards(output_uri: str, plans: Sequence[ShardPlan], identity: Identity) -> Iterator[Shard]:
