@@ -8,7 +8,7 @@ from animatediff.config import Config
 from animatediff.data.clips import ClipConfig
 from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.quarantine import Reason
-from animatediff.data.sources.reader import SourceConfig
+from animatediff.data.sources.spec import SourceConfig
 from animatediff.training.recipe import Recipe
 
 

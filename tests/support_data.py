@@ -8,7 +8,7 @@ from animatediff.data import plan as planning
 from animatediff.data.manifest import read_manifest
 from animatediff.data.plan import Planner
 from animatediff.data.quarantine import Reason, Rejection
-from animatediff.data.sources.reader import SourceVideo
+from animatediff.data.sources.spec import SourceVideo
 from animatediff.errors import UserError
 
 IDENTITY = seal.Identity("key", "fp", 0.18215)

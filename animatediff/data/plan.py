@@ -21,7 +21,7 @@ from animatediff.config import differing_fields
 from animatediff.data import quarantine, shards
 from animatediff.data.quarantine import Reason, Rejection
 from animatediff.data.seen import Seen
-from animatediff.data.sources.reader import SourceVideo
+from animatediff.data.sources.spec import SourceVideo
 from animatediff.errors import UsageError, UserError
 from animatediff.uris import printable_uri
 

@@ -13,7 +13,7 @@ from animatediff.data.plan import Unit
 from animatediff.data.quarantine import Reason, Rejection, VideoError
 from animatediff.data.sources.fetch import ATTEMPTS as FETCH_ATTEMPTS
 from animatediff.data.sources.fetch import fetch
-from animatediff.data.sources.reader import SourceVideo
+from animatediff.data.sources.spec import SourceVideo
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 

@@ -19,7 +19,8 @@ from animatediff.data.plan import Planner, UnitRef
 from animatediff.data.scores import load_scorer
 from animatediff.data.seal import Identity, read_quarantine
 from animatediff.data.shards import SCHEMA_VERSION
-from animatediff.data.sources.reader import SourceConfig, SourceVideo, read_source
+from animatediff.data.sources.reader import read_source
+from animatediff.data.sources.spec import SourceConfig, SourceVideo
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 from animatediff.weights.base import load_vae
@@ -83,7 +84,7 @@ def read_inputs(config: IngestConfig) -> Inputs:
     vae = load_vae(base)
     for path in config.scorers:
         load_scorer(path)
-    batches = read_source(absolute_source(config))
+    batches = read_source(config.source)
     first = next(batches, [])
     return Inputs(chain([first], batches), base, vae)
 

@@ -37,7 +37,8 @@ PLAN = """
 import sys, time
 from pathlib import Path
 from animatediff.data.plan import Planner
-from animatediff.data.sources.reader import SourceConfig, read_source
+from animatediff.data.sources.reader import read_source
+from animatediff.data.sources.spec import SourceConfig
 
 def megabytes(name):  # not ru_maxrss, which a process takes over from its parent
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))

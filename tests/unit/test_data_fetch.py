@@ -12,7 +12,8 @@ from moto.server import ThreadedMotoServer
 
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.sources.fetch import fetch
-from animatediff.data.sources.reader import SourceConfig, read_source
+from animatediff.data.sources.reader import read_source
+from animatediff.data.sources.spec import SourceConfig
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 from tests.unit.test_data_sources import read, touch

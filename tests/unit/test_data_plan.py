@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from animatediff import storage
 from animatediff.data import plan as planning
-from animatediff.data.sources.reader import SourceVideo
+from animatediff.data.sources.spec import SourceVideo
 from animatediff.errors import UsageError
 from tests.support_data import make_videos, plan
 

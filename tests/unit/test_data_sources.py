@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from animatediff.data.sources.reader import Columns, SourceConfig, SourceVideo, read_source
+from animatediff.data.sources.reader import read_source
+from animatediff.data.sources.spec import Columns, SourceConfig, SourceVideo
 from animatediff.errors import UserError
 
 HEADER = "videoid,contentUrl,duration,page_dir,name\n"

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from animatediff.data.sources.fetch import fetch
-from animatediff.data.sources.reader import Columns
+from animatediff.data.sources.spec import Columns
 from animatediff.errors import UserError
 from tests.unit.test_data_sources import read, touch
 

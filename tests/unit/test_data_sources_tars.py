@@ -6,7 +6,7 @@ import pytest
 
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.sources.fetch import fetch
-from animatediff.data.sources.reader import Columns, SourceVideo
+from animatediff.data.sources.spec import Columns, SourceVideo
 from animatediff.errors import UserError
 from tests.unit.test_data_sources import read
 

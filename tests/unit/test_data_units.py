@@ -7,7 +7,7 @@ from animatediff.data.clips import ClipConfig
 from animatediff.data.decoding.supervisor import DecodeConfig, Supervisor
 from animatediff.data.plan import Unit
 from animatediff.data.quarantine import Reason, VideoError
-from animatediff.data.sources.reader import SourceVideo
+from animatediff.data.sources.spec import SourceVideo
 from animatediff.errors import UserError
 from tests.fake_decoders import Segfault
 from tests.support import bar_position, encode, gradient_frames, mp4

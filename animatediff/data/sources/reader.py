@@ -9,12 +9,10 @@ from animatediff.data.sources.files import expand, is_file, list_folder, root_of
 from animatediff.data.sources.folder import read_folder
 from animatediff.data.sources.jsonl_files import read_jsonl
 from animatediff.data.sources.parquet_files import read_parquet
-from animatediff.data.sources.spec import VIDEO_SUFFIXES, Columns, SourceConfig, SourceVideo
+from animatediff.data.sources.spec import VIDEO_SUFFIXES, SourceConfig, SourceVideo
 from animatediff.data.sources.tars import read_tars
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
-
-__all__ = ["VIDEO_SUFFIXES", "Columns", "SourceConfig", "SourceVideo", "read_source"]
 
 BATCH_VIDEOS = 10_000
 _FORMATS = {
