@@ -47,10 +47,10 @@ class Lesson:
     batch_size: int = 32
 
 
-# The rates fall for most of the steps, as the base's does: at even rates outlines stayed soft.
+# The rates fall for most of the steps, as the base's does.
 DREAMBOOTH = Lesson(Fit(num_steps=500, lr=8e-4, warmup=20, decay=0.8, ema_decay=0.99), num_pictures=2000)
 LORA = Lesson(Fit(num_steps=600, lr=2e-3, warmup=20, decay=0.8, ema_decay=0.99), num_pictures=2000)
-# Of 32 stills 16 were read as brown; with a rate of 1e-2, 7.
+# Of 32 stills 16 were read as brown; after 400 steps with a rate of 1e-2, 7.
 EMBEDDING = Lesson(
     Fit(num_steps=500, lr=6e-2, warmup=20, decay=0.8, ema_decay=0.98, weight_decay=0.0), num_pictures=1000
 )

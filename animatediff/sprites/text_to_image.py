@@ -1,4 +1,4 @@
-"""The second stage of the sprite world's base model: text encoder and UNet, trained together from scratch."""
+"""The second and third stage of the sprite world's base model: text encoder and UNet, trained together from scratch."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ _TEXT_WIDTH = 128
 _NUM_PICTURES = 30_000
 _BATCH_SIZE = 32
 _CAPTION_DROPOUT = 0.1
-# Of a clip's nine motions only one turns the shape: too few pictures to learn drawing it at every angle.
+# Of a clip's nine motions only one turns the shape. A fifth is too few as well: turned shapes still come out as blobs.
 _TURNED = 0.2
 _REFINEMENT_SEED = 500_000  # of other pictures than those of the first training
 # Of the logarithm of the noise's size in units of the signal's, as in arXiv 2206.00364: from 0.4 to 5 in two thirds of
