@@ -33,6 +33,9 @@ class MotionConfig(Config):
     """Whether the motion module's GroupNorm takes its statistics from one frame or from the clip (SDXL-beta)."""
     resnet_norm_scope: NormScope = "frame"
     """The same for the base UNet's ResNet norms and its output norm (v1 was trained with the clip's)."""
+    text_width: int | None = Field(None, ge=1)
+    """Channels of the text embeddings that every temporal block attends to as well, after its attentions over frames;
+    None, as in all published versions, is no such attention: the motion then knows nothing of the caption."""
 
     @classmethod
     def for_version(cls, version: Version) -> Self:

@@ -72,21 +72,61 @@ def _fuse_qkv(_module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any
         state[f"{prefix}to_qkv.weight"] = torch.cat([state.pop(name) for name in names])
 
 
+class TextAttention(nn.Module):
+    """Attention from each frame of each pixel to the clip's caption.
+
+    Its output starts at zero, so that motion modules which know no caption stay what they are when it is added.
+    """
+
+    positions: Tensor | None
+
+    def __init__(self, channels: int, text_width: int, config: MotionConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(text_width, channels, bias=False)
+        self.to_v = nn.Linear(text_width, channels, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels), nn.Dropout(0.0)])
+        nn.init.zeros_(self.to_out[0].weight)
+        nn.init.zeros_(self.to_out[0].bias)
+        # "Moving left" asks something else of the first frame than of the last: the query knows which it is.
+        table = sinusoidal_positions(config.max_frames, channels) if config.use_positions else None
+        self.register_buffer("positions", table, persistent=False)
+
+    def forward(self, x: Tensor, text: Tensor) -> Tensor:
+        """Attend from `x`, (b h w) f c, to `text`, (b n d); the result is of `x`'s shape."""
+        if self.positions is not None:
+            x = x + self.positions[: x.shape[1]].to(x.dtype)
+        # One query a clip, as long as it has tokens: keys and values are computed once.
+        q, k, v = (
+            t.reshape(len(text), -1, self.num_heads, x.shape[-1] // self.num_heads).transpose(1, 2)
+            for t in (self.to_q(x), self.to_k(text), self.to_v(text))
+        )
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.to_out[0](out.transpose(1, 2).reshape(x.shape))
+
+
 class TemporalBlock(nn.Module):
-    """Pre-norm attentions over frames, then a GEGLU feed-forward, each with a residual."""
+    """Pre-norm attentions over frames, one to the caption if it is asked for, a GEGLU feed-forward, all residual."""
 
     def __init__(self, channels: int, config: MotionConfig) -> None:
         super().__init__()
         layers = range(config.num_layers)
         self.attention_blocks = nn.ModuleList(TemporalAttention(channels, config) for _ in layers)
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in layers)
+        self.text_attention: TextAttention | None = None
+        if config.text_width is not None:
+            self.text_attention = TextAttention(channels, config.text_width, config)
+            self.text_norm = nn.LayerNorm(channels)
         self.ff = FeedForward(channels, activation_fn="geglu")
         self.ff_norm = nn.LayerNorm(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform `x`, (r, f, c)."""
+    def forward(self, x: Tensor, text: Tensor | None) -> Tensor:
+        """Transform `x`, (b h w) f c, for clips whose captions are `text`, (b n d)."""
         for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
             x = x + attention(norm(x))
+        if self.text_attention is not None:
+            x = x + self.text_attention(self.text_norm(x), text)
         return x + self.ff(self.ff_norm(x))
 
 
@@ -103,15 +143,15 @@ class TemporalTransformer(nn.Module):
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
-    def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        """Transform `x`, (b f) c h w."""
+    def forward(self, x: Tensor, num_frames: int, text: Tensor | None) -> Tensor:
+        """Transform `x`, (b f) c h w, for clips whose captions are `text`, (b n d)."""
         height, width = x.shape[-2:]
         normed = scoped_group_norm(self.norm, x, num_frames if self.norm_scope == "clip" else 1)
         # (b f) c h w -> (b h w) f c, the one layout change each way: everything inside is per token.
         tokens = normed.unflatten(0, (-1, num_frames)).permute(0, 3, 4, 1, 2).flatten(0, 2)
         tokens = self.proj_in(tokens)
         for block in self.transformer_blocks:
-            tokens = block(tokens)
+            tokens = block(tokens, text)
         out = self.proj_out(tokens).unflatten(0, (-1, height, width))  # b h w f c
         return x + out.permute(0, 3, 4, 1, 2).flatten(0, 1)
 
@@ -136,27 +176,37 @@ class MotionModule(nn.Module):
                 raise ValueError(f"a motion module of {channels} channels does not divide by {name} {number}")
         self.channels = channels
         self.max_frames = config.max_frames if config.use_positions else None
+        self.text_width = config.text_width
         self.temporal_transformer = TemporalTransformer(channels, config)
 
-    def forward(self, x: Tensor, num_frames: int) -> Tensor:
+    def forward(self, x: Tensor, num_frames: int, text: Tensor | None = None) -> Tensor:
         """Mix frames.
 
         Args:
             x: (b f) c h w features, the frames of a clip next to each other.
             num_frames: f.
+            text: (b n d) text embeddings, one a clip; used, and needed, only where the config has a `text_width`.
 
         Returns:
             (b f) c h w.
 
         Raises:
-            ValueError: another number of dimensions or channels, or more frames than the position table has.
+            ValueError: another number of dimensions or channels, more frames than the position table has, or text
+                embeddings that the motion module needs and that are not there or of another width.
         """
         if x.ndim != 4 or x.shape[1] != self.channels or num_frames < 1 or x.shape[0] % num_frames:
             raise ValueError(
                 f"a motion module takes (b f) c h w with c = {self.channels} and f = {num_frames}, got {tuple(x.shape)}"
             )
         check_num_frames(num_frames, self.max_frames)
-        return self.temporal_transformer(x, num_frames)
+        clips = x.shape[0] // num_frames
+        is_text = text is not None and text.ndim == 3 and (len(text), text.shape[2]) == (clips, self.text_width)
+        if self.text_width is not None and not is_text:
+            raise ValueError(
+                f"this motion module attends to text embeddings (b n d) with b = {clips} and d = {self.text_width}, "
+                f"got {None if text is None else tuple(text.shape)}"
+            )
+        return self.temporal_transformer(x, num_frames, text)
 
 
 def check_num_frames(num_frames: int, max_frames: int | None) -> None:

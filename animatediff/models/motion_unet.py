@@ -103,7 +103,8 @@ class MotionUNet(nn.Module):
         motion: motion modules made for it, or a config to make fresh ones.
 
     Raises:
-        ValueError: the base has blocks or conditionings that Stable Diffusion 1.x and SDXL do not have.
+        ValueError: the base has blocks or conditionings that Stable Diffusion 1.x and SDXL do not have, or its text
+            embeddings are not as wide as those that the motion modules attend to.
     """
 
     def __init__(self, base: UNet2DConditionModel, motion: MotionModules | MotionConfig) -> None:
@@ -111,6 +112,7 @@ class MotionUNet(nn.Module):
         _check_base(base)
         self.base = base.requires_grad_(False).eval()
         self.motion = motion if isinstance(motion, MotionModules) else MotionModules.for_base(base, motion)
+        _check_text_width(self.config.text_width, base.config.cross_attention_dim)
         base.set_attn_processor(SharedTextAttention())
 
     @property
@@ -172,7 +174,7 @@ class MotionUNet(nn.Module):
         skips: list[Tensor],
     ) -> Tensor:
         for resnet, attention, motion in zip(block.resnets, _attentions(block), slot, strict=True):
-            x = motion(_attend(attention, self._resnet(resnet, x, temb, f), text), f)
+            x = motion(_attend(attention, self._resnet(resnet, x, temb, f), text), f, text)
             skips.append(x)
         for downsampler in block.downsamplers or ():
             x = downsampler(x)
@@ -185,7 +187,7 @@ class MotionUNet(nn.Module):
         for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
             x = _attend(attention, x, text)
             for motion in self.motion.mid_slot():
-                x = motion(x, f)
+                x = motion(x, f, text)
             x = self._resnet(resnet, x, temb, f)
         return x
 
@@ -201,7 +203,7 @@ class MotionUNet(nn.Module):
     ) -> Tensor:
         for resnet, attention, motion in zip(block.resnets, _attentions(block), slot, strict=True):
             x = self._resnet(resnet, torch.cat([x, skips.pop()], dim=1), temb, f)
-            x = motion(_attend(attention, x, text), f)
+            x = motion(_attend(attention, x, text), f, text)
         for upsampler in block.upsamplers or ():
             # Naming the size keeps skips and features equal for sizes that do not halve evenly.
             odd = skips[-1].shape[-2:] != (2 * x.shape[-2], 2 * x.shape[-1])
@@ -250,6 +252,11 @@ class MotionUNet(nn.Module):
                 f"got {tuple(text.shape)}"
             )
         check_num_frames(sample.shape[2], self.config.max_frames if self.config.use_positions else None)
+
+
+def _check_text_width(motion: int | None, base: Any) -> None:
+    if motion not in (None, base):
+        raise ValueError(f"the motion modules attend to text embeddings of {motion} channels, the base's have {base}")
 
 
 def _attentions(block: Any) -> list[nn.Module | None]:

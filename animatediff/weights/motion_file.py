@@ -12,7 +12,7 @@ from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig, Version
-from animatediff.models.motion_module import MotionModule, TemporalAttention, sinusoidal_positions
+from animatediff.models.motion_module import MotionModule, TemporalAttention, TextAttention, sinusoidal_positions
 from animatediff.models.motion_unet import MotionModules
 from animatediff.weights import motion_layouts as layouts
 from animatediff.weights.files import local_copy, parse_json
@@ -84,7 +84,7 @@ class MotionFile:
         for name, module in motion.named_modules():
             if isinstance(module, MotionModule):  # one by one, as loading keeps a copy of what it fuses
                 module.load_state_dict(_below(f"{name}.", self.state))
-            elif isinstance(module, TemporalAttention) and module.positions is not None:
+            elif isinstance(module, (TemporalAttention, TextAttention)) and module.positions is not None:
                 module.positions = sinusoidal_positions(*module.positions.shape)
         for name, tensor in motion.state_dict().items():
             if not torch.stack(tensor.aminmax()).isfinite().all():

@@ -28,6 +28,7 @@ _LIST: dict[Layout, str] = {
     "hotshotxl": "temporal_attentions",
 }
 _BLOCK = "transformer_blocks.0."
+_TEXT_KEYS = ".text_attention.to_k.weight"  # which no published file has
 _TO_DIFFUSERS = (
     ("attention_blocks.0.", "attn1."),
     ("attention_blocks.1.", "attn2."),
@@ -85,7 +86,11 @@ def detect(
     whole_unet = is_whole_unet(tensors)
     frames = next((tensor.shape[-2] for name, tensor in tensors.items() if is_table(name) and tensor.ndim > 1), None)
     version = _version(layout, tensors, frames, whole_unet)
-    update: dict[str, Any] = {"use_mid_block": _has_mid_block(tensors), "num_layers": _num_layers(tensors, layout)}
+    update: dict[str, Any] = {
+        "use_mid_block": _has_mid_block(tensors),
+        "num_layers": _num_layers(tensors, layout),
+        "text_width": next((t.shape[-1] for name, t in tensors.items() if name.endswith(_TEXT_KEYS)), None),
+    }
     update |= adapter_settings(adapter) if adapter else {}
     update |= {"max_frames": frames} if frames else {}
     config = MotionConfig.for_version(version).model_copy(update=update)

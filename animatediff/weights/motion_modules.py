@@ -119,6 +119,7 @@ def _adapter_config(uri: str, config: MotionConfig, places: Places) -> dict[str,
     problems = {
         f"{config.num_layers} temporal attentions in a motion module, it knows 2 only": config.num_layers != 2,
         "no frame positions": not config.use_positions,
+        "attention to the caption": config.text_width is not None,
         "irregular numbers of motion modules in the blocks": (places.down, places.up) != (regular.down, regular.up),
     }
     if problem := next((problem for problem, is_so in problems.items() if is_so), None):

@@ -183,3 +183,73 @@ def test_foreign_unet_is_refused():
     unet = UNet2DConditionModel(**SD, class_embed_type="timestep")
     with pytest.raises(ValueError, match="class_embed_type"):
         MotionUNet(unet, MotionConfig())
+
+
+TEXT = MotionConfig(text_width=24)
+
+
+def captioned():
+    """Motion modules whose every weight has been trained, as it were."""
+    unet = MotionUNet(make_unet("v3"), TEXT)
+    randomise(unet.motion)
+    for name, parameter in unet.motion.named_parameters():
+        if ".text_attention.to_out" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return unet
+
+
+@torch.no_grad()
+def test_attention_to_the_caption_changes_nothing_until_it_is_trained():
+    base = make_unet("v3")
+    sample, timestep, text, _ = make_inputs("v3")
+    without = MotionUNet(base, MotionConfig())
+    randomise(without.motion)
+    fresh = MotionUNet(base, TEXT)
+    missing, unexpected = fresh.motion.load_state_dict(without.motion.state_dict(), strict=False)
+    assert missing
+    assert all(".text_attention." in name or ".text_norm." in name for name in missing)
+    assert unexpected == []
+    assert torch.equal(fresh(sample, timestep, text), without(sample, timestep, text))
+
+
+@torch.no_grad()
+def test_each_clip_attends_to_its_own_caption_and_each_frame_at_its_own_position():
+    module = next(m for m in captioned().motion.modules() if isinstance(m, MotionModule))
+    frame = torch.randn(1, 32, 3, 2, generator=torch.Generator().manual_seed(1))
+    still = frame.expand(2 * NUM_FRAMES, -1, -1, -1)
+    _, _, text, _ = make_inputs("v3")
+    clips = module(still, NUM_FRAMES, text).unflatten(0, (2, NUM_FRAMES))
+    swapped = module(still, NUM_FRAMES, text.flip(0)).unflatten(0, (2, NUM_FRAMES))
+    assert (clips - swapped.flip(0)).abs().max() < 1e-5
+    assert (clips[0] - clips[1]).abs().max() > 1e-2
+    difference = (clips[0] - clips[1])[1:] - (clips[0] - clips[1])[:-1]
+    assert difference.abs().max() > 1e-3  # what the captions differ by is not the same in every frame
+
+
+@torch.no_grad()
+def test_captions_move_clips_and_clips_alone_give_what_they_give_together():
+    unet = captioned()
+    sample, timestep, text, _ = make_inputs("v3")
+    together = unet(sample, timestep, text)
+    alone = torch.cat([unet(sample[i : i + 1], timestep, text[i : i + 1]) for i in range(2)])
+    assert (together - alone).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("text", [None, torch.zeros(1, 7, 24), torch.zeros(2, 7, 16), torch.zeros(2, 24)])
+def test_a_caption_that_does_not_fit_the_motion_module_is_refused(text):
+    module = MotionModule(32, TEXT)
+    with pytest.raises(ValueError, match=r"attends to text embeddings \(b n d\) with b = 2 and d = 24"):
+        module(torch.zeros(2 * NUM_FRAMES, 32, 3, 2), NUM_FRAMES, text)
+
+
+def test_a_base_with_other_text_embeddings_is_refused():
+    with pytest.raises(ValueError, match="attend to text embeddings of 16 channels, the base's have 24"):
+        MotionUNet(make_unet("v3"), MotionConfig(text_width=16))
+
+
+def test_every_parameter_of_the_attention_to_the_caption_learns():
+    unet = captioned()
+    sample, timestep, text, _ = make_inputs("v3")
+    unet(sample, timestep, text).square().mean().backward()
+    learning = {name: p.grad is not None and bool(p.grad.any()) for name, p in unet.motion.named_parameters()}
+    assert [name for name, learns in learning.items() if not learns] == []

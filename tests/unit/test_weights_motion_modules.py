@@ -563,3 +563,20 @@ def test_tensors_that_share_memory_are_converted(tmp_path):
     motion_modules.convert(str(tmp_path / "m.ckpt"), str(tmp_path / "m.safetensors"), to="official")
     found = load_file(tmp_path / "m.safetensors")
     assert torch.equal(found[norm.format(0)], found[norm.format(1)])
+
+
+@pytest.mark.parametrize("keeps_metadata", [True, False])
+def test_a_module_that_attends_to_captions_comes_back_as_it_was(tmp_path, keeps_metadata):
+    motion = make("v2", text_width=24)
+    uri = str(tmp_path / "mm.safetensors")
+    motion_modules.write(uri, motion)
+    if not keeps_metadata:
+        save_file(load_file(uri), uri)
+    read = motion_modules.read(uri)
+    assert read.config == motion.config
+    assert same(weights_of(read.state_dict()), weights_of(motion.state_dict()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(read.buffers(), motion.buffers(), strict=True)
+    )  # the position tables, which no file brings
+    with pytest.raises(UserError, match="no motion modules with attention to the caption"):
+        motion_modules.write(str(tmp_path / "folder"), motion, to="diffusers")
