@@ -3,16 +3,18 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from animatediff.config import Config
+from animatediff.data.camera import PANS, CameraMove, crop_boxes
 from animatediff.data.windows import back_to_back, draw, spread
 
 _STRIDE = 4
+_TRAVEL = 0.25
 _Pixels = Annotated[int, Field(ge=8, multiple_of=8)]
 _Ratio = Annotated[float, Field(ge=0.2, le=5)]
 
@@ -44,12 +46,32 @@ class ClipConfig(Config):
     """Of random windows, together with the video's id."""
     flip: bool = False
     """Store each window mirrored as well, as a clip of its own. Mirrored writing is wrong writing."""
+    camera: CameraMove | None = None
+    """Crop each clip so that it looks filmed by a camera that zooms, pans or tilts, to train a MotionLoRA on. What each
+    move is stands at `camera.crop_boxes`. The video's own camera moves are seen as well."""
+    camera_travel: float = Field(_TRAVEL, gt=0, le=0.5)
+    """How far, in shares of the crop: a pan slides it by so much of its width, a tilt by so much of its height, and a
+    zoom takes so much off its sides. Half is the most, as what is cropped away is missing in resolution."""
 
     @model_validator(mode="after")
     def _one_rate(self) -> "ClipConfig":
         if self.fps is not None and self.stride != _STRIDE:
             raise ValueError(f"fps {self.fps:g} and stride {self.stride} both set the frame rate: remove one of them")
         return self
+
+    @model_validator(mode="after")
+    def _camera_is_whole(self) -> "ClipConfig":
+        if self.flip and self.camera in PANS:
+            raise ValueError(f"flip would mirror {self.camera} into its opposite: set flip to false")
+        if self.camera is None and self.camera_travel != _TRAVEL:
+            raise ValueError(f"camera_travel {self.camera_travel:g} is set, but no camera move: add camera")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_unset_camera(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Datasets from before there were camera moves keep their keys.
+        fields: dict[str, Any] = handler(self)
+        return {k: v for k, v in fields.items() if self.camera or not k.startswith("camera")}
 
     @property
     def bucket(self) -> str:
@@ -95,6 +117,8 @@ class WindowPlan:
     """Pixels."""
     flip: bool
     """Whether the frames are to be mirrored."""
+    boxes: np.ndarray | None = None
+    """(f, 4) x, y, w, h in pixels of the source: what each frame is cropped to. None: to the centre."""
 
     @property
     def bucket(self) -> str:
@@ -117,9 +141,13 @@ def plan_windows(timestamps: np.ndarray, *, width: int, height: int, key: str, c
         The clips, mirrored copies behind their originals; empty when the video is too short for one.
     """
     windows = next(filter(None, (_times(timestamps, f, key, config) for f in config.all_lengths)), [])
-    clip_height, clip_width = _closest_size(config.all_sizes, height=height, width=width)
+    size = _closest_size(config.all_sizes, height=height, width=width)
     clips = [(times, flip) for times in windows for flip in ((False, True) if config.flip else (False,))]
-    return [WindowPlan(i, times, clip_height, clip_width, flip) for i, (times, flip) in enumerate(clips)]
+    boxes = None
+    if config.camera and windows:
+        num_frames, travel = len(windows[0]), config.camera_travel
+        boxes = crop_boxes(config.camera, num_frames, size=size, source=(height, width), travel=travel)
+    return [WindowPlan(i, times, *size, flip, boxes) for i, (times, flip) in enumerate(clips)]
 
 
 def _closest_size(sizes: Iterable[tuple[int, int]], *, height: int, width: int) -> tuple[int, int]:
@@ -164,20 +192,34 @@ def frames_at(timestamps: np.ndarray, times: np.ndarray) -> np.ndarray:
     return np.clip(np.searchsorted(timestamps, times + tolerance, side="right") - 1, 0, len(timestamps) - 1)
 
 
-def fit(frame: np.ndarray, *, height: int, width: int) -> np.ndarray:
-    """Resize the short side and crop the centre, in one antialiased step.
+def fit(frame: np.ndarray, *, height: int, width: int, crop: np.ndarray | None = None) -> np.ndarray:
+    """Crop and resize, in one antialiased step that knows fractions of a pixel.
 
     Args:
         frame: (h w 3) uint8.
         height: pixels of the result.
         width: pixels of the result.
+        crop: (4,) x, y, w, h in shares of the frame's sides; None is the largest in the centre.
     """
+    box = _centre(frame, height=height, width=width) if crop is None else _box(frame, crop)
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC, box=box))
+
+
+def _centre(frame: np.ndarray, *, height: int, width: int) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of the largest crop with such sides, in the frame's centre."""
     source_height, source_width = frame.shape[:2]
     scale = min(source_height / height, source_width / width)
     crop_height, crop_width = height * scale, width * scale
     left, top = (source_width - crop_width) / 2, (source_height - crop_height) / 2
-    box = (left, top, left + crop_width, top + crop_height)
-    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC, box=box))
+    return left, top, left + crop_width, top + crop_height
+
+
+def _box(frame: np.ndarray, crop: np.ndarray) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a crop that is told in shares of the frame's sides."""
+    height, width = frame.shape[:2]
+    x, y, w, h = (crop * [width, height, width, height]).tolist()
+    # One that reaches the border may lie beyond it by a rounding error.
+    return max(0.0, x), max(0.0, y), min(width, x + w), min(height, y + h)
 
 
 def motion_score(frames: np.ndarray) -> float:

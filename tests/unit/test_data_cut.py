@@ -1,6 +1,9 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 
+from animatediff.data.camera import CameraMove
 from animatediff.data.clips import ClipConfig
 from animatediff.data.decoding.cut import cut
 from animatediff.data.decoding.decoders import load_decoders
@@ -93,3 +96,83 @@ def test_a_cut_depends_on_its_arguments_alone():
     once, again = (cut("a", data, config, DECODERS) for _ in range(2))
     assert [w.t_start for w in once] == [w.t_start for w in again]
     assert all(np.array_equal(a.frames, b.frames) for a, b in zip(once, again, strict=True))
+
+
+def square_video(num_frames, *, height=270, width=480, codec="libx264"):
+    """A bright square, a tenth as wide as the picture is high, that stands still in its middle."""
+    frames = np.full((num_frames, height, width, 3), 16, np.uint8)
+    half = height // 20
+    middle = (slice(height // 2 - half, height // 2 + half), slice(width // 2 - half, width // 2 + half))
+    frames[:, *middle] = 235
+    return encode(frames, codec=codec, options={"crf": "10"} if codec == "libx264" else None)
+
+
+def square_seen(frames):
+    """(f,) x, y and area of the square, in pixels, at the precision of its grey edges."""
+    light = (frames.astype(float).mean(axis=-1) - 16).clip(0) / 219
+    area = light.sum(axis=(1, 2))
+    y, x = np.mgrid[: light.shape[1], : light.shape[2]]
+    return (light * x).sum(axis=(1, 2)) / area, (light * y).sum(axis=(1, 2)) / area, area
+
+
+CAMERA = {"num_frames": 8, "stride": 2, "height": 128, "width": 128, "camera_travel": 0.25}
+# How far a square that stands still moves, and by how much it grows.
+SEEN = {
+    "zoom_in": (0, 0, (1 / 0.75) ** 2),
+    "zoom_out": (0, 0, 0.75**2),
+    "pan_left": (32, 0, 1),
+    "pan_right": (-32, 0, 1),
+    "tilt_up": (0, 32, 1),
+    "tilt_down": (0, -32, 1),
+}
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])  # decord's and PyAV's
+@pytest.mark.parametrize("move", get_args(CameraMove))
+def test_a_camera_moves_what_stands_still_the_documented_way_and_evenly(move, codec):
+    (window,) = cut("a", square_video(15, codec=codec), ClipConfig(camera=move, **CAMERA), DECODERS)
+    assert window.frames.shape == (8, 128, 128, 3)
+    x, y, area = square_seen(window.frames)
+    right, down, growth = SEEN[move]
+    assert (x[-1] - x[0], y[-1] - y[0]) == (pytest.approx(right, abs=0.3), pytest.approx(down, abs=0.3))
+    assert area[-1] / area[0] == pytest.approx(growth, rel=0.05)
+    # Rounding to whole pixels would be off by up to half a pixel from frame to frame.
+    for steps, wanted in ((np.diff(x), right / 7), (np.diff(y), down / 7)):
+        assert np.abs(steps - wanted).max() < 0.1
+    assert (area[1:] / area[:-1]) == pytest.approx(growth ** (1 / 7), rel=0.03)
+
+
+def test_scores_see_the_cameras_move():
+    data, moving = square_video(15), ClipConfig(camera="pan_left", **CAMERA)
+    (still,) = cut("a", data, moving.model_copy(update={"camera": None}), DECODERS)
+    (moved,) = cut("a", data, moving, DECODERS)
+    assert still.scores["motion"] < 1e-3 < 5e-3 < moved.scores["motion"]
+    assert (still.scores["static"], moved.scores["static"]) == (True, False)
+
+
+def test_each_window_has_the_whole_move_though_windows_share_frames():
+    counting = Counting()
+    config = ClipConfig(camera="pan_right", windows_per_video=3, **{**CAMERA, "stride": 1})
+    windows = cut("a", square_video(12), config, [counting])
+    assert counting.asked == [list(range(12))]
+    assert len(windows) == 3
+    for window in windows:
+        assert np.abs(window.frames.astype(int) - windows[0].frames).mean() < 0.5
+
+
+def test_frames_that_a_slow_source_holds_are_cropped_on_and_on():
+    config = ClipConfig(camera="pan_right", num_frames=8, fps=50, height=128, width=128)
+    (window,) = cut("a", square_video(5), config, DECODERS)
+    assert np.diff(square_seen(window.frames)[0]) == pytest.approx(-32 / 7, abs=0.1)
+
+
+def test_a_mirrored_zoom_is_a_zoom():
+    plain, mirrored = cut("a", mp4(15), ClipConfig(camera="zoom_in", flip=True, **CAMERA), DECODERS)
+    assert np.array_equal(plain.frames[:, :, ::-1], mirrored.frames)
+
+
+def test_a_cameras_clip_has_the_size_closest_to_its_video():
+    config = ClipConfig(camera="tilt_up", sizes=((96, 160), (160, 96)), **CAMERA)
+    wide, tall = square_video(15), square_video(15, height=480, width=270)
+    assert cut("a", wide, config, DECODERS)[0].bucket == "8x96x160"
+    assert cut("a", tall, config, DECODERS)[0].bucket == "8x160x96"

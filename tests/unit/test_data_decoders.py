@@ -150,6 +150,18 @@ def test_decoding_at_a_smaller_size_keeps_the_quality(decoder):
     assert psnr(got, want) > 40
 
 
+@pytest.mark.parametrize("decoder", BOTH, ids=lambda decoder: decoder.name)
+def test_each_box_is_cut_from_its_frame_at_full_quality(decoder):
+    data = encode(natural_frames(3, 540, 960), codec="libx264", options={"crf": "14", "preset": "ultrafast"})
+    indices = np.array([0, 0, 2])
+    boxes = np.array([[210.5, 0, 540, 540], [300.25, 99.5, 270, 270], [690, 270, 270, 270]])
+    full = frames_of(decoder, data, indices[[0, 2]])[[0, 0, 1]]
+    crops = boxes / (960, 540, 960, 540)
+    want = [fit(frame, height=64, width=64, crop=crop) for frame, crop in zip(full, crops, strict=True)]
+    got, _ = read_frames(data, videos.probe(data), indices, [decoder], height=64, width=64, boxes=boxes)
+    assert min(psnr(a, b) for a, b in zip(got, want, strict=True)) > 40
+
+
 @pytest.mark.parametrize(
     ("source", "clip", "cover"),
     [
@@ -163,6 +175,13 @@ def test_decoding_at_a_smaller_size_keeps_the_quality(decoder):
 def test_sources_are_decoded_at_about_twice_the_clips_size(source, clip, cover):
     info = videos.VideoInfo(**{**videos.probe(mp4(2)).__dict__, "height": source[0], "width": source[1]})
     assert covering_size(info, height=clip[0], width=clip[1]) == cover
+
+
+def test_sources_are_decoded_at_twice_the_size_that_their_smallest_crop_needs():
+    info = videos.VideoInfo(**{**videos.probe(mp4(2)).__dict__, "height": 1080, "width": 1920})
+    assert covering_size(info, height=256, width=256, crop=(1080, 1080)) == (512, 910)
+    assert covering_size(info, height=256, width=256, crop=(810, 810)) == (683, 1214)
+    assert covering_size(info, height=256, width=256, crop=(400, 400)) == (1080, 1920)
 
 
 def test_wide_pixels_become_square():
@@ -209,8 +228,8 @@ def test_damaged_frames_are_a_decode_error():
 class Failing:
     name = "failing"
 
-    def __init__(self, error=None, supports=True):
-        self._error, self._supports = error, supports
+    def __init__(self, error=None, supports=True, gives=0):
+        self._error, self._supports, self._gives = error, supports, gives
 
     def supports(self, info):
         return self._supports
@@ -218,7 +237,7 @@ class Failing:
     def frames(self, data, info, indices, *, height, width):
         if self._error:
             raise self._error
-        return []
+        return [np.zeros((height, width, 3), np.uint8)] * self._gives
 
 
 @pytest.mark.parametrize(
@@ -226,6 +245,7 @@ class Failing:
     [
         (Failing(KeyError("box")), Reason.DECODE_ERROR),
         (Failing(), Reason.DECODE_ERROR),  # too few frames
+        (Failing(gives=2), Reason.DECODE_ERROR),  # too many
         (Failing(MemoryError()), Reason.OUT_OF_MEMORY),
         (Failing(RuntimeError("avcodec: Cannot allocate memory")), Reason.OUT_OF_MEMORY),
         (Failing(supports=False), Reason.CODEC_UNSUPPORTED),

@@ -70,15 +70,28 @@ def cut(
     plans = plan_windows(info.timestamps, width=info.width, height=info.height, key=video_id, config=clips)
     if not plans:
         raise VideoError("probe", Reason.TOO_SHORT, _too_short(info, clips))
-    indices = [frames_at(info.timestamps, plan.times) for plan in plans]
-    # Overlapping windows share frames: each is decoded once.
-    unique = np.unique(np.concatenate(indices))
-    height, width = plans[0].height, plans[0].width
-    frames, decoder = read_frames(data, info, unique, decoders, height=height, width=width, on_decode=on_decode)
+    # Overlapping windows share frames, mirrored ones their crops as well: each is made once.
+    views, rows = np.unique(np.concatenate([_views(plan, info) for plan in plans]), axis=0, return_inverse=True)
+    frames, decoder = read_frames(
+        data,
+        info,
+        views[:, 0].astype(int),
+        decoders,
+        height=plans[0].height,
+        width=plans[0].width,
+        boxes=views[:, 1:] if clips.camera else None,
+        on_decode=on_decode,
+    )
     return [
-        _window(plan, frames[np.searchsorted(unique, rows)], info, decoder)
-        for plan, rows in zip(plans, indices, strict=True)
+        _window(plan, frames[shown], info, decoder)
+        for plan, shown in zip(plans, rows.reshape(len(plans), -1), strict=True)
     ]
+
+
+def _views(plan: WindowPlan, info: VideoInfo) -> np.ndarray:
+    """(f, 1 or 5) of each frame the number in the source, and where there is one the box that it is cropped to."""
+    indices = frames_at(info.timestamps, plan.times)
+    return indices[:, None] if plan.boxes is None else np.column_stack([indices, plan.boxes])
 
 
 def _too_short(info: VideoInfo, clips: ClipConfig) -> str:

@@ -1,7 +1,7 @@
 """Decoders: frames of a video at chosen indices, by whichever library is named first and gets them right."""
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -96,6 +96,7 @@ def read_frames(
     *,
     height: int,
     width: int,
+    boxes: np.ndarray | None = None,
     on_decode: OnDecode = ignore,
 ) -> tuple[np.ndarray, str]:
     """Decode frames, resized and cropped, with the first decoder that gives them all.
@@ -103,10 +104,11 @@ def read_frames(
     Args:
         data: the video file.
         info: its `probe`.
-        indices: (k,) ascending frame numbers in presentation order.
+        indices: (k,) ascending frame numbers in presentation order; those of several crops repeat.
         decoders: in the order to try them.
         height: pixels of the result.
         width: pixels of the result.
+        boxes: (k, 4) x, y, w, h in pixels of the source: what each is cropped to. None: to the centre.
         on_decode: called before each decoder is tried.
 
     Returns:
@@ -121,7 +123,7 @@ def read_frames(
         if decoder.supports(info):
             on_decode(decoder.name, info)
             try:
-                return _fitted(decoder, data, info, indices, height, width), decoder.name
+                return _fitted(decoder, data, info, indices, boxes, height, width), decoder.name
             except Exception as error:  # each library raises errors of its own making
                 failure = f"{decoder.name}: {one_line(error)}"
                 if is_memory_error(error):
@@ -130,19 +132,50 @@ def read_frames(
     raise _undecodable(failures, info)
 
 
-def _fitted(decoder: Decoder, data: bytes, info: VideoInfo, indices: np.ndarray, height: int, width: int) -> np.ndarray:
-    cover_height, cover_width = covering_size(info, height=height, width=width)
-    frames = decoder.frames(data, info, indices, height=cover_height, width=cover_width)
+def _fitted(
+    decoder: Decoder,
+    data: bytes,
+    info: VideoInfo,
+    indices: np.ndarray,
+    boxes: np.ndarray | None,
+    height: int,
+    width: int,
+) -> np.ndarray:
+    numbers, repeats = np.unique(indices, return_counts=True)
+    crops = [None] * len(indices) if boxes is None else list(boxes / ([info.width, info.height] * 2))
+    smallest = None if boxes is None else boxes[:, 2:].min(axis=0).tolist()
+    cover_height, cover_width = covering_size(info, height=height, width=width, crop=smallest)
+    frames = decoder.frames(data, info, numbers, height=cover_height, width=cover_width)
     # One at a time, so that the larger ones need not be in memory together.
-    fitted = [fit(frame, height=height, width=width) for frame in frames]
-    if len(fitted) != len(indices):
-        raise ValueError(f"it gives {len(fitted)} of {len(indices)} frames")
+    given = zip(_exactly(len(numbers), frames), repeats.tolist(), strict=True)
+    repeated = (frame for frame, times in given for _ in range(times))
+    fitted = [fit(f, height=height, width=width, crop=crop) for f, crop in zip(repeated, crops, strict=True)]
     return np.stack(fitted)
 
 
-def covering_size(info: VideoInfo, *, height: int, width: int) -> tuple[int, int]:
-    """(height, width) at which to decode: the source's, or less where that is still twice what is wanted."""
-    scale = max(_OVERSIZE * height / info.height, _OVERSIZE * width / info.width)
+def _exactly(number: int, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The frames, if there are so many of them."""
+    given = 0
+    for given, frame in enumerate(frames, start=1):
+        if given <= number:
+            yield frame
+    if given != number:
+        raise ValueError(f"it gives {given} of {number} frames")
+
+
+def covering_size(
+    info: VideoInfo, *, height: int, width: int, crop: tuple[float, float] | None = None
+) -> tuple[int, int]:
+    """(height, width) at which to decode: the source's, or less where that is still twice what is wanted.
+
+    Args:
+        info: the source.
+        height: wanted, in pixels.
+        width: wanted, in pixels.
+        crop: (width, height) in pixels of the smallest crop that is resized to what is wanted; None is all of it.
+    """
+    crop_width, crop_height = crop or (info.width, info.height)
+    scale = max(_OVERSIZE * height / crop_height, _OVERSIZE * width / crop_width)
     scale = min(1.0, max(scale, _MIN_SIDE / min(info.height, info.width)))
     return round(info.height * scale), round(info.width * scale)
 
