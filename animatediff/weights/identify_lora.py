@@ -13,6 +13,8 @@ from animatediff.weights.identify_base import find_base
 
 DOMAIN_ADAPTER_RANK = 128
 """Of the published one (v3): 25,509,888 numbers."""
+FAMILY_KEY = "animatediff_family"
+"""Where domain adapters written here say in their metadata that they are such."""
 
 _LAYOUTS: tuple[tuple[str, str], ...] = (
     ("kohya", r"^(?:lora|lycoris)_"),
@@ -54,7 +56,7 @@ def describe(contents: Contents) -> Description:
             "motion_lora", version, _layout(_MOTION_LAYOUTS, contents), base, rank, alpha, _also(contents)
         )
     algorithm, base, layout = _algorithm(contents), find_base(contents), _layout(_LAYOUTS, contents)
-    says_so = contents.metadata.get("animatediff_family") == "domain_adapter"
+    says_so = contents.metadata.get(FAMILY_KEY) == "domain_adapter"
     may_be_one = algorithm == "LoRA" and base in ("sd1", None) and alphas <= {DOMAIN_ADAPTER_RANK}
     has_its_layout = layout in _ADAPTERS_LAYOUTS
     if not says_so and may_be_one and ranks == {DOMAIN_ADAPTER_RANK}:
