@@ -5,11 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from animatediff import storage
-from animatediff.config import dump
+from animatediff.config import dump, load
 from animatediff.errors import UserError
 from animatediff.rendering import checks
 from animatediff.rendering.catalog import Catalog, Item, Result, expand
 from pipelines.embedded import animate_default
+from pipelines.model_uris import resolve_catalog
 from pipelines.progress import Progress
 from pipelines.runtime import connect, num_gpus, run_job
 from pipelines.settings import AnimateConfig
@@ -27,7 +28,8 @@ def main(config: AnimateConfig) -> list[Result]:
     """
     output_uri = storage.absolute(config.output_uri)
     logger.info("animate: %s -> %s", config.catalog_uri, output_uri)
-    catalog = checks.read(config.catalog_uri)
+    catalog = resolve_catalog(load(Catalog, config.catalog_uri), output_uri)
+    checks.check(catalog)
     items = expand(catalog)
     storage.write_bytes(storage.join(output_uri, "config.yaml"), dump(config).encode())
     unique = {item.digest: item for item in reversed(items)}

@@ -4,23 +4,33 @@ Only the driver talks to it. So the default, an SQLite file, is opened by one pr
 workers train, and a slow server delays no step.
 """
 
+import hashlib
 import logging
 import os
+import posixpath
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+
+from animatediff import storage
+from animatediff.uris import printable_text, printable_uri
 
 logger = logging.getLogger(__name__)
 
 _EXPERIMENT = "animatediff"
 _RETRY_AFTER_S = 60.0
 _BATCH = 1000  # MLflow's limit of metrics in a request
+_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+_TIMEOUT_S = "10"
+# A server that hands a file on to a bucket answers when it is there: gigabytes at 10 MB/s.
+_FILE_TIMEOUT_S = "300"
 _ENVIRONMENT = {
     # MLflow's own defaults wait for minutes: 120 s a request, 7 retries.
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    _TIMEOUT: _TIMEOUT_S,
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -42,7 +52,7 @@ class Tracker:
         self._has_warned = False
         self._retry_at = 0.0
         self._pending: list[Any] = []
-        self._client: Any = self._attempt(_client)
+        self._client: Any = self._attempt(open_client)
         self.run_id: str | None = self._client and self._attempt(lambda: self._open(run_name, run_id, params, tags))
         """The run's id; None when tracking could not be started."""
         self._last_step = (self.run_id and self._attempt(self._read_last_step)) or 0
@@ -60,9 +70,21 @@ class Tracker:
             self._send()
 
     def log_file(self, name: str, content: bytes) -> None:
-        """Log a file as an artifact of the run."""
+        """Log a file as an artifact of the run; `name` may begin with folders (`validation/step-00000500/0.mp4`)."""
         if self.run_id:
             self._attempt(lambda: self._upload(name, content))
+
+    def register(self, name: str, file_uri: str, *, tags: dict[str, str]) -> str | None:
+        """Upload a weights file and register it as a new version of a model, which is created where there is none.
+
+        The version has the file's `sha256` among its tags, and a run registers the same bytes once.
+
+        Returns:
+            The version, new or known; None where there is none.
+        """
+        if not self.run_id:
+            return None
+        return self._attempt(lambda: self._register(name, file_uri, tags), f"registers no model {name!r}")
 
     def __enter__(self) -> Self:
         return self
@@ -107,19 +129,42 @@ class Tracker:
         return True
 
     def _upload(self, name: str, content: bytes) -> None:
+        below, name = posixpath.split(name)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / name
             path.write_bytes(content)
-            self._client.log_artifact(self.run_id, str(path))
+            self._client.log_artifact(self.run_id, str(path), below or None)
 
-    def _attempt(self, call: Callable[[], T]) -> T | None:
+    def _register(self, name: str, file_uri: str, tags: dict[str, str]) -> str:
+        _create_model(self._client, name)  # first, so that no upload is for nothing where there is no registry
+        with _local_file(file_uri) as path:
+            sha256 = _sha256(path)
+            version = self._registered(name, sha256)
+            if version is None:
+                # A folder for each content: what an earlier version points at stays as it is.
+                folder = f"models/{sha256[:16]}"
+                with patient():
+                    self._client.log_artifact(self.run_id, str(path), folder)
+                # A server takes no source but one among the run's artifacts, in its own notation.
+                source = f"{self._client.get_run(self.run_id).info.artifact_uri}/{folder}"
+                created = self._client.create_model_version(
+                    name, source, self.run_id, tags=tags | {"sha256": sha256}, await_creation_for=0
+                )
+                version = str(created.version)
+        return version
+
+    def _registered(self, name: str, sha256: str) -> str | None:
+        versions = self._client.search_model_versions(f"run_id = '{self.run_id}'")
+        return next((str(v.version) for v in versions if v.name == name and v.tags.get("sha256") == sha256), None)
+
+    def _attempt(self, call: Callable[[], T], trouble: str = "cannot be used") -> T | None:
         try:
             return call()
         except Exception as error:
             self._retry_at = time.monotonic() + _RETRY_AFTER_S
             if not self._has_warned:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-                logger.warning("MLflow at %s cannot be used, the run goes on without it: %s", tracking_uri(), reason)
+                where = printable_uri(tracking_uri())
+                logger.warning("MLflow at %s %s, the run goes on without it: %s", where, trouble, reason(error))
             self._has_warned = True
             return None
 
@@ -133,7 +178,26 @@ def _local_folder() -> Path:
     return Path("runs").resolve()
 
 
-def _client() -> Any:
+def reason(error: Exception) -> str:
+    """What an error says, as the end of one line."""
+    return " ".join(printable_text(str(error)).split())[:300] or type(error).__name__
+
+
+@contextmanager
+def patient() -> Iterator[None]:
+    """Longer waits for answers while files of gigabytes are sent or fetched; a user's own setting stands."""
+    is_ours = os.environ.get(_TIMEOUT) == _TIMEOUT_S
+    if is_ours:
+        os.environ[_TIMEOUT] = _FILE_TIMEOUT_S
+    try:
+        yield
+    finally:
+        if is_ours:
+            os.environ[_TIMEOUT] = _TIMEOUT_S
+
+
+def open_client() -> Any:
+    """MLflow's client for `tracking_uri`, quiet and with bounded waits."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
@@ -152,6 +216,34 @@ def _experiment_id(client: Any) -> str:
     # A server has an artifact store of its own; the local file gets a folder beside it.
     artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (_local_folder() / "mlartifacts").as_uri()
     return str(client.create_experiment(_EXPERIMENT, artifact_location=artifacts))
+
+
+def _create_model(client: Any, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+@contextmanager
+def _local_file(uri: str) -> Iterator[Path]:
+    """The file itself, or a copy of a remote one."""
+    fs, path = storage.filesystem(uri)
+    if storage.is_local(uri):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / posixpath.basename(path)
+        fs.get_file(path, str(copy))
+        yield copy
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

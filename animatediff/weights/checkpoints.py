@@ -18,12 +18,13 @@ from animatediff.weights import ldm
 from animatediff.weights.architectures import PARTS, known_base, meta_modules
 from animatediff.weights.files import local_copy, parse_json
 from animatediff.weights.identify import expect
+from animatediff.weights.motion_file import TRAINED_FILE, trained_file
 from animatediff.weights.tensors import TensorFile, open_tensors, save_tensors
 
 State = dict[str, Tensor]
 _HASHED_FOLDERS = {*PARTS, "tokenizer", "tokenizer_2"}
 # What a LoRA or a motion module is read from where it is given as a folder, and what decides its strength or shape.
-_HASHED_FILES = ("adapter_", "pytorch_lora_weights.", "diffusion_pytorch_model.", "config.json")
+_HASHED_FILES = ("adapter_", "pytorch_lora_weights.", "diffusion_pytorch_model.", "config.json", TRAINED_FILE)
 # What diffusers and transformers call their weights files, the preferred first. Half precision comes last of its kind:
 # where both are there, it is the copy.
 _WEIGHTS_FILES = [
@@ -40,6 +41,8 @@ _WEIGHTS_FILES = [
     )
     for stem in ("diffusion_pytorch_model", "model", "pytorch_model")
 ]
+# What is opened in a folder by its name, here or as a LoRA.
+_OPENED_BY_NAME = ("adapter_", "pytorch_lora_weights.", "diffusion_pytorch_model.", "model.", "pytorch_model.")
 _OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -114,12 +117,13 @@ def content_hash(uri: str) -> str:
     """SHA-256 of everything at `uri` that decides what its weights do.
 
     That is a file's bytes, and those of the config beside a file that peft wrote; of a diffusers folder what it holds
-    of `PARTS` and the tokenizers; of any other folder all weights and configs in it.
+    of `PARTS` and the tokenizers; of the folder of a training run or of one of its checkpoints the motion module alone;
+    of any other folder all weights and configs in it.
 
     Raises:
         UserError: there is nothing at `uri`, or it cannot be read.
     """
-    path = local_copy(uri)
+    path = local_copy(_file_of_training(uri) or uri)
     if path.is_dir():
         hashes = {file.relative_to(path).as_posix(): _file_hash(file) for file in _hashed_files(path)}
     else:
@@ -131,6 +135,15 @@ def content_hash(uri: str) -> str:
         hashes = {"adapter_config.json": _file_hash(local_copy(beside)), name: _file_hash(path)}
     lines = (f"{name} {hashes[name]}\n" for name in sorted(hashes))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _file_of_training(uri: str) -> str | None:
+    """The motion module in a folder that training wrote; None where other readers find something of theirs, too."""
+    file = trained_file(uri)
+    if file is None or any(storage.exists(storage.join(uri, part)) for part in sorted(_HASHED_FOLDERS)):
+        return None
+    others = [name for name in storage.list_files(uri) if name != TRAINED_FILE]
+    return None if any(name.startswith(_OPENED_BY_NAME) for name in others) else file
 
 
 def _hashed_files(folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig, Version
 from animatediff.models.motion_module import MotionModule, TemporalAttention, TextAttention, sinusoidal_positions
@@ -26,6 +27,9 @@ WEIGHTS_FILES = tuple(
     f"diffusion_pytorch_model{suffix}" for suffix in (".safetensors", ".fp16.safetensors", ".bin", ".fp16.bin")
 )
 """What diffusers calls a model's weights, most wanted first."""
+
+TRAINED_FILE = "motion_module.safetensors"
+"""What the motion module is called in the folder of a training run, and of each of its checkpoints."""
 
 _MAX_PLACES = 8  # blocks a side, and motion modules a block; Stable Diffusion has 4 and 3
 _NORM = re.compile(
@@ -100,7 +104,8 @@ def open_file(uri: str) -> MotionFile:
 
     Args:
         uri: an official file (AnimateDiff v1, v2, v3, SDXL-beta, AnimateLCM, AnimateDiff-Lightning), a dump of a
-            whole UNet, a Hotshot-XL file, or a diffusers `MotionAdapter` as a file or a folder.
+            whole UNet, a Hotshot-XL file, a diffusers `MotionAdapter` as a file or a folder, or the folder of a
+            training run or of one of its checkpoints.
 
     Raises:
         UserError: there is nothing at `uri`, it is of another kind, not whole, or of a version that cannot be used.
@@ -118,14 +123,33 @@ def open_file(uri: str) -> MotionFile:
     return opened
 
 
+def trained_file(uri: str) -> str | None:
+    """The motion module in the folder of a training run or of one of its checkpoints; None where there is none.
+
+    Raises:
+        UserError: the storage cannot be reached.
+    """
+    # Web servers know no folders, and some answer at any address.
+    if uri.startswith(("http://", "https://")) or uri.endswith(".safetensors"):
+        return None
+    file = storage.join(uri, TRAINED_FILE)
+    return file if storage.exists(file) else None
+
+
 def _open(uri: str) -> tuple[TensorFile, dict[str, Any] | None]:
+    trained = trained_file(uri)
+    if trained is not None:  # alone: a run's folder may hold gigabytes of optimizer states
+        return replace(open_tensors(trained), uri=uri), None
     folder = local_copy(uri)
     if not folder.is_dir():
         return open_tensors(uri), None
     weights = next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), None)
     if weights is None:
         hint = ": name the motion_adapter folder in it" if (folder / "motion_adapter").is_dir() else ""
-        raise UserError(f"folder {uri} has no {' or '.join(WEIGHTS_FILES)}{hint}")
+        raise UserError(
+            f"folder {uri} has no {' or '.join(WEIGHTS_FILES)}, as a diffusers MotionAdapter has, and no "
+            f"{TRAINED_FILE}, as a training run and its checkpoints have{hint}"
+        )
     return replace(open_tensors(str(weights)), uri=uri), _read_adapter_config(folder, uri)
 
 

@@ -1,16 +1,32 @@
+import hashlib
 import logging
+import os
+import shutil
 import time
+from pathlib import Path
+from urllib.parse import urlparse
 
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.tracking import Tracker, flatten, tracking_uri
+from animatediff import storage
+from pipelines.tracking import Tracker, flatten, patient, tracking_uri
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """A database without runs: MLflow takes seconds to make its tables."""
+    path = tmp_path_factory.mktemp("tables") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
+def workplace(tables, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "runs").mkdir()
+    shutil.copy(tables, "runs")
 
 
 def open_tracker(run_id=None):
@@ -29,6 +45,7 @@ def test_a_run_is_tracked_and_continued_without_doubled_steps(tmp_path, capfd):
         first.log_metrics(10, {"loss": 2.0})
         first.log_metrics(20, {"loss": 1.0})
         first.log_file("config.yaml", b"a: 1")
+        first.log_file("validation/step-00000500/0.mp4", b"frames")
     second = open_tracker(first.run_id)
     with pytest.raises(RuntimeError):
         fail_in(second)
@@ -44,7 +61,9 @@ def test_a_run_is_tracked_and_continued_without_doubled_steps(tmp_path, capfd):
         (20, 1.0),
         (30, 0.5),
     ]
-    assert list((tmp_path / "runs" / "mlartifacts").rglob("config.yaml"))
+    artifacts = tmp_path / "runs" / "mlartifacts" / first.run_id / "artifacts"
+    assert (artifacts / "config.yaml").read_bytes() == b"a: 1"
+    assert (artifacts / "validation" / "step-00000500" / "0.mp4").read_bytes() == b"frames"
     assert capfd.readouterr() == ("", "")
 
 
@@ -54,6 +73,7 @@ def test_an_unreachable_server_costs_one_warning_and_little_time(monkeypatch, ca
     with caplog.at_level(logging.WARNING), open_tracker() as tracker:
         tracker.log_metrics(1, {"loss": 1.0})
         tracker.log_file("config.yaml", b"a: 1")
+        assert tracker.register("moves", "motion_module.safetensors", tags={}) is None
     assert tracker.run_id is None
     assert time.monotonic() - start < 20
     assert [record.name for record in caplog.records] == ["pipelines.tracking"]
@@ -70,6 +90,66 @@ def test_metrics_of_an_outage_are_sent_when_it_is_over(monkeypatch, caplog):
     history = MlflowClient(tracking_uri()).get_metric_history(tracker.run_id, "loss")
     assert [metric.step for metric in history] == [1, 2, 3]
     assert len(caplog.records) == 1
+
+
+def versions_of(name):
+    """(version, tags, content) of each."""
+    versions = MlflowClient(tracking_uri()).search_model_versions(f"name = '{name}'", order_by=["version_number"])
+    files = [Path(urlparse(version.source).path) / "motion_module.safetensors" for version in versions]
+    return [(str(v.version), v.tags, file.read_bytes()) for v, file in zip(versions, files, strict=True)]
+
+
+def test_a_rerun_registers_no_second_version_of_the_same_bytes(tmp_path):
+    file = tmp_path / "motion_module.safetensors"
+    file.write_bytes(b"one")
+    with open_tracker() as first:
+        assert first.register("moves", str(file), tags={"step": "10"}) == "1"
+    with open_tracker(first.run_id) as again:
+        assert again.register("moves", str(file), tags={"step": "10"}) == "1"
+        assert again.register("of the same run", str(file), tags={}) == "1"
+        file.write_bytes(b"two")
+        assert again.register("moves", str(file), tags={"step": "20"}) == "2"
+    assert versions_of("moves") == [
+        ("1", {"step": "10", "sha256": hashlib.sha256(b"one").hexdigest()}, b"one"),
+        ("2", {"step": "20", "sha256": hashlib.sha256(b"two").hexdigest()}, b"two"),
+    ]
+
+
+def test_a_file_in_remote_storage_is_registered(tmp_path):
+    uri = f"memory://{tmp_path.name}/motion_module.safetensors"
+    storage.write_bytes(uri, b"weights")
+    with open_tracker() as tracker:
+        assert tracker.register("moves", uri, tags={}) == "1"
+    assert [content for *_, content in versions_of("moves")] == [b"weights"]
+
+
+def test_a_server_without_a_registry_costs_one_warning_and_no_upload(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://127.0.0.1:9")
+    file = tmp_path / "motion_module.safetensors"
+    file.write_bytes(b"weights")
+    with open_tracker() as tracker:
+        assert tracker.register("moves", str(file), tags={}) is None
+        assert tracker.register("moves", str(file), tags={}) is None
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert "registers no model 'moves', the run goes on without it" in line
+    assert "\n" not in line
+    client = MlflowClient(tracking_uri(), registry_uri=tracking_uri())
+    assert client.get_run(tracker.run_id).info.status == "FINISHED"
+    assert client.list_artifacts(tracker.run_id) == []
+
+
+def test_a_file_that_is_gone_costs_one_warning(tmp_path, caplog):
+    with open_tracker() as tracker:
+        assert tracker.register("moves", str(tmp_path / "gone.safetensors"), tags={}) is None
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(("own", "inside"), [("10", "300"), ("45", "45")])
+def test_waits_are_longer_for_files_unless_the_user_says_how_long(monkeypatch, own, inside):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", own)
+    with patient():
+        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == inside
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == own
 
 
 def test_flatten():

@@ -497,6 +497,30 @@ def test_content_hash_of_a_folder_of_one_part_follows_its_weights(tmp_path, othe
     assert checkpoints.content_hash(str(copy)) != before
 
 
+@pytest.mark.parametrize("where", ["local", "remote"])
+def test_content_hash_of_a_run_or_checkpoint_folder_is_its_motion_modules(tmp_path, monkeypatch, where):
+    monkeypatch.setattr(files, "CACHE", tmp_path / "cache")
+    folder = f"memory://{tmp_path.name}/run" if where == "remote" else str(tmp_path / "run")
+    storage.write_bytes(f"{folder}/motion_module.safetensors", b"weights")
+    for name in ("state.json", "optimizer.pt", "config.yaml", "checkpoints/step-1/motion_module.safetensors"):
+        storage.write_bytes(f"{folder}/{name}", b"{}")
+    assert checkpoints.content_hash(folder) == hashlib.sha256(b"weights").hexdigest()
+    fetched = {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    assert fetched == ({"motion_module.safetensors"} if where == "remote" else set())
+
+
+@pytest.mark.parametrize(
+    "name", [f"unet/{WEIGHTS}", WEIGHTS, "adapter_config.json", "pytorch_lora_weights.safetensors", "model.safetensors"]
+)
+def test_content_hash_of_a_folder_with_more_than_a_motion_module_follows_all_that_is_read(tmp_path, name):
+    hashes = set()
+    for motion, other in ((b"a", b"b"), (b"a", b"c"), (b"d", b"c")):
+        storage.write_bytes(str(tmp_path / "motion_module.safetensors"), motion)
+        storage.write_bytes(str(tmp_path / name), other)
+        hashes.add(checkpoints.content_hash(str(tmp_path)))
+    assert len(hashes) == 3
+
+
 def test_content_hash_of_pefts_files_follows_their_alpha(tmp_path):
     """Two folders must not share a hash, and the config beside the weights decides their strength."""
     hashes = set()

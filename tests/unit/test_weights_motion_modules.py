@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
@@ -419,7 +420,8 @@ def test_nothing_else_is_a_motion_module(tmp_path):
     with pytest.raises(UserError, match="no file or folder"):
         motion_modules.read(str(tmp_path / "absent"))
     (tmp_path / "motion_adapter").mkdir()
-    with pytest.raises(UserError, match=r"has no diffusion_pytorch_model.*name the motion_adapter folder"):
+    both = r"has no diffusion_pytorch_model.* and no motion_module.safetensors.*name the motion_adapter folder"
+    with pytest.raises(UserError, match=both):
         motion_modules.read(str(tmp_path))
 
 
@@ -504,6 +506,29 @@ def test_remote_storage(tmp_path, monkeypatch):
     motion_modules.write(source, make("v2"))
     motion_modules.convert(source, f"memory://{tmp_path.name}/folder", to="diffusers")
     assert same(motion_modules.read(f"memory://{tmp_path.name}/folder").state_dict(), make("v2").state_dict())
+
+
+def training_run(uri):
+    """What a run leaves: its motion module, and a checkpoint's with what only going on needs."""
+    checkpoint = f"{uri}/checkpoints/step-00000010"
+    for folder, version in ((uri, "v3"), (checkpoint, "v2")):
+        motion_modules.write(f"{folder}/motion_module.safetensors", make(version))
+    for name in ("optimizer.pt", "state.json"):
+        storage.write_bytes(f"{checkpoint}/{name}", b"{}")
+    return {uri: "v3", checkpoint: "v2"}
+
+
+@pytest.mark.parametrize("where", ["local", "remote"])
+def test_folders_of_a_run_and_of_its_checkpoints_open_as_their_file_does(tmp_path, monkeypatch, where):
+    monkeypatch.setattr(files, "CACHE", tmp_path / "cache")
+    uri = f"memory://{tmp_path.name}/run" if where == "remote" else str(tmp_path / "run")
+    for folder, version in training_run(uri).items():
+        opened = motion_modules.open_file(folder)
+        assert opened.uri == folder
+        assert same(opened.build().state_dict(), make(version).state_dict())
+    # Of a run in a bucket nothing else is fetched.
+    fetched = {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    assert fetched == ({"motion_module.safetensors"} if where == "remote" else set())
 
 
 def test_a_file_can_be_converted_in_place(tmp_path):
