@@ -40,7 +40,8 @@ def sample(
     text = torch.cat([negative_embeddings, text_embeddings]) if is_guided else text_embeddings
     # The latents stay in float32: half precision would round away part of each of the many small steps.
     latents = noise.float() * scheduler.init_noise_sigma
-    for timestep in scheduler.timesteps:
+    # For some counts (61 of 1000) diffusers' trailing spacing appends a timestep of -1, which would undo the clip.
+    for timestep in scheduler.timesteps[:num_inference_steps]:
         batch = torch.cat([latents, latents]) if is_guided else latents
         batch = scheduler.scale_model_input(batch, timestep)
         prediction = unet(batch.to(text.dtype), timestep, text).float()

@@ -1,13 +1,15 @@
 """The noise schedule that a motion module is trained with, and must be sampled with."""
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from diffusers import DDIMScheduler
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from animatediff.config import Config
+
+PredictionType = Literal["epsilon", "v_prediction"]
 
 
 class NoiseSchedule(Config):
@@ -15,6 +17,9 @@ class NoiseSchedule(Config):
 
     The defaults are the reference's training config. Its betas are linear where Stable Diffusion's are
     scaled_linear: the paper chose them against flicker, and sampling with the other kind greys the picture out.
+
+    SDXL itself has scaled_linear betas from 0.00085 to 0.012; its motion module, v1_sdxl_beta, is sampled with
+    scaled_linear ones from 0.00085 to 0.020 (the reference's sdxl branch).
     """
 
     num_train_timesteps: int = Field(1000, ge=2)
@@ -25,18 +30,40 @@ class NoiseSchedule(Config):
     """The same at the last one."""
     beta_schedule: Literal["linear", "scaled_linear"] = "linear"
     """What rises evenly between them: the betas (linear) or their square roots (scaled_linear)."""
-    prediction_type: Literal["epsilon"] = "epsilon"
-    """What the model predicts: the noise."""
+    prediction_type: PredictionType = "epsilon"
+    """What the model predicts: the noise (epsilon), or the `velocity` (v_prediction)."""
+    zero_terminal_snr: bool = False
+    """Whether the last timestep holds no signal at all, and sampling begins with it (Lin et al., arXiv 2305.08891).
+    Only a model that predicts the velocity can learn from such a timestep."""
+
+    @model_validator(mode="after")
+    def _no_signal_needs_velocity(self) -> Self:
+        if self.zero_terminal_snr and self.prediction_type != "v_prediction":
+            raise ValueError(
+                "zero_terminal_snr needs prediction_type v_prediction: "
+                "where only noise is left, predicting it teaches nothing"
+            )
+        return self
 
 
 def alphas_cumprod(schedule: NoiseSchedule) -> Tensor:
-    """The share of the signal's variance that is left at each timestep: (num_train_timesteps) float32, falling."""
+    """The share of the signal's variance that is left at each timestep: (num_train_timesteps) float32, falling.
+
+    With `zero_terminal_snr` the last one is 0.
+    """
     steps, first, last = schedule.num_train_timesteps, schedule.beta_start, schedule.beta_end
     if schedule.beta_schedule == "linear":
         betas = torch.linspace(first, last, steps)
     else:
         betas = torch.linspace(first**0.5, last**0.5, steps) ** 2
-    return torch.cumprod(1.0 - betas, dim=0)
+    signal = torch.cumprod(1.0 - betas, dim=0)
+    return _to_zero(signal) if schedule.zero_terminal_snr else signal
+
+
+def _to_zero(signal: Tensor) -> Tensor:
+    """Lin et al.'s algorithm 1: the roots shifted to end at 0, and stretched to begin where they did."""
+    roots = signal.sqrt()
+    return ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
 
 
 def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, signal: Tensor) -> Tensor:
@@ -48,14 +75,26 @@ def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, signal: Tensor)
         timesteps: (b) integers.
         signal: `alphas_cumprod` of the schedule, on the latents' device.
     """
-    kept = signal[timesteps].reshape(-1, *[1] * (latents.ndim - 1))
+    kept = _for_clips(signal[timesteps], latents)
     return kept.sqrt() * latents + (1 - kept).sqrt() * noise
+
+
+def velocity(latents: Tensor, noise: Tensor, timesteps: Tensor, signal: Tensor) -> Tensor:
+    """What a v-predicting model predicts of `add_noise` with the same arguments (Salimans and Ho, arXiv 2202.00512)."""
+    kept = _for_clips(signal[timesteps], latents)
+    return kept.sqrt() * noise - (1 - kept).sqrt() * latents
+
+
+def _for_clips(values: Tensor, clips: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (clips.ndim - 1))
 
 
 def ddim_scheduler(schedule: NoiseSchedule) -> DDIMScheduler:
     """The DDIM sampler of this schedule.
 
     `steps_offset` and `clip_sample` are the reference's; its configs leave `set_alpha_to_one` at diffusers' default.
+    With `zero_terminal_snr` the steps are spaced from the last timestep down, as Lin et al. have it: the reference's
+    spacing would begin below it, at a share of signal that the noise it is given does not hold.
     """
     return DDIMScheduler(
         num_train_timesteps=schedule.num_train_timesteps,
@@ -66,4 +105,6 @@ def ddim_scheduler(schedule: NoiseSchedule) -> DDIMScheduler:
         steps_offset=1,
         clip_sample=False,
         set_alpha_to_one=True,
+        timestep_spacing="trailing" if schedule.zero_terminal_snr else "leading",
+        rescale_betas_zero_snr=schedule.zero_terminal_snr,
     )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from animatediff.diffusion.sampling import sample
-from animatediff.diffusion.schedule import NoiseSchedule, ddim_scheduler
+from animatediff.diffusion.schedule import NoiseSchedule, alphas_cumprod, ddim_scheduler
 
 NOISE = torch.randn(2, 4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 TEXT = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
@@ -78,3 +78,49 @@ def test_latents_stay_float32_when_the_unet_runs_in_half_precision():
     )
     assert set(seen) == {torch.bfloat16}
     assert result.dtype == torch.float32
+
+
+SCHEDULES = {
+    "epsilon": NoiseSchedule(),
+    "v": NoiseSchedule(prediction_type="v_prediction"),
+    "v, zero terminal SNR": NoiseSchedule(prediction_type="v_prediction", zero_terminal_snr=True),
+    "v, zero terminal SNR, SDXL": NoiseSchedule(
+        beta_schedule="scaled_linear", prediction_type="v_prediction", zero_terminal_snr=True
+    ),
+}
+
+
+CLIP = torch.randn(2, 4, 3, 4, 4, generator=torch.Generator().manual_seed(3))
+
+
+def sample_knowing_the_clip(schedule, steps):
+    """The result of a perfect predictor; the timesteps; the noise that the latents held at each."""
+    signal, timesteps, noises = alphas_cumprod(schedule), [], []
+
+    def predict(latents, timestep, text):
+        kept = signal[timestep]
+        noise = (latents - kept.sqrt() * CLIP) / (1 - kept).sqrt()
+        timesteps.append(int(timestep))
+        noises.append(noise)
+        return noise if schedule.prediction_type == "epsilon" else kept.sqrt() * noise - (1 - kept).sqrt() * CLIP
+
+    scheduler = ddim_scheduler(schedule)
+    result = sample(predict, scheduler, TEXT, NEGATIVE, NOISE, num_inference_steps=steps, guidance_scale=1)
+    return result, timesteps, noises
+
+
+# Counts that divide 1000 or not; for 61, diffusers' trailing spacing has one timestep too many.
+@pytest.mark.parametrize("steps", [1, 4, 25, 30, 61])
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_a_perfect_predictor_of_a_known_clip_is_led_to_it(schedule, steps):
+    result, timesteps, _ = sample_knowing_the_clip(schedule, steps)
+    torch.testing.assert_close(result, CLIP, rtol=0, atol=2e-4)
+    assert len(timesteps) == steps
+    assert (timesteps[0] == 999) == schedule.zero_terminal_snr
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_on_the_way_there_the_latents_hold_the_clip_and_one_noise(schedule):
+    _, _, (first, *rest) = sample_knowing_the_clip(schedule, 4)
+    for noise in rest:
+        torch.testing.assert_close(noise, first, rtol=0, atol=1e-4)
