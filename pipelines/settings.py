@@ -1,6 +1,6 @@
 """The configs of the jobs: what a run's YAML file and command line may say."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,8 @@ from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.quarantine import Reason
 from animatediff.data.sources.spec import SourceConfig
 from animatediff.training.recipe import Recipe
+
+_Count = Annotated[int, Field(ge=1)]
 
 
 class RateConfig(Config):
@@ -60,8 +62,9 @@ class IngestConfig(Config):
 class ScalingConfig(Config):
     """What the training workers run on. It does not change what is trained."""
 
-    num_workers: int | None = Field(None, ge=1)
-    """Default: one a GPU (as many as the batch divides among), or one on the CPU."""
+    num_workers: _Count | tuple[_Count, _Count] | None = None
+    """A number, or the fewest and the most: the run then goes on with what the cluster has while machines come and
+    go. Default: one a GPU, at most one a clip of the batch, or one on the CPU."""
     use_gpu: bool | None = None
     """Train on GPUs; default: where the cluster has any."""
     cpus_per_worker: float | None = Field(None, gt=0)
@@ -69,39 +72,71 @@ class ScalingConfig(Config):
     max_failures: int = Field(2, ge=0)
     """Times that lost or failed workers are started anew from the last checkpoint before the job gives up."""
 
+    @property
+    def bounds(self) -> tuple[int, int] | None:
+        """The fewest and the most workers, if it is said."""
+        number = self.num_workers
+        return (number, number) if isinstance(number, int) else number
+
+    @model_validator(mode="after")
+    def _fewest_first(self) -> Self:
+        if self.bounds and self.bounds[0] > self.bounds[1]:
+            raise ValueError(f"scaling.num_workers {list(self.bounds)}: the fewest come first")
+        return self
+
 
 class SampleConfig(Config):
-    """The clip that is rendered with the new motion module when training ends."""
+    """The clips that show what has been learned: at the end, and on the way where `every` says so.
 
-    prompt: str | None = None
-    """Default: the caption of one of the dataset's clips."""
+    Those on the way are made by a task of their own from the checkpoint, while the workers train on.
+    """
+
+    prompts: tuple[str, ...] = ()
+    """Default: the captions of two of the dataset's clips, held-out ones where there are any."""
+    every: int = Field(0, ge=0)
+    """Steps from one validation to the next, a multiple of `train.checkpoint_every`: clips, and with `train.holdout`
+    the loss on held-out clips. 0 makes the clips at the end only."""
+    num_loss_clips: int = Field(64, ge=1)
+    """Held-out clips that the loss is measured on, with noise and timesteps that are always the same."""
     seed: int = Field(0, ge=0)
+    """Of the clips' noise."""
     num_inference_steps: int = Field(25, ge=1)
     """Denoising steps, the reference's 25."""
     guidance_scale: float = Field(8.0, ge=0)
     """Strength of the prompt, the reference's 8."""
     fps: float = Field(8.0, gt=0)
-    """Frames per second of the written clip."""
+    """Frames per second of the written clips."""
 
 
 class TrainConfig(Recipe):
-    """Latent shards to a motion module."""
+    """Latent shards to a motion module, a domain adapter or a MotionLoRA."""
 
     run_name: str
     """Name of the MLflow run."""
     output_uri: str
-    """Folder of the run: checkpoints, the motion module, a sample. Rerunning with it continues the run."""
+    """Folder of the run: checkpoints, the weights, sample clips. Rerunning with it continues the run."""
     num_checkpoints: int = Field(2, ge=1)
-    """Newest checkpoints that are kept."""
+    """Newest checkpoints that are kept, beside the weights of the one with the best held-out loss."""
+    registered_model: str | None = None
+    """MLflow's registered model that the finished weights become a version of; default: named as the run."""
+    allow_config_change: bool = False
+    """Continue the run in `output_uri` even though fields that decide its result differ now."""
     scaling: ScalingConfig = ScalingConfig()
     sample: SampleConfig = SampleConfig()
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> Self:
-        num_workers = self.scaling.num_workers or 1
-        if self.train.batch_size % num_workers:
+    def _workers_suit(self) -> Self:
+        fewest, most = self.scaling.bounds or (1, 1)
+        if self.train.batch_size < most:
+            raise ValueError(f"train.batch_size {self.train.batch_size} is less than scaling.num_workers {most}")
+        if len(self.base_checkpoints) > fewest:
             raise ValueError(
-                f"train.batch_size {self.train.batch_size} does not divide among scaling.num_workers {num_workers}"
+                f"{len(self.base_checkpoints)} base_checkpoints need as many workers: raise scaling.num_workers"
+            )
+        if self.sample.every % self.train.checkpoint_every:
+            raise ValueError(
+                f"sample.every {self.sample.every} is no multiple of train.checkpoint_every "
+                f"{self.train.checkpoint_every}: clips are made from checkpoints"
             )
         return self
 

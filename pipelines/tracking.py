@@ -55,17 +55,18 @@ class Tracker:
         self._client: Any = self._attempt(open_client)
         self.run_id: str | None = self._client and self._attempt(lambda: self._open(run_name, run_id, params, tags))
         """The run's id; None when tracking could not be started."""
-        self._last_step = (self.run_id and self._attempt(self._read_last_step)) or 0
+        self._last_steps = (self.run_id and self._attempt(self._read_last_steps)) or {}
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
-        """Log metrics of a step; a step that an earlier job has logged already is left out."""
-        if not self.run_id or step <= self._last_step:
+        """Log metrics of a step; those of which a later step is logged already, maybe by an earlier job, are left out."""
+        new = {name: value for name, value in metrics.items() if step > self._last_steps.get(name, 0)}
+        if not self.run_id or not new:
             return
         from mlflow.entities import Metric
 
-        self._last_step = step
+        self._last_steps |= dict.fromkeys(new, step)
         now_ms = int(time.time() * 1000)
-        self._pending += [Metric(name, value, now_ms, step) for name, value in metrics.items()]
+        self._pending += [Metric(name, value, now_ms, step) for name, value in new.items()]
         if time.monotonic() >= self._retry_at:
             self._send()
 
@@ -112,10 +113,10 @@ class Tracker:
         client.log_batch(run_id, params=new_params, tags=[RunTag(name, value) for name, value in tags.items()])
         return str(run_id)
 
-    def _read_last_step(self) -> int:
-        metrics = self._client.get_run(self.run_id).data.metrics
-        histories = (self._client.get_metric_history(self.run_id, name) for name in list(metrics)[:1])
-        return max((metric.step for history in histories for metric in history), default=0)
+    def _read_last_steps(self) -> dict[str, int]:
+        names = self._client.get_run(self.run_id).data.metrics
+        histories = {name: self._client.get_metric_history(self.run_id, name) for name in names}
+        return {name: max(metric.step for metric in history) for name, history in histories.items()}
 
     def _send(self) -> None:
         while self._pending:

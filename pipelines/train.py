@@ -1,11 +1,16 @@
-"""Latent shards to a motion module. Run the same command again to continue; raise train.num_steps to go on longer."""
+"""Latent shards to a motion module, a domain adapter or a MotionLoRA.
+
+Run the same command again to continue; raise train.num_steps to go on longer.
+"""
 
 import logging
+from dataclasses import replace
 
 from animatediff.config import dump
 from pipelines.embedded import train_default
 from pipelines.runtime import connect, run_job
 from pipelines.settings import TrainConfig
+from pipelines.stages.sample import Renderer
 from pipelines.stages.train import Workers
 from pipelines.stages.train_run import TrainJob, TrainRun, prepare
 from pipelines.stages.train_watch import publish_sample, watch
@@ -15,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(config: TrainConfig) -> TrainRun:
-    """Train a motion module.
+    """Train what the recipe says.
 
     Raises:
         UserError: the dataset or the base cannot be read, they do not fit, or the folder holds another run.
@@ -27,11 +32,17 @@ def main(config: TrainConfig) -> TrainRun:
         return job.run
     connect()
     workers = Workers.plan(config.scaling, batch_size=config.train.batch_size)
+    renderer = Renderer.plan(config.sample, job.recipe, job.manifest, on_gpu=workers.spare_gpu)
+    # MLflow has no model names with these.
+    model_name = config.registered_model or config.run_name.replace("/", "-").replace(":", "-")
     with _open_tracker(config, job) as tracker:
-        run = watch(config, job, workers, tracker)
-        publish_sample(config, job, workers, tracker)
+        run = watch(config, job, workers, renderer, tracker)
+        publish_sample(config, job, workers, replace(renderer, on_gpu=workers.use_gpu), tracker)
+        version = tracker.register(model_name, job.result, tags=_tags(config, job))
     run.write(config.output_uri)
-    logger.info("motion module %s; MLflow run %s at %s", job.motion_module, run.mlflow_run_id, tracking_uri())
+    logger.info("%s; MLflow run %s at %s", job.result, run.mlflow_run_id, tracking_uri())
+    if version is not None:
+        logger.info("registered: models:/%s/%s", model_name, version)
     return run
 
 
@@ -40,14 +51,19 @@ def _open_tracker(config: TrainConfig, job: TrainJob) -> Tracker:
         config.run_name,
         run_id=job.run.mlflow_run_id,
         params=flatten(config.model_dump(mode="json")),
-        tags={
-            "dataset_key": job.manifest.dataset_key,
-            "dataset_digest": job.manifest.digest(),
-            "output_uri": config.output_uri,
-        },
+        tags=_tags(config, job),
     )
     tracker.log_file("config.yaml", dump(config).encode())
     return tracker
+
+
+def _tags(config: TrainConfig, job: TrainJob) -> dict[str, str]:
+    return {
+        "recipe": config.recipe,
+        "dataset_key": job.manifest.dataset_key,
+        "dataset_digest": job.run.dataset_digest,
+        "output_uri": config.output_uri,
+    }
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from animatediff import storage
 from animatediff.data import columns
+from animatediff.data.holdout import is_held_out
 from animatediff.data.manifest import Manifest
 from animatediff.data.order import BucketOrder, Place
 from animatediff.data.scores import PRESETS
@@ -60,11 +61,13 @@ class ClipLoader:
         batch_size: clips in a global batch, all of one shape.
         seed: of the clips' order.
         rank: this worker, in [0, world_size).
-        world_size: workers; `batch_size` divides by it.
+        world_size: workers, at most `batch_size`; their shares differ by one clip at most.
         where: which clips, by their scores, or a name of `scores.PRESETS`; empty takes all.
+        holdout: share of the videos that is held out, see `holdout.is_held_out`.
+        held_out: read those clips instead of the others.
 
     Raises:
-        UserError: the dataset is empty, or `where` cannot be understood or chooses no clip.
+        UserError: the dataset is empty, `where` cannot be understood, or no clip is left.
     """
 
     def __init__(
@@ -77,16 +80,18 @@ class ClipLoader:
         rank: int = 0,
         world_size: int = 1,
         where: str = "",
+        holdout: float = 0.0,
+        held_out: bool = False,
     ) -> None:
-        if batch_size % world_size:
-            raise ValueError(f"a batch of {batch_size} clips does not divide among {world_size} workers")
-        buckets = _choose(dataset_uri, manifest, where)
+        if batch_size < world_size:
+            raise ValueError(f"a batch of {batch_size} clips is not enough for {world_size} workers")
+        buckets = _choose(dataset_uri, manifest, where, holdout, held_out)
         self._groups = [group for groups in buckets for group in groups]
         rows = [[len(group.rows) for group in groups] for groups in buckets]
         self._order = BucketOrder(rows, batch_size=batch_size, seed=seed)
         self._scaling_factor = manifest.scaling_factor
-        share = batch_size // world_size
-        self._share = slice(rank * share, (rank + 1) * share)
+        self._share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+        share = self._share.stop - self._share.start
         # Each lane is inside one group, or at the border of two; a bucket may have its turn in between.
         self._read = lru_cache(maxsize=(2 * share + 2) * len(buckets))(self._read_group)
         self.num_clips = sum(map(sum, rows))
@@ -153,10 +158,13 @@ def latent_shapes(dataset_uri: str, manifest: Manifest) -> list[tuple[int, int, 
     return shapes
 
 
-def _choose(dataset_uri: str, manifest: Manifest, where: str) -> list[list[_Group]]:
+def _choose(dataset_uri: str, manifest: Manifest, where: str, holdout: float, held_out: bool) -> list[list[_Group]]:
     """The row groups of each bucket that has a chosen clip."""
     _refuse_empty(dataset_uri, manifest)
     masks = _masks(dataset_uri, manifest, where) if where else (np.ones(s.num_clips, bool) for s in manifest.shards)
+    if holdout or held_out:
+        split = _held_out(dataset_uri, manifest, holdout)
+        masks = (mask & (held == held_out) for mask, held in zip(masks, split, strict=True))
     buckets: dict[str, list[_Group]] = {}
     for shard, mask in zip(manifest.shards, masks, strict=True):
         uri, ends = storage.join(dataset_uri, shard.path), np.cumsum(shard.row_group_rows)[:-1]
@@ -164,8 +172,19 @@ def _choose(dataset_uri: str, manifest: Manifest, where: str) -> list[list[_Grou
         buckets.setdefault(shard.bucket, []).extend(groups)
     found = [groups for _, groups in sorted(buckets.items()) if any(len(group.rows) for group in groups)]
     if not found:
-        raise UserError(f"no clip of {dataset_uri} fulfils {where!r}: `animatediff show` tells how scores are spread")
+        if where:
+            which = f"fulfils {where!r}" + (f" with {holdout:g} of the videos held out" if holdout else "")
+            raise UserError(f"no clip of {dataset_uri} {which}: `animatediff show` tells how scores are spread")
+        which = "held out" if held_out else "left to train on"
+        raise UserError(f"no clip of {dataset_uri} is {which}: change the share of held-out videos ({holdout:g})")
     return found
+
+
+def _held_out(dataset_uri: str, manifest: Manifest, share: float) -> Iterator[np.ndarray]:
+    """For each shard which of its clips are held out, (n,) bool."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        tables = pool.map(lambda shard: columns.read(dataset_uri, shard, {"video_id"}), manifest.shards)
+        yield from (is_held_out(table["video_id"].to_pylist(), share) for table in tables)
 
 
 def _masks(dataset_uri: str, manifest: Manifest, where: str) -> Iterator[np.ndarray]:

@@ -7,6 +7,7 @@ from torch import Tensor
 from animatediff.diffusion.sampling import sample
 from animatediff.diffusion.schedule import NoiseSchedule, ddim_scheduler
 from animatediff.errors import UserError
+from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.rendering.catalog import Catalog, Entry, Item, Weights
 from animatediff.weights import motion_modules, textual_inversion
@@ -24,7 +25,8 @@ class Animator:
 
     Args:
         base: the Stable Diffusion base.
-        motion_module: URI of the motion module's file; it must fit the base.
+        motion_module: URI of the motion module's file; it must fit the base. None is no motion: every frame is a picture
+            of the base's own.
         schedule: the noise schedule that the motion module was trained with.
         device: where the models stay; weights are float16 on a GPU, float32 on a CPU.
 
@@ -32,13 +34,13 @@ class Animator:
         UserError: the base or the motion module cannot be loaded.
     """
 
-    def __init__(self, base: str, motion_module: str, *, schedule: NoiseSchedule, device: str) -> None:
+    def __init__(self, base: str, motion_module: str | None, *, schedule: NoiseSchedule, device: str) -> None:
         self._device = torch.device(device)
         self._dtype = torch.float32 if self._device.type == "cpu" else torch.float16
         self._scheduler = ddim_scheduler(schedule)
         tokenizer, self._text_encoder = load_text_encoder(base)
         self._vae = load_vae(base)
-        self._unet = MotionUNet(load_unet(base), motion_modules.read(motion_module)).requires_grad_(False).eval()
+        self._unet = _motion_unet(base, motion_module).requires_grad_(False).eval()
         for module in (self._unet, self._vae, self._text_encoder):
             module.to(self._device, self._dtype)
         self._prompts = PromptEncoder(tokenizer, self._text_encoder)
@@ -114,3 +116,10 @@ class Animator:
         if not torch.isfinite(pixels).all():
             raise UserError("the weights gave NaN or infinite pixels: they are broken, or too large for half precision")
         return ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
+
+
+def _motion_unet(base: str, motion_module: str | None) -> MotionUNet:
+    unet = load_unet(base)
+    if motion_module is not None:
+        return MotionUNet(unet, motion_modules.read(motion_module))
+    return MotionUNet(unet, MotionConfig(norm_num_groups=unet.config.norm_num_groups))  # fresh, so that it does nothing

@@ -1,4 +1,4 @@
-"""Frames to files: MP4 (H.264) and GIF."""
+"""Frames to files: MP4 (H.264), GIF and PNG."""
 
 import io
 import tempfile
@@ -34,6 +34,13 @@ def encode_mp4(frames: np.ndarray, *, fps: float, crf: int = 18) -> bytes:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             container.mux(stream.encode())
         return Path(file.name).read_bytes()
+
+
+def encode_png(frame: np.ndarray) -> bytes:
+    """A single picture, (h w 3) uint8 RGB."""
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def encode_gif(frames: np.ndarray, *, fps: float) -> bytes:

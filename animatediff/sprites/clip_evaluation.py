@@ -7,15 +7,12 @@ name's ending: `cel`, `chalk`, else plain. An entry with the new colour's embedd
 
 import logging
 import math
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from animatediff.models.config import MotionConfig
-from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering import checks
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog import Catalog, Entry, Item, token_of
@@ -26,8 +23,6 @@ from animatediff.sprites.parts import SAMPLE_SIZE
 from animatediff.sprites.personalise import NEW_COLOUR
 from animatediff.sprites.scoring import KNOWN_COLOURS, style_of
 from animatediff.sprites.world import Scene, caption, sample_scenes
-from animatediff.weights import motion_modules
-from animatediff.weights.base import load_unet
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +73,7 @@ def main(catalog: Path, num_clips: int = 100, num_personalised: int | None = Non
     real = (render(scene, num_frames=_NUM_FRAMES, height=SAMPLE_SIZE, width=SAMPLE_SIZE) for scene in scenes)
     rows = {"real renders": figures(real, scenes, style="plain")}
     animator = Animator.for_catalog(read, device="cpu")
-    with tempfile.TemporaryDirectory() as folder:
-        still = Animator.for_catalog(_without_motion(read, Path(folder)), device="cpu")
+    still = Animator(read.base, None, schedule=read.noise_schedule, device="cpu")
     for entry in read.entries:
         is_first = entry == read.entries[0]
         chosen = scenes if is_first else scenes[:num_personalised]
@@ -145,15 +139,6 @@ def _rows(
         rows[f"{entry.name}, shared noise"] = measured(still, 1, repeat=_NUM_FRAMES)
         rows[f"{entry.name}, independent noise"] = measured(still, _NUM_FRAMES)
     return rows | {entry.name: measured(animator, _NUM_FRAMES)}
-
-
-def _without_motion(catalog: Catalog, folder: Path) -> Catalog:
-    """The catalog with fresh motion modules, whose output is zero: every frame is the bare model's picture."""
-    uri = str(folder / "zero.safetensors")
-    unet = load_unet(catalog.base)
-    config = MotionConfig(norm_num_groups=unet.config.norm_num_groups)
-    motion_modules.write(uri, MotionModules.for_base(unet, config))
-    return catalog.model_copy(update={"motion_module": uri})
 
 
 def _item(catalog: Catalog, seed: int, scene: Scene, colour: str | None, num_frames: int) -> Item:

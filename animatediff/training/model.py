@@ -1,39 +1,66 @@
-"""The model to train: a frozen base with fresh motion modules, or with ones read from a file."""
+"""The model that a recipe trains: what is frozen, and what learns beside it."""
 
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from diffusers import UNet2DConditionModel
 from pydantic import Field, model_validator
+from torch import Tensor, nn
+from transformers import CLIPTextModel
 
 from animatediff.config import Config
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig, Version
+from animatediff.models.lora import LowRankAdapters
 from animatediff.models.motion_unet import MotionModules, MotionUNet
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_config, load_unet
+from animatediff.weights.resident import Addition, ResidentWeights
+
+BASE = "base"
+"""What stands for the base as it is among a recipe's `base_checkpoints`."""
+
+_PUBLISHED_RANK = {"domain_adapter": 128, "motion_lora": 64}
+
+
+class AdapterFile(Config):
+    """A domain adapter, and how much of it."""
+
+    path: str
+    """A weights file, local or at a URI."""
+    scale: float = 1.0
+    """1 is as trained."""
 
 
 class ModelConfig(Config):
-    """Which motion modules are trained."""
+    """Which weights are trained, and what they start from."""
 
     version: Version | None = None
     """Published version whose shape fresh motion modules have; default: v3."""
     motion_module: str | None = None
-    """Motion module file to start from, at any URI; it brings its own shape. Default: fresh ones, zero output."""
+    """Motion module to start from: a file at any URI, a run's folder, or `models:/` and `runs:/` of MLflow. It brings
+    its own shape. Default: fresh ones, zero output."""
     num_heads: int | None = Field(None, ge=1)
     """Attention heads; default: the version's 8."""
     norm_num_groups: int | None = Field(None, ge=1)
     """Groups of the motion modules' norms; default: the base's own (32 in Stable Diffusion, as published)."""
     max_frames: int | None = Field(None, ge=1, le=4096)
     """Length of the position table; default: the version's (24 in v1, else 32)."""
+    text_conditioned: bool = False
+    """Let every temporal block attend to the caption as well, so that prompts can say how things move. Added to a
+    `motion_module` that has no such attention, it changes nothing at first."""
+    domain_adapter: AdapterFile | None = None
+    """Adapter that is added to the frozen base while motion is trained, as for v3. At inference it is left out."""
+    lora_rank: int | None = Field(None, ge=1)
+    """Rank of the LoRA that is trained; default: the published 128 (domain_adapter) and 64 (motion_lora). In the
+    recipe finetune, giving it is what makes it a LoRA."""
 
     @model_validator(mode="after")
     def _file_brings_its_shape(self) -> Self:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if self.motion_module is not None and len(given) > 1:
-            shapes = ", ".join(f"model.{name}" for name in given if name != "motion_module")
-            raise ValueError(f"model.motion_module brings its own shape: leave out {shapes}")
+        shape = ("version", "num_heads", "norm_num_groups", "max_frames")
+        given = [f"model.{name}" for name in shape if getattr(self, name) is not None]
+        if self.motion_module is not None and given:
+            raise ValueError(f"model.motion_module brings its own shape: leave out {', '.join(given)}")
         return self
 
     def motion_config(self, base_config: dict[str, Any]) -> MotionConfig:
@@ -44,29 +71,87 @@ class ModelConfig(Config):
         """
         own = {"num_heads": self.num_heads, "max_frames": self.max_frames}
         own["norm_num_groups"] = self.norm_num_groups or base_config.get("norm_num_groups")
+        own["text_width"] = base_config["cross_attention_dim"] if self.text_conditioned else None
         update = {name: value for name, value in own.items() if value is not None}
         return MotionConfig.for_version(self.version or "v3").model_copy(update=update)
 
 
-def check_fit(model: ModelConfig, base: str, latent_shape: tuple[int, int, int, int]) -> None:
+class ModelRecipe(Protocol):
+    """The part of a `Recipe` that decides the model."""
+
+    @property
+    def base(self) -> str:
+        """See `Recipe`."""
+
+    @property
+    def base_checkpoints(self) -> tuple[str, ...]:
+        """See `Recipe`."""
+
+    @property
+    def model(self) -> ModelConfig:
+        """See `Recipe`."""
+
+    @property
+    def result(self) -> str:
+        """See `Recipe`."""
+
+
+class TrainedModel(nn.Module):
+    """A frozen base, and what is trained on it.
+
+    Args:
+        unet: predicts; the base's UNet alone where single frames are trained on.
+        learning: what is trained: the UNet's motion modules, or adapters on its layers.
+    """
+
+    def __init__(self, unet: MotionUNet | UNet2DConditionModel, learning: MotionModules | LowRankAdapters) -> None:
+        super().__init__()
+        self.unet = unet.requires_grad_(False).eval()
+        self.learning = learning.requires_grad_(True)
+
+    @property
+    def takes_single_frames(self) -> bool:
+        """Whether a clip's single frames are trained on."""
+        return not isinstance(self.unet, MotionUNet)
+
+    @property
+    def host(self) -> nn.Module:
+        """What the adapters are on, or the motion modules themselves."""
+        return self.unet.motion if isinstance(self.unet, MotionUNet) else self.unet
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch what is trained; what is frozen stays in evaluation mode."""
+        self.training = mode
+        self.learning.train(mode)
+        return self
+
+    def forward(self, sample: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        """(b c f h w) noisy latents, (b) timesteps, (b n d) text embeddings -> (b c f h w)."""
+        if isinstance(self.unet, MotionUNet):
+            return self.unet(sample, timesteps, text)
+        return self.unet(sample[:, :, 0], timesteps, text).sample[:, :, None]
+
+
+def check_fit(recipe: ModelRecipe, latent_shape: tuple[int, int, int, int]) -> None:
     """Find out before any worker starts whether model, base and data go together. No base weight is read.
 
     Args:
-        model: the motion modules.
-        base: the Stable Diffusion base.
+        recipe: the base and the model.
         latent_shape: (f c h w) of the dataset's clips.
 
     Raises:
         UserError: a part is missing or they do not fit.
     """
-    config = load_config(base, "unet")
+    config = load_config(recipe.base, "unet")
     num_frames, channels = latent_shape[:2]
     if channels != config["in_channels"]:
         raise UserError(
-            f"the dataset's latents have {channels} channels, the UNet of base {base} takes {config['in_channels']}: "
-            "was the dataset encoded with another base's VAE?"
+            f"the dataset's latents have {channels} channels, the UNet of base {recipe.base} takes "
+            f"{config['in_channels']}: was the dataset encoded with another base's VAE?"
         )
-    motion = _fitting_config(config, model, base)
+    if recipe.result == "domain_adapter":
+        return
+    motion = _fitting_config(config, recipe.model, recipe.base)
     if motion.use_positions and num_frames > motion.max_frames:
         raise UserError(
             f"the dataset's clips have {num_frames} frames, the motion module's position table has "
@@ -74,34 +159,61 @@ def check_fit(model: ModelConfig, base: str, latent_shape: tuple[int, int, int, 
         )
 
 
-def build(model: ModelConfig, base: str, *, seed: int) -> MotionUNet:
-    """The model on the CPU in float32: the base frozen, the motion modules to be trained.
+def build(recipe: ModelRecipe, text_encoder: CLIPTextModel, *, seed: int, rank: int = 0) -> TrainedModel:
+    """The model on the CPU in float32: the base frozen, the rest to be trained.
 
     Args:
-        model: the motion modules.
-        base: the Stable Diffusion base.
-        seed: of fresh motion modules' weights.
+        recipe: the base and the model.
+        text_encoder: the base's; what the recipe adds to the base is added to it too.
+        seed: of fresh weights.
+        rank: this worker, which says whose turn it is of `base_checkpoints`.
 
     Raises:
         UserError: a part is missing or they do not fit.
     """
-    unet = load_unet(base)
+    unet, model = load_unet(recipe.base), recipe.model
+    adapter = model.domain_adapter
+    ResidentWeights({"unet": unet, "text_encoder": text_encoder}).load(
+        _checkpoint(recipe.base_checkpoints, rank),
+        [Addition(adapter.path, adapter.scale, "domain_adapter")] if adapter else [],
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MotionUNet(unet, _motion_for(unet, model, base).requires_grad_(True)).train()
+        lora_rank = model.lora_rank or _PUBLISHED_RANK.get(recipe.result, 0)
+        if recipe.result == "domain_adapter":
+            return TrainedModel(unet, LowRankAdapters.for_base(unet, lora_rank)).train()
+        motion_unet = MotionUNet(unet, _motion_for(unet, model, recipe.base))
+        if recipe.result == "motion_lora":
+            return TrainedModel(motion_unet, LowRankAdapters.for_motion(motion_unet.motion, lora_rank)).train()
+        return TrainedModel(motion_unet, motion_unet.motion).train()
 
 
-def place(unet: MotionUNet, device: torch.device) -> torch.dtype:
-    """Move the model to its device: the frozen base in the precision of its matrix products, the motion in float32.
+def place(model: TrainedModel, device: torch.device, precision: str) -> torch.dtype:
+    """Move the model to its device: what is frozen in the precision of its matrix products, the rest in float32.
+
+    Args:
+        model: the model.
+        device: where it computes.
+        precision: `ComputeConfig.precision`.
 
     Returns:
-        That precision, to be used under autocast: bfloat16 on a GPU that has it, else float32.
+        That precision, to be used under autocast.
     """
-    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    dtype = torch.bfloat16 if has_bf16 else torch.float32
-    unet.base.to(device, dtype)
-    unet.motion.to(device, torch.float32)
+    dtype = _auto_dtype(device) if precision == "auto" else getattr(torch, precision)
+    model.unet.to(device, dtype)
+    model.learning.to(device, torch.float32)
     return dtype
+
+
+def _auto_dtype(device: torch.device) -> torch.dtype:
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def _checkpoint(checkpoints: tuple[str, ...], rank: int) -> str | None:
+    chosen = checkpoints[rank % len(checkpoints)] if checkpoints else BASE
+    return None if chosen == BASE else chosen
 
 
 def _fitting_config(base_config: dict[str, Any], model: ModelConfig, base: str) -> MotionConfig:
@@ -121,7 +233,13 @@ def _motion_for(unet: UNet2DConditionModel, model: ModelConfig, base: str) -> Mo
         return _fresh(unet, model.motion_config(dict(unet.config)), base)
     file = motion_modules.open_file(model.motion_module)
     motion_modules.check_fits(file, dict(unet.config), base)
-    return file.build()
+    motion = file.build()
+    if not model.text_conditioned or file.config.text_width is not None:
+        return motion
+    width = unet.config.cross_attention_dim
+    with_text = MotionModules.for_base(unet, file.config.model_copy(update={"text_width": width}))
+    with_text.load_state_dict(motion.state_dict(), strict=False)
+    return with_text
 
 
 def _fresh(unet: UNet2DConditionModel, config: MotionConfig, base: str) -> MotionModules:

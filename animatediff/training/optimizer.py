@@ -1,11 +1,12 @@
-"""AdamW as the reference sets it, and its learning rate over the steps."""
+"""AdamW as the reference sets it, its learning rate over the steps, and the update that skips what is not finite."""
 
+import math
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from animatediff.config import Config
 
@@ -18,7 +19,9 @@ class OptimConfig(Config):
     warmup_steps: int = Field(0, ge=0)
     """First steps, over which the rate rises evenly to `lr`."""
     decay_steps: int = Field(0, ge=0)
-    """Last steps, over which it falls evenly to nothing. Raise `train.num_steps` before they begin, if at all."""
+    """Last steps, over which it falls to nothing. Raise `train.num_steps` before they begin, if at all."""
+    decay: Literal["linear", "cosine"] = "linear"
+    """How it falls: evenly, or along half a cosine."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """Decay of the gradient's running mean and of its square's."""
     eps: float = Field(1e-8, gt=0)
@@ -26,7 +29,7 @@ class OptimConfig(Config):
     weight_decay: float = Field(1e-2, ge=0)
     """Decoupled weight decay."""
     max_grad_norm: float = Field(1.0, gt=0)
-    """The gradient of all motion parameters together is shortened to this length."""
+    """The gradient of all trained parameters together is shortened to this length."""
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.AdamW:
@@ -39,5 +42,45 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> t
 def learning_rate(config: OptimConfig, *, step: int, num_steps: int) -> float:
     """The rate of a step, counted from 0, of a run of `num_steps`."""
     rising = (step + 1) / max(1, config.warmup_steps)
-    falling = (num_steps - step) / max(1, config.decay_steps)
+    left = min(1.0, (num_steps - step) / max(1, config.decay_steps))
+    falling = left if config.decay == "linear" else (1 - math.cos(math.pi * left)) / 2
     return config.lr * min(1.0, rising, falling)
+
+
+class Update(NamedTuple):
+    """What an update did, as scalar tensors on the device: reading one waits for the device."""
+
+    grad_norm: Tensor
+    """Of all gradients together, before clipping."""
+    is_finite: Tensor
+    """Whether it is a number; if not, the update has been skipped."""
+
+
+def update(
+    optimizer: torch.optim.AdamW,
+    scaler: torch.amp.GradScaler,
+    parameters: list[nn.Parameter],
+    *,
+    max_grad_norm: float,
+) -> Update:
+    """Clip the gradients, step unless they are not finite, and clear them.
+
+    Whether to skip is decided on the device, without waiting for it. With several workers all decide alike, since
+    their gradients have been averaged.
+
+    Args:
+        optimizer: fused, over `parameters`.
+        scaler: the one that scaled the loss; it does nothing where float16 is not used.
+        parameters: with gradients.
+        max_grad_norm: length that the gradients are shortened to.
+    """
+    scaler.unscale_(optimizer)
+    norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+    is_finite = norm.isfinite()
+    if not scaler.is_enabled():
+        # What an enabled scaler tells fused optimizers too: 1 leaves weights, moments and step count as they are.
+        optimizer.found_inf = (~is_finite).float()  # type: ignore[attr-defined]
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return Update(norm, is_finite)

@@ -1,11 +1,30 @@
-"""What decides a trained motion module: data, base, model, optimizer, schedule and seed."""
+"""What decides the weights that a run trains: data, base, model, objective, optimizer, schedule and seed."""
 
-from pydantic import Field
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
 
 from animatediff.config import Config
 from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.training.model import ModelConfig
+from animatediff.training.objective import ObjectiveConfig
 from animatediff.training.optimizer import OptimConfig
+
+RecipeName = Literal["domain_adapter", "motion_module", "motion_lora", "finetune"]
+Result = Literal["motion_module", "domain_adapter", "motion_lora"]
+
+_NEEDS_MOTION_MODULE = ("motion_lora", "finetune")
+
+
+class MixConfig(Config):
+    """A second dataset whose batches come among the first one's: what a module must not forget."""
+
+    dataset_uri: str
+    """Folder of a dataset that ingest has sealed, with the same VAE."""
+    where: str = ""
+    """Which of its clips, as for the first dataset."""
+    share: float = Field(0.25, gt=0, lt=1)
+    """Share of the batches that are its, evenly spread."""
 
 
 class StepConfig(Config):
@@ -19,23 +38,90 @@ class StepConfig(Config):
     """Decides the fresh weights, the clips' order, and every draw of noise, timestep and dropout."""
     caption_dropout: float = Field(0.1, ge=0, le=1)
     """Share of the clips that train with the empty caption, for guidance at sampling."""
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Decay of the weights' moving average, which is then the result; 0, the reference's, keeps none. Until step n it
+    is (1 + n) / (10 + n) at most, so that the first weights are soon forgotten."""
+    holdout: float = Field(0.0, ge=0, lt=1)
+    """Share of the videos, chosen by their ids, that is never trained on: `sample.every` measures the loss on it."""
+    max_skipped_steps: int = Field(10, ge=0)
+    """Steps in a row whose loss or gradient is not finite before the run stops. Each is skipped and counted."""
     log_every: int = Field(10, ge=1)
     """Steps from one line of metrics to the next."""
     checkpoint_every: int = Field(500, ge=1)
     """Steps from one checkpoint to the next: what a kill costs at most. The last step always makes one."""
 
 
-class Recipe(Config):
-    """Everything but the place where it happens; the same recipe gives the same motion module."""
+class ComputeConfig(Config):
+    """How a worker computes a step. It changes no more than the rounding, and may change while a run is continued."""
 
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the frozen weights and the matrix products; what is trained stays in float32. auto: bfloat16 on a GPU that
+    has it, float16 with a loss scaler on one that has not, float32 on a CPU."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Most clips that a worker computes at once; the gradients of its share of a batch are accumulated over as many
+    passes as that takes. Default: the whole share at once."""
+    activation_checkpointing: Literal["none", "motion", "all"] = "none"
+    """What is computed again for the gradients instead of being kept in memory: nothing, the motion modules, or every
+    unit of ResNet, attention and motion module."""
+    compile: bool = False
+    """Compile the model with `torch.compile`, which takes minutes at the start."""
+
+
+class Recipe(Config):
+    """Everything but the place where it happens; the same recipe gives the same weights."""
+
+    recipe: RecipeName = "motion_module"
+    """domain_adapter: LoRA on the base's attention, from single frames, which takes up what sets the videos apart from
+    the base's pictures. motion_module: motion modules, on the base with or without that adapter. motion_lora: LoRA on
+    the temporal attention of `model.motion_module`, for one kind of motion. finetune: `model.motion_module` itself,
+    or with `model.lora_rank` a LoRA on it, on a new domain."""
     dataset_uri: str
     """Folder of a dataset that ingest has sealed."""
     where: str = ""
     """Which of its clips, by their scores: `motion > 0.02 and not duplicate`, or the presets `web` and `anime`.
     Default: all."""
+    mix: MixConfig | None = None
+    """A second dataset against forgetting, such as the one that the motion module was trained on before."""
     base: str
     """Stable Diffusion base, frozen: a diffusers folder, a URI, or a hub id."""
+    base_checkpoints: tuple[str, ...] = ()
+    """Personalised checkpoints of the base to train on, worker r on number r modulo their number, so that the motion
+    suits them all; `base` stands for the base as it is. Default: the base on all workers."""
     model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
     optim: OptimConfig = OptimConfig()
     schedule: NoiseSchedule = NoiseSchedule()
     train: StepConfig = StepConfig()
+    compute: ComputeConfig = ComputeConfig()
+
+    @model_validator(mode="after")
+    def _model_suits_recipe(self) -> Self:
+        model = self.model
+        if self.recipe in _NEEDS_MOTION_MODULE and model.motion_module is None:
+            raise ValueError(f"recipe {self.recipe} needs model.motion_module, the file to start from")
+        if self.recipe == "motion_module" and model.lora_rank is not None:
+            raise ValueError(
+                "recipe motion_module trains whole motion modules: leave out model.lora_rank, or choose "
+                "recipe finetune or motion_lora"
+            )
+        if self.recipe == "domain_adapter":
+            given = [name for name in model.model_fields_set - {"lora_rank"} if getattr(model, name)]
+            if given:
+                names = ", ".join(f"model.{name}" for name in sorted(given))
+                raise ValueError(f"recipe domain_adapter trains on single frames, without motion: leave out {names}")
+        if self.result == "motion_lora" and model.text_conditioned:
+            raise ValueError("a LoRA does not train the attention to captions that model.text_conditioned adds")
+        return self
+
+    @property
+    def result(self) -> Result:
+        """What kind of weights comes out."""
+        if self.recipe == "domain_adapter":
+            return "domain_adapter"
+        is_lora = self.recipe == "motion_lora" or (self.recipe == "finetune" and self.model.lora_rank is not None)
+        return "motion_lora" if is_lora else "motion_module"
+
+    @property
+    def result_file(self) -> str:
+        """Name of the weights file in a run's folder and in its checkpoints."""
+        return f"{self.result}.safetensors"

@@ -1,4 +1,7 @@
-"""A training state on disk: the motion module as a file of its own, the optimizer, and where the run stands."""
+"""A training state on disk: the weights as a file that animates, and what only going on needs beside it.
+
+No random state is kept: every draw follows from the seed, the step and the clip's place in the batch.
+"""
 
 import json
 from pathlib import Path
@@ -7,42 +10,98 @@ from typing import Any
 import torch
 
 from animatediff import storage
-from animatediff.models.motion_unet import MotionModules
-from animatediff.weights import motion_modules
+from animatediff.models.lora import LowRankAdapters
+from animatediff.training.ema import Ema
+from animatediff.training.model import TrainedModel
+from animatediff.weights import adapters, motion_modules
 
-MOTION_MODULE = "motion_module.safetensors"
-_OPTIMIZER = "optimizer.pt"
+_TENSORS = "training_state.pt"
 _STATE = "state.json"
 
 
 def save(
-    folder: Path, motion: MotionModules, optimizer: torch.optim.Optimizer, *, step: int, config: dict[str, Any]
+    folder: Path,
+    file_name: str,
+    model: TrainedModel,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    ema: Ema | None,
+    *,
+    step: int,
+    config: dict[str, Any],
 ) -> None:
     """Write the state after `step` steps.
 
     Args:
         folder: exists.
-        motion: the motion modules.
-        optimizer: theirs.
+        file_name: of the weights: the averages where there are any, else those of the last step.
+        model: what is trained, in its place.
+        optimizer: its.
+        scaler: its.
+        ema: its averages, if any.
         step: steps done.
         config: the run's config, kept for the record.
     """
-    motion_modules.write(str(folder / MOTION_MODULE), motion)
-    torch.save(optimizer.state_dict(), folder / _OPTIMIZER)
+    write_result(str(folder / file_name), model, ema)
+    # The file holds the averages; the weights themselves are needed to go on.
+    weights = {"weights": model.learning.state_dict()} if ema is not None else {}
+    state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), **weights}
+    torch.save(state, folder / _TENSORS)
     content = json.dumps({"step": step, "config": config}, indent=2)
     storage.write_bytes(str(folder / _STATE), content.encode())
 
 
-def load(folder: Path, motion: MotionModules, optimizer: torch.optim.Optimizer) -> int:
-    """Put a saved state into the motion modules and their optimizer.
+def write_result(uri: str, model: TrainedModel, ema: Ema | None) -> None:
+    """Write what was trained as a weights file in its official layout: the averages where there are any."""
+    if ema is None:
+        _write(uri, model)
+        return
+    with ema.in_place():
+        _write(uri, model)
+
+
+def load(
+    folder: Path,
+    file_name: str,
+    model: TrainedModel,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    ema: Ema | None,
+) -> int:
+    """Put a saved state into the model, its optimizer, scaler and averages.
 
     Returns:
         The steps it had done.
 
     Raises:
-        UserError: the motion module's file is damaged or was made for another base.
+        UserError: the weights file is damaged or was made for another model.
     """
-    motion.load_state_dict(motion_modules.read(str(folder / MOTION_MODULE)).state_dict())
     # weights_only: a checkpoint from elsewhere must not run code.
-    optimizer.load_state_dict(torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True))
+    state = torch.load(folder / _TENSORS, map_location="cpu", weights_only=True)
+    load_result(str(folder / file_name), model)
+    if ema is not None:
+        ema.load([parameter.detach() for parameter in model.learning.parameters()])
+    if "weights" in state:
+        model.learning.load_state_dict(state["weights"])
+    optimizer.load_state_dict(state["optimizer"])
+    scaler.load_state_dict(state["scaler"])
     return int(json.loads((folder / _STATE).read_text())["step"])
+
+
+def load_result(uri: str, model: TrainedModel) -> None:
+    """Put a weights file into what is trained.
+
+    Raises:
+        UserError: it is damaged or was made for another model.
+    """
+    if isinstance(model.learning, LowRankAdapters):
+        adapters.read_into(uri, model.learning, model.host)
+    else:
+        model.learning.load_state_dict(motion_modules.read(uri).state_dict())
+
+
+def _write(uri: str, model: TrainedModel) -> None:
+    if isinstance(model.learning, LowRankAdapters):
+        adapters.write(uri, model.learning, metadata={})
+    else:
+        motion_modules.write(uri, model.learning)

@@ -1,4 +1,4 @@
-"""One training step of the reference's recipe: predict the noise of clips, each at one random timestep."""
+"""One training step: predict the noise (or velocity) of clips, each at one random timestep."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from animatediff.diffusion.schedule import add_noise
+from animatediff.diffusion.schedule import NoiseSchedule, add_noise
+from animatediff.training.objective import ObjectiveConfig, biased_timestep, min_snr_weights, target, with_shared_parts
 
 NoisePredictor = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(b c f h w) noisy latents, (b) timesteps, (b n d) text embeddings -> (b c f h w)."""
@@ -19,15 +20,24 @@ class Draws:
     """All that is random about a batch."""
 
     noise: Tensor
-    """(b c f h w) standard normal, independent from frame to frame."""
+    """(b c f h w) standard normal, independent from frame to frame unless the objective says otherwise."""
     timesteps: Tensor
     """(b) integers, one a clip."""
     dropped: list[bool]
     """Per clip, whether its caption is replaced by the empty one."""
+    frames: list[int]
+    """Per clip, one of its frames, for a recipe that trains on single ones; all equally likely."""
 
 
 def draw(
-    shape: tuple[int, ...], *, seed: int, step: int, first_index: int, num_timesteps: int, caption_dropout: float
+    shape: tuple[int, ...],
+    *,
+    objective: ObjectiveConfig,
+    seed: int,
+    step: int,
+    first_index: int,
+    num_timesteps: int,
+    caption_dropout: float,
 ) -> Draws:
     """The draws of a worker's share of a batch.
 
@@ -36,6 +46,7 @@ def draw(
 
     Args:
         shape: (b c f h w) of the latents.
+        objective: how noise and timesteps are distributed.
         seed: the run's.
         step: the global step.
         first_index: index of the first clip in the global batch.
@@ -43,11 +54,33 @@ def draw(
         caption_dropout: probability that a clip's caption is dropped.
     """
     generators = [_generator(seed, step, first_index + i) for i in range(shape[0])]
+    noise = [torch.randn(shape[1:], generator=g) for g in generators]
+    timesteps = [torch.randint(num_timesteps, (1,), generator=g) for g in generators]
+    dropped = [torch.rand(1, generator=g).item() < caption_dropout for g in generators]
+    # The options draw only now, so that without them every draw above is what it would be if they did not exist.
+    if objective.timestep_power != 1:
+        timesteps = [biased_timestep(num_timesteps, objective.timestep_power, g) for g in generators]
+    noise = [with_shared_parts(own, objective, g) for own, g in zip(noise, generators, strict=True)]
+    frames = [int(torch.randint(shape[2], (1,), generator=g)) for g in generators]
+    return Draws(torch.stack(noise), torch.cat(timesteps), dropped, frames)
+
+
+def of_clips(draws: Draws, chosen: Tensor) -> Draws:
+    """The draws of some of a batch's clips, by their indices (k)."""
+    indices = chosen.tolist()
     return Draws(
-        noise=torch.stack([torch.randn(shape[1:], generator=g) for g in generators]),
-        timesteps=torch.cat([torch.randint(num_timesteps, (1,), generator=g) for g in generators]),
-        dropped=[torch.rand(1, generator=g).item() < caption_dropout for g in generators],
+        draws.noise[chosen],
+        draws.timesteps[chosen],
+        [draws.dropped[i] for i in indices],
+        [draws.frames[i] for i in indices],
     )
+
+
+def single_frames(latents: Tensor, draws: Draws) -> tuple[Tensor, Draws]:
+    """The frame of each clip that the draws chose, (b c 1 h w), with its own noise."""
+    rows, frames = torch.arange(len(latents)), torch.tensor(draws.frames)
+    noise = draws.noise[rows, :, frames, None]
+    return latents[rows, :, frames, None], Draws(noise, draws.timesteps, draws.dropped, [0] * len(latents))
 
 
 def _generator(seed: int, step: int, index: int) -> torch.Generator:
@@ -55,29 +88,36 @@ def _generator(seed: int, step: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]))
 
 
-def noise_loss(predict: NoisePredictor, latents: Tensor, text: Tensor, draws: Draws, signal: Tensor) -> Tensor:
-    """Mean squared error of the predicted noise, in float32, over all elements.
+def clip_losses(
+    predict: NoisePredictor,
+    latents: Tensor,
+    text: Tensor,
+    draws: Draws,
+    signal: Tensor,
+    *,
+    schedule: NoiseSchedule,
+    objective: ObjectiveConfig,
+) -> Tensor:
+    """Each clip's mean squared error of the prediction, in float32, times the clip's weight.
 
     Args:
         predict: the model.
         latents: (b c f h w) float32, multiplied by the scaling factor, on the model's device.
-        text: (b n d) text embeddings, one a clip.
+        text: (b n d) text embeddings, one a clip; their dtype is the model's under autocast.
         draws: noise and timesteps; they are moved to the latents' device.
         signal: `alphas_cumprod` of the noise schedule, on the latents' device.
+        schedule: says what the model predicts.
+        objective: says what the clips weigh.
+
+    Returns:
+        (b) on the latents' device; the loss of a batch is their mean.
     """
     noise, timesteps = draws.noise.to(latents.device), draws.timesteps.to(latents.device)
     with torch.autocast(latents.device.type, text.dtype, enabled=text.dtype != torch.float32):
         prediction = predict(add_noise(latents, noise, timesteps, signal), timesteps, text)
-    return F.mse_loss(prediction.float(), noise)
-
-
-def update(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], *, max_grad_norm: float) -> Tensor:
-    """Clip the gradients, step, and clear them.
-
-    Returns:
-        The gradients' norm before clipping.
-    """
-    norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return norm
+    wanted = target(latents, noise, timesteps, signal, schedule.prediction_type)
+    # One reduction a clip: one over the rows of a batch rounds differently for different numbers of clips.
+    losses = torch.stack([F.mse_loss(p, w) for p, w in zip(prediction.float(), wanted, strict=True)])
+    if objective.min_snr_gamma is None:
+        return losses
+    return losses * min_snr_weights(signal[timesteps], objective.min_snr_gamma, schedule.prediction_type)

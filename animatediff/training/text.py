@@ -4,8 +4,8 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from animatediff.weights.base import load_text_encoder
 from animatediff.weights.text import PromptEncoder
 
 # 1,024 embeddings of Stable Diffusion 1.5 are 120 MB in half precision.
@@ -19,16 +19,15 @@ class CaptionEncoder:
     depend on which of its neighbours were cached, and a resumed run would differ in the last bits.
 
     Args:
-        base: the Stable Diffusion base.
+        tokenizer: the base's.
+        encoder: the base's; it is moved.
         device: where the encoder stays.
         dtype: its precision.
-
-    Raises:
-        UserError: the base has no text encoder, or two.
     """
 
-    def __init__(self, base: str, device: torch.device, dtype: torch.dtype) -> None:
-        tokenizer, encoder = load_text_encoder(base)
+    def __init__(
+        self, tokenizer: CLIPTokenizer, encoder: CLIPTextModel, device: torch.device, dtype: torch.dtype
+    ) -> None:
         self._prompts = PromptEncoder(tokenizer, encoder.to(device, dtype))
         self._embed = lru_cache(maxsize=_CACHED_CAPTIONS)(self._encode)
 

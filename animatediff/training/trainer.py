@@ -1,102 +1,140 @@
 """One worker's part of a training run: its model, its share of the data, and the step."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from animatediff.data.loader import ClipBatch, ClipLoader
 from animatediff.data.manifest import read_manifest
+from animatediff.data.mixing import MixedLoader
 from animatediff.diffusion.schedule import alphas_cumprod
 from animatediff.training import state
+from animatediff.training.ema import Ema
 from animatediff.training.model import build, place
-from animatediff.training.optimizer import learning_rate, make_optimizer
+from animatediff.training.objective import quartile_sums
+from animatediff.training.optimizer import learning_rate, make_optimizer, update
 from animatediff.training.recipe import Recipe
-from animatediff.training.step import draw, noise_loss, update
+from animatediff.training.skips import Skips
+from animatediff.training.step import Draws, clip_losses, draw, of_clips, single_frames
 from animatediff.training.text import CaptionEncoder
+from animatediff.weights.base import load_text_encoder
 
 
 class StepResult(NamedTuple):
-    """What a step measured, as scalar tensors on the device: reading one waits for the device."""
+    """What a step measured, as tensors on the device: reading one waits for the device."""
 
-    loss: Tensor
-    """Of this worker's clips."""
+    sums: Tensor
+    """(2 4) of this worker's clips, see `quartile_sums`; clips whose loss is not finite are left out."""
     grad_norm: Tensor
     """Of all workers' mean gradient, before clipping."""
 
 
 class Trainer:
-    """Trains motion modules on a frozen base.
+    """Trains what a recipe says on a frozen base.
 
-    With several workers, each holds the same weights and takes its share of every global batch; the process group
-    must be there. The workers average the motion parameters' gradients, and nothing else is ever exchanged.
+    With several workers, each takes its share of every global batch; the process group must be there. The workers
+    average the gradients of what is trained, and nothing else is ever exchanged: they may have different bases.
 
     Args:
         recipe: what to train.
         device: where this worker computes.
         rank: this worker, in [0, world_size).
-        world_size: workers; the batch size divides by it.
+        world_size: workers, at most the batch size.
 
     Raises:
-        UserError: the dataset or the base cannot be read, or they do not fit.
+        UserError: the dataset, the base or a weights file cannot be read, or they do not fit.
     """
 
     def __init__(self, recipe: Recipe, *, device: torch.device, rank: int = 0, world_size: int = 1) -> None:
-        self._recipe, self._device = recipe, device
-        self.unet = build(recipe.model, recipe.base, seed=recipe.train.seed)
-        dtype = place(self.unet, device)
-        self._text = CaptionEncoder(recipe.base, device, dtype)
-        self._parameters = list(self.unet.motion.parameters())
+        self._recipe, self._device, self._world_size = recipe, device, world_size
+        tokenizer, encoder = load_text_encoder(recipe.base)
+        self.model = build(recipe, encoder, seed=recipe.train.seed, rank=rank)
+        dtype = place(self.model, device, recipe.compute.precision)
+        self._text = CaptionEncoder(tokenizer, encoder, device, dtype)
+        self._parameters = list(self.model.learning.parameters())
         self.optimizer = make_optimizer(self._parameters, recipe.optim)
-        self._signal = alphas_cumprod(recipe.schedule).to(device)
-        self._predict: nn.Module = self.unet
-        if world_size > 1:
-            # init_sync and broadcast_buffers off: the weights are equal already, and the frozen base never travels.
-            self._predict = DistributedDataParallel(self.unet, init_sync=False, broadcast_buffers=False)
-        self.loader = ClipLoader(
-            recipe.dataset_uri,
-            read_manifest(recipe.dataset_uri),
-            batch_size=recipe.train.batch_size,
-            seed=recipe.train.seed,
-            rank=rank,
-            world_size=world_size,
-            where=recipe.where,
+        self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        self.ema = Ema(self._parameters, recipe.train.ema_decay) if recipe.train.ema_decay else None
+        self.skips = Skips(
+            recipe.train.max_skipped_steps,
+            lambda clip_ids: _gathered(clip_ids, world_size),
+            lr=recipe.optim.lr,
+            overflows=dtype == torch.float16,
         )
+        self._signal = alphas_cumprod(recipe.schedule).to(device)
+        self._predict = self._distributed(recipe)
+        self.loader = _loader(recipe, rank, world_size)
 
     def steps(self, start: int) -> Iterator[tuple[int, StepResult]]:
         """Train from step `start` to the recipe's last one, yielding after each step how many are done.
 
         Raises:
-            UserError: a shard is missing or damaged.
+            UserError: a shard is missing or damaged, or too many steps in a row gave no finite gradients.
         """
         for step, batch in zip(range(start, self._recipe.train.num_steps), self.loader.batches(start), strict=False):
             yield step + 1, self._step(step, batch)
+        self.skips.check()
 
     def _step(self, step: int, batch: ClipBatch) -> StepResult:
         train = self._recipe.train
         draws = draw(
             tuple(batch.latents.shape),
+            objective=self._recipe.objective,
             seed=train.seed,
             step=step,
             first_index=batch.first_index,
             num_timesteps=self._recipe.schedule.num_train_timesteps,
             caption_dropout=train.caption_dropout,
         )
-        captions = ["" if dropped else c for dropped, c in zip(draws.dropped, batch.captions, strict=True)]
-        latents = batch.latents.to(self._device)
-        loss = noise_loss(self._predict, latents, self._text(captions), draws, self._signal)
-        loss.backward()
+        losses = self._accumulate(batch, draws)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self._recipe.optim, step=step, num_steps=train.num_steps)
-        grad_norm = update(self.optimizer, self._parameters, max_grad_norm=self._recipe.optim.max_grad_norm)
-        return StepResult(loss.detach(), grad_norm)
+        done = update(self.optimizer, self._scaler, self._parameters, max_grad_norm=self._recipe.optim.max_grad_norm)
+        if self.ema is not None:
+            self.ema.update(step)
+        self.skips.add(step, done.is_finite, losses, batch.clip_ids)
+        is_finite = losses.isfinite()
+        sums = quartile_sums(
+            losses[is_finite], draws.timesteps.to(losses.device)[is_finite], self._recipe.schedule.num_train_timesteps
+        )
+        return StepResult(sums, done.grad_norm)
+
+    def _accumulate(self, batch: ClipBatch, draws: Draws) -> Tensor:
+        """The gradients of the global batch's mean loss, on the parameters; and this worker's clips' losses, (b)."""
+        latents = batch.latents
+        if self.model.takes_single_frames:
+            latents, draws = single_frames(latents, draws)
+        captions = ["" if dropped else c for dropped, c in zip(draws.dropped, batch.captions, strict=True)]
+        passes = torch.arange(len(latents)).split(self._recipe.compute.micro_batch_size or len(latents))
+        losses = []
+        for chosen in passes:
+            with nullcontext() if chosen is passes[-1] else self._without_sync():
+                found = clip_losses(
+                    self._predict,
+                    latents[chosen].to(self._device),
+                    self._text([captions[i] for i in chosen.tolist()]),
+                    of_clips(draws, chosen),
+                    self._signal,
+                    schedule=self._recipe.schedule,
+                    objective=self._recipe.objective,
+                )
+                # Workers' shares may differ by a clip: their mean of these is the batch's mean all the same.
+                share = self._world_size / self._recipe.train.batch_size
+                self._scaler.scale(found.sum() * share).backward()
+            losses.append(found.detach())
+        return torch.cat(losses)
 
     def save(self, folder: Path, *, step: int) -> None:
         """Write the training state after `step` steps into an existing folder."""
-        state.save(folder, self.unet.motion, self.optimizer, step=step, config=self._recipe.model_dump(mode="json"))
+        config = self._recipe.model_dump(mode="json")
+        file, parts = self._recipe.result_file, (self.model, self.optimizer, self._scaler, self.ema)
+        state.save(folder, file, *parts, step=step, config=config)
 
     def load(self, folder: Path) -> int:
         """Continue from a saved state.
@@ -105,6 +143,54 @@ class Trainer:
             The steps it had done.
 
         Raises:
-            UserError: the state's motion module is damaged or of another shape.
+            UserError: the state's weights are damaged or of another shape.
         """
-        return state.load(folder, self.unet.motion, self.optimizer)
+        return state.load(folder, self._recipe.result_file, self.model, self.optimizer, self._scaler, self.ema)
+
+    def write_result(self, uri: str) -> None:
+        """Write the weights file that has been trained."""
+        state.write_result(uri, self.model, self.ema)
+
+    def _without_sync(self) -> AbstractContextManager[None]:
+        """Gradients travel once a step, with its last pass."""
+        model = self._predict
+        return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+    def _distributed(self, recipe: Recipe) -> nn.Module:
+        model: nn.Module = self.model
+        if recipe.compute.activation_checkpointing != "none" and not self.model.takes_single_frames:
+            self.model.unet.activation_checkpointing = recipe.compute.activation_checkpointing
+        if recipe.compute.compile:
+            model = torch.compile(model)  # type: ignore[assignment]
+        if self._world_size > 1:
+            # init_sync and broadcast_buffers off: the weights are equal already, and the frozen base never travels.
+            model = DistributedDataParallel(model, init_sync=False, broadcast_buffers=False)
+        return model
+
+
+def _loader(recipe: Recipe, rank: int, world_size: int) -> ClipLoader | MixedLoader:
+    def loader(uri: str, where: str) -> ClipLoader:
+        train = recipe.train
+        return ClipLoader(
+            uri,
+            read_manifest(uri),
+            batch_size=train.batch_size,
+            seed=train.seed,
+            rank=rank,
+            world_size=world_size,
+            where=where,
+            holdout=train.holdout,
+        )
+
+    own = loader(recipe.dataset_uri, recipe.where)
+    if recipe.mix is None:
+        return own
+    return MixedLoader(own, loader(recipe.mix.dataset_uri, recipe.mix.where), share=recipe.mix.share)
+
+
+def _gathered(clip_ids: list[str], world_size: int) -> list[str]:
+    if world_size == 1:
+        return clip_ids
+    lists: list[list[str]] = [[] for _ in range(world_size)]
+    torch.distributed.all_gather_object(lists, clip_ids)
+    return [clip for one in lists for clip in one]

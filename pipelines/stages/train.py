@@ -6,33 +6,29 @@ on that folder, in this job after a failure or in the next one after a kill, con
 
 import math
 import os
-import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
-import torch
-import torch.distributed
 from pyarrow.fs import FSSpecHandler, PyFileSystem
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ValidationConfig
 from ray.train import ScalingConfig as RayScalingConfig
 
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.training.recipe import Recipe
-from animatediff.training.state import MOTION_MODULE
-from animatediff.training.trainer import StepResult, Trainer
-from animatediff.weights import motion_modules
 from pipelines.runtime import find_user_error, num_gpus
 from pipelines.settings import ScalingConfig, TrainConfig
 from pipelines.stages.metrics_board import MetricsBoard
+from pipelines.stages.sample import Renderer
+from pipelines.stages.train_worker import train_worker
+from pipelines.stages.validate import validate
 
 _POLL_S = 0.5
 
@@ -41,9 +37,12 @@ _POLL_S = 0.5
 class Workers:
     """How many workers, and what each has."""
 
-    number: int
+    number: int | tuple[int, int]
+    """Or the fewest and the most."""
     use_gpu: bool
     cpus: float
+    spare_gpu: bool
+    """Whether the cluster has a GPU that no worker takes."""
 
     @classmethod
     def plan(cls, scaling: ScalingConfig, *, batch_size: int) -> "Workers":
@@ -56,9 +55,10 @@ class Workers:
         use_gpu = gpus > 0 if scaling.use_gpu is None else scaling.use_gpu
         if use_gpu and scaling.num_workers is None and not gpus:
             raise UserError("scaling.use_gpu needs scaling.num_workers on a cluster that has no GPU yet")
-        most = gpus if use_gpu else 1
-        number = scaling.num_workers or max(n for n in range(1, most + 1) if batch_size % n == 0)
-        return cls(number, use_gpu, scaling.cpus_per_worker or (1.0 if use_gpu else _cpu_share(number)))
+        number = scaling.num_workers or (min(gpus, batch_size) if use_gpu else 1)
+        most = number if isinstance(number, int) else number[1]
+        cpus = scaling.cpus_per_worker or (1.0 if use_gpu else _cpu_share(most))
+        return cls(number, use_gpu, cpus, spare_gpu=use_gpu and gpus > most)
 
 
 def _cpu_share(num_workers: int) -> float:
@@ -67,12 +67,14 @@ def _cpu_share(num_workers: int) -> float:
     return float(min(machines) / math.ceil(num_workers / len(machines)))
 
 
-def train(config: TrainConfig, recipe: Recipe, workers: Workers) -> Iterator[dict[str, float]]:
-    """Train to the recipe's last step and write the motion module.
+def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer) -> Iterator[dict[str, Any]]:
+    """Train to the recipe's last step and write the weights file.
 
     Yields:
-        What rank 0 measured: `step`, `loss`, `grad_norm`, `lr`, `clips_per_s` and `data_wait` (the share of the time
-        spent waiting for data). The first entry of a start has `step` alone: the steps done before.
+        What rank 0 measured: `step`, `loss`, `loss_q1` to `loss_q4` (by quarters of the timesteps, from clean to
+        noisy), `grad_norm`, `lr`, `clips_per_s`, `data_wait` (the share of the time spent waiting for data),
+        `peak_memory_gb` and `skipped_steps`. The first entry of a start has `step` alone: the steps done before.
+        A skipped step is an entry of `skipped` and `clip_ids`, a validation one as `validate` describes it.
 
     Raises:
         UserError: what a worker raised, after `scaling.max_failures` new starts.
@@ -88,6 +90,7 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers) -> Iterator[dic
             "recipe": recipe.model_dump(),
             "run_uri": storage.absolute(config.output_uri),
             "board": board,
+            "validate_every": config.sample.every,
         },
         scaling_config=RayScalingConfig(
             num_workers=workers.number,
@@ -95,6 +98,11 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers) -> Iterator[dic
             resources_per_worker={"CPU": workers.cpus} | ({"GPU": 1} if workers.use_gpu else {}),
         ),
         run_config=_run_config(config),
+        validation_config=ValidationConfig(
+            fn=partial(validate, renderer=renderer, run_uri=storage.absolute(config.output_uri), board=board),
+            # No CPU of its own: on a full cluster it would never come, and the workers' share stays theirs.
+            ray_remote_kwargs={"num_cpus": 0, "num_gpus": 1 if workers.spare_gpu else 0, "max_retries": 0},
+        ),
     )
     fit = _start(trainer)
     while not fit.done():
@@ -136,104 +144,3 @@ def _raise_failure(fit: Future[Any]) -> None:
             raise mendable from error
     if error is not None:
         raise error
-
-
-def train_worker(settings: dict[str, Any]) -> None:
-    """What every worker runs.
-
-    Args:
-        settings: `recipe` (its fields), `run_uri`, and `board`, the handle of a `MetricsBoard`.
-
-    Raises:
-        UserError: the data or the base cannot be read, or the loss is not finite any more.
-    """
-    recipe = Recipe.model_validate(settings["recipe"])
-    context = ray.train.get_context()
-    device = _claim_device()
-    trainer = Trainer(recipe, device=device, rank=context.get_world_rank(), world_size=context.get_world_size())
-    start = _restore(trainer)
-    meter = _Meter(trainer, recipe, settings["board"], start)
-    for done, result in trainer.steps(start):
-        meter.add(result)
-        is_checkpoint = done % recipe.train.checkpoint_every == 0 or done == recipe.train.num_steps
-        if is_checkpoint or done % recipe.train.log_every == 0:
-            meter.post(done)
-        if is_checkpoint:
-            _checkpoint(trainer, done)
-    if context.get_world_rank() == 0:
-        motion_modules.write(storage.join(settings["run_uri"], MOTION_MODULE), trainer.unet.motion)
-
-
-def _claim_device() -> torch.device:
-    device = ray.train.torch.get_device()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    else:
-        cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
-        torch.set_num_threads(max(1, int(cpus)))
-    return device
-
-
-def _restore(trainer: Trainer) -> int:
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return 0
-    with checkpoint.as_directory() as folder:
-        return trainer.load(Path(folder))
-
-
-def _checkpoint(trainer: Trainer, step: int) -> None:
-    """Hand the state to Ray Train; every worker calls it, as it waits for all, and rank 0 brings the files."""
-    name = f"step-{step:08d}"
-    if ray.train.get_context().get_world_rank() != 0:
-        ray.train.report({"step": step}, checkpoint_dir_name=name)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        trainer.save(Path(folder), step=step)
-        ray.train.report({"step": step}, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=name)
-
-
-class _Meter:
-    """Sums up the steps since the last post; only then does it wait for the device."""
-
-    def __init__(self, trainer: Trainer, recipe: Recipe, board: Any, start: int) -> None:
-        self._trainer, self._recipe, self._board = trainer, recipe, board
-        self._is_first = ray.train.get_context().get_world_rank() == 0
-        if self._is_first:
-            board.post.remote({"step": start})
-        self._clear()
-
-    def _clear(self) -> None:
-        self._results: list[StepResult] = []
-        self._since, self._waited_s = time.perf_counter(), self._trainer.loader.wait_s
-
-    def add(self, result: StepResult) -> None:
-        self._results.append(result)
-
-    def post(self, step: int) -> None:
-        loss = _mean_over_workers(torch.stack([result.loss for result in self._results]).mean())
-        grad_norm = float(self._results[-1].grad_norm)
-        if not math.isfinite(loss) or not math.isfinite(grad_norm):
-            raise UserError(
-                f"the loss is {loss} and the gradient's norm {grad_norm} at step {step}: "
-                f"try a lower optim.lr than {self._recipe.optim.lr}"
-            )
-        elapsed_s = time.perf_counter() - self._since
-        entry = {
-            "step": step,
-            "loss": loss,
-            "grad_norm": grad_norm,
-            "lr": float(self._trainer.optimizer.param_groups[0]["lr"]),
-            "clips_per_s": len(self._results) * self._recipe.train.batch_size / elapsed_s,
-            "data_wait": (self._trainer.loader.wait_s - self._waited_s) / elapsed_s,
-        }
-        if self._is_first:
-            self._board.post.remote(entry)
-        self._clear()
-
-
-def _mean_over_workers(value: torch.Tensor) -> float:
-    world_size = ray.train.get_context().get_world_size()
-    if world_size > 1:
-        torch.distributed.all_reduce(value)
-    return float(value) / world_size

@@ -1,5 +1,6 @@
 """The folder of a training run: what it was started with, and how far it is."""
 
+import logging
 from typing import NamedTuple
 
 from pydantic import ValidationError
@@ -9,19 +10,25 @@ from animatediff.config import Config, differing_fields, dump, read_yaml
 from animatediff.data.loader import latent_shapes
 from animatediff.data.manifest import Manifest, read_manifest
 from animatediff.errors import UserError
-from animatediff.training.model import check_fit
+from animatediff.training.model import BASE, check_fit
 from animatediff.training.recipe import Recipe
-from animatediff.training.state import MOTION_MODULE
+from pipelines.model_uris import resolve_model_uri
 from pipelines.settings import TrainConfig
+
+logger = logging.getLogger(__name__)
 
 _CONFIG, _STATE = "config.yaml", "run.json"
 # These may differ between a run and its continuation: they change no step that is done already.
 _MAY_CHANGE = (
     "output_uri:",
     "num_checkpoints:",
+    "registered_model:",
+    "allow_config_change:",
     "train.num_steps:",
     "train.log_every:",
     "train.checkpoint_every:",
+    "train.max_skipped_steps:",
+    "compute.",
     "scaling.",
     "sample.",
 )
@@ -35,7 +42,7 @@ class TrainRun(Config):
     mlflow_run_id: str | None = None
     """The MLflow run that later jobs continue."""
     num_steps: int = 0
-    """Steps of the motion module that is written; 0 while there is none."""
+    """Steps of the weights that are written; 0 while there are none."""
     first_loss: float | None = None
     """Mean loss of the first logged steps."""
     loss: float | None = None
@@ -53,8 +60,8 @@ class TrainJob(NamedTuple):
     """The config's, its local paths absolute."""
     manifest: Manifest
     run: TrainRun
-    motion_module: str
-    """URI of the result."""
+    result: str
+    """URI of the weights file that comes out."""
 
 
 def prepare(config: TrainConfig) -> TrainJob:
@@ -67,9 +74,26 @@ def prepare(config: TrainConfig) -> TrainJob:
     recipe = _absolute(config)
     manifest = read_manifest(recipe.dataset_uri)
     for shape in latent_shapes(recipe.dataset_uri, manifest):
-        check_fit(recipe.model, recipe.base, shape)
-    run = _open_run(config, manifest.digest())
-    return TrainJob(recipe, manifest, run, storage.join(storage.absolute(config.output_uri), MOTION_MODULE))
+        check_fit(recipe, shape)
+    digest = manifest.digest()
+    if recipe.mix is not None:
+        digest += _check_mix(recipe, manifest)
+    run = _open_run(config, digest)
+    return TrainJob(recipe, manifest, run, storage.join(storage.absolute(config.output_uri), recipe.result_file))
+
+
+def _check_mix(recipe: Recipe, manifest: Manifest) -> str:
+    """The second dataset's digest."""
+    assert recipe.mix is not None
+    other = read_manifest(recipe.mix.dataset_uri)
+    if other.encoder_fp != manifest.encoder_fp:
+        raise UserError(
+            f"{recipe.mix.dataset_uri} and {recipe.dataset_uri} were encoded by different VAEs or in different "
+            "precision: their latents do not mix, ingest one of them anew"
+        )
+    for shape in latent_shapes(recipe.mix.dataset_uri, other):
+        check_fit(recipe, shape)
+    return f"+{other.digest()}"
 
 
 def _open_run(config: TrainConfig, dataset_digest: str) -> TrainRun:
@@ -78,6 +102,7 @@ def _open_run(config: TrainConfig, dataset_digest: str) -> TrainRun:
         run = TrainRun(dataset_digest=dataset_digest)
     else:
         _check_same(config, run, dataset_digest)
+        run = run.model_copy(update={"dataset_digest": dataset_digest})
     storage.write_bytes(storage.join(config.output_uri, _CONFIG), dump(config).encode())
     run.write(config.output_uri)
     return run
@@ -88,10 +113,21 @@ def _absolute(config: TrainConfig) -> Recipe:
     recipe = {name: getattr(config, name) for name in Recipe.model_fields}
     recipe["dataset_uri"] = storage.absolute(config.dataset_uri)
     recipe["base"] = storage.absolute_if_there(config.base)
-    if config.model.motion_module is not None:
-        uri = storage.absolute(config.model.motion_module)
-        recipe["model"] = config.model.model_copy(update={"motion_module": uri})
-    return Recipe(**recipe)
+    recipe["base_checkpoints"] = tuple(
+        name if name == BASE else storage.absolute(name) for name in config.base_checkpoints
+    )
+    if config.mix is not None:
+        uri = storage.absolute(config.mix.dataset_uri)
+        recipe["mix"] = config.mix.model_copy(update={"dataset_uri": uri})
+    model = config.model
+    if model.motion_module is not None:
+        uri = resolve_model_uri(model.motion_module, storage.absolute(config.output_uri))
+        model = model.model_copy(update={"motion_module": storage.absolute_if_there(uri)})
+    if model.domain_adapter is not None:
+        uri = resolve_model_uri(model.domain_adapter.path, storage.absolute(config.output_uri))
+        adapter = model.domain_adapter.model_copy(update={"path": storage.absolute_if_there(uri)})
+        model = model.model_copy(update={"domain_adapter": adapter})
+    return Recipe(**(recipe | {"model": model}))
 
 
 def _read(output_uri: str) -> TrainRun | None:
@@ -110,8 +146,10 @@ def _check_same(config: TrainConfig, run: TrainRun, dataset_digest: str) -> None
     changes = [change for change in changes if not change.startswith(_MAY_CHANGE)]
     if run.dataset_digest != dataset_digest:
         changes.append(f"the content of {config.dataset_uri}")
-    if changes:
+    if changes and config.allow_config_change:
+        logger.warning("the run goes on with a changed config: %s", "; ".join(changes))
+    elif changes:
         raise UserError(
             f"{config.output_uri} holds the run {old.get('run_name')!r}, which differs in {'; '.join(changes)}: "
-            "change it back, or choose another output_uri"
+            "change it back, choose another output_uri, or go on all the same with --allow-config-change"
         )

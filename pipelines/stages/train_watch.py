@@ -1,24 +1,101 @@
 """The driver's side of training: progress on the terminal, metrics and files to MLflow, the run's state on disk."""
 
+import json
 import logging
+import posixpath
 from collections import deque
+from typing import Any
+
+import ray
 
 from animatediff import storage
 from pipelines.progress import Progress
 from pipelines.runtime import find_user_error
 from pipelines.settings import TrainConfig
-from pipelines.stages.sample import render_sample
+from pipelines.stages.sample import Renderer, write_files
 from pipelines.stages.train import Workers, train
 from pipelines.stages.train_run import TrainJob, TrainRun
+from pipelines.stages.validate import FOLDER
 from pipelines.tracking import Tracker
 
 logger = logging.getLogger(__name__)
+
+SKIPPED_FILE = "skipped.jsonl"
+"""In a run's folder: the steps that were skipped, and their clips."""
 
 # Entries that the shown loss is averaged over: single batches of random timesteps scatter widely.
 _WINDOW = 10
 
 
-def watch(config: TrainConfig, job: TrainJob, workers: Workers, tracker: Tracker) -> TrainRun:
+class Watch:
+    """Follows a run: what comes from the workers goes to the terminal, to MLflow and into the run's folder."""
+
+    def __init__(self, config: TrainConfig, run: TrainRun, tracker: Tracker) -> None:
+        self._config, self.run, self._tracker = config, run, tracker
+        self._losses: deque[float] = deque(maxlen=_WINDOW)
+        self._skipped: list[str] = []
+
+    def follow(self, entries: Any) -> TrainRun:
+        """Take in all entries of `train`.
+
+        Returns:
+            The run's new state, not yet written.
+
+        Raises:
+            UserError: what a worker raised.
+        """
+        num_steps = self._config.train.num_steps
+        start = self._done = next(entries)["step"]
+        if start:
+            logger.info("continuing after step %d", start)
+        with Progress("train", total=num_steps - int(start), unit="step") as progress:
+            for entry in entries:
+                if "validated" in entry:
+                    self._validated(entry)
+                elif "skipped" in entry:
+                    self._note_skip(entry)
+                elif "loss" not in entry:
+                    logger.warning("the workers failed and started again after step %d", entry["step"])
+                else:
+                    shown = self._measured(entry)
+                    # After a new start the steps since the checkpoint come again.
+                    progress.update(max(0, int(entry["step"] - self._done)), **shown)
+                    self._done = max(self._done, entry["step"])
+        if self._losses:
+            self.run = self.run.model_copy(update={"loss": sum(self._losses) / len(self._losses)})
+            logger.info("loss %.4f after %d steps, %.4f at first", self.run.loss, num_steps, self.run.first_loss)
+        return self.run.model_copy(update={"num_steps": num_steps})
+
+    def _measured(self, entry: dict[str, Any]) -> dict[str, str]:
+        self._losses.append(entry["loss"])
+        if self.run.first_loss is None:
+            self.run = self.run.model_copy(update={"first_loss": entry["loss"]})
+            self.run.write(self._config.output_uri)
+        self._tracker.log_metrics(int(entry["step"]), {name: v for name, v in entry.items() if name != "step"})
+        return {"loss": f"{sum(self._losses) / len(self._losses):.4f}", "clips/s": f"{entry['clips_per_s']:.1f}"}
+
+    def _note_skip(self, entry: dict[str, Any]) -> None:
+        clips = ", ".join(entry["clip_ids"]) or "none to blame: the loss scaler found its range"
+        logger.warning("step %d was skipped, its loss or gradient is not finite (clips: %s)", entry["skipped"], clips)
+        self._skipped.append(json.dumps({"step": entry["skipped"], "clip_ids": entry["clip_ids"]}))
+        uri = storage.join(self._config.output_uri, SKIPPED_FILE)
+        earlier = storage.read_bytes(uri).decode().splitlines() if storage.exists(uri) else []
+        storage.write_bytes(uri, ("\n".join([*earlier, self._skipped[-1]]) + "\n").encode())
+
+    def _validated(self, entry: dict[str, Any]) -> None:
+        step = int(entry["validated"])
+        if "error" in entry:
+            logger.warning("no validation of step %d: %s", step, entry["error"])
+            return
+        if "val_loss" in entry:
+            logger.info("held-out loss %.4f after %d steps", entry["val_loss"], step)
+            self._tracker.log_metrics(step, {"val_loss": entry["val_loss"]})
+        for uri in entry["files"]:
+            name = posixpath.join(FOLDER, f"step-{step:08d}", posixpath.basename(uri))
+            self._tracker.log_file(name, storage.read_bytes(uri))
+
+
+def watch(config: TrainConfig, job: TrainJob, workers: Workers, renderer: Renderer, tracker: Tracker) -> TrainRun:
     """Train, showing and tracking the metrics.
 
     Returns:
@@ -29,38 +106,17 @@ def watch(config: TrainConfig, job: TrainJob, workers: Workers, tracker: Tracker
     """
     run = job.run.model_copy(update={"mlflow_run_id": tracker.run_id or job.run.mlflow_run_id})
     run.write(config.output_uri)
-    losses: deque[float] = deque(maxlen=_WINDOW)
-    entries = train(config, job.recipe, workers)
-    done = next(entries)["step"]
-    if done:
-        logger.info("continuing after step %d", done)
-    with Progress("train", total=config.train.num_steps - int(done), unit="step") as progress:
-        for entry in entries:
-            if "loss" not in entry:
-                logger.warning("the workers failed and started again after step %d", entry["step"])
-                continue
-            losses.append(entry["loss"])
-            if run.first_loss is None:
-                run = run.model_copy(update={"first_loss": entry["loss"]})
-                run.write(config.output_uri)
-            shown = {"loss": f"{sum(losses) / len(losses):.4f}", "clips/s": f"{entry['clips_per_s']:.1f}"}
-            # After a new start the steps since the checkpoint come again.
-            progress.update(max(0, int(entry["step"] - done)), **shown)
-            done = max(done, entry["step"])
-            tracker.log_metrics(int(entry["step"]), {k: v for k, v in entry.items() if k != "step"})
-    if losses:
-        run = run.model_copy(update={"loss": sum(losses) / len(losses)})
-        logger.info("loss %.4f after %d steps, %.4f at first", run.loss, config.train.num_steps, run.first_loss)
-    return run.model_copy(update={"num_steps": config.train.num_steps})
+    return Watch(config, run, tracker).follow(train(config, job.recipe, workers, renderer))
 
 
-def publish_sample(config: TrainConfig, job: TrainJob, workers: Workers, tracker: Tracker) -> None:
+def publish_sample(config: TrainConfig, job: TrainJob, workers: Workers, renderer: Renderer, tracker: Tracker) -> None:
     """Render the sample into the run's folder and to MLflow; a failure costs a warning, not the training."""
+    gpus = 1 if workers.use_gpu else 0
+    task = ray.remote(num_cpus=0 if gpus else workers.cpus, num_gpus=gpus, max_retries=0)(Renderer.render)
     try:
-        files = render_sample(config.sample, job.recipe, job.manifest, job.motion_module, workers)
+        files = ray.get(task.remote(renderer, job.result))
     except Exception as error:
         logger.warning("no sample clip: %s", find_user_error(error) or error)
         return
-    for name, content in files.items():
-        storage.write_bytes(storage.join(config.output_uri, name), content)
-        tracker.log_file(name, content)
+    for uri in write_files(storage.join(config.output_uri, "sample"), files):
+        tracker.log_file(f"sample/{posixpath.basename(uri)}", storage.read_bytes(uri))

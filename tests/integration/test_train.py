@@ -75,19 +75,25 @@ def test_a_run_leaves_module_checkpoints_sample_and_metrics(one_worker, make_con
         "config.yaml",
         "motion_module.safetensors",
         "run.json",
-        "sample.gif",
-        "sample.mp4",
+        "sample",
     ]
+    assert sorted(path.name for path in Path("one/sample").iterdir()) == ["0.gif", "0.mp4"]
     assert sorted(path.name for path in Path("one/checkpoints").glob("step-*")) == ["step-00000006", "step-00000008"]
     assert TrainConfig.model_validate(yaml.safe_load(Path("one/config.yaml").read_text())) == make_config("one")
     client = MlflowClient("sqlite:///runs/mlflow.db")
     run = client.get_run(one_worker.mlflow_run_id)
     assert run.info.status == "FINISHED"
-    assert set(run.data.metrics) == {"loss", "grad_norm", "lr", "clips_per_s", "data_wait"}
+    quarters = {f"loss_q{i}" for i in range(1, 5)}
+    others = {"loss", "grad_norm", "lr", "clips_per_s", "data_wait", "peak_memory_gb", "skipped_steps"}
+    assert set(run.data.metrics) == quarters | others
+    assert 0.1 < run.data.metrics["peak_memory_gb"] < 10
     assert run.data.params["train.seed"] == "42"
     assert len(run.data.tags["dataset_digest"]) == 64
     artifacts = {file.path for file in client.list_artifacts(one_worker.mlflow_run_id)}
-    assert artifacts == {"config.yaml", "sample.gif", "sample.mp4"}
+    assert artifacts == {"config.yaml", "models", "sample"}
+    (version,) = client.search_model_versions("name='one'")
+    assert version.run_id == one_worker.mlflow_run_id
+    assert version.tags["recipe"] == "motion_module"
 
 
 def test_a_finished_run_is_left_alone_and_a_changed_config_is_refused(one_worker, make_config, caplog):

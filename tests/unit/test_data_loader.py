@@ -27,7 +27,7 @@ def write_dataset(folder, *, shards=(5, 3), shapes=((4, 4, 2, 2),), seed=0):
             latent = rng.standard_normal(shape).astype(np.float16)
             row = dict.fromkeys(SCHEMA.names) | {"clip_id": f"clip-{number:03}", "caption": f"caption {number}"}
             row |= {"latent": latent.tobytes(), "latent_shape": list(shape), "latent_dtype": "float16"}
-            rows.append(row | {"motion": float(number)})
+            rows.append(row | {"motion": float(number), "video_id": f"video-{number:03}"})
             number += 1
         data = to_parquet(pa.Table.from_pylist(rows, schema=SCHEMA), {})
         path = f"bucket={bucket}/shard-{i:05}.parquet"

@@ -1,0 +1,72 @@
+"""The loss on clips that are never trained on, with noise and timesteps that are always the same."""
+
+from dataclasses import replace
+
+import torch
+
+from animatediff.data.loader import ClipBatch, ClipLoader
+from animatediff.data.manifest import read_manifest
+from animatediff.diffusion.schedule import alphas_cumprod
+from animatediff.training.model import build, place
+from animatediff.training.recipe import Recipe
+from animatediff.training.state import load_result
+from animatediff.training.step import clip_losses, draw, of_clips, single_frames
+from animatediff.training.text import CaptionEncoder
+from animatediff.weights.base import load_text_encoder
+
+_SEED = 7_000_000_000  # of noise that no training draws, as its seed is another
+_QUARTERS = 4
+
+
+@torch.no_grad()
+def validation_loss(recipe: Recipe, weights_uri: str, *, device: torch.device, num_clips: int) -> float:
+    """Mean loss on held-out clips, each in the middle of every quarter of the timesteps.
+
+    Args:
+        recipe: the run's; its `train.holdout` says what is held out.
+        weights_uri: weights file of the run's kind.
+        device: where to compute.
+        num_clips: most clips to measure on, always the same ones.
+
+    Raises:
+        UserError: nothing is held out, or a part cannot be read.
+    """
+    tokenizer, encoder = load_text_encoder(recipe.base)
+    model = build(recipe, encoder, seed=0)
+    load_result(weights_uri, model)
+    dtype = place(model, device, recipe.compute.precision)
+    text = CaptionEncoder(tokenizer, encoder, device, dtype)
+    signal = alphas_cumprod(recipe.schedule).to(device)
+    loader = ClipLoader(
+        recipe.dataset_uri,
+        read_manifest(recipe.dataset_uri),
+        batch_size=1,
+        seed=0,
+        where=recipe.where,
+        holdout=recipe.train.holdout,
+        held_out=True,
+    )
+
+    def loss(index: int, batch: ClipBatch) -> float:
+        num_timesteps = recipe.schedule.num_train_timesteps
+        draws = draw(
+            tuple(batch.latents.shape),
+            objective=recipe.objective,
+            seed=_SEED,
+            step=0,
+            first_index=index,
+            num_timesteps=num_timesteps,
+            caption_dropout=0.0,
+        )
+        latents = batch.latents
+        if model.takes_single_frames:
+            latents, draws = single_frames(latents, draws)
+        middles = (2 * torch.arange(_QUARTERS) + 1) * num_timesteps // (2 * _QUARTERS)
+        four = replace(of_clips(draws, torch.zeros(_QUARTERS, dtype=torch.long)), timesteps=middles)
+        latents = latents.expand(_QUARTERS, *latents.shape[1:]).to(device)
+        texts = text(batch.captions * _QUARTERS)
+        schedule, objective = recipe.schedule, recipe.objective
+        return clip_losses(model, latents, texts, four, signal, schedule=schedule, objective=objective).mean().item()
+
+    losses = [loss(i, loader.load(i)) for i in range(min(num_clips, loader.num_clips))]
+    return sum(losses) / len(losses)

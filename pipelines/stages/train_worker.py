@@ -1,0 +1,159 @@
+"""What every training worker runs: its steps, its checkpoints, and what it tells the driver."""
+
+import hashlib
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed
+from ray.train import Checkpoint, CheckpointUploadMode, ValidationTaskConfig
+
+from animatediff import storage
+from animatediff.training.recipe import Recipe
+from animatediff.training.trainer import StepResult, Trainer
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """What every worker runs.
+
+    Args:
+        settings: `recipe` (its fields), `run_uri`, `board`, the handle of a `MetricsBoard`, and `validate_every`, steps
+            or 0.
+
+    Raises:
+        UserError: the data, the base or a weights file cannot be read, or the loss stays infinite.
+    """
+    recipe = Recipe.model_validate(settings["recipe"])
+    context = ray.train.get_context()
+    device = _claim_device()
+    trainer = Trainer(recipe, device=device, rank=context.get_world_rank(), world_size=context.get_world_size())
+    start = _restore(trainer)
+    checkpoints = _Checkpoints(trainer, settings["run_uri"], settings["validate_every"])
+    meter = _Meter(trainer, recipe, settings["board"], start)
+    for done, result in trainer.steps(start):
+        meter.add(result)
+        is_checkpoint = done % recipe.train.checkpoint_every == 0 or done == recipe.train.num_steps
+        if is_checkpoint or done % recipe.train.log_every == 0:
+            meter.post(done)
+        if is_checkpoint:
+            checkpoints.save(done)
+    if context.get_world_rank() == 0:
+        trainer.write_result(storage.join(settings["run_uri"], recipe.result_file))
+
+
+def _claim_device() -> torch.device:
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
+        torch.set_num_threads(max(1, int(cpus)))
+    return device
+
+
+def _restore(trainer: Trainer) -> int:
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return 0
+    with checkpoint.as_directory() as folder:
+        return trainer.load(Path(folder))
+
+
+class _Checkpoints:
+    """Hands states to Ray Train, which uploads them while training goes on.
+
+    Every worker calls `save`, as it waits for all; rank 0 brings the files.
+    """
+
+    def __init__(self, trainer: Trainer, run_uri: str, validate_every: int) -> None:
+        self._trainer, self._validate_every = trainer, validate_every
+        # Named by the run, so that what a killed worker left behind is found and removed.
+        self._local = Path(tempfile.gettempdir()) / f"animatediff-{hashlib.sha256(run_uri.encode()).hexdigest()[:16]}"
+        self._is_first = ray.train.get_context().get_world_rank() == 0
+        if self._is_first:
+            shutil.rmtree(self._local, ignore_errors=True)
+
+    def save(self, step: int) -> None:
+        name = f"step-{step:08d}"
+        if not self._is_first:
+            ray.train.report(
+                {"step": step}, checkpoint_dir_name=name, checkpoint_upload_mode=CheckpointUploadMode.ASYNC
+            )
+            return
+        folder = self._local / name
+        folder.mkdir(parents=True)
+        self._trainer.save(folder, step=step)
+        is_validated = self._validate_every > 0 and step % self._validate_every == 0
+        ray.train.report(
+            {"step": step},
+            checkpoint=Checkpoint.from_directory(str(folder)),
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            delete_local_checkpoint_after_upload=True,
+            validation=ValidationTaskConfig(fn_kwargs={"step": step}) if is_validated else False,
+        )
+
+
+class _Meter:
+    """Sums up the steps since the last post; only then does it wait for the device."""
+
+    def __init__(self, trainer: Trainer, recipe: Recipe, board: Any, start: int) -> None:
+        self._trainer, self._recipe, self._board = trainer, recipe, board
+        self._is_first = ray.train.get_context().get_world_rank() == 0
+        self._post({"step": start})
+        self._clear()
+
+    def _clear(self) -> None:
+        self._results: list[StepResult] = []
+        self._since, self._waited_s = time.perf_counter(), self._trainer.loader.wait_s
+
+    def _post(self, entry: dict[str, Any]) -> None:
+        if self._is_first:
+            self._board.post.remote(entry)
+
+    def add(self, result: StepResult) -> None:
+        self._results.append(result)
+        skips = self._trainer.skips
+        for skip in skips.found:
+            self._post({"skipped": skip.step + 1, "clip_ids": skip.clip_ids})
+        skips.found.clear()
+
+    def post(self, step: int) -> None:
+        losses, counts = _sum_over_workers(torch.stack([result.sums for result in self._results]).sum(dim=0)).cpu()
+        elapsed_s = time.perf_counter() - self._since
+        quarters = {f"loss_q{i + 1}": losses[i] / counts[i] for i in range(len(counts)) if counts[i]}
+        entry = {
+            "step": step,
+            "loss": losses.sum() / counts.sum(),
+            **quarters,
+            "grad_norm": self._results[-1].grad_norm,
+            "lr": self._trainer.optimizer.param_groups[0]["lr"],
+            "clips_per_s": len(self._results) * self._recipe.train.batch_size / elapsed_s,
+            "data_wait": (self._trainer.loader.wait_s - self._waited_s) / elapsed_s,
+            "peak_memory_gb": _peak_memory_gb(),
+            "skipped_steps": self._trainer.skips.number,
+        }
+        self._post({name: float(value) for name, value in entry.items()})
+        self._clear()
+
+
+def _sum_over_workers(value: torch.Tensor) -> torch.Tensor:
+    if ray.train.get_context().get_world_size() > 1:
+        torch.distributed.all_reduce(value)
+    return value
+
+
+def _peak_memory_gb() -> float:
+    """The most that this worker has taken, of the GPU or else of the machine, in 10^9 bytes."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 1e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
