@@ -58,7 +58,7 @@ class Tracker:
         self._last_steps = (self.run_id and self._attempt(self._read_last_steps)) or {}
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
-        """Log metrics of a step; those of which a later step is logged already, maybe by an earlier job, are left out."""
+        """Log metrics of a step; what is logged of it or a later one already, maybe by an earlier job, is left out."""
         new = {name: value for name, value in metrics.items() if step > self._last_steps.get(name, 0)}
         if not self.run_id or not new:
             return

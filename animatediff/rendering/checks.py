@@ -107,7 +107,7 @@ def _model_problems(catalog: Catalog) -> Iterator[str]:
     motion = motion_modules.open_file(catalog.motion_module)
     unet, vae = load_config(catalog.base, "unet"), load_config(catalog.base, "vae")
     if unet.get("addition_embed_type") == "text_time":
-        raise UserError(f"base {catalog.base} is an SDXL model; the jobs take Stable Diffusion 1.x bases")
+        raise UserError(f"base {catalog.base} is an SDXL model; clips are rendered with SD 1.x bases only")
     motion_modules.check_fits(motion, unet, catalog.base)
     if not motion.config.use_mid_block:
         _warn_of_mid_blocks(catalog)

@@ -6,13 +6,13 @@ import torch
 from diffusers import UNet2DConditionModel
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from transformers import CLIPTextModel
 
 from animatediff.config import Config
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig, Version
 from animatediff.models.lora import LowRankAdapters
 from animatediff.models.motion_unet import MotionModules, MotionUNet
+from animatediff.training.text import TextEncoders
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_config, load_unet
 from animatediff.weights.resident import Addition, ResidentWeights
@@ -20,6 +20,7 @@ from animatediff.weights.resident import Addition, ResidentWeights
 BASE = "base"
 """What stands for the base as it is among a recipe's `base_checkpoints`."""
 
+_VAE_FACTOR = 8  # pixels of a latent, in Stable Diffusion 1.x and SDXL
 _PUBLISHED_RANK = {"domain_adapter": 128, "motion_lora": 64}
 
 
@@ -125,11 +126,22 @@ class TrainedModel(nn.Module):
         self.learning.train(mode)
         return self
 
-    def forward(self, sample: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """(b c f h w) noisy latents, (b) timesteps, (b n d) text embeddings -> (b c f h w)."""
+    def forward(self, sample: Tensor, timesteps: Tensor, text: Tensor, pooled: Tensor | None = None) -> Tensor:
+        """Predict.
+
+        Args:
+            sample: (b c f h w) noisy latents.
+            timesteps: (b).
+            text: (b n d) text embeddings.
+            pooled: (b p), SDXL's.
+
+        Returns:
+            (b c f h w).
+        """
+        added = None if pooled is None else {"text_embeds": pooled, "time_ids": _time_ids(sample)}
         if isinstance(self.unet, MotionUNet):
-            return self.unet(sample, timesteps, text)
-        return self.unet(sample[:, :, 0], timesteps, text).sample[:, :, None]
+            return self.unet(sample, timesteps, text, added)
+        return self.unet(sample[:, :, 0], timesteps, text, added_cond_kwargs=added).sample[:, :, None]
 
 
 def check_fit(recipe: ModelRecipe, latent_shape: tuple[int, int, int, int]) -> None:
@@ -159,12 +171,12 @@ def check_fit(recipe: ModelRecipe, latent_shape: tuple[int, int, int, int]) -> N
         )
 
 
-def build(recipe: ModelRecipe, text_encoder: CLIPTextModel, *, seed: int, rank: int = 0) -> TrainedModel:
+def build(recipe: ModelRecipe, text_encoders: TextEncoders, *, seed: int, rank: int = 0) -> TrainedModel:
     """The model on the CPU in float32: the base frozen, the rest to be trained.
 
     Args:
         recipe: the base and the model.
-        text_encoder: the base's; what the recipe adds to the base is added to it too.
+        text_encoders: the base's; what the recipe adds to the base is added to them too.
         seed: of fresh weights.
         rank: this worker, which says whose turn it is of `base_checkpoints`.
 
@@ -173,7 +185,8 @@ def build(recipe: ModelRecipe, text_encoder: CLIPTextModel, *, seed: int, rank: 
     """
     unet, model = load_unet(recipe.base), recipe.model
     adapter = model.domain_adapter
-    ResidentWeights({"unet": unet, "text_encoder": text_encoder}).load(
+    encoders = {part: encoder for part, (_, encoder) in text_encoders.items()}
+    ResidentWeights({"unet": unet, **encoders}).load(
         _checkpoint(recipe.base_checkpoints, rank),
         [Addition(adapter.path, adapter.scale, "domain_adapter")] if adapter else [],
     )
@@ -203,6 +216,12 @@ def place(model: TrainedModel, device: torch.device, precision: str) -> torch.dt
     model.unet.to(device, dtype)
     model.learning.to(device, torch.float32)
     return dtype
+
+
+def _time_ids(sample: Tensor) -> Tensor:
+    """SDXL's (b 6): original size, upper left corner of the crop, size wanted, for pictures that were never cropped."""
+    height, width = (_VAE_FACTOR * size for size in sample.shape[-2:])
+    return sample.new_tensor([height, width, 0, 0, height, width]).expand(len(sample), 6)
 
 
 def _auto_dtype(device: torch.device) -> torch.dtype:

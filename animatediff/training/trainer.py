@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from animatediff.training.recipe import Recipe
 from animatediff.training.skips import Skips
 from animatediff.training.step import Draws, clip_losses, draw, of_clips, single_frames
 from animatediff.training.text import CaptionEncoder
-from animatediff.weights.base import load_text_encoder
+from animatediff.weights.base import load_text_encoders
 
 
 class StepResult(NamedTuple):
@@ -53,10 +54,10 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, *, device: torch.device, rank: int = 0, world_size: int = 1) -> None:
         self._recipe, self._device, self._world_size = recipe, device, world_size
-        tokenizer, encoder = load_text_encoder(recipe.base)
-        self.model = build(recipe, encoder, seed=recipe.train.seed, rank=rank)
+        encoders = load_text_encoders(recipe.base)
+        self.model = build(recipe, encoders, seed=recipe.train.seed, rank=rank)
         dtype = place(self.model, device, recipe.compute.precision)
-        self._text = CaptionEncoder(tokenizer, encoder, device, dtype)
+        self._text = CaptionEncoder(encoders, device, dtype)
         self._parameters = list(self.model.learning.parameters())
         self.optimizer = make_optimizer(self._parameters, recipe.optim)
         self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
@@ -115,10 +116,11 @@ class Trainer:
         losses = []
         for chosen in passes:
             with nullcontext() if chosen is passes[-1] else self._without_sync():
+                text, pooled = self._text([captions[i] for i in chosen.tolist()])
                 found = clip_losses(
-                    self._predict,
+                    partial(self._predict, pooled=pooled),
                     latents[chosen].to(self._device),
-                    self._text([captions[i] for i in chosen.tolist()]),
+                    text,
                     of_clips(draws, chosen),
                     self._signal,
                     schedule=self._recipe.schedule,

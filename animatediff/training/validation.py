@@ -1,6 +1,7 @@
 """The loss on clips that are never trained on, with noise and timesteps that are always the same."""
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -12,7 +13,7 @@ from animatediff.training.recipe import Recipe
 from animatediff.training.state import load_result
 from animatediff.training.step import clip_losses, draw, of_clips, single_frames
 from animatediff.training.text import CaptionEncoder
-from animatediff.weights.base import load_text_encoder
+from animatediff.weights.base import load_text_encoders
 
 _SEED = 7_000_000_000  # of noise that no training draws, as its seed is another
 _QUARTERS = 4
@@ -31,11 +32,11 @@ def validation_loss(recipe: Recipe, weights_uri: str, *, device: torch.device, n
     Raises:
         UserError: nothing is held out, or a part cannot be read.
     """
-    tokenizer, encoder = load_text_encoder(recipe.base)
-    model = build(recipe, encoder, seed=0)
+    encoders = load_text_encoders(recipe.base)
+    model = build(recipe, encoders, seed=0)
     load_result(weights_uri, model)
     dtype = place(model, device, recipe.compute.precision)
-    text = CaptionEncoder(tokenizer, encoder, device, dtype)
+    encode = CaptionEncoder(encoders, device, dtype)
     signal = alphas_cumprod(recipe.schedule).to(device)
     loader = ClipLoader(
         recipe.dataset_uri,
@@ -64,9 +65,9 @@ def validation_loss(recipe: Recipe, weights_uri: str, *, device: torch.device, n
         middles = (2 * torch.arange(_QUARTERS) + 1) * num_timesteps // (2 * _QUARTERS)
         four = replace(of_clips(draws, torch.zeros(_QUARTERS, dtype=torch.long)), timesteps=middles)
         latents = latents.expand(_QUARTERS, *latents.shape[1:]).to(device)
-        texts = text(batch.captions * _QUARTERS)
-        schedule, objective = recipe.schedule, recipe.objective
-        return clip_losses(model, latents, texts, four, signal, schedule=schedule, objective=objective).mean().item()
+        text, pooled = encode(batch.captions * _QUARTERS)
+        predict, schedule, objective = partial(model, pooled=pooled), recipe.schedule, recipe.objective
+        return clip_losses(predict, latents, text, four, signal, schedule=schedule, objective=objective).mean().item()
 
     losses = [loss(i, loader.load(i)) for i in range(min(num_clips, loader.num_clips))]
     return sum(losses) / len(losses)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from animatediff import storage
 from animatediff.errors import UserError
@@ -66,11 +66,29 @@ def load_text_encoder(base: str) -> tuple[CLIPTokenizer, CLIPTextModel]:
     Raises:
         UserError: the base has none, or is an SDXL with two.
     """
-    folder = resolve(base)
-    index = Path(folder) / "model_index.json"
-    if index.is_file() and "text_encoder_2" in parse_json(index.read_bytes(), str(index)):
-        raise UserError(f"base {base} is an SDXL model; the jobs take Stable Diffusion 1.x bases")
+    if _is_sdxl(base):
+        raise UserError(f"base {base} is an SDXL model; clips are rendered with Stable Diffusion 1.x bases only")
     return _load(CLIPTokenizer, base, "tokenizer"), _load(CLIPTextModel, base, "text_encoder")
+
+
+def load_text_encoders(base: str) -> dict[str, tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWithProjection]]:
+    """The tokenizers and the frozen text encoders by part: `text_encoder`, and SDXL's `text_encoder_2`.
+
+    Raises:
+        UserError: the base has none.
+    """
+    found = {"text_encoder": (_load(CLIPTokenizer, base, "tokenizer"), _load(CLIPTextModel, base, "text_encoder"))}
+    if _is_sdxl(base):
+        second = _load(CLIPTextModelWithProjection, base, "text_encoder_2")
+        found["text_encoder_2"] = (_load(CLIPTokenizer, base, "tokenizer_2"), second)
+    return found
+
+
+def _is_sdxl(base: str) -> bool:
+    index = Path(resolve(base)) / "model_index.json"
+    if index.is_file():
+        return "text_encoder_2" in parse_json(index.read_bytes(), str(index))
+    return load_config(base, "unet").get("addition_embed_type") is not None  # a hub id
 
 
 def _load(cls: Any, base: str, part: str) -> Any:

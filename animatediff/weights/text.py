@@ -5,6 +5,7 @@ import logging
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,6 +86,20 @@ class PromptEncoder:
         Args:
             texts: b prompts or captions; "" is the unconditional one.
         """
+        return self._run(texts).last_hidden_state
+
+    @torch.no_grad()
+    def encode_xl(self, texts: list[str]) -> tuple[Tensor, Tensor | None]:
+        """What SDXL takes of each of its encoders.
+
+        Returns:
+            (b n d), the hidden state before the last layer; and (b p), the pooled and projected embedding, of an
+            encoder that has a projection.
+        """
+        out = self._run(texts, output_hidden_states=True)
+        return out.hidden_states[-2], getattr(out, "text_embeds", None)
+
+    def _run(self, texts: list[str], **options: bool) -> Any:
         ids = torch.tensor([self._padded(text) for text in texts])
         learned = ids < 0
         vectors = self._vectors[-1 - ids[learned]]
@@ -96,7 +111,7 @@ class PromptEncoder:
         # Any ordinary id will do beneath a vector; the pooled output looks for the end token's, or the highest.
         ordinary = ids.clamp(min=0).to(self._encoder.device)
         with self._table.register_forward_hook(put_vectors):
-            return self._encoder(ordinary).last_hidden_state
+            return self._encoder(ordinary, **options)
 
     @property
     def _table(self) -> torch.nn.Embedding:

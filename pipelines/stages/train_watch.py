@@ -33,7 +33,6 @@ class Watch:
     def __init__(self, config: TrainConfig, run: TrainRun, tracker: Tracker) -> None:
         self._config, self.run, self._tracker = config, run, tracker
         self._losses: deque[float] = deque(maxlen=_WINDOW)
-        self._skipped: list[str] = []
 
     def follow(self, entries: Any) -> TrainRun:
         """Take in all entries of `train`.
@@ -77,10 +76,10 @@ class Watch:
     def _note_skip(self, entry: dict[str, Any]) -> None:
         clips = ", ".join(entry["clip_ids"]) or "none to blame: the loss scaler found its range"
         logger.warning("step %d was skipped, its loss or gradient is not finite (clips: %s)", entry["skipped"], clips)
-        self._skipped.append(json.dumps({"step": entry["skipped"], "clip_ids": entry["clip_ids"]}))
+        line = json.dumps({"step": entry["skipped"], "clip_ids": entry["clip_ids"]}) + "\n"
         uri = storage.join(self._config.output_uri, SKIPPED_FILE)
-        earlier = storage.read_bytes(uri).decode().splitlines() if storage.exists(uri) else []
-        storage.write_bytes(uri, ("\n".join([*earlier, self._skipped[-1]]) + "\n").encode())
+        earlier = storage.read_bytes(uri) if storage.exists(uri) else b""
+        storage.write_bytes(uri, earlier + line.encode())
 
     def _validated(self, entry: dict[str, Any]) -> None:
         step = int(entry["validated"])

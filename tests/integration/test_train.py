@@ -44,7 +44,8 @@ def make_config(workplace, base, monkeypatch):
             dataset_uri="dataset",
             base=base,
             output_uri=name,
-            train={"num_steps": STEPS, "batch_size": 4, "log_every": 1, "checkpoint_every": 2} | train,
+            train={"num_steps": STEPS, "batch_size": 4, "log_every": 1, "checkpoint_every": 2, "ema_decay": 0.9}
+            | train,
             optim={"lr": 3e-3},
             scaling={"num_workers": num_workers, "cpus_per_worker": 0.5, "max_failures": 0},
             sample={"num_inference_steps": 2},
@@ -143,3 +144,18 @@ def test_a_killed_job_goes_on_even_longer_and_gives_the_very_same_weights(one_wo
     assert STEPS in losses(rerun)
     expected = weights("one")
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights("killed").items())
+    assert tensors(state("killed")) == tensors(state("one"))
+
+
+def state(output):
+    """Weights, moments and the rest of the last checkpoint."""
+    return torch.load(f"{output}/checkpoints/step-{STEPS:08}/training_state.pt", weights_only=True)
+
+
+def tensors(value):
+    """With all tensors as bytes, so that equality is that of every bit."""
+    if isinstance(value, torch.Tensor):
+        return value.numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: tensors(item) for key, item in value.items()}
+    return [tensors(item) for item in value] if isinstance(value, (list, tuple)) else value

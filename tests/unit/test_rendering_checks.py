@@ -149,5 +149,5 @@ def test_an_sdxl_base_is_told(content, files, tmp_path):
     config = json.loads((base / "unet" / "config.json").read_text())
     config |= {"addition_embed_type": "text_time", "projection_class_embeddings_input_dim": 2816}
     (base / "unet" / "config.json").write_text(json.dumps(config | {"addition_time_embed_dim": 256}))
-    with pytest.raises(UserError, match="is an SDXL model; the jobs take"):
+    with pytest.raises(UserError, match="is an SDXL model; clips are rendered with"):
         check(Catalog.model_validate(content | {"base": str(base)}))

@@ -205,7 +205,7 @@ def test_captions_reach_a_module_that_attends_to_them_and_its_file_says_so(make,
     recipe = make("finetune", model={"lora_rank": None, "text_conditioned": True})
     fresh = Trainer(recipe, device=CPU)
     without = Trainer(make("finetune", model={"lora_rank": None}), device=CPU)
-    sample, text = torch.randn(1, 4, 3, 8, 8), fresh._text(["caption 1"])
+    sample, text = torch.randn(1, 4, 3, 8, 8), fresh._text(["caption 1"]).text
     with torch.no_grad():
         same = [t.model(sample, torch.tensor([500]), text) for t in (fresh, without)]
     assert torch.equal(*same)
@@ -214,7 +214,8 @@ def test_captions_reach_a_module_that_attends_to_them_and_its_file_says_so(make,
     trainer.write_result(uri)
     assert motion_modules.open_file(uri).config.text_width == text.shape[-1]
     with torch.no_grad():
-        moved = [trainer.model(sample, torch.tensor([500]), trainer._text([c])) for c in ("caption 1", "caption 2")]
+        texts = [trainer._text([caption]).text for caption in ("caption 1", "caption 2")]
+        moved = [trainer.model(sample, torch.tensor([500]), text) for text in texts]
     assert not torch.equal(*moved)
 
 
@@ -250,14 +251,14 @@ def test_a_second_datasets_batches_come_among_the_first_ones(make, world):
     assert torch.equal(ids[2], next(first).latents)
 
 
-def poison(folder, clip_id):
+def poison(folder, clip_id, shape=SHAPE):
     """The dataset's latents of one clip become infinite."""
     uri = next(folder.rglob("shard-*.parquet"))
     table = pq.read_table(uri)
     rows = table.to_pylist()
     for row in rows:
         if row["clip_id"] == clip_id:
-            row["latent"] = np.full(SHAPE, np.inf, np.float16).tobytes()
+            row["latent"] = np.full(shape, np.inf, np.float16).tobytes()
     pq.write_table(type(table).from_pylist(rows, schema=shards.SCHEMA), uri)
 
 

@@ -13,7 +13,7 @@ from animatediff.training.optimizer import OptimConfig
 from animatediff.training.recipe import Recipe
 from animatediff.training.trainer import Trainer
 from animatediff.weights import motion_modules
-from animatediff.weights.base import load_text_encoder, load_unet
+from animatediff.weights.base import load_text_encoders, load_unet
 from tests.unit.test_data_loader import write_dataset
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ MOTION_MODULE = "motion_module.safetensors"
 
 
 def build(recipe, **options):
-    return build_for(recipe, load_text_encoder(recipe.base)[1], **options)
+    return build_for(recipe, load_text_encoders(recipe.base), **options)
 
 
 def learned(trainer):

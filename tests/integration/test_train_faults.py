@@ -1,0 +1,166 @@
+"""Training that loses a worker, changes its size, meets bad clips, and is looked at on its way."""
+
+import json
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from animatediff.errors import UserError
+from animatediff.weights import motion_modules
+from pipelines.settings import TrainConfig
+from pipelines.train import main
+from tests.integration.processes import below, kill
+from tests.unit.test_data_loader import write_dataset
+from tests.unit.test_training_recipes import poison
+
+# Large enough for well-conditioned norms: in tiny latents rounding of 1e-8 grows chaotically.
+SHAPE = (4, 4, 16, 16)
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder to run in, with a dataset; MLflow's file and the runs come beside it."""
+    folder = tmp_path_factory.mktemp("faults")
+    write_dataset(folder / "dataset", shards=(9, 8), shapes=(SHAPE,))
+    return folder
+
+
+@pytest.fixture
+def make_config(workplace, base, monkeypatch):
+    monkeypatch.chdir(workplace)
+
+    def make(name, *, scaling=None, sample=None, dataset="dataset", **train):
+        return TrainConfig(
+            run_name=name,
+            dataset_uri=dataset,
+            base=base,
+            output_uri=name,
+            train={"num_steps": STEPS, "batch_size": 4, "log_every": 1, "checkpoint_every": 2} | train,
+            optim={"lr": 3e-3},
+            scaling={"num_workers": 1, "cpus_per_worker": 0.5, "max_failures": 0} | (scaling or {}),
+            sample={"num_inference_steps": 2} | (sample or {}),
+        )
+
+    return make
+
+
+def history(run, name):
+    return MlflowClient("sqlite:///runs/mlflow.db").get_metric_history(run.mlflow_run_id, name)
+
+
+def losses(run):
+    return {metric.step: metric.value for metric in history(run, "loss")}
+
+
+def weights(output):
+    state = motion_modules.read(f"{output}/motion_module.safetensors").state_dict()
+    return torch.cat([tensor.flatten() for tensor in state.values()])
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    return {}
+
+
+@pytest.fixture
+def straight(cluster, make_config, undisturbed):
+    """A run of one worker that nothing happened to, made once."""
+    if not undisturbed:
+        undisturbed["run"] = main(make_config("straight"))
+    return undisturbed["run"]
+
+
+def kill_a_worker_after(step, output):
+    """Wait in a thread for a checkpoint, then kill one training worker without a warning."""
+    killed = []
+
+    def watch():
+        deadline = time.monotonic() + 120
+        while not Path(output, "checkpoints", f"step-{step:08}", "state.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        workers = [pid for pid, command in below(os.getpid()).items() if "TrainWorker" in command]
+        kill(workers[-1:])
+        killed.extend(workers[-1:])
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread, killed
+
+
+def test_a_run_that_loses_a_worker_recovers_by_itself_and_skips_no_batch(straight, make_config, caplog):
+    config = make_config("lost", scaling={"num_workers": 2, "max_failures": 1})
+    thread, killed = kill_a_worker_after(2, "lost")
+    with caplog.at_level(logging.WARNING):
+        run = main(config)
+    thread.join()
+    assert len(killed) == 1
+    assert "the workers failed and started again after step" in caplog.text
+    assert run.num_steps == STEPS
+    assert losses(run) == pytest.approx(losses(straight), rel=1e-4)
+    assert [metric.step for metric in history(run, "loss")] == list(range(1, STEPS + 1))
+    runs = MlflowClient("sqlite:///runs/mlflow.db").search_runs(["1"], "attributes.run_name = 'lost'")
+    assert [found.info.status for found in runs] == ["FINISHED"]
+
+
+def test_more_and_fewer_workers_go_on_with_the_same_batches(straight, make_config):
+    main(make_config("sizes", num_steps=2))
+    main(make_config("sizes", num_steps=6, scaling={"num_workers": 2}))
+    run = main(make_config("sizes"))
+    assert losses(run) == pytest.approx(losses(straight), rel=1e-4)
+    first, other = weights("straight"), weights("sizes")
+    assert (first - other).abs().max() < 1e-3  # AdamW divides by tiny second moments, so that roundings grow
+
+
+def test_an_elastic_run_takes_the_workers_that_there_are(straight, make_config):
+    run = main(make_config("elastic", scaling={"num_workers": (1, 4), "cpus_per_worker": 1}))
+    assert losses(run) == pytest.approx(losses(straight), rel=1e-4)
+
+
+def test_bad_clips_are_skipped_noted_and_do_not_stop_the_run(cluster, make_config, workplace, caplog):
+    write_dataset(workplace / "bad", shards=(9,), shapes=(SHAPE,))
+    poison(workplace / "bad", "clip-003", SHAPE)
+    run = main(make_config("bad-run", dataset="bad", scaling={"num_workers": 2}))
+    noted = [json.loads(line) for line in Path("bad-run/skipped.jsonl").read_text().splitlines()]
+    assert {tuple(entry["clip_ids"]) for entry in noted} == {("clip-003",)}
+    assert len(noted) in (3, 4)  # 32 places for 9 clips
+    assert [metric.value for metric in history(run, "skipped_steps")][-1] == len(noted)
+    assert "its loss or gradient is not finite (clips: clip-003)" in caplog.text
+    assert weights("bad-run").isfinite().all()
+    with pytest.raises(UserError, match=r"1 steps in a row.*leave out bad clips.*clips: clip-003\."):
+        main(make_config("bad-strict", dataset="bad", max_skipped_steps=0))
+
+
+def test_checkpoints_are_looked_at_beside_the_training(cluster, make_config):
+    config = make_config("watched", holdout=0.3, sample={"every": 4, "prompts": ("one", "two"), "num_loss_clips": 3})
+    run = main(config)
+    found = {path.relative_to("watched").as_posix() for path in Path("watched/validation").rglob("*.*")}
+    names = ("0.gif", "0.mp4", "1.gif", "1.mp4")
+    assert found == {f"validation/step-{step:08}/{name}" for step in (4, 8) for name in names}
+    measured = {metric.step: metric.value for metric in history(run, "val_loss")}
+    assert set(measured) == {4, 8}
+    best = json.loads(Path("watched/best.json").read_text())
+    assert best["val_loss"] == min(measured.values()) == measured[best["step"]]
+    kept = motion_modules.read("watched/best_motion_module.safetensors").state_dict()
+    last = motion_modules.read("watched/motion_module.safetensors").state_dict()
+    is_last = all(np.array_equal(a, b) for a, b in zip(kept.values(), last.values(), strict=True))
+    assert is_last == (best["step"] == STEPS)
+    client = MlflowClient("sqlite:///runs/mlflow.db")
+    folders = [file.path for file in client.list_artifacts(run.mlflow_run_id, "validation")]
+    assert folders == ["validation/step-00000004", "validation/step-00000008"]
+
+
+def test_a_changed_config_goes_on_where_it_is_allowed(straight, make_config, caplog):
+    changed = make_config("straight", num_steps=STEPS + 1, caption_dropout=0.5)
+    with pytest.raises(UserError, match=r"train\.caption_dropout: 0\.1 -> 0\.5: .*--allow-config-change"):
+        main(changed)
+    run = main(changed.model_copy(update={"allow_config_change": True}))
+    assert run.num_steps == STEPS + 1
+    assert "goes on with a changed config: train.caption_dropout: 0.1 -> 0.5" in caplog.text
