@@ -9,7 +9,7 @@ from animatediff.diffusion.schedule import NoiseSchedule, ddim_scheduler
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionUNet
-from animatediff.rendering.catalog import Catalog, Entry, Item, Weights
+from animatediff.rendering.catalog import Catalog, Entry, Item, Weights, schedule_of
 from animatediff.weights import motion_modules, textual_inversion
 from animatediff.weights.architectures import known_base
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
@@ -27,17 +27,17 @@ class Animator:
         base: the Stable Diffusion base.
         motion_module: URI of the motion module's file; it must fit the base. None is no motion: every frame is a
             picture of the base's own.
-        schedule: the noise schedule that the motion module was trained with.
+        schedule: the noise schedule that the motion module was trained with; None is the one that its file names.
         device: where the models stay; weights are float16 on a GPU, float32 on a CPU.
 
     Raises:
         UserError: the base or the motion module cannot be loaded.
     """
 
-    def __init__(self, base: str, motion_module: str | None, *, schedule: NoiseSchedule, device: str) -> None:
+    def __init__(self, base: str, motion_module: str | None, *, schedule: NoiseSchedule | None, device: str) -> None:
         self._device = torch.device(device)
         self._dtype = torch.float32 if self._device.type == "cpu" else torch.float16
-        self._scheduler = ddim_scheduler(schedule)
+        self._scheduler = ddim_scheduler(schedule or schedule_of(motion_module))
         tokenizer, self._text_encoder = load_text_encoder(base)
         self._vae = load_vae(base)
         self._unet = _motion_unet(base, motion_module).requires_grad_(False).eval()

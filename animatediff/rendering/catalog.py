@@ -7,13 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationError
 
 from animatediff import storage
 from animatediff.config import Config
 from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.errors import UserError
-from animatediff.weights import base, checkpoints, textual_inversion
+from animatediff.weights import base, checkpoints, motion_modules, textual_inversion
 from animatediff.weights.resident import Addition
 
 RENDER_VERSION = 2
@@ -105,8 +105,8 @@ class Catalog(SeededSettings):
     """A diffusers folder, a URI, or a hub id."""
     motion_module: WeightsUri
     """A `.safetensors` file, trained here or published."""
-    noise_schedule: NoiseSchedule = NoiseSchedule()
-    """The one that the motion module was trained with."""
+    noise_schedule: NoiseSchedule | None = None
+    """The one that the motion module was trained with; default: the one that its file names, else the reference's."""
     entries: tuple[Entry, ...] = Field(min_length=1)
 
     def settings(self, entry: Entry) -> SeededSettings:
@@ -159,7 +159,8 @@ def expand(catalog: Catalog) -> list[Item]:
         "version": RENDER_VERSION,
         "base": content_hash(folder) if Path(folder).exists() else folder,
         "motion_module": content_hash(catalog.motion_module),
-        "noise_schedule": catalog.noise_schedule.model_dump(),
+        # Left out, it is the motion module's own, which that one's hash covers.
+        "noise_schedule": catalog.noise_schedule and catalog.noise_schedule.model_dump(),
     }
     items: list[Item] = []
     for entry in catalog.entries:
@@ -170,6 +171,20 @@ def expand(catalog: Catalog) -> list[Item]:
         }
         items += _entry_items(catalog, entry, shared | weights)
     return items
+
+
+def schedule_of(motion_module: str | None) -> NoiseSchedule:
+    """The noise schedule that a motion module's file says it was trained with; the reference's where it says none.
+
+    Raises:
+        UserError: the file cannot be read, or says something else.
+    """
+    found = motion_modules.open_file(motion_module).schedule if motion_module is not None else None
+    try:
+        return NoiseSchedule.model_validate(found or {})
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise UserError(f"the noise schedule in {motion_module} cannot be used: {reason}") from error
 
 
 def token_of(file: EmbeddingFile) -> str | None:

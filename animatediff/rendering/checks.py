@@ -10,7 +10,7 @@ from typing import Any
 from animatediff import storage
 from animatediff.config import load
 from animatediff.errors import UserError
-from animatediff.rendering.catalog import Catalog, Entry, token_of
+from animatediff.rendering.catalog import Catalog, Entry, schedule_of, token_of
 from animatediff.weights import lora, motion_modules
 from animatediff.weights.base import load_config
 from animatediff.weights.files import local_copy
@@ -111,6 +111,7 @@ def _model_problems(catalog: Catalog) -> Iterator[str]:
     motion_modules.check_fits(motion, unet, catalog.base)
     if not motion.config.use_mid_block:
         _warn_of_mid_blocks(catalog)
+    _warn_of_schedule(catalog, motion)
     for entry in catalog.entries:
         problems = [*_setting_problems(catalog, entry, motion, vae), *_unused_embeddings(catalog, entry)]
         yield from (f"entry {entry.name!r}: {problem}" for problem in problems)
@@ -126,6 +127,14 @@ def _warn_of_mid_blocks(catalog: Catalog) -> None:
                 )
 
 
+def _warn_of_schedule(catalog: Catalog, motion: MotionFile) -> None:
+    if catalog.noise_schedule and motion.schedule and catalog.noise_schedule != schedule_of(motion.uri):
+        logger.warning(
+            "noise_schedule is not the one that %s was trained with: expect grey or noisy pictures, or leave it out",
+            motion.uri,
+        )
+
+
 def _setting_problems(catalog: Catalog, entry: Entry, motion: MotionFile, vae: dict[str, Any]) -> Iterator[str]:
     settings = catalog.settings(entry)
     factor = 2 ** (len(vae["block_out_channels"]) - 1)  # pixels a side that one latent covers
@@ -137,7 +146,8 @@ def _setting_problems(catalog: Catalog, entry: Entry, motion: MotionFile, vae: d
     longest = motion.config.max_frames if motion.config.use_positions else None
     if longest is not None and settings.num_frames > longest:
         yield f"the motion module takes at most {longest} frames, not {settings.num_frames}"
-    if settings.num_inference_steps > catalog.noise_schedule.num_train_timesteps:
+    schedule = catalog.noise_schedule or schedule_of(motion.uri)
+    if settings.num_inference_steps > schedule.num_train_timesteps:
         yield "more steps than the noise schedule has"
 
 

@@ -91,6 +91,7 @@ class Recipe(Config):
     objective: ObjectiveConfig = ObjectiveConfig()
     optim: OptimConfig = OptimConfig()
     schedule: NoiseSchedule = NoiseSchedule()
+    """Of the noise. Default: the one that the file of `model.motion_module` names, else the reference's."""
     train: StepConfig = StepConfig()
     compute: ComputeConfig = ComputeConfig()
 

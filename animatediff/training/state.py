@@ -4,8 +4,8 @@ No random state is kept: every draw follows from the seed, the step and the clip
 """
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,6 +13,7 @@ from animatediff import storage
 from animatediff.models.lora import LowRankAdapters
 from animatediff.training.ema import Ema
 from animatediff.training.model import TrainedModel
+from animatediff.training.recipe import Recipe
 from animatediff.weights import adapters, motion_modules
 
 _TENSORS = "training_state.pt"
@@ -21,43 +22,44 @@ _STATE = "state.json"
 
 def save(
     folder: Path,
-    file_name: str,
     model: TrainedModel,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     ema: Ema | None,
     *,
     step: int,
-    config: dict[str, Any],
+    recipe: Recipe,
 ) -> None:
     """Write the state after `step` steps.
 
     Args:
         folder: exists.
-        file_name: of the weights: the averages where there are any, else those of the last step.
         model: what is trained, in its place.
         optimizer: its.
         scaler: its.
         ema: its averages, if any.
         step: steps done.
-        config: the run's config, kept for the record.
+        recipe: the run's, kept for the record.
     """
-    write_result(str(folder / file_name), model, ema)
+    write_result(str(folder / recipe.result_file), model, ema, recipe)
     # The file holds the averages; the weights themselves are needed to go on.
     weights = {"weights": model.learning.state_dict()} if ema is not None else {}
     state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), **weights}
     torch.save(state, folder / _TENSORS)
-    content = json.dumps({"step": step, "config": config}, indent=2)
+    content = json.dumps({"step": step, "config": recipe.model_dump(mode="json")}, indent=2)
     storage.write_bytes(str(folder / _STATE), content.encode())
 
 
-def write_result(uri: str, model: TrainedModel, ema: Ema | None) -> None:
-    """Write what was trained as a weights file in its official layout: the averages where there are any."""
-    if ema is None:
-        _write(uri, model)
-        return
-    with ema.in_place():
-        _write(uri, model)
+def write_result(uri: str, model: TrainedModel, ema: Ema | None, recipe: Recipe) -> None:
+    """Write what was trained as a weights file in its official layout: the averages where there are any.
+
+    Motion modules say which noise schedule they were trained with.
+    """
+    with ema.in_place() if ema is not None else nullcontext():
+        if isinstance(model.learning, LowRankAdapters):
+            adapters.write(uri, model.learning, metadata={})
+        else:
+            motion_modules.write(uri, model.learning, schedule=recipe.schedule.model_dump())
 
 
 def load(
@@ -98,10 +100,3 @@ def load_result(uri: str, model: TrainedModel) -> None:
         adapters.read_into(uri, model.learning, model.host)
     else:
         model.learning.load_state_dict(motion_modules.read(uri).state_dict())
-
-
-def _write(uri: str, model: TrainedModel) -> None:
-    if isinstance(model.learning, LowRankAdapters):
-        adapters.write(uri, model.learning, metadata={})
-    else:
-        motion_modules.write(uri, model.learning)

@@ -134,9 +134,7 @@ class Trainer:
 
     def save(self, folder: Path, *, step: int) -> None:
         """Write the training state after `step` steps into an existing folder."""
-        config = self._recipe.model_dump(mode="json")
-        file, parts = self._recipe.result_file, (self.model, self.optimizer, self._scaler, self.ema)
-        state.save(folder, file, *parts, step=step, config=config)
+        state.save(folder, self.model, self.optimizer, self._scaler, self.ema, step=step, recipe=self._recipe)
 
     def load(self, folder: Path) -> int:
         """Continue from a saved state.
@@ -151,7 +149,7 @@ class Trainer:
 
     def write_result(self, uri: str) -> None:
         """Write the weights file that has been trained."""
-        state.write_result(uri, self.model, self.ema)
+        state.write_result(uri, self.model, self.ema, self._recipe)
 
     def _without_sync(self) -> AbstractContextManager[None]:
         """Gradients travel once a step, with its last pass."""

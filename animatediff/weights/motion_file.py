@@ -75,6 +75,8 @@ class MotionFile:
     config: MotionConfig
     state: Mapping[str, Tensor]
     """By official names, in the file's own precision, memory-mapped: not to be written to. No position tables."""
+    schedule: dict[str, Any] | None = None
+    """Fields of the `NoiseSchedule` that it was trained with; None where the file does not say."""
 
     def build(self) -> MotionModules:
         """The motion modules, float32.
@@ -116,7 +118,7 @@ def open_file(uri: str) -> MotionFile:
         raise UserError(f"{uri} is {what}")
     _check_tables(file)
     state = _official_state(file, found.layout)
-    opened = MotionFile(uri, found.layout, found.version, found.config, state)
+    opened = MotionFile(uri, found.layout, found.version, found.config, state, layouts.own_schedule(file.metadata))
     _check_whole(opened, is_own=layouts.CONFIG_KEY in file.metadata)
     if found.note:
         _log.warning("%s: %s", uri, found.note)

@@ -1,5 +1,6 @@
 """Motion module files by their names and shapes: whose layout it is, which version, and each tensor's official name."""
 
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
@@ -27,6 +28,7 @@ _LIST: dict[Layout, str] = {
     "diffusers": "motion_modules",
     "hotshotxl": "temporal_attentions",
 }
+_SCHEDULE = "noise_schedule"  # beside the fields of the config
 _BLOCK = "transformer_blocks.0."
 _TEXT_KEYS = ".text_attention.to_k.weight"  # which no published file has
 _TO_DIFFUSERS = (
@@ -117,8 +119,32 @@ def own_config(metadata: Mapping[str, str]) -> MotionConfig | None:
     Raises:
         ValueError: it cannot be read.
     """
+    content = _own_content(metadata)
+    return MotionConfig.model_validate({k: v for k, v in content.items() if k != _SCHEDULE}) if content else None
+
+
+def own_schedule(metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    """The noise schedule that a file written here was trained with, if it says so.
+
+    Raises:
+        ValueError: the config cannot be read.
+    """
+    schedule = _own_content(metadata).get(_SCHEDULE)
+    return schedule if isinstance(schedule, dict) else None
+
+
+def own_metadata(config: MotionConfig, schedule: Mapping[str, Any] | None) -> dict[str, str]:
+    """What `own_config` and `own_schedule` read back.
+
+    It is one entry: the order of several is left to chance, and the file's bytes with it.
+    """
+    extra = {} if schedule is None else {_SCHEDULE: dict(schedule)}
+    return {CONFIG_KEY: json.dumps(config.model_dump(mode="json") | extra)}
+
+
+def _own_content(metadata: Mapping[str, str]) -> dict[str, Any]:
     text = metadata.get(CONFIG_KEY)
-    return None if text is None else MotionConfig.model_validate(parse_json(text, CONFIG_KEY))
+    return {} if text is None else parse_json(text, CONFIG_KEY)
 
 
 def adapter_settings(adapter: Mapping[str, Any]) -> dict[str, Any]:

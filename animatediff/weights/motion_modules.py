@@ -34,7 +34,13 @@ def read(uri: str) -> MotionModules:
     return open_file(uri).build()
 
 
-def write(uri: str, motion: MotionModules | MotionFile, *, to: Literal["official", "diffusers"] = "official") -> None:
+def write(
+    uri: str,
+    motion: MotionModules | MotionFile,
+    *,
+    to: Literal["official", "diffusers"] = "official",
+    schedule: Mapping[str, Any] | None = None,
+) -> None:
     """Write motion modules in their own precision, with their config in the metadata: `read` gives them back exactly.
 
     Args:
@@ -42,6 +48,7 @@ def write(uri: str, motion: MotionModules | MotionFile, *, to: Literal["official
         motion: what to write.
         to: `official`: as guoyww/AnimateDiff, with the position tables by which other programs know a motion module.
             `diffusers`: a folder that `diffusers.MotionAdapter.from_pretrained` opens.
+        schedule: fields of the `NoiseSchedule` that it was trained with, and must be sampled with.
 
     Raises:
         UserError: diffusers has no such motion modules, or the storage cannot be written to.
@@ -52,7 +59,7 @@ def write(uri: str, motion: MotionModules | MotionFile, *, to: Literal["official
     if motion.config.use_positions:
         tensors |= _tables(motion.config, state, to)
     target = uri if settings is None else storage.join(uri, WEIGHTS_FILES[0])
-    save_tensors(target, tensors, {layouts.CONFIG_KEY: motion.config.model_dump_json()})
+    save_tensors(target, tensors, layouts.own_metadata(motion.config, schedule))
     if settings is not None:
         storage.write_bytes(storage.join(uri, "config.json"), json.dumps(settings, indent=2).encode())
 
@@ -71,7 +78,8 @@ def convert(uri: str, out_uri: str, *, to: Literal["official", "diffusers"]) -> 
     if out_uri.endswith(".safetensors") != (to == "official"):
         wanted = "a file whose name ends with .safetensors" if to == "official" else "a folder, not a .safetensors file"
         raise UserError(f"the {to} layout is {wanted}: {out_uri} is not")
-    write(out_uri, open_file(uri), to=to)
+    file = open_file(uri)
+    write(out_uri, file, to=to, schedule=file.schedule)
 
 
 def check_fits(motion: MotionFile, base_config: Mapping[str, Any], base: str) -> None:

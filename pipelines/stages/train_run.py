@@ -9,9 +9,12 @@ from animatediff import storage
 from animatediff.config import Config, differing_fields, dump, read_yaml
 from animatediff.data.loader import latent_shapes
 from animatediff.data.manifest import Manifest, read_manifest
+from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.errors import UserError
+from animatediff.rendering.catalog import schedule_of
 from animatediff.training.model import BASE, check_fit
 from animatediff.training.recipe import Recipe
+from animatediff.weights import motion_modules
 from pipelines.model_uris import resolve_model_uri
 from pipelines.settings import TrainConfig
 
@@ -123,11 +126,22 @@ def _absolute(config: TrainConfig) -> Recipe:
     if model.motion_module is not None:
         uri = resolve_model_uri(model.motion_module, storage.absolute(config.output_uri))
         model = model.model_copy(update={"motion_module": storage.absolute_if_there(uri)})
+        recipe["schedule"] = _schedule(config, storage.absolute_if_there(uri))
     if model.domain_adapter is not None:
         uri = resolve_model_uri(model.domain_adapter.path, storage.absolute(config.output_uri))
         adapter = model.domain_adapter.model_copy(update={"path": storage.absolute_if_there(uri)})
         model = model.model_copy(update={"domain_adapter": adapter})
     return Recipe(**(recipe | {"model": model}))
+
+
+def _schedule(config: TrainConfig, motion_module: str) -> NoiseSchedule:
+    """The config's, or where it says nothing the one that the motion module was trained with before."""
+    before = schedule_of(motion_module)
+    if "schedule" not in config.model_fields_set:
+        return before
+    if motion_modules.open_file(motion_module).schedule is not None and config.schedule != before:
+        logger.warning("the schedule is not the one that %s was trained with before", motion_module)
+    return config.schedule
 
 
 def _read(output_uri: str) -> TrainRun | None:

@@ -97,6 +97,17 @@ def test_each_setting_of_an_item_counts(animator):
         assert (rendered(animator, BARE, **change) != bare).any(), change
 
 
+def test_without_a_schedule_the_motion_modules_own_is_used(files, tmp_path):
+    uri = str(tmp_path / "motion.safetensors")
+    motion_modules.write(uri, motion_modules.read(str(files / "motion.safetensors")), schedule={"beta_end": 0.05})
+    schedules = (None, NoiseSchedule(beta_end=0.05), NoiseSchedule())
+    own, same, other = (
+        rendered(Animator(str(files / "base"), uri, schedule=schedule, device="cpu"), BARE) for schedule in schedules
+    )
+    assert np.array_equal(own, same)
+    assert not np.array_equal(own, other)
+
+
 @pytest.mark.parametrize(
     "kinds",
     [

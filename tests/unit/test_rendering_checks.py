@@ -151,3 +151,19 @@ def test_an_sdxl_base_is_told(content, files, tmp_path):
     (base / "unet" / "config.json").write_text(json.dumps(config | {"addition_time_embed_dim": 256}))
     with pytest.raises(UserError, match="is an SDXL model; clips are rendered with"):
         check(Catalog.model_validate(content | {"base": str(base)}))
+
+
+def test_a_noise_schedule_other_than_the_motion_modules_own_is_warned_of(content, tmp_path, caplog):
+    motion = motion_modules.read(content["motion_module"])
+    uri = str(tmp_path / "motion.safetensors")
+    motion_modules.write(uri, motion, schedule={"beta_end": 0.02})
+    for schedule, is_other in ((None, False), ({"beta_end": 0.02}, False), ({}, True), ({"beta_end": 0.012}, True)):
+        caplog.clear()
+        check(Catalog.model_validate(content | {"motion_module": uri, "noise_schedule": schedule}))
+        assert ("is not the one that" in caplog.text) == is_other
+    caplog.clear()
+    check(Catalog.model_validate(content | {"noise_schedule": {"beta_end": 0.02}}))
+    assert "is not the one that" not in caplog.text  # the file does not say
+    motion_modules.write(uri, motion, schedule={"beta_schedule": "strange"})
+    with pytest.raises(UserError, match="the noise schedule in .* cannot be used"):
+        check(Catalog.model_validate(content | {"motion_module": uri}))

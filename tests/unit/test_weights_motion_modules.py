@@ -3,6 +3,7 @@ import json
 import logging
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -605,3 +606,17 @@ def test_a_module_that_attends_to_captions_comes_back_as_it_was(tmp_path, keeps_
     )  # the position tables, which no file brings
     with pytest.raises(UserError, match="no motion modules with attention to the caption"):
         motion_modules.write(str(tmp_path / "folder"), motion, to="diffusers")
+
+
+def test_a_file_says_which_noise_schedule_it_was_trained_with_and_is_always_the_same_bytes(tmp_path):
+    motion, schedule = make("v3"), {"beta_end": 0.02, "beta_schedule": "linear"}
+    uris = [str(tmp_path / f"{i}.safetensors") for i in range(6)]
+    for uri in uris:
+        motion_modules.write(uri, motion, schedule=schedule)
+    assert len({Path(uri).read_bytes() for uri in uris}) == 1
+    assert motion_modules.open_file(uris[0]).schedule == schedule
+    assert motion_modules.open_file(uris[0]).config == motion.config
+    motion_modules.convert(uris[0], str(tmp_path / "folder"), to="diffusers")
+    assert motion_modules.open_file(str(tmp_path / "folder")).schedule == schedule
+    motion_modules.write(uris[0], motion)
+    assert motion_modules.open_file(uris[0]).schedule is None
