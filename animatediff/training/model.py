@@ -27,8 +27,8 @@ _PUBLISHED_RANK = {"domain_adapter": 128, "motion_lora": 64}
 class AdapterFile(Config):
     """A domain adapter, and how much of it."""
 
-    path: str
-    """A weights file, local or at a URI."""
+    path: str | None = None
+    """A weights file, local, at a URI, or MLflow's. Default: none."""
     scale: float = 1.0
     """1 is as trained."""
 
@@ -50,7 +50,7 @@ class ModelConfig(Config):
     text_conditioned: bool = False
     """Let every temporal block attend to the caption as well, so that prompts can say how things move. Added to a
     `motion_module` that has no such attention, it changes nothing at first."""
-    domain_adapter: AdapterFile | None = None
+    domain_adapter: AdapterFile = AdapterFile()
     """Adapter that is added to the frozen base while motion is trained, as for v3. At inference it is left out."""
     lora_rank: int | None = Field(None, ge=1)
     """Rank of the LoRA that is trained; default: the published 128 (domain_adapter) and 64 (motion_lora). In the
@@ -188,7 +188,7 @@ def build(recipe: ModelRecipe, text_encoders: TextEncoders, *, seed: int, rank: 
     encoders = {part: encoder for part, (_, encoder) in text_encoders.items()}
     ResidentWeights({"unet": unet, **encoders}).load(
         _checkpoint(recipe.base_checkpoints, rank),
-        [Addition(adapter.path, adapter.scale, "domain_adapter")] if adapter else [],
+        [Addition(adapter.path, adapter.scale, "domain_adapter")] if adapter.path is not None else [],
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -19,8 +19,8 @@ _NEEDS_MOTION_MODULE = ("motion_lora", "finetune")
 class MixConfig(Config):
     """A second dataset whose batches come among the first one's: what a module must not forget."""
 
-    dataset_uri: str
-    """Folder of a dataset that ingest has sealed, with the same VAE."""
+    dataset_uri: str | None = None
+    """Folder of a dataset that ingest has sealed, with the same VAE. Default: none, nothing is mixed in."""
     where: str = ""
     """Which of its clips, as for the first dataset."""
     share: float = Field(0.25, gt=0, lt=1)
@@ -80,7 +80,7 @@ class Recipe(Config):
     where: str = ""
     """Which of its clips, by their scores: `motion > 0.02 and not duplicate`, or the presets `web` and `anime`.
     Default: all."""
-    mix: MixConfig | None = None
+    mix: MixConfig = MixConfig()
     """A second dataset against forgetting, such as the one that the motion module was trained on before."""
     base: str
     """Stable Diffusion base, frozen: a diffusers folder, a URI, or a hub id."""
@@ -106,7 +106,8 @@ class Recipe(Config):
                 "recipe finetune or motion_lora"
             )
         if self.recipe == "domain_adapter":
-            given = [name for name in model.model_fields_set - {"lora_rank"} if getattr(model, name)]
+            given = [name for name in type(model).model_fields if getattr(model, name) != getattr(ModelConfig(), name)]
+            given = [name for name in given if name != "lora_rank"]
             if given:
                 names = ", ".join(f"model.{name}" for name in sorted(given))
                 raise ValueError(f"recipe domain_adapter trains on single frames, without motion: leave out {names}")

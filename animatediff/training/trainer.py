@@ -183,7 +183,7 @@ def _loader(recipe: Recipe, rank: int, world_size: int) -> ClipLoader | MixedLoa
         )
 
     own = loader(recipe.dataset_uri, recipe.where)
-    if recipe.mix is None:
+    if recipe.mix.dataset_uri is None:
         return own
     return MixedLoader(own, loader(recipe.mix.dataset_uri, recipe.mix.where), share=recipe.mix.share)
 

@@ -79,22 +79,21 @@ def prepare(config: TrainConfig) -> TrainJob:
     for shape in latent_shapes(recipe.dataset_uri, manifest):
         check_fit(recipe, shape)
     digest = manifest.digest()
-    if recipe.mix is not None:
-        digest += _check_mix(recipe, manifest)
+    if recipe.mix.dataset_uri is not None:
+        digest += _check_mix(recipe, recipe.mix.dataset_uri, manifest)
     run = _open_run(config, digest)
     return TrainJob(recipe, manifest, run, storage.join(storage.absolute(config.output_uri), recipe.result_file))
 
 
-def _check_mix(recipe: Recipe, manifest: Manifest) -> str:
+def _check_mix(recipe: Recipe, other_uri: str, manifest: Manifest) -> str:
     """The second dataset's digest."""
-    assert recipe.mix is not None
-    other = read_manifest(recipe.mix.dataset_uri)
+    other = read_manifest(other_uri)
     if other.encoder_fp != manifest.encoder_fp:
         raise UserError(
-            f"{recipe.mix.dataset_uri} and {recipe.dataset_uri} were encoded by different VAEs or in different "
+            f"{other_uri} and {recipe.dataset_uri} were encoded by different VAEs or in different "
             "precision: their latents do not mix, ingest one of them anew"
         )
-    for shape in latent_shapes(recipe.mix.dataset_uri, other):
+    for shape in latent_shapes(other_uri, other):
         check_fit(recipe, shape)
     return f"+{other.digest()}"
 
@@ -119,7 +118,7 @@ def _absolute(config: TrainConfig) -> Recipe:
     recipe["base_checkpoints"] = tuple(
         name if name == BASE else storage.absolute(name) for name in config.base_checkpoints
     )
-    if config.mix is not None:
+    if config.mix.dataset_uri is not None:
         uri = storage.absolute(config.mix.dataset_uri)
         recipe["mix"] = config.mix.model_copy(update={"dataset_uri": uri})
     model = config.model
@@ -127,7 +126,7 @@ def _absolute(config: TrainConfig) -> Recipe:
         uri = resolve_model_uri(model.motion_module, storage.absolute(config.output_uri))
         model = model.model_copy(update={"motion_module": storage.absolute_if_there(uri)})
         recipe["schedule"] = _schedule(config, storage.absolute_if_there(uri))
-    if model.domain_adapter is not None:
+    if model.domain_adapter.path is not None:
         uri = resolve_model_uri(model.domain_adapter.path, storage.absolute(config.output_uri))
         adapter = model.domain_adapter.model_copy(update={"path": storage.absolute_if_there(uri)})
         model = model.model_copy(update={"domain_adapter": adapter})
