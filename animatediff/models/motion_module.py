@@ -55,9 +55,14 @@ class TemporalAttention(nn.Module):
             x = x + self.positions[: x.shape[1]].to(x.dtype)
         qkv = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1))  # r f (3 heads d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each r heads f d
-        rows = zip(*(t.split(_MAX_ATTENTION_ROWS) for t in (q, k, v)), strict=True)
-        out = torch.cat([F.scaled_dot_product_attention(*chunk) for chunk in rows])
-        return self.to_out[0](out.transpose(1, 2).flatten(2))
+        return self.to_out[0](_attend_in_chunks(q, k, v).transpose(1, 2).flatten(2))
+
+
+def _attend_in_chunks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    if len(q) <= _MAX_ATTENTION_ROWS:  # to split and join a single chunk would copy it, and its gradients
+        return F.scaled_dot_product_attention(q, k, v)
+    rows = zip(*(t.split(_MAX_ATTENTION_ROWS) for t in (q, k, v)), strict=True)
+    return torch.cat([F.scaled_dot_product_attention(*chunk) for chunk in rows])
 
 
 def _split_qkv(module: nn.Module, state: dict[str, Tensor], prefix: str, _metadata: dict[str, Any]) -> None:
@@ -86,9 +91,10 @@ class TextAttention(nn.Module):
         self.to_q = nn.Linear(channels, channels, bias=False)
         self.to_k = nn.Linear(text_width, channels, bias=False)
         self.to_v = nn.Linear(text_width, channels, bias=False)
-        self.to_out = nn.ModuleList([nn.Linear(channels, channels), nn.Dropout(0.0)])
-        nn.init.zeros_(self.to_out[0].weight)
-        nn.init.zeros_(self.to_out[0].bias)
+        out = nn.Linear(channels, channels)
+        nn.init.zeros_(out.weight)
+        nn.init.zeros_(out.bias)
+        self.to_out = nn.ModuleList([out, nn.Dropout(0.0)])
         # "Moving left" asks something else of the first frame than of the last: the query knows which it is.
         table = sinusoidal_positions(config.max_frames, channels) if config.use_positions else None
         self.register_buffer("positions", table, persistent=False)

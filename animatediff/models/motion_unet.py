@@ -6,8 +6,8 @@ folded into the batch and calls a motion module after each spatial attention (af
 none).
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,14 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_module import MotionModule, check_num_frames, scoped_group_norm
+
+ActivationCheckpointing = Literal["none", "motion", "all"]
+"""Whose activations are computed again in the backward pass instead of kept: nobody's, each motion module's, or those
+of each unit of ResNet, spatial attention and motion module."""
 
 _KNOWN_BLOCKS = {
     "CrossAttnDownBlock2D",
@@ -101,15 +106,23 @@ class MotionUNet(nn.Module):
     Args:
         base: an SD 1.x or SDXL UNet. It is frozen: no gradients, no changes to its weights.
         motion: motion modules made for it, or a config to make fresh ones.
+        activation_checkpointing: what training keeps less of, for more seconds a step; an attribute too. The
+            gradients stay the same bit for bit.
 
     Raises:
         ValueError: the base has blocks or conditionings that Stable Diffusion 1.x and SDXL do not have, or its text
             embeddings are not as wide as those that the motion modules attend to.
     """
 
-    def __init__(self, base: UNet2DConditionModel, motion: MotionModules | MotionConfig) -> None:
+    def __init__(
+        self,
+        base: UNet2DConditionModel,
+        motion: MotionModules | MotionConfig,
+        activation_checkpointing: ActivationCheckpointing = "none",
+    ) -> None:
         super().__init__()
         _check_base(base)
+        self.activation_checkpointing = activation_checkpointing
         self.base = base.requires_grad_(False).eval()
         self.motion = motion if isinstance(motion, MotionModules) else MotionModules.for_base(base, motion)
         _check_text_width(self.config.text_width, base.config.cross_attention_dim)
@@ -174,7 +187,7 @@ class MotionUNet(nn.Module):
         skips: list[Tensor],
     ) -> Tensor:
         for resnet, attention, motion in zip(block.resnets, _attentions(block), slot, strict=True):
-            x = motion(_attend(attention, self._resnet(resnet, x, temb, f), text), f, text)
+            x = self._unit(resnet, attention, motion, [x], temb, text, f)
             skips.append(x)
         for downsampler in block.downsamplers or ():
             x = downsampler(x)
@@ -183,13 +196,11 @@ class MotionUNet(nn.Module):
 
     def _mid(self, x: Tensor, temb: Tensor, text: Tensor, f: int) -> Tensor:
         block: Any = self.base.mid_block
-        x = self._resnet(block.resnets[0], x, temb, f)
-        for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
-            x = _attend(attention, x, text)
-            for motion in self.motion.mid_slot():
-                x = motion(x, f, text)
-            x = self._resnet(resnet, x, temb, f)
-        return x
+        *first, last = block.resnets
+        motion = next(iter(self.motion.mid_slot()), None)
+        for resnet, attention in zip(first, block.attentions, strict=True):
+            x = self._unit(resnet, attention, motion, [x], temb, text, f)
+        return self._unit(last, None, None, [x], temb, text, f)
 
     def _up(
         self,
@@ -202,13 +213,37 @@ class MotionUNet(nn.Module):
         skips: list[Tensor],
     ) -> Tensor:
         for resnet, attention, motion in zip(block.resnets, _attentions(block), slot, strict=True):
-            x = self._resnet(resnet, torch.cat([x, skips.pop()], dim=1), temb, f)
-            x = motion(_attend(attention, x, text), f, text)
+            x = self._unit(resnet, attention, motion, [x, skips.pop()], temb, text, f)
         for upsampler in block.upsamplers or ():
             # Naming the size keeps skips and features equal for sizes that do not halve evenly.
             odd = skips[-1].shape[-2:] != (2 * x.shape[-2], 2 * x.shape[-1])
             x = upsampler(x, tuple(skips[-1].shape[-2:]) if odd else None)
         return x
+
+    def _unit(
+        self,
+        resnet: ResnetBlock2D,
+        attention: nn.Module | None,
+        motion: MotionModule | None,
+        parts: list[Tensor],
+        temb: Tensor,
+        text: Tensor,
+        f: int,
+    ) -> Tensor:
+        """What a block repeats, on channels that may come in `parts`: the features so far and a skip."""
+
+        def features(*parts: Tensor) -> Tensor:
+            x = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+            return _attend(attention, self._resnet(resnet, x, temb, f), text)
+
+        def mix(x: Tensor) -> Tensor:
+            return x if motion is None else motion(x, f, text)
+
+        # The frozen layers before the first motion module keep nothing: to compute them again would spare nothing.
+        if self.activation_checkpointing == "all" and any(x.requires_grad for x in parts):
+            return _again(lambda *parts: mix(features(*parts)), *parts)
+        x = features(*parts)
+        return mix(x) if self.activation_checkpointing == "none" else _again(mix, x)
 
     def _resnet(self, resnet: ResnetBlock2D, x: Tensor, temb: Tensor, f: int) -> Tensor:
         if self.config.resnet_norm_scope == "frame":
@@ -257,6 +292,11 @@ class MotionUNet(nn.Module):
 def _check_text_width(motion: int | None, base: Any) -> None:
     if motion not in (None, base):
         raise ValueError(f"the motion modules attend to text embeddings of {motion} channels, the base's have {base}")
+
+
+def _again(run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """`run(*inputs)`, whose activations are computed again in the backward pass."""
+    return checkpoint(run, *inputs, use_reentrant=False) if torch.is_grad_enabled() else run(*inputs)
 
 
 def _attentions(block: Any) -> list[nn.Module | None]:

@@ -8,6 +8,7 @@ import hashlib
 import io
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Literal
@@ -63,11 +64,7 @@ def write_videos(
     num_frames: int = NUM_FRAMES,
     fps: float = FPS,
 ) -> Path:
-    """Writes `folder/videos/{page_dir}/{videoid}.mp4` and `folder/videos.csv`.
-
-    The CSV has WebVid's columns: `videoid`, `contentUrl` (the file's path relative to `folder`), `duration`
-    (`PT00H00M03S`), `page_dir` (`000001_000050`) and `name` (the caption). Ids come from what a video shows and how it
-    was encoded. Files that exist are left as they are, so that a second run writes nothing but the same CSV.
+    """`write_scenes` of random scenes.
 
     Args:
         folder: made if need be.
@@ -84,18 +81,55 @@ def write_videos(
     Raises:
         ValueError: an odd size, or a number that is not positive.
     """
-    if min(num_videos, height, width, num_frames) < 1 or fps <= 0 or height % 2 or width % 2:
+    scenes = sample_scenes(num_videos, seed)
+    return write_scenes(folder, scenes, height=height, width=width, num_frames=num_frames, fps=fps)
+
+
+def write_scenes(
+    folder: Path,
+    scenes: Sequence[Scene],
+    *,
+    style: str = "plain",
+    with_motion: bool = True,
+    height: int = 128,
+    width: int = 128,
+    num_frames: int = NUM_FRAMES,
+    fps: float = FPS,
+) -> Path:
+    """Writes `folder/videos/{page_dir}/{videoid}.mp4` and `folder/videos.csv`.
+
+    The CSV has WebVid's columns: `videoid`, `contentUrl` (the file's path relative to `folder`), `duration`
+    (`PT00H00M03S`), `page_dir` (`000001_000050`) and `name` (the caption). Ids come from what a video shows and how it
+    was encoded. Files that exist are left as they are, so that a second run writes nothing but the same CSV.
+
+    Args:
+        folder: made if need be.
+        scenes: one a video.
+        style: a key of `drawing.STYLES`.
+        with_motion: False leaves the motion out of the captions.
+        height: of the videos in pixels, even.
+        width: of the videos in pixels, even.
+        num_frames: of each video.
+        fps: frames per second.
+
+    Returns:
+        The CSV's path.
+
+    Raises:
+        ValueError: no scenes, an odd size, or a number that is not positive.
+    """
+    if min(len(scenes), height, width, num_frames) < 1 or fps <= 0 or height % 2 or width % 2:
         raise ValueError(
             "a video needs an even size and positive numbers, "
-            f"not {num_videos=} {height=} {width=} {num_frames=} {fps=}"
+            f"not {len(scenes)} scenes, {height=} {width=} {num_frames=} {fps=}"
         )
     rows = []
-    for i, scene in enumerate(sample_scenes(num_videos, seed)):
-        video_id = _video_id(scene, height, width, num_frames, fps)
-        row = _row(i, video_id, caption(scene), num_frames / fps)
+    for i, scene in enumerate(scenes):
+        video_id = _video_id(scene, style, height, width, num_frames, fps)
+        row = _row(i, video_id, caption(scene, with_motion=with_motion), num_frames / fps)
         path = folder / row["contentUrl"]
         if not path.exists():
-            frames = render(scene, num_frames=num_frames, height=height, width=width)
+            frames = render(scene, num_frames=num_frames, height=height, width=width, style=style)
             storage.write_bytes(str(path), encode_mp4(frames, fps=fps))
         rows.append(row)
     csv_path = folder / "videos.csv"
@@ -129,9 +163,11 @@ def break_videos(folder: Path) -> dict[str, Breakage]:
     return broken
 
 
-def _video_id(scene: Scene, height: int, width: int, num_frames: int, fps: float) -> str:
+def _video_id(scene: Scene, style: str, height: int, width: int, num_frames: int, fps: float) -> str:
     """Ten digits, like WebVid's, from everything that decides the file's bytes."""
-    content = repr((_WORLD_VERSION, astuple(scene), height, width, num_frames, float(fps)))
+    # Plain videos keep the ids from before there were styles.
+    look = () if style == "plain" else (style,)
+    content = repr((_WORLD_VERSION, astuple(scene), height, width, num_frames, float(fps), *look))
     return str(10**9 + int(hashlib.sha256(content.encode()).hexdigest(), 16) % (9 * 10**9))
 
 

@@ -106,11 +106,13 @@ class Recipe(Config):
                 "recipe finetune or motion_lora"
             )
         if self.recipe == "domain_adapter":
-            given = [name for name in type(model).model_fields if getattr(model, name) != getattr(ModelConfig(), name)]
-            given = [name for name in given if name != "lora_rank"]
+            fields = type(model).model_fields.keys() - {"lora_rank"}
+            given = [name for name in fields if getattr(model, name) != getattr(ModelConfig(), name)]
             if given:
                 names = ", ".join(f"model.{name}" for name in sorted(given))
                 raise ValueError(f"recipe domain_adapter trains on single frames, without motion: leave out {names}")
+            if self.compute.activation_checkpointing == "motion":
+                raise ValueError("recipe domain_adapter has no motion modules: compute.activation_checkpointing all")
         if self.result == "motion_lora" and model.text_conditioned:
             raise ValueError("a LoRA does not train the attention to captions that model.text_conditioned adds")
         return self

@@ -15,6 +15,7 @@ from animatediff.data.loader import ClipBatch, ClipLoader
 from animatediff.data.manifest import read_manifest
 from animatediff.data.mixing import MixedLoader
 from animatediff.diffusion.schedule import alphas_cumprod
+from animatediff.models.motion_unet import MotionUNet
 from animatediff.training import state
 from animatediff.training.ema import Ema
 from animatediff.training.model import build, place
@@ -158,8 +159,10 @@ class Trainer:
 
     def _distributed(self, recipe: Recipe) -> nn.Module:
         model: nn.Module = self.model
-        if recipe.compute.activation_checkpointing != "none" and not self.model.takes_single_frames:
+        if isinstance(self.model.unet, MotionUNet):
             self.model.unet.activation_checkpointing = recipe.compute.activation_checkpointing
+        elif recipe.compute.activation_checkpointing == "all":
+            self.model.unet.enable_gradient_checkpointing()
         if recipe.compute.compile:
             model = torch.compile(model)  # type: ignore[assignment]
         if self._world_size > 1:

@@ -44,7 +44,6 @@ def make_config(workplace, base, monkeypatch):
             base=base,
             output_uri=name,
             train={"num_steps": STEPS, "batch_size": 4, "log_every": 1, "checkpoint_every": 2} | train,
-            optim={"lr": 3e-3},
             scaling={"num_workers": 1, "cpus_per_worker": 0.5, "max_failures": 0} | (scaling or {}),
             sample={"num_inference_steps": 2} | (sample or {}),
         )
@@ -116,7 +115,8 @@ def test_more_and_fewer_workers_go_on_with_the_same_batches(straight, make_confi
     run = main(make_config("sizes"))
     assert losses(run) == pytest.approx(losses(straight), rel=1e-4)
     first, other = weights("straight"), weights("sizes")
-    assert (first - other).abs().max() < 1e-3  # AdamW divides by tiny second moments, so that roundings grow
+    assert (first - other).norm() < 1e-6 * first.norm()
+    assert (first - other).abs().max() < 1e-5  # AdamW divides by tiny second moments, so that a few roundings grow
 
 
 def test_an_elastic_run_takes_the_workers_that_there_are(straight, make_config):

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from animatediff.models.config import MotionConfig
+from animatediff.models.lora import LowRankAdapters
 from animatediff.models.motion_module import MotionModule, TemporalAttention, sinusoidal_positions
 from animatediff.models.motion_unet import MotionModules, MotionUNet
 
@@ -253,3 +254,57 @@ def test_every_parameter_of_the_attention_to_the_caption_learns():
     unet(sample, timestep, text).square().mean().backward()
     learning = {name: p.grad is not None and bool(p.grad.any()) for name, p in unet.motion.named_parameters()}
     assert [name for name, learns in learning.items() if not learns] == []
+
+
+CHECKPOINTING = ("none", "motion", "all")
+
+
+def learn(unet, checkpointing, version="v3", learner=None):
+    """The loss, the learner's gradients, and the bytes that autograd keeps for the backward pass."""
+    unet.activation_checkpointing = checkpointing
+    learner = learner or unet.motion
+    learner.zero_grad()
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.nbytes) or t, lambda t: t):
+        loss = unet(*make_inputs(version)).square().mean()
+    loss.backward()
+    return loss.detach(), {name: p.grad for name, p in learner.named_parameters()}, sum(sizes)
+
+
+def assert_same_learning(first, second):
+    assert torch.equal(first[0], second[0])
+    assert first[1].keys() == second[1].keys()
+    assert all(bool(gradient.any()) and torch.equal(gradient, second[1][name]) for name, gradient in first[1].items())
+
+
+@pytest.mark.parametrize("version", ["v1", "v2", "sdxl"])
+def test_activation_checkpointing_keeps_less_and_learns_the_same(version):
+    unet = MotionUNet(make_unet(version), MotionConfig.for_version(version)).train()
+    randomise(unet.motion)
+    none, motion, everything = (learn(unet, checkpointing, version) for checkpointing in CHECKPOINTING)
+    assert_same_learning(none, motion)
+    assert_same_learning(none, everything)
+    assert none[2] > motion[2] > everything[2]
+
+
+@pytest.mark.parametrize("part", ["motion", "base"])
+def test_adapters_learn_the_same_under_activation_checkpointing(part):
+    unet = MotionUNet(make_unet("v3"), MotionConfig()).train()
+    randomise(unet.motion.requires_grad_(False))
+    make = {"motion": LowRankAdapters.for_motion, "base": LowRankAdapters.for_base}[part]
+    adapters = make(getattr(unet, part), 2)
+    for name, parameter in adapters.named_parameters():
+        if "up" in name:
+            torch.nn.init.normal_(parameter)
+    none, motion, everything = (learn(unet, checkpointing, learner=adapters) for checkpointing in CHECKPOINTING)
+    assert_same_learning(none, motion)
+    assert_same_learning(none, everything)
+
+
+def test_nothing_before_the_first_motion_module_is_computed_again():
+    unet = MotionUNet(make_unet("v3"), MotionConfig()).train()
+    calls = []
+    for i, resnet in enumerate(unet.base.down_blocks[0].resnets):
+        resnet.register_forward_hook(lambda *_, i=i: calls.append(i))
+    learn(unet, "all")
+    assert calls == [0, 1, 1]

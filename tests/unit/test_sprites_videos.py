@@ -10,7 +10,7 @@ import pytest
 
 from animatediff.errors import UserError
 from animatediff.sprites.drawing import render
-from animatediff.sprites.videos import FPS, NUM_FRAMES, break_videos, write_videos
+from animatediff.sprites.videos import FPS, NUM_FRAMES, break_videos, write_scenes, write_videos
 from animatediff.sprites.world import caption, sample_scenes
 
 SMALL = {"height": 64, "width": 80}
@@ -93,6 +93,18 @@ def test_a_longer_list_keeps_the_earlier_files_and_fills_the_next_page(tmp_path)
 def test_ids_tell_videos_of_other_sizes_apart(tmp_path, folder):
     write_videos(tmp_path, num_videos=1, height=16, width=16, num_frames=2)
     assert rows(tmp_path)[0]["videoid"] != rows(folder)[0]["videoid"]
+
+
+def test_given_scenes_come_in_the_style_asked_for_and_their_captions_may_leave_out_the_motion(tmp_path):
+    scenes = sample_scenes(2, 1)
+    for style in ("plain", "chalk"):
+        write_scenes(tmp_path / style, scenes, style=style, with_motion=False, num_frames=2, **SMALL)
+    plain, chalk = rows(tmp_path / "plain"), rows(tmp_path / "chalk")
+    assert [row["name"] for row in chalk] == [caption(scene, with_motion=False) for scene in scenes]
+    assert not {row["videoid"] for row in plain} & {row["videoid"] for row in chalk}
+    _, frames = decode(tmp_path / "chalk" / chalk[0]["contentUrl"])
+    drawn = render(scenes[0], num_frames=2, style="chalk", **SMALL)
+    assert np.abs(np.stack(frames).astype(float) - drawn).mean() < 8
 
 
 @pytest.mark.parametrize("change", [{"height": 63}, {"num_videos": 0}, {"fps": 0}])

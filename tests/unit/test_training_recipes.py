@@ -147,11 +147,33 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(make, name):
     torch.testing.assert_close(accumulated[0].sums, results[0].sums, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("checkpointing", ["motion", "all"])
-def test_activations_computed_again_change_no_bit(make, checkpointing):
-    plain, _ = run(make())
-    again, _ = run(make(compute={"activation_checkpointing": checkpointing}))
-    assert torch.equal(learned(again), learned(plain))
+def kept_bytes(recipe):
+    """What one pass keeps for its gradients, and the trained weights."""
+    kept = 0
+
+    def pack(tensor):
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        trainer, _ = run(recipe)
+    return kept, learned(trainer)
+
+
+@pytest.mark.parametrize(
+    ("name", "checkpointing"), [("motion_module", "motion"), ("motion_module", "all"), ("domain_adapter", "all")]
+)
+def test_activations_computed_again_change_no_bit_and_are_not_kept(make, name, checkpointing):
+    plain_bytes, plain = kept_bytes(make(name))
+    fewer_bytes, again = kept_bytes(make(name, compute={"activation_checkpointing": checkpointing}))
+    assert torch.equal(again, plain)
+    assert fewer_bytes < 0.9 * plain_bytes
+
+
+def test_without_motion_modules_their_activations_cannot_be_spared(make):
+    with pytest.raises(ValidationError, match="has no motion modules: compute.activation_checkpointing all"):
+        make("domain_adapter", compute={"activation_checkpointing": "motion"})
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -308,3 +330,11 @@ def test_the_held_out_loss_is_always_the_same_and_falls_with_training(make, tmp_
 def test_fields_that_do_not_suit_the_recipe_are_refused(make, recipe, fields, message):
     with pytest.raises(ValidationError, match=message):
         make(recipe, model=fields)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains_the_same(make):
+    plain, expected = run(make())
+    compiled, results = run(make(compute={"compile": True}))
+    torch.testing.assert_close(torch.stack([r.sums for r in results]), torch.stack([r.sums for r in expected]))
+    torch.testing.assert_close(gradients(compiled), gradients(plain), rtol=0, atol=1e-4)

@@ -1,0 +1,44 @@
+"""The shipped recipes load, each is what its name says, and they train what is published."""
+
+from pathlib import Path
+
+import pytest
+
+import pipelines
+from animatediff.config import load
+from pipelines.settings import TrainConfig
+
+FOLDER = Path(pipelines.__file__).parent / "configs" / "recipes"
+RESULTS = {
+    "domain_adapter": "domain_adapter",
+    "motion_module": "motion_module",
+    "motion_lora": "motion_lora",
+    "finetune": "motion_module",
+}
+
+
+def read(name):
+    return load(TrainConfig, str(FOLDER / f"{name}.yaml"))
+
+
+def test_there_is_one_config_a_recipe():
+    assert {path.stem for path in FOLDER.iterdir()} == RESULTS.keys()
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_config_loads_and_is_the_recipe_that_its_name_says(name):
+    config = read(name)
+    assert (config.recipe, config.result) == (name, RESULTS[name])
+    assert config.train.caption_dropout == 0.1
+    assert config.schedule.beta_schedule == ("scaled_linear" if name == "domain_adapter" else "linear")
+
+
+def test_ranks_and_steps_are_the_published_ones():
+    assert read("domain_adapter").model.lora_rank == 128
+    assert (read("motion_lora").model.lora_rank, read("motion_lora").train.num_steps) == (64, 2000)
+
+
+def test_the_motion_module_is_trained_beside_the_adapter_that_its_recipe_makes():
+    adapter, config = read("domain_adapter"), read("motion_module")
+    assert config.model.domain_adapter.path == f"{adapter.output_uri}/{adapter.result_file}"
+    assert config.dataset_uri == adapter.dataset_uri
