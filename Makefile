@@ -30,6 +30,7 @@ slow: .venv/.installed
 bench: .venv/.installed
 	$(BIN)/python -m tests.benchmarks.bench_lora
 	$(BIN)/python -m tests.benchmarks.bench_ingest
+	$(BIN)/python -m tests.benchmarks.bench_step
 
 format: .venv/.installed
 	$(BIN)/ruff format .
