@@ -35,7 +35,7 @@ ROUNDS = 5
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HALF_WIDTH, FULL_WIDTH = (160, 320, 640, 640), (320, 640, 1280, 1280)
 CLIP = (16, 32)  # frames, and the latents' height and width
-SMALL_CLIP = (4, 16)
+SMALL_CLIP, TINY_CLIP = (4, 8), (1, 8)
 MODELS = ("ours", "diffusers")
 CHECKPOINTING = ("none", "motion", "all")
 TASKS = ("forward", "step")
@@ -89,13 +89,13 @@ def predict(model, sample, timestep, text):
 
 
 def task(name, model, clip):
-    """A function that does one forward pass or one training step."""
+    """A function that does one forward pass or one training step, on another clip if it is given one."""
     if name == "forward":
-        return torch.no_grad()(lambda: predict(model, *clip))
+        return torch.no_grad()(lambda clip=clip: predict(model, *clip))
     learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=1e-4, fused=True)
 
-    def step():
+    def step(clip=clip):
         F.mse_loss(predict(model, *clip).float(), clip[0].float()).backward()
         nn.utils.clip_grad_norm_(learned, 1.0)
         optimizer.step()
@@ -150,27 +150,30 @@ def peak_gib():
     return int(line.split()[1]) / 2**20
 
 
+def second_run(name, model, clip):
+    """Seconds and peak memory of a run that finds the optimizer's state made, by one on a tiny clip."""
+    run = task(name, model, clip)
+    run(clip_of(clip[0].dtype, *TINY_CLIP))
+    forget_peak()
+    return seconds(run), peak_gib()
+
+
 def in_a_process(*arguments):
     return subprocess.check_output([sys.executable, "-m", "tests.benchmarks.bench_step", *arguments], text=True).strip()
 
 
 def memory_child(model, name, dtype, frames, size):
-    """Prints the peak of two runs: the second one finds the optimizer's state made."""
     dtype = getattr(torch, dtype)
-    run = task(name, make([model], dtype)[model], clip_of(dtype, int(frames), int(size)))
-    forget_peak()
-    for _ in range(2):
-        run()
-    print(f"{peak_gib():.2f} GiB")
+    _, peak = second_run(name, make([model], dtype)[model], clip_of(dtype, int(frames), int(size)))
+    print(f"{peak:.2f} GiB")
 
 
 def full_size_child(checkpointing):
     torch.manual_seed(0)
     unet = make_ours(FULL_WIDTH, MotionConfig()).to(DEVICE)
     unet.activation_checkpointing = checkpointing
-    task("step", unet, clip_of(torch.float32, 1, 8))()  # warms up
-    forget_peak()
-    print(f"{seconds(task('step', unet, clip_of(torch.float32, *CLIP))):.0f} s, peak {peak_gib():.1f} GiB")
+    taken, peak = second_run("step", unet, clip_of(torch.float32, *CLIP))
+    print(f"{taken:.0f} s, peak {peak:.1f} GiB")
 
 
 def part_of(path, module):

@@ -1,7 +1,6 @@
 """Training that loses a worker, changes its size, meets bad clips, and is looked at on its way."""
 
 import json
-import logging
 import os
 import threading
 import time
@@ -94,14 +93,12 @@ def kill_a_worker_after(step, output):
     return thread, killed
 
 
-def test_a_run_that_loses_a_worker_recovers_by_itself_and_skips_no_batch(straight, make_config, caplog):
+def test_a_run_that_loses_a_worker_recovers_by_itself_and_skips_no_batch(straight, make_config):
     config = make_config("lost", scaling={"num_workers": 2, "max_failures": 1})
     thread, killed = kill_a_worker_after(2, "lost")
-    with caplog.at_level(logging.WARNING):
-        run = main(config)
+    run = main(config)
     thread.join()
     assert len(killed) == 1
-    assert "the workers failed and started again after step" in caplog.text
     assert run.num_steps == STEPS
     assert losses(run) == pytest.approx(losses(straight), rel=1e-4)
     assert [metric.step for metric in history(run, "loss")] == list(range(1, STEPS + 1))
@@ -124,7 +121,7 @@ def test_an_elastic_run_takes_the_workers_that_there_are(straight, make_config):
     assert losses(run) == pytest.approx(losses(straight), rel=1e-4)
 
 
-def test_bad_clips_are_skipped_noted_and_do_not_stop_the_run(cluster, make_config, workplace, caplog):
+def test_bad_clips_are_skipped_noted_and_do_not_stop_the_run(cluster, make_config, workplace):
     write_dataset(workplace / "bad", shards=(9,), shapes=(SHAPE,))
     poison(workplace / "bad", "clip-003", SHAPE)
     run = main(make_config("bad-run", dataset="bad", scaling={"num_workers": 2}))
@@ -132,7 +129,6 @@ def test_bad_clips_are_skipped_noted_and_do_not_stop_the_run(cluster, make_confi
     assert {tuple(entry["clip_ids"]) for entry in noted} == {("clip-003",)}
     assert len(noted) in (3, 4)  # 32 places for 9 clips
     assert [metric.value for metric in history(run, "skipped_steps")][-1] == len(noted)
-    assert "its loss or gradient is not finite (clips: clip-003)" in caplog.text
     assert weights("bad-run").isfinite().all()
     with pytest.raises(UserError, match=r"1 steps in a row.*leave out bad clips.*clips: clip-003\."):
         main(make_config("bad-strict", dataset="bad", max_skipped_steps=0))
@@ -157,10 +153,9 @@ def test_checkpoints_are_looked_at_beside_the_training(cluster, make_config):
     assert folders == ["validation/step-00000004", "validation/step-00000008"]
 
 
-def test_a_changed_config_goes_on_where_it_is_allowed(straight, make_config, caplog):
+def test_a_changed_config_goes_on_where_it_is_allowed(straight, make_config):
     changed = make_config("straight", num_steps=STEPS + 1, caption_dropout=0.5)
     with pytest.raises(UserError, match=r"train\.caption_dropout: 0\.1 -> 0\.5: .*--allow-config-change"):
         main(changed)
     run = main(changed.model_copy(update={"allow_config_change": True}))
     assert run.num_steps == STEPS + 1
-    assert "goes on with a changed config: train.caption_dropout: 0.1 -> 0.5" in caplog.text
