@@ -50,8 +50,13 @@ def make_config(workplace, base, monkeypatch):
     return make
 
 
+def client():
+    # Absolute: MLflow keeps one store an address, and other tests use the same relative one in their folders.
+    return MlflowClient(f"sqlite:///{Path('runs/mlflow.db').resolve()}")
+
+
 def history(run, name):
-    return MlflowClient("sqlite:///runs/mlflow.db").get_metric_history(run.mlflow_run_id, name)
+    return client().get_metric_history(run.mlflow_run_id, name)
 
 
 def losses(run):
@@ -102,7 +107,7 @@ def test_a_run_that_loses_a_worker_recovers_by_itself_and_skips_no_batch(straigh
     assert run.num_steps == STEPS
     assert losses(run) == pytest.approx(losses(straight), rel=1e-4)
     assert [metric.step for metric in history(run, "loss")] == list(range(1, STEPS + 1))
-    runs = MlflowClient("sqlite:///runs/mlflow.db").search_runs(["1"], "attributes.run_name = 'lost'")
+    runs = client().search_runs(["1"], "attributes.run_name = 'lost'")
     assert [found.info.status for found in runs] == ["FINISHED"]
 
 
@@ -148,8 +153,7 @@ def test_checkpoints_are_looked_at_beside_the_training(cluster, make_config):
     last = motion_modules.read("watched/motion_module.safetensors").state_dict()
     is_last = all(np.array_equal(a, b) for a, b in zip(kept.values(), last.values(), strict=True))
     assert is_last == (best["step"] == STEPS)
-    client = MlflowClient("sqlite:///runs/mlflow.db")
-    folders = [file.path for file in client.list_artifacts(run.mlflow_run_id, "validation")]
+    folders = [file.path for file in client().list_artifacts(run.mlflow_run_id, "validation")]
     assert folders == ["validation/step-00000004", "validation/step-00000008"]
 
 
