@@ -1,10 +1,13 @@
-"""From noise to latents: the denoising loop, with classifier-free guidance in one UNet call a step."""
+"""From noise to latents: the denoising loop over clips of any length, with classifier-free guidance."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
+
+from animatediff.diffusion.context import Context, window_shares, windows
+from animatediff.diffusion.samplers import Scheduler, adds_noise, begin
 
 NoisePredictor = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(b c f h w) noisy latents, a timestep, (b n d) text embeddings -> (b c f h w) prediction."""
@@ -13,45 +16,123 @@ NoisePredictor = Callable[[Tensor, Tensor, Tensor], Tensor]
 @torch.no_grad()
 def sample(
     unet: NoisePredictor,
-    scheduler: DDIMScheduler,
+    scheduler: Scheduler,
     text_embeddings: Tensor,
     negative_embeddings: Tensor,
     noise: Tensor,
     *,
     num_inference_steps: int,
     guidance_scale: float,
+    guidance_rescale: float = 0.0,
+    generators: Sequence[torch.Generator] | None = None,
+    context: Context | None = None,
+    loop: bool = False,
+    max_batch: int | None = None,
 ) -> Tensor:
-    """Denoise clips with deterministic DDIM (eta 0).
+    """Denoise clips.
+
+    Beyond some tensors of the latents' size, memory is taken by one UNet call at a time.
 
     Args:
         unet: predicts in the text embeddings' dtype.
-        scheduler: made from the schedule that the motion module was trained with; its steps are set here.
+        scheduler: from `make_scheduler`; it is copied, so that one will do for any number of calls.
         text_embeddings: (b n d), one a clip, on the UNet's device.
         negative_embeddings: (b n d), what the guidance leads away from.
-        noise: (b c f h w), standard normal.
+        noise: (b c f h w), standard normal; for long clips, `initial_noise`.
         num_inference_steps: steps from noise to latents, at most the schedule's timesteps.
         guidance_scale: how far to lead; at 1 and below the negative half is not computed.
+        guidance_rescale: see `guide`.
+        generators: one a clip, on the CPU, for a sampler that draws noise at its steps (Euler a, LCM): a clip's noise
+            is its own, whatever it shares the batch with.
+        context: windows of frames that the UNet sees at a time; default: all frames at once.
+        loop: whether the last frame goes over into the first.
+        max_batch: most windows of clips in a UNet call, guided ones being two rows each; default: all of a step.
 
     Returns:
         (b c f h w) float32 latents, multiplied by the VAE's scaling factor.
+
+    Raises:
+        UserError: more steps than the schedule has timesteps.
+        ValueError: no generators, or not one a clip, for a sampler that draws noise.
     """
-    scheduler.set_timesteps(num_inference_steps, device=noise.device)
+    scheduler = begin(scheduler, num_inference_steps, noise.device)
+    draws = {"generator": _own(generators, len(noise))} if adds_noise(scheduler) else {}
     is_guided = guidance_scale > 1
-    text = torch.cat([negative_embeddings, text_embeddings]) if is_guided else text_embeddings
+    texts = torch.stack([negative_embeddings, text_embeddings] if is_guided else [text_embeddings])
     # The latents stay in float32: half precision would round away part of each of the many small steps.
     latents = noise.float() * scheduler.init_noise_sigma
-    # For some counts (61 of 1000) diffusers' trailing spacing appends a timestep of -1, which would undo the clip.
-    for timestep in scheduler.timesteps[:num_inference_steps]:
-        batch = torch.cat([latents, latents]) if is_guided else latents
-        batch = scheduler.scale_model_input(batch, timestep)
-        prediction = unet(batch.to(text.dtype), timestep, text).float()
+    for step, timestep in enumerate(scheduler.timesteps):
+        model_input = scheduler.scale_model_input(latents, timestep)
+        seen = windows(noise.shape[2], context, step, loop)
+        predictions = _predict(unet, model_input, timestep, texts, seen, max_batch)
+        prediction = predictions[-1]
         if is_guided:
-            negative, positive = prediction.chunk(2)
-            prediction = guide(negative, positive, guidance_scale)
-        latents = scheduler.step(prediction, timestep, latents, eta=0.0).prev_sample
+            prediction = guide(predictions[0], prediction, guidance_scale, guidance_rescale)
+        latents = scheduler.step(prediction, timestep, latents, **draws).prev_sample
     return latents
 
 
-def guide(negative: Tensor, positive: Tensor, guidance_scale: float) -> Tensor:
-    """Classifier-free guidance: from the negative prediction past the positive one; 1 is the positive one."""
-    return negative + guidance_scale * (positive - negative)
+def guide(negative: Tensor, positive: Tensor, guidance_scale: float, guidance_rescale: float = 0.0) -> Tensor:
+    """Classifier-free guidance: from the negative prediction past the positive one; 1 is the positive one.
+
+    Args:
+        negative: (b c f h w).
+        positive: the same shape.
+        guidance_scale: how far to lead.
+        guidance_rescale: share in [0, 1] of the result that is brought back to the positive prediction's standard
+            deviation, a clip's being its own (Lin et al., arXiv 2305.08891, section 3.4).
+    """
+    guided = negative + guidance_scale * (positive - negative)
+    if guidance_rescale == 0:
+        return guided
+    wanted, found = (clips.std(dim=(1, 2, 3, 4), keepdim=True) for clips in (positive, guided))
+    return guided * (1 + guidance_rescale * (wanted / found - 1))
+
+
+def _predict(
+    unet: NoisePredictor,
+    latents: Tensor,
+    timestep: Tensor,
+    texts: Tensor,
+    seen: Sequence[Sequence[int]],
+    max_batch: int | None,
+) -> Tensor:
+    """The predictions for whole clips, put together from those for their windows.
+
+    Args:
+        unet: as in `sample`.
+        latents: (b c f h w), the UNet's input.
+        timestep: of all clips.
+        texts: (r b n d), r texts a clip.
+        seen: windows of one length, as indices of frames.
+        max_batch: as in `sample`.
+
+    Returns:
+        (r b c f h w) float32.
+    """
+    frames = torch.tensor(seen, device=latents.device)
+    shares = window_shares(seen).to(latents.device)
+    pairs = list(itertools.product(range(len(latents)), range(len(seen))))
+    size = max_batch or len(pairs)
+    total = latents.new_zeros(len(texts), *latents.shape)
+    for chunk in (pairs[i : i + size] for i in range(0, len(pairs), size)):
+        clips = torch.stack([latents[clip].index_select(1, frames[window]) for clip, window in chunk])
+        predictions = _predict_rows(unet, clips, timestep, texts[:, [clip for clip, _ in chunk]])
+        for i, (clip, window) in enumerate(chunk):
+            part = predictions[:, i] * shares[window].reshape(-1, 1, 1)
+            total[:, clip].index_add_(2, frames[window], part)
+    return total
+
+
+def _predict_rows(unet: NoisePredictor, clips: Tensor, timestep: Tensor, texts: Tensor) -> Tensor:
+    """(b c f h w) clips with (r b n d) texts -> (r b c f h w) predictions, in one call."""
+    rows = len(texts)
+    predictions = unet(clips.to(texts.dtype).repeat(rows, 1, 1, 1, 1), timestep, texts.flatten(0, 1))
+    return predictions.float().unflatten(0, (rows, len(clips)))
+
+
+def _own(generators: Sequence[torch.Generator] | None, num_clips: int) -> list[torch.Generator]:
+    if generators is None or len(generators) != num_clips:
+        given = "none" if generators is None else len(generators)
+        raise ValueError(f"a sampler that draws noise needs a generator a clip: {num_clips}, got {given}")
+    return list(generators)

@@ -1,6 +1,6 @@
 """The noise schedule that a motion module is trained with, and must be sampled with."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from diffusers import DDIMScheduler
@@ -89,6 +89,18 @@ def _for_clips(values: Tensor, clips: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (clips.ndim - 1))
 
 
+def scheduler_config(schedule: NoiseSchedule) -> dict[str, Any]:
+    """The schedule in the words of diffusers' schedulers."""
+    return {
+        "num_train_timesteps": schedule.num_train_timesteps,
+        "beta_start": schedule.beta_start,
+        "beta_end": schedule.beta_end,
+        "beta_schedule": schedule.beta_schedule,
+        "prediction_type": schedule.prediction_type,
+        "rescale_betas_zero_snr": schedule.zero_terminal_snr,
+    }
+
+
 def ddim_scheduler(schedule: NoiseSchedule) -> DDIMScheduler:
     """The DDIM sampler of this schedule.
 
@@ -97,14 +109,9 @@ def ddim_scheduler(schedule: NoiseSchedule) -> DDIMScheduler:
     spacing would begin below it, at a share of signal that the noise it is given does not hold.
     """
     return DDIMScheduler(
-        num_train_timesteps=schedule.num_train_timesteps,
-        beta_start=schedule.beta_start,
-        beta_end=schedule.beta_end,
-        beta_schedule=schedule.beta_schedule,
-        prediction_type=schedule.prediction_type,
+        **scheduler_config(schedule),
         steps_offset=1,
         clip_sample=False,
         set_alpha_to_one=True,
         timestep_spacing="trailing" if schedule.zero_terminal_snr else "leading",
-        rescale_betas_zero_snr=schedule.zero_terminal_snr,
     )
