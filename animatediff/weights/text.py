@@ -78,15 +78,28 @@ class PromptEncoder:
         self._words = re.compile("|".join(f"({_pattern(token)})" for token in tokens) or "(?!)", re.IGNORECASE)
 
     @torch.no_grad()
-    def encode(self, texts: list[str]) -> Tensor:
+    def encode(self, texts: list[str], clip_skip: int = 0) -> Tensor:
         """Text embeddings (b n d): the encoder's last hidden state over the padded prompt.
 
         What is beyond the tokenizer's length is cut off, with a warning.
 
         Args:
             texts: b prompts or captions; "" is the unconditional one.
+            clip_skip: last layers that are left out; the last norm is applied even so, as in diffusers.
+
+        Raises:
+            UserError: the encoder has no more layers than are to be left out.
         """
-        return self._run(texts).last_hidden_state
+        if not clip_skip:
+            return self._run(texts).last_hidden_state
+        num_layers = self._encoder.config.num_hidden_layers
+        if clip_skip >= num_layers:
+            raise UserError(
+                f"clip_skip {clip_skip} leaves nothing of the base's text encoder, which has {num_layers} layers: "
+                f"set at most {num_layers - 1}"
+            )
+        hidden = self._run(texts, output_hidden_states=True).hidden_states[-(clip_skip + 1)]
+        return self._last_norm(hidden)
 
     @torch.no_grad()
     def encode_xl(self, texts: list[str]) -> tuple[Tensor, Tensor | None]:
@@ -98,6 +111,10 @@ class PromptEncoder:
         """
         out = self._run(texts, output_hidden_states=True)
         return out.hidden_states[-2], getattr(out, "text_embeds", None)
+
+    def cut_off(self, text: str) -> str | None:
+        """What `encode` leaves out of a prompt, in one line; None if it reads all of it."""
+        return self._cut_off(text, self._tokens(text))
 
     def _run(self, texts: list[str], **options: bool) -> Any:
         ids = torch.tensor([self._padded(text) for text in texts])
@@ -114,6 +131,12 @@ class PromptEncoder:
             return self._encoder(ordinary, **options)
 
     @property
+    def _last_norm(self) -> torch.nn.Module:
+        # transformers' versions differ in what is around it.
+        modules = self._encoder.named_modules()
+        return next(module for name, module in modules if name.split(".")[-1] == "final_layer_norm")
+
+    @property
     def _table(self) -> torch.nn.Embedding:
         return self._encoder.get_input_embeddings()
 
@@ -128,10 +151,9 @@ class PromptEncoder:
         return vectors
 
     def _padded(self, text: str) -> list[int]:
-        ids, room = self._tokens(text), self._length - 2
-        if len(ids) > room:
-            self._warn(text, f"has {len(ids)} tokens, {room} are read; cut off: {self._spell(ids[room:])!r}")
-        tokenizer = self._tokenizer
+        ids, room, tokenizer = self._tokens(text), self._length - 2, self._tokenizer
+        if cut := self._cut_off(text, ids):
+            self._warn(text, cut)
         padding = [tokenizer.pad_token_id] * (room - len(ids))
         return [tokenizer.bos_token_id, *ids[:room], tokenizer.eos_token_id, *padding]
 
@@ -153,12 +175,18 @@ class PromptEncoder:
         runs = itertools.groupby(ids, key=lambda i: self._names[-1 - i] if i < 0 else None)
         return " ".join(name or self._tokenizer.decode(list(run)) for name, run in runs)
 
-    def _warn(self, text: str, what: str) -> None:
+    def _cut_off(self, text: str, ids: list[int]) -> str | None:
+        room = self._length - 2
+        if len(ids) <= room:
+            return None
+        return f"prompt {text!r} has {len(ids)} tokens, {room} are read; cut off: {self._spell(ids[room:])!r}"
+
+    def _warn(self, text: str, warning: str) -> None:
         if text in self._warned or len(self._warned) >= _MAX_WARNINGS:
             return
         self._warned.add(text)
         last = " (more such prompts are not named)" if len(self._warned) == _MAX_WARNINGS else ""
-        _log.warning("prompt %r %s%s", text, what, last)
+        _log.warning("%s%s", warning, last)
 
 
 def _normal(text: str) -> str:

@@ -261,6 +261,37 @@ def test_what_is_cut_off_is_named_once_a_prompt(parts, prompts, caplog):
     assert torch.equal(prompts.encode(["red " * 73 + "ab"]), cut)
 
 
+def test_what_is_cut_off_is_told_without_encoding(parts, prompts, caplog):
+    assert prompts.cut_off("red " * 75) is None
+    assert prompts.cut_off("") is None
+    told = prompts.cut_off("red " * 75 + "blue\nstar")
+    assert told.endswith("has 77 tokens, 75 are read; cut off: 'blue star'")
+    assert "\n" not in told
+    assert not caplog.records
+    prompts.encode(["red " * 75 + "blue\nstar"])
+    assert caplog.records[0].getMessage() == told
+
+
+@pytest.mark.parametrize("with_learned_word", [False, True])
+def test_clip_skip_is_diffusers_own(folder, parts, prompts, with_learned_word):
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    # diffusers looks for the last norm where transformers 5 no longer has it.
+    pipeline.text_encoder.__dict__.setdefault("text_model", pipeline.text_encoder)
+    num_layers = parts[1].config.num_hidden_layers
+    text = "a red circle moving left"
+    if with_learned_word:
+        prompts.set_embeddings([embedding("sks", row(parts, "red"))])
+    ours = [
+        prompts.encode([text.replace("red", "sks") if with_learned_word else text], skip) for skip in range(num_layers)
+    ]
+    for skip, encoded in enumerate(ours):
+        theirs, _ = pipeline.encode_prompt(text, torch.device("cpu"), 1, False, clip_skip=skip or None)
+        assert torch.equal(encoded, theirs)
+    assert not torch.equal(ours[0], ours[1])
+    with pytest.raises(UserError, match=f"clip_skip {num_layers} .* set at most {num_layers - 1}"):
+        prompts.encode([text], num_layers)
+
+
 def test_long_captions_do_not_fill_the_log(prompts, caplog):
     for i in range(120):
         prompts.encode([f"{i} " + "red " * 80])
