@@ -5,146 +5,53 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from animatediff import storage
-from animatediff.config import Config
-from animatediff.diffusion.context import Context
-from animatediff.diffusion.samplers import Sampler, TimestepSpacing
 from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.errors import UserError
+from animatediff.rendering.entries import (
+    EmbeddingFile,
+    Entry,
+    Lora,
+    Model,
+    Prompt,
+    Prompts,
+    SeededSettings,
+    Settings,
+    Weights,
+    WeightsUri,
+)
+from animatediff.uris import printable_uri
 from animatediff.weights import base, checkpoints, motion_modules, textual_inversion
-from animatediff.weights.resident import Addition
+
+__all__ = [
+    "RENDER_VERSION",
+    "Catalog",
+    "EmbeddingFile",
+    "Entry",
+    "HashFile",
+    "Item",
+    "Lora",
+    "Model",
+    "Place",
+    "Plan",
+    "Prompt",
+    "Prompts",
+    "Result",
+    "Settings",
+    "Status",
+    "Weights",
+    "expand",
+    "schedule_of",
+    "settings_of_prompt",
+    "token_of",
+    "weights_uris",
+]
 
 RENDER_VERSION = 3
 """Part of every digest; raise it when a change of the code changes pixels."""
-
-WeightsUri = Annotated[str, AfterValidator(storage.absolute_if_there)]
-
-
-class Settings(Config):
-    """What a prompt is rendered with; the defaults are the reference's."""
-
-    negative_prompt: str = ""
-    """What the guidance leads away from."""
-    sampler: Sampler = "ddim"
-    """The way from noise to latents. Few-step motion modules need theirs: Lightning `euler` with `timestep_spacing:
-    trailing`, AnimateLCM `lcm`; both with few steps and little guidance."""
-    timestep_spacing: TimestepSpacing | None = None
-    """How the steps are spread over the schedule's timesteps; default: the sampler's own."""
-    num_inference_steps: int = Field(25, ge=1, le=1000)
-    """Denoising steps."""
-    guidance_scale: float = Field(8.0, ge=0, le=100)
-    """Strength of the prompt; at 1 and below the negative prompt is not used."""
-    guidance_rescale: float = Field(0.0, ge=0, le=1)
-    """Share of the guided prediction that is brought back to the unguided one's spread, against burnt-out colours
-    (Lin et al., arXiv 2305.08891, who take 0.7)."""
-    clip_skip: int = Field(0, ge=0, le=11)
-    """Last layers of the text encoder that are left out; what other tools call clip skip 2 is 1 here."""
-    width: int = Field(512, ge=8)
-    """Of a frame, in pixels."""
-    height: int = Field(512, ge=8)
-    """Of a frame, in pixels."""
-    num_frames: int = Field(16, ge=1)
-    """Any number with `context`; without it, at most what the motion module's position table holds."""
-    fps: float = Field(8.0, gt=0, le=100)
-    """Frames per second of the written video."""
-    context: Context | None = None
-    """Windows of frames that the motion module sees at a time; default: all frames at once."""
-    loop: bool = False
-    """Whether the last frame goes over into the first; windows of `context` then reach around the clip's end."""
-
-
-class SeededSettings(Settings):
-    """Settings, and the seeds to repeat them with."""
-
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field((0,), min_length=1)
-    """Every prompt is rendered once for each."""
-
-
-class Prompt(SeededSettings):
-    """A prompt; settings given here override its entry's and the catalog's."""
-
-    prompt: str
-    """What the clip shows."""
-
-
-def _as_prompt(value: Any) -> Any:
-    return {"prompt": value} if isinstance(value, str) else value
-
-
-Prompts = tuple[Annotated[Prompt, BeforeValidator(_as_prompt)], ...]
-"""In a file: texts, or mappings with the text as `prompt` and the settings that it needs."""
-
-
-class Lora(Config):
-    """A low-rank file and its strength."""
-
-    path: WeightsUri
-    """A weights file, local or at a URI."""
-    scale: float = 1.0
-    """1 is as trained, 0 leaves it out."""
-
-
-class EmbeddingFile(Config):
-    """A textual inversion."""
-
-    path: WeightsUri
-    """A weights file, local or at a URI."""
-    token: str | None = Field(None, min_length=1)
-    """The word that stands for it in prompts; default: the file's own, else its name without suffix."""
-
-
-class Weights(Config):
-    """What makes the base an entry's own model."""
-
-    checkpoint: WeightsUri | None = None
-    """A diffusers folder, or a single file in the original layout; default: the base as it is."""
-    loras: tuple[Lora, ...] = ()
-    """LoRA, LoCon, LoHa or LoKr files; their changes add up."""
-    domain_adapter: Lora | None = None
-    """The adapter that the motion module was trained beside (v3); left out, as published, it plays no part."""
-    motion_loras: tuple[Lora, ...] = ()
-    """Camera moves and learned motions, added to the motion module."""
-    embeddings: tuple[EmbeddingFile, ...] = ()
-    """Textual inversions, used where their words stand in a prompt or a negative prompt."""
-
-    def additions(self) -> list[Addition]:
-        """The low-rank files by what they are."""
-        adapter = [self.domain_adapter] if self.domain_adapter else []
-        return [
-            *(Addition(file.path, file.scale, "domain_adapter") for file in adapter),
-            *(Addition(file.path, file.scale, "lora") for file in self.loras),
-            *(Addition(file.path, file.scale, "motion_lora") for file in self.motion_loras),
-        ]
-
-
-class Model(Weights):
-    """All weights that an item is rendered with."""
-
-    base: WeightsUri
-    """A diffusers folder, a URI, or a hub id."""
-    motion_module: WeightsUri
-    """A `.safetensors` file, trained here or published."""
-    noise_schedule: NoiseSchedule | None = None
-    """The one that the motion module was trained with; default: the one that its file names, else the reference's."""
-
-
-class Entry(SeededSettings, Weights):
-    """A personalised model and its prompts; settings given here override the catalog's."""
-
-    name: str
-    """Says which model it is; letters, digits, `.`, `_` and `-`. Entries of one name have the same weights."""
-    base: WeightsUri | None = None
-    """Default: the catalog's."""
-    motion_module: WeightsUri | None = None
-    """Default: the catalog's."""
-    priority: int = 0
-    """Entries of a higher one are rendered first."""
-    prompts: Prompts = ()
-    """Default: the catalog's, so that every model is shown with every prompt."""
 
 
 class Catalog(SeededSettings):
@@ -173,11 +80,27 @@ class Catalog(SeededSettings):
                 raise UserError(f"there is no {name}: name one in the entry or for the whole catalog")
         weights = {name: getattr(entry, name) for name in Weights.model_fields}
         # The parts are validated already, and validating 100,000 of them again takes seconds.
-        return Model.model_construct(**shared, noise_schedule=self.noise_schedule, **weights)
+        return Model.model_construct(_MODEL_FIELDS, **shared, noise_schedule=self.noise_schedule, **weights)
 
     def prompts_of(self, entry: Entry) -> tuple[Prompt, ...]:
         """The entry's own prompts, or the catalog's."""
         return entry.prompts or self.prompts
+
+    def settings_of(self, entry: Entry) -> dict[str, Any]:
+        """The fields of `SeededSettings` for prompts of the entry that say nothing else."""
+        own = entry.model_fields_set
+        return {name: getattr(entry if name in own else self, name) for name in SeededSettings.model_fields}
+
+
+def settings_of_prompt(shared: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
+    """A prompt's settings.
+
+    Args:
+        shared: what `Catalog.settings_of` gives for its entry.
+        prompt: one of the entry's.
+    """
+    own = prompt.model_fields_set & SeededSettings.model_fields.keys()
+    return {**shared, **{name: getattr(prompt, name) for name in own}}
 
 
 class Item(Settings):
@@ -239,11 +162,18 @@ class Plan(NamedTuple):
     """By digest: why an item cannot be rendered."""
 
 
+Place = int | tuple[int, int]
+"""Of an entry in its catalog, or of an entry and of one of its prompts."""
+
 HashFile = Callable[[str], str]
+
+# One set for all that have all fields: pydantic would make one for each of 100,000 items, at 2 kB.
+_MODEL_FIELDS = set(Model.model_fields)
+_ITEM_FIELDS = set(Item.model_fields)
 
 
 def expand(
-    catalog: Catalog, *, problems: Mapping[int, str] | None = None, content_hash: HashFile = checkpoints.content_hash
+    catalog: Catalog, *, problems: Mapping[Place, str] | None = None, content_hash: HashFile = checkpoints.content_hash
 ) -> Plan:
     """Every entry with each of its prompts and seeds.
 
@@ -251,25 +181,66 @@ def expand(
 
     Args:
         catalog: with all prompts and entries in it.
-        problems: by an entry's place in the catalog: why its items cannot be rendered.
+        problems: what `checks.check` gives: why items cannot be rendered. Their digests cover the reason and the
+            entry's name, too, so that no item without problems has them.
         content_hash: SHA-256 of what lies at a URI; raises UserError or OSError for what cannot be read. Such a file
             counts by its name: its items will fail, and a later one in its place makes other items.
 
     Raises:
-        UserError: an entry has neither base nor motion module.
+        UserError: an entry without problems has neither base nor motion module.
     """
-    hashed = cache(lambda uri: _hash(uri, content_hash))
+    problems = problems or {}
+    identify = _Identities(content_hash)
     plan = Plan([], {}, {}, {})
     for index, entry in enumerate(catalog.entries):
-        model = catalog.model(entry)
-        hashes = {model.base: hashed(_folder(model.base))} | {uri: hashed(uri) for uri in _files(model)}
-        key = _sha256(_identity(model, hashes))
-        plan.models[key], plan.hashes[key] = model, hashes
-        items = list(_items(catalog, entry, key))
-        plan.items.extend(items)
-        if problems and index in problems:
-            plan.invalid.update(dict.fromkeys((item.digest for item in items), problems[index]))
+        key = _add_model(plan, catalog, entry, identify, is_invalid=index in problems)
+        shared = catalog.settings_of(entry)
+        for number, prompt in enumerate(catalog.prompts_of(entry)):
+            problem = problems.get(index) or problems.get((index, number))
+            items = list(_items(entry, prompt, settings_of_prompt(shared, prompt), key, problem))
+            plan.items.extend(items)
+            if problem:
+                plan.invalid.update(dict.fromkeys((item.digest for item in items), problem))
     return plan
+
+
+def _add_model(plan: Plan, catalog: Catalog, entry: Entry, identify: "_Identities", *, is_invalid: bool) -> str:
+    try:
+        model = catalog.model(entry)
+    except UserError:
+        if not is_invalid:
+            raise
+        return ""
+    hashes = identify.hashes(model)
+    key = _sha256(identify(model, hashes))
+    if key not in plan.models:
+        plan.models[key] = model
+        plan.hashes[key] = {printable_uri(uri): found for uri, found in hashes.items()}
+    return key
+
+
+class _Identities:
+    """What decides the weights of models, whatever the files are called. Each file is read once."""
+
+    def __init__(self, content_hash: HashFile) -> None:
+        self._hash = cache(lambda uri: _hash(uri, content_hash))
+        self._hash_base = cache(lambda uri: _hash(_folder(uri), content_hash))
+        self._token = cache(lambda path, token: token_of(EmbeddingFile.model_construct(path=path, token=token)))
+
+    def hashes(self, model: Model) -> dict[str, str]:
+        """SHA-256 by URI."""
+        return {model.base: self._hash_base(model.base)} | {uri: self._hash(uri) for uri in weights_uris(model)}
+
+    def __call__(self, model: Model, hashes: Mapping[str, str]) -> dict[str, Any]:
+        return {
+            "base": hashes[model.base],
+            "motion_module": hashes[model.motion_module],
+            # Left out, it is the motion module's own, which that one's hash covers.
+            "noise_schedule": model.noise_schedule and model.noise_schedule.model_dump(),
+            "checkpoint": model.checkpoint and hashes[model.checkpoint],
+            "additions": [(hashes[file.uri], file.scale, file.family) for file in model.additions()],
+            "embeddings": [(hashes[file.path], self._token(file.path, file.token)) for file in model.embeddings],
+        }
 
 
 def _folder(base_uri: str) -> str:
@@ -279,7 +250,7 @@ def _folder(base_uri: str) -> str:
         return base_uri
 
 
-def _files(model: Model) -> list[str]:
+def weights_uris(model: Model) -> list[str]:
     """The URIs of a model's weights files, without the base."""
     embeddings = (file.path for file in model.embeddings)
     additions = (file.uri for file in model.additions())
@@ -294,43 +265,28 @@ def _hash(uri: str, content_hash: HashFile) -> str:
         return uri
 
 
-def _identity(model: Model, hashes: Mapping[str, str]) -> dict[str, Any]:
-    """What decides the weights, whatever the files are called."""
-    return {
-        "base": hashes[model.base],
-        "motion_module": hashes[model.motion_module],
-        # Left out, it is the motion module's own, which that one's hash covers.
-        "noise_schedule": model.noise_schedule and model.noise_schedule.model_dump(),
-        "checkpoint": model.checkpoint and hashes[model.checkpoint],
-        "additions": [(hashes[file.uri], file.scale, file.family) for file in model.additions()],
-        "embeddings": [(hashes[file.path], token_of(file)) for file in model.embeddings],
+def _items(entry: Entry, prompt: Prompt, settings: dict[str, Any], model: str, problem: str | None) -> Iterator[Item]:
+    seeds: Sequence[int] = settings.pop("seeds")
+    context = settings["context"]
+    pixels = settings | {
+        "version": RENDER_VERSION,
+        "model": model,
+        "prompt": prompt.prompt,
+        "context": context and context.model_dump(),
     }
-
-
-def _items(catalog: Catalog, entry: Entry, model: str) -> Iterator[Item]:
-    names = SeededSettings.model_fields.keys()
-    shared = {name: getattr(entry if name in entry.model_fields_set else catalog, name) for name in names}
-    for prompt in catalog.prompts_of(entry):
-        values = shared | {name: getattr(prompt, name) for name in prompt.model_fields_set & names}
-        seeds: Sequence[int] = values.pop("seeds")
-        context = values["context"]
-        pixels = values | {
-            "version": RENDER_VERSION,
-            "model": model,
-            "prompt": prompt.prompt,
-            "context": context and context.model_dump(),
-        }
-        for seed in seeds:
-            digest = _sha256(pixels | {"seed": seed})
-            yield Item.model_construct(
-                **values,
-                digest=digest,
-                entry=entry.name,
-                model=model,
-                priority=entry.priority,
-                prompt=prompt.prompt,
-                seed=seed,
-            )
+    if problem:
+        pixels |= {"entry": entry.name, "problem": problem}
+    for seed in seeds:
+        yield Item.model_construct(
+            _ITEM_FIELDS,
+            **settings,
+            digest=_sha256(pixels | {"seed": seed}),
+            entry=entry.name,
+            model=model,
+            priority=entry.priority,
+            prompt=prompt.prompt,
+            seed=seed,
+        )
 
 
 def _sha256(values: dict[str, Any]) -> str:

@@ -1,159 +1,173 @@
 """What can be found wrong with a catalog before anything is rendered."""
 
-import logging
 import re
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from functools import partial
-from typing import Any
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
 
-from animatediff import storage
-from animatediff.config import load
 from animatediff.errors import UserError
-from animatediff.rendering.catalog import Catalog, Entry, schedule_of, token_of
-from animatediff.weights import lora, motion_modules
-from animatediff.weights.base import load_config
-from animatediff.weights.files import local_copy
-from animatediff.weights.identify import expect
-from animatediff.weights.motion_modules import MotionFile
-from animatediff.weights.tensors import TensorFile, open_tensors
+from animatediff.rendering import catalog_files
+from animatediff.rendering.catalog import Catalog, EmbeddingFile, Entry, Place, settings_of_prompt, token_of
+from animatediff.rendering.file_checks import check_files, files_of
+from animatediff.rendering.model_checks import CHECKED_SETTINGS, ModelChecks
 from animatediff.weights.text import uses
 
-logger = logging.getLogger(__name__)
-
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MAX_TOLD = 20  # problems in a message
+_MAX_NAMED = 3  # entries of one problem
+_PROMPT_CHARS = 40
 
 
 def read(uri: str) -> Catalog:
-    """Read a catalog file and check everything in it that can be checked without rendering.
+    """Read a catalog of which every entry is needed.
 
     Raises:
         UsageError: the file is missing or does not fit the schema.
-        UserError: as `check` says.
+        UserError: an entry has a problem.
     """
-    catalog = load(Catalog, uri)
-    check(catalog)
+    catalog = catalog_files.read(uri)
+    if problems := check(catalog):
+        raise UserError(report(problems, catalog))
     return catalog
 
 
-def check(catalog: Catalog) -> None:
-    """Refuse a catalog that cannot be rendered.
+def check(catalog: Catalog) -> dict[Place, str]:
+    """What keeps entries, or some of their prompts, from being rendered; everything else can go ahead.
 
-    A file that is there but cannot be read is no reason: its entry's items fail with it, and the others are rendered.
+    That is: files that do not exist, or are of another family or for another base than they are given as; a motion
+    module that does not fit the base; sizes, lengths and steps that they cannot do; embeddings that no prompt uses;
+    names that no file can have, or that stand for several models. A file that is there but cannot be read is left to
+    its entry's items, which fail with it.
+
+    Returns:
+        All problems of an entry, or of a prompt, as one line.
 
     Raises:
-        UserError: names all problems at once: files that do not exist, or are of another family or for another base
-            than they are given as; a motion module that does not fit the base; sizes and lengths that they cannot do;
-            embeddings that no prompt uses; names that are doubled or no file names.
+        UserError: nothing can be rendered; the line tells why, what all entries share once.
     """
-    problems = list(_name_problems(catalog))
-    for entry in catalog.entries:
-        problems += (f"entry {entry.name!r}: {problem}" for problem in _file_problems(entry))
+    found: dict[Place, list[str]] = defaultdict(list)
+    for place, problem in _problems(catalog):
+        found[place].append(problem)
+    if found and all(_is_lost(catalog, index, found) for index in range(len(catalog.entries))):
+        lines = _lines(found, catalog)
+        count = f"{len(lines)} problem{'s' if len(lines) > 1 else ''}"
+        raise UserError(f"the catalog has {count}: {_some(lines)}")
+    return {place: "; ".join(problems) for place, problems in found.items()}
+
+
+def report(problems: Mapping[Place, str], catalog: Catalog) -> str:
+    """The problems that `check` found as one line for a log; at most 20 of them by name."""
+    if not problems:
+        return f"all {len(catalog.entries)} entries can be rendered"
+    entries = sum(isinstance(place, int) for place in problems)
+    prompts = len(problems) - entries
+    counts = [f"{entries} of {len(catalog.entries)} entries"] if entries else []
+    counts += [f"{prompts} prompt{'s' if prompts > 1 else ''}{' of others' if entries else ''}"] if prompts else []
+    lines = _lines({place: [problem] for place, problem in problems.items()}, catalog)
+    return f"{' and '.join(counts)} cannot be rendered: {_some(lines)}"
+
+
+def _problems(catalog: Catalog) -> Iterator[tuple[Place, str]]:
+    """Every problem with the place that has it."""
+    yield from _name_problems(catalog)
+    files = check_files(file for entry in catalog.entries for file in files_of(entry))
+    models = ModelChecks(catalog.noise_schedule)
+    tokens = cache(lambda path, token: token_of(EmbeddingFile(path=path, token=token)))
+    for index, entry in enumerate(catalog.entries):
+        yield from ((index, files[file]) for file in files_of(entry) if file in files)
+        if not catalog.prompts_of(entry):
+            yield index, "it has no prompts: give it some, or the whole catalog"
+        for file in entry.embeddings:
+            token = tokens(file.path, file.token)
+            if token is not None and not any(uses(text, token) for text in _texts(catalog, entry)):
+                yield index, f"no prompt uses the embedding {file.path}: write {token!r} where it belongs"
+        yield from _model_problems(catalog, index, models)
+
+
+def _name_problems(catalog: Catalog) -> Iterator[tuple[int, str]]:
+    by_name = defaultdict(list)
+    for index, entry in enumerate(catalog.entries):
+        by_name[entry.name].append(index)
+        if not _SAFE_NAME.fullmatch(entry.name):
+            yield index, "use letters, digits, '.', '_' and '-' in the name"
+    for indexes in by_name.values():
+        entries = [catalog.entries[index] for index in indexes]
+        if any(not _has_weights_of(entry, entries[0]) for entry in entries[1:]):
+            problem = f"{len(indexes)} entries have this name and not the same weights: give each model its own"
+            yield from ((index, problem) for index in indexes)
+
+
+def _has_weights_of(entry: Entry, other: Entry) -> bool:
+    return all(getattr(entry, name) == getattr(other, name) for name in _WEIGHTS)
+
+
+def _texts(catalog: Catalog, entry: Entry) -> Iterator[str]:
+    """Where the words of an entry's embeddings may stand."""
+    yield catalog.settings_of(entry)["negative_prompt"]
+    for prompt in catalog.prompts_of(entry):
+        yield prompt.prompt
+        yield prompt.negative_prompt
+
+
+def _model_problems(catalog: Catalog, index: int, models: ModelChecks) -> Iterator[tuple[Place, str]]:
+    entry = catalog.entries[index]
     try:
-        problems += _model_problems(catalog)
+        model = catalog.model(entry)
     except UserError as error:
-        problems.append(str(error))
-    if problems:
-        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        raise UserError(f"the catalog has {count}: {'; '.join(problems)}")
+        yield index, str(error)
+        return
+    if problem := models.model(model):
+        yield index, problem
+        return
+    shared = catalog.settings_of(entry)
+    of_entry = cache(lambda: models.settings(model, shared))
+    found = [
+        of_entry()
+        if prompt.model_fields_set.isdisjoint(CHECKED_SETTINGS)
+        else models.settings(model, settings_of_prompt(shared, prompt))
+        for prompt in catalog.prompts_of(entry)
+    ]
+    if len(set(found)) == 1:  # also where every prompt says it
+        yield from ((index, problem) for problem in found[0])
+        return
+    yield from (((index, number), problem) for number, problems in enumerate(found) for problem in problems)
 
 
-def _name_problems(catalog: Catalog) -> Iterator[str]:
-    names = [entry.name for entry in catalog.entries]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        yield f"{names.count(name)} entries are named {name!r}: give each its own name"
-    for name in names:
-        if not _SAFE_NAME.fullmatch(name):
-            yield f"entry {name!r}: use letters, digits, '.', '_' and '-' in the name"
+def _is_lost(catalog: Catalog, index: int, found: Collection[Place]) -> bool:
+    num_prompts = len(catalog.prompts_of(catalog.entries[index]))
+    return index in found or all((index, number) in found for number in range(num_prompts))
 
 
-def _file_problems(entry: Entry) -> Iterator[str]:
-    for uri, open_file, check_file in _files(entry):
-        if not storage.exists(uri):
-            yield f"there is no file or folder {uri}"
-            continue
-        try:
-            file = open_file(uri)
-        except UserError:  # a broken file fails its own items only
-            continue
-        try:
-            if file is not None:
-                check_file(file)
-        except UserError as error:
-            yield str(error)
+def _lines(found: Mapping[Place, Sequence[str]], catalog: Catalog) -> list[str]:
+    """Each problem once, with the entries that have it."""
+    places = defaultdict(list)
+    for place, problems in found.items():
+        for problem in problems:
+            places[problem].append(place)
+    return [_line(problem, owners, catalog) for problem, owners in places.items()]
 
 
-def _files(entry: Entry) -> Iterator[tuple[str, Callable[[str], TensorFile | None], Callable[[TensorFile], object]]]:
-    """An entry's files, each with what opens it and what checks that it is of the kind that it is given as."""
-    if entry.checkpoint is not None:
-        yield entry.checkpoint, _open_checkpoint, partial(expect, families={"checkpoint", "vae"}, base="sd1")
-    for file in entry.additions():
-        yield file.uri, lora.open_file, partial(lora.check_kind, family=file.family, base="sd1")
-    for embedding in entry.embeddings:
-        yield embedding.path, open_tensors, partial(expect, families={"textual_inversion"}, base="sd1")
+def _line(problem: str, places: Sequence[Place], catalog: Catalog) -> str:
+    if len(places) == len(catalog.entries) > 1 and all(isinstance(place, int) for place in places):
+        return problem
+    names = list(dict.fromkeys(_name(place, catalog) for place in places))
+    if len(names) == 1:
+        return f"entry {names[0]}: {problem}"
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return f"entries {', '.join(names[:_MAX_NAMED])}{more}: {problem}"
 
 
-def _open_checkpoint(uri: str) -> TensorFile | None:
-    """A folder's parts say themselves what they are."""
-    return None if local_copy(uri).is_dir() else open_tensors(uri)
+def _name(place: Place, catalog: Catalog) -> str:
+    if isinstance(place, int):
+        return repr(catalog.entries[place].name)
+    entry = catalog.entries[place[0]]
+    text = catalog.prompts_of(entry)[place[1]].prompt
+    return f"{entry.name!r} (prompt {text if len(text) <= _PROMPT_CHARS else f'{text[:_PROMPT_CHARS]}...'!r})"
 
 
-def _model_problems(catalog: Catalog) -> Iterator[str]:
-    """What base and motion module cannot do.
-
-    Raises:
-        UserError: they cannot be read, or do not fit.
-    """
-    motion = motion_modules.open_file(catalog.motion_module)
-    unet, vae = load_config(catalog.base, "unet"), load_config(catalog.base, "vae")
-    if unet.get("addition_embed_type") == "text_time":
-        raise UserError(f"base {catalog.base} is an SDXL model; clips are rendered with SD 1.x bases only")
-    motion_modules.check_fits(motion, unet, catalog.base)
-    if not motion.config.use_mid_block:
-        _warn_of_mid_blocks(catalog)
-    _warn_of_schedule(catalog, motion)
-    for entry in catalog.entries:
-        problems = [*_setting_problems(catalog, entry, motion, vae), *_unused_embeddings(catalog, entry)]
-        yield from (f"entry {entry.name!r}: {problem}" for problem in problems)
+def _some(lines: Sequence[str]) -> str:
+    more = [f"and {len(lines) - _MAX_TOLD} more"] if len(lines) > _MAX_TOLD else []
+    return "; ".join([*lines[:_MAX_TOLD], *more])
 
 
-def _warn_of_mid_blocks(catalog: Catalog) -> None:
-    for uri in sorted({file.path for entry in catalog.entries for file in entry.motion_loras}):
-        with suppress(UserError):
-            if any("mid_block" in name for name in lora.open_file(uri).tensors):
-                logger.warning(
-                    "%s is for v2; what it changes in the middle block, which the motion module has not, is left out",
-                    uri,
-                )
-
-
-def _warn_of_schedule(catalog: Catalog, motion: MotionFile) -> None:
-    if catalog.noise_schedule and motion.schedule and catalog.noise_schedule != schedule_of(motion.uri):
-        logger.warning(
-            "noise_schedule is not the one that %s was trained with: expect grey or noisy pictures, or leave it out",
-            motion.uri,
-        )
-
-
-def _setting_problems(catalog: Catalog, entry: Entry, motion: MotionFile, vae: dict[str, Any]) -> Iterator[str]:
-    settings = catalog.settings(entry)
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)  # pixels a side that one latent covers
-    for side in ("width", "height"):
-        pixels = getattr(settings, side)
-        if pixels % factor:
-            nearest = max(factor, round(pixels / factor) * factor)
-            yield f"{side} {pixels} is no multiple of {factor}, use {nearest}"
-    longest = motion.config.max_frames if motion.config.use_positions else None
-    if longest is not None and settings.num_frames > longest:
-        yield f"the motion module takes at most {longest} frames, not {settings.num_frames}"
-    schedule = catalog.noise_schedule or schedule_of(motion.uri)
-    if settings.num_inference_steps > schedule.num_train_timesteps:
-        yield "more steps than the noise schedule has"
-
-
-def _unused_embeddings(catalog: Catalog, entry: Entry) -> Iterator[str]:
-    prompts = [*entry.prompts, catalog.settings(entry).negative_prompt]
-    for file in entry.embeddings:
-        token = token_of(file)
-        if token is not None and not any(uses(prompt, token) for prompt in prompts):
-            yield f"no prompt uses the embedding {file.path}: write {token!r} where it belongs"
+_WEIGHTS = ("base", "motion_module", "checkpoint", "loras", "domain_adapter", "motion_loras", "embeddings")

@@ -1,0 +1,160 @@
+"""Catalogs as files: a YAML, with tables of entries and of prompts beside it where there are many; or one table."""
+
+import json
+import posixpath
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from pydantic import Field, ValidationError
+
+from animatediff import storage
+from animatediff.config import Config, load
+from animatediff.data.sources.files import read_lines, suffix_of
+from animatediff.errors import UsageError, UserError
+from animatediff.rendering.catalog import Catalog
+from animatediff.rendering.catalog_tables import SUFFIXES, Row, read_rows
+from animatediff.rendering.entries import Entry, Prompt, SeededSettings
+from animatediff.uris import printable_uri
+
+_MAX_TOLD = 20
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+class CatalogFile(Catalog):
+    """What a catalog's YAML file may say."""
+
+    entries: tuple[Entry, ...] = ()
+    """Those of `entries_uri` come after them."""
+    entries_uri: str | None = Field(None, min_length=1)
+    """A table of entries (CSV, TSV, JSONL, Parquet), from the YAML's folder. Its columns are the fields of an entry;
+    rows with one name and the same weights are one model with several prompts."""
+    prompts_uri: str | None = Field(None, min_length=1)
+    """Prompts for every entry that names none of its own: a table, or a `.txt` with one a line; from the YAML's
+    folder."""
+
+
+class _Problems:
+    """What is wrong with cells, to be told all at once."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri, self._lines = printable_uri(uri), list[str]()
+
+    def validated(self, schema: type[ConfigT], values: Mapping[str, Any], place: str) -> ConfigT | None:
+        """The row's values, or None and their problems noted."""
+        try:
+            return schema.model_validate(values)
+        except ValidationError as error:
+            self._lines += (f"{self._uri}, {place}, {_describe(dict(item))}" for item in error.errors())
+            if len(self._lines) > _MAX_TOLD:
+                raise UsageError(f"{'; '.join(self._lines[:_MAX_TOLD])}; and perhaps more after it") from error
+        return None
+
+    def check(self) -> None:
+        if self._lines:
+            raise UsageError("; ".join(self._lines))
+
+
+def read(uri: str) -> Catalog:
+    """Read a catalog with everything in it.
+
+    Args:
+        uri: a YAML file, or a table of entries whose columns `base` and `motion_module` are filled.
+
+    Raises:
+        UsageError: a file is missing or does not fit the schema; the line names file, row and column.
+    """
+    if suffix_of(uri) in SUFFIXES:
+        return _of_table(uri)
+    file = load(CatalogFile, uri)
+    entries, prompts = file.entries, file.prompts
+    if file.entries_uri is not None:
+        entries += tuple(_read_entries(_beside(uri, file.entries_uri)))
+    if file.prompts_uri is not None:
+        prompts += tuple(_read_prompts(_beside(uri, file.prompts_uri)))
+    if not entries:
+        raise UsageError(f"{printable_uri(uri)} has no entries: list them as `entries`, or in a table as `entries_uri`")
+    shared = {name: getattr(file, name) for name in file.model_fields_set & Catalog.model_fields.keys()}
+    return Catalog.model_validate(shared | {"entries": entries, "prompts": prompts})
+
+
+def _beside(uri: str, name: str) -> str:
+    return name if "://" in name or name.startswith(("/", "~")) else storage.join(posixpath.dirname(uri), name)
+
+
+def _of_table(uri: str) -> Catalog:
+    entries = tuple(_read_entries(uri))
+    if not entries:
+        raise UsageError(f"{printable_uri(uri)} has no rows")
+    missing = [name for name in ("base", "motion_module") if not any(getattr(entry, name) for entry in entries)]
+    if missing:
+        columns = f"column{'s' if len(missing) > 1 else ''} {' and '.join(missing)}"
+        raise UsageError(
+            f"{printable_uri(uri)} has no {columns}: add what is missing, or name the table as `entries_uri` in a YAML "
+            "file that says it for all"
+        )
+    return Catalog(entries=entries)
+
+
+def _read_entries(uri: str) -> Iterator[Entry]:
+    """A table's entries, in the order of their first rows: one for each name and weights, and each row without prompt.
+
+    A row's settings go to its prompt: so one row's problem is no other's.
+    """
+    problems = _Problems(uri)
+    models: dict[str, Entry | None] = {}
+    prompts: dict[str, list[Prompt | None]] = {}
+    for row in read_rows(uri, _ENTRY_COLUMNS):
+        settings = {name: row.values.pop(name) for name in _PROMPT_COLUMNS & row.values.keys()}
+        texts = _texts(settings, row, uri)
+        key = json.dumps(row.values, sort_keys=True) if texts else row.place
+        if key not in models:
+            models[key] = problems.validated(Entry, row.values if texts else row.values | settings, row.place)
+        own = prompts.setdefault(key, [])
+        own += (problems.validated(Prompt, settings | {"prompt": text}, row.place) for text in texts)
+    problems.check()
+    for key, entry in models.items():
+        if entry is not None:
+            yield entry.model_copy(update={"prompts": tuple(prompts[key])}) if prompts[key] else entry
+
+
+def _texts(settings: dict[str, Any], row: Row, uri: str) -> list[Any]:
+    prompts = settings.pop("prompts", [])
+    if not isinstance(prompts, list):
+        raise UsageError(f"{printable_uri(uri)}, {row.place}, column 'prompts': a list is needed (got {prompts!r})")
+    return [settings.pop("prompt"), *prompts] if "prompt" in settings else prompts
+
+
+def _read_prompts(uri: str) -> Iterator[Prompt]:
+    if suffix_of(uri) == ".txt":
+        yield from _read_text(uri)
+        return
+    problems = _Problems(uri)
+    for row in read_rows(uri, Prompt.model_fields):
+        if prompt := problems.validated(Prompt, row.values, row.place):
+            yield prompt
+    problems.check()
+
+
+def _read_text(uri: str) -> Iterator[Prompt]:
+    try:
+        if not storage.exists(uri):
+            raise UsageError(f"there is no file {printable_uri(uri)}")
+        lines = (line.decode().strip() for line in read_lines(uri))
+        yield from (Prompt(prompt=line) for line in lines if line)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{printable_uri(uri)} is no text in UTF-8: {error}") from error
+    except UserError as error:
+        raise UsageError(str(error)) from error
+
+
+_PROMPT_COLUMNS = {"prompt", "prompts", *SeededSettings.model_fields}
+_ENTRY_COLUMNS = ["prompt", *Entry.model_fields]
+
+
+def _describe(item: dict[str, Any]) -> str:
+    """One of pydantic's errors."""
+    name, *rest = map(str, item["loc"])
+    path = f" ({'.'.join(rest)})" if rest else ""
+    message = item["msg"].removeprefix("Value error, ")
+    got = "" if item["type"] in ("missing", "value_error") else f" (got {item['input']!r})"
+    return f"column {name!r}{path}: {message}{got}"

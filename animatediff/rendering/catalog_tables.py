@@ -1,0 +1,187 @@
+"""Tables that catalogs are written as: CSV, TSV, JSONL and Parquet to rows of what was given."""
+
+import csv
+import difflib
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from animatediff import storage
+from animatediff.data.sources.files import opened, read_lines, suffix_of
+from animatediff.errors import UsageError, UserError
+from animatediff.uris import printable_uri
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+"""Of files that are tables."""
+
+_BATCH_ROWS = 10_000
+_TEXTS = ("prompt", "negative_prompt")  # the columns whose blanks are kept
+
+
+class Row(NamedTuple):
+    """A row of a table."""
+
+    place: str
+    """Such as `line 7`: for a person to find it."""
+    values: dict[str, Any]
+    """Cells by column, as the schema takes them; empty ones are left out."""
+
+
+def read_rows(uri: str, columns: Iterable[str]) -> Iterator[Row]:
+    """The rows of a table, in its order.
+
+    Args:
+        uri: its suffix says its format; CSV and JSONL may be compressed (`.csv.gz`).
+        columns: those that it may have. In a text cell, low-rank files are `path:scale;path:scale` (the scale may be
+            left out), embeddings `path;path`, seeds `1;2`, and each of them, `prompts` and `context` may be JSON.
+
+    Raises:
+        UsageError: it is missing, damaged or of no such format, has another column, or a cell cannot be read.
+    """
+    known = list(columns)
+    read = _READERS.get(suffix_of(uri))
+    if read is None:
+        raise UsageError(f"{printable_uri(uri)} is no table: a name that ends in {', '.join(SUFFIXES)} is needed")
+    try:
+        if not storage.exists(uri):
+            raise UsageError(f"there is no file {printable_uri(uri)}")
+        for place, cells in read(uri, known):
+            yield Row(place, _given(cells, f"{printable_uri(uri)}, {place}"))
+    except UserError as error:
+        raise UsageError(str(error)) from error
+
+
+def _given(cells: Iterable[tuple[str, Any]], where: str) -> dict[str, Any]:
+    values = {}
+    for name, cell in cells:
+        if cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()):  # null, NaN, blank
+            continue
+        try:
+            values[name] = _value(name, cell) if isinstance(cell, str) else _without_nulls(cell)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{where}, column {name!r}: {error} (got {cell!r})") from error
+    return values
+
+
+def _value(name: str, text: str) -> Any:
+    if name in _TEXTS:
+        return text
+    text = text.strip()
+    if name == "context" or (name in _LISTS and text.startswith(("[", "{"))):
+        return _without_nulls(json.loads(text))
+    return _LISTS[name](text) if name in _LISTS else text
+
+
+def _without_nulls(value: Any) -> Any:
+    """A Parquet struct has all its fields, whether they were given or not."""
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+
+def _scaled_file(text: str) -> dict[str, Any]:
+    """`path`, or `path:scale`; a URI has colons of its own."""
+    path, _, scale = text.rpartition(":")
+    try:
+        return {"path": path.strip(), "scale": float(scale)} if path else {"path": text.strip()}
+    except ValueError:
+        return {"path": text.strip()}
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(";") if part.strip()]
+
+
+_LISTS: dict[str, Callable[[str], Any]] = {
+    "loras": lambda text: [_scaled_file(part) for part in _parts(text)],
+    "motion_loras": lambda text: [_scaled_file(part) for part in _parts(text)],
+    "domain_adapter": _scaled_file,
+    "embeddings": lambda text: [{"path": part} for part in _parts(text)],
+    "seeds": _parts,
+    "prompts": lambda text: [text],
+}
+
+Cells = Iterator[tuple[str, Iterable[tuple[str, Any]]]]
+"""Each row's place, and its cells by column."""
+
+
+def _read_csv(uri: str, known: list[str], delimiter: str = ",") -> Cells:
+    # strict: a quote that is never closed would swallow all that follows it.
+    reader = csv.reader(_decoded(uri), delimiter=delimiter, skipinitialspace=True, strict=True)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        _check_columns(names, known, uri)
+        for row in reader:
+            if len(row) > len(names):
+                raise UsageError(
+                    f"{printable_uri(uri)}, line {reader.line_num} has {len(row)} cells for {len(names)} columns: "
+                    "put a text with the delimiter in it into quotes"
+                )
+            if row:
+                yield f"line {reader.line_num}", zip(names, row, strict=False)
+    except csv.Error as error:
+        raise UsageError(f"{printable_uri(uri)}, line {reader.line_num}: no CSV in UTF-8: {error}") from error
+
+
+def _decoded(uri: str) -> Iterator[str]:
+    for number, line in enumerate(read_lines(uri), 1):
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{printable_uri(uri)}, line {number}: no CSV in UTF-8: {error}") from error
+
+
+def _read_tsv(uri: str, known: list[str]) -> Cells:
+    return _read_csv(uri, known, delimiter="\t")
+
+
+def _read_jsonl(uri: str, known: list[str]) -> Cells:
+    for number, line in enumerate(read_lines(uri), 1):
+        if line.isspace():
+            continue
+        try:
+            row = json.loads(line.decode())
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{printable_uri(uri)}, line {number}: no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise UsageError(f"{printable_uri(uri)}, line {number}: a JSON object is needed, not {row!r}")
+        _check_columns(row.keys(), known, f"{uri}, line {number}")
+        yield f"line {number}", row.items()
+
+
+def _read_parquet(uri: str, known: list[str]) -> Cells:
+    with opened(uri) as file:
+        try:
+            parquet = pq.ParquetFile(file)
+        except (pa.ArrowInvalid, ValueError) as error:
+            raise UsageError(f"{printable_uri(uri)} is no Parquet file: {' '.join(str(error).split())}") from error
+        names = parquet.schema_arrow.names
+        _check_columns(names, known, uri)
+        number = 0
+        for batch in parquet.iter_batches(_BATCH_ROWS):
+            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                number += 1
+                yield f"row {number}", zip(names, row, strict=True)
+
+
+def _check_columns(names: Collection[str], known: list[str], uri: str) -> None:
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+            raise UsageError(f"{printable_uri(uri)}: unknown column {name!r}, {hint}")
+    if len(set(names)) < len(names):
+        double = next(name for name in names if list(names).count(name) > 1)
+        raise UsageError(f"{printable_uri(uri)}: several columns are named {double!r}")
+
+
+_READERS: dict[str, Callable[[str, list[str]], Cells]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
+    ".parquet": _read_parquet,
+}

@@ -1,0 +1,137 @@
+"""What a catalog says of a clip: weights, settings, prompts."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from animatediff import storage
+from animatediff.config import Config
+from animatediff.diffusion.context import Context
+from animatediff.diffusion.samplers import Sampler, TimestepSpacing
+from animatediff.diffusion.schedule import NoiseSchedule
+from animatediff.weights.resident import Addition
+
+WeightsUri = Annotated[str, AfterValidator(storage.absolute_if_there)]
+
+
+class Settings(Config):
+    """What a prompt is rendered with; the defaults are the reference's."""
+
+    negative_prompt: str = ""
+    """What the guidance leads away from."""
+    sampler: Sampler = "ddim"
+    """The way from noise to latents. Few-step motion modules need theirs: Lightning `euler` with `timestep_spacing:
+    trailing`, AnimateLCM `lcm`; both with few steps and little guidance."""
+    timestep_spacing: TimestepSpacing | None = None
+    """How the steps are spread over the schedule's timesteps; default: the sampler's own."""
+    num_inference_steps: int = Field(25, ge=1, le=1000)
+    """Denoising steps."""
+    guidance_scale: float = Field(8.0, ge=0, le=100)
+    """Strength of the prompt; at 1 and below the negative prompt is not used."""
+    guidance_rescale: float = Field(0.0, ge=0, le=1)
+    """Share of the guided prediction that is brought back to the unguided one's spread, against burnt-out colours
+    (Lin et al., arXiv 2305.08891, who take 0.7)."""
+    clip_skip: int = Field(0, ge=0, le=11)
+    """Last layers of the text encoder that are left out; what other tools call clip skip 2 is 1 here."""
+    width: int = Field(512, ge=8)
+    """Of a frame, in pixels."""
+    height: int = Field(512, ge=8)
+    """Of a frame, in pixels."""
+    num_frames: int = Field(16, ge=1)
+    """Any number with `context`; without it, at most what the motion module's position table holds."""
+    fps: float = Field(8.0, gt=0, le=100)
+    """Frames per second of the written video."""
+    context: Context | None = None
+    """Windows of frames that the motion module sees at a time; default: all frames at once."""
+    loop: bool = False
+    """Whether the last frame goes over into the first; windows of `context` then reach around the clip's end."""
+
+
+class SeededSettings(Settings):
+    """Settings, and the seeds to repeat them with."""
+
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field((0,), min_length=1)
+    """Every prompt is rendered once for each."""
+
+
+class Prompt(SeededSettings):
+    """A prompt; settings given here override its entry's and the catalog's."""
+
+    prompt: str
+    """What the clip shows."""
+
+
+def _as_prompt(value: Any) -> Any:
+    return {"prompt": value} if isinstance(value, str) else value
+
+
+Prompts = tuple[Annotated[Prompt, BeforeValidator(_as_prompt)], ...]
+"""In a file: texts, or mappings with the text as `prompt` and the settings that it needs."""
+
+
+class Lora(Config):
+    """A low-rank file and its strength."""
+
+    path: WeightsUri
+    """A weights file, local or at a URI."""
+    scale: float = 1.0
+    """1 is as trained, 0 leaves it out."""
+
+
+class EmbeddingFile(Config):
+    """A textual inversion."""
+
+    path: WeightsUri
+    """A weights file, local or at a URI."""
+    token: str | None = Field(None, min_length=1)
+    """The word that stands for it in prompts; default: the file's own, else its name without suffix."""
+
+
+class Weights(Config):
+    """What makes the base an entry's own model."""
+
+    checkpoint: WeightsUri | None = None
+    """A diffusers folder, or a single file in the original layout; default: the base as it is."""
+    loras: tuple[Lora, ...] = ()
+    """LoRA, LoCon, LoHa or LoKr files; their changes add up."""
+    domain_adapter: Lora | None = None
+    """The adapter that the motion module was trained beside (v3); left out, as published, it plays no part."""
+    motion_loras: tuple[Lora, ...] = ()
+    """Camera moves and learned motions, added to the motion module."""
+    embeddings: tuple[EmbeddingFile, ...] = ()
+    """Textual inversions, used where their words stand in a prompt or a negative prompt."""
+
+    def additions(self) -> list[Addition]:
+        """The low-rank files by what they are."""
+        adapter = [self.domain_adapter] if self.domain_adapter else []
+        return [
+            *(Addition(file.path, file.scale, "domain_adapter") for file in adapter),
+            *(Addition(file.path, file.scale, "lora") for file in self.loras),
+            *(Addition(file.path, file.scale, "motion_lora") for file in self.motion_loras),
+        ]
+
+
+class Model(Weights):
+    """All weights that an item is rendered with."""
+
+    base: WeightsUri
+    """A diffusers folder, a URI, or a hub id."""
+    motion_module: WeightsUri
+    """A `.safetensors` file, trained here or published."""
+    noise_schedule: NoiseSchedule | None = None
+    """The one that the motion module was trained with; default: the one that its file names, else the reference's."""
+
+
+class Entry(SeededSettings, Weights):
+    """A personalised model and its prompts; settings given here override the catalog's."""
+
+    name: str
+    """Says which model it is; letters, digits, `.`, `_` and `-`. Entries of one name have the same weights."""
+    base: WeightsUri | None = None
+    """Default: the catalog's."""
+    motion_module: WeightsUri | None = None
+    """Default: the catalog's."""
+    priority: int = 0
+    """Entries of a higher one are rendered first."""
+    prompts: Prompts = ()
+    """Default: the catalog's, so that every model is shown with every prompt."""

@@ -1,0 +1,130 @@
+"""What a base and a motion module cannot do: found in their configs, names and shapes before anything is rendered."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+
+from animatediff.diffusion.samplers import begin, make_scheduler
+from animatediff.diffusion.schedule import NoiseSchedule
+from animatediff.errors import UserError
+from animatediff.rendering.catalog import Model, schedule_of
+from animatediff.rendering.few_step import Distilled, distilled, mismatch
+from animatediff.weights import lora, motion_modules
+from animatediff.weights.base import load_config
+from animatediff.weights.motion_modules import MotionFile
+
+logger = logging.getLogger(__name__)
+
+CHECKED_SETTINGS = (
+    *("width", "height", "num_frames", "context"),
+    *("sampler", "timestep_spacing", "num_inference_steps", "guidance_scale"),
+)
+"""Fields of `Settings` that base and motion module have a say in."""
+
+
+class _Pair(NamedTuple):
+    """A motion module and a base that fit."""
+
+    motion: MotionFile
+    distilled: Distilled | None
+    schedule: NoiseSchedule
+    latent_factor: int
+    """Pixels a side that one latent covers."""
+
+
+class ModelChecks:
+    """Checks of one catalog's bases and motion modules: each pair is looked at once, each warning is told once.
+
+    Args:
+        schedule: the catalog's noise schedule.
+    """
+
+    def __init__(self, schedule: NoiseSchedule | None) -> None:
+        self._schedule = schedule
+        self._pair = cache(self._found_pair)
+        self._settings = cache(self._setting_problems)
+        self._warn = cache(logger.warning)
+        self._has_mid_block = cache(_has_mid_block)
+
+    def model(self, model: Model) -> str | None:
+        """Why no clip can be made with the model's base and motion module."""
+        pair = self._pair(model.base, model.motion_module)
+        if isinstance(pair, str):
+            return pair
+        for file in model.motion_loras if not pair.motion.config.use_mid_block else ():
+            if self._has_mid_block(file.path):
+                self._warn(
+                    "%s is for v2; what it changes in the middle block, which the motion module has not, is left out",
+                    file.path,
+                )
+        return None
+
+    def settings(self, model: Model, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """Why no clip can be made with these settings; nothing where `model` has a problem already."""
+        return self._settings(model.base, model.motion_module, *(settings[name] for name in CHECKED_SETTINGS))
+
+    def _found_pair(self, base: str, motion_module: str) -> _Pair | str:
+        try:
+            motion, own = motion_modules.open_file(motion_module), schedule_of(motion_module)
+            unet, vae = load_config(base, "unet"), load_config(base, "vae")
+            if unet.get("addition_embed_type") == "text_time":
+                return f"base {base} is an SDXL model; clips are rendered with SD 1.x bases only"
+            motion_modules.check_fits(motion, unet, base)
+        except UserError as error:
+            return str(error)
+        if self._schedule and motion.schedule and self._schedule != own:
+            self._warn(
+                "noise_schedule is not the one that %s was trained with: expect grey or noisy pictures, or leave it "
+                "out",
+                motion_module,
+            )
+        return _Pair(motion, distilled(motion), self._schedule or own, 2 ** (len(vae["block_out_channels"]) - 1))
+
+    def _setting_problems(self, base: str, motion_module: str, *values: Any) -> tuple[str, ...]:
+        pair = self._pair(base, motion_module)
+        if isinstance(pair, str):
+            return ()
+        settings = dict(zip(CHECKED_SETTINGS, values, strict=True))
+        if pair.distilled and (wanted := mismatch(pair.distilled, settings)):
+            self._warn("%s is an %s: its pictures need %s", motion_module, pair.distilled.family, wanted)
+        return (
+            *_size_problems(settings, pair.latent_factor),
+            *_length_problems(settings, pair.motion),
+            *_sampler_problems(settings, pair.schedule),
+        )
+
+
+def _size_problems(settings: Mapping[str, Any], factor: int) -> Iterator[str]:
+    for side in ("width", "height"):
+        pixels = settings[side]
+        if pixels % factor:
+            nearest = max(factor, round(pixels / factor) * factor)
+            yield f"{side} {pixels} is no multiple of {factor}, use {nearest}"
+
+
+def _length_problems(settings: Mapping[str, Any], motion: MotionFile) -> Iterator[str]:
+    if not motion.config.use_positions:
+        return
+    longest, num_frames, context = motion.config.max_frames, settings["num_frames"], settings["context"]
+    if context is None and num_frames > longest:
+        yield f"the motion module takes at most {longest} frames, not {num_frames}: set `context` for longer clips"
+    if context is not None and min(num_frames, context.length) > longest:
+        yield f"the motion module takes at most {longest} frames, context.length {context.length} is more"
+
+
+def _sampler_problems(settings: Mapping[str, Any], schedule: NoiseSchedule) -> Iterator[str]:
+    try:
+        scheduler = make_scheduler(settings["sampler"], schedule, settings["timestep_spacing"])
+        begin(scheduler, settings["num_inference_steps"], torch.device("cpu"))
+    except UserError as error:
+        yield str(error)
+
+
+def _has_mid_block(uri: str) -> bool:
+    try:
+        return any("mid_block" in name for name in lora.open_file(uri).tensors)
+    except UserError:  # told where files are checked, or by the items
+        return False
