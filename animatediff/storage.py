@@ -3,6 +3,7 @@
 Writes are atomic: a reader sees the whole new file or none of it.
 """
 
+import math
 import os
 import posixpath
 import shutil
@@ -10,6 +11,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -188,17 +190,39 @@ def list_files(uri: str) -> list[str]:
     Raises:
         UserError: the storage cannot be reached or refuses access.
     """
+    names = (posixpath.basename(entry["name"].rstrip("/")) for entry in _entries(uri) if entry["type"] == "file")
+    return sorted(name for name in names if name and not name.endswith(".tmp"))
+
+
+def list_times(uri: str) -> dict[str, float]:
+    """Names of the files and folders directly in a folder, each with the time of its last change.
+
+    Returns:
+        Seconds since 1970; infinite where the storage does not say. An absent folder is empty.
+
+    Raises:
+        UserError: the storage cannot be reached or refuses access.
+    """
+    return {posixpath.basename(entry["name"].rstrip("/")): _changed(entry) for entry in _entries(uri)}
+
+
+def _changed(entry: dict[str, Any]) -> float:
+    time = entry.get("mtime") or entry.get("LastModified") or entry.get("updated") or math.inf
+    if isinstance(time, str):  # Google's
+        time = datetime.fromisoformat(time)
+    return time.timestamp() if isinstance(time, datetime) else float(time)
+
+
+def _entries(uri: str) -> list[dict[str, Any]]:
     fs, path = filesystem(uri)
     try:
         # Object stores cache listings; another worker may have written since.
         fs.invalidate_cache(path)
-        entries = fs.ls(path, detail=True)
+        return list(fs.ls(path, detail=True))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except Exception as error:
         raise unreachable(uri, error) from error
-    names = (posixpath.basename(entry["name"].rstrip("/")) for entry in entries if entry["type"] == "file")
-    return sorted(name for name in names if name and not name.endswith(".tmp"))
 
 
 def find_files(uri: str) -> list[str]:

@@ -1,72 +1,79 @@
 """A catalog of prompts and personalised models to clips, a table and a gallery. Run it again to continue."""
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections import Counter
 
 from animatediff import storage
-from animatediff.config import dump, load
+from animatediff.config import dump
 from animatediff.errors import UserError
-from animatediff.rendering import checks
-from animatediff.rendering.catalog import Catalog, Item, Result, expand
+from animatediff.rendering import catalog_files, checks
+from animatediff.rendering.catalog import Item, Plan, Result, expand
 from pipelines.embedded import animate_default
 from pipelines.model_uris import resolve_catalog
-from pipelines.progress import Progress
-from pipelines.runtime import connect, num_gpus, run_job
+from pipelines.runtime import run_job
 from pipelines.settings import AnimateConfig
-from pipelines.stages.animate import finished, for_items, render_items, write_reports
+from pipelines.stages.animate import render_pending
+from pipelines.stages.ledger import Ledger
+from pipelines.stages.reports import places, write_reports
 
 logger = logging.getLogger(__name__)
 
 
-def main(config: AnimateConfig) -> list[Result]:
+def main(config: AnimateConfig) -> Counter[str]:
     """Render a catalog.
 
+    Returns:
+        The number of items by status.
+
     Raises:
-        UserError: the catalog cannot be rendered as it is written, or items failed (the others are rendered and
-            everything is written all the same).
+        UserError: nothing in the catalog can be rendered as it is written, or items failed (the others are rendered
+            and everything is written all the same).
     """
     output_uri = storage.absolute(config.output_uri)
     logger.info("animate: %s -> %s", config.catalog_uri, output_uri)
-    catalog = resolve_catalog(load(Catalog, config.catalog_uri), output_uri)
-    checks.check(catalog)
-    items = expand(catalog)
+    catalog = resolve_catalog(catalog_files.read(config.catalog_uri), output_uri)
+    problems = checks.check(catalog)
+    plan = expand(catalog, problems=problems)
+    if problems:
+        logger.warning("%s", checks.report(problems, catalog))
+    ledger = Ledger(output_uri, {item.digest for item in plan.items})
+    finished = ledger.finished(config.formats)
+    pending = _pending(plan, finished)
     storage.write_bytes(storage.join(output_uri, "config.yaml"), dump(config).encode())
-    unique = {item.digest: item for item in reversed(items)}
-    with ThreadPoolExecutor(16) as pool:
-        known = pool.map(partial(finished, output_uri), unique.values())
-    by_digest = {result.digest: result for result in known if result}
-    pending = [item for item in items if item.digest not in by_digest and item is unique[item.digest]]
     if pending:
-        logger.info("%d of %d items to render", len(pending), len(items))
-        by_digest |= {result.digest: result for result in _render(config, catalog, pending, output_uri)}
+        logger.info("%d of %d items to render", len(pending), len(plan.items))
+        render_pending(config, plan, pending, ledger)
     else:
-        logger.info("nothing to render: all %d items are there", len(items))
-    results = for_items(items, by_digest)
-    write_reports(output_uri, results)
-    _report(output_uri, results)
-    return results
+        logger.info("nothing to render: all %d items are there", len(plan.items))
+    counts = write_reports(output_uri, ledger.results(plan.items, plan.invalid))
+    _report(output_uri, plan, ledger, counts)
+    return counts
 
 
-def _render(config: AnimateConfig, catalog: Catalog, pending: list[Item], output_uri: str) -> list[Result]:
-    connect()
-    use_gpu = config.use_gpu if config.use_gpu is not None else num_gpus() > 0
-    num_actors = config.num_actors or max(1, num_gpus() if use_gpu else 1)
-    results = []
-    with Progress("animate", total=len(pending), unit="item") as progress:
-        for result in render_items(catalog, pending, output_uri, num_actors=num_actors, use_gpu=use_gpu):
-            results.append(result)
-            progress.update(1, failed=sum(result.status == "failed" for result in results))
-    return results
+def _pending(plan: Plan, finished: set[str]) -> list[Item]:
+    """The first item of each digest that can be rendered and is not."""
+    first = {item.digest: item for item in reversed(plan.items)}
+    return [
+        item
+        for item in plan.items
+        if item is first[item.digest] and item.digest not in finished and item.digest not in plan.invalid
+    ]
 
 
-def _report(output_uri: str, results: list[Result]) -> None:
-    failed = [result for result in results if result.status == "failed"]
-    gallery = storage.join(output_uri, "index.html")
-    logger.info("%d clips rendered, %d failed; gallery: %s", len(results) - len(failed), len(failed), gallery)
-    if failed:
-        first, table = failed[0], storage.join(output_uri, "results.parquet")
-        count = f"{len(failed)} of {len(results)} items failed"
+def _report(output_uri: str, plan: Plan, ledger: Ledger, counts: Counter[str]) -> None:
+    table, gallery = places(output_uri)
+    lost = counts["failed"] + counts["invalid"]
+    logger.info(
+        "%d clips rendered, %d failed, %d invalid; gallery: %s",
+        counts["ok"],
+        counts["failed"],
+        counts["invalid"],
+        gallery,
+    )
+    if lost:
+        results = ledger.results(plan.items, plan.invalid)
+        first: Result = next(result for result in results if result.status != "ok")
+        count = f"{lost} of {len(plan.items)} items failed"
         raise UserError(f"{count}, first error (entry {first.entry}): {first.error}; see {table}")
 
 

@@ -9,7 +9,8 @@ from pipelines.embedded import score_default
 from pipelines.progress import Progress
 from pipelines.runtime import connect, run_job
 from pipelines.settings import ScoreConfig
-from pipelines.stages.animate import for_items, read_results, write_reports
+from pipelines.stages.ledger import TABLE, for_item, read_results
+from pipelines.stages.reports import write_reports
 from pipelines.stages.score import score_results
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def main(config: ScoreConfig) -> list[Result]:
             for result in score_results(pending, output_uri, config.scorer):
                 by_digest[result.digest] = result
                 progress.update(1)
-    scored = for_items(results, by_digest)
+    scored = [for_item(by_digest[result.digest], result) for result in results]
     write_reports(output_uri, scored)
     _report(output_uri, scored)
     return scored
@@ -46,7 +47,7 @@ def _report(output_uri: str, results: list[Result]) -> None:
     if unscored:
         first = unscored[0]
         logger.warning("%d clips have no scores, first (entry %s): %s", len(unscored), first.entry, first.score_error)
-    logger.info("scores are in %s and in the gallery", storage.join(output_uri, "results.parquet"))
+    logger.info("scores are in %s and in the gallery", storage.join(output_uri, TABLE))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from animatediff.data.clips import ClipConfig
 from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.quarantine import Reason
 from animatediff.data.sources.spec import SourceConfig
+from animatediff.rendering.outputs import Format
 from animatediff.training.recipe import Recipe
 
 _Count = Annotated[int, Field(ge=1)]
@@ -152,14 +153,31 @@ class ScoreConfig(Config):
     """Score again what this scorer has scored already, because it measures something else now."""
 
 
+class RecycleConfig(Config):
+    """When a worker process ends and a new one takes its place, against whatever a long run piles up in memory."""
+
+    max_models: int | None = Field(None, ge=1)
+    """After so many models; default: never."""
+    max_memory_gb: float | None = Field(None, gt=0)
+    """When it holds more of the machine's memory, in GB, between two slices; default: never."""
+
+
 class AnimateConfig(Config):
     """A catalog to clips and a gallery."""
 
     catalog_uri: str
-    """The catalog's YAML file."""
+    """The catalog: a YAML file, or a table in CSV, TSV, JSONL or Parquet."""
     output_uri: str
     """Folder of the clips, the table and the gallery; a rerun renders what is not there or failed."""
+    formats: tuple[Format, ...] = Field(("mp4", "gif"), min_length=1)
+    """Files of each clip."""
+    crf: int = Field(18, ge=0, le=51)
+    """x264's quality of the MP4s: 0 is lossless, 18 looks like it, 51 is the worst."""
     num_actors: int | None = Field(None, ge=1)
-    """Actors that render; default: one a GPU, or one on the CPU."""
+    """Workers; default: one a GPU, or one a CPU with 8 GB each, as each computes in one thread there."""
     use_gpu: bool | None = None
     """Render on GPUs; default: where the cluster has any."""
+    batch_size: int | None = Field(None, ge=1)
+    """Most clips (or context windows) in one call of the UNet, halved when the memory does not suffice; default: 8 on
+    a GPU, 1 on a CPU, where a batch is no faster."""
+    recycle: RecycleConfig = RecycleConfig()

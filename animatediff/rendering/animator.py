@@ -1,27 +1,57 @@
-"""Prompt to frames: one base model resident on a device, personalised weights swapped in and out."""
+"""Prompts to frames: one base model resident on a device, personalised weights swapped in and out."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from animatediff.diffusion.context import initial_noise
+from animatediff.diffusion.samplers import make_scheduler
 from animatediff.diffusion.sampling import sample
-from animatediff.diffusion.schedule import NoiseSchedule, ddim_scheduler
+from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionUNet
-from animatediff.rendering.catalog import Catalog, Entry, Item, Weights, schedule_of
+from animatediff.rendering.catalog import Item, Model, Settings, Weights, schedule_of
 from animatediff.weights import motion_modules, textual_inversion
 from animatediff.weights.architectures import known_base
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
-from animatediff.weights.resident import ResidentWeights
+from animatediff.weights.resident import Reading, ResidentWeights
 from animatediff.weights.text import PromptEncoder
+from animatediff.weights.textual_inversion import Embedding
 
 # Decoding is the memory's peak: 8 frames of 512x512 take about 5 GB in half precision.
 _FRAMES_PER_DECODE = 8
+# A prompt's embeddings are 118 KB in half precision; the negative ones and those of a matrix come back all the time.
+_MAX_CACHED_PROMPTS = 1024
+
+
+class Clip(NamedTuple):
+    """What was rendered of an item."""
+
+    frames: np.ndarray
+    """(f h w 3) uint8 RGB."""
+    latents: Tensor
+    """(f c h w) float16 on the CPU, as the VAE takes them: without its scaling factor."""
+    warning: str | None
+    """What was done otherwise than the item says."""
+    seconds: dict[str, float]
+    """The item's share, by stage: `text`, `unet`, `vae`."""
+
+
+class _Files(NamedTuple):
+    reading: Reading
+    embeddings: tuple[Embedding, ...]
 
 
 class Animator:
-    """Renders items with a base, a motion module, and the weights of one entry at a time.
+    """Renders items with a base, a motion module, and the weights of one model at a time.
 
     Args:
         base: the Stable Diffusion base.
@@ -37,13 +67,15 @@ class Animator:
     def __init__(self, base: str, motion_module: str | None, *, schedule: NoiseSchedule | None, device: str) -> None:
         self._device = torch.device(device)
         self._dtype = torch.float32 if self._device.type == "cpu" else torch.float16
-        self._scheduler = ddim_scheduler(schedule or schedule_of(motion_module))
+        self._schedule = schedule or schedule_of(motion_module)
         tokenizer, self._text_encoder = load_text_encoder(base)
         self._vae = load_vae(base)
         self._unet = _motion_unet(base, motion_module).requires_grad_(False).eval()
         for module in (self._unet, self._vae, self._text_encoder):
             module.to(self._device, self._dtype)
+        self._kind = known_base(self._unet.base.state_dict())
         self._prompts = PromptEncoder(tokenizer, self._text_encoder)
+        self._encoded: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
         self._weights = ResidentWeights(
             {
                 "unet": self._unet.base,
@@ -53,69 +85,151 @@ class Animator:
             }
         )
         self._loaded: Weights | None = Weights()
+        self._words: tuple[object, ...] = ()
+        self._encoder = ""
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+        self._ahead: tuple[Weights, Future[_Files]] | None = None
 
     @classmethod
-    def for_catalog(cls, catalog: Catalog, *, device: str) -> "Animator":
-        """The animator of a catalog's base and motion module."""
-        return cls(catalog.base, catalog.motion_module, schedule=catalog.noise_schedule, device=device)
+    def for_model(cls, model: Model, *, device: str) -> "Animator":
+        """The animator of a model's base and motion module."""
+        return cls(model.base, model.motion_module, schedule=model.noise_schedule, device=device)
 
-    def load_entry(self, entry: Entry) -> None:
-        """Make the models the entry's: the pristine base, its checkpoint, what is added to it, its embeddings.
+    def prefetch(self, weights: Weights) -> None:
+        """Begin to read files that a later `load` will ask for; what is wrong with them is told there."""
+        wanted = _only_weights(weights)
+        if wanted != self._loaded and not (self._ahead and self._ahead[0] == wanted):
+            self._ahead = wanted, self._reader.submit(self._read, wanted, ahead=True)
 
-        Nothing of the entry before stays. When this raises, the next call starts from the base again.
+    def load(self, weights: Weights) -> None:
+        """Make the models those of an entry or a model: the pristine base, its checkpoint, additions and embeddings.
+
+        Nothing of what was loaded before stays. When this raises, the next call starts from the base again.
 
         Raises:
             UserError: a file cannot be read or does not fit the base.
         """
-        wanted = Weights(**{name: getattr(entry, name) for name in Weights.model_fields})
+        wanted = _only_weights(weights)
         if self._loaded == wanted:
             return
         self._loaded = None
-        base = known_base(self._unet.base.state_dict())
-        self._prompts.set_embeddings(
-            [textual_inversion.read(file.path, token=file.token, base=base) for file in wanted.embeddings]
-        )
-        self._weights.load(wanted.checkpoint, wanted.additions())
+        files = self._fetched(wanted)
+        self._prompts.set_embeddings(files.embeddings)
+        self._weights.apply(files.reading)
+        self._words = tuple((file.path, file.token) for file in wanted.embeddings)
+        changed = self._weights.is_changed("text_encoder")
+        self._encoder = self._weights.content_hash("text_encoder") if changed else ""
         self._loaded = wanted
 
-    @torch.no_grad()
-    def render(self, item: Item) -> np.ndarray:
-        """Render a clip with the weights that are loaded.
+    def _fetched(self, wanted: Weights) -> _Files:
+        ahead, self._ahead = self._ahead, None
+        return ahead[1].result() if ahead and ahead[0] == wanted else self._read(wanted)
 
-        Returns:
-            (f h w 3) uint8 RGB. The noise comes from the item's seed on the CPU, so that no other item, device or
-            order matters to it.
+    def _read(self, wanted: Weights, *, ahead: bool = False) -> _Files:
+        embeddings = tuple(
+            textual_inversion.read(file.path, token=file.token, base=self._kind) for file in wanted.embeddings
+        )
+        return _Files(self._weights.read(wanted.checkpoint, wanted.additions(), ahead=ahead), embeddings)
+
+    def render(self, item: Item) -> np.ndarray:
+        """The frames of one clip, (f h w 3) uint8 RGB.
 
         Raises:
             UserError: the weights gave NaN or infinite pixels.
         """
-        negative, text = self._prompts.encode([item.negative_prompt, item.prompt]).split(1)
-        latents = sample(
-            self._unet,
-            self._scheduler,
-            text,
-            negative,
-            self._noise(item),
-            num_inference_steps=item.num_inference_steps,
-            guidance_scale=item.guidance_scale,
-        )
-        chunks = latents[0].transpose(0, 1).split(_FRAMES_PER_DECODE)  # each f c h w
-        return torch.cat([self._decode(chunk) for chunk in chunks]).numpy()
+        (clip,) = self.render_batch([item])
+        if isinstance(clip, UserError):
+            raise clip
+        return clip.frames
 
-    def _noise(self, item: Item) -> Tensor:
+    @torch.no_grad()
+    def render_batch(self, items: Sequence[Item], *, max_batch: int | None = None) -> list[Clip | UserError]:
+        """Render clips that differ in prompt, negative prompt and seed alone, with the weights that are loaded.
+
+        The noise comes from each item's seed on the CPU, a prompt is encoded by itself, and a clip is decoded in
+        chunks of a fixed length. So nothing of an item depends on its neighbours but how the UNet's sums round, which
+        on a CPU with one thread they do not.
+
+        Args:
+            items: at least one.
+            max_batch: most clips (or context windows of clips) in one call of the UNet; default: all at once.
+
+        Returns:
+            In the order of the items, each its clip, or an error where the weights gave NaN or infinite pixels.
+        """
+        settings, seconds = items[0], dict.fromkeys(("text", "unet", "vae"), 0.0)
+        with self._timed(seconds, "text"):
+            text, negative = (
+                torch.cat([self._encode(each, settings.clip_skip) for each in texts])
+                for texts in ([i.prompt for i in items], [i.negative_prompt for i in items])
+            )
+        with self._timed(seconds, "unet"):
+            generators = [torch.Generator("cpu").manual_seed(item.seed) for item in items]
+            latents = sample(
+                self._unet,
+                make_scheduler(settings.sampler, self._schedule, settings.timestep_spacing),
+                text,
+                negative,
+                torch.cat([self._noise(settings, generator) for generator in generators]).to(self._device),
+                num_inference_steps=settings.num_inference_steps,
+                guidance_scale=settings.guidance_scale,
+                guidance_rescale=settings.guidance_rescale,
+                generators=generators,
+                context=settings.context,
+                loop=settings.loop,
+                max_batch=max_batch,
+            )
+        share = {stage: taken / len(items) for stage, taken in seconds.items()}
+        return [self._clip(item, each, dict(share)) for item, each in zip(items, latents, strict=True)]
+
+    def _clip(self, item: Item, latents: Tensor, seconds: dict[str, float]) -> Clip | UserError:
+        with self._timed(seconds, "vae"):
+            latents = latents.transpose(0, 1) / self._vae.config.scaling_factor  # c f h w -> f c h w
+            pixels = [self._decode(chunk.to(self._dtype)) for chunk in latents.split(_FRAMES_PER_DECODE)]
+        if any(chunk is None for chunk in pixels):
+            return UserError(
+                "the weights gave NaN or infinite pixels: they are broken, or too large for half precision"
+            )
+        frames = torch.cat([chunk for chunk in pixels if chunk is not None]).numpy()
+        texts = [item.prompt, item.negative_prompt] if item.guidance_scale > 1 else [item.prompt]
+        warnings = [warning for text in texts if (warning := self._prompts.cut_off(text))]
+        return Clip(frames, latents.half().cpu(), "; ".join(warnings) or None, seconds)
+
+    def _encode(self, text: str, clip_skip: int) -> Tensor:
+        """(1 n d); by itself, since a matrix product rounds by its number of rows."""
+        key = (self._encoder, self._words, clip_skip, text)
+        if key not in self._encoded:
+            self._encoded[key] = self._prompts.encode([text], clip_skip=clip_skip)
+            if len(self._encoded) > _MAX_CACHED_PROMPTS:
+                self._encoded.popitem(last=False)
+        self._encoded.move_to_end(key)
+        return self._encoded[key]
+
+    def _noise(self, settings: Settings, generator: torch.Generator) -> Tensor:
         config = self._vae.config
         factor = 2 ** (len(config.block_out_channels) - 1)
-        shape = (1, config.latent_channels, item.num_frames, item.height // factor, item.width // factor)
-        generator = torch.Generator("cpu").manual_seed(item.seed)
-        return torch.randn(shape, generator=generator).to(self._device)
+        size = settings.height // factor, settings.width // factor
+        shape = (1, config.latent_channels, settings.num_frames, *size)
+        return initial_noise(shape, generator, context=settings.context, loop=settings.loop)
 
-    def _decode(self, latents: Tensor) -> Tensor:
-        """Latents (f c h w) to uint8 pixels (f h w 3) on the CPU."""
-        latents = latents.to(self._dtype) / self._vae.config.scaling_factor
+    def _decode(self, latents: Tensor) -> Tensor | None:
+        """Latents (f c h w) to uint8 pixels (f h w 3) on the CPU; None where they are NaN or infinite."""
         pixels = self._vae.decode(latents).sample.float()
         if not torch.isfinite(pixels).all():
-            raise UserError("the weights gave NaN or infinite pixels: they are broken, or too large for half precision")
+            return None
         return ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
+
+    @contextmanager
+    def _timed(self, seconds: dict[str, float], stage: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        seconds[stage] += time.monotonic() - start
+
+
+def _only_weights(weights: Weights) -> Weights:
+    return Weights.model_construct(**{name: getattr(weights, name) for name in Weights.model_fields})
 
 
 def _motion_unet(base: str, motion_module: str | None) -> MotionUNet:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from animatediff.rendering import checks
+from animatediff.rendering import catalog_files, checks
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog import Catalog, Entry, Item, token_of
 from animatediff.sprites.clip_measures import follows, measure_clip
@@ -68,12 +68,14 @@ def main(catalog: Path, num_clips: int = 100, num_personalised: int | None = Non
         num_clips: for the first entry, and real renders of the same prompts.
         num_personalised: for each of the other entries; default: as many.
     """
-    read = checks.read(str(catalog))
+    read = catalog_files.read(str(catalog))
+    checks.check(read)
     scenes = clip_scenes(num_clips)
     real = (render(scene, num_frames=_NUM_FRAMES, height=SAMPLE_SIZE, width=SAMPLE_SIZE) for scene in scenes)
     rows = {"real renders": figures(real, scenes, style="plain")}
-    animator = Animator.for_catalog(read, device="cpu")
-    still = Animator(read.base, None, schedule=read.noise_schedule, device="cpu")
+    model = read.model(read.entries[0])
+    animator = Animator.for_model(model, device="cpu")
+    still = Animator(model.base, None, schedule=read.noise_schedule, device="cpu")
     for entry in read.entries:
         is_first = entry == read.entries[0]
         chosen = scenes if is_first else scenes[:num_personalised]
@@ -128,7 +130,7 @@ def _rows(
     style = style_of(entry.name)
     colour = NEW_COLOUR[0] if NEW_COLOUR[0] in map(token_of, entry.embeddings) else None
     for each in (animator, still):
-        each.load_entry(entry)
+        each.load(entry)
 
     def measured(renderer: Animator, num_frames: int, *, repeat: int = 1) -> Figures:
         clips = (renderer.render(_item(catalog, i, scene, colour, num_frames)) for i, scene in enumerate(scenes))
@@ -145,6 +147,7 @@ def _item(catalog: Catalog, seed: int, scene: Scene, colour: str | None, num_fra
     return Item(
         digest="",
         entry="",
+        model="",
         prompt=caption(scene, colour=colour),
         seed=seed,
         num_inference_steps=catalog.num_inference_steps,

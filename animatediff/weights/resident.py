@@ -36,6 +36,14 @@ Changes = Mapping[Target, Sequence[tuple[Change, Addition]]]
 """What changes each weight, in the order of the additions."""
 
 
+class Reading(NamedTuple):
+    """What files hold for resident modules, read but not yet put in their place."""
+
+    checkpoint: str | None
+    replaced: dict[Target, Tensor]
+    changes: Changes
+
+
 class ResidentWeights:
     """The weights of resident modules: the base's own, or those of one personalised model.
 
@@ -50,28 +58,52 @@ class ResidentWeights:
         self._pristine: dict[Target, Tensor] = {}
         self._changed: set[Target] = set()
 
-    @torch.no_grad()
     def load(self, checkpoint: str | None = None, additions: Sequence[Addition] = ()) -> None:
-        """Make the weights the base's, with a checkpoint in its place, plus `scale * change` of every addition.
+        """`read` and `apply` in one.
 
-        Nothing of what was loaded before stays. The sums are taken in float32 and rounded once.
+        Raises:
+            UserError: as these say.
+        """
+        self.apply(self.read(checkpoint, additions))
+
+    def read(
+        self, checkpoint: str | None = None, additions: Sequence[Addition] = (), *, ahead: bool = False
+    ) -> Reading:
+        """Read files without touching the weights, so that another thread may do it while the modules compute.
 
         Args:
             checkpoint: what `checkpoints.load` takes; None is the base as it is.
             additions: in any number; of several that change one weight the changes add up.
+            ahead: whether to bring the checkpoint into memory now. Otherwise it stays a mapped file, which is read
+                when it is applied.
 
         Raises:
-            UserError: a file cannot be read, does not fit, or makes a weight NaN or infinite. When it is a file's
-                form that is wrong, nothing has been touched; in any case of error the weights are the base's or
-                those from before, never a mixture.
+            UserError: a file cannot be read, or its form does not fit.
         """
         parts = checkpoints.load(checkpoint, self._modules) if checkpoint is not None else {}
         replaced = {(part, name): tensor for part, state in parts.items() for name, tensor in state.items()}
+        if ahead:
+            replaced = {target: value.clone() for target, value in replaced.items()}
         changes = _by_target((self._read(addition), addition) for addition in additions if addition.scale != 0)
+        return Reading(checkpoint, replaced, changes)
+
+    @torch.no_grad()
+    def apply(self, reading: Reading) -> None:
+        """Make the weights the base's, with a checkpoint in its place, plus `scale * change` of every addition.
+
+        Nothing of what was there before stays. The sums are taken in float32 and rounded once.
+
+        Args:
+            reading: as `read` gave it.
+
+        Raises:
+            UserError: a file makes a weight NaN or infinite. The weights are the base's then.
+        """
+        replaced, changes = reading.replaced, reading.changes
         self.restore()
         try:
             for target in replaced.keys() - changes.keys():
-                self._replace(target, replaced[target], f"checkpoint {checkpoint}")
+                self._replace(target, replaced[target], f"checkpoint {reading.checkpoint}")
             self._add(changes, replaced)
         except BaseException:
             self.restore()
@@ -84,10 +116,14 @@ class ResidentWeights:
             self._tensor(target).copy_(self._pristine[target])
         self._changed.clear()
 
-    def content_hash(self) -> str:
-        """SHA-256 over the names and bytes of all weights as they are now."""
+    def is_changed(self, part: str) -> bool:
+        """Whether any weight of a part is not the base's."""
+        return any(changed == part for changed, _ in self._changed)
+
+    def content_hash(self, part: str | None = None) -> str:
+        """SHA-256 over the names and bytes of all weights, or those of one part, as they are now."""
         digest = hashlib.sha256()
-        for part, state in sorted(self._states.items()):
+        for part, state in sorted(self._states.items()) if part is None else [(part, self._states[part])]:
             for name, tensor in sorted(state.items()):
                 digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
                 digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -58,7 +58,7 @@ class Renderer:
         motion_module = weights_uri if self.recipe.result == "motion_module" else self.recipe.model.motion_module
         device = "cuda" if self.on_gpu else "cpu"
         animator = Animator(self.recipe.base, motion_module, schedule=self.recipe.schedule, device=device)
-        animator.load_entry(self._entry(weights_uri))
+        animator.load(self._entry(weights_uri))
         files: dict[str, bytes] = {}
         for i, prompt in enumerate(self.prompts):
             frames = animator.render(self._item(prompt, 1 if is_still else self.size[0]))
@@ -78,6 +78,7 @@ class Renderer:
         return Item(
             digest="",
             entry="sample",
+            model="",
             prompt=prompt,
             seed=self.sample.seed,
             num_inference_steps=self.sample.num_inference_steps,

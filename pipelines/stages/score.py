@@ -15,9 +15,11 @@ import ray
 from animatediff import storage
 from animatediff.data.decoding.decoders import load_decoders, read_frames
 from animatediff.data.decoding.videos import probe
+from animatediff.errors import UserError
 from animatediff.rendering.catalog import Result
 from animatediff.rendering.scoring import apply_scorer, load_scorer
-from pipelines.stages.animate import describe, item_uri
+from pipelines.stages.ledger import write_item
+from pipelines.stages.render import describe
 
 logger = logging.getLogger(__name__)
 
@@ -63,15 +65,15 @@ def _score_row(row: dict[str, Any], *, output_uri: str, scorer: str) -> dict[str
         logger.exception("item %s of entry %s", result.digest, result.entry)
         outcome = {"scores": {}, "score_error": describe(error)}
     scored = result.model_copy(update={**outcome, "scored_by": scorer})
-    text = scored.model_dump_json()
-    storage.write_bytes(item_uri(output_uri, result.digest), text.encode())
-    return {"result": text}
+    write_item(output_uri, scored)
+    return {"result": scored.model_dump_json()}
 
 
 def _frames(result: Result, output_uri: str) -> np.ndarray:
     """All frames of a clip, (f h w 3) uint8 RGB."""
-    assert result.mp4 is not None  # scored are the results that have a clip
-    data = storage.read_bytes(storage.join(output_uri, result.mp4))
+    if "mp4" not in result.files:
+        raise UserError("it was not written as MP4: render it again with mp4 among the formats")
+    data = storage.read_bytes(storage.join(output_uri, result.files["mp4"]))
     info = probe(data)
     indices, decoders = np.arange(len(info.pts)), _decoders(_DECODERS)
     return read_frames(data, info, indices, decoders, height=result.height, width=result.width)[0]

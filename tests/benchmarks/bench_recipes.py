@@ -92,11 +92,12 @@ def animator(motion_module):
 def draw(motion_module, prompt, seed, num_frames=NUM_FRAMES, **weights):
     """(f h w 3) uint8 of the base with the motion module and an entry's weights."""
     of_module = animator(motion_module)
-    of_module.load_entry(Entry(name="entry", prompts=(prompt,), **weights))
+    of_module.load(Entry(name="entry", prompts=(prompt,), **weights))
     return of_module.render(
         Item(
             digest="",
             entry="",
+            model="",
             prompt=prompt,
             seed=seed,
             num_inference_steps=NUM_STEPS,

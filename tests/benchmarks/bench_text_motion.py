@@ -39,6 +39,7 @@ def render(animator: Animator, scene: Scene, seed: int) -> np.ndarray:
         Item(
             digest="",
             entry="",
+            model="",
             prompt=caption(scene),
             seed=seed,
             num_inference_steps=_NUM_STEPS,
@@ -55,7 +56,7 @@ def main(files: list[str], motions: tuple[str, ...], num_prompts: int) -> None:
     torch.set_grad_enabled(False)
     animators = [Animator(str(shipped.BASE), file, schedule=NoiseSchedule(), device="cpu") for file in files]
     for animator in animators:
-        animator.load_entry(Entry(name="base", prompts=("",)))
+        animator.load(Entry(name="base", prompts=("",)))
     each = num_prompts // len(motions)
     totals = [0] * len(files)
     print(f"{'motion':10}  " + "  ".join(f"{Path(file).stem[:24]:>24}" for file in files))

@@ -75,11 +75,11 @@ def animator(files):
 def item(**changes):
     settings = {"prompt": "a red circle", "negative_prompt": "grey", "seed": 3, "num_inference_steps": 2}
     size = {"width": 32, "height": 16, "num_frames": 3}
-    return Item(digest="0", entry="x", **(settings | size | changes))
+    return Item(digest="0", entry="x", model="", **(settings | size | changes))
 
 
 def rendered(animator, entry, **changes):
-    animator.load_entry(entry)
+    animator.load(entry)
     return animator.render(item(**changes))
 
 
@@ -150,7 +150,7 @@ def test_a_broken_entry_leaves_nothing_behind(animator, files):
         name="z", prompts=("x",), checkpoint=str(files / "other"), loras=({"path": str(files / "broken.safetensors")},)
     )
     with pytest.raises(UserError, match="match nothing"):
-        animator.load_entry(broken)
+        animator.load(broken)
     np.testing.assert_array_equal(rendered(animator, BARE), first)
 
 

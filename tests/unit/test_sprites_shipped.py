@@ -25,9 +25,17 @@ def clip(animator):
     """A prompt's frames with an entry's weights, and their scores."""
 
     def of(prompt, name="base", **weights):
-        animator.load_entry(Entry(name=name, prompts=(prompt,), **weights))
+        animator.load(Entry(name=name, prompts=(prompt,), **weights))
         item = Item(
-            digest="", entry=name, prompt=prompt, seed=1, width=64, height=64, num_inference_steps=20, guidance_scale=5
+            digest="",
+            entry=name,
+            model="",
+            prompt=prompt,
+            seed=1,
+            width=64,
+            height=64,
+            num_inference_steps=20,
+            guidance_scale=5,
         )
         frames = animator.render(item)
         return frames, score(Result(**item.model_dump(), status="ok"), frames)
@@ -74,8 +82,8 @@ def test_the_embedding_s_word_is_its_colour(animator):
     word, rgb = NEW_COLOUR
     prompt = f"a large {word} star on a white background"
     files = (EmbeddingFile(path=str(shipped.BROWN_EMBEDDING)),)
-    animator.load_entry(Entry(name="brown", prompts=(prompt,), embeddings=files))
-    item = Item(digest="", entry="", prompt=prompt, seed=0, width=64, height=64, num_inference_steps=20)
+    animator.load(Entry(name="brown", prompts=(prompt,), embeddings=files))
+    item = Item(digest="", entry="", model="", prompt=prompt, seed=0, width=64, height=64, num_inference_steps=20)
     frames = animator.render(item.model_copy(update={"guidance_scale": 5.0, "num_frames": 4})).astype(float)
     star = np.median(frames[np.linalg.norm(frames - 245, axis=-1) > 100], axis=0)
     distances = {name: np.linalg.norm(star - other) for name, other in KNOWN_COLOURS.items()}
