@@ -41,6 +41,9 @@ def test_mp4_is_h264_with_its_index_in_front():
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
         assert (stream.height, stream.width, float(stream.average_rate)) == (34, 50, 8.0)
+        # Chromium ignores the matrix unless all three are said.
+        colours = stream.codec_context.colorspace, stream.codec_context.color_primaries, stream.codec_context.color_trc
+        assert colours == (6, 1, 13)  # H.264's numbers for SMPTE 170M, BT.709, sRGB
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert [bar_position(f) for f in decoded] == pytest.approx([bar_position(f) for f in frames], abs=0.03)
     assert encode_mp4(frames, fps=8) == data
