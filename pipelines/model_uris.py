@@ -45,7 +45,7 @@ def resolve_catalog(catalog: Catalog, output_uri: str) -> Catalog:
     """A catalog whose weights are all where workers can open them.
 
     Args:
-        catalog: it may name weights by `models:/` and `runs:/` URIs, the base excepted.
+        catalog: it may name weights by `models:/` and `runs:/` URIs, bases excepted.
         output_uri: the job's output folder.
 
     Raises:
@@ -53,15 +53,19 @@ def resolve_catalog(catalog: Catalog, output_uri: str) -> Catalog:
     """
     resolve = cache(lambda uri: resolve_model_uri(uri, output_uri))
     entries = tuple(_resolve_entry(entry, resolve) for entry in catalog.entries)
-    return catalog.model_copy(update={"motion_module": resolve(catalog.motion_module), "entries": entries})
+    motion_module = catalog.motion_module and resolve(catalog.motion_module)
+    return catalog.model_copy(update={"motion_module": motion_module, "entries": entries})
 
 
 def _resolve_entry(entry: Entry, resolve: Callable[[str], str]) -> Entry:
     def moved(file: FileT) -> FileT:
         return file.model_copy(update={"path": resolve(file.path)})
 
+    if not any(map(_is_in_mlflow, _uris(entry))):  # most of 100,000
+        return entry
     return entry.model_copy(
         update={
+            "motion_module": entry.motion_module and resolve(entry.motion_module),
             "checkpoint": entry.checkpoint and resolve(entry.checkpoint),
             "loras": tuple(map(moved, entry.loras)),
             "domain_adapter": entry.domain_adapter and moved(entry.domain_adapter),
@@ -69,6 +73,16 @@ def _resolve_entry(entry: Entry, resolve: Callable[[str], str]) -> Entry:
             "embeddings": tuple(map(moved, entry.embeddings)),
         }
     )
+
+
+def _uris(entry: Entry) -> Iterator[str]:
+    yield from (uri for uri in (entry.motion_module, entry.checkpoint) if uri is not None)
+    yield from (addition.uri for addition in entry.additions())
+    yield from (file.path for file in entry.embeddings)
+
+
+def _is_in_mlflow(uri: str) -> bool:
+    return uri.startswith(("models:/", "runs:/"))
 
 
 def resolve_model_uri(uri: str, output_uri: str) -> str:
@@ -82,7 +96,7 @@ def resolve_model_uri(uri: str, output_uri: str) -> str:
     Raises:
         UserError: MLflow cannot be reached or has no such model, version or run, or there is not one weights file.
     """
-    if not uri.startswith(("models:/", "runs:/")):
+    if not _is_in_mlflow(uri):
         return uri
     with tempfile.TemporaryDirectory() as folder:
         file, *config = _fetch(uri, _artifact(uri), Path(folder))

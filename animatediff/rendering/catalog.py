@@ -1,7 +1,5 @@
 """Catalogs: which prompts to render with which weights, and the items that follow from them."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -23,6 +21,7 @@ from animatediff.rendering.entries import (
     Weights,
     WeightsUri,
 )
+from animatediff.rendering.many import sha256, with_fields
 from animatediff.uris import printable_uri
 from animatediff.weights import base, checkpoints, motion_modules, textual_inversion
 
@@ -43,6 +42,7 @@ __all__ = [
     "Settings",
     "Status",
     "Weights",
+    "base_folder",
     "expand",
     "schedule_of",
     "settings_of_prompt",
@@ -167,8 +167,9 @@ Place = int | tuple[int, int]
 
 HashFile = Callable[[str], str]
 
-# One set for all that have all fields: pydantic would make one for each of 100,000 items, at 2 kB.
 _MODEL_FIELDS = set(Model.model_fields)
+# What all items are copies of: validating 100,000 takes seconds, and what they consist of is validated already.
+_ITEM = Item(digest="", entry="", model="", prompt="", seed=0)
 _ITEM_FIELDS = set(Item.model_fields)
 
 
@@ -212,7 +213,7 @@ def _add_model(plan: Plan, catalog: Catalog, entry: Entry, identify: "_Identitie
             raise
         return ""
     hashes = identify.hashes(model)
-    key = _sha256(identify(model, hashes))
+    key = sha256(identify(model, hashes))
     if key not in plan.models:
         plan.models[key] = model
         plan.hashes[key] = {printable_uri(uri): found for uri, found in hashes.items()}
@@ -224,7 +225,7 @@ class _Identities:
 
     def __init__(self, content_hash: HashFile) -> None:
         self._hash = cache(lambda uri: _hash(uri, content_hash))
-        self._hash_base = cache(lambda uri: _hash(_folder(uri), content_hash))
+        self._hash_base = cache(lambda uri: _hash(base_folder(uri), content_hash))
         self._token = cache(lambda path, token: token_of(EmbeddingFile.model_construct(path=path, token=token)))
 
     def hashes(self, model: Model) -> dict[str, str]:
@@ -243,7 +244,8 @@ class _Identities:
         }
 
 
-def _folder(base_uri: str) -> str:
+def base_folder(base_uri: str) -> str:
+    """Where a base's files lie; its hub id, or what it is called if it cannot be found."""
     try:
         return base.resolve(base_uri)
     except UserError:
@@ -276,21 +278,9 @@ def _items(entry: Entry, prompt: Prompt, settings: dict[str, Any], model: str, p
     }
     if problem:
         pixels |= {"entry": entry.name, "problem": problem}
+    own = settings | {"entry": entry.name, "model": model, "priority": entry.priority, "prompt": prompt.prompt}
     for seed in seeds:
-        yield Item.model_construct(
-            _ITEM_FIELDS,
-            **settings,
-            digest=_sha256(pixels | {"seed": seed}),
-            entry=entry.name,
-            model=model,
-            priority=entry.priority,
-            prompt=prompt.prompt,
-            seed=seed,
-        )
-
-
-def _sha256(values: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        yield with_fields(_ITEM, _ITEM_FIELDS, **own, seed=seed, digest=sha256(pixels | {"seed": seed}))
 
 
 def schedule_of(motion_module: str | None) -> NoiseSchedule:

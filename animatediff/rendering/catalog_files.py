@@ -1,23 +1,21 @@
 """Catalogs as files: a YAML, with tables of entries and of prompts beside it where there are many; or one table."""
 
-import json
 import posixpath
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from animatediff import storage
-from animatediff.config import Config, load
+from animatediff.config import load
 from animatediff.data.sources.files import read_lines, suffix_of
 from animatediff.errors import UsageError, UserError
 from animatediff.rendering.catalog import Catalog
+from animatediff.rendering.catalog_cells import Cells
 from animatediff.rendering.catalog_tables import SUFFIXES, Row, read_rows
 from animatediff.rendering.entries import Entry, Prompt, SeededSettings
+from animatediff.rendering.many import sha256, with_fields
 from animatediff.uris import printable_uri
-
-_MAX_TOLD = 20
-ConfigT = TypeVar("ConfigT", bound=Config)
 
 
 class CatalogFile(Catalog):
@@ -31,27 +29,6 @@ class CatalogFile(Catalog):
     prompts_uri: str | None = Field(None, min_length=1)
     """Prompts for every entry that names none of its own: a table, or a `.txt` with one a line; from the YAML's
     folder."""
-
-
-class _Problems:
-    """What is wrong with cells, to be told all at once."""
-
-    def __init__(self, uri: str) -> None:
-        self._uri, self._lines = printable_uri(uri), list[str]()
-
-    def validated(self, schema: type[ConfigT], values: Mapping[str, Any], place: str) -> ConfigT | None:
-        """The row's values, or None and their problems noted."""
-        try:
-            return schema.model_validate(values)
-        except ValidationError as error:
-            self._lines += (f"{self._uri}, {place}, {_describe(dict(item))}" for item in error.errors())
-            if len(self._lines) > _MAX_TOLD:
-                raise UsageError(f"{'; '.join(self._lines[:_MAX_TOLD])}; and perhaps more after it") from error
-        return None
-
-    def check(self) -> None:
-        if self._lines:
-            raise UsageError("; ".join(self._lines))
 
 
 def read(uri: str) -> Catalog:
@@ -100,21 +77,21 @@ def _read_entries(uri: str) -> Iterator[Entry]:
 
     A row's settings go to its prompt: so one row's problem is no other's.
     """
-    problems = _Problems(uri)
-    models: dict[str, Entry | None] = {}
-    prompts: dict[str, list[Prompt | None]] = {}
+    cells = Cells(uri)
+    found: dict[str, tuple[Entry | None, list[Prompt | None]]] = {}
     for row in read_rows(uri, _ENTRY_COLUMNS):
         settings = {name: row.values.pop(name) for name in _PROMPT_COLUMNS & row.values.keys()}
         texts = _texts(settings, row, uri)
-        key = json.dumps(row.values, sort_keys=True) if texts else row.place
-        if key not in models:
-            models[key] = problems.validated(Entry, row.values if texts else row.values | settings, row.place)
-        own = prompts.setdefault(key, [])
-        own += (problems.validated(Prompt, settings | {"prompt": text}, row.place) for text in texts)
-    problems.check()
-    for key, entry in models.items():
+        key = sha256(row.values) if texts else row.place
+        if key not in found:
+            found[key] = cells.read(Entry, "name", row.values if texts else row.values | settings, row.place), []
+        for text in texts:
+            values = settings | (text if isinstance(text, dict) else {"prompt": text})
+            found[key][1].append(cells.read(Prompt, "prompt", values, row.place))
+    cells.check()
+    for entry, prompts in found.values():
         if entry is not None:
-            yield entry.model_copy(update={"prompts": tuple(prompts[key])}) if prompts[key] else entry
+            yield with_fields(entry, prompts=tuple(prompts)) if prompts else entry
 
 
 def _texts(settings: dict[str, Any], row: Row, uri: str) -> list[Any]:
@@ -128,11 +105,11 @@ def _read_prompts(uri: str) -> Iterator[Prompt]:
     if suffix_of(uri) == ".txt":
         yield from _read_text(uri)
         return
-    problems = _Problems(uri)
+    cells = Cells(uri)
     for row in read_rows(uri, Prompt.model_fields):
-        if prompt := problems.validated(Prompt, row.values, row.place):
+        if prompt := cells.read(Prompt, "prompt", row.values, row.place):
             yield prompt
-    problems.check()
+    cells.check()
 
 
 def _read_text(uri: str) -> Iterator[Prompt]:
@@ -149,12 +126,3 @@ def _read_text(uri: str) -> Iterator[Prompt]:
 
 _PROMPT_COLUMNS = {"prompt", "prompts", *SeededSettings.model_fields}
 _ENTRY_COLUMNS = ["prompt", *Entry.model_fields]
-
-
-def _describe(item: dict[str, Any]) -> str:
-    """One of pydantic's errors."""
-    name, *rest = map(str, item["loc"])
-    path = f" ({'.'.join(rest)})" if rest else ""
-    message = item["msg"].removeprefix("Value error, ")
-    got = "" if item["type"] in ("missing", "value_error") else f" (got {item['input']!r})"
-    return f"column {name!r}{path}: {message}{got}"
