@@ -207,7 +207,8 @@ def list_times(uri: str) -> dict[str, float]:
 
 
 def _changed(entry: dict[str, Any]) -> float:
-    time = entry.get("mtime") or entry.get("LastModified") or entry.get("updated") or math.inf
+    found = (entry.get(name) for name in ("mtime", "LastModified", "updated"))
+    time: Any = next((value for value in found if value is not None), math.inf)
     if isinstance(time, str):  # Google's
         time = datetime.fromisoformat(time)
     return time.timestamp() if isinstance(time, datetime) else float(time)

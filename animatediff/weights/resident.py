@@ -123,9 +123,9 @@ class ResidentWeights:
     def content_hash(self, part: str | None = None) -> str:
         """SHA-256 over the names and bytes of all weights, or those of one part, as they are now."""
         digest = hashlib.sha256()
-        for part, state in sorted(self._states.items()) if part is None else [(part, self._states[part])]:
-            for name, tensor in sorted(state.items()):
-                digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        for each in sorted(self._states) if part is None else [part]:
+            for name, tensor in sorted(self._states[each].items()):
+                digest.update(f"{each}.{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
                 digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
 

@@ -144,9 +144,10 @@ class Dispatcher:
             del self._waiting[highest]
 
     def _blame(self, ticket: int) -> None:
-        begun = self._begun.pop(ticket, frozenset())
-        for name in begun or (self._loading(self._leased[ticket]),):
-            self._deaths[name] += 1
+        begun = self._begun.pop(ticket, None)
+        if begun is not None:  # else it died before it began with anything
+            for name in begun or (self._loading(self._leased[ticket]),):
+                self._deaths[name] += 1
 
     def _judged(self, taken: Slice) -> tuple[frozenset[str], dict[str, str]]:
         digests = [item.digest for item in taken.items]

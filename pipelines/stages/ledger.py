@@ -186,7 +186,7 @@ def read_table(output_uri: str) -> pa.Table:
     """The table as it lies there; empty if there is none, or one that an older version wrote."""
     try:
         table = pq.read_table(pa.BufferReader(storage.read_bytes(storage.join(output_uri, TABLE))))
-    except FileNotFoundError:
+    except (FileNotFoundError, pa.ArrowInvalid):
         return _SCHEMA.empty_table()
     return table if table.schema.equals(_SCHEMA) else _SCHEMA.empty_table()
 

@@ -162,26 +162,29 @@ class RenderSlices:
 
     def _attempt(self, animator: Animator, batch: list[Item]) -> Iterator[tuple[Item, Clip | Exception, int]]:
         """Each item with its clip or why it has none, and the attempts that this took."""
+        outcome = self._try(animator, batch)
+        if isinstance(outcome, list):
+            yield from ((item, clip, 1) for item, clip in zip(batch, outcome, strict=True))
+            return
+        if parts := self._smaller(batch, outcome):
+            for part in parts:
+                yield from self._attempt(animator, part)
+            return
+        attempts = 1
+        while not isinstance(outcome, (list, UserError)) and attempts < MAX_ATTEMPTS:
+            outcome, attempts = self._try(animator, batch), attempts + 1
+        yield batch[0], outcome[0] if isinstance(outcome, list) else outcome, attempts
+
+    def _smaller(self, batch: list[Item], failure: Exception) -> list[list[Item]]:
+        """What to try in place of a batch that failed: halves where memory was short, else each item by itself."""
         shape = _shape(batch[0])
-        for attempt in range(1, MAX_ATTEMPTS + 1):
-            outcome = self._try(animator, batch)
-            if isinstance(outcome, list):
-                yield from ((item, clip, attempt) for item, clip in zip(batch, outcome, strict=True))
-                return
-            size = self._batch_size(shape)
-            if _is_out_of_memory(outcome) and size > 1:
-                self._batch_sizes[shape] = max(1, min(size, len(batch)) // 2)
-                logger.warning("out of memory with %d clips: going on with %d", size, self._batch_sizes[shape])
-                for half in _halves(batch):
-                    yield from self._attempt(animator, half)
-                return
-            if len(batch) > 1:  # whosever fault it is, the others are rendered
-                for item in batch:
-                    yield from self._attempt(animator, [item])
-                return
-            if isinstance(outcome, UserError):
-                break
-        yield batch[0], outcome, attempt
+        size = self._batch_size(shape)
+        if _is_out_of_memory(failure) and size > 1:
+            self._batch_sizes[shape] = max(1, min(size, len(batch)) // 2)
+            logger.warning("out of memory with %d clips: going on with %d", size, self._batch_sizes[shape])
+            middle = (len(batch) + 1) // 2
+            return [half for half in (batch[:middle], batch[middle:]) if half]
+        return [[item] for item in batch] if len(batch) > 1 else []
 
     def _try(self, animator: Animator, batch: list[Item]) -> list[Clip | UserError] | Exception:
         try:
@@ -274,11 +277,6 @@ def _shape(item: Item) -> tuple[object, ...]:
     """What items must have in common to be rendered in one batch."""
     own = {"negative_prompt", "fps"}
     return tuple(getattr(item, name) for name in Settings.model_fields if name not in own)
-
-
-def _halves(batch: list[Item]) -> list[list[Item]]:
-    middle = (len(batch) + 1) // 2
-    return [half for half in (batch[:middle], batch[middle:]) if half]
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -1,153 +1,228 @@
-"""The animate job on a real local Ray cluster."""
+"""The animate job on a real local Ray cluster: the same bytes in any order, faults as rows, and nothing done twice."""
 
 import hashlib
+import json
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
+from animatediff.rendering.outputs import read_metadata
 from animatediff.sprites.base import build_base
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
 from pipelines import score
 from pipelines.animate import main
-from pipelines.settings import AnimateConfig, ScoreConfig
+from pipelines.settings import AnimateConfig, RecycleConfig, ScoreConfig
+from pipelines.stages.ledger import read_results
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
+PROMPTS = ["a red circle", "a blue square", "a green star", "a white heart", "a black ring"]
+
 
 @pytest.fixture(scope="module")
-def catalog(tmp_path_factory):
+def files(tmp_path_factory):
+    """A base, a motion module that moves, another base's folder as a checkpoint, a LoRA, and files that are broken."""
     folder = tmp_path_factory.mktemp("catalog")
-    base, other = build_base(folder / "base"), build_base(folder / "other", seed=1)
+    base = build_base(folder / "base")
+    build_base(folder / "other", seed=1)
     motion = MotionModules.for_base(load_unet(str(base)), MotionConfig())
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in motion.named_parameters():
+            if "proj_out" in name:
+                parameter.normal_(std=0.1, generator=generator)
     motion_modules.write(str(folder / "motion.safetensors"), motion)
-    (folder / "checkpoint.safetensors").write_bytes(b"not a checkpoint")
-    torch.save({}, folder / "lora.safetensors")
-    content = {
-        "base": str(base),
-        "motion_module": str(folder / "motion.safetensors"),
-        "width": 32,
-        "height": 32,
-        "num_frames": 4,
-        "num_inference_steps": 2,
-        "entries": [
-            {"name": "bare", "prompts": ["a red circle", "a blue square"]},
-            {"name": "broken-checkpoint", "checkpoint": str(folder / "checkpoint.safetensors"), "prompts": ["a star"]},
-            {"name": "broken-lora", "loras": [{"path": str(folder / "lora.safetensors")}], "prompts": ["a star"]},
-            {"name": "other", "checkpoint": str(other), "prompts": ["a red circle"], "fps": 12},
-            {"name": "same-as-bare", "prompts": ["a red circle"]},
-        ],
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    lora = {
+        f"{name}.lora_down.weight": torch.randn(2, 32, generator=generator),
+        f"{name}.lora_up.weight": torch.randn(32, 2, generator=generator),
     }
-    path = folder / "catalog.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
+    save_file(lora, folder / "lora.safetensors")
+    (folder / "corrupt.safetensors").write_bytes(b"not a checkpoint")
+    unet = load_file(next((folder / "other" / "unet").glob("*.safetensors")))
+    (folder / "nan").mkdir()
+    unet["conv_in.weight"][0] = float("nan")
+    save_file(unet, folder / "nan" / "diffusion_pytorch_model.safetensors")
+    sdxl = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+    save_file(
+        {f"{sdxl}.lora_down.weight": torch.zeros(4, 2048), f"{sdxl}.lora_up.weight": torch.zeros(640, 4)},
+        folder / "sdxl.safetensors",
+    )
+    return folder
 
 
-def run(catalog, output):
-    return main(AnimateConfig(catalog_uri=str(catalog), output_uri=str(output)))
+@pytest.fixture
+def write(files, tmp_path):
+    """Write a catalog with small settings; its path."""
+
+    def catalog(entries, **changes):
+        content = {
+            "base": str(files / "base"),
+            "motion_module": str(files / "motion.safetensors"),
+            "width": 32,
+            "height": 32,
+            "num_frames": 4,
+            "num_inference_steps": 2,
+            "entries": entries,
+        } | changes
+        path = tmp_path / "catalog.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return str(path)
+
+    return catalog
 
 
-def test_broken_entries_fail_alone_and_a_rerun_renders_what_is_missing(catalog, tmp_path, caplog):
-    caplog.set_level("INFO", logger="pipelines")
-    with pytest.raises(UserError, match=r"2 of 6 items failed, first error \(entry broken-checkpoint\)") as caught:
-        run(catalog, tmp_path)
+def run(catalog, output, **options):
+    main(AnimateConfig(catalog_uri=str(catalog), output_uri=str(output), **options))
+    return read_results(str(output))
+
+
+def content_of(output):
+    """The bytes of every clip by what it is of."""
+    return {(result.entry, result.prompt, result.seed): dict(result.sha256) for result in read_results(str(output))}
+
+
+def test_the_same_bytes_in_any_order_on_any_number_of_actors_in_any_batch(files, write, tmp_path):
+    a = {"name": "a", "checkpoint": str(files / "other"), "prompts": PROMPTS}
+    b = {"name": "b", "loras": [{"path": str(files / "lora.safetensors")}], "prompts": PROMPTS[:3]}
+    again = {"name": "a", "checkpoint": str(files / "other"), "prompts": PROMPTS, "seeds": [7]}
+    long = {"name": "long", "prompts": PROMPTS[:1], "num_frames": 22, "context": {"length": 8, "overlap": 2}}
+    ways = [
+        ([a, b, again, long], {"num_actors": 1, "batch_size": 1}),
+        ([again, long, b, a], {"num_actors": 2, "batch_size": 1}),
+        ([b, a, again, long], {"num_actors": 1, "batch_size": 4}),
+        ([long, b, again, a], {"num_actors": 2, "batch_size": 4}),
+        # A new process for every model.
+        ([a, b, again, long], {"num_actors": 1, "recycle": RecycleConfig(max_models=1)}),
+    ]
+    found = []
+    for number, (entries, options) in enumerate(ways):
+        output = tmp_path / str(number)
+        run(write(entries), output, formats=("mp4", "png", "latents"), **options)
+        found.append(content_of(output))
+    assert len(found[0]) == 5 + 3 + 5 + 1
+    assert all(each == found[0] for each in found[1:])
+    # And they are not all the same clip.
+    assert len({hashes["png"] for hashes in found[0].values()}) == len(found[0])
+
+
+def test_faults_are_rows_and_the_others_are_rendered(files, write, tmp_path, caplog):
+    def file(name):
+        return str(files / f"{name}.safetensors")
+
+    long = "a red circle " * 770  # 10,010 characters
+    entries = [
+        {"name": "bare", "prompts": ["a red circle", long]},
+        {"name": "missing", "checkpoint": file("nowhere"), "prompts": PROMPTS[:2]},
+        {"name": "corrupt", "checkpoint": file("corrupt"), "prompts": PROMPTS[:1]},
+        {"name": "sdxl", "loras": [{"path": file("sdxl")}], "prompts": PROMPTS[:1]},
+        {"name": "nan", "checkpoint": str(files / "nan"), "prompts": PROMPTS[:1]},
+        {"name": "good", "loras": [{"path": file("lora")}], "prompts": PROMPTS[:2]},
+        {"name": "same-as-bare", "prompts": ["a red circle"]},
+    ]
+    with pytest.raises(UserError, match=r"5 of 10 items failed, first error \(entry missing\): .*nowhere") as caught:
+        run(write(entries), tmp_path / "out")
     assert caught.value.exit_code == 1
-    rows = pq.read_table(tmp_path / "results.parquet").to_pylist()
-    assert [(row["entry"], row["status"]) for row in rows] == [
+    results = read_results(str(tmp_path / "out"))
+    assert [(result.entry, result.status) for result in results] == [
         ("bare", "ok"),
         ("bare", "ok"),
-        ("broken-checkpoint", "failed"),
-        ("broken-lora", "failed"),
-        ("other", "ok"),
+        ("missing", "invalid"),
+        ("missing", "invalid"),
+        ("corrupt", "failed"),
+        ("sdxl", "invalid"),
+        ("nan", "failed"),
+        ("good", "ok"),
+        ("good", "ok"),
         ("same-as-bare", "ok"),
     ]
-    assert "is no weights file" in rows[2]["error"]
-    assert rows[5]["digest"] == rows[0]["digest"]
-    assert rows[5]["mp4_uri"] == rows[0]["mp4_uri"]
-    for row in rows:
-        if row["status"] == "ok":
-            data = Path(row["mp4_uri"]).read_bytes()
-            assert hashlib.sha256(data).hexdigest() == row["mp4_sha256"]
-    clips = sorted((tmp_path / "clips").iterdir())
-    assert len(clips) == 2 * 3
-    assert (tmp_path / "index.html").read_text().count("<article") == 6
+    said = [result.error for result in results]
+    assert said[2] == said[3] == f"there is no file or folder {file('nowhere')}"
+    assert "is no weights file" in said[4]
+    assert "SDXL" in said[5]
+    assert "conv_in.weight NaN or infinite" in said[6]
+    assert "75 are read" in results[1].warning
+    assert results[0].warning is None
+    assert results[0].digest == results[9].digest
+    assert results[0].files == results[9].files
+    for result in results:
+        if result.status == "ok":
+            data = (tmp_path / "out" / result.files["mp4"]).read_bytes()
+            assert hashlib.sha256(data).hexdigest() == result.sha256["mp4"]
+            assert result.seconds["unet"] > 0
+    told = read_metadata(str(tmp_path / "out" / results[7].files["mp4"]))
+    assert (told["prompt"], told["model"], told["seed"]) == ("a red circle", "good", "0")
+    assert file("lora") in json.loads(told["model_hashes"])
 
-    # Mend one entry, lose one clip: a rerun renders these and nothing else.
-    content = yaml.safe_load(catalog.read_text())
-    content["entries"] = [entry for entry in content["entries"] if not entry["name"].startswith("broken")]
-    mended = tmp_path / "mended.yaml"
-    mended.write_text(yaml.safe_dump(content))
-    lost = next(path for path in clips if path.name == f"{rows[1]['digest'][:16]}.mp4")
-    lost.unlink()
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "clips").iterdir()}
-    results = run(mended, tmp_path)
-    assert [result.status for result in results] == ["ok"] * 4
-    assert results[1].mp4_sha256 == rows[1]["mp4_sha256"]
-    assert "1 of 4 items to render" in caplog.text
+
+def test_a_rerun_renders_what_is_missing_and_nothing_else(write, tmp_path, caplog):
+    caplog.set_level("INFO", logger="pipelines")
+    output = tmp_path / "out"
+    catalog = write([{"name": "bare", "prompts": PROMPTS[:3]}])
+    first = run(catalog, output)
+    (output / first[1].files["mp4"]).unlink()
+    before = {path: path.stat().st_mtime_ns for path in (output / "clips").iterdir()}
+    again = run(catalog, output)
+    assert "1 of 3 items to render" in caplog.text
+    assert [result.sha256 for result in again] == [result.sha256 for result in first]
     changed = [path for path, time in before.items() if path.stat().st_mtime_ns != time]
-    assert all(path.name.startswith(rows[1]["digest"][:16]) for path in changed)
+    assert {path.name.partition(".")[0] for path in changed} == {first[1].digest[:16]}
 
-    run(mended, tmp_path)
-    assert "nothing to render: all 4 items are there" in caplog.text
+    run(catalog, output)
+    assert "nothing to render: all 3 items are there" in caplog.text
+    # Another format is asked for, so all are rendered again.
+    more = run(catalog, output, formats=("mp4", "gif", "webp"))
+    assert "3 of 3 items to render" in caplog.text
+    assert all("webp" in result.files for result in more)
 
 
 def scored(output, **options):
     score.main(ScoreConfig(output_uri=str(output), **{"scorer": "animatediff.sprites.scoring:score"} | options))
-    return pq.read_table(output / "results.parquet").to_pylist()
+    return read_results(str(output))
 
 
-def test_clips_are_scored_once_and_keep_their_scores(catalog, tmp_path):
-    content = yaml.safe_load(catalog.read_text())
-    content["entries"] = [entry for entry in content["entries"] if entry["name"] in ("bare", "same-as-bare")]
-    path = tmp_path / "catalog.yaml"
-    path.write_text(yaml.safe_dump(content))
-    output = tmp_path / "out"
+def test_clips_are_scored_once_and_keep_their_scores(write, tmp_path):
+    entries = [{"name": "bare", "prompts": PROMPTS[:2]}, {"name": "same-as-bare", "prompts": PROMPTS[:1]}]
+    path, output = write(entries), tmp_path / "out"
     run(path, output)
-    rows = scored(output)
-    for row in rows:
-        assert {"shape", "colour", "style", "stays itself"} <= dict(row["scores"]).keys()
-        assert (row["scored_by"], row["score_error"]) == ("animatediff.sprites.scoring:score", None)
-    assert rows[2]["scores"] == rows[0]["scores"]  # one clip, two entries
-    assert "<table>" in (output / "index.html").read_text()
+    results = scored(output)
+    for result in results:
+        assert {"shape", "colour", "style", "stays itself"} <= result.scores.keys()
+        assert (result.scored_by, result.score_error) == ("animatediff.sprites.scoring:score", None)
+    assert results[2].scores == results[0].scores  # one clip, two entries
+    assert "mean scores" in (output / "index.html").read_text()
 
     # Scored already: nothing is read, not even a clip that is broken by now.
-    clip = Path(rows[1]["mp4_uri"])
+    clip = output / results[1].files["mp4"]
     whole = clip.read_bytes()
     clip.write_bytes(b"not a video")
-    assert scored(output) == rows
+    assert scored(output) == results
     run(path, output)  # the animate job finds the clips, and leaves the scores
-    assert pq.read_table(output / "results.parquet").to_pylist() == rows
+    assert read_results(str(output)) == results
 
     again = scored(output, again=True)
-    assert again[0] == rows[0]
-    assert (again[1]["scores"], again[1]["status"]) == ([], "ok")
-    assert "not_video" in again[1]["score_error"]
-    assert "no scores: " in (output / "index.html").read_text()
+    assert again[0] == results[0]
+    assert (again[1].scores, again[1].status) == ({}, "ok")
+    assert "not_video" in again[1].score_error
 
     # A clip that kills whoever measures it costs no other clip its scores.
     clip.write_bytes(whole)
     crashed = scored(output, again=True, scorer="tests.integration.crashing_scorer:crash_on_red")
-    assert (crashed[0]["prompt"], crashed[0]["scores"]) == ("a red circle", [])
-    assert "the worker crashed" in crashed[0]["score_error"]
-    assert (crashed[1]["prompt"], crashed[1]["scores"]) == ("a blue square", [("length", 4.0)])
+    assert (crashed[0].prompt, crashed[0].scores) == ("a red circle", {})
+    assert "the worker crashed" in crashed[0].score_error
+    assert (crashed[1].prompt, crashed[1].scores) == ("a blue square", {"length": 4.0})
 
 
-def test_scoring_what_was_never_rendered_says_what_to_do(tmp_path):
-    with pytest.raises(UserError, match="render a catalog there first"):
-        scored(tmp_path)
-
-
-def test_a_catalog_with_missing_files_ends_before_anything_is_written(catalog, tmp_path):
-    content = yaml.safe_load(catalog.read_text())
-    content["entries"][0]["checkpoint"] = "gone.safetensors"
-    path = tmp_path / "catalog.yaml"
-    path.write_text(yaml.safe_dump(content))
-    with pytest.raises(UserError, match="entry 'bare': there is no file or folder gone.safetensors"):
-        run(path, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_the_command_says_what_is_wrong(run_job, tmp_path):
+    missing = tmp_path / "none.yaml"
+    done = run_job("animate", "--catalog-uri", str(missing), "--output-uri", str(tmp_path / "out"))
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert f"there is no config file {missing}" in done.stderr or str(missing) in done.stderr
+    assert not Path(tmp_path / "out").exists()

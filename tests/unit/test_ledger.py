@@ -1,0 +1,139 @@
+"""The ledger of rendered items: what is there is told from files, and the table spares reading them again."""
+
+import os
+import time
+
+import pyarrow.parquet as pq
+import pytest
+
+from animatediff import storage
+from animatediff.diffusion.context import Context
+from animatediff.errors import UserError
+from animatediff.rendering.catalog import Item
+from pipelines.stages.ledger import (
+    NO_RESULT,
+    Ledger,
+    item_uri,
+    read_results,
+    result_of,
+    write_item,
+    write_table,
+)
+
+
+def item(number, **changes):
+    values = {"entry": "one", "model": "m", "prompt": "a cat", "seed": number} | changes
+    return Item(digest=f"{number:064d}", **values)
+
+
+def rendered(folder, each, *, formats=("mp4",), **outcome):
+    files = {kind: f"clips/{each.digest[-8:]}.{kind}" for kind in formats}
+    for path in files.values():
+        storage.write_bytes(str(folder / path), b"clip")
+    values = {"status": "ok", "files": files, "seconds": {"unet": 1.5}, "attempts": 1} | outcome
+    write_item(str(folder), result_of(each, **values))
+
+
+def ledger(folder, items):
+    return Ledger(str(folder), {each.digest for each in items})
+
+
+def report(folder, items, **invalid):
+    write_table(str(folder), ledger(folder, items).results(items, invalid))
+
+
+def age(folder, seconds=60):
+    """Make all that is there look older."""
+    for path in folder.rglob("*"):
+        os.utime(path, (time.time() - seconds,) * 2)
+
+
+@pytest.fixture
+def items(tmp_path):
+    """Three rendered, one failed, one of which nothing is known."""
+    found = [item(0), item(1, context=Context(), num_frames=40), item(2), item(3), item(4)]
+    for each in found[:3]:
+        rendered(tmp_path, each)
+    write_item(str(tmp_path), result_of(found[3], status="failed", error="it is broken"))
+    return found
+
+
+@pytest.mark.parametrize("with_table", [False, True])
+def test_what_is_finished(tmp_path, items, with_table):
+    if with_table:
+        age(tmp_path)
+        report(tmp_path, items)
+    there = {each.digest for each in items[:3]}
+    assert ledger(tmp_path, items).finished() == there
+    assert ledger(tmp_path, items).finished(("mp4",)) == there
+    assert ledger(tmp_path, items).finished(("mp4", "webp")) == set()
+    assert ledger(tmp_path, items[1:2]).finished() == {items[1].digest}
+    (tmp_path / "clips" / f"{items[0].digest[-8:]}.mp4").unlink()
+    assert ledger(tmp_path, items).finished() == there - {items[0].digest}
+
+
+def test_rows_say_what_became_of_each_item(tmp_path, items):
+    twin = item(0, entry="other", prompt="a cat")
+    bad = item(9)
+    asked = [*items, twin, bad]
+    age(tmp_path)
+    report(tmp_path, asked, **{bad.digest: "there is no file x"})
+    rows = pq.read_table(tmp_path / "results.parquet").to_pylist()
+    assert [(row["entry"], row["status"], row["error"]) for row in rows] == [
+        *[("one", "ok", None)] * 3,
+        ("one", "failed", "it is broken"),
+        ("one", "failed", NO_RESULT),
+        ("other", "ok", None),
+        ("one", "invalid", "there is no file x"),
+    ]
+    assert rows[0]["uri"] == str(tmp_path / dict(rows[0]["files"])["mp4"])
+    assert rows[1]["context"] == {"length": 16, "overlap": 4}
+    # From the table they come back as they went in.
+    for path in (tmp_path / "items").iterdir():
+        path.write_bytes(b"not read")
+        os.utime(path, (0, 0))
+    again = list(ledger(tmp_path, items[:3]).results(items[:3], {}))
+    assert [result.model_dump() for result in again] == [
+        result_of(each, status="ok", files=dict(row["files"]), seconds={"unet": 1.5}, attempts=1).model_dump()
+        for each, row in zip(items[:3], rows[:3], strict=True)
+    ]
+
+
+def test_a_file_that_is_newer_than_the_table_counts(tmp_path, items):
+    age(tmp_path)
+    report(tmp_path, items)
+    rendered(tmp_path, items[3])
+    rendered(tmp_path, items[0], scores={"size": 2.0})
+    found = ledger(tmp_path, items)
+    assert items[3].digest in found.finished()
+    assert [result.scores for result in found.results(items[:2], {})] == [{"size": 2.0}, {}]
+
+
+def test_what_is_to_be_rendered_again_is_unknown_until_it_is_written(tmp_path, items):
+    found = ledger(tmp_path, items)
+    found.forget([items[0].digest, items[3].digest, items[4].digest])
+    assert not storage.exists(item_uri(str(tmp_path), items[0].digest))
+    assert [result.seed for result in found.results(items, {}, only_known=True)] == [1, 2]
+    rendered(tmp_path, items[0])
+    found.wrote(items[0].digest, "")
+    found.wrote(items[3].digest, "the disk is full")
+    results = list(found.results(items, {}))
+    assert [result.error for result in results] == [None, None, None, "the disk is full", NO_RESULT]
+
+
+def test_results_of_a_folder(tmp_path, items):
+    with pytest.raises(UserError, match=r"there is no .*results.parquet: render a catalog there first"):
+        read_results(str(tmp_path))
+    report(tmp_path, items, **{items[4].digest: "there is no file x"})
+    (tmp_path / "clips" / f"{items[0].digest[-8:]}.mp4").unlink()
+    results = read_results(str(tmp_path))
+    assert [result.status for result in results] == ["failed", "ok", "ok", "failed", "invalid"]
+    assert "its clip is gone" in results[0].error
+    assert results[4].error == "there is no file x"
+
+
+def test_a_torn_or_foreign_item_is_not_done(tmp_path, items):
+    (tmp_path / "items" / f"{items[0].digest}.json").write_text('{"digest": "x"')
+    assert ledger(tmp_path, items).finished() == {items[1].digest, items[2].digest}
+    (tmp_path / "results.parquet").write_bytes((tmp_path / "items" / f"{items[1].digest}.json").read_bytes())
+    assert ledger(tmp_path, items).finished() == {items[1].digest, items[2].digest}
