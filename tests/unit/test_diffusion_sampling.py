@@ -2,13 +2,16 @@
 
 import pytest
 import torch
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
-from animatediff.diffusion.sampling import sample
+from animatediff.diffusion.sampling import guide, sample
 from animatediff.diffusion.schedule import NoiseSchedule, alphas_cumprod, ddim_scheduler
 
 NOISE = torch.randn(2, 4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 TEXT = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
 NEGATIVE = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(2))
+SPREADS = torch.tensor([0.5, 2.0]).reshape(2, 1, 1, 1, 1)
+POSITIVE = SPREADS * torch.randn(NOISE.shape, generator=torch.Generator().manual_seed(4))
 
 
 class Unet:
@@ -22,9 +25,9 @@ class Unet:
         return torch.tanh(latents) * text.mean(dim=(1, 2)).reshape(-1, 1, 1, 1, 1) + timestep / 1000
 
 
-def run(unet, *, guidance_scale, steps=4, negative=NEGATIVE):
+def run(unet, *, steps=4, negative=NEGATIVE, **settings):
     scheduler = ddim_scheduler(NoiseSchedule())
-    settings = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
+    settings = {"num_inference_steps": steps} | settings
     return sample(unet, scheduler, TEXT, negative, NOISE, **settings)
 
 
@@ -49,6 +52,24 @@ def test_without_guidance_the_negative_half_is_not_computed(scale):
     result = run(unet, guidance_scale=scale)
     assert unet.batches == [2] * 4
     assert torch.equal(result, run(Unet(), guidance_scale=scale, negative=NEGATIVE + 1))
+
+
+def test_without_rescaling_guidance_keeps_its_bits():
+    assert torch.equal(guide(NOISE, POSITIVE, 7.5), NOISE + 7.5 * (POSITIVE - NOISE))
+    assert torch.equal(run(Unet(), guidance_scale=7.5, guidance_rescale=0.0), run(Unet(), guidance_scale=7.5))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7, 1.0])
+def test_rescaled_guidance_is_diffusers_own_and_each_clips_by_itself(share):
+    guided = guide(NOISE, POSITIVE, 7.5)
+    found = guide(NOISE, POSITIVE, 7.5, share)
+    torch.testing.assert_close(found, rescale_noise_cfg(guided, POSITIVE, share))
+    for i in range(2):
+        torch.testing.assert_close(found[[i]], guide(NOISE[[i]], POSITIVE[[i]], 7.5, share))
+    spread = found.std(dim=(1, 2, 3, 4))
+    wanted, before = POSITIVE.std(dim=(1, 2, 3, 4)), guided.std(dim=(1, 2, 3, 4))
+    torch.testing.assert_close(spread, share * wanted + (1 - share) * before)
+    assert not torch.equal(run(Unet(), guidance_scale=7.5, guidance_rescale=share), run(Unet(), guidance_scale=7.5))
 
 
 def test_steps_follow_the_reference():

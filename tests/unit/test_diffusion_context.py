@@ -1,0 +1,163 @@
+"""Windows: what every choice of lengths must hold, and what fusing them does to predictions that are known."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from animatediff.diffusion.context import Context, initial_noise, window_shares, windows
+from animatediff.diffusion.samplers import make_scheduler
+from animatediff.diffusion.sampling import sample
+from animatediff.diffusion.schedule import NoiseSchedule
+
+contexts = st.integers(2, 24).flatmap(
+    lambda length: st.builds(Context, length=st.just(length), overlap=st.integers(1, length - 1))
+)
+frames, steps = st.integers(1, 200), st.integers(0, 1000)
+TEXT = torch.ones(3, 1, 1)
+
+
+@given(frames, contexts | st.none(), steps, st.booleans())
+def test_windows_cover_every_frame_and_are_of_one_length(num_frames, context, step, loop):
+    found = windows(num_frames, context, step, loop)
+    assert {frame for window in found for frame in window} == set(range(num_frames))
+    assert {len(window) for window in found} == {min(num_frames, context.length) if context else num_frames}
+    for window in found:
+        assert [(window[0] + i) % num_frames for i in range(len(window))] == window
+        assert len(set(window)) == len(window)
+
+
+@given(frames, contexts, steps)
+def test_windows_of_a_clip_with_ends_keep_to_it(num_frames, context, step):
+    found = windows(num_frames, context, step, loop=False)
+    assert found[0][0] == 0
+    assert found[-1][-1] == num_frames - 1
+    assert all(window == sorted(window) for window in found)
+    for before, after in itertools.pairwise(found):
+        assert before[0] < after[0] <= before[-1] + 1 - context.overlap
+
+
+@given(frames, contexts, steps)
+def test_windows_of_a_loop_overlap_around_its_end_too(num_frames, context, step):
+    found = windows(num_frames, context, step, loop=True)
+    if len(found) == 1:
+        assert num_frames <= context.length
+    for before, after in zip(found, found[1:] + found[:1], strict=True):
+        assert len(set(before) & set(after)) >= context.overlap or len(found) == 1
+
+
+@given(frames, contexts, steps, st.booleans())
+def test_there_are_no_more_windows_than_a_clip_needs_and_one(num_frames, context, step, loop):
+    needed = math.ceil(max(num_frames - (0 if loop else context.overlap), 1) / (context.length - context.overlap))
+    assert len(windows(num_frames, context, step, loop)) <= needed + 1
+
+
+@given(frames, contexts | st.none(), steps, st.booleans())
+def test_the_shares_of_a_frame_are_positive_and_one_in_all(num_frames, context, step, loop):
+    found = windows(num_frames, context, step, loop)
+    shares = window_shares(found)
+    assert bool((shares > 0).all())
+    total = torch.zeros(num_frames).index_add_(0, torch.tensor(found).flatten(), shares.flatten())
+    torch.testing.assert_close(total, torch.ones(num_frames))
+    assert len(found) > 1 or bool((shares == 1).all())
+
+
+def test_a_clip_of_one_window_is_whole_and_a_loop_of_one_is_turned():
+    for context in (None, Context(), Context(length=24)):
+        assert windows(16, context, 7, loop=False) == [list(range(16))]
+    begins = {windows(16, Context(), step, loop=True)[0][0] for step in range(16)}
+    assert begins == set(range(16))
+    assert windows(6, None, 1, loop=True) == [[3, 4, 5, 0, 1, 2]]
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_no_frame_is_at_a_border_for_long(loop):
+    context, num_steps = Context(), 24
+    borders = [window[0] for step in range(num_steps) for window in windows(64, context, step, loop)[1 - loop :]]
+    inner = [borders.count(frame) for frame in range(0 if loop else 1, 64 if loop else 48)]
+    # A fixed grid would have all 24 at the same frames.
+    assert max(inner) <= 4
+
+
+def elementwise(latents, timestep, text):
+    return torch.tanh(latents) * text.mean(dim=(1, 2)).reshape(-1, 1, 1, 1, 1)
+
+
+def run(unet, noise, **changes):
+    settings = {"num_inference_steps": 4, "guidance_scale": 2.0} | changes
+    text = TEXT[: len(noise)]
+    return sample(unet, make_scheduler("ddim", NoiseSchedule()), text * 0.9, text * 0.7, noise, **settings)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 50), contexts, st.booleans(), st.integers(1, 7) | st.none())
+def test_predictions_that_look_at_one_frame_do_not_feel_the_windows(num_frames, context, loop, max_batch):
+    noise = normal(2, 2, num_frames, 2, 2)
+    found = run(elementwise, noise, context=context, loop=loop, max_batch=max_batch)
+    torch.testing.assert_close(found, run(elementwise, noise))
+
+
+def mixing(latents, timestep, text):
+    """Looks at a window's frames together, each at its own place: as the motion module does."""
+    places = torch.linspace(-1, 1, latents.shape[2]).reshape(-1, 1, 1)
+    return elementwise(latents - latents.mean(dim=2, keepdim=True) + 0.1 * places, timestep, text)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 50), contexts | st.none(), st.booleans(), st.integers(1, 7))
+def test_chunks_and_neighbours_in_the_batch_change_nothing(num_frames, context, loop, max_batch):
+    sizes, noise = [], normal(3, 2, num_frames, 2, 2)
+
+    def unet(latents, timestep, text):
+        sizes.append(len(latents))
+        return mixing(latents, timestep, text)
+
+    found = run(unet, noise, context=context, loop=loop, max_batch=max_batch)
+    num_windows = sum(len(windows(num_frames, context, step, loop)) for step in range(4))
+    assert max(sizes) <= 2 * max_batch
+    assert sum(sizes) == 2 * 3 * num_windows
+    for i in range(3):
+        assert torch.equal(run(mixing, noise[[i]], context=context, loop=loop)[0], found[i])
+
+
+def test_a_step_is_one_call_unless_it_is_split():
+    sizes = []
+
+    def unet(latents, timestep, text):
+        sizes.append(len(latents))
+        return latents * 0.1
+
+    run(unet, normal(3, 2, 40, 2, 2), context=Context(), num_inference_steps=1)
+    assert sizes == [2 * 3 * 3]
+
+
+def test_a_loop_knows_no_first_frame():
+    """Turning the noise of a loop turns the clip, as far as windows that begin elsewhere allow."""
+    noise = normal(1, 2, 12, 2, 2)
+    context = Context(length=6, overlap=5)  # every frame begins a window, so that all turns are alike
+    found = run(mixing, noise, context=context, loop=True)
+    turned = run(mixing, noise.roll(5, dims=2), context=context, loop=True)
+    torch.testing.assert_close(turned, found.roll(5, dims=2))
+
+
+@given(st.integers(2, 40), st.booleans(), st.integers(0, 2**63 - 1))
+@settings(deadline=None)
+def test_noise_of_a_clip_without_windows_is_torchs_own(num_frames, loop, seed):
+    shape = (1, 2, num_frames, 2, 2)
+    g, theirs = (torch.Generator().manual_seed(seed) for _ in range(2))
+    noise = initial_noise(shape, g, None, loop)
+    assert torch.equal(noise, torch.randn(shape, generator=theirs))
+    assert torch.equal(g.get_state(), theirs.get_state())
+
+
+def test_an_overlap_that_leaves_no_stride_is_refused():
+    with pytest.raises(ValidationError, match="context.overlap 16 must be less than context.length 16"):
+        Context(overlap=16)
