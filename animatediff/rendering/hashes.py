@@ -6,6 +6,7 @@ import posixpath
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from animatediff import storage
@@ -49,7 +50,8 @@ def content_hashes(catalog: Catalog, remembered_uri: str) -> HashFile:
         UserError: the file cannot be written.
     """
     known = _read(remembered_uri)
-    uris = list(dict.fromkeys(_uris(catalog)))
+    # Hub ids, and files that are not there, count by their names.
+    uris = [uri for uri in dict.fromkeys(_uris(catalog)) if "://" in uri or Path(uri).exists()]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         hashes = dict(zip(uris, pool.map(partial(_hashed, known), uris), strict=True))
     found = {printable_uri(uri): one for uri, one in hashes.items() if isinstance(one, _Known) and one.version}

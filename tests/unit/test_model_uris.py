@@ -160,6 +160,7 @@ def places(uri):
     """An entry's weights, all the same."""
     low_rank = {"path": uri, "scale": 0.5}
     return {
+        "motion_module": uri,
         "checkpoint": uri,
         "loras": [low_rank],
         "domain_adapter": low_rank,
@@ -174,9 +175,19 @@ def test_items_of_a_catalog_have_the_digests_that_files_give(registry, tmp_path)
     files = [str(registry[uri]) for uri in ("models:/moves/1", "models:/moves/2")]
     by_file = catalog_of(tmp_path, files[0], **places(files[1]))
     resolved = resolve_catalog(by_uri, str(tmp_path / "out"))
-    assert expand(resolved) == expand(by_file)
+    assert expand(resolved).items == expand(by_file).items
     assert "models:/" not in resolved.model_dump_json()
     assert len(list((tmp_path / "out" / "inputs").rglob("*.safetensors"))) == 2
+
+
+def test_entries_may_have_motion_modules_of_their_own(registry, tmp_path):
+    catalog = catalog_of(tmp_path, None, motion_module="models:/moves/1")
+    other = catalog.entries[0].model_copy(update={"name": "two", "motion_module": str(registry["models:/moves/2"])})
+    catalog = catalog.model_copy(update={"entries": (*catalog.entries, other)})
+    resolved = resolve_catalog(catalog, str(tmp_path / "out"))
+    assert resolved.motion_module is None
+    assert Path(resolved.entries[0].motion_module).read_bytes() == registry["models:/moves/1"].read_bytes()
+    assert resolved.entries[1] is other
 
 
 def test_a_catalog_of_files_asks_no_server(registry, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Catalogs: what they expand to, what decides a digest, and how their faults are told."""
+"""Catalogs: what they expand to, and what decides a digest."""
 
 import shutil
 
@@ -6,10 +6,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering import catalog as catalogs
-from animatediff.rendering.catalog import Catalog, expand
+from animatediff.rendering.catalog import Catalog, Item, expand
 from animatediff.sprites.base import build_base
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
@@ -36,7 +37,7 @@ def content(files):
 
 
 def items_of(content):
-    return expand(Catalog.model_validate(content))
+    return expand(Catalog.model_validate(content)).items
 
 
 def digest_of(content, **entry):
@@ -80,6 +81,14 @@ def test_an_entry_can_name_the_default_against_the_catalog(content):
         {"height": 256},
         {"num_frames": 8},
         {"fps": 10},
+        {"sampler": "euler"},
+        {"timestep_spacing": "trailing"},
+        {"guidance_rescale": 0.7},
+        {"clip_skip": 1},
+        {"context": {}},
+        {"context": {"length": 8}},
+        {"loop": True},
+        {"prompts": [{"prompt": "a cat", "width": 256}]},
     ],
 )
 def test_each_setting_decides_the_digest(content, change):
@@ -124,8 +133,82 @@ def test_nothing_else_decides_the_digest(content):
     before = digest_of(content)
     assert digest_of(content, name="another") == before
     assert digest_of(content, prompts=["a cat"], seeds=[0]) == before
+    assert digest_of(content, priority=5) == before
     content["entries"].append({"name": "two", "prompts": ["a dog"]})
     assert items_of(content)[0].digest == before
+
+
+def test_the_nearest_setting_counts(content):
+    content |= {"prompts": ["x", {"prompt": "y", "width": 8, "seeds": [1, 2]}], "width": 16, "height": 16, "seeds": [5]}
+    content["entries"] = [{"name": "one", "height": 24}, {"name": "two", "width": 32, "prompts": ["z"]}]
+    found = [(item.entry, item.prompt, item.width, item.height, item.seed) for item in items_of(content)]
+    assert found == [
+        ("one", "x", 16, 24, 5),
+        ("one", "y", 8, 24, 1),
+        ("one", "y", 8, 24, 2),
+        ("two", "z", 32, 16, 5),
+    ]
+
+
+def test_entries_may_have_their_own_base_and_motion_module(content, files, tmp_path):
+    base = str(shutil.copytree(files / "base", tmp_path / "base"))
+    other = str(files / "a.safetensors")
+    content["entries"] += [
+        {"name": "two", "prompts": ["a cat"], "base": base},
+        {"name": "three", "prompts": ["a cat"], "motion_module": other},
+    ]
+    plan = expand(Catalog.model_validate(content))
+    one, two, three = plan.items
+    assert one.digest == two.digest != three.digest
+    assert one.model == two.model != three.model
+    assert plan.models[three.model].motion_module == other
+    del content["base"]
+    with pytest.raises(UserError, match="there is no base: name one in the entry or for the whole catalog"):
+        expand(Catalog.model_validate(content))
+
+
+def test_a_plan_says_what_each_model_consists_of(content, files):
+    a = str(files / "a.safetensors")
+    content["entries"][0] |= {"loras": [{"path": a}], "embeddings": [{"path": a}]}
+    plan = expand(Catalog.model_validate(content), content_hash=lambda uri: f"hash of {uri}")
+    ((key, hashes),) = plan.hashes.items()
+    assert plan.items[0].model == key
+    uris = (content["base"], content["motion_module"], a)
+    assert hashes == {uri: f"hash of {uri}" for uri in uris}
+    assert [lora.path for lora in plan.models[key].loras] == [a]
+
+
+def test_invalid_items_are_nobody_elses(content):
+    content["entries"] = [
+        {"name": "good", "prompts": ["a cat", "a dog"], "priority": 3},
+        {"name": "../bad", "prompts": ["a cat", "a dog"]},
+        {"name": "bare", "prompts": ["a cat"], "base": None},
+    ]
+    good = items_of(content)[:2]
+    plan = expand(Catalog.model_validate(content), problems={1: "its name", (0, 1): "no dogs"})
+    assert plan.items[0] == good[0]
+    assert plan.items[1].digest != good[1].digest
+    assert [plan.invalid.get(item.digest) for item in plan.items] == [None, "no dogs", "its name", "its name", None]
+    assert [item.priority for item in plan.items] == [3, 3, 0, 0, 0]
+
+
+def test_an_invalid_entry_may_lack_its_base(content):
+    del content["base"]
+    plan = expand(Catalog.model_validate(content), problems={0: "there is no base"})
+    assert plan.invalid == {plan.items[0].digest: "there is no base"}
+    assert plan.models == {}
+
+
+def test_a_missing_file_counts_by_its_name(content, files):
+    by_name = [digest_of(content, checkpoint=name) for name in ("no.safetensors", "none.safetensors")]
+    assert len({*by_name, digest_of(content)}) == 3
+
+
+def test_items_can_be_written_and_read(content):
+    content["entries"][0] |= {"context": {"length": 8, "overlap": 2}, "loop": True}
+    (item,) = items_of(content)
+    assert Item.model_validate_json(item.model_dump_json()) == item
+    assert item.model_copy(update={"seed": 3}).seed == 3
 
 
 def test_local_paths_become_absolute(content, files, monkeypatch):

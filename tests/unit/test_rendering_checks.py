@@ -1,6 +1,7 @@
 """Catalog checks: every fault is told, with its entry and its remedy, before anything is rendered."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -11,13 +12,16 @@ from safetensors.torch import save_file
 from animatediff.errors import UsageError, UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
-from animatediff.rendering import checks
-from animatediff.rendering.catalog import Catalog
-from animatediff.rendering.checks import check
+from animatediff.rendering import checks, model_checks
+from animatediff.rendering.catalog import Catalog, expand
+from animatediff.rendering.checks import check, report
 from animatediff.sprites.base import build_base
-from animatediff.weights import motion_modules
+from animatediff.weights import lora, motion_modules
 from animatediff.weights.base import load_unet
+from animatediff.weights.tensors import open_tensors
 
+FEW = {"num_inference_steps": 4, "guidance_scale": 1}
+GOOD = {"name": "good", "prompts": ["a cat"]}
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 TEMPORAL = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0"
 
@@ -52,7 +56,19 @@ def content(files):
 
 
 def checked(content, **entry):
-    check(Catalog.model_validate(content | {"entries": [content["entries"][0] | entry]}))
+    """The problems of an entry that is not the only one."""
+    catalog = Catalog.model_validate(content | {"entries": [content["entries"][0] | entry, GOOD]})
+    problems = check(catalog)
+    assert 1 not in problems
+    return problems.get(0, "")
+
+
+def refusal(content):
+    """Why nothing in a catalog can be rendered."""
+    with pytest.raises(UserError) as caught:
+        check(Catalog.model_validate(content))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def test_all_faults_are_told_at_once(content):
@@ -66,35 +82,103 @@ def test_all_faults_are_told_at_once(content):
         {"name": "a", "prompts": ["x"], "width": 100, "num_frames": 64},
         {"name": "../b", "prompts": ["x"]},
     ]
-    with pytest.raises(UserError) as caught:
-        check(Catalog.model_validate(content))
-    message = str(caught.value)
-    assert message.startswith("the catalog has 6 problems: ")
-    for fault in (
-        "2 entries are named 'a'",
-        "entry '../b': use letters",
-        "entry 'a': there is no file or folder no/model.safetensors",
-        "entry 'a': there is no file or folder no/lora.safetensors",
-        "width 100 is no multiple of 8, use 96",
-        "the motion module takes at most 32 frames, not 64",
-    ):
-        assert fault in message
-    assert "\n" not in message
+    assert refusal(content) == (
+        "the catalog has 6 problems: "
+        "entry '../b': use letters, digits, '.', '_' and '-' in the name; "
+        "entry 'a': 2 entries have this name and not the same weights: give each model its own; "
+        "entry 'a': there is no file or folder no/model.safetensors; "
+        "entry 'a': there is no file or folder no/lora.safetensors; "
+        "entry 'a': width 100 is no multiple of 8, use 96; "
+        "entry 'a': the motion module takes at most 32 frames, not 64: set `context` for longer clips"
+    )
 
 
-def test_a_missing_base_or_motion_module_does_not_hide_missing_files(content):
+def test_one_entrys_faults_are_its_own(content):
+    content["entries"] = [
+        {"name": "a", "prompts": ["x"], "checkpoint": "no.safetensors", "width": 100},
+        {"name": "b", "prompts": ["x"]},
+        {"name": "c", "prompts": ["x"], "checkpoint": "no.safetensors", "width": 100},
+    ]
+    catalog = Catalog.model_validate(content)
+    problems = check(catalog)
+    line = "there is no file or folder no.safetensors; width 100 is no multiple of 8, use 96"
+    assert problems == {0: line, 2: line}
+    assert report(problems, catalog) == f"2 of 3 entries cannot be rendered: entries 'a', 'c': {line}"
+    assert report({}, catalog) == "all 3 entries can be rendered"
+
+
+def test_one_prompts_faults_are_its_own(content):
+    content |= {"prompts": ["x", {"prompt": "y" * 50, "width": 100}]}
+    content["entries"] = [{"name": "a"}, {"name": "b"}]
+    catalog = Catalog.model_validate(content)
+    problems = check(catalog)
+    assert problems == dict.fromkeys([(0, 1), (1, 1)], "width 100 is no multiple of 8, use 96")
+    shown = f"prompt '{'y' * 40}...'"
+    assert report(problems, catalog) == (
+        f"2 prompts cannot be rendered: entries 'a' ({shown}), 'b' ({shown}): width 100 is no multiple of 8, use 96"
+    )
+    plan = expand(catalog, problems=problems)
+    assert [plan.invalid.get(item.digest, "")[:5] for item in plan.items] == ["", "width", "", "width"]
+
+
+def test_a_fault_of_all_prompts_is_the_entrys(content):
+    good, bad = {"prompt": "x", "width": 64}, {"prompt": "x", "width": 100}
+    content |= {"width": 100}
+    content["entries"] = [{"name": "a", "prompts": [good]}, {"name": "b", "prompts": [bad, bad]}]
+    assert check(Catalog.model_validate(content)) == {1: "width 100 is no multiple of 8, use 96"}
+    content["entries"] = [{"name": "b", "prompts": [bad, bad | {"width": 101}]}]
+    assert refusal(content) == (
+        "the catalog has 2 problems: entry 'b' (prompt 'x'): width 100 is no multiple of 8, use 96; "
+        "entry 'b' (prompt 'x'): width 101 is no multiple of 8, use 104"
+    )
+
+
+def test_what_all_entries_share_is_told_once(content):
+    content["entries"] = [{"name": name, "prompts": ["x"]} for name in "abcdef"]
     content["entries"][0]["checkpoint"] = "no.safetensors"
     for missing in ("base", "motion_module"):
-        with pytest.raises(UserError, match=r"2 problems: entry 'one'.*no.safetensors; .*/nowhere"):
-            check(Catalog.model_validate(content | {missing: "/nowhere"}))
+        assert refusal(content | {missing: "/nowhere"}) == (
+            "the catalog has 2 problems: entry 'a': there is no file or folder no.safetensors; "
+            "there is no file or folder /nowhere"
+        )
+    del content["base"]
+    assert "there is no base: name one in the entry or for the whole catalog" in refusal(content)
+
+
+def test_of_many_problems_twenty_are_told(content):
+    content["entries"] = [{"name": f"e{i}", "prompts": ["x"], "checkpoint": f"no/{i}.ckpt"} for i in range(50)]
+    message = refusal(content)
+    assert message.startswith("the catalog has 50 problems: entry 'e0': ")
+    assert message.endswith("entry 'e19': there is no file or folder no/19.ckpt; and 30 more")
+    content["entries"] = [GOOD] + [entry | {"checkpoint": "no.ckpt"} for entry in content["entries"]]
+    catalog = Catalog.model_validate(content)
+    assert report(check(catalog), catalog) == (
+        "50 of 51 entries cannot be rendered: entries 'e0', 'e1', 'e2' and 47 more: there is no file or folder no.ckpt"
+    )
+
+
+def test_entries_of_one_name_may_have_the_same_weights(content, files):
+    lora = {"path": str(files / "lora.safetensors")}
+    one = {"name": "a", "prompts": ["x"], "loras": [lora]}
+    content["entries"] = [one, one | {"prompts": ["y"], "width": 64}, GOOD]
+    assert check(Catalog.model_validate(content)) == {}
+    content["entries"][1]["loras"] = [lora | {"scale": 0.5}]
+    assert list(check(Catalog.model_validate(content))) == [0, 1]
+
+
+def test_an_entry_without_prompts_is_told(content):
+    del content["entries"][0]["prompts"]
+    assert (
+        refusal(content)
+        == "the catalog has 1 problem: entry 'one': it has no prompts: give it some, or the whole catalog"
+    )
 
 
 def test_a_motion_module_of_another_architecture_is_refused(content, tmp_path):
     config = MotionConfig()
     small = MotionModules(config, down=[[32] * 2] * 4, mid=32, up=[[32] * 3] * 4)
     motion_modules.write(str(tmp_path / "small.safetensors"), small)
-    with pytest.raises(UserError, match="was made for another architecture"):
-        check(Catalog.model_validate(content | {"motion_module": str(tmp_path / "small.safetensors")}))
+    assert "was made for another architecture" in checked(content, motion_module=str(tmp_path / "small.safetensors"))
 
 
 def test_a_typo_names_the_field(content, tmp_path):
@@ -108,10 +192,15 @@ def test_a_typo_names_the_field(content, tmp_path):
 def test_every_family_in_its_place_passes(content, files):
     lora, motion_lora = ({"path": str(files / f"{name}.safetensors")} for name in ("lora", "motion_lora"))
     embedding = {"path": str(files / "sks.safetensors")}
-    checked(content, checkpoint=str(files / "base"), loras=[lora], domain_adapter=lora, motion_loras=[motion_lora])
-    checked(content, prompts=["a SKS cat"], embeddings=[embedding])
-    checked(content, negative_prompt="ugly, sks", embeddings=[embedding])
-    checked(content, prompts=["a <toy> cat"], embeddings=[embedding | {"token": "<toy>"}])
+    base = str(files / "base")
+    for entry in (
+        {"checkpoint": base, "loras": [lora], "domain_adapter": lora, "motion_loras": [motion_lora]},
+        {"prompts": ["a SKS cat"], "embeddings": [embedding]},
+        {"negative_prompt": "ugly, sks", "embeddings": [embedding]},
+        {"prompts": ["x", {"prompt": "y", "negative_prompt": "sks"}], "embeddings": [embedding]},
+        {"prompts": ["a <toy> cat"], "embeddings": [embedding | {"token": "<toy>"}]},
+    ):
+        assert checked(content, **entry) == ""
 
 
 @pytest.mark.parametrize(
@@ -130,18 +219,17 @@ def test_a_file_in_the_wrong_place_is_told_with_the_right_one(content, files, en
     ((field, value),) = entry.items()
     paths = [{"path": str(files / f"{name}.safetensors")} for name in ([value] if isinstance(value, str) else value)]
     given = paths if isinstance(value, list) else paths[0]
-    with pytest.raises(UserError, match=f"1 problem: entry 'one': .*{expected}"):
-        checked(content, **{field: given["path"] if field == "checkpoint" else given})
+    assert re.search(expected, checked(content, **{field: given["path"] if field == "checkpoint" else given}))
 
 
 def test_a_file_that_cannot_be_read_is_left_to_its_items(content, files):
     broken = str(files / "broken.safetensors")
-    checked(content, checkpoint=broken, loras=[{"path": broken}], embeddings=[{"path": broken}])
+    assert checked(content, checkpoint=broken, loras=[{"path": broken}], embeddings=[{"path": broken}]) == ""
 
 
 def test_an_embedding_that_no_prompt_uses_is_told(content, files):
-    with pytest.raises(UserError, match=r"1 problem: entry 'one': no prompt uses .*sks.safetensors: write 'sks'"):
-        checked(content, prompts=["a sksx cat"], embeddings=[{"path": str(files / "sks.safetensors")}])
+    problem = checked(content, prompts=["a sksx cat"], embeddings=[{"path": str(files / "sks.safetensors")}])
+    assert problem == f"no prompt uses the embedding {files}/sks.safetensors: write 'sks' where it belongs"
 
 
 def test_an_sdxl_base_is_told(content, files, tmp_path):
@@ -149,8 +237,9 @@ def test_an_sdxl_base_is_told(content, files, tmp_path):
     config = json.loads((base / "unet" / "config.json").read_text())
     config |= {"addition_embed_type": "text_time", "projection_class_embeddings_input_dim": 2816}
     (base / "unet" / "config.json").write_text(json.dumps(config | {"addition_time_embed_dim": 256}))
-    with pytest.raises(UserError, match="is an SDXL model; clips are rendered with"):
-        check(Catalog.model_validate(content | {"base": str(base)}))
+    assert checked(content, base=str(base)) == (
+        f"base {base} is an SDXL model; clips are rendered with SD 1.x bases only"
+    )
 
 
 def test_a_noise_schedule_other_than_the_motion_modules_own_is_warned_of(content, tmp_path, caplog):
@@ -167,3 +256,78 @@ def test_a_noise_schedule_other_than_the_motion_modules_own_is_warned_of(content
     motion_modules.write(uri, motion, schedule={"beta_schedule": "strange"})
     with pytest.raises(UserError, match="the noise schedule in .* cannot be used"):
         check(Catalog.model_validate(content | {"motion_module": uri}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"num_frames": 32}, ""),
+        ({"num_frames": 33}, "the motion module takes at most 32 frames, not 33: set `context` for longer clips"),
+        ({"num_frames": 33, "loop": True}, "the motion module takes at most 32 frames, not 33: set"),
+        ({"num_frames": 400, "context": {}}, ""),
+        ({"num_frames": 400, "context": {"length": 32}, "loop": True}, ""),
+        ({"num_frames": 400, "context": {"length": 40}}, "takes at most 32 frames, context.length 40 is more"),
+        ({"num_frames": 16, "context": {"length": 40}}, ""),  # one window of 16
+        ({"width": 8, "height": 12}, "height 12 is no multiple of 8, use 16"),
+        ({"sampler": "lcm", "num_inference_steps": 4}, ""),
+        ({"sampler": "lcm", "num_inference_steps": 200}, "num_inference_steps 200 must not be more"),
+        ({"sampler": "lcm", "timestep_spacing": "trailing"}, "leave timestep_spacing away"),
+        (
+            {"noise_schedule": {"num_train_timesteps": 20}},
+            "the noise schedule has 20 timesteps: num_inference_steps 25",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_rendered_are_told(content, settings, problem):
+    content |= {"noise_schedule": settings.pop("noise_schedule", None)}
+    found = check(
+        Catalog.model_validate(
+            content | {"entries": [content["entries"][0] | settings, GOOD | {"num_inference_steps": 4}]}
+        )
+    )
+    assert (problem in found[0]) if problem else found == {}
+
+
+def test_each_file_and_pair_is_looked_at_once(content, files, monkeypatch):
+    opened = []
+    for module, name in ((lora, "open_file"), (motion_modules, "open_file"), (model_checks, "load_config")):
+        original = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, of=original: opened.append(args) or of(*args))
+    entry = {"prompts": ["x"], "loras": [{"path": str(files / "lora.safetensors")}]}
+    content["entries"] = [entry | {"name": f"e{i}", "seeds": [i], "fps": i + 1} for i in range(30)]
+    assert check(Catalog.model_validate(content)) == {}
+    assert len(opened) == len(set(opened)) + 1  # the noise schedule is read from the motion module once more
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "warning"),
+    [
+        ("mm", {}, None),
+        ("lightning_4step", {"sampler": "euler", "timestep_spacing": "trailing", **FEW}, None),
+        (
+            "lightning_4step",
+            {},
+            "AnimateDiff-Lightning: its pictures need sampler euler with timestep_spacing trailing, ",
+        ),
+        ("Lightning-8step", {"sampler": "euler", "timestep_spacing": "trailing", **FEW}, "need num_inference_steps 8"),
+        ("AnimateLCM_sd15", {"sampler": "lcm", **FEW}, None),
+        ("AnimateLCM_sd15", {"sampler": "lcm", **FEW, "guidance_scale": 8}, "need a guidance_scale of 1 to 2"),
+        ("AnimateLCM_sd15", {}, "AnimateLCM: its pictures need sampler lcm, 4 to 8 steps, a guidance_scale of 1 to 2"),
+    ],
+)
+def test_few_step_modules_with_other_settings_are_warned_of_once(content, tmp_path, caplog, name, settings, warning):
+    uri = str(shutil.copy(content["motion_module"], tmp_path / f"{name}.safetensors"))
+    entry = {"prompts": ["x"], **settings}
+    content |= {"motion_module": uri, "entries": [entry | {"name": f"e{i}", "width": 64 + 8 * i} for i in range(3)]}
+    assert check(Catalog.model_validate(content)) == {}
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == (warning is not None)
+    assert warning is None or warning in told[0]
+
+
+def test_a_few_step_module_is_known_by_its_title_too(content, tmp_path, caplog):
+    tensors = dict(open_tensors(content["motion_module"]).tensors)
+    uri = str(tmp_path / "mm.safetensors")
+    save_file(tensors, uri, {"modelspec.title": "AnimateDiff Lightning 2-step"})
+    check(Catalog.model_validate(content | {"motion_module": uri}))
+    assert "num_inference_steps 2" in caplog.text
