@@ -1,4 +1,4 @@
-"""The `animatediff` command: what a weights file is, its conversion to another layout, and what a dataset holds."""
+"""The `animatediff` command: what weights files, datasets and rendered clips are, and weights in another layout."""
 
 import io
 import json as json_format
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = tyro.extras.subcommand_cli_from_dict(
-            {"identify": identify, "convert": convert, "show": show, "verify": verify},
+            {"identify": identify, "convert": convert, "show": show, "verify": verify, "metadata": metadata},
             prog="animatediff",
             description=__doc__,
             args=argv,
@@ -100,6 +100,29 @@ def convert(
     written = convert_file(source, target, to=to)
     _say(f"wrote {target}: {name(written)}, {written.layout} layout, {written.parameters:,} parameters")
     return 0
+
+
+def metadata(file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]) -> int:
+    """Tell what a rendered clip was made from, as it says itself: a JSON object.
+
+    Args:
+        file: an MP4, GIF, WebP, PNG or latents file of a catalog, local or at a URI.
+
+    Returns:
+        1 if it says nothing, 0 otherwise.
+
+    Raises:
+        UserError: there is no such file, or it is none of these.
+    """
+    # Torch takes seconds that `identify` does not need.
+    from animatediff.rendering.outputs import read_metadata
+
+    try:
+        found = read_metadata(file)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no {file}") from error
+    _say(json_format.dumps(found, indent=2, ensure_ascii=False))
+    return int(not found)
 
 
 def _identify(uri: str) -> Identity | _Unreadable:

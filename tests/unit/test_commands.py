@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import fsspec
+import numpy as np
 import pytest
 import torch
 from diffusers import MotionAdapter
@@ -15,6 +16,7 @@ from animatediff import storage
 from animatediff.commands import main
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
+from animatediff.rendering.outputs import encode_png
 from animatediff.sprites.base import build_base
 from animatediff.weights import checkpoints, files, motion_modules
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
@@ -200,6 +202,18 @@ def test_the_word_of_an_embedding_is_told(capsys, tmp_path):
     torch.save({"string_to_param": {"*": torch.ones(2, 768)}, "name": "inner"}, tmp_path / "easynegative.pt")
     _, lines = run(capsys, "identify", tmp_path / "easynegative.pt")
     assert any("word in prompts: easynegative" in line for line in lines)
+
+
+def test_a_clip_says_what_it_was_made_from(capsys, tmp_path):
+    path = tmp_path / "clip.png"
+    made_from = {"prompt": '猫, "quoted"', "seed": "5"}
+    path.write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8), metadata=made_from))
+    code, lines = run(capsys, "metadata", path)
+    assert (code, json.loads("\n".join(lines))) == (0, made_from)
+    path.write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+    assert run(capsys, "metadata", path) == (1, ["{}"])
+    path.unlink()
+    assert "there is no" in fail(capsys, "metadata", path)
 
 
 def test_what_is_not_converted_is_refused_by_name(capsys, tmp_path, lora, module):
