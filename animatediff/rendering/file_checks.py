@@ -8,6 +8,7 @@ from typing import NamedTuple
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.rendering.entries import Weights
+from animatediff.rendering.remote_header import remote_header
 from animatediff.weights import lora
 from animatediff.weights.files import local_copy
 from animatediff.weights.identify import expect
@@ -52,7 +53,7 @@ def _problem(given: GivenFile) -> str | None:
     except UserError as error:
         return str(error)
     try:
-        file = open_file(given.uri)
+        file = remote_header(given.uri) or open_file(given.uri)
     except UserError:  # a broken file fails its own items only
         return None
     try:

@@ -16,6 +16,7 @@ from animatediff.uris import printable_uri
 from animatediff.weights import checkpoints
 
 _NUM_THREADS = 8
+_BLOCK_BYTES = 8 << 20
 # What storages say of a file's version: of web servers many say nothing, and a replaced file may have its old size.
 _SIZE = "size"
 _VERSIONS = (
@@ -85,16 +86,38 @@ def _hashed(known: Mapping[str, _Known], uri: str) -> _Known | Exception:
         remembered = known.get(printable_uri(uri))
         if remembered is not None and remembered.version == version:
             return remembered
-        return _Known(version, checkpoints.content_hash(uri))
+        return _Known(version, _content_hash(uri))
     except (UserError, OSError) as error:
         return error
 
 
+def _content_hash(uri: str) -> str:
+    """`checkpoints.content_hash`; of a remote file without a copy of it, as thousands would fill the driver's disk."""
+    fs, path = storage.filesystem(uri)
+    if storage.is_local(uri) or _is_pefts(uri):
+        return checkpoints.content_hash(uri)
+    try:
+        if fs.info(path)["type"] == "directory":
+            return checkpoints.content_hash(uri)
+        digest = hashlib.sha256()
+        with fs.open(path, "rb", block_size=_BLOCK_BYTES) as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+        return digest.hexdigest()
+    except UserError:
+        raise
+    except Exception as error:  # each storage has its own
+        raise storage.unreachable(uri, error) from error
+
+
+def _is_pefts(uri: str) -> bool:
+    """Whether a file's meaning lies in another beside it, too; see `checkpoints.content_hash`."""
+    return posixpath.basename(uri).startswith("adapter_model.")
+
+
 def _version(uri: str) -> str:
     """What tells a file's or folder's content from that before; empty where the storage does not say."""
-    # The one file whose meaning lies in another beside it, see `checkpoints.content_hash`.
-    folder, name = posixpath.split(uri)
-    beside = [storage.join(folder, "adapter_config.json")] if name.startswith("adapter_model.") else []
+    beside = [storage.join(posixpath.dirname(uri), "adapter_config.json")] if _is_pefts(uri) else []
     infos = [info for each in (uri, *beside) for info in _infos(each)]
     if not infos or not all(any(field in info for field in _VERSIONS) for info in infos):
         return ""

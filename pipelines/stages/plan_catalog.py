@@ -1,4 +1,4 @@
-"""A dry run of the animate job: what it would render, and how long that takes. Nothing is written."""
+"""A dry run of the animate job: what it would render, and how long that takes."""
 
 from collections.abc import Collection, Iterable
 from itertools import islice

@@ -95,7 +95,7 @@ def test_nothing_new_is_nothing_written(catalog, tmp_path):
     assert kept.stat().st_ino == before
 
 
-def test_remote_files_are_known_by_what_their_storage_says(tmp_path, monkeypatch, read):
+def test_remote_files_are_known_by_what_their_storage_says(tmp_path, monkeypatch):
     monkeypatch.setattr("animatediff.weights.files.CACHE", tmp_path / "cache")
     remote = fsspec.filesystem("memory")
     entries = [{"name": "a", "prompts": ["x"]}]
@@ -103,11 +103,30 @@ def test_remote_files_are_known_by_what_their_storage_says(tmp_path, monkeypatch
     catalog = Catalog.model_validate({"base": "owner/name", "motion_module": uri, "entries": entries})
     kept = f"memory://{tmp_path.name}/out/hashes.json"
     remote.pipe_file(uri, b"one")
-    found = [content_hashes(catalog, kept)(uri) for _ in range(2)]
-    assert len(read) == 1
+    found = [content_hashes(catalog, kept)(uri)]
+    opened = []
+    monkeypatch.setattr(type(remote), "open", lambda *_, **__: opened.append(_))
+    found.append(content_hashes(catalog, kept)(uri))
+    assert not opened
+    monkeypatch.undo()
+    monkeypatch.setattr("animatediff.weights.files.CACHE", tmp_path / "cache")
     remote.pipe_file(uri, b"two")  # of the same size
     found.append(content_hashes(catalog, kept)(uri))
     assert found[0] == found[1] != found[2]
+    assert not (tmp_path / "cache").exists()
+    assert found[2] == checkpoints.content_hash(uri)
+
+
+def test_remote_folders_and_pefts_files_have_the_hash_that_they_have_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr("animatediff.weights.files.CACHE", tmp_path / "cache")
+    remote = fsspec.filesystem("memory")
+    for name in ("folder/model.safetensors", "adapter_model.safetensors", "adapter_config.json"):
+        remote.pipe_file(f"memory://{tmp_path.name}/{name}", b"{}")
+    for name in ("folder", "adapter_model.safetensors"):
+        uri = f"memory://{tmp_path.name}/{name}"
+        entries = [{"name": "a", "prompts": ["x"]}]
+        catalog = Catalog.model_validate({"base": "owner/name", "motion_module": uri, "entries": entries})
+        assert content_hashes(catalog, str(tmp_path / "hashes.json"))(uri) == checkpoints.content_hash(uri)
 
 
 def test_a_file_without_a_version_is_not_remembered(catalog, tmp_path, monkeypatch, read):

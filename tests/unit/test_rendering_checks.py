@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import fsspec
 import pytest
 import torch
 import yaml
@@ -15,9 +16,11 @@ from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering import checks, model_checks
 from animatediff.rendering.catalog import Catalog, expand
 from animatediff.rendering.checks import check, report
+from animatediff.rendering.remote_header import remote_header
 from animatediff.sprites.base import build_base
 from animatediff.weights import lora, motion_modules
 from animatediff.weights.base import load_unet
+from animatediff.weights.identify import identify
 from animatediff.weights.tensors import open_tensors
 
 FEW = {"num_inference_steps": 4, "guidance_scale": 1}
@@ -331,3 +334,31 @@ def test_a_few_step_module_is_known_by_its_title_too(content, tmp_path, caplog):
     save_file(tensors, uri, {"modelspec.title": "AnimateDiff Lightning 2-step"})
     check(Catalog.model_validate(content | {"motion_module": uri}))
     assert "num_inference_steps 2" in caplog.text
+
+
+def test_remote_weights_are_told_by_their_headers(content, files, tmp_path, monkeypatch):
+    monkeypatch.setattr("animatediff.weights.files.CACHE", tmp_path / "cache")
+    folder = f"memory://{tmp_path.name}"
+    for name in ("lora", "motion_lora", "sdxl", "broken"):
+        fsspec.filesystem("memory").pipe_file(
+            f"{folder}/{name}.safetensors", (files / f"{name}.safetensors").read_bytes()
+        )
+    lora, motion_lora, sdxl, broken, no = (
+        {"path": f"{folder}/{name}.safetensors"} for name in ("lora", "motion_lora", "sdxl", "broken", "no")
+    )
+    assert checked(content, loras=[lora], motion_loras=[motion_lora]) == ""
+    assert "is a MotionLoRA" in checked(content, loras=[motion_lora])
+    assert "sdxl.safetensors is an SDXL LoRA" in checked(content, loras=[sdxl])
+    assert "there is no file or folder memory://" in checked(content, loras=[no])
+    fetched = {path.name for path in (tmp_path / "cache").rglob("*.safetensors")}
+    assert fetched <= {"motion_lora.safetensors"}  # small, and asked for the middle block
+    assert checked(content, loras=[broken], checkpoint=broken["path"]) == ""
+
+
+def test_a_header_tells_what_the_file_would(files, tmp_path, monkeypatch):
+    monkeypatch.setattr("animatediff.weights.files.CACHE", tmp_path / "cache")
+    for name in ("lora", "motion_lora", "sdxl", "dora", "sks", "motion"):
+        uri = f"memory://{tmp_path.name}/{name}.safetensors"
+        fsspec.filesystem("memory").pipe_file(uri, (files / f"{name}.safetensors").read_bytes())
+        assert identify(remote_header(uri)) == identify(open_tensors(uri))
+    assert remote_header(str(files / "lora.safetensors")) is None

@@ -1,0 +1,41 @@
+"""What a remote safetensors file holds, without fetching it: gigabytes each, of which the first kilobytes say it."""
+
+import json
+from typing import Any
+
+import torch
+
+from animatediff import storage
+from animatediff.errors import UserError
+from animatediff.weights.tensors import TensorFile
+
+_LENGTH_BYTES = 8  # in which the header's own length comes first
+_MAX_BYTES = 100_000_000  # safetensors' own bound
+
+
+def remote_header(uri: str) -> TensorFile | None:
+    """Names and shapes in a file, with zeros that take no memory for its numbers.
+
+    None for local files, for those of other formats, for web servers, which may send all of a file when asked for a
+    part, and for what cannot be read in this way: opening the file tells more.
+    """
+    if storage.is_local(uri) or not uri.endswith(".safetensors") or uri.startswith(("http://", "https://")):
+        return None
+    try:
+        length = int.from_bytes(_read(uri, 0, _LENGTH_BYTES), "little")
+        if length > _MAX_BYTES:
+            return None
+        header: dict[str, Any] = json.loads(_read(uri, _LENGTH_BYTES, length))
+        metadata = header.pop("__metadata__", {})
+        tensors = {name: torch.zeros(()).expand(entry["shape"]) for name, entry in header.items()}
+    except (UserError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError):
+        return None
+    return TensorFile(uri, tensors, metadata) if tensors else None
+
+
+def _read(uri: str, start: int, num_bytes: int) -> bytes:
+    fs, path = storage.filesystem(uri)
+    try:
+        return bytes(fs.cat_file(path, start=start, end=start + num_bytes))
+    except Exception as error:  # each storage has its own
+        raise storage.unreachable(uri, error) from error
