@@ -11,6 +11,7 @@ from animatediff.data.quarantine import Reason
 from animatediff.data.sources.spec import SourceConfig
 from animatediff.rendering.outputs import Format
 from animatediff.training.recipe import Recipe
+from pipelines.stages.plan_catalog import RenderRate
 
 _Count = Annotated[int, Field(ge=1)]
 
@@ -181,3 +182,6 @@ class AnimateConfig(Config):
     """Most clips (or context windows) in one call of the UNet, halved when the memory does not suffice; default: 8 on
     a GPU, 1 on a CPU, where a batch is no faster."""
     recycle: RecycleConfig = RecycleConfig()
+    dry_run: bool = False
+    """Tell what would be rendered and how long it takes, and render nothing."""
+    rate: RenderRate = RenderRate()

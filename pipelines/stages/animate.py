@@ -23,6 +23,16 @@ _BATCH_SIZES = {"cpu": 1, "cuda": 8}
 _CPU_WORKER_BYTES = 8e9
 
 
+def pending_items(plan: Plan, finished: set[str]) -> list[Item]:
+    """The first item of each digest that can be rendered and is not."""
+    first = {item.digest: item for item in reversed(plan.items)}
+    return [
+        item
+        for item in plan.items
+        if item is first[item.digest] and item.digest not in finished and item.digest not in plan.invalid
+    ]
+
+
 def render_pending(config: AnimateConfig, plan: Plan, pending: list[Item], ledger: Ledger) -> None:
     """Render items on the cluster, with progress and reports on the way.
 
@@ -94,7 +104,8 @@ def render_items(
 def _dataset(
     slices: list[Slice], dispatcher: ray.actor.ActorHandle, spec: RenderSpec, num_actors: int
 ) -> ray.data.Dataset:
-    tickets = ray.data.range(len(slices), override_num_blocks=len(slices))
+    # In memory from the start: what must be read first would wait for a CPU that the actors have taken.
+    tickets = ray.data.from_items([{"id": i} for i in range(len(slices))], override_num_blocks=len(slices))
     # A slice that kills its actor must not end the others, and a slow one on a CPU is not a hang.
     tickets.context.max_errored_blocks = -1
     tickets.context.execution_no_progress_timeout_s = -1

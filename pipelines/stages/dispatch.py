@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from animatediff.rendering.catalog import Item, Model
 
-# A slice shares the loading of a model and is what a lost worker leaves behind.
-_MAX_SLICE = 16
+# A slice shares the loading of a model and is what a lost worker leaves behind. Ray Data takes milliseconds for each.
+_MAX_SLICE, _MAX_SLICES = 16, 4000
 # Times that a worker may die with an item, or while it loads a model, before these are given up.
 MAX_DEATHS = 2
 
@@ -50,7 +50,7 @@ def slices_of(items: Iterable[Item], num_workers: int) -> list[Slice]:
     for item in items:
         groups[item.priority, item.model].append(item)
     total = sum(map(len, groups.values()))
-    most = max(1, min(_MAX_SLICE, math.ceil(total / num_workers)))
+    most = max(1, min(_MAX_SLICE, math.ceil(total / num_workers)), math.ceil(total / _MAX_SLICES))
     return [
         Slice(model, priority, tuple(group[start : start + most]))
         for (priority, model), group in groups.items()

@@ -1,13 +1,17 @@
 """What people look at after, and during, an animate job: the table of all results and the gallery."""
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from animatediff import storage
+from animatediff.errors import UserError
 from animatediff.rendering.catalog import Result
 from animatediff.rendering.gallery import gallery_html
 from pipelines.stages.ledger import TABLE, write_table
+
+logger = logging.getLogger(__name__)
 
 GALLERY = "index.html"
 # A page of more is slow to open; the table has all.
@@ -63,6 +67,20 @@ class InterimReports:
         self._next = end + max(_FIRST_S, (end - start) / _SHARE)
 
 
-def places(output_uri: str) -> tuple[str, str]:
-    """URIs of the table and the gallery."""
-    return storage.join(output_uri, TABLE), storage.join(output_uri, GALLERY)
+def report(output_uri: str, counts: Counter[str], results: Iterator[Result]) -> None:
+    """Tell what became of the items.
+
+    Raises:
+        UserError: some have no clip.
+    """
+    logger.info(
+        "%d clips rendered, %d failed, %d invalid; gallery: %s",
+        counts["ok"],
+        counts["failed"],
+        counts["invalid"],
+        storage.join(output_uri, GALLERY),
+    )
+    if lost := counts["failed"] + counts["invalid"]:
+        first = next(result for result in results if result.status != "ok")
+        count, table = f"{lost} of {counts.total()} items failed", storage.join(output_uri, TABLE)
+        raise UserError(f"{count}, first error (entry {first.entry}): {first.error}; see {table}")

@@ -3,7 +3,11 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
+
+_REPOSITORY = Path(__file__).parents[2]
 
 
 def below(pid):
@@ -27,11 +31,45 @@ def kill(pids):
 
 
 def of_kind(processes, kind, driver):
-    """Pids of the driver, of decoding children, of VAE actors, or of any worker of Ray."""
+    """Pids of the driver, of decoding children, of VAE or render actors, or of any worker of Ray."""
     wanted = {
         "driver": lambda pid, command: pid == driver,
         "decode child": lambda pid, command: "animatediff.data.decoding.child" in command,
         "vae actor": lambda pid, command: command.startswith("ray::") and "Encode" in command,
+        "render actor": lambda pid, command: command.startswith("ray::") and "RenderSlices" in command,
         "worker": lambda pid, command: command.startswith("ray::"),
     }[kind]
     return [pid for pid, command in processes.items() if wanted(pid, command)]
+
+
+class Job:
+    """A job's command with a config file, again and again until it is done."""
+
+    def __init__(self, name, config_path, log):
+        self._command = [sys.executable, f"pipelines/{name}.py", "--config", config_path]
+        self._log = log
+        self.runs = 0
+        self._driver = None
+
+    def start(self):
+        self.runs += 1
+        self._driver = subprocess.Popen(self._command, cwd=_REPOSITORY, stderr=self._log, stdout=self._log)
+
+    def is_running(self):
+        return self._driver.poll() is None
+
+    def of_kind(self, kind):
+        return of_kind(below(self._driver.pid), kind, self._driver.pid)
+
+    def kill_one(self, kind):
+        """Kill one process of a kind; a driver takes what it started with it. True if there was one."""
+        chosen = self.of_kind(kind)[:1]
+        kill([*below(self._driver.pid)] if kind == "driver" else chosen)
+        return bool(chosen)
+
+    def end(self):
+        kill(below(self._driver.pid))
+        self._driver.wait()
+
+    def code(self):
+        return self._driver.wait(300)

@@ -1,8 +1,6 @@
 """`kill -9` of anything at any time, then the same command again: the same bytes in the end."""
 
 import random
-import subprocess
-import sys
 import time
 
 import pytest
@@ -12,8 +10,8 @@ from animatediff.data.verify import verify
 from animatediff.sprites.videos import break_videos, write_videos
 from pipelines import ingest
 from pipelines.settings import IngestConfig, SourceConfig
-from tests.integration import processes
-from tests.integration.conftest import REPOSITORY, hashes, write_yaml
+from tests.integration.conftest import hashes, write_yaml
+from tests.integration.processes import Job
 
 pytestmark = pytest.mark.ray
 KINDS = ("decode child", "driver", "vae actor", "worker")
@@ -29,39 +27,6 @@ def make_videos(folder, num):
     csv = write_videos(folder, num_videos=num, height=64, width=64, num_frames=24)
     break_videos(folder)
     return csv
-
-
-class Job:
-    """The ingest command, again and again until it is done."""
-
-    def __init__(self, config_path, log):
-        self._command = [sys.executable, "pipelines/ingest.py", "--config", config_path]
-        self._log = log
-        self.runs = 0
-        self._driver = None
-
-    def start(self):
-        self.runs += 1
-        self._driver = subprocess.Popen(self._command, cwd=REPOSITORY, stderr=self._log, stdout=self._log)
-
-    def is_running(self):
-        return self._driver.poll() is None
-
-    def of_kind(self, kind):
-        return processes.of_kind(processes.below(self._driver.pid), kind, self._driver.pid)
-
-    def kill_one(self, kind):
-        """Kill one process of a kind; a driver takes what it started with it. True if there was one."""
-        chosen = self.of_kind(kind)[:1]
-        processes.kill([*processes.below(self._driver.pid)] if kind == "driver" else chosen)
-        return bool(chosen)
-
-    def end(self):
-        processes.kill(processes.below(self._driver.pid))
-        self._driver.wait()
-
-    def code(self):
-        return self._driver.wait(300)
 
 
 def kill_while_it_runs(job, output, num_kills, rng, deadline_s):
@@ -92,7 +57,7 @@ def run_with_kills(base, tmp_path, *, num_videos, num_kills, deadline_s):
     manifest = ingest.main(make_config(csv, straight, base))
     path = write_yaml(tmp_path / "ingest.yaml", make_config(csv, killed, base).model_dump(mode="json"))
     with (tmp_path / "log").open("w") as log:
-        job = Job(path, log)
+        job = Job("ingest", path, log)
         kill_while_it_runs(job, killed, num_kills, random.Random(0), deadline_s)
         job.start()
         assert job.code() == 0, (tmp_path / "log").read_text()[-3000:]

@@ -1,0 +1,110 @@
+"""`kill -9` of the animate job and its actors, then the same command again: every clip once, and the same table."""
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from animatediff.models.config import MotionConfig
+from animatediff.models.motion_unet import MotionModules
+from animatediff.sprites.base import build_base
+from animatediff.weights import motion_modules
+from animatediff.weights.base import load_unet
+from pipelines.settings import AnimateConfig
+from pipelines.stages.ledger import read_results
+from tests.integration.conftest import hashes, write_yaml
+from tests.integration.processes import Job
+
+pytestmark = pytest.mark.ray
+KINDS = ("render actor", "driver")
+
+
+def write_catalog(folder, num_prompts):
+    """Three models with the same prompts; each clip takes about a second."""
+    base = build_base(folder / "base")
+    motion = MotionModules.for_base(load_unet(str(base)), MotionConfig())
+    motion_modules.write(str(folder / "motion.safetensors"), motion)
+    entries = [{"name": "bare"}]
+    for seed in (1, 2):
+        entries.append({"name": f"other-{seed}", "checkpoint": str(build_base(folder / f"other-{seed}", seed=seed))})
+    content = {
+        "base": str(base),
+        "motion_module": str(folder / "motion.safetensors"),
+        "width": 64,
+        "height": 64,
+        "num_inference_steps": 25,
+        "prompts": [f"a red circle, number {i}" for i in range(num_prompts)],
+        "entries": entries,
+    }
+    return write_yaml(folder / "catalog.yaml", content)
+
+
+def committed(output):
+    """The content and the time of writing of all items that are committed."""
+    found = {}
+    for path in (Path(output) / "items").glob("*.json"):
+        found[path.name] = (path.read_bytes(), path.stat().st_mtime_ns)
+    return found
+
+
+def kill_while_it_runs(job, output, num_kills, rng, deadline_s):
+    """Kill actors and drivers in turn, at random times after the first item is there.
+
+    What is committed must stay as it is: an item that is rendered twice is written twice.
+    """
+    done, seen, deadline = [], {}, time.monotonic() + deadline_s
+    job.start()
+    while len(done) < num_kills:
+        assert time.monotonic() < deadline, done
+        if not job.is_running():
+            assert job.code() != 0, f"it was done after {done}: more items are needed"
+            job.start()
+        kind = KINDS[len(done) % len(KINDS)]
+        if len(committed(output)) > len(seen) and job.of_kind(kind):
+            time.sleep(rng.uniform(0, 0.3))
+            if job.kill_one(kind):
+                done.append(kind)
+                now = committed(output)
+                assert seen.items() <= now.items()
+                seen = now
+        time.sleep(0.02)
+    job.end()
+    return committed(output)
+
+
+def rows(output):
+    """The table without what differs from run to run."""
+    return [result.model_dump(exclude={"seconds", "attempts"}) for result in read_results(str(output))]
+
+
+def run_with_kills(tmp_path, *, num_prompts, num_kills, deadline_s):
+    catalog = write_catalog(tmp_path, num_prompts)
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    paths = {}
+    for output in (straight, killed):
+        config = AnimateConfig(catalog_uri=catalog, output_uri=str(output), num_actors=2)
+        paths[output] = write_yaml(tmp_path / f"{output.name}.yaml", config.model_dump(mode="json"))
+    with (tmp_path / "log").open("w") as log:
+        undisturbed = Job("animate", paths[straight], log)
+        undisturbed.start()
+        assert undisturbed.code() == 0, (tmp_path / "log").read_text()[-3000:]
+        job = Job("animate", paths[killed], log)
+        before = kill_while_it_runs(job, killed, num_kills, random.Random(0), deadline_s)
+        job.start()
+        assert job.code() == 0, (tmp_path / "log").read_text()[-3000:]
+    assert before.items() <= committed(killed).items()
+    assert len(committed(killed)) == 3 * num_prompts
+    assert rows(killed) == rows(straight)
+    assert hashes(killed / "clips") == hashes(straight / "clips")
+    return job.runs, len(before)
+
+
+def test_an_actor_and_the_driver_killed(tmp_path):
+    run_with_kills(tmp_path, num_prompts=6, num_kills=2, deadline_s=240)
+
+
+@pytest.mark.slow
+def test_ten_kills_in_sixty_items(tmp_path):
+    runs, num_before = run_with_kills(tmp_path, num_prompts=20, num_kills=10, deadline_s=1500)
+    print(f"10 kills, {runs} runs of the command, {num_before} of 60 items were committed before the last")  # noqa: T201
