@@ -31,6 +31,10 @@ bench: .venv/.installed
 	$(BIN)/python -m tests.benchmarks.bench_lora
 	$(BIN)/python -m tests.benchmarks.bench_ingest
 	$(BIN)/python -m tests.benchmarks.bench_step
+	$(BIN)/python -m tests.benchmarks.bench_catalog
+	$(BIN)/python -m tests.benchmarks.bench_catalog_size
+	$(BIN)/python -m tests.benchmarks.bench_gallery
+	$(BIN)/python -m tests.benchmarks.bench_length
 
 format: .venv/.installed
 	$(BIN)/ruff format .
