@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,11 @@ _VERSION_FIELDS = ("size", "ETag", "etag", "md5Hash", "generation", "LastModifie
 _OF_A_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT}
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "animatediff"
-"""Where copies of remote files are kept, one a version; nothing empties it."""
+"""Where copies of remote files are kept, one a version, as long as there is room for new ones."""
+
+# A catalog may go through terabytes of checkpoints. A tenth of the disk is left to others, and what was asked for
+# within the hour may not be open yet.
+_FREE_SHARE, _RECENT_S = 0.1, 3600
 
 
 def local_copy(uri: str) -> Path:
@@ -71,10 +76,13 @@ def _fetch(uri: str) -> Path:
 
 def _fetched(uri: str) -> Path:
     fs, path = storage.filesystem(uri)
-    key = hashlib.sha256(repr((uri, _versions(fs, path))).encode()).hexdigest()[:16]
+    infos = _infos(fs, path)
+    key = hashlib.sha256(repr((uri, _versions(infos))).encode()).hexdigest()[:16]
     target = CACHE / key / Path(path).name
     if target.exists():
+        os.utime(target.parent)  # it is used
         return target
+    _make_room(sum(int(info.get("size") or 0) for _, info in infos))
     partial = CACHE / f"{key}.{uuid.uuid4().hex}" / target.name
     partial.parent.mkdir(parents=True)
     try:
@@ -88,12 +96,34 @@ def _fetched(uri: str) -> Path:
     return target
 
 
-def _versions(fs: AbstractFileSystem, path: str) -> list[object]:
+def _make_room(num_bytes: int) -> None:
+    """Delete the copies that were asked for longest ago until the disk has room. An open one stays readable."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    usage = shutil.disk_usage(CACHE)
+    missing = num_bytes + usage.total * _FREE_SHARE - usage.free
+    for used, copy in sorted((_time(copy), copy) for copy in CACHE.iterdir()):
+        if missing <= 0 or time.time() - used < _RECENT_S:
+            return
+        missing -= sum(file.stat().st_size for file in copy.rglob("*") if file.is_file())
+        shutil.rmtree(copy, ignore_errors=True)
+
+
+def _time(copy: Path) -> float:
+    try:
+        return copy.stat().st_mtime
+    except FileNotFoundError:  # another process was faster
+        return 0.0
+
+
+def _infos(fs: AbstractFileSystem, path: str) -> list[tuple[str, dict[str, Any]]]:
+    fs.invalidate_cache()
+    names = sorted(fs.find(path)) or [path]
+    return [(name, fs.info(name)) for name in names]
+
+
+def _versions(infos: list[tuple[str, dict[str, Any]]]) -> list[object]:
     """What the storage says of the files' versions, so that a replaced file is fetched anew.
 
     A web server may give no more than the size; a file replaced by another of the same size goes unnoticed then.
     """
-    fs.invalidate_cache()
-    names = sorted(fs.find(path)) or [path]
-    infos = ((name, fs.info(name)) for name in names)
     return [(name, [(field, str(info[field])) for field in _VERSION_FIELDS if field in info]) for name, info in infos]

@@ -1,7 +1,10 @@
 """Remote weights: fetched once a version, never half, and never a stale one."""
 
 import http.server
+import os
 import threading
+import time
+from types import SimpleNamespace
 
 import fsspec
 import pytest
@@ -46,6 +49,26 @@ def test_a_web_server_s_file_is_fetched_once_and_again_when_it_is_replaced(serve
     assert (again, again.stat().st_ino) == (first, inode)
     (folder / "a.safetensors").write_bytes(b"three")
     assert local_copy(f"{address}/a.safetensors").read_bytes() == b"three"
+
+
+def test_old_copies_make_room_for_new_ones(cache, monkeypatch):
+    memory = fsspec.filesystem("memory")
+    memory.pipe({f"/many/{name}.bin": name.encode() * 100 for name in "abcd"})
+
+    def free(num_bytes):
+        monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(total=1000, free=num_bytes))
+
+    free(1000)
+    a, b, c = (local_copy(f"memory://many/{name}.bin") for name in "abc")
+    for age_s, path in ((9000, a), (8000, b), (60, c)):
+        os.utime(path.parent, (time.time() - age_s,) * 2)
+    local_copy("memory://many/a.bin")  # used again, so that b is the one that nobody misses
+    free(150)  # 100 for d, and a tenth of 1000 is to stay
+    with b.open("rb") as opened:
+        d = local_copy("memory://many/d.bin")
+        assert [path.exists() for path in (a, b, c, d)] == [True, False, True, True]
+        assert opened.read() == b"b" * 100
+    assert local_copy("memory://many/b.bin").read_bytes() == b"b" * 100
 
 
 def test_a_folder_and_a_replaced_file_in_it():
