@@ -23,6 +23,9 @@ class Config(BaseModel):
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
+# libyaml's is ten times as fast, which a catalog of thousands of entries needs.
+_SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 
 def parse(schema: type[ConfigT], argv: Sequence[str], *, default_uri: str | None = None) -> ConfigT:
     """Read a run's config from the command line.
@@ -62,7 +65,7 @@ def read_yaml(uri: str) -> dict[str, Any]:
         UsageError: the file is missing or holds something else.
     """
     try:
-        content = yaml.safe_load(storage.read_bytes(uri))
+        content = yaml.load(storage.read_bytes(uri), _SAFE_LOADER)
     except FileNotFoundError as error:
         raise UsageError(f"there is no config file {uri}") from error
     except UserError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from animatediff.rendering import catalog_files, checks
+from animatediff.rendering import checks
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog import Catalog, Entry, Item, token_of
 from animatediff.sprites.clip_measures import follows, measure_clip
@@ -68,8 +68,7 @@ def main(catalog: Path, num_clips: int = 100, num_personalised: int | None = Non
         num_clips: for the first entry, and real renders of the same prompts.
         num_personalised: for each of the other entries; default: as many.
     """
-    read = catalog_files.read(str(catalog))
-    checks.check(read)
+    read = checks.read(str(catalog))
     scenes = clip_scenes(num_clips)
     real = (render(scene, num_frames=_NUM_FRAMES, height=SAMPLE_SIZE, width=SAMPLE_SIZE) for scene in scenes)
     rows = {"real renders": figures(real, scenes, style="plain")}

@@ -1,5 +1,6 @@
 """Which slice an animate worker gets: all of them once, models kept, deaths counted."""
 
+import itertools
 from collections import Counter
 
 from hypothesis import given
@@ -45,7 +46,7 @@ def test_every_item_is_leased_once_whoever_asks(counts, workers):
 def test_a_lone_worker_loads_each_model_once_and_knows_the_next(counts):
     dispatch, num_tickets = dispatcher(items_of(**counts))
     leases = [dispatch.lease(ticket, "x") for ticket in range(num_tickets)]
-    changes = [(a, b) for a, b in zip(leases, leases[1:], strict=False) if a.slice.model != b.slice.model]
+    changes = [(a, b) for a, b in itertools.pairwise(leases) if a.slice.model != b.slice.model]
     assert len(changes) == len(counts) - 1
     assert all(before.upcoming == after.model for before, after in changes)
     assert leases[-1].upcoming is None
