@@ -175,7 +175,7 @@ class AnimateConfig(Config):
     crf: int = Field(18, ge=0, le=51)
     """x264's quality of the MP4s: 0 is lossless, 18 looks like it, 51 is the worst."""
     num_actors: int | None = Field(None, ge=1)
-    """Workers; default: one a GPU, or one a CPU with 8 GB each, as each computes in one thread there."""
+    """Workers; default: one a GPU, or one a CPU as far as the memory goes, as each computes in one thread there."""
     use_gpu: bool | None = None
     """Render on GPUs; default: where the cluster has any."""
     batch_size: int | None = Field(None, ge=1)

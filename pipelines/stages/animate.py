@@ -1,11 +1,13 @@
 """Animate on Ray workers: actors that keep one base in memory take slices of a catalog, a ticket for each."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import ray
 
 from animatediff import storage
-from animatediff.rendering.catalog import Item, Model, Plan
+from animatediff.rendering.catalog import Item, Model, Plan, base_folder
+from animatediff.weights.architectures import PARTS
 from pipelines.progress import Progress
 from pipelines.runtime import connect, num_cpus, num_gpus
 from pipelines.settings import AnimateConfig
@@ -19,8 +21,9 @@ from pipelines.stages.reports import InterimReports, write_reports
 _MAX_TASK_RETRIES = 50
 _MAX_RESTARTS = 1000
 _BATCH_SIZES = {"cpu": 1, "cuda": 8}
-# Stable Diffusion 1.5 in float32 with its activations at 512 x 512.
-_CPU_WORKER_BYTES = 8e9
+# What a worker on a CPU takes before it has a base, and how much larger than its files a base is with its activations:
+# Stable Diffusion 1.5 has 2.7 GB in half precision, and takes some 8 GB for clips of 512 x 512 in single precision.
+_WORKER_BYTES, _TIMES_THE_BASE = 1e9, 3
 
 
 def pending_items(plan: Plan, finished: set[str]) -> list[Item]:
@@ -59,7 +62,7 @@ def render_pending(config: AnimateConfig, plan: Plan, pending: list[Item], ledge
     reports = InterimReports(
         lambda: write_reports(output_uri, ledger.results(plan.items, plan.invalid, only_known=True))
     )
-    num_actors, num_failed = config.num_actors or _default_actors(use_gpu), 0
+    num_actors, num_failed = config.num_actors or _default_actors(plan, use_gpu), 0
     with Progress("animate", total=len(pending), unit="item") as progress:
         for row in render_items(pending, plan.models, plan.hashes, spec, num_actors=num_actors):
             ledger.wrote(row["digest"], row["error"])
@@ -68,10 +71,18 @@ def render_pending(config: AnimateConfig, plan: Plan, pending: list[Item], ledge
             reports.maybe()
 
 
-def _default_actors(use_gpu: bool) -> int:
+def _default_actors(plan: Plan, use_gpu: bool) -> int:
+    """One a GPU, or one a CPU as far as the memory goes."""
     if use_gpu:
         return max(1, num_gpus())
-    return max(1, min(num_cpus(), int(ray.cluster_resources().get("memory", 0) // _CPU_WORKER_BYTES)))
+    base = max(_num_bytes(uri) for uri in {model.base for model in plan.models.values()})
+    fitting = ray.cluster_resources().get("memory", 0) // (_WORKER_BYTES + _TIMES_THE_BASE * base)
+    return max(1, min(num_cpus(), int(fitting)))
+
+
+def _num_bytes(base_uri: str) -> int:
+    folder = Path(base_folder(base_uri))
+    return sum(file.stat().st_size for part in PARTS for file in folder.glob(f"{part}/*") if file.is_file())
 
 
 def render_items(
