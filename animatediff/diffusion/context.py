@@ -25,30 +25,31 @@ class Context(Config):
         return self
 
 
-def windows(num_frames: int, context: Context | None, step: int, loop: bool) -> list[list[int]]:
-    """The frames that the motion module sees together at a step: indices, the windows being of one length.
+def windows(num_frames: int, context: Context | None, loop: bool, turned: float) -> list[list[int]]:
+    """The frames that the motion module sees together: indices, the windows being of one length.
 
-    From step to step the borders move, so that no frame stays at one. The first window of a clip without `loop` begins
-    at its first frame, the last one ends at its last. With `loop`, windows go on from the last frame to the first; a
-    clip that is one window begins somewhere else in it at each step.
+    The first window of a clip without `loop` begins at its first frame, the last one ends at its last. With `loop`,
+    windows go on from the last frame to the first.
+
+    A loop that is one window would have a seam where the window ends. So the window begins further on at each step,
+    once around the clip in all. Windows that overlap have no seam, and stay where they are: a frame's prediction
+    depends on its place in the window, and a sampler that builds on the steps before, as DPM++ 2M does, makes such
+    changes larger.
 
     Args:
         num_frames: of the clip.
         context: None is one window.
-        step: counts the denoising steps from 0.
         loop: whether the last frame goes over into the first.
+        turned: share in [0, 1) of the denoising steps that are done.
     """
     length = min(num_frames, context.length if context else num_frames)
-    stride = length if context is None or length == num_frames else length - context.overlap
-    if loop:
-        num = -(-num_frames // stride)
-        # Spread evenly: a stride that does not fit the clip is a shorter one.
-        shift = _spread(step) * num_frames / num
-        starts = [int(shift + i * num_frames / num) for i in range(num)]
+    if context is None or length == num_frames:
+        starts = [int(turned * num_frames) if loop else 0]
     else:
-        last = num_frames - length
-        shift = int(_spread(step) * stride)
-        starts = sorted({0, *range(shift, last, stride), last})
+        # Spread evenly: a stride that does not fit the clip becomes a shorter one.
+        way = num_frames if loop else num_frames - length
+        num = -(-way // (length - context.overlap))
+        starts = [i * way // num for i in range(num if loop else num + 1)]
     return [[(start + i) % num_frames for i in range(length)] for start in starts]
 
 
@@ -76,11 +77,3 @@ def initial_noise(
         loop: as in `windows`.
     """
     return torch.randn(shape, generator=generator)
-
-
-def _spread(step: int) -> float:
-    """In [0, 1): the step's number in binary, mirrored at the point, so that steps in a row are far apart.
-
-    (van der Corput's sequence: 0, 1/2, 1/4, 3/4, 1/8, 5/8, ...)
-    """
-    return int(f"{step:b}"[::-1], 2) / 2 ** step.bit_length() if step else 0.0

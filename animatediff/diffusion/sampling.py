@@ -63,7 +63,7 @@ def sample(
     latents = noise.float() * scheduler.init_noise_sigma
     for step, timestep in enumerate(scheduler.timesteps):
         model_input = scheduler.scale_model_input(latents, timestep)
-        seen = windows(noise.shape[2], context, step, loop)
+        seen = windows(noise.shape[2], context, loop, turned=step / num_inference_steps)
         predictions = _predict(unet, model_input, timestep, texts, seen, max_batch)
         prediction = predictions[-1]
         if is_guided:

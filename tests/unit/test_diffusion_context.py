@@ -17,13 +17,13 @@ from animatediff.diffusion.schedule import NoiseSchedule
 contexts = st.integers(2, 24).flatmap(
     lambda length: st.builds(Context, length=st.just(length), overlap=st.integers(1, length - 1))
 )
-frames, steps = st.integers(1, 200), st.integers(0, 1000)
+frames, turns = st.integers(1, 200), st.floats(0, 1, exclude_max=True)
 TEXT = torch.ones(3, 1, 1)
 
 
-@given(frames, contexts | st.none(), steps, st.booleans())
-def test_windows_cover_every_frame_and_are_of_one_length(num_frames, context, step, loop):
-    found = windows(num_frames, context, step, loop)
+@given(frames, contexts | st.none(), turns, st.booleans())
+def test_windows_cover_every_frame_and_are_of_one_length(num_frames, context, turned, loop):
+    found = windows(num_frames, context, loop, turned)
     assert {frame for window in found for frame in window} == set(range(num_frames))
     assert {len(window) for window in found} == {min(num_frames, context.length) if context else num_frames}
     for window in found:
@@ -31,9 +31,9 @@ def test_windows_cover_every_frame_and_are_of_one_length(num_frames, context, st
         assert len(set(window)) == len(window)
 
 
-@given(frames, contexts, steps)
-def test_windows_of_a_clip_with_ends_keep_to_it(num_frames, context, step):
-    found = windows(num_frames, context, step, loop=False)
+@given(frames, contexts, turns)
+def test_windows_of_a_clip_with_ends_keep_to_it(num_frames, context, turned):
+    found = windows(num_frames, context, False, turned)
     assert found[0][0] == 0
     assert found[-1][-1] == num_frames - 1
     assert all(window == sorted(window) for window in found)
@@ -41,24 +41,24 @@ def test_windows_of_a_clip_with_ends_keep_to_it(num_frames, context, step):
         assert before[0] < after[0] <= before[-1] + 1 - context.overlap
 
 
-@given(frames, contexts, steps)
-def test_windows_of_a_loop_overlap_around_its_end_too(num_frames, context, step):
-    found = windows(num_frames, context, step, loop=True)
+@given(frames, contexts, turns)
+def test_windows_of_a_loop_overlap_around_its_end_too(num_frames, context, turned):
+    found = windows(num_frames, context, True, turned)
     if len(found) == 1:
         assert num_frames <= context.length
     for before, after in zip(found, found[1:] + found[:1], strict=True):
         assert len(set(before) & set(after)) >= context.overlap or len(found) == 1
 
 
-@given(frames, contexts, steps, st.booleans())
-def test_there_are_no_more_windows_than_a_clip_needs_and_one(num_frames, context, step, loop):
+@given(frames, contexts, turns, st.booleans())
+def test_there_are_no_more_windows_than_a_clip_needs_and_one(num_frames, context, turned, loop):
     needed = math.ceil(max(num_frames - (0 if loop else context.overlap), 1) / (context.length - context.overlap))
-    assert len(windows(num_frames, context, step, loop)) <= needed + 1
+    assert len(windows(num_frames, context, loop, turned)) <= needed + 1
 
 
-@given(frames, contexts | st.none(), steps, st.booleans())
-def test_the_shares_of_a_frame_are_positive_and_one_in_all(num_frames, context, step, loop):
-    found = windows(num_frames, context, step, loop)
+@given(frames, contexts | st.none(), turns, st.booleans())
+def test_the_shares_of_a_frame_are_positive_and_one_in_all(num_frames, context, turned, loop):
+    found = windows(num_frames, context, loop, turned)
     shares = window_shares(found)
     assert bool((shares > 0).all())
     total = torch.zeros(num_frames).index_add_(0, torch.tensor(found).flatten(), shares.flatten())
@@ -66,21 +66,20 @@ def test_the_shares_of_a_frame_are_positive_and_one_in_all(num_frames, context, 
     assert len(found) > 1 or bool((shares == 1).all())
 
 
+@given(frames, contexts, turns)
+def test_only_a_loop_of_one_window_is_turned(num_frames, context, turned):
+    assert windows(num_frames, context, False, turned) == windows(num_frames, context, False, 0.0)
+    if num_frames > context.length:
+        assert windows(num_frames, context, True, turned) == windows(num_frames, context, True, 0.0)
+
+
 def test_a_clip_of_one_window_is_whole_and_a_loop_of_one_is_turned():
     for context in (None, Context(), Context(length=24)):
-        assert windows(16, context, 7, loop=False) == [list(range(16))]
-    begins = {windows(16, Context(), step, loop=True)[0][0] for step in range(16)}
-    assert begins == set(range(16))
-    assert windows(6, None, 1, loop=True) == [[3, 4, 5, 0, 1, 2]]
-
-
-@pytest.mark.parametrize("loop", [False, True])
-def test_no_frame_is_at_a_border_for_long(loop):
-    context, num_steps = Context(), 24
-    borders = [window[0] for step in range(num_steps) for window in windows(64, context, step, loop)[1 - loop :]]
-    inner = [borders.count(frame) for frame in range(0 if loop else 1, 64 if loop else 48)]
-    # A fixed grid would have all 24 at the same frames.
-    assert max(inner) <= 4
+        assert windows(16, context, False, 0.4) == [list(range(16))]
+    for num_steps in (16, 25, 40):
+        begins = {windows(16, Context(), True, step / num_steps)[0][0] for step in range(num_steps)}
+        assert begins == set(range(16))
+    assert windows(6, None, True, 0.5) == [[3, 4, 5, 0, 1, 2]]
 
 
 def elementwise(latents, timestep, text):
@@ -121,7 +120,7 @@ def test_chunks_and_neighbours_in_the_batch_change_nothing(num_frames, context, 
         return mixing(latents, timestep, text)
 
     found = run(unet, noise, context=context, loop=loop, max_batch=max_batch)
-    num_windows = sum(len(windows(num_frames, context, step, loop)) for step in range(4))
+    num_windows = 4 * len(windows(num_frames, context, loop, 0.0))
     assert max(sizes) <= 2 * max_batch
     assert sum(sizes) == 2 * 3 * num_windows
     for i in range(3):
