@@ -13,7 +13,9 @@ FRAMES = np.zeros((2, 8, 8, 3), np.uint8)
 
 
 def result(entry="toon", **changes):
-    return Result(**({"digest": "d", "entry": entry, "prompt": "a cat", "seed": 0, "status": "ok"} | changes))
+    return Result(
+        **({"digest": "d", "entry": entry, "model": "m", "prompt": "a cat", "seed": 0, "status": "ok"} | changes)
+    )
 
 
 def brightness(result, frames):

@@ -12,7 +12,7 @@ SCENE = Scene("star", "red", "large", "dark green", "left")
 
 
 def scored(prompt, frames, entry="base"):
-    return score(Result(digest="d", entry=entry, prompt=prompt, seed=0, status="ok"), frames)
+    return score(Result(digest="d", entry=entry, model="m", prompt=prompt, seed=0, status="ok"), frames)
 
 
 def rendered(scene=SCENE, style="plain"):
