@@ -157,6 +157,28 @@ def test_noise_of_a_clip_without_windows_is_torchs_own(num_frames, loop, seed):
     assert torch.equal(g.get_state(), theirs.get_state())
 
 
+@given(frames, contexts, st.booleans(), st.integers(0, 2**63 - 1))
+@settings(deadline=None)
+def test_all_windows_begin_with_the_noise_of_the_first_in_another_order(num_frames, context, loop, seed):
+    shape = (1, 2, num_frames, 2, 2)
+    noise = initial_noise(shape, torch.Generator().manual_seed(seed), context, loop)
+    first, *rest = windows(num_frames, context, loop, 0.0)
+    alike = torch.randn(shape, generator=torch.Generator().manual_seed(seed))[:, :, first]
+    assert torch.equal(noise[:, :, first], alike)
+    known = {tuple(frame.flatten().tolist()) for frame in alike.unbind(2)}
+    for window in rest:
+        found = [tuple(frame.flatten().tolist()) for frame in noise[:, :, window].unbind(2)]
+        assert set(found) <= known
+        # Around a loop's end the first window's own frames come back as they are.
+        assert loop or set(found) == known
+
+
+def test_long_clips_do_not_repeat_their_noise_in_order():
+    noise = initial_noise((1, 2, 200, 2, 2), torch.Generator().manual_seed(0), Context())
+    assert torch.equal(noise, initial_noise((1, 2, 200, 2, 2), torch.Generator().manual_seed(0), Context()))
+    assert not any(torch.equal(noise[:, :, i : i + 4], noise[:, :, i + 16 : i + 20]) for i in range(180))
+
+
 def test_an_overlap_that_leaves_no_stride_is_refused():
     with pytest.raises(ValidationError, match="context.overlap 16 must be less than context.length 16"):
         Context(overlap=16)
