@@ -1,17 +1,20 @@
 """Animate on Ray workers: actors that keep one base in memory take slices of a catalog, a ticket for each."""
 
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+from ray.actor import ActorHandle
 
 from animatediff import storage
-from animatediff.rendering.catalog import Item, Model, Plan, base_folder
+from animatediff.rendering.catalog import Item, Plan, base_folder
 from animatediff.weights.architectures import PARTS
 from pipelines.progress import Progress
 from pipelines.runtime import connect, num_cpus, num_gpus
 from pipelines.settings import AnimateConfig
-from pipelines.stages.dispatch import Dispatcher, Slice, slices_of
+from pipelines.stages.dispatch import Dispatcher, slices_of
 from pipelines.stages.ledger import Ledger
 from pipelines.stages.render import RenderSlices, RenderSpec
 from pipelines.stages.reports import InterimReports, write_reports
@@ -20,6 +23,7 @@ from pipelines.stages.reports import InterimReports, write_reports
 # these it is the machines' fault.
 _MAX_TASK_RETRIES = 50
 _MAX_RESTARTS = 1000
+_FOLLOW_S = 2.0
 _BATCH_SIZES = {"cpu": 1, "cuda": 8}
 # What a worker on a CPU takes before it has a base, and how much larger than its files a base is with its activations:
 # Stable Diffusion 1.5 has 2.7 GB in half precision, and takes some 8 GB for clips of 512 x 512 in single precision.
@@ -62,12 +66,13 @@ def render_pending(config: AnimateConfig, plan: Plan, pending: list[Item], ledge
     reports = InterimReports(
         lambda: write_reports(output_uri, ledger.results(plan.items, plan.invalid, only_known=True))
     )
-    num_actors, num_failed = config.num_actors or _default_actors(plan, use_gpu), 0
-    with Progress("animate", total=len(pending), unit="item") as progress:
-        for row in render_items(pending, plan.models, plan.hashes, spec, num_actors=num_actors):
+    num_actors = config.num_actors or _default_actors(plan, use_gpu)
+    slices = slices_of(pending, num_actors)
+    # It answers in microseconds and must not wait for a CPU. It dies with the job.
+    dispatcher = ray.remote(num_cpus=0)(Dispatcher).remote(slices, plan.models, plan.hashes)
+    with _following(dispatcher, len(pending)):
+        for row in _dataset(len(slices), dispatcher, spec, num_actors).iter_rows():
             ledger.wrote(row["digest"], row["error"])
-            num_failed += row["status"] != "ok"
-            progress.update(1, failed=num_failed)
             reports.maybe()
 
 
@@ -85,38 +90,38 @@ def _num_bytes(base_uri: str) -> int:
     return sum(file.stat().st_size for part in PARTS for file in folder.glob(f"{part}/*") if file.is_file())
 
 
-def render_items(
-    items: list[Item],
-    models: Mapping[str, Model],
-    hashes: Mapping[str, Mapping[str, str]],
-    spec: RenderSpec,
-    *,
-    num_actors: int,
-) -> Iterator[dict[str, str]]:
-    """Render items of distinct digests.
+@contextmanager
+def _following(dispatcher: ActorHandle, total: int) -> Iterator[None]:
+    """Show how far the workers are, as the rows of a slice come only when all of it is done."""
+    ended = threading.Event()
 
-    Args:
-        items: to render, none of which has a committed result.
-        models: the weights by `Item.model`.
-        hashes: those of each model's weights, by URI.
-        spec: what the workers need to know.
-        num_actors: workers, each on a GPU or a CPU.
+    def follow(progress: Progress) -> None:
+        shown = 0
+        while True:
+            is_last = ended.wait(_FOLLOW_S)
+            finished = ray.get(dispatcher.finished.remote())
+            progress.update(finished.total() - shown, failed=finished["failed"])
+            shown = finished.total()
+            if is_last:
+                return
 
-    Yields:
-        `digest`, `status` and `error` of an item whose result is committed, as slices finish. An item whose result
-        could not be written, or whose actor died with every retry, has none.
+    with Progress("animate", total=total, unit="item") as progress:
+        follower = threading.Thread(target=follow, args=(progress,), daemon=True)
+        follower.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            follower.join()
+
+
+def _dataset(num_tickets: int, dispatcher: ActorHandle, spec: RenderSpec, num_actors: int) -> ray.data.Dataset:
+    """Rows of `digest`, `status` and `error` of items whose result is committed, as slices finish.
+
+    An item whose result could not be written, or whose actor died with every retry, has none.
     """
-    slices = slices_of(items, num_actors)
-    # It answers in microseconds and must not wait for a CPU. It dies with the job.
-    dispatcher = ray.remote(num_cpus=0)(Dispatcher).remote(slices, models, hashes)
-    yield from _dataset(slices, dispatcher, spec, num_actors).iter_rows()
-
-
-def _dataset(
-    slices: list[Slice], dispatcher: ray.actor.ActorHandle, spec: RenderSpec, num_actors: int
-) -> ray.data.Dataset:
     # In memory from the start: what must be read first would wait for a CPU that the actors have taken.
-    tickets = ray.data.from_items([{"id": i} for i in range(len(slices))], override_num_blocks=len(slices))
+    tickets = ray.data.from_items([{"id": i} for i in range(num_tickets)], override_num_blocks=num_tickets)
     # A slice that kills its actor must not end the others, and a slow one on a CPU is not a hang.
     tickets.context.max_errored_blocks = -1
     tickets.context.execution_no_progress_timeout_s = -1
@@ -124,7 +129,7 @@ def _dataset(
         RenderSlices,
         fn_constructor_args=(dispatcher, spec),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(num_actors, len(slices)), max_tasks_in_flight_per_actor=1),
+        compute=ray.data.ActorPoolStrategy(size=min(num_actors, num_tickets), max_tasks_in_flight_per_actor=1),
         num_cpus=1,
         num_gpus=1 if spec.device == "cuda" else 0,
         max_task_retries=_MAX_TASK_RETRIES,

@@ -5,7 +5,7 @@ look at which model the worker holds, and the worker learns in time which one co
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -80,6 +80,7 @@ class Dispatcher:
         self._leased: dict[int, Slice] = {}
         self._begun: dict[int, frozenset[str]] = {}
         self._deaths: dict[str, int] = defaultdict(int)
+        self._finished: Counter[str] = Counter()
         self._holds: dict[str, str] = {}
         self._promised: dict[str, str] = {}
 
@@ -104,6 +105,14 @@ class Dispatcher:
     def begin(self, ticket: int, digests: Iterable[str]) -> None:
         """A worker begins with these items, or with loading the model if there are none."""
         self._begun[ticket] = frozenset(digests)
+
+    def finish(self, status: str) -> None:
+        """A worker is done with an item."""
+        self._finished[status] += 1
+
+    def finished(self) -> Counter[str]:
+        """Items that workers are done with so far, by status."""
+        return self._finished
 
     def _choose(self, worker: str) -> Slice | None:
         group = self._best(worker)

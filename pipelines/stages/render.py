@@ -102,7 +102,8 @@ class RenderSlices:
             animator = self._load(lease)
         except Exception as error:
             logger.exception("model %s", lease.slice.model)
-            return results + [self._failed(lease, item, describe(error), attempts=1) for item in pending]
+            failed = (self._failed(lease, item, describe(error), attempts=1) for item in pending)
+            return results + [self._finish(result) for result in failed]
         load_s = (time.monotonic() - start) / len(pending)
         if lease.upcoming is not None and _resident(lease.upcoming) == self._resident:
             animator.prefetch(lease.upcoming)
@@ -113,11 +114,15 @@ class RenderSlices:
         if done := read_item(self._spec.output_uri, item.digest):
             return done
         if reason := lease.given_up.get(item.digest):
-            return self._failed(lease, item, reason, attempts=MAX_DEATHS)
+            return self._finish(self._failed(lease, item, reason, attempts=MAX_DEATHS))
         return None
 
     def _begin(self, ticket: int, items: Sequence[Item]) -> None:
         ray.get(self._dispatcher.begin.remote(ticket, [item.digest for item in items]))
+
+    def _finish(self, result: Result) -> Result:
+        self._dispatcher.finish.remote(result.status)
+        return result
 
     def _load(self, lease: Lease) -> Animator:
         if self._animator is None or self._resident != _resident(lease.model):
@@ -139,9 +144,9 @@ class RenderSlices:
                 job = self._writer.submit(self._commit, lease, item, outcome, attempts=attempts, load_s=load_s)
                 waiting.append((item, job))
             while len(waiting) > _MAX_WAITING:
-                yield self._written(*waiting.popleft())
+                yield self._finish(self._written(*waiting.popleft()))
         while waiting:
-            yield self._written(*waiting.popleft())
+            yield self._finish(self._written(*waiting.popleft()))
 
     def _batches(self, items: Sequence[Item], suspects: Container[str]) -> Iterator[list[Item]]:
         """Items that one call of the UNet can take; those that a worker died with last, and by themselves."""

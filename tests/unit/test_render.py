@@ -42,6 +42,9 @@ class Worker(RenderSlices):
     def _begin(self, ticket, items):
         self.begun = [*getattr(self, "begun", []), [item.prompt for item in items]]
 
+    def _finish(self, result):
+        return result
+
 
 @pytest.fixture
 def worker(tmp_path):
