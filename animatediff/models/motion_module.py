@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
 from animatediff.models.config import MotionConfig
+from animatediff.models.feed_forward import LeanFeedForward
 
 # Fused attention kernels use the batch as a CUDA grid dimension and fail from 65,536 rows on
 # (pytorch#142228, #146704); half of it keeps every chunk a fast, even size.
@@ -124,7 +124,7 @@ class TemporalBlock(nn.Module):
         if config.text_width is not None:
             self.text_attention = TextAttention(channels, config.text_width, config)
             self.text_norm = nn.LayerNorm(channels)
-        self.ff = FeedForward(channels, activation_fn="geglu")
+        self.ff = LeanFeedForward(channels)
         self.ff_norm = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor, text: Tensor | None) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from animatediff.models.config import MotionConfig
+from animatediff.models.feed_forward import make_lean
 from animatediff.models.motion_module import MotionModule, check_num_frames, scoped_group_norm
 
 ActivationCheckpointing = Literal["none", "motion", "all"]
@@ -127,6 +128,7 @@ class MotionUNet(nn.Module):
         self.motion = motion if isinstance(motion, MotionModules) else MotionModules.for_base(base, motion)
         _check_text_width(self.config.text_width, base.config.cross_attention_dim)
         base.set_attn_processor(SharedTextAttention())
+        make_lean(base)
 
     @property
     def config(self) -> MotionConfig:

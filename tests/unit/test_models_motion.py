@@ -1,10 +1,14 @@
+import copy
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention import FeedForward
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from animatediff.models.config import MotionConfig
+from animatediff.models.feed_forward import LeanFeedForward, make_lean
 from animatediff.models.lora import LowRankAdapters
 from animatediff.models.motion_module import MotionModule, TemporalAttention, sinusoidal_positions
 from animatediff.models.motion_unet import MotionModules, MotionUNet
@@ -51,11 +55,12 @@ def randomise(motion):
             torch.nn.init.normal_(parameter, std=0.1)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("size", [(8, 8), (16, 16), (10, 14)], ids=str)
 @pytest.mark.parametrize("version", ["v2", "v3", "sdxl"])
 @torch.no_grad()
-def test_fresh_motion_module_is_the_base_bit_for_bit(version, size):
-    base = make_unet(version)
+def test_fresh_motion_module_is_the_base_bit_for_bit(version, size, memory_format):
+    base = make_unet(version).to(memory_format=memory_format)
     sample, timestep, text, added = make_inputs(version, size)
     frames = sample.transpose(1, 2).flatten(0, 1)
     per_frame = {name: value.repeat_interleave(NUM_FRAMES, 0) for name, value in (added or {}).items()}
@@ -308,3 +313,71 @@ def test_nothing_before_the_first_motion_module_is_computed_again():
         resnet.register_forward_hook(lambda *_, i=i: calls.append(i))
     learn(unet, "all")
     assert calls == [0, 1, 1]
+
+
+def feed_forwards(dtype=torch.float32, is_learning=True):
+    """diffusers' and a lean one, with the same weights."""
+    torch.manual_seed(0)
+    plain = FeedForward(32, activation_fn="geglu").to(dtype).requires_grad_(is_learning)
+    lean = copy.deepcopy(plain)
+    make_lean(lean)
+    assert isinstance(lean, LeanFeedForward)
+    return plain, lean
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("tokens", [1, 1024, 1025, 3000])  # one slice, or a few
+@torch.no_grad()
+def test_a_lean_feed_forward_is_diffusers_bit_for_bit(tokens, dtype):
+    plain, lean = feed_forwards(dtype)
+    x = torch.randn(tokens, 32, dtype=dtype)
+    assert torch.equal(lean(x), plain(x))
+    assert torch.equal(lean(x[None, None])[0, 0], plain(x))
+
+
+def learn_feed_forward(model, x):
+    """The gradients of the input and the weights, and the bytes kept for them."""
+    sizes = []
+    x = x.clone().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.nbytes) or t, lambda t: t):
+        y = model(x)
+    y.float().square().sum().backward()
+    return [x.grad, *(p.grad for p in model.parameters() if p.requires_grad)], sum(sizes)
+
+
+@pytest.mark.parametrize("is_learning", [True, False])
+def test_a_lean_feed_forward_learns_as_diffusers_and_keeps_less(is_learning):
+    plain, lean = feed_forwards(torch.float64, is_learning)
+    x = torch.randn(3000, 32, dtype=torch.float64)
+    (expected, plain_bytes), (gradients, lean_bytes) = (learn_feed_forward(m, x) for m in (plain, lean))
+    assert len(gradients) == (5 if is_learning else 1)
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        assert torch.allclose(gradient, wanted, rtol=1e-9)
+    assert lean_bytes < 0.7 * plain_bytes
+
+
+def test_under_autocast_a_lean_feed_forward_is_diffusers_and_its_gradients_are_as_near():
+    plain, lean = feed_forwards()
+    x = torch.randn(3000, 32)
+    exact, _ = learn_feed_forward(plain, x)
+    plain.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(lean(x), plain(x))
+        (rounded, _), (gradients, _) = (learn_feed_forward(m, x) for m in (plain, lean))
+    for gradient, peer, wanted in zip(gradients, rounded, exact, strict=True):
+        assert gradient.dtype == torch.float32
+        assert (gradient - wanted).norm() < 1.5 * (peer - wanted).norm()
+
+
+class Doubled(torch.nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@torch.no_grad()
+def test_a_layer_that_a_library_has_replaced_is_still_asked():
+    plain, lean = feed_forwards()
+    for model in (plain, lean):
+        model.net[2].__class__ = Doubled
+    x = torch.randn(5, 32)
+    assert torch.equal(lean(x), plain(x))
