@@ -5,10 +5,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import aiohttp
-import boto3
 import pytest
 import s3fs
-from moto.server import ThreadedMotoServer
 
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.sources.fetch import fetch
@@ -195,29 +193,6 @@ def test_local_files(tmp_path):
     assert refusal(str(tmp_path)).reason is Reason.FETCH_ERROR
     os.mkfifo(tmp_path / "pipe.mp4")
     assert refusal(f"{tmp_path}/pipe.mp4").reason is Reason.FETCH_REFUSED
-
-
-@pytest.fixture(scope="module")
-def moto():
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3(moto, monkeypatch):
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", moto)
-    # fsspec keeps file systems with the addresses they were made with.
-    s3fs.S3FileSystem.clear_instance_cache()
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="videos")
-    yield client
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_sources_on_s3(s3, tmp_path):

@@ -137,3 +137,25 @@ def test_a_torn_or_foreign_item_is_not_done(tmp_path, items):
     assert ledger(tmp_path, items).finished() == {items[1].digest, items[2].digest}
     (tmp_path / "results.parquet").write_bytes((tmp_path / "items" / f"{items[1].digest}.json").read_bytes())
     assert ledger(tmp_path, items).finished() == {items[1].digest, items[2].digest}
+
+
+def test_a_ledger_on_s3(s3, tmp_path):
+    output, items = "s3://videos/renders", [item(number) for number in range(3)]
+    for each in items[:2]:
+        path = f"clips/{each.digest[-8:]}.mp4"
+        storage.write_bytes(storage.join(output, path), b"clip")
+        write_item(output, result_of(each, status="ok", files={"mp4": path, "png": "clips/frames"}))
+    storage.write_bytes(storage.join(output, "clips", "frames", "0000.png"), b"frame")
+    there = {each.digest for each in items[:2]}
+
+    def found():
+        return Ledger(output, {each.digest for each in items})
+
+    assert found().finished(("mp4", "png")) == there
+    write_table(output, found().results(items, {}))
+    assert found().finished() == there
+    assert [result.status for result in read_results(output)] == ["ok", "ok", "failed"]
+    found().forget([items[0].digest])
+    assert not storage.exists(item_uri(output, items[0].digest))
+    s3.delete_object(Bucket="videos", Key="renders/clips/frames/0000.png")
+    assert found().finished() == set()

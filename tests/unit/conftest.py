@@ -1,0 +1,29 @@
+"""An S3 server over HTTP for the tests that want one."""
+
+import boto3
+import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
+
+
+@pytest.fixture(scope="module")
+def moto():
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(moto, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto)
+    # fsspec keeps file systems with the addresses they were made with.
+    s3fs.S3FileSystem.clear_instance_cache()
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="videos")  # it may be there, from the test before
+    yield client
+    s3fs.S3FileSystem.clear_instance_cache()
