@@ -62,6 +62,8 @@ def render_pending(config: AnimateConfig, plan: Plan, pending: list[Item], ledge
         max_models=config.recycle.max_models,
         max_memory_gb=config.recycle.max_memory_gb,
     )
+    for name in ("clips", "items"):
+        storage.delete_drafts(storage.join(output_uri, name))  # of workers that were killed
     ledger.forget(item.digest for item in pending)
     reports = InterimReports(
         lambda: write_reports(output_uri, ledger.results(plan.items, plan.invalid, only_known=True))
