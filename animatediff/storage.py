@@ -206,6 +206,15 @@ def list_times(uri: str) -> dict[str, float]:
     return {posixpath.basename(entry["name"].rstrip("/")): _changed(entry) for entry in _entries(uri)}
 
 
+def list_names(uri: str) -> set[str]:
+    """Names of the files and folders directly in a folder: less memory than `list_times`. An absent one is empty.
+
+    Raises:
+        UserError: the storage cannot be reached or refuses access.
+    """
+    return {posixpath.basename(name.rstrip("/")) for name in _entries(uri, detail=False)}
+
+
 def _changed(entry: dict[str, Any]) -> float:
     found = (entry.get(name) for name in ("mtime", "LastModified", "updated"))
     time: Any = next((value for value in found if value is not None), math.inf)
@@ -214,12 +223,12 @@ def _changed(entry: dict[str, Any]) -> float:
     return time.timestamp() if isinstance(time, datetime) else float(time)
 
 
-def _entries(uri: str) -> list[dict[str, Any]]:
+def _entries(uri: str, *, detail: bool = True) -> list[Any]:
     fs, path = filesystem(uri)
     try:
         # Object stores cache listings; another worker may have written since.
         fs.invalidate_cache(path)
-        return list(fs.ls(path, detail=True))
+        return list(fs.ls(path, detail=detail))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except Exception as error:

@@ -6,6 +6,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -62,24 +63,28 @@ class Ledger:
     def __init__(self, output_uri: str, digests: Collection[str]) -> None:
         self._output_uri = output_uri
         written = storage.list_times(storage.join(output_uri, "items"))
-        self._clips = storage.list_times(storage.join(output_uri, "clips")).keys()
-        self._table = read_table(output_uri)
+        self._clips = storage.list_names(storage.join(output_uri, "clips"))
+        self._scanned = read_table(output_uri, ["digest", "status", "files"])
         made = storage.list_times(output_uri).get(TABLE, 0.0)
         asked = set(digests)
         self._rows = {
             digest: row
-            for row, digest in enumerate(self._table["digest"].to_pylist())
+            for row, digest in enumerate(self._scanned["digest"].to_pylist())
             if digest in asked and written.get(f"{digest}.json", 0) < made - _CLOCK_S
         }
         self._written = {digest for digest in asked if f"{digest}.json" in written}
         self._errors: dict[str, str] = {}
 
+    @cached_property
+    def _table(self) -> pa.Table:
+        """The scanned rows with all columns: read for the first report, which is before the table is written anew."""
+        return read_table(self._output_uri)
+
     def finished(self, formats: Collection[str] = ()) -> set[str]:
         """Digests whose clips are there, in these formats at least."""
-        table = self._table.select(["digest", "status", "files"]).take(_indices(self._rows.values()))
-        kept = {
-            row["digest"] for row in table.to_pylist() if self._is_there(row["status"], dict(row["files"]), formats)
-        }
+        batches = self._scanned.take(_indices(self._rows.values())).to_batches(_CHUNK)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        kept = {row["digest"] for row in rows if self._is_there(row["status"], dict(row["files"]), formats)}
         read = (result for result in self._read(self._written - self._rows.keys()) if result)
         return kept | {result.digest for result in read if self._is_there(result.status, result.files, formats)}
 
@@ -182,13 +187,14 @@ def read_results(output_uri: str) -> list[Result]:
     ]
 
 
-def read_table(output_uri: str) -> pa.Table:
-    """The table as it lies there; empty if there is none, or one that an older version wrote."""
+def read_table(output_uri: str, columns: list[str] | None = None) -> pa.Table:
+    """The table as it lies there, or some columns of it; empty if there is none, or one that an older version wrote."""
+    empty = _SCHEMA.empty_table().select(columns or _SCHEMA.names)
     try:
-        table = pq.read_table(pa.BufferReader(storage.read_bytes(storage.join(output_uri, TABLE))))
+        file = pq.ParquetFile(pa.BufferReader(storage.read_bytes(storage.join(output_uri, TABLE))))
     except (FileNotFoundError, pa.ArrowInvalid):
-        return _SCHEMA.empty_table()
-    return table if table.schema.equals(_SCHEMA) else _SCHEMA.empty_table()
+        return empty
+    return file.read(columns) if file.schema_arrow.equals(_SCHEMA) else empty
 
 
 def write_table(output_uri: str, results: Iterable[Result]) -> None:
