@@ -5,8 +5,10 @@
 
 Both models have Stable Diffusion 1.5's shape at half width, v2's motion modules, the same weights and SDPA; neither is
 compiled. diffusers takes the statistics of the motion modules' GroupNorm over the clip, so both do. They are run in
-turn in every round; the ratio of a round is their quotient. Only the motion modules are trained. bfloat16 is emulated
-by most CPUs, so there it is measured on a smaller clip. Peak memory is measured in a process of its own.
+turn in every round; the ratio of a round is their quotient, of wall seconds and, on a CPU, of processor seconds, which
+other programs on the machine disturb less (OMP_NUM_THREADS=1 keeps idle threads from spinning in them). Only the motion
+modules are trained. bfloat16 is emulated by most CPUs, so there it is measured on a smaller clip. Peak memory is
+measured in a process of its own. The seconds that both models spend in the same kernels of torch bound the ratio.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
 from torch import nn
 from torch.profiler import profile, record_function
+from torch.utils.flop_counter import FlopCounterMode
 
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_module import TemporalAttention
@@ -45,6 +48,11 @@ PARTS = {
     "spatial attention": Attention,
     "feed-forward": FeedForward,
     "norms": (nn.GroupNorm, nn.LayerNorm),
+}
+KERNELS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "convolutions": ("aten::mkldnn_convolution", "aten::cudnn_convolution", "aten::convolution_backward"),
+    "fused attention": ("aten::_scaled_dot_product",),
 }
 
 
@@ -121,18 +129,25 @@ def check_equal(models, clip):
     assert difference < (1e-5 if clip[0].dtype == torch.float32 else 5e-2)
 
 
+def spread(ratios):
+    return f"median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}"
+
+
 def bench_speed(name, models, clip, what):
     runs = {model: task(name, models[model], clip) for model in MODELS}
     for run in runs.values():  # warms up
         run()
-    times, ratios = {model: [] for model in MODELS}, []
+    rounds = []
     for _ in range(ROUNDS):
+        found = {}
         for model, run in runs.items():
-            times[model].append(seconds(run))
-        ratios.append(times["diffusers"][-1] / times["ours"][-1])
-    medians = ", ".join(f"{model} {statistics.median(found):.2f} s" for model, found in times.items())
-    spread = f"median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}"
-    print(f"{name}, {what}: {medians}; diffusers / ours: {spread}", flush=True)
+            start = time.process_time()
+            found[model] = seconds(run), time.process_time() - start
+        rounds.append(found)
+    medians = ", ".join(f"{model} {statistics.median(found[model][0] for found in rounds):.2f} s" for model in MODELS)
+    wall, cpu = ([found["diffusers"][i] / found["ours"][i] for found in rounds] for i in (0, 1))
+    shown = f"diffusers / ours: {spread(wall)}" + (f"; in processor seconds {spread(cpu)}" if DEVICE == "cpu" else "")
+    print(f"{name}, {what}: {medians}; {shown}", flush=True)
 
 
 def forget_peak():
@@ -203,32 +218,58 @@ def part_of_event(event, forward_parts):
             return event.name
         if event.name.startswith("Optimizer.step"):
             return "optimizer"
+        if "_Geglu" in event.name:
+            return "feed-forward"
         if event.name.startswith("autograd::engine::evaluate_function"):
             return forward_parts.get(event.sequence_nr, "rest")
         event = event.cpu_parent
     return "rest"
 
 
-def parts_of_a_step(model, clip):
-    """Seconds of a training step by part, an operation of the backward pass counted to the part it comes from."""
+def kernel_of(event):
+    return next((kind for kind, names in KERNELS.items() if event.name.startswith(names)), "everything else")
+
+
+def profile_of_a_step(model, clip):
+    """Seconds of a training step by part, the backward pass counted to the part it comes from; and by kernel."""
     mark_parts(model)
     run = task("step", model, clip)
     with profile() as profiler:
         run()
-    found, forward_parts = Counter(), {}
+    found, kernels, forward_parts = Counter(), Counter(), {}
     for event in profiler.events():
         part = part_of_event(event, forward_parts)
         if event.sequence_nr >= 0 and event.name.startswith("aten::") and part in PARTS:
             forward_parts.setdefault(event.sequence_nr, part)
-        found[part] += (event.self_device_time_total if DEVICE == "cuda" else event.self_cpu_time_total) / 1e6
-    return found
+        taken = (event.self_device_time_total if DEVICE == "cuda" else event.self_cpu_time_total) / 1e6
+        found[part] += taken
+        kernels[kernel_of(event)] += taken
+    return found, kernels
+
+
+def print_seconds(title, found):
+    print(f"{title:<24}" + "".join(f"{name:>12}" for name in MODELS))
+    for row in sorted(found["ours"] | found["diffusers"], key=lambda row: -found["ours"][row]):
+        print(f"{row:<24}" + "".join(f"{found[name][row]:>10.2f} s" for name in MODELS))
+
+
+def peak_gflops(dtype, size=2048):
+    """What a large matrix product reaches on this machine."""
+    a, b = torch.randn(2, size, size, device=DEVICE, dtype=dtype)
+    return 2e-9 * size**3 / min(seconds(lambda: a @ b) for _ in range(10))
 
 
 def bench_profile(models, clip):
-    found = {name: parts_of_a_step(models[name], clip) for name in MODELS}
-    print(f"{'part of a training step':<24}" + "".join(f"{name:>12}" for name in MODELS))
-    for part in sorted(found["ours"] | found["diffusers"], key=lambda part: -found["ours"][part]):
-        print(f"{part:<24}" + "".join(f"{found[name][part]:>10.2f} s" for name in MODELS))
+    profiles = {name: profile_of_a_step(models[name], clip) for name in MODELS}
+    print_seconds("part of a training step", {name: parts for name, (parts, _) in profiles.items()})
+    print_seconds("kernel", {name: kernels for name, (_, kernels) in profiles.items()})
+    with FlopCounterMode(display=False) as counter:
+        task("step", models["ours"], clip)()
+    gflop, peak = counter.get_total_flops() / 1e9, peak_gflops(clip[0].dtype)
+    print(f"its products and convolutions, {gflop:.0f} GFLOP: at least {gflop / peak:.1f} s at {peak:.0f} GFLOP/s")
+    ours, peer = (sum(profiles[name][1].values()) for name in MODELS)
+    bound = peer / (ours - profiles["ours"][1]["everything else"])
+    print(f"in this profile diffusers / ours is {peer / ours:.2f}, and would be {bound:.2f} were everything else free")
 
 
 def bench(dtype):
