@@ -68,7 +68,7 @@ class _Geglu(torch.autograd.Function):
     def backward(ctx: Any, out_grad: Tensor) -> tuple[Tensor | None, ...]:
         x, w_in, w_out, *kept = ctx.saved_tensors
         x_grads: list[Tensor] = []
-        weight_grads: list[Tensor] | None = None
+        weight_grads: tuple[Tensor, ...] | None = None
         inputs = _slices(x) if ctx.is_learning else [None] * len(kept)
         for rows, projected, grad in zip(inputs, kept, _slices(out_grad), strict=True):
             projected_grad, hidden = _backward_of_gates(projected, grad @ w_out)
@@ -96,8 +96,9 @@ def _join(parts: list[Tensor]) -> Tensor:
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def _add(totals: list[Tensor] | None, parts: tuple[Tensor, ...]) -> list[Tensor]:
-    """The sums so far with the next slice's parts, in float32 at least; autograd rounds them to what is wanted."""
+def _add(totals: tuple[Tensor, ...] | None, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The sums so far and the next slice's parts, in float32 at least; autograd rounds them to the weights' own."""
     if totals is None:
-        return [part.to(torch.promote_types(part.dtype, torch.float32)) for part in parts]
-    return [total.add_(part) for total, part in zip(totals, parts, strict=True)]
+        return parts
+    wide = torch.promote_types(parts[0].dtype, torch.float32)
+    return tuple(total.to(wide).add_(part) for total, part in zip(totals, parts, strict=True))
