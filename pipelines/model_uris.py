@@ -17,7 +17,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.rendering.catalog import Catalog, EmbeddingFile, Entry, Lora
+from animatediff.rendering.catalog import Catalog
+from animatediff.rendering.entries import EmbeddingFile, Entry, Lora
 from animatediff.uris import printable_uri
 from animatediff.weights.checkpoints import content_hash
 from pipelines.tracking import open_client, patient, reason, tracking_uri

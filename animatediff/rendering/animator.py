@@ -18,7 +18,8 @@ from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionUNet
-from animatediff.rendering.catalog import Item, Model, Settings, Weights, schedule_of
+from animatediff.rendering.catalog import Item, schedule_of
+from animatediff.rendering.entries import Model, Settings, Weights
 from animatediff.weights import motion_modules, textual_inversion
 from animatediff.weights.architectures import known_base
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae

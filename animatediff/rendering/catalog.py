@@ -12,7 +12,6 @@ from animatediff.errors import UserError
 from animatediff.rendering.entries import (
     EmbeddingFile,
     Entry,
-    Lora,
     Model,
     Prompt,
     Prompts,
@@ -24,31 +23,6 @@ from animatediff.rendering.entries import (
 from animatediff.rendering.many import sha256, with_fields
 from animatediff.uris import printable_uri
 from animatediff.weights import base, checkpoints, motion_modules, textual_inversion
-
-__all__ = [
-    "RENDER_VERSION",
-    "Catalog",
-    "EmbeddingFile",
-    "Entry",
-    "HashFile",
-    "Item",
-    "Lora",
-    "Model",
-    "Place",
-    "Plan",
-    "Prompt",
-    "Prompts",
-    "Result",
-    "Settings",
-    "Status",
-    "Weights",
-    "base_folder",
-    "expand",
-    "schedule_of",
-    "settings_of_prompt",
-    "token_of",
-    "weights_uris",
-]
 
 RENDER_VERSION = 3
 """Part of every digest; raise it when a change of the code changes pixels."""

@@ -7,7 +7,8 @@ from functools import cache
 
 from animatediff.errors import UserError
 from animatediff.rendering import catalog_files
-from animatediff.rendering.catalog import Catalog, EmbeddingFile, Entry, Place, settings_of_prompt, token_of
+from animatediff.rendering.catalog import Catalog, Place, settings_of_prompt, token_of
+from animatediff.rendering.entries import EmbeddingFile, Entry
 from animatediff.rendering.file_checks import check_files, files_of
 from animatediff.rendering.model_checks import CHECKED_SETTINGS, ModelChecks
 from animatediff.weights.text import uses

@@ -14,7 +14,8 @@ from importlib.resources.abc import Traversable
 from typing import Any
 from urllib.parse import quote
 
-from animatediff.rendering.catalog import Result, Settings
+from animatediff.rendering.catalog import Result
+from animatediff.rendering.entries import Settings
 
 # In the order in which they build on each other.
 _SCRIPTS = ("items.js", "state.js", "playing.js", "rows.js", "views.js", "detail.js", "main.js")

@@ -10,7 +10,8 @@ import torch
 from animatediff.diffusion.samplers import begin, make_scheduler
 from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.errors import UserError
-from animatediff.rendering.catalog import Model, schedule_of
+from animatediff.rendering.catalog import schedule_of
+from animatediff.rendering.entries import Model
 from animatediff.rendering.few_step import Distilled, distilled, mismatch
 from animatediff.weights import lora, motion_modules
 from animatediff.weights.base import load_config

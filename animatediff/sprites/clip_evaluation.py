@@ -15,7 +15,8 @@ import numpy as np
 
 from animatediff.rendering import checks
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog import Catalog, Entry, Item, token_of
+from animatediff.rendering.catalog import Catalog, Item, token_of
+from animatediff.rendering.entries import Entry
 from animatediff.sprites.clip_measures import follows, measure_clip
 from animatediff.sprites.command import run
 from animatediff.sprites.drawing import render

@@ -9,7 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from animatediff.rendering.catalog import Item, Model
+from animatediff.rendering.catalog import Item
+from animatediff.rendering.entries import Model
 
 # A slice shares the loading of a model and is what a lost worker leaves behind. Ray Data takes milliseconds for each.
 _MAX_SLICE, _MAX_SLICES = 16, 4000

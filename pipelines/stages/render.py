@@ -26,7 +26,8 @@ import torch
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.rendering.animator import Animator, Clip
-from animatediff.rendering.catalog import Item, Model, Result, Settings
+from animatediff.rendering.catalog import Item, Result
+from animatediff.rendering.entries import Model, Settings
 from animatediff.rendering.outputs import Format, encode
 from pipelines.stages.dispatch import MAX_DEATHS, Lease
 from pipelines.stages.ledger import read_item, result_of, write_item

@@ -9,7 +9,8 @@ from animatediff.data.loader import ClipLoader
 from animatediff.data.manifest import Manifest
 from animatediff.errors import UserError
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog import Entry, Item, Lora
+from animatediff.rendering.catalog import Item
+from animatediff.rendering.entries import Entry, Lora
 from animatediff.rendering.outputs import encode_gif, encode_mp4, encode_png
 from animatediff.training.recipe import Recipe
 from pipelines.settings import SampleConfig

@@ -23,7 +23,8 @@ from PIL import Image, ImageDraw
 
 from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog import Entry, Item, Lora
+from animatediff.rendering.catalog import Item
+from animatediff.rendering.entries import Entry, Lora
 from animatediff.sprites import shipped
 from animatediff.sprites.clip_measures import measure_clip
 from animatediff.sprites.drawing import render

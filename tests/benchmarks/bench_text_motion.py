@@ -14,7 +14,8 @@ import torch
 
 from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog import Entry, Item
+from animatediff.rendering.catalog import Item
+from animatediff.rendering.entries import Entry
 from animatediff.sprites import shipped
 from animatediff.sprites.clip_measures import follows, measure_clip
 from animatediff.sprites.parts import SAMPLE_SIZE

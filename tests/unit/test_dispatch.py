@@ -6,7 +6,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from animatediff.rendering.catalog import Item, Model
+from animatediff.rendering.catalog import Item
+from animatediff.rendering.entries import Model
 from pipelines.stages.dispatch import MAX_DEATHS, Dispatcher, slices_of
 
 

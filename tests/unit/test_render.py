@@ -9,7 +9,8 @@ import torch
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.rendering.animator import Clip
-from animatediff.rendering.catalog import Item, Model
+from animatediff.rendering.catalog import Item
+from animatediff.rendering.entries import Model
 from pipelines.stages.dispatch import Lease, Slice
 from pipelines.stages.ledger import read_item
 from pipelines.stages.render import MAX_ATTEMPTS, RenderSlices, RenderSpec

@@ -11,7 +11,8 @@ from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog import Entry, Item
+from animatediff.rendering.catalog import Item
+from animatediff.rendering.entries import Entry
 from animatediff.sprites.base import build_base
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet

@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from animatediff.rendering.catalog import Result, Settings
+from animatediff.rendering.catalog import Result
+from animatediff.rendering.entries import Settings
 from animatediff.rendering.gallery import gallery_html
 
 

@@ -6,7 +6,8 @@ from diffusers import StableDiffusionPipeline
 
 from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog import EmbeddingFile, Entry, Item, Lora, Result
+from animatediff.rendering.catalog import Item, Result
+from animatediff.rendering.entries import EmbeddingFile, Entry, Lora
 from animatediff.sprites import shipped
 from animatediff.sprites.clip_measures import measure_clip
 from animatediff.sprites.evaluation import draw_prompts, open_base, shares_right, still_scenes
