@@ -14,22 +14,10 @@ from animatediff.errors import UserError
 from animatediff.rendering.catalog import Catalog, HashFile, base_folder, weights_uris
 from animatediff.uris import printable_uri
 from animatediff.weights import checkpoints
+from animatediff.weights.files import VERSION_FIELDS
 
 _NUM_THREADS = 8
 _BLOCK_BYTES = 8 << 20
-# What storages say of a file's version: of web servers many say nothing, and a replaced file may have its old size.
-_SIZE = "size"
-_VERSIONS = (
-    "ETag",
-    "etag",
-    "md5Hash",
-    "generation",
-    "LastModified",
-    "last_modified",
-    "Last-Modified",
-    "mtime",
-    "created",
-)
 
 
 class _Known(NamedTuple):
@@ -119,9 +107,9 @@ def _version(uri: str) -> str:
     """What tells a file's or folder's content from that before; empty where the storage does not say."""
     beside = [storage.join(posixpath.dirname(uri), "adapter_config.json")] if _is_pefts(uri) else []
     infos = [info for each in (uri, *beside) for info in _infos(each)]
-    if not infos or not all(any(field in info for field in _VERSIONS) for info in infos):
+    if not infos or not all(any(field in info for field in VERSION_FIELDS) for info in infos):
         return ""
-    said = [[str(info.get(field)) for field in ("name", "size", *_VERSIONS)] for info in infos]
+    said = [[str(info.get(field)) for field in ("name", "size", *VERSION_FIELDS)] for info in infos]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 

@@ -17,7 +17,18 @@ from animatediff import storage
 from animatediff.errors import UserError
 
 # S3, GCS, Azure; web servers; fsspec's file systems in memory and elsewhere.
-_VERSION_FIELDS = ("size", "ETag", "etag", "md5Hash", "generation", "LastModified", "Last-Modified", "mtime", "created")
+VERSION_FIELDS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "generation",
+    "LastModified",
+    "last_modified",
+    "Last-Modified",
+    "mtime",
+    "created",
+)
+"""What storages say of a file's version beside its size, in what fsspec tells of it; web servers may say none."""
 
 _OF_A_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT}
 
@@ -126,4 +137,5 @@ def _versions(infos: list[tuple[str, dict[str, Any]]]) -> list[object]:
 
     A web server may give no more than the size; a file replaced by another of the same size goes unnoticed then.
     """
-    return [(name, [(field, str(info[field])) for field in _VERSION_FIELDS if field in info]) for name, info in infos]
+    fields = ("size", *VERSION_FIELDS)
+    return [(name, [(field, str(info[field])) for field in fields if field in info]) for name, info in infos]
