@@ -160,6 +160,12 @@ def result_of(item: Item, **outcome: Any) -> Result:
     return Result.model_construct(**_values(item, Item), **outcome)
 
 
+def describe(error: Exception) -> str:
+    """An error as one line for a row."""
+    text = " ".join(str(error).split())[:500]
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
 def for_item(result: Result, item: Item) -> Result:
     """What became of an item that another one of the same digest was rendered for."""
     return Result.model_construct(**_values(result, Result) | _values(item, Item))

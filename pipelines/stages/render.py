@@ -30,7 +30,7 @@ from animatediff.rendering.catalog import Item, Result
 from animatediff.rendering.entries import Model, Settings
 from animatediff.rendering.outputs import Format, encode
 from pipelines.stages.dispatch import MAX_DEATHS, Lease
-from pipelines.stages.ledger import read_item, result_of, write_item
+from pipelines.stages.ledger import describe, read_item, result_of, write_item
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +212,8 @@ class RenderSlices:
             return self._failed(lease, item, text, attempts=attempts)
         seconds = {"load": load_s, **outcome.seconds, "encode": 0.0, "write": 0.0}
         files, hashes = self._write(lease, item, outcome, seconds)
-        result = result_of(
+        return self._committed(
+            lease,
             item,
             status="ok",
             warning=outcome.warning,
@@ -220,11 +221,7 @@ class RenderSlices:
             seconds={stage: round(taken, 4) for stage, taken in seconds.items()},
             files=files,
             sha256=hashes,
-            model_hashes=dict(lease.hashes),
-            versions=self._versions,
         )
-        write_item(self._spec.output_uri, result)
-        return result
 
     def _write(
         self, lease: Lease, item: Item, clip: Clip, seconds: dict[str, float]
@@ -256,22 +253,12 @@ class RenderSlices:
             return result_of(item, status="failed", error=describe(error))
 
     def _failed(self, lease: Lease, item: Item, error: str, *, attempts: int) -> Result:
-        result = result_of(
-            item,
-            status="failed",
-            error=error,
-            attempts=attempts,
-            model_hashes=dict(lease.hashes),
-            versions=self._versions,
-        )
+        return self._committed(lease, item, status="failed", error=error, attempts=attempts)
+
+    def _committed(self, lease: Lease, item: Item, **outcome: Any) -> Result:
+        result = result_of(item, model_hashes=dict(lease.hashes), versions=self._versions, **outcome)
         write_item(self._spec.output_uri, result)
         return result
-
-
-def describe(error: Exception) -> str:
-    """An error as one line for a table."""
-    text = " ".join(str(error).split())[:500]
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def _resident(model: Model) -> tuple[object, ...]:

@@ -18,8 +18,7 @@ from animatediff.data.decoding.videos import probe
 from animatediff.errors import UserError
 from animatediff.rendering.catalog import Result
 from animatediff.rendering.scoring import apply_scorer, load_scorer
-from pipelines.stages.ledger import write_item
-from pipelines.stages.render import describe
+from pipelines.stages.ledger import describe, write_item
 
 logger = logging.getLogger(__name__)
 
