@@ -1,6 +1,7 @@
 """A worker of the animate job: short memory halves the batch, a fault is its item's alone, and a retry has an end."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from animatediff.errors import UserError
 from animatediff.rendering.animator import Clip
 from animatediff.rendering.catalog import Item
 from animatediff.rendering.entries import Model
+from pipelines.stages import render
 from pipelines.stages.dispatch import Lease, Slice
 from pipelines.stages.ledger import read_item
 from pipelines.stages.render import MAX_ATTEMPTS, RenderSlices, RenderSpec
@@ -130,3 +132,25 @@ def test_what_cannot_be_written_is_a_row_and_the_others_go_on(worker, monkeypatc
     found = clips(worker, StubAnimator(), items)
     assert [found[i].status for i in range(3)] == ["ok", "failed", "ok"]
     assert found[1].error == "the disk is full"
+
+
+@pytest.mark.parametrize(
+    ("limits", "num_models", "memory_gb", "ends"),
+    [
+        ((None, None), 99, 99.0, False),
+        ((2, None), 1, 99.0, False),
+        ((2, None), 2, 0.0, True),
+        ((None, 4.0), 1, 3.9, False),
+        ((None, 4.0), 1, 4.1, True),
+        # A fresh worker that is over the limit already would end for ever.
+        ((None, 4.0), 0, 4.1, False),
+    ],
+)
+def test_a_worker_ends_where_it_has_grown_old(worker, monkeypatch, limits, num_models, memory_gb, ends):
+    ended = []
+    monkeypatch.setattr(render.os, "_exit", ended.append)
+    monkeypatch.setattr(render, "_memory_gb", lambda: memory_gb)
+    worker._spec = replace(worker._spec, max_models=limits[0], max_memory_gb=limits[1])
+    worker._models_seen = {str(number) for number in range(num_models)}
+    worker._recycle()
+    assert bool(ended) == ends
