@@ -54,8 +54,10 @@ class Progress:
             self._log(f"ETA {self._eta()}")
 
     def _eta(self) -> str:
+        if not self._done:
+            return "unknown"
         elapsed = time.monotonic() - self._start
-        return tqdm.format_interval(elapsed / max(self._done, 1) * (self._total - self._done))
+        return tqdm.format_interval(elapsed / self._done * (self._total - self._done))
 
     def _log(self, end: str) -> None:
         self._last_log = time.monotonic()
