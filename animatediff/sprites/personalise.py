@@ -29,7 +29,8 @@ NEW_COLOUR: tuple[str, Rgb] = ("<brown>", (130, 80, 35))
 
 _RANK = 8
 _LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
-_FIRST_WORD = "orange"  # the new colour's vector begins as this one's
+_FIRST_WORD = "orange"  # the new colour's vectors begin as this one's
+_NUM_VECTORS = 3
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def train_lora(base: str, out_uri: str, *, seed: int, style: str = "chalk", less
 def train_embedding(
     base: str, out_uri: str, *, seed: int, colour: tuple[str, Rgb] = NEW_COLOUR, lesson: Lesson = EMBEDDING
 ) -> None:
-    """Learn a word for a colour that the base has no name for, and write its vector under the word, as diffusers does.
+    """Learn a word for a colour that the base has no name for, and write its vectors under the word, as diffusers does.
 
     Args:
         base: folder of the base model.
@@ -137,12 +138,14 @@ def train_embedding(
         lesson: how; without weight decay, so that the other words stay.
     """
     student = _Student(base)
-    table, new = student.add_word(colour[0], like=_FIRST_WORD)
+    words = [f"{colour[0]}{i}" for i in range(_NUM_VECTORS)]
+    table, rows = student.add_words(words, like=_FIRST_WORD)
     table.requires_grad_(True)
-    is_new = torch.arange(len(table))[:, None] == new
+    is_new = torch.isin(torch.arange(len(table)), rows)[:, None]
     table.register_hook(lambda gradient: gradient * is_new)
-    student.learn(draw_stills(lesson.num_pictures, seed=seed + 1, new_colour=colour), lesson, seed)
-    save_tensors(out_uri, {colour[0]: student.word(new)}, {})
+    stills = draw_stills(lesson.num_pictures, seed=seed + 1, new_colour=(" ".join(words), colour[1]))
+    student.learn(stills, lesson, seed)
+    save_tensors(out_uri, {colour[0]: table[rows].detach().clone()}, {})
 
 
 class _Student:
@@ -153,20 +156,16 @@ class _Student:
         self.tokenizer, text_encoder = load_text_encoder(base)
         self.model = TextToImage(text_encoder.float(), load_unet(base)).requires_grad_(False)
 
-    def add_word(self, word: str, *, like: str) -> tuple[nn.Parameter, int]:
-        """Give the text encoder one more token; returns its table and the token's row."""
-        self.tokenizer.add_tokens(word)
+    def add_words(self, words: list[str], *, like: str) -> tuple[nn.Parameter, Tensor]:
+        """Give the text encoder more tokens; returns its table and the tokens' rows."""
+        self.tokenizer.add_tokens(words)
         encoder = self.model.text_encoder
         encoder.resize_token_embeddings(len(self.tokenizer))
         table = encoder.get_input_embeddings().weight
-        old, new = (self.tokenizer.convert_tokens_to_ids(token) for token in (f"{like}</w>", word))
+        rows = torch.tensor(self.tokenizer.convert_tokens_to_ids(words))
         with torch.no_grad():
-            table[new] = table[old]
-        return table, new
-
-    def word(self, row: int) -> Tensor:
-        """(1 d) a token's vector."""
-        return self.model.text_encoder.get_input_embeddings().weight[row : row + 1].detach().clone()
+            table[rows] = table[self.tokenizer.convert_tokens_to_ids(f"{like}</w>")].clone()
+        return table, rows
 
     def learn(self, stills: Stills, lesson: Lesson, seed: int) -> None:
         seconds = fit_captioned(

@@ -1,4 +1,4 @@
-"""The second and third stage of the sprite world's base model: text encoder and UNet, trained together from scratch."""
+"""The sprite world's text encoder and UNet, trained together: from scratch, then on pictures that turn more often."""
 
 from pathlib import Path
 
@@ -24,9 +24,6 @@ _TEXT_WIDTH = 128
 _NUM_PICTURES = 30_000
 _BATCH_SIZE = 32
 _CAPTION_DROPOUT = 0.1
-# Of a clip's nine motions only one turns the shape. A fifth is too few as well: turned shapes still come out as blobs.
-_TURNED = 0.2
-_REFINEMENT_SEED = 500_000  # of other pictures than those of the first training
 # Of the logarithm of the noise's size in units of the signal's, as in arXiv 2206.00364: from 0.4 to 5 in two thirds of
 # the draws. There is decided where a shape stands and what it is; evenly drawn timesteps are mostly noise above 2.
 _LOG_NOISE_MEAN, _LOG_NOISE_DEVIATION = 0.4, 1.2
@@ -93,6 +90,7 @@ def refine_text_to_image(
     tokenizer: CLIPTokenizer,
     *,
     seed: int,
+    turned: float,
     plan: Fit,
     checkpoint: Path | None = None,
     num_pictures: int = _NUM_PICTURES,
@@ -103,17 +101,17 @@ def refine_text_to_image(
         model: from `train_text_to_image`; trained in place.
         vae: makes the latents.
         tokenizer: reads the captions.
-        seed: that the model was trained with; pictures and draws are new ones all the same.
+        seed: of pictures and draws; another one than those that the model has seen.
+        turned: see `draw_stills`.
         plan: how long.
-        checkpoint: see `fit`; another one than the model's first.
+        checkpoint: see `fit`; another one than those of the stages before.
         num_pictures: to learn from.
 
     Returns:
         Seconds that the steps took.
     """
-    other = seed + _REFINEMENT_SEED
-    stills = draw_stills(num_pictures, seed=other, turned=_TURNED)
-    return _fit_stills(model, vae, tokenizer, stills, plan, other, checkpoint)
+    stills = draw_stills(num_pictures, seed=seed, turned=turned)
+    return _fit_stills(model, vae, tokenizer, stills, plan, seed, checkpoint)
 
 
 def _fit_stills(

@@ -41,7 +41,7 @@ def test_a_run_that_was_killed_while_it_saved_ends_with_the_same_base(tmp_path, 
     assert all(map(torch.equal, tensors(tmp_path / "base"), tensors(tmp_path / "again")))
     record = json.loads((tmp_path / "base" / "training.json").read_text())
     steps = {name: stage["num_steps"] for name, stage in record.items() if isinstance(stage, dict)}
-    assert steps == {"vae": 2, "text_to_image": 3, "refinement": 2}
+    assert steps == {"vae": 2, "text_to_image": 3, "refinement": 2, "second_refinement": 2}
     assert {"vocab.json", "merges.txt"} <= {path.name for path in (tmp_path / "base" / "tokenizer").iterdir()}
     assert draw_prompts(open_base(str(tmp_path / "base")), ["a red star"]).shape == (1, 64, 64, 3)
 
