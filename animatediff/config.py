@@ -67,7 +67,7 @@ def read_yaml(uri: str) -> dict[str, Any]:
     try:
         content = yaml.load(storage.read_bytes(uri), _SAFE_LOADER)
     except FileNotFoundError as error:
-        raise UsageError(f"there is no config file {uri}") from error
+        raise UsageError(f"there is no file {uri}") from error
     except UserError as error:
         raise UsageError(str(error)) from error
     except yaml.YAMLError as error:

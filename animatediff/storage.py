@@ -8,9 +8,10 @@ import os
 import posixpath
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -266,11 +267,25 @@ def delete(uri: str) -> None:
         raise unreachable(uri, error) from error
 
 
-def delete_drafts(uri: str) -> None:
-    """Delete what writers that were killed have left below a folder of the local disk; elsewhere they leave nothing."""
-    if is_local(uri):
-        for draft in Path(absolute(uri)).rglob(".*.tmp"):
-            draft.unlink(missing_ok=True)
+def delete_drafts(uri: str, *, older_than_s: float = 0.0) -> None:
+    """Delete what writers that were killed have left below a folder of the local disk; elsewhere they leave nothing.
+
+    Args:
+        uri: the folder.
+        older_than_s: leave what was changed within so many seconds; a writer may still be at it.
+    """
+    if not is_local(uri):
+        return
+    now = time.time()
+    for draft in list(Path(absolute(uri)).rglob(".*.tmp")):
+        with suppress(FileNotFoundError):  # its writer was alive, and is done
+            changed = max(path.stat().st_mtime for path in (draft, *draft.rglob("*")))
+            if now - changed < older_than_s:
+                continue
+            if draft.is_dir():
+                shutil.rmtree(draft)
+            else:
+                draft.unlink()
 
 
 def delete_many(uris: Sequence[str]) -> None:

@@ -46,7 +46,8 @@ def main(config: AnimateConfig) -> Counter[str]:
         logger.info("%d of %d items to render", len(pending), len(plan.items))
         render_pending(config, plan, pending, ledger)
     else:
-        logger.info("nothing to render: all %d items are there", len(finished))
+        there = sum(item.digest in finished for item in plan.items)
+        logger.info("nothing to render: %d of %d items are there", there, len(plan.items))
     counts = write_reports(output_uri, ledger.results(plan.items, plan.invalid))
     report(output_uri, counts, ledger.results(plan.items, plan.invalid))
     return counts

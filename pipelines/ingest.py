@@ -10,7 +10,7 @@ from animatediff.data.seal import QUARANTINE_FILE, clean_up
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 from pipelines.embedded import ingest_default
-from pipelines.runtime import connect, num_gpus, run_job
+from pipelines.runtime import connect, run_job, wants_gpus
 from pipelines.settings import IngestConfig
 from pipelines.stages.dry_run import estimate
 from pipelines.stages.ingest_watch import encode
@@ -33,7 +33,7 @@ def main(config: IngestConfig) -> Manifest | None:
         estimate(config, inputs)
         return None
     connect()
-    use_gpu = config.use_gpu if config.use_gpu is not None else num_gpus() > 0
+    use_gpu = wants_gpus(config.use_gpu)
     job = prepare(config, inputs, use_gpu=use_gpu)
     if job.sealed and job.is_sealed:
         clean_up(job.output_uri, [unit.unit_id for unit in job.units])

@@ -7,9 +7,11 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ray
+from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from animatediff.config import Config, parse
 from animatediff.errors import UserError
@@ -154,3 +156,17 @@ def num_cpus() -> int:
 def num_gpus() -> int:
     """GPUs of the connected cluster."""
     return int(ray.cluster_resources().get("GPU", 0))
+
+
+def wants_gpus(use_gpu: bool | None) -> bool:
+    """Whether workers get GPUs: as it is asked, else if the connected cluster has any."""
+    found = num_gpus()
+    if use_gpu and not found:
+        logger.warning("use_gpu is set, but the cluster has no GPU: waiting until it has one")
+    return found > 0 if use_gpu is None else use_gpu
+
+
+def beside_the_driver(cls: type, *arguments: Any) -> ActorHandle:
+    """An actor that takes no CPU and lives on the driver's machine: on another it could be lost alone."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(cls).remote(*arguments)

@@ -173,7 +173,8 @@ class AnimateConfig(Config):
     formats: tuple[Format, ...] = Field(("mp4", "gif"), min_length=1)
     """Files of each clip."""
     crf: int = Field(18, ge=0, le=51)
-    """x264's quality of the MP4s: 0 is lossless, 18 looks like it, 51 is the worst."""
+    """x264's quality of the MP4s: 0 is lossless, 18 looks like it, 51 is the worst. Clips that are there already keep
+    theirs."""
     num_actors: int | None = Field(None, ge=1)
     """Workers; default: one a GPU, or one a CPU as far as the memory goes, as each computes in one thread there."""
     use_gpu: bool | None = None

@@ -81,7 +81,7 @@ class Dispatcher:
         self._leased: dict[int, Slice] = {}
         self._begun: dict[int, frozenset[str]] = {}
         self._deaths: dict[str, int] = defaultdict(int)
-        self._finished: Counter[str] = Counter()
+        self._finished: dict[str, str] = {}
         self._holds: dict[str, str] = {}
         self._promised: dict[str, str] = {}
 
@@ -107,13 +107,13 @@ class Dispatcher:
         """A worker begins with these items, or with loading the model if there are none."""
         self._begun[ticket] = frozenset(digests)
 
-    def finish(self, status: str) -> None:
-        """A worker is done with an item."""
-        self._finished[status] += 1
+    def finish(self, digest: str, status: str) -> None:
+        """A worker is done with an item, or found that another was."""
+        self._finished[digest] = status
 
     def finished(self) -> Counter[str]:
         """Items that workers are done with so far, by status."""
-        return self._finished
+        return Counter(self._finished.values())
 
     def _choose(self, worker: str) -> Slice | None:
         group = self._best(worker)

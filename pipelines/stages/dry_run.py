@@ -7,6 +7,7 @@ from animatediff import storage
 from animatediff.data import parts
 from animatediff.data.manifest import FILE_NAME as MANIFEST_NAME
 from animatediff.data.manifest import read_manifest
+from pipelines.hours import cost, duration
 from pipelines.settings import IngestConfig
 from pipelines.stages.plan import Inputs, clips_per_video, extend_plan
 
@@ -55,20 +56,15 @@ def _log_hours(config: IngestConfig, num_clips: int) -> None:
     rate, clips = config.rate, config.clips
     clips_per_s = rate.clips_per_s * rate.num_workers * _RATED_PIXELS / (clips.num_frames * clips.height * clips.width)
     hours = num_clips / clips_per_s / 3600
-    cost = "" if rate.usd_per_hour is None else f", {hours * rate.num_workers * rate.usd_per_hour:,.2f} USD"
     logger.info(
         "time: %s at %.3g clips/s on %d VAE workers%s; rate.* says what to reckon with",
-        _hours(hours),
+        duration(hours),
         clips_per_s,
         rate.num_workers,
-        cost,
+        cost(hours, rate.num_workers, rate.usd_per_hour),
     )
 
 
 def _size(num_bytes: float) -> str:
     power = min(4, int(math.log(max(1.0, num_bytes), 1000)))
     return f"{num_bytes / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"

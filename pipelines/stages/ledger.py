@@ -1,9 +1,10 @@
 """What became of the items of a catalog: one JSON file each, written when its clip is there, and a table of all.
 
 `items/{digest}.json` is the truth; a repeated slice, job or command renders only what has none. The table,
-`results.parquet`, is what people read, and spares the next run reading the files that are older than it.
+`results.parquet`, is what people read, and spares the next run reading the files of clips that are older than it.
 """
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -62,23 +63,31 @@ class Ledger:
 
     def __init__(self, output_uri: str, digests: Collection[str]) -> None:
         self._output_uri = output_uri
+        # Before its content: what is written in between is newer than either.
+        made = storage.list_times(output_uri).get(TABLE, 0.0)
+        # The bytes are kept, as the rows' numbers count in them and another table may take their place.
+        self._content = _read_content(output_uri)
+        self._scanned = _parse(self._content, ["digest", "status", "files"])
         written = storage.list_times(storage.join(output_uri, "items"))
         self._clips = storage.list_names(storage.join(output_uri, "clips"))
-        self._scanned = read_table(output_uri, ["digest", "status", "files"])
-        made = storage.list_times(output_uri).get(TABLE, 0.0)
-        asked = set(digests)
+        self._asked = frozenset(digests)
+        rows = zip(self._scanned["digest"].to_pylist(), self._scanned["status"].to_pylist(), strict=True)
+        # A row that has no clip may have been written before its item was: only the item's file tells.
         self._rows = {
             digest: row
-            for row, digest in enumerate(self._scanned["digest"].to_pylist())
-            if digest in asked and written.get(f"{digest}.json", 0) < made - _CLOCK_S
+            for row, (digest, status) in enumerate(rows)
+            if status == "ok" and digest in self._asked and written.get(f"{digest}.json", math.inf) < made - _CLOCK_S
         }
-        self._written = {digest for digest in asked if f"{digest}.json" in written}
+        self._written = self._among(written)
         self._errors: dict[str, str] = {}
 
     @cached_property
     def _table(self) -> pa.Table:
-        """The scanned rows with all columns: read for the first report, which is before the table is written anew."""
-        return read_table(self._output_uri)
+        """The scanned rows with all columns."""
+        return _parse(self._content)
+
+    def _among(self, names: Collection[str]) -> set[str]:
+        return {digest for digest in self._asked if f"{digest}.json" in names}
 
     def finished(self, formats: Collection[str] = ()) -> set[str]:
         """Digests whose clips are there, in these formats at least."""
@@ -95,6 +104,14 @@ class Ledger:
         self._written -= forgotten
         for digest in forgotten:
             self._rows.pop(digest, None)
+
+    def look_again(self) -> None:
+        """Find what was written since, also by workers that did not live to tell.
+
+        Raises:
+            UserError: the storage cannot be reached or refuses access.
+        """
+        self._written = self._among(storage.list_names(storage.join(self._output_uri, "items")))
 
     def wrote(self, digest: str, error: str) -> None:
         """An item's file was written since, or could not be, for the reason that its worker gives."""
@@ -193,12 +210,23 @@ def read_results(output_uri: str) -> list[Result]:
     ]
 
 
-def read_table(output_uri: str, columns: list[str] | None = None) -> pa.Table:
-    """The table as it lies there, or some columns of it; empty if there is none, or one that an older version wrote."""
+def read_table(output_uri: str) -> pa.Table:
+    """The table as it lies there; empty if there is none, or one that an older version wrote."""
+    return _parse(_read_content(output_uri))
+
+
+def _read_content(output_uri: str) -> bytes:
+    try:
+        return storage.read_bytes(storage.join(output_uri, TABLE))
+    except FileNotFoundError:
+        return b""
+
+
+def _parse(content: bytes, columns: list[str] | None = None) -> pa.Table:
     empty = _SCHEMA.empty_table().select(columns or _SCHEMA.names)
     try:
-        file = pq.ParquetFile(pa.BufferReader(storage.read_bytes(storage.join(output_uri, TABLE))))
-    except (FileNotFoundError, pa.ArrowInvalid):
+        file = pq.ParquetFile(pa.BufferReader(content))
+    except pa.ArrowInvalid:
         return empty
     return file.read(columns) if file.schema_arrow.equals(_SCHEMA) else empty
 

@@ -1,12 +1,13 @@
 """A dry run of the animate job: what it would render, and how long that takes."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 
 from pydantic import Field
 
 from animatediff.config import Config
 from animatediff.rendering.catalog import Item, Plan, Result
+from pipelines.hours import cost, duration
 
 _MEASURED = 10_000  # finished items that are looked at: more tell no more
 
@@ -61,19 +62,21 @@ def work_units(item: Item) -> float:
 
 
 def measured_rate(results: Iterable[Result]) -> float | None:
-    """Seconds a unit of finished items, loading and writing included; None where there are none."""
+    """Seconds a unit of finished items; None where there are none."""
     finished = [result for result in islice(results, _MEASURED) if result.status == "ok" and result.seconds]
     units = sum(map(work_units, finished))
-    return sum(sum(result.seconds.values()) for result in finished) / units if units else None
+    return sum(_busy_s(result.seconds) for result in finished) / units if units else None
+
+
+def _busy_s(seconds: Mapping[str, float]) -> float:
+    """How long a clip keeps its worker: clips are encoded and written while the next ones are computed."""
+    beside = sum(seconds.get(stage, 0.0) for stage in ("encode", "write"))
+    return max(beside, sum(seconds.values()) - beside)
 
 
 def _time(units: float, measured: float | None, rate: RenderRate) -> str:
     hours = units * (measured or rate.seconds_per_unit) / rate.num_workers / 3600
     source = "as its finished items took" if measured else "rate.* says what to reckon with"
-    cost = "" if rate.usd_per_hour is None else f", {hours * rate.num_workers * rate.usd_per_hour:,.2f} USD"
+    price = cost(hours, rate.num_workers, rate.usd_per_hour)
     workers = f"{rate.num_workers} worker{'s' if rate.num_workers > 1 else ''}"
-    return f"time: {_duration(hours)} on {workers}{cost} ({source})"
-
-
-def _duration(hours: float) -> str:
-    return f"{hours:,.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
+    return f"time: {duration(hours)} on {workers}{price} ({source})"

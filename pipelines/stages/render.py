@@ -11,11 +11,11 @@ import logging
 import os
 import platform
 import time
-import uuid
 from collections import defaultdict, deque
 from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -55,25 +55,33 @@ class RenderSpec:
 
 
 class RenderSlices:
-    """Render the slices that tickets stand for."""
+    """Render the slices that tickets stand for.
+
+    Raises:
+        UserError: the device cannot be used. The job ends if that is so at its start; a worker that is started again
+            on such a device does no more.
+    """
 
     def __init__(self, dispatcher: Any, spec: RenderSpec) -> None:
+        if fault := _fault(spec.device):
+            raise UserError(f"its device cannot be used ({fault}): mend the node, or set use_gpu: false")
         self._dispatcher, self._spec = dispatcher, spec
-        self._worker = uuid.uuid4().hex
         self._animator: Animator | None = None
         self._resident: tuple[object, ...] = ()
         self._models_seen: set[str] = set()
         self._batch_sizes: dict[object, int] = {}
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="encode")
-        self._versions = _versions(spec.device)
         # Sums round by the number of threads, and Ray's workers differ in it: one makes equal items equal bytes.
         torch.set_num_threads(1)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """`id` (one ticket) -> `digest`, `status` and `error`, a row an item."""
-        self._recycle()
         (ticket,) = (int(number) for number in batch["id"])
-        lease: Lease | None = ray.get(self._dispatcher.lease.remote(ticket, self._worker))
+        # The next process of this actor has the same name, and loads what this one held.
+        worker = ray.get_runtime_context().get_actor_id()
+        lease: Lease | None = ray.get(self._dispatcher.lease.remote(ticket, worker))
+        if lease:
+            self._recycle(lease.slice.model)
         results = self._render(ticket, lease) if lease else []
         return {
             "digest": [result.digest for result in results],
@@ -81,10 +89,11 @@ class RenderSlices:
             "error": [result.error or "" for result in results],
         }
 
-    def _recycle(self) -> None:
+    def _recycle(self, model: str) -> None:
         """End the process where it has grown old; Ray starts a new one, which takes the ticket over."""
         spec, memory_gb = self._spec, _memory_gb()
-        is_old = spec.max_models is not None and len(self._models_seen) >= spec.max_models
+        is_new = model not in self._models_seen
+        is_old = spec.max_models is not None and is_new and len(self._models_seen) >= spec.max_models
         is_large = spec.max_memory_gb is not None and self._models_seen and memory_gb > spec.max_memory_gb
         if is_old or is_large:
             logger.info("the worker ends after %d models, at %.1f GB", len(self._models_seen), memory_gb)
@@ -94,7 +103,7 @@ class RenderSlices:
         """The results of a slice; each is committed when it is made."""
         settled = [self._settled(lease, item) for item in lease.slice.items]
         pending = [item for item, result in zip(lease.slice.items, settled, strict=True) if result is None]
-        results = [result for result in settled if result]
+        results = [self._finish(result) for result in settled if result]
         if not pending:
             return results
         self._begin(ticket, ())
@@ -103,6 +112,7 @@ class RenderSlices:
             animator = self._load(lease)
         except Exception as error:
             logger.exception("model %s", lease.slice.model)
+            self._leave_broken_device()
             failed = (self._failed(lease, item, describe(error), attempts=1) for item in pending)
             return results + [self._finish(result) for result in failed]
         load_s = (time.monotonic() - start) / len(pending)
@@ -115,15 +125,21 @@ class RenderSlices:
         if done := read_item(self._spec.output_uri, item.digest):
             return done
         if reason := lease.given_up.get(item.digest):
-            return self._finish(self._failed(lease, item, reason, attempts=MAX_DEATHS))
+            return self._failed(lease, item, reason, attempts=MAX_DEATHS)
         return None
 
     def _begin(self, ticket: int, items: Sequence[Item]) -> None:
         ray.get(self._dispatcher.begin.remote(ticket, [item.digest for item in items]))
 
     def _finish(self, result: Result) -> Result:
-        self._dispatcher.finish.remote(result.status)
+        self._dispatcher.finish.remote(result.digest, result.status)
         return result
+
+    def _leave_broken_device(self) -> None:
+        """End the process if its GPU answers no more: every item after would fail, and be told to be at fault."""
+        if fault := _fault(self._spec.device):
+            logger.error("the device fails whatever it is asked, so the worker ends and a new one goes on: %s", fault)
+            os._exit(1)
 
     def _load(self, lease: Lease) -> Animator:
         if self._animator is None or self._resident != _resident(lease.model):
@@ -140,7 +156,9 @@ class RenderSlices:
         """Render the items, while the writer's thread encodes and commits those before."""
         waiting: deque[tuple[Item, Future[Result]]] = deque()
         for batch in self._batches(items, lease.suspects):
-            self._begin(ticket, batch)
+            while waiting and batch[0].digest in lease.suspects:  # nothing else is to be blamed for it
+                yield self._finish(self._written(*waiting.popleft()))
+            self._begin(ticket, [*(item for item, _ in waiting), *batch])
             for item, outcome, attempts in self._attempt(animator, batch):
                 job = self._writer.submit(self._commit, lease, item, outcome, attempts=attempts, load_s=load_s)
                 waiting.append((item, job))
@@ -200,8 +218,7 @@ class RenderSlices:
                 logger.exception("items %s", [item.digest for item in batch])
             failure = error.with_traceback(None)  # whose frames hold the tensors
         gc.collect()
-        if self._spec.device == "cuda":
-            torch.cuda.empty_cache()
+        self._leave_broken_device()
         return failure
 
     def _commit(self, lease: Lease, item: Item, outcome: Clip | Exception, *, attempts: int, load_s: float) -> Result:
@@ -255,6 +272,12 @@ class RenderSlices:
     def _failed(self, lease: Lease, item: Item, error: str, *, attempts: int) -> Result:
         return self._committed(lease, item, status="failed", error=error, attempts=attempts)
 
+    @cached_property
+    def _versions(self) -> dict[str, str]:
+        packages = {"animatediff": "animatediff-ray", "torch": "torch", "diffusers": "diffusers"}
+        name = torch.cuda.get_device_name() if self._spec.device == "cuda" else platform.machine()
+        return {package: version(project) for package, project in packages.items()} | {"device": name}
+
     def _committed(self, lease: Lease, item: Item, **outcome: Any) -> Result:
         result = result_of(item, model_hashes=dict(lease.hashes), versions=self._versions, **outcome)
         write_item(self._spec.output_uri, result)
@@ -296,10 +319,20 @@ def _joined(hashes: Sequence[str]) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
-def _versions(device: str) -> dict[str, str]:
-    packages = {"animatediff": "animatediff-ray", "torch": "torch", "diffusers": "diffusers"}
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
-    return {package: version(project) for package, project in packages.items()} | {"device": name}
+def _fault(device: str) -> str | None:
+    """Why a device does not compute, if it does not, after memory that is free was given back to it.
+
+    After a fault in a kernel every call of a process fails, whatever it is.
+    """
+    try:
+        if device == "cuda":
+            torch.cuda.empty_cache()
+        torch.ones(2, device=device).sum().item()
+    except torch.OutOfMemoryError:
+        return None
+    except Exception as error:  # also an AssertionError, where PyTorch was built without CUDA
+        return describe(error)
+    return None
 
 
 def _memory_gb() -> float:

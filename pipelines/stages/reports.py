@@ -62,7 +62,10 @@ class InterimReports:
         start = time.monotonic()
         if start < self._next:
             return
-        self._write()
+        try:
+            self._write()
+        except UserError as error:  # the job writes them again
+            logger.warning("no table and no gallery for now: %s", error)
         end = time.monotonic()
         self._next = end + max(_FIRST_S, (end - start) / _SHARE)
 

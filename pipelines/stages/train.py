@@ -23,7 +23,7 @@ from ray.train import ScalingConfig as RayScalingConfig
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.training.recipe import Recipe
-from pipelines.runtime import find_user_error, num_gpus
+from pipelines.runtime import beside_the_driver, find_user_error, num_gpus, wants_gpus
 from pipelines.settings import ScalingConfig, TrainConfig
 from pipelines.stages.metrics_board import MetricsBoard
 from pipelines.stages.sample import Renderer
@@ -52,9 +52,9 @@ class Workers:
             UserError: GPUs are wanted, but neither config nor cluster says how many.
         """
         gpus = num_gpus()
-        use_gpu = gpus > 0 if scaling.use_gpu is None else scaling.use_gpu
-        if use_gpu and scaling.num_workers is None and not gpus:
+        if scaling.use_gpu and scaling.num_workers is None and not gpus:
             raise UserError("scaling.use_gpu needs scaling.num_workers on a cluster that has no GPU yet")
+        use_gpu = wants_gpus(scaling.use_gpu)
         number = scaling.num_workers or (min(gpus, batch_size) if use_gpu else 1)
         most = number if isinstance(number, int) else number[1]
         cpus = scaling.cpus_per_worker or (1.0 if use_gpu else _cpu_share(most))
@@ -82,7 +82,7 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
     """
     # Ray's controller looks at the workers every 2 s by default, and each checkpoint and the end wait for its look.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    board = ray.remote(num_cpus=0)(MetricsBoard).remote()
+    board = beside_the_driver(MetricsBoard)
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
         # The recipe as plain values: Ray's controller opens this too, and should not import torch for it.

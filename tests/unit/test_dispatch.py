@@ -91,6 +91,13 @@ def test_a_ticket_that_comes_again_finds_its_slice_and_who_is_to_blame():
     assert f"died {MAX_DEATHS} times while it rendered this" in third.given_up["a1"]
 
 
+def test_items_are_counted_once_whoever_tells_of_them():
+    dispatch, _ = dispatcher(items_of(a=3))
+    for digest, status in (("a0", "ok"), ("a1", "failed"), ("a0", "ok"), ("a1", "failed")):
+        dispatch.finish(digest, status)
+    assert dispatch.finished() == {"ok": 1, "failed": 1}
+
+
 def test_a_model_that_kills_whoever_loads_it_is_given_up():
     dispatch, _ = dispatcher(items_of(a=2, b=1))
     dispatch.lease(0, "x")

@@ -3,6 +3,7 @@
 import os
 import time
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -88,11 +89,13 @@ def test_rows_say_what_became_of_each_item(tmp_path, items):
     ]
     assert rows[0]["uri"] == str(tmp_path / dict(rows[0]["files"])["mp4"])
     assert rows[1]["context"] == {"length": 16, "overlap": 4}
-    # From the table they come back as they went in.
+    # From the table they come back as they went in, also when another has taken its place meanwhile.
     for path in (tmp_path / "items").iterdir():
         path.write_bytes(b"not read")
         os.utime(path, (0, 0))
-    again = list(ledger(tmp_path, items[:3]).results(items[:3], {}))
+    found = ledger(tmp_path, items[:3])
+    (tmp_path / "results.parquet").write_bytes(b"not read either")
+    again = list(found.results(items[:3], {}))
     assert [result.model_dump() for result in again] == [
         result_of(each, status="ok", files=dict(row["files"]), seconds={"unet": 1.5}, attempts=1).model_dump()
         for each, row in zip(items[:3], rows[:3], strict=True)
@@ -107,6 +110,33 @@ def test_a_file_that_is_newer_than_the_table_counts(tmp_path, items):
     found = ledger(tmp_path, items)
     assert items[3].digest in found.finished()
     assert [result.scores for result in found.results(items[:2], {})] == [{"size": 2.0}, {}]
+
+
+def test_a_row_without_a_clip_is_not_believed(tmp_path, items):
+    """Its item may have been committed, by a worker that did not live to tell, before the table was written."""
+    rows = [result_of(each, status="failed", error=NO_RESULT) for each in items]
+    age(tmp_path)
+    write_table(str(tmp_path), rows)
+    there = {each.digest for each in items[:3]}
+    assert ledger(tmp_path, items).finished() == there
+    assert [result.status for result in ledger(tmp_path, items).results(items, {})] == ["ok"] * 3 + ["failed"] * 2
+
+
+def test_a_row_whose_item_has_no_file_is_not_believed(tmp_path, items):
+    age(tmp_path)
+    report(tmp_path, items)
+    storage.delete(item_uri(str(tmp_path), items[0].digest))
+    assert ledger(tmp_path, items).finished() == {each.digest for each in items[1:3]}
+
+
+def test_what_a_worker_wrote_before_it_died_is_found(tmp_path, items):
+    found = ledger(tmp_path, items)
+    found.forget([each.digest for each in items])
+    rendered(tmp_path, items[0])
+    rendered(tmp_path, items[4])
+    assert [result.status for result in found.results(items, {})] == ["failed"] * 5
+    found.look_again()
+    assert [result.status for result in found.results(items, {})] == ["ok", "failed", "failed", "failed", "ok"]
 
 
 def test_what_is_to_be_rendered_again_is_unknown_until_it_is_written(tmp_path, items):
@@ -135,7 +165,12 @@ def test_results_of_a_folder(tmp_path, items):
 def test_a_torn_or_foreign_item_is_not_done(tmp_path, items):
     (tmp_path / "items" / f"{items[0].digest}.json").write_text('{"digest": "x"')
     assert ledger(tmp_path, items).finished() == {items[1].digest, items[2].digest}
-    (tmp_path / "results.parquet").write_bytes((tmp_path / "items" / f"{items[1].digest}.json").read_bytes())
+    age(tmp_path)
+    for content in (b"", b'{"digest": "x"', b"PAR1"):
+        (tmp_path / "results.parquet").write_bytes(content)
+        assert ledger(tmp_path, items).finished() == {items[1].digest, items[2].digest}
+    # One that an older version wrote, with other columns: all is read from the items.
+    pq.write_table(pa.table({"digest": [items[0].digest], "status": ["ok"]}), tmp_path / "results.parquet")
     assert ledger(tmp_path, items).finished() == {items[1].digest, items[2].digest}
 
 

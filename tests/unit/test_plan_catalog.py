@@ -46,7 +46,8 @@ def test_hours_follow_the_rate(plan):
 
 
 def test_what_finished_items_took_is_better(plan):
-    done = Result(**plan.items[0].model_dump(), status="ok", seconds={"unet": 50, "vae": 10})
+    seconds = {"unet": 50, "vae": 10, "encode": 20, "write": 20}  # the last two while another clip is computed
+    done = Result(**plan.items[0].model_dump(), status="ok", seconds=seconds)
     failed = Result(**plan.items[1].model_dump(), status="failed", seconds={"unet": 5000})
     assert measured_rate([failed]) is None
     line = estimate(plan, {done.digest}, RenderRate(), [done, failed])[2]

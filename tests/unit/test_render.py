@@ -40,10 +40,14 @@ class StubAnimator:
 
 
 class Worker(RenderSlices):
-    """One that needs no cluster."""
+    """One that needs no cluster, and encodes at once."""
+
+    def __init__(self, dispatcher, spec):
+        super().__init__(dispatcher, spec)
+        self.begun, self.left = [], []
 
     def _begin(self, ticket, items):
-        self.begun = [*getattr(self, "begun", []), [item.prompt for item in items]]
+        self.begun.append([item.prompt for item in items])
 
     def _finish(self, result):
         return result
@@ -108,14 +112,37 @@ def test_what_a_worker_died_with_comes_last_and_alone(worker):
     items = items_of("a", "b", "c", "d")
     animator = StubAnimator()
     found = clips(worker, animator, items, suspects=[items[0].digest, items[2].digest])
-    assert worker.begun == [["b", "d"], ["a"], ["c"]]
+    assert worker.begun == [["b", "d"], ["a"], ["c"]]  # and nothing else waits to be encoded then
     assert (found[0].attempts, found[1].attempts) == (2, 1)
 
 
+def test_who_still_waits_to_be_encoded_may_be_to_blame(worker):
+    worker._spec = replace(worker._spec, batch_size=2)
+    clips(worker, StubAnimator(), items_of("a", "b", "c", "d"))
+    assert worker.begun == [["a", "b"], ["a", "b", "c", "d"]]
+
+
+def test_a_broken_device_ends_the_worker_and_a_fault_of_an_item_does_not(worker, monkeypatch):
+    class LeftError(Exception):
+        pass
+
+    def leave(code):
+        raise LeftError(code)
+
+    monkeypatch.setattr(render.os, "_exit", leave)
+    assert clips(worker, StubAnimator(), items_of("bad"))[0].status == "failed"
+    # Its context is gone: whatever it is asked, it fails.
+    worker._spec = replace(worker._spec, device="meta:no such device")
+    with pytest.raises(LeftError, match="1"):
+        clips(worker, StubAnimator(), items_of("bad"))
+
+
 def test_only_what_has_one_shape_shares_a_batch(worker):
+    worker._spec = replace(worker._spec, batch_size=4)
     items = items_of("a", "b", "c") + items_of("d", "e", num_frames=8) + items_of("f", negative_prompt="grey", fps=4)
     clips(worker, StubAnimator(), items)
-    assert worker.begun == [["a", "b", "c", "f"], ["d", "e"]]
+    assert next(prompts[-4:] for prompts in worker.begun) == ["a", "b", "c", "f"]
+    assert worker.begun[1][-2:] == ["d", "e"]
 
 
 def test_what_cannot_be_written_is_a_row_and_the_others_go_on(worker, monkeypatch):
@@ -135,22 +162,24 @@ def test_what_cannot_be_written_is_a_row_and_the_others_go_on(worker, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("limits", "num_models", "memory_gb", "ends"),
+    ("limits", "num_models", "model", "memory_gb", "ends"),
     [
-        ((None, None), 99, 99.0, False),
-        ((2, None), 1, 99.0, False),
-        ((2, None), 2, 0.0, True),
-        ((None, 4.0), 1, 3.9, False),
-        ((None, 4.0), 1, 4.1, True),
+        ((None, None), 99, "new", 99.0, False),
+        ((2, None), 1, "new", 99.0, False),
+        ((2, None), 2, "new", 0.0, True),
+        # The last of its models is kept as long as there is work for it.
+        ((2, None), 2, "1", 0.0, False),
+        ((None, 4.0), 1, "0", 3.9, False),
+        ((None, 4.0), 1, "0", 4.1, True),
         # A fresh worker that is over the limit already would end for ever.
-        ((None, 4.0), 0, 4.1, False),
+        ((None, 4.0), 0, "new", 4.1, False),
     ],
 )
-def test_a_worker_ends_where_it_has_grown_old(worker, monkeypatch, limits, num_models, memory_gb, ends):
+def test_a_worker_ends_where_it_has_grown_old(worker, monkeypatch, limits, num_models, model, memory_gb, ends):
     ended = []
     monkeypatch.setattr(render.os, "_exit", ended.append)
     monkeypatch.setattr(render, "_memory_gb", lambda: memory_gb)
     worker._spec = replace(worker._spec, max_models=limits[0], max_memory_gb=limits[1])
     worker._models_seen = {str(number) for number in range(num_models)}
-    worker._recycle()
+    worker._recycle(model)
     assert bool(ended) == ends
