@@ -149,10 +149,7 @@ def _following(dispatcher: ActorHandle, total: int) -> Iterator[None]:
 
 
 def _dataset(num_tickets: int, dispatcher: ActorHandle, spec: RenderSpec, num_actors: int) -> ray.data.Dataset:
-    """Rows of `digest`, `status` and `error` of items whose result is committed, as slices finish.
-
-    An item whose result could not be written, or whose actor died with every retry, has none.
-    """
+    """Rows of `digest` and `error` of the items of finished slices; a lost slice has none."""
     # In memory from the start: what must be read first would wait for a CPU that the actors have taken.
     tickets = ray.data.from_items([{"id": i} for i in range(num_tickets)], override_num_blocks=num_tickets)
     # A slice that kills its actor must not end the others, and a slow one on a CPU is not a hang.

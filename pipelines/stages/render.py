@@ -75,7 +75,7 @@ class RenderSlices:
         torch.set_num_threads(1)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """`id` (one ticket) -> `digest`, `status` and `error`, a row an item."""
+        """`id` (one ticket) -> `digest` and `error`, a row an item."""
         (ticket,) = (int(number) for number in batch["id"])
         # The next process of this actor has the same name, and loads what this one held.
         worker = ray.get_runtime_context().get_actor_id()
@@ -85,7 +85,6 @@ class RenderSlices:
         results = self._render(ticket, lease) if lease else []
         return {
             "digest": [result.digest for result in results],
-            "status": [result.status for result in results],
             "error": [result.error or "" for result in results],
         }
 
