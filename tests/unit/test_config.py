@@ -71,7 +71,7 @@ def test_choices_have_the_same_names_in_files_and_flags(tmp_path):
 
 
 def test_command_line_errors(tmp_path, capsys):
-    with pytest.raises(UsageError, match="no config file .*absent.yaml"):
+    with pytest.raises(UsageError, match="there is no file .*absent.yaml"):
         parse(Run, ["--config", str(tmp_path / "absent.yaml")])
     with pytest.raises(UsageError, match="--config needs a file"):
         parse(Run, ["--config"])
