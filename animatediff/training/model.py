@@ -213,9 +213,19 @@ def place(model: TrainedModel, device: torch.device, precision: str) -> torch.dt
         That precision, to be used under autocast.
     """
     dtype = _auto_dtype(device) if precision == "auto" else getattr(torch, precision)
-    model.unet.to(device, dtype)
-    model.learning.to(device, torch.float32)
+    model.to(device)
+    learning = {id(module) for module in model.learning.modules()}
+    for module in model.unet.modules():
+        if id(module) not in learning:
+            _cast_own(module, dtype)
     return dtype
+
+
+def _cast_own(module: nn.Module, dtype: torch.dtype) -> None:
+    """Cast a module's own tensors, not its children's: casting there and back would round what is trained."""
+    for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
 
 
 def _time_ids(sample: Tensor) -> Tensor:

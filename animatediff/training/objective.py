@@ -83,7 +83,7 @@ def quartile_sums(losses: Tensor, timesteps: Tensor, num_timesteps: int) -> Tens
     They add up over workers and steps.
 
     Args:
-        losses: (b) of the clips.
+        losses: (b) of the clips; those that are not finite are left out.
         timesteps: (b) integers; they are moved to the losses' device.
         num_timesteps: timesteps of the noise schedule.
 
@@ -91,7 +91,7 @@ def quartile_sums(losses: Tensor, timesteps: Tensor, num_timesteps: int) -> Tens
         (2 4) in the losses' dtype: the sum of the losses, and the number of clips, of each quarter.
     """
     quarters = timesteps.to(losses.device) * 4 // num_timesteps
-    is_in = quarters[:, None] == torch.arange(4, device=losses.device)
+    is_in = (quarters[:, None] == torch.arange(4, device=losses.device)) & losses.isfinite()[:, None]
     # Not a product: a loss that is not finite would spoil all quarters.
     sums = torch.where(is_in, losses.detach()[:, None], 0.0).sum(dim=0)
     return torch.stack([sums, is_in.sum(dim=0).to(losses.dtype)])

@@ -47,6 +47,16 @@ def learning_rate(config: OptimConfig, *, step: int, num_steps: int) -> float:
     return config.lr * min(1.0, rising, falling)
 
 
+def keep_scale(scaler: torch.amp.GradScaler) -> None:
+    """Keep a loss scale from falling below 1, at which no loss overflows for the scale's sake; waits for the device.
+
+    A scaler halves its scale at every skipped step, also where a broken clip was to blame. It doubles it so rarely
+    that some such clips in a dataset would take it to 0 in time, and the gradients with it.
+    """
+    if scaler.is_enabled() and scaler.get_scale() < 1:
+        scaler.update(1.0)
+
+
 class Update(NamedTuple):
     """What an update did, as scalar tensors on the device: reading one waits for the device."""
 

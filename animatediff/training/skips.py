@@ -43,7 +43,7 @@ class Skips:
         self.found: list[Skip] = []
         """Skipped steps that nobody has taken note of yet."""
 
-    def add(self, step: int, is_finite: Tensor, losses: Tensor, clip_ids: list[str]) -> None:
+    def add(self, step: int, is_finite: Tensor, losses: Tensor, clip_ids: list[str]) -> bool:
         """Take note of a step, and look at the one before.
 
         Args:
@@ -52,24 +52,31 @@ class Skips:
             losses: (b) of this worker's clips.
             clip_ids: b of them.
 
+        Returns:
+            Whether the one before was skipped.
+
         Raises:
             UserError: too many in a row were skipped.
         """
-        self.check()
+        was_skipped = self.check()
         self._last = (step, is_finite, losses, clip_ids)
+        return was_skipped
 
-    def check(self) -> None:
+    def check(self) -> bool:
         """Look at the last step.
+
+        Returns:
+            Whether it was skipped.
 
         Raises:
             UserError: too many in a row were skipped.
         """
         if self._last is None:
-            return
+            return False
         (step, is_finite, losses, clip_ids), self._last = self._last, None
         if bool(is_finite):
             self._in_a_row = 0
-            return
+            return False
         self.number += 1
         self._in_a_row += 1
         bad = [clip for clip, ok in zip(clip_ids, losses.isfinite().tolist(), strict=True) if not ok]
@@ -79,6 +86,7 @@ class Skips:
         self.found.append(Skip(step, blamed))
         if self._in_a_row > self._limit:
             raise UserError(_enough(step, self._in_a_row, blamed, self._lr))
+        return True
 
 
 def _enough(step: int, in_a_row: int, clip_ids: list[str], lr: float) -> str:

@@ -6,6 +6,7 @@ No random state is kept: every draw follows from the seed, the step and the clip
 import json
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,6 +29,7 @@ def save(
     ema: Ema | None,
     *,
     step: int,
+    skipped_steps: int,
     recipe: Recipe,
 ) -> None:
     """Write the state after `step` steps.
@@ -39,6 +41,7 @@ def save(
         scaler: its.
         ema: its averages, if any.
         step: steps done.
+        skipped_steps: how many of them were skipped.
         recipe: the run's, kept for the record.
     """
     write_result(str(folder / recipe.result_file), model, ema, recipe)
@@ -46,7 +49,9 @@ def save(
     weights = {"weights": model.learning.state_dict()} if ema is not None else {}
     state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), **weights}
     torch.save(state, folder / _TENSORS)
-    content = json.dumps({"step": step, "config": recipe.model_dump(mode="json")}, indent=2)
+    content = json.dumps(
+        {"step": step, "skipped_steps": skipped_steps, "config": recipe.model_dump(mode="json")}, indent=2
+    )
     storage.write_bytes(str(folder / _STATE), content.encode())
 
 
@@ -69,11 +74,11 @@ def load(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     ema: Ema | None,
-) -> int:
+) -> tuple[int, int]:
     """Put a saved state into the model, its optimizer, scaler and averages.
 
     Returns:
-        The steps it had done.
+        The steps it had done, and how many of them were skipped.
 
     Raises:
         UserError: the weights file is damaged or was made for another model.
@@ -85,9 +90,20 @@ def load(
         ema.load([parameter.detach() for parameter in model.learning.parameters()])
     if "weights" in state:
         model.learning.load_state_dict(state["weights"])
-    optimizer.load_state_dict(state["optimizer"])
-    scaler.load_state_dict(state["scaler"])
-    return int(json.loads((folder / _STATE).read_text())["step"])
+    _load_moments(optimizer, state["optimizer"])
+    # It is empty from a precision that needs no scaler; the run may have another one now.
+    if state["scaler"]:
+        scaler.load_state_dict(state["scaler"])
+    record = json.loads((folder / _STATE).read_text())
+    return int(record["step"]), int(record.get("skipped_steps", 0))
+
+
+def _load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a saved state, but keep the settings that the optimizer was made with: the config may have changed them."""
+    settings = [{name: v for name, v in group.items() if name != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
 
 
 def load_result(uri: str, model: TrainedModel) -> None:

@@ -15,15 +15,16 @@ from animatediff.data.loader import ClipBatch, ClipLoader
 from animatediff.data.manifest import read_manifest
 from animatediff.data.mixing import MixedLoader
 from animatediff.diffusion.schedule import alphas_cumprod
+from animatediff.errors import UserError
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.training import state
 from animatediff.training.ema import Ema
 from animatediff.training.model import build, place
 from animatediff.training.objective import quartile_sums
-from animatediff.training.optimizer import learning_rate, make_optimizer, update
+from animatediff.training.optimizer import keep_scale, learning_rate, make_optimizer, update
 from animatediff.training.recipe import Recipe
 from animatediff.training.skips import Skips
-from animatediff.training.step import Draws, clip_losses, draw, of_clips, single_frames
+from animatediff.training.step import Draws, clip_losses, draw, of_clips, single_frames, to_device
 from animatediff.training.text import CaptionEncoder
 from animatediff.weights.base import load_text_encoders
 
@@ -50,7 +51,8 @@ class Trainer:
         world_size: workers, at most the batch size.
 
     Raises:
-        UserError: the dataset, the base or a weights file cannot be read, or they do not fit.
+        UserError: the dataset, the base or a weights file cannot be read, or they do not fit; or the workers do not
+            all compute in one precision.
     """
 
     def __init__(self, recipe: Recipe, *, device: torch.device, rank: int = 0, world_size: int = 1) -> None:
@@ -58,6 +60,8 @@ class Trainer:
         encoders = load_text_encoders(recipe.base)
         self.model = build(recipe, encoders, seed=recipe.train.seed, rank=rank)
         dtype = place(self.model, device, recipe.compute.precision)
+        if world_size > 1:
+            _check_same_precision(dtype, world_size)
         self._text = CaptionEncoder(encoders, device, dtype)
         self._parameters = list(self.model.learning.parameters())
         self.optimizer = make_optimizer(self._parameters, recipe.optim)
@@ -100,12 +104,11 @@ class Trainer:
         done = update(self.optimizer, self._scaler, self._parameters, max_grad_norm=self._recipe.optim.max_grad_norm)
         if self.ema is not None:
             self.ema.update(step)
-        self.skips.add(step, done.is_finite, losses, batch.clip_ids)
-        is_finite = losses.isfinite()
-        sums = quartile_sums(
-            losses[is_finite], draws.timesteps.to(losses.device)[is_finite], self._recipe.schedule.num_train_timesteps
+        if self.skips.add(step, done.is_finite, losses, batch.clip_ids):
+            keep_scale(self._scaler)
+        return StepResult(
+            quartile_sums(losses, draws.timesteps, self._recipe.schedule.num_train_timesteps), done.grad_norm
         )
-        return StepResult(sums, done.grad_norm)
 
     def _accumulate(self, batch: ClipBatch, draws: Draws) -> Tensor:
         """The gradients of the global batch's mean loss, on the parameters; and this worker's clips' losses, (b)."""
@@ -120,7 +123,7 @@ class Trainer:
                 text, pooled = self._text([captions[i] for i in chosen.tolist()])
                 found = clip_losses(
                     partial(self._predict, pooled=pooled),
-                    latents[chosen].to(self._device),
+                    to_device(latents[chosen], self._device),
                     text,
                     of_clips(draws, chosen),
                     self._signal,
@@ -135,7 +138,16 @@ class Trainer:
 
     def save(self, folder: Path, *, step: int) -> None:
         """Write the training state after `step` steps into an existing folder."""
-        state.save(folder, self.model, self.optimizer, self._scaler, self.ema, step=step, recipe=self._recipe)
+        state.save(
+            folder,
+            self.model,
+            self.optimizer,
+            self._scaler,
+            self.ema,
+            step=step,
+            skipped_steps=self.skips.number,
+            recipe=self._recipe,
+        )
 
     def load(self, folder: Path) -> int:
         """Continue from a saved state.
@@ -146,7 +158,10 @@ class Trainer:
         Raises:
             UserError: the state's weights are damaged or of another shape.
         """
-        return state.load(folder, self._recipe.result_file, self.model, self.optimizer, self._scaler, self.ema)
+        step, self.skips.number = state.load(
+            folder, self._recipe.result_file, self.model, self.optimizer, self._scaler, self.ema
+        )
+        return step
 
     def write_result(self, uri: str) -> None:
         """Write the weights file that has been trained."""
@@ -191,9 +206,20 @@ def _loader(recipe: Recipe, rank: int, world_size: int) -> ClipLoader | MixedLoa
     return MixedLoader(own, loader(recipe.mix.dataset_uri, recipe.mix.where), share=recipe.mix.share)
 
 
-def _gathered(clip_ids: list[str], world_size: int) -> list[str]:
+def _check_same_precision(dtype: torch.dtype, world_size: int) -> None:
+    """Every worker raises, or none: where only some scale their losses, the others would wait for them for ever."""
+    names = sorted({name.removeprefix("torch.") for name in _gathered([str(dtype)], world_size)})
+    if len(names) > 1:
+        raise UserError(
+            f"the workers' devices compute in different precisions ({', '.join(names)}): set compute.precision to one "
+            "that all of them have, such as float16"
+        )
+
+
+def _gathered(own: list[str], world_size: int) -> list[str]:
+    """All workers' lists, joined."""
     if world_size == 1:
-        return clip_ids
+        return own
     lists: list[list[str]] = [[] for _ in range(world_size)]
-    torch.distributed.all_gather_object(lists, clip_ids)
-    return [clip for one in lists for clip in one]
+    torch.distributed.all_gather_object(lists, own)
+    return [entry for one in lists for entry in one]

@@ -45,6 +45,7 @@ def train_worker(settings: dict[str, Any]) -> None:
             meter.post(done)
         if is_checkpoint:
             checkpoints.save(done)
+    meter.note_skips()
     if context.get_world_rank() == 0:
         trainer.write_result(storage.join(settings["run_uri"], recipe.result_file))
 
@@ -83,6 +84,7 @@ class _Checkpoints:
 
     def save(self, step: int) -> None:
         name = f"step-{step:08d}"
+        self._trainer.skips.check()  # what the newest step was is in the checkpoint's count
         if not self._is_first:
             ray.train.report(
                 {"step": step}, checkpoint_dir_name=name, checkpoint_upload_mode=CheckpointUploadMode.ASYNC
@@ -121,6 +123,10 @@ class _Meter:
 
     def add(self, result: StepResult) -> None:
         self._results.append(result)
+        self.note_skips()
+
+    def note_skips(self) -> None:
+        """Tell of skipped steps that have come to light."""
         skips = self._trainer.skips
         for skip in skips.found:
             self._post({"skipped": skip.step + 1, "clip_ids": skip.clip_ids})

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from animatediff.training.optimizer import OptimConfig, learning_rate, make_optimizer, update
+from animatediff.training.optimizer import OptimConfig, keep_scale, learning_rate, make_optimizer, update
 from animatediff.training.recipe import StepConfig
 
 OFF = torch.amp.GradScaler("cpu", enabled=False)
@@ -80,3 +80,19 @@ def test_the_loss_scaler_halves_on_overflow_and_otherwise_changes_nothing():
     assert scaler.get_scale() == 512.0
     assert done.grad_norm.item() == pytest.approx(0.5 * math.sqrt(3))
     assert torch.equal(weight, other)
+
+
+def test_broken_clips_take_the_loss_scale_to_1_and_no_further():
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = make_optimizer([weight], OptimConfig())
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scales = []
+    for gradient in [math.nan] * 6:
+        scaler.scale((weight * gradient).sum()).backward()
+        update(optimizer, scaler, [weight], max_grad_norm=1.0)
+        keep_scale(scaler)
+        scales.append(scaler.get_scale())
+    assert scales == [2, 1, 1, 1, 1, 1]
+    scaler.scale(weight.sum()).backward()
+    assert bool(update(optimizer, scaler, [weight], max_grad_norm=1.0).is_finite)
+    assert not torch.equal(weight, torch.ones(3))

@@ -26,6 +26,13 @@ def test_each_skipped_step_is_counted_with_the_clips_whose_loss_is_not_finite():
     assert skips.found == [Skip(1, ["b"])]
 
 
+def test_each_look_tells_whether_the_step_before_was_skipped():
+    skips = make()
+    told = [skips.add(i, torch.tensor(ok), torch.tensor([0.5]), ["a"]) for i, ok in enumerate((True, False, True))]
+    assert told == [False, False, True]
+    assert not skips.check()
+
+
 def test_where_only_gradients_are_not_finite_the_whole_batch_is_named():
     skips = make()
     add(skips, 4, False)

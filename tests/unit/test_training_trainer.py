@@ -7,10 +7,11 @@ from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.sprites.base import build_base
-from animatediff.training.model import ModelConfig, check_fit
+from animatediff.training import trainer as trainer_module
+from animatediff.training.model import ModelConfig, check_fit, place
 from animatediff.training.model import build as build_for
 from animatediff.training.optimizer import OptimConfig
-from animatediff.training.recipe import Recipe
+from animatediff.training.recipe import ComputeConfig, Recipe
 from animatediff.training.trainer import Trainer
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_text_encoders, load_unet
@@ -78,6 +79,66 @@ def test_half_a_run_and_a_resumed_half_equal_a_whole_one_bit_for_bit(trained, re
         assert torch.equal(new, old)
 
 
+def with_compute(recipe, **compute):
+    return recipe.model_copy(update={"compute": ComputeConfig(**compute)})
+
+
+@pytest.mark.parametrize(("before", "after"), [("float32", "float16"), ("float16", "float32"), ("float16", "float16")])
+def test_a_run_goes_on_in_another_precision(recipe, tmp_path, before, after):
+    first = Trainer(with_compute(recipe, precision=before), device=CPU)
+    next(first.steps(0))
+    first.save(tmp_path, step=1)
+    second = Trainer(with_compute(recipe, precision=after), device=CPU)
+    assert second.load(tmp_path) == 1
+    for new, old in zip(learned(second), learned(first), strict=True):
+        assert torch.equal(new, old)
+    assert [done for done, _ in second.steps(1)] == [2, 3, 4]
+
+
+def test_the_optimizers_settings_are_the_configs_and_its_moments_the_checkpoints(recipe, tmp_path):
+    first = Trainer(recipe, device=CPU)
+    next(first.steps(0))
+    first.save(tmp_path, step=1)
+    optim = OptimConfig(lr=3e-3, weight_decay=0.5, betas=(0.8, 0.9), eps=1e-6)
+    second = Trainer(recipe.model_copy(update={"optim": optim}), device=CPU)
+    second.load(tmp_path)
+    group = second.optimizer.param_groups[0]
+    assert (group["weight_decay"], group["betas"], group["eps"]) == (0.5, (0.8, 0.9), 1e-6)
+    for new, old in zip(second.model.learning.parameters(), first.model.learning.parameters(), strict=True):
+        assert torch.equal(second.optimizer.state[new]["exp_avg"], first.optimizer.state[old]["exp_avg"])
+
+
+def test_skipped_steps_are_counted_over_restarts(recipe, tmp_path):
+    first = Trainer(recipe, device=CPU)
+    first.skips.number = 3
+    first.save(tmp_path, step=1)
+    second = Trainer(recipe, device=CPU)
+    second.load(tmp_path)
+    assert second.skips.number == 3
+
+
+@pytest.mark.parametrize("name", ["motion_module", "motion_lora", "domain_adapter"])
+def test_what_is_frozen_is_cast_and_what_is_trained_keeps_its_bits(recipe, trained, tmp_path, name):
+    uri = str(tmp_path / "motion.safetensors")
+    motion_modules.write(uri, trained[0].model.learning)
+    model = ModelConfig() if name == "domain_adapter" else ModelConfig(motion_module=uri)
+    placed, kept = (build(recipe.model_copy(update={"recipe": name, "model": model}), seed=5) for _ in range(2))
+    place(placed, CPU, "bfloat16")
+    tensors = {**dict(placed.learning.named_parameters()), **dict(placed.learning.named_buffers())}
+    for name, tensor in (*kept.learning.named_parameters(), *kept.learning.named_buffers()):
+        assert torch.equal(tensors[name], tensor)
+    own = {id(tensor) for tensor in tensors.values()}
+    frozen = [p for p in placed.unet.parameters() if id(p) not in own]
+    assert frozen
+    assert {p.dtype for p in frozen} == {torch.bfloat16}
+
+
+def test_workers_that_would_compute_in_different_precisions_are_refused(recipe, monkeypatch):
+    monkeypatch.setattr(trainer_module, "_gathered", lambda own, number: [*own, "torch.float16"])
+    with pytest.raises(UserError, match=r"different precisions \(float16, float32\): set compute\.precision"):
+        Trainer(recipe, device=CPU, world_size=2)
+
+
 def test_every_step_has_its_own_learning_rate(recipe):
     optim = OptimConfig(lr=1e-3, warmup_steps=2, decay_steps=2)
     trainer = Trainer(recipe.model_copy(update={"optim": optim}), device=CPU)
@@ -90,7 +151,8 @@ def test_a_state_is_a_motion_module_file_and_a_record(trained, recipe, tmp_path)
     trainer.save(tmp_path, step=4)
     motion = motion_modules.read(str(tmp_path / MOTION_MODULE))
     assert motion.config == trainer.model.unet.config
-    assert json.loads((tmp_path / "state.json").read_text()) == {"step": 4, "config": recipe.model_dump(mode="json")}
+    record = {"step": 4, "skipped_steps": 0, "config": recipe.model_dump(mode="json")}
+    assert json.loads((tmp_path / "state.json").read_text()) == record
 
 
 def test_training_starts_from_a_given_motion_module(trained, recipe, tmp_path):
