@@ -5,13 +5,16 @@ workers train, and a slow server delays no step.
 """
 
 import hashlib
+import itertools
 import logging
 import os
 import posixpath
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -22,7 +25,8 @@ from animatediff.uris import printable_text, printable_uri
 logger = logging.getLogger(__name__)
 
 _EXPERIMENT = "animatediff"
-_RETRY_AFTER_S = 60.0
+_RETRY_AFTER_S, _MOST_RETRY_AFTER_S = 60.0, 900.0
+_MOST_METRICS, _MOST_FILES = 100_000, 64
 _BATCH = 1000  # MLflow's limit of metrics in a request
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _TIMEOUT_S = "10"
@@ -41,6 +45,9 @@ T = TypeVar("T")
 class Tracker:
     """One MLflow run, opened or continued. No method raises. A context manager: leaving it closes the run.
 
+    While the server is away, what is logged waits for it, so that the run has all of it in the end: the newest
+    100,000 metrics and 64 files. The server is asked again every minute, and the rarer the longer it is away.
+
     Args:
         run_name: name of a new run.
         run_id: an earlier job's run to continue, if any.
@@ -50,30 +57,29 @@ class Tracker:
 
     def __init__(self, run_name: str, *, run_id: str | None, params: dict[str, Any], tags: dict[str, str]) -> None:
         self._has_warned = False
-        self._retry_at = 0.0
-        self._pending: list[Any] = []
-        self._client: Any = self._attempt(open_client)
-        self.run_id: str | None = self._client and self._attempt(lambda: self._open(run_name, run_id, params, tags))
-        """The run's id; None when tracking could not be started."""
-        self._last_steps = (self.run_id and self._attempt(self._read_last_steps)) or {}
+        self._retry_at, self._wait_s = 0.0, _RETRY_AFTER_S
+        self._metrics: deque[tuple[str, float, int, int]] = deque(maxlen=_MOST_METRICS)
+        self._files: deque[tuple[str, bytes]] = deque(maxlen=_MOST_FILES)
+        self._last_steps: dict[str, int] = {}
+        self._begin = partial(self._open, run_name, params, tags)
+        self._client: Any = None
+        self._known_id = run_id
+        self.run_id: str | None = None
+        """The run's id; None as long as tracking could not be started."""
+        self._is_open()
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Log metrics of a step; what is logged of it or a later one already, maybe by an earlier job, is left out."""
         new = {name: value for name, value in metrics.items() if step > self._last_steps.get(name, 0)}
-        if not self.run_id or not new:
-            return
-        from mlflow.entities import Metric
-
         self._last_steps |= dict.fromkeys(new, step)
         now_ms = int(time.time() * 1000)
-        self._pending += [Metric(name, value, now_ms, step) for name, value in new.items()]
-        if time.monotonic() >= self._retry_at:
-            self._send()
+        self._metrics += [(name, value, now_ms, step) for name, value in new.items()]
+        self._send()
 
     def log_file(self, name: str, content: bytes) -> None:
         """Log a file as an artifact of the run; `name` may begin with folders (`validation/step-00000500/0.mp4`)."""
-        if self.run_id:
-            self._attempt(lambda: self._upload(name, content))
+        self._files.append((name, content))
+        self._send()
 
     def register(self, name: str, file_uri: str, *, tags: dict[str, str]) -> str | None:
         """Upload a weights file and register it as a new version of a model, which is created where there is none.
@@ -83,7 +89,8 @@ class Tracker:
         Returns:
             The version, new or known; None where there is none.
         """
-        if not self.run_id:
+        self._retry_at = 0.0  # there is no second time
+        if not self._is_open():
             return None
         return self._attempt(lambda: self._register(name, file_uri, tags), f"registers no model {name!r}")
 
@@ -94,39 +101,70 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Send what is pending and close the run as finished, failed or killed."""
+        self._retry_at = 0.0
+        self._send()
         if self.run_id:
-            self._send()
             status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
             self._attempt(lambda: self._client.set_terminated(self.run_id, status))
 
-    def _open(self, run_name: str, run_id: str | None, params: dict[str, Any], tags: dict[str, str]) -> str:
+    def _is_open(self) -> bool:
+        """Whether there is a run to log to, which is begun now if it could not be before."""
+        if self.run_id is None and time.monotonic() >= self._retry_at:
+            self.run_id = self._attempt(self._begin)
+            if self.run_id is not None and self._has_warned:
+                logger.info("MLflow at %s answers now", printable_uri(tracking_uri()))
+        return self.run_id is not None
+
+    def _open(self, run_name: str, params: dict[str, Any], tags: dict[str, str]) -> str:
         from mlflow.entities import Param, RunTag
 
-        client = self._client
-        is_new = run_id is None
+        self._client = client = self._client or open_client()
+        run_id = self._known_id
         if run_id is None:
-            run_id = client.create_run(_experiment_id(client), run_name=run_name).info.run_id
+            run_id = str(client.create_run(_experiment_id(client), run_name=run_name).info.run_id)
+            self._known_id = run_id  # a second try, should the rest fail, continues it
         else:
             client.update_run(run_id, status="RUNNING")
+        run = client.get_run(run_id)
         # Parameters cannot be changed once logged: the newest config is the artifact config.yaml.
-        new_params = [Param(name, str(value)) for name, value in params.items()] if is_new else []
+        new_params = [] if run.data.params else [Param(name, str(value)) for name, value in params.items()]
         client.log_batch(run_id, params=new_params, tags=[RunTag(name, value) for name, value in tags.items()])
-        return str(run_id)
+        self._leave_out_known({name: self._last_step(run_id, name) for name in run.data.metrics})
+        return run_id
 
-    def _read_last_steps(self) -> dict[str, int]:
-        names = self._client.get_run(self.run_id).data.metrics
-        histories = {name: self._client.get_metric_history(self.run_id, name) for name in names}
-        return {name: max(metric.step for metric in history) for name, history in histories.items()}
+    def _last_step(self, run_id: str, name: str) -> int:
+        return max(metric.step for metric in self._client.get_metric_history(run_id, name))
+
+    def _leave_out_known(self, last_steps: dict[str, int]) -> None:
+        """Of what has been waiting, too."""
+        new = [metric for metric in self._metrics if metric[-1] > last_steps.get(metric[0], 0)]
+        self._metrics = deque(new, maxlen=_MOST_METRICS)
+        self._last_steps = {
+            name: max(steps.get(name, 0) for steps in (last_steps, self._last_steps))
+            for name in last_steps | self._last_steps
+        }
 
     def _send(self) -> None:
-        while self._pending:
-            if not self._attempt(self._send_batch):
-                return
+        """Send what waits, unless the server failed just now."""
+        if time.monotonic() < self._retry_at or not self._is_open():
+            return
+        while len(self._metrics) and self._attempt(self._send_metrics):
+            pass
+        while self._files and not self._metrics and self._attempt(self._send_file):
+            pass
 
-    def _send_batch(self) -> bool:
-        batch = self._pending[:_BATCH]
-        self._client.log_batch(self.run_id, metrics=batch)
-        del self._pending[: len(batch)]
+    def _send_metrics(self) -> bool:
+        from mlflow.entities import Metric
+
+        batch = list(itertools.islice(self._metrics, _BATCH))
+        self._client.log_batch(self.run_id, metrics=[Metric(*metric) for metric in batch])
+        for _ in batch:
+            self._metrics.popleft()
+        return True
+
+    def _send_file(self) -> bool:
+        self._upload(*self._files[0])
+        self._files.popleft()
         return True
 
     def _upload(self, name: str, content: bytes) -> None:
@@ -160,9 +198,12 @@ class Tracker:
 
     def _attempt(self, call: Callable[[], T], trouble: str = "cannot be used") -> T | None:
         try:
-            return call()
+            result = call()
+            self._wait_s = _RETRY_AFTER_S
+            return result
         except Exception as error:
-            self._retry_at = time.monotonic() + _RETRY_AFTER_S
+            self._retry_at = time.monotonic() + self._wait_s
+            self._wait_s = min(2 * self._wait_s, _MOST_RETRY_AFTER_S)
             if not self._has_warned:
                 where = printable_uri(tracking_uri())
                 logger.warning("MLflow at %s %s, the run goes on without it: %s", where, trouble, reason(error))

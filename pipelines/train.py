@@ -31,7 +31,7 @@ def main(config: TrainConfig) -> TrainRun:
         logger.info("nothing to do: the run has done %d steps; raise train.num_steps to go on", job.run.num_steps)
         return job.run
     connect()
-    workers = Workers.plan(config.scaling, batch_size=config.train.batch_size)
+    workers = Workers.plan(config.scaling, batch_size=config.train.batch_size, validates=config.sample.every > 0)
     renderer = Renderer.plan(config.sample, job.recipe, job.manifest, on_gpu=workers.spare_gpu)
     # MLflow has no model names with these.
     model_name = config.registered_model or config.run_name.replace("/", "-").replace(":", "-")

@@ -1,7 +1,9 @@
 """The loss on clips that are never trained on, with noise and timesteps that are always the same."""
 
+import math
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
@@ -19,8 +21,17 @@ _SEED = 7_000_000_000  # of noise that no training draws, as its seed is another
 _QUARTERS = 4
 
 
+class HeldOutLoss(NamedTuple):
+    """What was measured on held-out clips."""
+
+    loss: float
+    """Their mean; NaN where no clip's is finite."""
+    left_out: list[str]
+    """Ids of the clips whose loss is not finite."""
+
+
 @torch.no_grad()
-def validation_loss(recipe: Recipe, weights_uri: str, *, device: torch.device, num_clips: int) -> float:
+def validation_loss(recipe: Recipe, weights_uri: str, *, device: torch.device, num_clips: int) -> HeldOutLoss:
     """Mean loss on held-out clips, each in the middle of every quarter of the timesteps.
 
     Args:
@@ -69,5 +80,10 @@ def validation_loss(recipe: Recipe, weights_uri: str, *, device: torch.device, n
         predict, schedule, objective = partial(model, pooled=pooled), recipe.schedule, recipe.objective
         return clip_losses(predict, latents, text, four, signal, schedule=schedule, objective=objective).mean().item()
 
-    losses = [loss(i, loader.load(i)) for i in range(min(num_clips, loader.num_clips))]
-    return sum(losses) / len(losses)
+    losses = {}
+    for i in range(min(num_clips, loader.num_clips)):
+        batch = loader.load(i)
+        losses[batch.clip_ids[0]] = loss(i, batch)
+    finite = [value for value in losses.values() if math.isfinite(value)]
+    left_out = [clip_id for clip_id, value in losses.items() if not math.isfinite(value)]
+    return HeldOutLoss(sum(finite) / len(finite) if finite else math.nan, left_out)

@@ -58,11 +58,13 @@ def encode(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
     total = sum(unit.num_videos for unit in job.pending)
     with _tracker(config, job) as tracker, Progress("encode", total=total, unit="video") as progress:
         board = _Board(num_done)
+        _keep_run_id(job.output_uri, tracker)
         for result in results:
             board.add(result)
             progress.update(result.num_videos, clips=board.num_clips, quarantined=board.num_quarantined)
             board.track(tracker)
         board.track(tracker, is_last=True)
+        _keep_run_id(job.output_uri, tracker)
 
 
 class _Board:
@@ -105,17 +107,23 @@ class _Board:
 
 def _tracker(config: IngestConfig, job: IngestJob) -> Tracker:
     """The dataset's MLflow run, one over all restarts."""
-    uri = storage.join(job.output_uri, _STATE)
-    try:
-        run_id = _State.model_validate_json(storage.read_bytes(uri)).mlflow_run_id
-    except (FileNotFoundError, ValidationError):
-        run_id = None
-    tracker = Tracker(
+    return Tracker(
         f"ingest-{posixpath.basename(job.output_uri.rstrip('/'))}",
-        run_id=run_id,
+        run_id=_known_run_id(job.output_uri),
         params=flatten(without_secrets(config).model_dump(mode="json")),
         tags={"job": "ingest", "dataset_uri": job.output_uri, "dataset_key": job.identity.dataset_key},
     )
-    if tracker.run_id and tracker.run_id != run_id:
-        storage.write_bytes(uri, _State(mlflow_run_id=tracker.run_id).model_dump_json().encode() + b"\n")
-    return tracker
+
+
+def _known_run_id(output_uri: str) -> str | None:
+    try:
+        return _State.model_validate_json(storage.read_bytes(storage.join(output_uri, _STATE))).mlflow_run_id
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _keep_run_id(output_uri: str, tracker: Tracker) -> None:
+    """Let the next job find the MLflow run, which may have begun later than this one where the server was away."""
+    if tracker.run_id and tracker.run_id != _known_run_id(output_uri):
+        content = _State(mlflow_run_id=tracker.run_id).model_dump_json().encode() + b"\n"
+        storage.write_bytes(storage.join(output_uri, _STATE), content)

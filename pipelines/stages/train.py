@@ -4,6 +4,7 @@ Ray Train keeps `checkpoints/` in the run's folder, with a list of the checkpoin
 on that folder, in this job after a failure or in the next one after a kill, continues from the newest.
 """
 
+import logging
 import math
 import os
 import threading
@@ -30,6 +31,8 @@ from pipelines.stages.sample import Renderer
 from pipelines.stages.train_worker import train_worker
 from pipelines.stages.validate import validate
 
+logger = logging.getLogger(__name__)
+
 _POLL_S = 0.5
 
 
@@ -45,8 +48,13 @@ class Workers:
     """Whether the cluster has a GPU that no worker takes."""
 
     @classmethod
-    def plan(cls, scaling: ScalingConfig, *, batch_size: int) -> "Workers":
+    def plan(cls, scaling: ScalingConfig, *, batch_size: int, validates: bool) -> "Workers":
         """The workers on the connected cluster, defaults filled in.
+
+        Args:
+            scaling: what the config says.
+            batch_size: clips in a step; there are no more workers than that.
+            validates: whether checkpoints are validated on the way, for which one of several GPUs is then left.
 
         Raises:
             UserError: GPUs are wanted, but neither config nor cluster says how many.
@@ -55,10 +63,17 @@ class Workers:
         if scaling.use_gpu and scaling.num_workers is None and not gpus:
             raise UserError("scaling.use_gpu needs scaling.num_workers on a cluster that has no GPU yet")
         use_gpu = wants_gpus(scaling.use_gpu)
-        number = scaling.num_workers or (min(gpus, batch_size) if use_gpu else 1)
+        for_training = gpus - 1 if validates and gpus > 1 else gpus
+        number = scaling.num_workers or (min(for_training, batch_size) if use_gpu else 1)
         most = number if isinstance(number, int) else number[1]
         cpus = scaling.cpus_per_worker or (1.0 if use_gpu else _cpu_share(most))
-        return cls(number, use_gpu, cpus, spare_gpu=use_gpu and gpus > most)
+        spare_gpu = use_gpu and gpus > most
+        if use_gpu and validates and not spare_gpu:
+            logger.warning(
+                "sample.every: all GPUs train, so that checkpoints are validated on the CPU, which can take very long; "
+                "a lower scaling.num_workers leaves one for it"
+            )
+        return cls(number, use_gpu, cpus, spare_gpu)
 
 
 def _cpu_share(num_workers: int) -> float:
@@ -99,7 +114,13 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
         ),
         run_config=_run_config(config),
         validation_config=ValidationConfig(
-            fn=partial(validate, renderer=renderer, run_uri=storage.absolute(config.output_uri), board=board),
+            fn=partial(
+                validate,
+                renderer=renderer,
+                run_uri=storage.absolute(config.output_uri),
+                board=board,
+                has_idle_cpus=workers.use_gpu,
+            ),
             # No CPU of its own: on a full cluster it would never come, and the workers' share stays theirs.
             ray_remote_kwargs={"num_cpus": 0, "num_gpus": 1 if workers.spare_gpu else 0, "max_retries": 0},
         ),
@@ -108,6 +129,7 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
     while not fit.done():
         wait([fit], timeout=_POLL_S)
         yield from ray.get(board.take.remote())
+    yield from ray.get(board.take.remote())  # what came since, or before a failure that the loop never saw
     _raise_failure(fit)
 
 

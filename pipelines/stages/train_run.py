@@ -20,7 +20,10 @@ from pipelines.settings import TrainConfig
 
 logger = logging.getLogger(__name__)
 
-_CONFIG, _STATE = "config.yaml", "run.json"
+STATE_FILE = "run.json"
+"""In a run's folder: its `TrainRun`."""
+
+_CONFIG = "config.yaml"
 # These may differ between a run and its continuation: they change no step that is done already.
 _MAY_CHANGE = (
     "output_uri:",
@@ -53,7 +56,7 @@ class TrainRun(Config):
 
     def write(self, output_uri: str) -> None:
         """Keep it in the run's folder."""
-        storage.write_bytes(storage.join(output_uri, _STATE), self.model_dump_json(indent=2).encode() + b"\n")
+        storage.write_bytes(storage.join(output_uri, STATE_FILE), self.model_dump_json(indent=2).encode() + b"\n")
 
 
 class TrainJob(NamedTuple):
@@ -144,7 +147,7 @@ def _schedule(config: TrainConfig, motion_module: str) -> NoiseSchedule:
 
 
 def _read(output_uri: str) -> TrainRun | None:
-    uri = storage.join(output_uri, _STATE)
+    uri = storage.join(output_uri, STATE_FILE)
     try:
         return TrainRun.model_validate_json(storage.read_bytes(uri))
     except FileNotFoundError:

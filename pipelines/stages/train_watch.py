@@ -4,11 +4,14 @@ import json
 import logging
 import posixpath
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 
 from animatediff import storage
+from animatediff.errors import UserError
 from pipelines.progress import Progress
 from pipelines.runtime import find_user_error
 from pipelines.settings import TrainConfig
@@ -34,7 +37,7 @@ class Watch:
         self._config, self.run, self._tracker = config, run, tracker
         self._losses: deque[float] = deque(maxlen=_WINDOW)
 
-    def follow(self, entries: Any) -> TrainRun:
+    def follow(self, entries: Iterator[dict[str, Any]]) -> TrainRun:
         """Take in all entries of `train`.
 
         Returns:
@@ -44,7 +47,7 @@ class Watch:
             UserError: what a worker raised.
         """
         num_steps = self._config.train.num_steps
-        start = self._done = next(entries)["step"]
+        start = self._done = self._start(entries)
         if start:
             logger.info("continuing after step %d", start)
         with Progress("train", total=num_steps - int(start), unit="step") as progress:
@@ -57,20 +60,38 @@ class Watch:
                     logger.warning("the workers failed and started again after step %d", entry["step"])
                 else:
                     shown = self._measured(entry)
-                    # After a new start the steps since the checkpoint come again.
+                    # After a new start the steps since the checkpoint are done again.
                     progress.update(max(0, int(entry["step"] - self._done)), **shown)
                     self._done = max(self._done, entry["step"])
+        self._keep_run_id()
         if self._losses:
             self.run = self.run.model_copy(update={"loss": sum(self._losses) / len(self._losses)})
             logger.info("loss %.4f after %d steps, %.4f at first", self.run.loss, num_steps, self.run.first_loss)
         return self.run.model_copy(update={"num_steps": num_steps})
 
+    def _start(self, entries: Iterator[dict[str, Any]]) -> int:
+        """The steps done before. A validation that an earlier job began may come in front."""
+        for entry in entries:
+            if "validated" not in entry:
+                return int(entry["step"])
+            self._validated(entry)
+        raise UserError("the training ended before its workers began")
+
+    def _keep_run_id(self) -> None:
+        """MLflow may answer later than the run began; its next job is to find the MLflow run all the same."""
+        if self._tracker.run_id not in (None, self.run.mlflow_run_id):
+            self.run = self.run.model_copy(update={"mlflow_run_id": self._tracker.run_id})
+            with _costing_a_warning("the run's state was not written"):
+                self.run.write(self._config.output_uri)
+
     def _measured(self, entry: dict[str, Any]) -> dict[str, str]:
         self._losses.append(entry["loss"])
         if self.run.first_loss is None:
             self.run = self.run.model_copy(update={"first_loss": entry["loss"]})
-            self.run.write(self._config.output_uri)
+            with _costing_a_warning("the run's state was not written"):
+                self.run.write(self._config.output_uri)
         self._tracker.log_metrics(int(entry["step"]), {name: v for name, v in entry.items() if name != "step"})
+        self._keep_run_id()
         return {"loss": f"{sum(self._losses) / len(self._losses):.4f}", "clips/s": f"{entry['clips_per_s']:.1f}"}
 
     def _note_skip(self, entry: dict[str, Any]) -> None:
@@ -78,20 +99,33 @@ class Watch:
         logger.warning("step %d was skipped, its loss or gradient is not finite (clips: %s)", entry["skipped"], clips)
         line = json.dumps({"step": entry["skipped"], "clip_ids": entry["clip_ids"]}) + "\n"
         uri = storage.join(self._config.output_uri, SKIPPED_FILE)
-        earlier = storage.read_bytes(uri) if storage.exists(uri) else b""
-        storage.write_bytes(uri, earlier + line.encode())
+        with _costing_a_warning("the skipped step was not noted"):
+            earlier = storage.read_bytes(uri) if storage.exists(uri) else b""
+            storage.write_bytes(uri, earlier + line.encode())
 
     def _validated(self, entry: dict[str, Any]) -> None:
         step = int(entry["validated"])
-        if "error" in entry:
-            logger.warning("no validation of step %d: %s", step, entry["error"])
-            return
+        for error in entry["errors"]:
+            logger.warning("the validation of step %d is not complete: %s", step, error)
+        if entry.get("left_out"):
+            clips = ", ".join(entry["left_out"])
+            logger.warning("held-out clips whose loss is not finite are left out of the mean: %s", clips)
         if "val_loss" in entry:
             logger.info("held-out loss %.4f after %d steps", entry["val_loss"], step)
             self._tracker.log_metrics(step, {"val_loss": entry["val_loss"]})
         for uri in entry["files"]:
             name = posixpath.join(FOLDER, f"step-{step:08d}", posixpath.basename(uri))
-            self._tracker.log_file(name, storage.read_bytes(uri))
+            with _costing_a_warning("a sample is not shown in MLflow"):
+                self._tracker.log_file(name, storage.read_bytes(uri))
+
+
+@contextmanager
+def _costing_a_warning(what: str) -> Iterator[None]:
+    """Storage that fails for a moment ends no run: what is written here is for people to look at, or comes again."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        logger.warning("%s: %s", what, error)
 
 
 def watch(config: TrainConfig, job: TrainJob, workers: Workers, renderer: Renderer, tracker: Tracker) -> TrainRun:
@@ -114,8 +148,9 @@ def publish_sample(config: TrainConfig, job: TrainJob, workers: Workers, rendere
     task = ray.remote(num_cpus=0 if gpus else workers.cpus, num_gpus=gpus, max_retries=0)(Renderer.render)
     try:
         files = ray.get(task.remote(renderer, job.result))
+        write_files(storage.join(config.output_uri, "sample"), files)
     except Exception as error:
         logger.warning("no sample clip: %s", find_user_error(error) or error)
         return
-    for uri in write_files(storage.join(config.output_uri, "sample"), files):
-        tracker.log_file(f"sample/{posixpath.basename(uri)}", storage.read_bytes(uri))
+    for name, content in files.items():
+        tracker.log_file(f"sample/{name}", content)

@@ -3,6 +3,7 @@
 import hashlib
 import resource
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -17,8 +18,15 @@ import torch.distributed
 from ray.train import Checkpoint, CheckpointUploadMode, ValidationTaskConfig
 
 from animatediff import storage
+from animatediff.errors import UserError
 from animatediff.training.recipe import Recipe
 from animatediff.training.trainer import StepResult, Trainer
+from pipelines.stages.train_run import STATE_FILE
+
+# Longer than any validation on a GPU. The end of a run waits for its validations, also for one whose GPU was lost.
+_VALIDATION_TIMEOUT_S = 3600.0
+_MOST_UPLOADS = 2
+_UPLOAD_POLL_S = 0.2
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -29,13 +37,20 @@ def train_worker(settings: dict[str, Any]) -> None:
             or 0.
 
     Raises:
-        UserError: the data, the base or a weights file cannot be read, or the loss stays infinite.
+        UserError: the data, the base or a weights file cannot be read, the loss stays infinite, or this machine does
+            not see the run's folder.
     """
     recipe = Recipe.model_validate(settings["recipe"])
     context = ray.train.get_context()
+    _check_sees(settings["run_uri"])
     device = _claim_device()
     trainer = Trainer(recipe, device=device, rank=context.get_world_rank(), world_size=context.get_world_size())
     start = _restore(trainer)
+    if start > recipe.train.num_steps:
+        raise UserError(
+            f"the run has done {start} steps already, more than train.num_steps {recipe.train.num_steps}: raise it to "
+            f"{start} to get the weights of its last checkpoint"
+        )
     checkpoints = _Checkpoints(trainer, settings["run_uri"], settings["validate_every"])
     meter = _Meter(trainer, recipe, settings["board"], start)
     for done, result in trainer.steps(start):
@@ -45,9 +60,18 @@ def train_worker(settings: dict[str, Any]) -> None:
             meter.post(done)
         if is_checkpoint:
             checkpoints.save(done)
-    meter.note_skips()
+    meter.close()
     if context.get_world_rank() == 0:
         trainer.write_result(storage.join(settings["run_uri"], recipe.result_file))
+
+
+def _check_sees(run_uri: str) -> None:
+    """Find out at once, and not at the first checkpoint, that a local folder is another one on each machine."""
+    if not storage.exists(storage.join(run_uri, STATE_FILE)):
+        raise UserError(
+            f"the machine {socket.gethostname()} does not see the run's folder {run_uri}: with workers on several "
+            "machines, output_uri must be storage that all of them share, such as s3:// or a network disk"
+        )
 
 
 def _claim_device() -> torch.device:
@@ -90,6 +114,7 @@ class _Checkpoints:
                 {"step": step}, checkpoint_dir_name=name, checkpoint_upload_mode=CheckpointUploadMode.ASYNC
             )
             return
+        self._wait_for_uploads()
         folder = self._local / name
         folder.mkdir(parents=True)
         self._trainer.save(folder, step=step)
@@ -100,8 +125,16 @@ class _Checkpoints:
             checkpoint_dir_name=name,
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             delete_local_checkpoint_after_upload=True,
-            validation=ValidationTaskConfig(fn_kwargs={"step": step}) if is_validated else False,
+            validation=ValidationTaskConfig({"step": step}, _VALIDATION_TIMEOUT_S) if is_validated else False,
         )
+
+    def _wait_for_uploads(self) -> None:
+        """A storage that is slower than the training slows it down, before checkpoints fill the machine's disk.
+
+        One whose upload failed stays, but then Ray Train ends this worker.
+        """
+        while self._local.exists() and len(list(self._local.iterdir())) >= _MOST_UPLOADS:
+            time.sleep(_UPLOAD_POLL_S)
 
 
 class _Meter:
@@ -110,6 +143,7 @@ class _Meter:
     def __init__(self, trainer: Trainer, recipe: Recipe, board: Any, start: int) -> None:
         self._trainer, self._recipe, self._board = trainer, recipe, board
         self._is_first = ray.train.get_context().get_world_rank() == 0
+        self._posted: Any = None
         self._post({"step": start})
         self._clear()
 
@@ -119,14 +153,19 @@ class _Meter:
 
     def _post(self, entry: dict[str, Any]) -> None:
         if self._is_first:
-            self._board.post.remote(entry)
+            self._posted = self._board.post.remote(entry)
 
     def add(self, result: StepResult) -> None:
         self._results.append(result)
-        self.note_skips()
+        self._note_skips()
 
-    def note_skips(self) -> None:
-        """Tell of skipped steps that have come to light."""
+    def close(self) -> None:
+        """Tell of the last step too if it was skipped, and wait until all that was told has arrived."""
+        self._note_skips()
+        if self._posted is not None:
+            ray.get(self._posted)
+
+    def _note_skips(self) -> None:
         skips = self._trainer.skips
         for skip in skips.found:
             self._post({"skipped": skip.step + 1, "clip_ids": skip.clip_ids})

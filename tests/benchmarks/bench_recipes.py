@@ -280,7 +280,7 @@ def strips_of(name, scenes, motion_module, **weights):
 def losses(recipe, weights, *uris):
     """Of held-out clips of each dataset."""
     recipes = [recipe.model_copy(update={"dataset_uri": uri}) for uri in uris]
-    return [f"{validation_loss(each, weights, device=CPU, num_clips=16):.4f}" for each in recipes]
+    return [f"{validation_loss(each, weights, device=CPU, num_clips=16).loss:.4f}" for each in recipes]
 
 
 def main():

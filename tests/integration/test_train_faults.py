@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -155,6 +156,28 @@ def test_checkpoints_are_looked_at_beside_the_training(cluster, make_config):
     assert is_last == (best["step"] == STEPS)
     folders = [file.path for file in client().list_artifacts(run.mlflow_run_id, "validation")]
     assert folders == ["validation/step-00000004", "validation/step-00000008"]
+
+
+def test_a_base_that_can_render_nothing_has_its_loss_measured_all_the_same(cluster, make_config, base, caplog):
+    shutil.copytree(base, "no-vae", ignore=shutil.ignore_patterns("vae"))
+    sample = {"every": 4, "prompts": ("one",), "num_loss_clips": 2}
+    config = make_config("blind", num_steps=4, holdout=0.3, sample=sample).model_copy(update={"base": "no-vae"})
+    run = main(config)
+    assert [metric.step for metric in history(run, "val_loss")] == [4]
+    assert Path("blind/best_motion_module.safetensors").exists()
+    assert "the validation of step 4 is not complete: " in caplog.text
+
+
+def test_fewer_steps_than_are_done_are_refused(straight, make_config):
+    config = make_config("straight", num_steps=STEPS - 2)
+    state = json.loads(Path("straight/run.json").read_text())
+    # As after a kill: the checkpoints are there, but no job has come to its end.
+    Path("straight/run.json").write_text(json.dumps(state | {"num_steps": 0}))
+    try:
+        with pytest.raises(UserError, match=r"has done 8 steps already, more than train\.num_steps 6"):
+            main(config)
+    finally:
+        Path("straight/run.json").write_text(json.dumps(state))
 
 
 def test_a_changed_config_goes_on_where_it_is_allowed(straight, make_config):

@@ -10,7 +10,8 @@ import pytest
 from mlflow import MlflowClient
 
 from animatediff import storage
-from pipelines.tracking import Tracker, flatten, patient, tracking_uri
+from pipelines import tracking
+from pipelines.tracking import Tracker, flatten, open_client, patient, tracking_uri
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,62 @@ def test_metrics_of_an_outage_are_sent_when_it_is_over(monkeypatch, caplog):
     history = MlflowClient(tracking_uri()).get_metric_history(tracker.run_id, "loss")
     assert [metric.step for metric in history] == [1, 2, 3]
     assert len(caplog.records) == 1
+
+
+def fail(error):
+    raise error
+
+
+def come_back(monkeypatch, failures):
+    """Let the server fail so often, and be asked again at once."""
+    monkeypatch.setattr(tracking, "_RETRY_AFTER_S", 0.0)
+    left = [ConnectionError("away")] * failures
+    monkeypatch.setattr(tracking, "open_client", lambda: open_client() if not left else fail(left.pop()))
+    return left
+
+
+def test_a_server_that_comes_later_gets_all_since_the_start(monkeypatch, caplog):
+    left = come_back(monkeypatch, failures=3)
+    with open_tracker() as tracker:
+        tracker.log_file("config.yaml", b"a: 1")
+        assert tracker.run_id is None
+        for step in (1, 2, 3):
+            tracker.log_metrics(step, {"loss": float(step)})
+    assert not left
+    client = MlflowClient(tracking_uri())
+    history = client.get_metric_history(tracker.run_id, "loss")
+    assert [(metric.step, metric.value) for metric in history] == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    run = client.get_run(tracker.run_id)
+    assert (run.data.params, run.info.status) == ({"optim.lr": "0.1"}, "FINISHED")
+    assert [file.path for file in client.list_artifacts(tracker.run_id)] == ["config.yaml"]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_a_run_that_is_continued_late_gets_no_step_twice(monkeypatch):
+    with open_tracker() as first:
+        for step in (10, 20):
+            first.log_metrics(step, {"loss": 1.0})
+    come_back(monkeypatch, failures=2)
+    with open_tracker(first.run_id) as second:
+        for step in (10, 20, 30):
+            second.log_metrics(step, {"loss": 1.0})
+    history = MlflowClient(tracking_uri()).get_metric_history(first.run_id, "loss")
+    assert second.run_id == first.run_id
+    assert [metric.step for metric in history] == [10, 20, 30]
+
+
+def test_a_run_that_was_begun_half_is_begun_once(monkeypatch):
+    monkeypatch.setattr(tracking, "_RETRY_AFTER_S", 0.0)
+    real = MlflowClient.log_batch
+    monkeypatch.setattr(MlflowClient, "log_batch", lambda *_, **__: 1 / 0)
+    with open_tracker() as tracker:
+        assert tracker.run_id is None
+        monkeypatch.setattr(MlflowClient, "log_batch", real)
+        tracker.log_metrics(1, {"loss": 1.0})
+    client = MlflowClient(tracking_uri())
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert [run.info.run_id for run in runs] == [tracker.run_id]
+    assert runs[0].data.params == {"optim.lr": "0.1"}
 
 
 def versions_of(name):

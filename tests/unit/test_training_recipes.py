@@ -1,6 +1,7 @@
 """Each recipe trains what it says, every option does what it says, and a resumed run is the same run."""
 
 import itertools
+import math
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,6 +10,8 @@ import torch
 from pydantic import ValidationError
 
 from animatediff.data import shards
+from animatediff.data.loader import ClipLoader
+from animatediff.data.manifest import read_manifest
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
@@ -313,7 +316,31 @@ def test_the_held_out_loss_is_always_the_same_and_falls_with_training(make, tmp_
         validation_loss(recipe, uri, device=CPU, num_clips=8) for uri in (uris[0], uris[0], uris[1])
     )
     assert fresh == again
-    assert trained < fresh
+    assert fresh.left_out == []
+    assert trained.loss < fresh.loss
+
+
+def test_held_out_clips_without_a_finite_loss_are_named_and_left_out(make, tmp_path):
+    write_dataset(tmp_path / "data", shards=(8,), shapes=(SHAPE,))
+    recipe = make(train={"num_steps": 1, "holdout": 0.5}).model_copy(update={"dataset_uri": str(tmp_path / "data")})
+    uri = str(tmp_path / "fresh.safetensors")
+    Trainer(recipe, device=CPU).write_result(uri)
+    whole = validation_loss(recipe, uri, device=CPU, num_clips=8)
+    held = ClipLoader(
+        recipe.dataset_uri, read_manifest(recipe.dataset_uri), batch_size=1, seed=0, holdout=0.5, held_out=True
+    )
+    clips = [held.load(i).clip_ids[0] for i in range(held.num_clips)]
+    assert len(clips) > 1
+    poison(tmp_path / "data", clips[0])
+    found = validation_loss(recipe, uri, device=CPU, num_clips=8)
+    assert found.left_out == clips[:1]
+    assert math.isfinite(found.loss)
+    assert found.loss != whole.loss
+    for clip in clips[1:]:
+        poison(tmp_path / "data", clip)
+    nothing = validation_loss(recipe, uri, device=CPU, num_clips=8)
+    assert nothing.left_out == clips
+    assert math.isnan(nothing.loss)
 
 
 @pytest.mark.parametrize(
