@@ -94,10 +94,11 @@ class SampleConfig(Config):
     """
 
     prompts: tuple[str, ...] = ()
-    """Default: the captions of two of the dataset's clips, held-out ones where there are any."""
+    """Default: the caption of one of the dataset's clips, a held-out one where there are any."""
     every: int = Field(0, ge=0)
     """Steps from one validation to the next, a multiple of `train.checkpoint_every`: clips, and with `train.holdout`
-    the loss on held-out clips. 0 makes the clips at the end only."""
+    the loss on held-out clips. One of several GPUs is then left for it, unless `scaling.num_workers` takes them all.
+    0 makes the clips at the end only."""
     num_loss_clips: int = Field(64, ge=1)
     """Held-out clips that the loss is measured on, with noise and timesteps that are always the same."""
     seed: int = Field(0, ge=0)

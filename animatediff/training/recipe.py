@@ -48,7 +48,8 @@ class StepConfig(Config):
     log_every: int = Field(10, ge=1)
     """Steps from one line of metrics to the next."""
     checkpoint_every: int = Field(500, ge=1)
-    """Steps from one checkpoint to the next: what a kill costs at most. The last step always makes one."""
+    """Steps from one checkpoint to the next: what a kill costs at most, beside what is still being uploaded (two
+    checkpoints at most). The last step always makes one."""
 
 
 class ComputeConfig(Config):
