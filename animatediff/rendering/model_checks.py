@@ -14,7 +14,11 @@ from animatediff.rendering.catalog import schedule_of
 from animatediff.rendering.entries import Model
 from animatediff.rendering.few_step import Distilled, distilled, mismatch
 from animatediff.weights import lora, motion_modules
-from animatediff.weights.base import load_config
+from animatediff.weights.base import load_config, prediction_type
+from animatediff.weights.families import Base
+from animatediff.weights.identify_base import TEXT_WIDTHS
+from animatediff.weights.identify_model import UNUSUAL_INPUTS
+from animatediff.weights.identify_words import model_name
 from animatediff.weights.motion_modules import MotionFile
 
 logger = logging.getLogger(__name__)
@@ -71,8 +75,8 @@ class ModelChecks:
         try:
             motion, own = motion_modules.open_file(motion_module), schedule_of(motion_module)
             unet, vae = load_config(base, "unet"), load_config(base, "vae")
-            if unet.get("addition_embed_type") == "text_time":
-                return f"base {base} is an SDXL model; clips are rendered with SD 1.x bases only"
+            schedule = self._schedule or own
+            _check_base(base, unet, vae, schedule)
             motion_modules.check_fits(motion, unet, base)
         except UserError as error:
             return str(error)
@@ -82,7 +86,7 @@ class ModelChecks:
                 "out",
                 motion_module,
             )
-        return _Pair(motion, distilled(motion), self._schedule or own, 2 ** (len(vae["block_out_channels"]) - 1))
+        return _Pair(motion, distilled(motion), schedule, 2 ** (len(vae["block_out_channels"]) - 1))
 
     def _setting_problems(self, base: str, motion_module: str, *values: Any) -> tuple[str, ...]:
         pair = self._pair(base, motion_module)
@@ -96,6 +100,46 @@ class ModelChecks:
             *_length_problems(settings, pair.motion),
             *_sampler_problems(settings, pair.schedule),
         )
+
+
+def _check_base(base: str, unet: Mapping[str, Any], vae: Mapping[str, Any], schedule: NoiseSchedule) -> None:
+    """Refuse a base of another kind, whose motion module may fit all the same.
+
+    Args:
+        base: its name in messages.
+        unet: the config of its UNet.
+        vae: the config of its VAE.
+        schedule: what it is to be sampled with.
+
+    Raises:
+        UserError: the line says what it is, and what to take.
+    """
+    kind = _kind(unet)
+    if kind not in (None, "sd1"):
+        raise UserError(f"base {base} is {model_name(kind)}; clips are rendered with SD 1.x bases only")
+    if not isinstance(vae.get("block_out_channels"), list | tuple):
+        raise UserError(f"the VAE of base {base} has the class {vae.get('_class_name')}, an AutoencoderKL is needed")
+    channels, latent_channels = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    if channels != latent_channels:
+        use = f", as for {UNUSUAL_INPUTS[channels]}" if channels in UNUSUAL_INPUTS else ""
+        raise UserError(
+            f"the UNet of base {base} takes {channels} channels{use}, and its VAE's latents have {latent_channels}: "
+            "take a text-to-image base"
+        )
+    predicted = prediction_type(base)
+    if predicted not in ("epsilon", schedule.prediction_type):
+        raise UserError(
+            f"base {base} predicts {predicted}, and would be sampled as one that predicts {schedule.prediction_type}: "
+            "take a base that predicts epsilon, or name the noise_schedule that the motion module was trained with"
+        )
+
+
+def _kind(unet: Mapping[str, Any]) -> Base | None:
+    """Which model a UNet's config is of; None for the widths of no published one."""
+    if unet.get("addition_embed_type") == "text_time":
+        return "sdxl"
+    width = unet.get("cross_attention_dim")
+    return TEXT_WIDTHS.get(width) if isinstance(width, int) else None
 
 
 def _size_problems(settings: Mapping[str, Any], factor: int) -> Iterator[str]:

@@ -4,13 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.weights.architectures import PARTS
 from animatediff.weights.files import local_copy, parse_json
+
+_CONFIGURED: dict[str, Any] = {**PARTS, "scheduler": DDIMScheduler}  # any scheduler's class reads any other's config
 
 
 def resolve(base: str) -> str:
@@ -29,17 +31,25 @@ def resolve(base: str) -> str:
 
 
 def load_config(base: str, part: str) -> dict[str, Any]:
-    """The config of a part (`unet`, `vae`), without its weights.
+    """The config of a part (`unet`, `vae`, `scheduler`), without its weights.
 
     Raises:
         UserError: the base has no such part, or the config cannot be read.
     """
     folder = resolve(base)
     try:
-        return dict(PARTS[part].load_config(folder, subfolder=part))
+        return dict(_CONFIGURED[part].load_config(folder, subfolder=part))
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"cannot read the config of the {part} of base {base}: {reason}") from error
+
+
+def prediction_type(base: str) -> str:
+    """What the base predicts, in diffusers' words; `epsilon`, as most do, where it has no scheduler that says it."""
+    try:
+        return str(load_config(base, "scheduler").get("prediction_type", "epsilon"))
+    except UserError:
+        return "epsilon"
 
 
 def load_vae(base: str) -> AutoencoderKL:

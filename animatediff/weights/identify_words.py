@@ -54,6 +54,11 @@ def name(identity: Identity) -> str:
     return f"{text} for another kind of model" if identity.base == "other" else text
 
 
+def model_name(base: Base) -> str:
+    """Such as `an SDXL model`."""
+    return f"{_with_article(_BASES[base])} model"
+
+
 def misfit(identity: Identity, families: AbstractSet[Family], base: Base | None) -> str | None:
     """Why a file cannot be used, as the end of a sentence that begins with its name; None if it can.
 

@@ -235,14 +235,71 @@ def test_an_embedding_that_no_prompt_uses_is_told(content, files):
     assert problem == f"no prompt uses the embedding {files}/sks.safetensors: write 'sks' where it belongs"
 
 
-def test_an_sdxl_base_is_told(content, files, tmp_path):
+SDXL = {
+    "addition_embed_type": "text_time",
+    "projection_class_embeddings_input_dim": 2816,
+    "addition_time_embed_dim": 256,
+}
+
+
+def changed_base(files, tmp_path, config, changes):
+    """The base with another config; its weights do not go with it any more."""
     base = shutil.copytree(files / "base", tmp_path / "base")
-    config = json.loads((base / "unet" / "config.json").read_text())
-    config |= {"addition_embed_type": "text_time", "projection_class_embeddings_input_dim": 2816}
-    (base / "unet" / "config.json").write_text(json.dumps(config | {"addition_time_embed_dim": 256}))
-    assert checked(content, base=str(base)) == (
-        f"base {base} is an SDXL model; clips are rendered with SD 1.x bases only"
+    path = base / config
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+    return str(base)
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "problem"),
+    [
+        ("unet/config.json", SDXL, "base {} is an SDXL model; clips are rendered with SD 1.x bases only"),
+        (
+            "unet/config.json",
+            {"cross_attention_dim": 1024},
+            "base {} is a Stable Diffusion 2 model; clips are rendered with SD 1.x bases only",
+        ),
+        ("unet/config.json", {"cross_attention_dim": [32] * 4}, ""),
+        (
+            "unet/config.json",
+            {"in_channels": 9},
+            "the UNet of base {} takes 9 channels, as for inpainting, and its VAE's latents have 4: take a "
+            "text-to-image base",
+        ),
+        (
+            "vae/config.json",
+            {"latent_channels": 16},
+            "the UNet of base {} takes 4 channels, and its VAE's latents have 16: take a text-to-image base",
+        ),
+        (
+            "vae/config.json",
+            {"block_out_channels": None, "_class_name": "AutoencoderTiny"},
+            "the VAE of base {} has the class AutoencoderTiny, an AutoencoderKL is needed",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            {"prediction_type": "v_prediction"},
+            "base {} predicts v_prediction, and would be sampled as one that predicts epsilon: take a base that "
+            "predicts epsilon, or name the noise_schedule that the motion module was trained with",
+        ),
+        ("scheduler/scheduler_config.json", {"prediction_type": None}, ""),
+    ],
+)
+def test_a_base_of_another_kind_is_told(content, files, tmp_path, config, changes, problem):
+    base = changed_base(files, tmp_path, config, changes)
+    assert checked(content, base=base) == problem.format(base)
+
+
+def test_a_base_that_predicts_v_is_for_motion_modules_that_were_trained_so(content, files, tmp_path):
+    base = changed_base(files, tmp_path, "scheduler/scheduler_config.json", {"prediction_type": "v_prediction"})
+    uri = str(tmp_path / "motion.safetensors")
+    motion_modules.write(
+        uri, motion_modules.read(content["motion_module"]), schedule={"prediction_type": "v_prediction"}
     )
+    assert check(Catalog.model_validate(content | {"base": base, "motion_module": uri})) == {}
+    schedule = {"noise_schedule": {"prediction_type": "v_prediction"}}
+    assert check(Catalog.model_validate(content | schedule | {"base": base})) == {}
 
 
 def test_a_noise_schedule_other_than_the_motion_modules_own_is_warned_of(content, tmp_path, caplog):
