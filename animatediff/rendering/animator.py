@@ -1,5 +1,6 @@
 """Prompts to frames: one base model resident on a device, personalised weights swapped in and out."""
 
+import copy
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -136,7 +137,7 @@ class Animator:
         """The frames of one clip, (f h w 3) uint8 RGB.
 
         Raises:
-            UserError: the weights gave NaN or infinite pixels.
+            UserError: the weights gave NaN or infinite numbers.
         """
         (clip,) = self.render_batch([item])
         if isinstance(clip, UserError):
@@ -156,7 +157,7 @@ class Animator:
             max_batch: most clips (or context windows of clips) in one call of the UNet; default: all at once.
 
         Returns:
-            In the order of the items, each its clip, or an error where the weights gave NaN or infinite pixels.
+            In the order of the items, each its clip, or an error where the weights gave NaN or infinite numbers.
         """
         settings, seconds = items[0], dict.fromkeys(("text", "unet", "vae"), 0.0)
         with self._timed(seconds, "text"):
@@ -186,12 +187,10 @@ class Animator:
     def _clip(self, item: Item, latents: Tensor, seconds: dict[str, float]) -> Clip | UserError:
         with self._timed(seconds, "vae"):
             latents = latents.transpose(0, 1) / self._vae.config.scaling_factor  # c f h w -> f c h w
-            pixels = [self._decode(chunk.to(self._dtype)) for chunk in latents.split(_FRAMES_PER_DECODE)]
-        if any(chunk is None for chunk in pixels):
-            return UserError(
-                "the weights gave NaN or infinite pixels: they are broken, or too large for half precision"
-            )
-        frames = torch.cat([chunk for chunk in pixels if chunk is not None]).numpy()
+            try:
+                frames = self._frames(latents)
+            except UserError as error:
+                return error
         texts = [item.prompt, item.negative_prompt] if item.guidance_scale > 1 else [item.prompt]
         warnings = [warning for text in texts if (warning := self._prompts.cut_off(text))]
         return Clip(frames, latents.half().cpu(), "; ".join(warnings) or None, seconds)
@@ -213,11 +212,25 @@ class Animator:
         shape = (1, config.latent_channels, settings.num_frames, *size)
         return initial_noise(shape, generator, context=settings.context, loop=settings.loop)
 
-    def _decode(self, latents: Tensor) -> Tensor | None:
-        """Latents (f c h w) to uint8 pixels (f h w 3) on the CPU; None where they are NaN or infinite."""
-        pixels = self._vae.decode(latents).sample.float()
+    def _frames(self, latents: Tensor) -> np.ndarray:
+        """Float32 latents (f c h w), without the scaling factor, to (f h w 3) uint8 RGB."""
+        if not torch.isfinite(latents).all():
+            raise UserError(
+                "the UNet gave NaN or infinite latents: its weights, the text encoder's or the motion module's are "
+                "broken, or too large for half precision"
+            )
+        return torch.cat([self._decode(chunk) for chunk in latents.split(_FRAMES_PER_DECODE)]).numpy()
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Float32 latents (f c h w) to uint8 pixels (f h w 3) on the CPU."""
+        pixels = self._vae.decode(latents.to(self._dtype)).sample.float()
+        if self._dtype != torch.float32 and not torch.isfinite(pixels).all():
+            # Between its layers many a VAE has numbers that are too large for half precision. Weights are swapped in
+            # the resident one's own memory, so a copy is widened; half the frames take as much memory as all did.
+            precise = copy.deepcopy(self._vae).float()
+            pixels = torch.cat([precise.decode(part).sample for part in latents.split(_FRAMES_PER_DECODE // 2)])
         if not torch.isfinite(pixels).all():
-            return None
+            raise UserError("the VAE gave NaN or infinite pixels, in single precision too: its weights are broken")
         return ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
 
     @contextmanager

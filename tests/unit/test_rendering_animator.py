@@ -176,9 +176,36 @@ def test_without_motion_each_frame_is_stable_diffusions_own(files):
     assert np.abs(frames - pictures * 255).max() <= 1.01
 
 
-def test_weights_that_overflow_are_an_error_not_a_black_clip(files):
+@pytest.mark.parametrize(
+    ("layer", "blamed"),
+    [
+        (lambda animator: animator._vae.post_quant_conv, "the VAE gave NaN"),
+        (lambda animator: animator._unet.base.conv_out, "the UNet gave NaN"),
+    ],
+    ids=["vae", "unet"],
+)
+def test_broken_weights_are_an_error_not_a_black_clip(files, layer, blamed):
     animator = make(files)
     with torch.no_grad():
-        animator._vae.post_quant_conv.bias.fill_(float("nan"))
-    with pytest.raises(UserError, match="NaN"):
+        layer(animator).bias.fill_(float("nan"))
+    with pytest.raises(UserError, match=blamed):
         animator.render(item())
+
+
+def test_a_vae_that_overflows_in_half_precision_decodes_in_single(files, monkeypatch):
+    """As on a GPU, where it is in half precision; what it computes is too large for that, not what it gives."""
+    animator = make(files)
+    with torch.no_grad():
+        animator._vae.decoder.conv_in.weight.mul_(1e5)
+    animator._vae.half()
+    resident = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in animator._vae.state_dict().items()}
+    monkeypatch.setattr(animator, "_dtype", torch.float16)
+    frames = animator.render(item(num_frames=10))
+    for name, tensor in animator._vae.state_dict().items():
+        assert tensor.data_ptr() == resident[name][0]
+        assert torch.equal(tensor, resident[name][1])
+    animator._vae.float()
+    monkeypatch.setattr(animator, "_dtype", torch.float32)
+    # Where the numbers happen to be small enough, half precision rounds some pixels the other way.
+    single = animator.render(item(num_frames=10)).astype(int)
+    assert np.abs(frames - single).max() <= 1
