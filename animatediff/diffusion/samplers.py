@@ -30,7 +30,6 @@ Scheduler: TypeAlias = (
 )
 
 _SPACED: dict[str, Any] = {
-    "ddim": EulerDiscreteScheduler,
     "euler": EulerDiscreteScheduler,
     "euler_a": EulerAncestralDiscreteScheduler,
     "dpmpp_2m": DPMSolverMultistepScheduler,
@@ -52,8 +51,9 @@ def make_scheduler(
         schedule: the motion module's.
         timestep_spacing: default: `leading` for DDIM, as the reference has it; `linspace`, the other tools' way, for
             Euler, Euler a and DPM++ 2M; `trailing` for all of them with zero terminal SNR, as Lin et al. have it.
-            `leading` rounds down, so that it begins well below the last timestep for counts that do not divide
-            them: 25 steps at 961, 334 at 667.
+            `leading` begins nearly a step below the last timestep (of 1000, 25 steps at 961), and far below it where
+            the steps do not divide them, as it rounds down (334 at 667). A single step begins at the last timestep,
+            whatever the spacing.
 
     Raises:
         UserError: a spacing that the sampler or the schedule cannot have.
@@ -65,10 +65,6 @@ def make_scheduler(
             "a noise schedule with zero_terminal_snr must be sampled from its last timestep on, which timestep_spacing "
             "leading leaves out: set trailing, or leave it away"
         )
-    if sampler == "ddim" and timestep_spacing == "linspace":
-        # diffusers' DDIM goes down by a fixed number of timesteps, whatever the next one is, and so leaves noise
-        # behind. Without noise of its own DDIM is Euler's method, whose scheduler does go to the next one.
-        sampler = "euler"
     if sampler == "ddim":
         scheduler = ddim_scheduler(schedule)
         if timestep_spacing is not None:
@@ -109,14 +105,25 @@ def begin(scheduler: Scheduler, num_inference_steps: int, device: torch.device) 
     if num_inference_steps > most:
         name = "the sampler lcm" if isinstance(scheduler, LCMScheduler) else "the noise schedule"
         raise UserError(f"{name} has {most} timesteps: num_inference_steps {num_inference_steps} must not be more")
-    # All timesteps: leading would begin at one too many, and DPM++'s linspace has some twice. One step: linspace
-    # would take the timestep where next to no noise is left.
-    is_one_from_noise = num_inference_steps == 1 and config.timestep_spacing == "linspace"
-    if num_inference_steps == config.num_train_timesteps or is_one_from_noise:
+    # All timesteps: leading would begin at one too many, and DPM++'s linspace has some twice. One step is from noise
+    # alone; leading and linspace would take it where next to none is left, DPM++'s leading in the middle.
+    if num_inference_steps in (1, config.num_train_timesteps):
         scheduler.register_to_config(timestep_spacing="trailing")
+    if isinstance(scheduler, DDIMScheduler) and not _is_even(scheduler, num_inference_steps):
+        # diffusers' DDIM goes down by a fixed number of timesteps, whatever the next one is, and so leaves noise
+        # behind. Without noise of its own DDIM is Euler's method, whose scheduler does go to the next one.
+        scheduler = EulerDiscreteScheduler.from_config(scheduler.config)
     scheduler.set_timesteps(num_inference_steps, device=device)
     _drop_surplus(scheduler, num_inference_steps)
     return scheduler
+
+
+def _is_even(scheduler: DDIMScheduler, num_inference_steps: int) -> bool:
+    """Whether all steps are of one length."""
+    config = scheduler.config
+    return config.timestep_spacing == "leading" or (
+        config.timestep_spacing == "trailing" and config.num_train_timesteps % num_inference_steps == 0
+    )
 
 
 def _drop_surplus(scheduler: Any, num_inference_steps: int) -> None:

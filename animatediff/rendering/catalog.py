@@ -24,7 +24,7 @@ from animatediff.rendering.many import sha256, with_fields
 from animatediff.uris import printable_uri
 from animatediff.weights import base, checkpoints, motion_modules, textual_inversion
 
-RENDER_VERSION = 3
+RENDER_VERSION = 4
 """Part of every digest; raise it when a change of the code changes pixels."""
 
 

@@ -93,11 +93,15 @@ def test_all_timesteps_can_be_steps(sampler, schedule):
         denoise(ideal(schedule, clip, 0.0), sampler, schedule, most + 1, normal(1, 1, 2, 2, 2))
 
 
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize(
+    ("spacing", "steps"),
+    # 334 and 600 do not divide 1000: some steps are longer than others, and leading begins where there is less noise.
+    [("leading", 100), *((spacing, steps) for spacing in ("trailing", "linspace") for steps in (100, 334, 600))],
+)
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "euler_a", "dpmpp_2m"])
-def test_the_distribution_of_the_data_is_reached(sampler, spacing):
+def test_the_distribution_of_the_data_is_reached(sampler, spacing, steps):
     schedule, noise = NoiseSchedule(), normal(1, 4, 16, 16, 16)
-    found = denoise(ideal(schedule, 0.7, 0.5), sampler, schedule, 100, noise, spacing)
+    found = denoise(ideal(schedule, 0.7, 0.5), sampler, schedule, steps, noise, spacing)
     assert found.mean().item() == pytest.approx(0.7, abs=0.03)
     # A little is lost to the steps' length, most with noise at each of them.
     assert found.std().item() == pytest.approx(0.5, abs=0.04)
@@ -124,7 +128,7 @@ def test_timesteps_fall_within_the_schedule(sampler, num_train_timesteps, data):
     assert len(timesteps) == steps
     assert bool((timesteps[1:] < timesteps[:-1]).all())
     assert 0 <= timesteps[-1] <= timesteps[0] < num_train_timesteps
-    if spacing in ("trailing", "linspace"):
+    if spacing in ("trailing", "linspace") or steps == 1:
         assert timesteps[0] == num_train_timesteps - 1
 
 
@@ -148,6 +152,11 @@ def test_a_step_is_diffusers_own(sampler):
 def test_ddim_is_the_references_unless_told_otherwise():
     for schedule in SCHEDULES.values():
         assert make_scheduler("ddim", schedule).config == ddim_scheduler(schedule).config
+
+
+def test_leading_begins_below_the_last_timestep():
+    for steps, first in ((25, 961), (334, 667), (1, 999)):
+        assert begin(make_scheduler("ddim", NoiseSchedule()), steps, CPU).timesteps[0] == first
 
 
 def test_few_step_modules_begin_at_the_last_timestep():
