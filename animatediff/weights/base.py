@@ -71,7 +71,7 @@ def load_unet(base: str) -> UNet2DConditionModel:
 
 
 def load_text_encoder(base: str) -> tuple[CLIPTokenizer, CLIPTextModel]:
-    """The tokenizer and the frozen text encoder.
+    """The tokenizer and the frozen text encoder, float32.
 
     Raises:
         UserError: the base has none, or is an SDXL with two.
@@ -82,7 +82,7 @@ def load_text_encoder(base: str) -> tuple[CLIPTokenizer, CLIPTextModel]:
 
 
 def load_text_encoders(base: str) -> dict[str, tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWithProjection]]:
-    """The tokenizers and the frozen text encoders by part: `text_encoder`, and SDXL's `text_encoder_2`.
+    """The tokenizers and the frozen text encoders, float32, by part: `text_encoder`, and SDXL's `text_encoder_2`.
 
     Raises:
         UserError: the base has none.
@@ -106,9 +106,16 @@ def _load(cls: Any, base: str, part: str) -> Any:
     if Path(folder).is_dir() and not (Path(folder) / part).is_dir():
         raise UserError(f"base {base} has no {part}: a folder {storage.join(base, part)} is needed")
     try:
-        component = cls.from_pretrained(folder, subfolder=part)
+        component = cls.from_pretrained(folder, subfolder=part, **_variant(Path(folder) / part))
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         hint = "" if Path(folder).is_dir() else " (taken for a hub id, as there is no such folder)"
         raise UserError(f"cannot load the {part} of base {base}{hint}: {reason}") from error
-    return component.eval().requires_grad_(False) if isinstance(component, torch.nn.Module) else component
+    # transformers leaves weights in the precision of the file, diffusers does not.
+    return component.float().eval().requires_grad_(False) if isinstance(component, torch.nn.Module) else component
+
+
+def _variant(folder: Path) -> dict[str, str]:
+    """What diffusers must be told of a part whose weights are there in half precision alone."""
+    weights = [file.name for file in folder.glob("*") if file.suffix in (".safetensors", ".bin")]
+    return {"variant": "fp16"} if weights and all(".fp16" in name for name in weights) else {}

@@ -1,0 +1,42 @@
+"""Bases as they are published: in half precision alone, or in shards of it."""
+
+import shutil
+
+import pytest
+import torch
+
+from animatediff.sprites.base import build_base
+from animatediff.weights.base import load_text_encoder, load_unet, load_vae
+from animatediff.weights.tensors import open_tensors
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return build_base(tmp_path_factory.mktemp("bases") / "base")
+
+
+def in_half_precision(base, folder, max_shard_size):
+    """As `save_pretrained(variant="fp16")` leaves a base."""
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    components = {"unet": load_unet(base), "vae": load_vae(base), "text_encoder": load_text_encoder(base)[1]}
+    for part, component in components.items():
+        component.half().save_pretrained(folder / part, variant="fp16", max_shard_size=max_shard_size)
+    return folder
+
+
+@pytest.mark.parametrize("max_shard_size", ["10GB", "200KB"])
+def test_a_base_in_half_precision_alone_is_loaded(base, tmp_path, max_shard_size):
+    half = str(in_half_precision(str(base), tmp_path / "half", max_shard_size))
+    for load in (load_unet, load_vae, lambda uri: load_text_encoder(uri)[1]):
+        loaded, full = load(half).state_dict(), load(str(base)).state_dict()
+        for name, tensor in full.items():
+            assert loaded[name].dtype == torch.float32
+            assert torch.equal(loaded[name], tensor.half().float()), name
+
+
+def test_of_two_precisions_the_full_one_is_loaded(base, tmp_path):
+    both = shutil.copytree(base, tmp_path / "both")
+    load_vae(str(base)).half().save_pretrained(both / "vae", variant="fp16")
+    found = load_vae(str(both)).state_dict()
+    wanted = open_tensors(str(base / "vae" / "diffusion_pytorch_model.safetensors")).tensors
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
