@@ -21,6 +21,7 @@ from animatediff.weights.architectures import KnownBase, known_base
 from animatediff.weights.changes import Change, Product, from_factors
 from animatediff.weights.families import Family
 from animatediff.weights.lora_scales import Scales
+from animatediff.weights.motion_file import WEIGHTS_FILES
 from animatediff.weights.targets import Module, States, Targets
 from animatediff.weights.targets import Target as Target
 from animatediff.weights.tensors import TensorFile, open_tensors
@@ -35,6 +36,7 @@ _FILES_OF_A_FOLDER = (
     "adapter_model.bin",
     "pytorch_lora_weights.safetensors",
     "pytorch_lora_weights.bin",
+    *WEIGHTS_FILES,  # MotionLoRAs on the hub
 )
 
 # peft puts the adapter's own name, mostly `default`, into the keys of a model that it has not saved itself.

@@ -92,6 +92,13 @@ def test_a_motion_lora_as_published_in_a_pickle(tmp_path, states):
     assert_changed(merge(states, str(tmp_path / "l.ckpt"), scale=1, family="motion_lora"), states, wanted)
 
 
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"])
+def test_a_motion_lora_in_a_folder_as_on_the_hub(tmp_path, states, name):
+    tensors, wanted = processor_file(states, "motion", [f"{OFFICIAL}.attention_blocks.0"])
+    write(tmp_path / name, respelled(tensors, *MOTION_LAYOUTS["diffusers"]))
+    assert_changed(merge(states, str(tmp_path), scale=1, family="motion_lora"), states, wanted)
+
+
 def test_a_v2_motion_lora_without_a_mid_block_to_go_to(tmp_path, states, v2, caplog):
     rest, wanted = processor_file(states, "motion", [f"{OFFICIAL}.attention_blocks.0"])
     middle, wanted_in_middle = processor_file(v2, "motion", [f"{MIDDLE}.attention_blocks.0"])
