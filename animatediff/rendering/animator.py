@@ -84,7 +84,8 @@ class Animator:
                 "vae": self._vae,
                 "text_encoder": self._text_encoder,
                 "motion": self._unet.motion,
-            }
+            },
+            predicts_v=self._schedule.prediction_type == "v_prediction",
         )
         self._loaded: Weights | None = Weights()
         self._words: tuple[object, ...] = ()

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from animatediff.config import Config
+from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig, Version
 from animatediff.models.lora import LowRankAdapters
@@ -90,6 +91,10 @@ class ModelRecipe(Protocol):
 
     @property
     def model(self) -> ModelConfig:
+        """See `Recipe`."""
+
+    @property
+    def schedule(self) -> NoiseSchedule:
         """See `Recipe`."""
 
     @property
@@ -186,7 +191,8 @@ def build(recipe: ModelRecipe, text_encoders: TextEncoders, *, seed: int, rank: 
     unet, model = load_unet(recipe.base), recipe.model
     adapter = model.domain_adapter
     encoders = {part: encoder for part, (_, encoder) in text_encoders.items()}
-    ResidentWeights({"unet": unet, **encoders}).load(
+    predicts_v = recipe.schedule.prediction_type == "v_prediction"
+    ResidentWeights({"unet": unet, **encoders}, predicts_v=predicts_v).load(
         _checkpoint(recipe.base_checkpoints, rank),
         [Addition(adapter.path, adapter.scale, "domain_adapter")] if adapter.path is not None else [],
     )

@@ -53,7 +53,7 @@ class _Found(NamedTuple):
     sources: dict[str, ldm.Source]
 
 
-def load(uri: str, base: Mapping[str, nn.Module]) -> dict[str, State]:
+def load(uri: str, base: Mapping[str, nn.Module], *, predicts_v: bool = False) -> dict[str, State]:
     """The state dicts of the parts that a checkpoint has, each complete for the base's part.
 
     Args:
@@ -63,6 +63,7 @@ def load(uri: str, base: Mapping[str, nn.Module]) -> dict[str, State]:
             a diffusers folder with any of `PARTS` inside, or with one part's weights.
         base: the base's modules by the names in `PARTS`; others are left alone. Only names and shapes are read, so that
             they may be on the meta device.
+        predicts_v: whether the noise schedule is one for models that predict v.
 
     Returns:
         The tensors in the file's precision, as views of the mapped file: they must not be written to. What the file
@@ -70,16 +71,25 @@ def load(uri: str, base: Mapping[str, nn.Module]) -> dict[str, State]:
 
     Raises:
         UserError: the file cannot be read, holds no Stable Diffusion weights, or does not fit the base. A VAE alone
-            fits both Stable Diffusion 1.x and SDXL: nothing in it tells which it was made for. A single file that says
-        it predicts v is refused.
+            fits both Stable Diffusion 1.x and SDXL: nothing in it tells which it was made for. One that says that it
+            predicts v is refused without `predicts_v`.
     """
     wanted = {part: module.state_dict() for part, module in base.items() if part in PARTS}
     path = local_copy(uri)
-    found = _read_folder(path, uri, wanted) if path.is_dir() else _read_file(uri, wanted)
+    if path.is_dir():
+        found, says_v = _read_folder(path, uri, wanted), _folder_predicts_v(path)
+    else:
+        file = open_tensors(uri)
+        found, says_v = _read_file(file, wanted), _file_predicts_v(file)
     if not found:
         raise UserError(f"checkpoint {uri} holds no Stable Diffusion weights (no {', '.join(wanted)})")
     if "unet" in found:
         _check_kind(found["unet"].tensors, wanted["unet"], uri)
+    if says_v and not predicts_v:
+        raise UserError(
+            f"checkpoint {uri} was trained to predict v, and no noise schedule of prediction_type v_prediction goes "
+            "with it: take a checkpoint that predicts noise"
+        )
     return {part: _fit(found[part], wanted[part], f"the {part} of checkpoint {uri}") for part in found}
 
 
@@ -161,19 +171,20 @@ def _file_hash(path: Path) -> str:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _read_file(uri: str, wanted: Mapping[str, State]) -> dict[str, _Found]:
-    file = open_tensors(uri)
+def _read_file(file: TensorFile, wanted: Mapping[str, State]) -> dict[str, _Found]:
     expect(file, {"checkpoint", "vae"}, base=known_base(wanted["unet"]) if "unet" in wanted else None)
-    if _predicts_v(file):
-        raise UserError(
-            f"checkpoint {uri} was trained to predict v, and only noise is predicted here: take another one"
-        )
     return _parts(file.tensors, wanted)
 
 
-def _predicts_v(file: TensorFile) -> bool:
-    """Whether the file says so: by an empty tensor in the user interfaces' way, or in its metadata (ModelSpec)."""
+def _file_predicts_v(file: TensorFile) -> bool:
+    """Whether a single file says so: by an empty tensor in the user interfaces' way, or in its metadata (ModelSpec)."""
     return "v_pred" in file.tensors or file.metadata.get("modelspec.prediction_type") == "v"
+
+
+def _folder_predicts_v(folder: Path) -> bool:
+    """Whether the scheduler in a diffusers folder says so."""
+    config = folder / "scheduler" / "scheduler_config.json"
+    return config.is_file() and parse_json(config.read_bytes(), str(config)).get("prediction_type") == "v_prediction"
 
 
 def _read_folder(folder: Path, uri: str, wanted: Mapping[str, State]) -> dict[str, _Found]:

@@ -50,10 +50,11 @@ class ResidentWeights:
     Args:
         modules: by part: `unet`, `vae`, `text_encoder`, `text_encoder_2`, `motion`. They must be where and in the
             precision in which they stay: moving them later breaks the link.
+        predicts_v: whether they are used with a noise schedule for models that predict v, as checkpoints may be.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
-        self._modules = dict(modules)
+    def __init__(self, modules: Mapping[str, nn.Module], *, predicts_v: bool = False) -> None:
+        self._modules, self._predicts_v = dict(modules), predicts_v
         self._states = {part: module.state_dict() for part, module in modules.items()}  # the modules' own memory
         self._pristine: dict[Target, Tensor] = {}
         self._changed: set[Target] = set()
@@ -80,7 +81,9 @@ class ResidentWeights:
         Raises:
             UserError: a file cannot be read, or its form does not fit.
         """
-        parts = checkpoints.load(checkpoint, self._modules) if checkpoint is not None else {}
+        parts = {}
+        if checkpoint is not None:
+            parts = checkpoints.load(checkpoint, self._modules, predicts_v=self._predicts_v)
         replaced = {(part, name): tensor for part, state in parts.items() for name, tensor in state.items()}
         if ahead:
             replaced = {target: value.clone() for target, value in replaced.items()}

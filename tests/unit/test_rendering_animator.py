@@ -1,5 +1,8 @@
 """The animator: frames depend on the item and its entry's weights, and on nothing else."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -153,6 +156,18 @@ def test_a_broken_entry_leaves_nothing_behind(animator, files):
     with pytest.raises(UserError, match="match nothing"):
         animator.load(broken)
     np.testing.assert_array_equal(rendered(animator, BARE), first)
+
+
+def test_a_checkpoint_that_predicts_v_is_rendered_with_a_noise_schedule_of_v_alone(files, animator, tmp_path):
+    folder = shutil.copytree(files / "other", tmp_path / "v")
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "v_prediction"}))
+    entry = Entry(name="v", prompts=("x",), checkpoint=str(folder))
+    with pytest.raises(UserError, match="trained to predict v"):
+        animator.load(entry)
+    schedule = NoiseSchedule(prediction_type="v_prediction")
+    of_v = Animator(str(files / "base"), str(files / "motion.safetensors"), schedule=schedule, device="cpu")
+    assert not np.array_equal(rendered(of_v, entry), rendered(of_v, BARE))
 
 
 def test_without_motion_each_frame_is_stable_diffusions_own(files):

@@ -1,8 +1,10 @@
 import json
+import shutil
 
 import pytest
 import torch
 
+from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
@@ -163,6 +165,16 @@ def test_training_starts_from_a_given_motion_module(trained, recipe, tmp_path):
     for new, old in zip(started.learning.parameters(), trainer.model.learning.parameters(), strict=True):
         assert torch.equal(new, old)
         assert new.requires_grad
+
+
+def test_a_checkpoint_that_predicts_v_is_trained_on_with_a_noise_schedule_of_v_alone(recipe, base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "v")
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "v_prediction"}))
+    recipe = recipe.model_copy(update={"base_checkpoints": (str(folder),)})
+    with pytest.raises(UserError, match="trained to predict v"):
+        build(recipe, seed=0)
+    build(recipe.model_copy(update={"schedule": NoiseSchedule(prediction_type="v_prediction")}), seed=0)
 
 
 def test_fresh_weights_come_from_the_seed_alone(recipe):

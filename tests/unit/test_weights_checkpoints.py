@@ -324,11 +324,15 @@ def test_a_checkpoint_that_predicts_v_is_refused(tmp_path, base, other):
     ldm = ldm_file(other[1])
     marked = write(tmp_path / "marked.safetensors", ldm | {"v_pred": torch.tensor([])})
     said = write(tmp_path / "said.safetensors", ldm, metadata={"modelspec.prediction_type": "v"})
-    for uri in (marked, said):
+    folder = shutil.copytree(other[0], tmp_path / "folder")
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"prediction_type": "v_prediction"}))
+    for uri in (marked, said, str(folder)):
         with pytest.raises(UserError, match="trained to predict v") as caught:
             checkpoints.load(uri, base)
         assert uri in str(caught.value)
         assert "\n" not in str(caught.value)
+        assert_same(checkpoints.load(uri, base, predicts_v=True), other[1])
     noise = write(tmp_path / "noise.safetensors", ldm, metadata={"modelspec.prediction_type": "epsilon"})
     assert_same(checkpoints.load(noise, base), other[1])
 
