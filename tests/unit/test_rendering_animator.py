@@ -9,15 +9,16 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 
+from animatediff.diffusion.context import Context
 from animatediff.diffusion.schedule import NoiseSchedule, ddim_scheduler
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog import Item
-from animatediff.rendering.entries import Entry
+from animatediff.rendering.catalog import Catalog, Item, expand
+from animatediff.rendering.entries import Entry, Settings
 from animatediff.sprites.base import build_base
-from animatediff.weights import motion_modules
+from animatediff.weights import checkpoints, motion_modules
 from animatediff.weights.base import load_unet
 
 BARE = Entry(name="bare", prompts=("x",))
@@ -87,6 +88,16 @@ def rendered(animator, entry, **changes):
     return animator.render(item(**changes))
 
 
+def digest(files, **changes):
+    """The digest of the item that a catalog with the settings of `item` gives."""
+    settings = item(**changes).model_dump(include=Settings.model_fields.keys() | {"prompt", "seed"})
+    prompt = {"seeds": [settings.pop("seed")], **settings}
+    weights = {"base": str(files / "base"), "motion_module": str(files / "motion.safetensors")}
+    catalog = Catalog.model_validate({**weights, "entries": [{"name": "x", "prompts": [prompt]}]})
+    (found,) = expand(catalog, content_hash=str).items
+    return found.digest
+
+
 def test_frames_have_the_items_shape_and_move(animator):
     frames = rendered(animator, BARE, num_frames=10)
     assert frames.shape == (10, 16, 32, 3)
@@ -94,11 +105,29 @@ def test_frames_have_the_items_shape_and_move(animator):
     assert (frames[0] != frames[1]).any()
 
 
-def test_each_setting_of_an_item_counts(animator):
-    bare = rendered(animator, BARE)
-    changes = [{"prompt": "a blue square"}, {"negative_prompt": ""}, {"seed": 4}, {"num_inference_steps": 3}]
-    for change in [*changes, {"guidance_scale": 2.0}]:
-        assert (rendered(animator, BARE, **change) != bare).any(), change
+CHANGES = {
+    "prompt": "a blue square",
+    "seed": 4,
+    "negative_prompt": "",
+    "sampler": "euler_a",
+    "timestep_spacing": "trailing",
+    "num_inference_steps": 3,
+    "guidance_scale": 2.0,
+    "guidance_rescale": 0.7,
+    "clip_skip": 1,
+    "width": 24,
+    "height": 24,
+    "num_frames": 4,
+    "context": Context(length=2, overlap=1),
+    "loop": True,
+}
+
+
+@pytest.mark.parametrize("name", ["prompt", "seed", *(name for name in Settings.model_fields if name != "fps")])
+def test_each_setting_of_an_item_counts_in_its_digest_and_its_pictures(animator, files, name):
+    change = {name: CHANGES[name]}
+    assert not np.array_equal(rendered(animator, BARE, **change), rendered(animator, BARE))
+    assert digest(files, **change) != digest(files)
 
 
 def test_without_a_schedule_the_motion_modules_own_is_used(files, tmp_path):
@@ -155,6 +184,60 @@ def test_a_broken_entry_leaves_nothing_behind(animator, files):
     )
     with pytest.raises(UserError, match="match nothing"):
         animator.load(broken)
+    np.testing.assert_array_equal(rendered(animator, BARE), first)
+
+
+def wait_for_prefetch(animator):
+    animator._reader.submit(lambda: None).result()  # it has one thread
+
+
+def test_what_is_prefetched_is_not_read_again(files, animator, tmp_path):
+    folder = shutil.copytree(files / "other", tmp_path / "b")
+    b = Entry(name="b", prompts=("x",), checkpoint=str(folder), loras=({"path": str(files / "lora.safetensors")},))
+    first, wanted = rendered(animator, BARE), rendered(animator, b)
+    animator.load(BARE)
+    animator.prefetch(b)
+    wait_for_prefetch(animator)
+    np.testing.assert_array_equal(animator.render(item()), first)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    with weights.open("r+b") as file:  # in place: a mapped file would give these bytes
+        file.write(bytes(weights.stat().st_size))
+    np.testing.assert_array_equal(rendered(animator, b), wanted)
+
+
+def test_prefetching_what_is_loaded_or_being_read_reads_nothing(files, animator, monkeypatch):
+    load, opened = checkpoints.load, []
+    monkeypatch.setattr(
+        checkpoints, "load", lambda uri, *rest, **options: opened.append(uri) or load(uri, *rest, **options)
+    )
+    b = Entry(name="b", prompts=("x",), checkpoint=str(files / "other"))
+    animator.load(BARE)
+    for _ in range(2):
+        animator.prefetch(b)
+    animator.load(b)
+    animator.prefetch(b)
+    wait_for_prefetch(animator)
+    assert opened == [b.checkpoint]
+
+
+def test_another_entry_than_the_prefetched_one_may_be_loaded(files, animator):
+    b = Entry(name="b", prompts=("x",), checkpoint=str(files / "other"))
+    c = Entry(name="c", prompts=("x",), loras=({"path": str(files / "lora.safetensors")},))
+    wanted = [rendered(animator, entry) for entry in (c, b)]
+    animator.prefetch(BARE)
+    for entry, frames in zip((c, b), wanted, strict=True):
+        np.testing.assert_array_equal(rendered(animator, entry), frames)
+
+
+def test_what_is_wrong_with_prefetched_files_is_told_when_they_are_loaded(files, animator):
+    first = rendered(animator, BARE)
+    broken = Entry(name="z", prompts=("x",), loras=({"path": str(files / "broken.safetensors")},))
+    animator.prefetch(broken)
+    wait_for_prefetch(animator)
+    np.testing.assert_array_equal(animator.render(item()), first)
+    for _ in range(2):
+        with pytest.raises(UserError, match="match nothing"):
+            animator.load(broken)
     np.testing.assert_array_equal(rendered(animator, BARE), first)
 
 
