@@ -1,9 +1,10 @@
-"""What tests of weights files need: SDXL in miniature, and writers of the original (LDM, sgm) layouts.
+"""What tests of weights files need: SDXL in miniature, hashes, and writers of the original (LDM, sgm) layouts.
 
 The writers are the oracle of the package's reader. So they take nothing from it: where a layer sits in the published
 SD 1.x and SDXL files is written down here once more, in the other direction.
 """
 
+import hashlib
 import re
 
 import torch
@@ -181,3 +182,13 @@ def _text_config(width, activation):
         bos_token_id=97,
         eos_token_id=98,
     )
+
+
+def content_hash(resident):
+    """SHA-256 over the names and bytes of all resident weights, as they are now."""
+    digest = hashlib.sha256()
+    for part, state in sorted(resident._states.items()):
+        for name, tensor in sorted(state.items()):
+            digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

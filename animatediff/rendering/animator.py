@@ -89,7 +89,7 @@ class Animator:
         )
         self._loaded: Weights | None = Weights()
         self._words: tuple[object, ...] = ()
-        self._encoder = ""
+        self._encoder: Weights | None = None
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._ahead: tuple[Weights, Future[_Files]] | None = None
 
@@ -120,8 +120,7 @@ class Animator:
         self._prompts.set_embeddings(files.embeddings)
         self._weights.apply(files.reading)
         self._words = tuple((file.path, file.token) for file in wanted.embeddings)
-        changed = self._weights.is_changed("text_encoder")
-        self._encoder = self._weights.content_hash("text_encoder") if changed else ""
+        self._encoder = wanted if self._weights.is_changed("text_encoder") else None
         self._loaded = wanted
 
     def _fetched(self, wanted: Weights) -> _Files:

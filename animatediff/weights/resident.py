@@ -4,7 +4,6 @@ What a file changes is copied before the first change and copied back afterwards
 removal every byte is the base's again.
 """
 
-import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -122,15 +121,6 @@ class ResidentWeights:
     def is_changed(self, part: str) -> bool:
         """Whether any weight of a part is not the base's."""
         return any(changed == part for changed, _ in self._changed)
-
-    def content_hash(self, part: str | None = None) -> str:
-        """SHA-256 over the names and bytes of all weights, or those of one part, as they are now."""
-        digest = hashlib.sha256()
-        for each in sorted(self._states) if part is None else [part]:
-            for name, tensor in sorted(self._states[each].items()):
-                digest.update(f"{each}.{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
 
     def _read(self, addition: Addition) -> dict[Target, Change]:
         return lora.read(addition.uri, self._states, family=addition.family)

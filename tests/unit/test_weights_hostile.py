@@ -23,6 +23,7 @@ from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.weights import motion_modules, textual_inversion
 from animatediff.weights.resident import Addition, ResidentWeights
+from tests.support_weights import content_hash
 
 ATTN = "down_blocks.0.attentions.0.transformer_blocks.0"
 KOHYA = "lora_unet_" + ATTN.replace(".", "_")
@@ -54,7 +55,7 @@ def resident():
 
 @pytest.fixture(scope="module")
 def untouched(resident):
-    return resident.content_hash()
+    return content_hash(resident)
 
 
 # --- writers: each gives a file's bytes ---
@@ -448,7 +449,7 @@ def test_one_clear_line(row, tmp_path, monkeypatch, resident, untouched):
     assert len(line) < 500
     assert "Traceback" not in line
     assert not (tmp_path / CANARY).exists()
-    assert resident.content_hash() == untouched
+    assert content_hash(resident) == untouched
 
 
 def test_the_canary_would_sing(tmp_path, monkeypatch):
@@ -467,4 +468,4 @@ def test_a_checkpoint_of_nan_leaves_the_base(resident, untouched, tmp_path):
     (tmp_path / "unet" / "config.json").write_text(json.dumps(dict(resident._modules["unet"].config)))
     with pytest.raises(UserError, match=r"mid_block.resnets.0.conv1.bias NaN"):
         resident.load(checkpoint=str(tmp_path))
-    assert resident.content_hash() == untouched
+    assert content_hash(resident) == untouched

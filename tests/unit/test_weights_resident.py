@@ -14,6 +14,7 @@ from animatediff.models.motion_unet import MotionUNet
 from animatediff.sprites.base import build_base
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 from animatediff.weights.resident import Addition, ResidentWeights
+from tests.support_weights import content_hash
 
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 CONV = "down_blocks.0.resnets.0.conv1"
@@ -129,15 +130,15 @@ def test_a_motion_lora_changes_the_motion_module_alone(files, resident):
 def test_apply_and_remove_in_turn(files, dtype):
     """The issue's A, remove, B, remove, A: one hash for both A, and the base's after each removal."""
     resident = ResidentWeights(modules(str(files / "base"), dtype))
-    base = resident.content_hash()
+    base = content_hash(resident)
     a = {"additions": [Addition(str(files / "small.safetensors"), 0.7), Addition(str(files / "loha.safetensors"))]}
     b = {"checkpoint": str(files / "other"), "additions": [Addition(str(files / "large.safetensors"))]}
     hashes = []
     for wanted in (a, b, a):
         resident.load(**wanted)
-        hashes.append(resident.content_hash())
+        hashes.append(content_hash(resident))
         resident.restore()
-        assert resident.content_hash() == base
+        assert content_hash(resident) == base
     assert hashes[0] == hashes[2]
     assert len({base, *hashes}) == 3
 
@@ -155,7 +156,7 @@ def test_any_order_of_loads_gives_each_its_own_weights(files, resident):
 
     def weights(option):
         resident.load(**option)
-        return resident.content_hash()
+        return content_hash(resident)
 
     expected = [weights(option) for option in options]
     assert len(set(expected)) == len(options)
@@ -171,9 +172,9 @@ def test_any_order_of_loads_gives_each_its_own_weights(files, resident):
 
 def test_scale_zero_leaves_every_byte(files, resident):
     resident.restore()
-    before = resident.content_hash()
+    before = content_hash(resident)
     resident.load(additions=[Addition(str(files / "small.safetensors"), 0)])
-    assert resident.content_hash() == before
+    assert content_hash(resident) == before
 
 
 def test_a_checkpoint_equals_the_model_that_it_was(files, resident):
@@ -188,14 +189,14 @@ def test_a_checkpoint_equals_the_model_that_it_was(files, resident):
 def test_a_failure_midway_leaves_the_base(files, tmp_path, before):
     """NaN shows only as the tensors are copied: some of them are in place by then."""
     resident = ResidentWeights(modules(str(files / "base"), torch.float16))
-    base = resident.content_hash()
+    base = content_hash(resident)
     resident.load(additions=[Addition(str(files / f"{name}.safetensors")) for name in before.get("additions", ())])
     name = "lora_unet_" + f"{ATTENTION}.to_q".replace(".", "_")
     big = {f"{name}.lora_down.weight": torch.full((1, 32), 3e4), f"{name}.lora_up.weight": torch.full((32, 1), 3e4)}
     save_file(big, tmp_path / "big.safetensors")
     with pytest.raises(UserError, match=r"big.safetensors makes .*to_q.weight NaN or infinite.*float16"):
         resident.load(checkpoint=str(files / "other"), additions=[Addition(str(tmp_path / "big.safetensors"))])
-    assert resident.content_hash() == base
+    assert content_hash(resident) == base
 
 
 def test_batches_stay_small(files, resident, monkeypatch):
