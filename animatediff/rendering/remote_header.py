@@ -7,7 +7,7 @@ import torch
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.weights.tensors import TensorFile
+from animatediff.weights.tensors import TensorFile, without_wrapper
 
 _LENGTH_BYTES = 8  # in which the header's own length comes first
 _MAX_BYTES = 100_000_000  # safetensors' own bound
@@ -30,7 +30,7 @@ def remote_header(uri: str) -> TensorFile | None:
         tensors = {name: torch.zeros(()).expand(entry["shape"]) for name, entry in header.items()}
     except (UserError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError):
         return None
-    return TensorFile(uri, tensors, metadata) if tensors else None
+    return TensorFile(uri, without_wrapper(tensors), metadata) if tensors else None
 
 
 def _read(uri: str, start: int, num_bytes: int) -> bytes:

@@ -280,6 +280,11 @@ def _checked(tensors: dict[str, Tensor], path: Path, uri: str) -> dict[str, Tens
         # A stride of 0 makes a terabyte of four bytes.
         if tensor.numel() * tensor.element_size() > size:
             raise UserError(f"{uri}: {name} claims {list(tensor.shape)}, more than the file holds")
+    return without_wrapper(tensors)
+
+
+def without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by the names that they have without DDP's `module.` around the whole model."""
     if all(name.startswith("module.") for name in tensors):
         return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors

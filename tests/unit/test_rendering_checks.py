@@ -42,9 +42,11 @@ def files(tmp_path_factory):
     key = "lora_unet_" + ATTENTION.replace(".", "_")
     save_file(pair(f"{key}_to_q"), folder / "lora.safetensors")
     save_file(pair(f"{key.replace('attn1', 'attn2')}_to_k", into=2048), folder / "sdxl.safetensors")
-    save_file(pair(f"{TEMPORAL}.processor.to_q_lora", "down", "up"), folder / "motion_lora.safetensors")
     save_file(pair(f"{key}_to_q") | {f"{key}_to_q.dora_scale": torch.ones(1, 32)}, folder / "dora.safetensors")
     save_file({"emb_params": torch.ones(2, 32)}, folder / "sks.safetensors")
+    motion_lora = pair(f"{TEMPORAL}.processor.to_q_lora", "down", "up")
+    save_file(motion_lora, folder / "motion_lora.safetensors")
+    save_file({f"module.{name}": tensor for name, tensor in motion_lora.items()}, folder / "wrapped.safetensors")
     (folder / "broken.safetensors").write_bytes(b"broken")
     return folder
 
@@ -414,8 +416,10 @@ def test_remote_weights_are_told_by_their_headers(content, files, tmp_path, monk
 
 def test_a_header_tells_what_the_file_would(files, tmp_path, monkeypatch):
     monkeypatch.setattr("animatediff.weights.files.CACHE", tmp_path / "cache")
-    for name in ("lora", "motion_lora", "sdxl", "dora", "sks", "motion"):
+    for name in ("lora", "motion_lora", "sdxl", "dora", "sks", "motion", "wrapped"):
         uri = f"memory://{tmp_path.name}/{name}.safetensors"
         fsspec.filesystem("memory").pipe_file(uri, (files / f"{name}.safetensors").read_bytes())
-        assert identify(remote_header(uri)) == identify(open_tensors(uri))
+        header, file = remote_header(uri), open_tensors(uri)
+        assert identify(header) == identify(file)
+        assert header.tensors.keys() == file.tensors.keys()
     assert remote_header(str(files / "lora.safetensors")) is None
