@@ -96,7 +96,7 @@ def detect(
     update |= adapter_settings(adapter) if adapter else {}
     update |= {"max_frames": frames} if frames else {}
     config = MotionConfig.for_version(version).model_copy(update=update)
-    return Detected(layout, version, config, _note(version, frames, whole_unet))
+    return Detected(layout, version, config, _note(layout, version, frames, whole_unet))
 
 
 def unsupported(tensors: Mapping[str, Tensor]) -> str | None:
@@ -264,7 +264,7 @@ def _closest(config: MotionConfig, num_down_blocks: int) -> Version:
     return max(versions, key=lambda v: len(fields & MotionConfig.for_version(v).model_dump().items()))
 
 
-def _note(version: Version, frames: int | None, whole_unet: bool) -> str | None:
+def _note(layout: Layout, version: Version, frames: int | None, whole_unet: bool) -> str | None:
     notes = []
     if whole_unet:
         notes.append("it is a dump of a whole UNet, only its motion modules are used")
@@ -272,4 +272,8 @@ def _note(version: Version, frames: int | None, whole_unet: bool) -> str | None:
         # The official trainer's dumps have had no tables since 2024-07, and v1's norms.
         reason = "as the official trainer dumps" if version == "v1" else "the later one"
         notes.append(f"it has no position tables, by which v1 and v3 differ: read as {version}, {reason}")
+    if (layout, version, frames) == ("diffusers", "v3", 32):
+        # diffusers' script drops the tables, and its adapter makes new ones: of 32 rows, if nobody says 24.
+        looks = "v1 that was converted with a position table of 32 rows looks the same"
+        notes.append(f"read as v3, though {looks}: of v1, take the official file")
     return "; ".join(notes) or None

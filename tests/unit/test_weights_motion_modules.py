@@ -172,6 +172,16 @@ def test_diffusers_folders_are_read(version, variant, tmp_path):
     assert same(motion.state_dict(), weights_of(published(version)))
 
 
+@pytest.mark.parametrize(("version", "rows", "is_told"), [("v1", 24, False), ("v1", 32, True), ("v2", 32, False)])
+def test_v1_with_the_table_of_v3_is_told(version, rows, is_told, tmp_path, caplog):
+    config = MotionConfig.for_version(version)
+    MotionAdapter(
+        (32, 32, 32, 32), motion_max_seq_length=rows, use_motion_mid_block=config.use_mid_block
+    ).save_pretrained(tmp_path)
+    assert motion_modules.open_file(str(tmp_path)).version == ("v3" if is_told else version)
+    assert ("of v1, take the official file" in caplog.text) == is_told
+
+
 def test_a_diffusers_folder_brings_its_heads(tmp_path):
     MotionAdapter(
         (32, 64), motion_num_attention_heads=4, motion_norm_num_groups=8, motion_max_seq_length=48
