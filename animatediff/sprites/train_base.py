@@ -63,6 +63,8 @@ def main(output: Path, seed: int = 0) -> None:
         stages.append((name, REFINEMENT_PLAN, refined_s))
     make_pipeline(vae, model.text_encoder, tokenizer, model.unet).to(torch.float16).save_pretrained(draft)
     _open_in_float32(draft / "text_encoder" / "config.json")
+    for config in draft.glob("*/config.json"):
+        _forget_place(config)
     record = {name: {"num_steps": plan.num_steps, "minutes": round(s / 60, 1)} for name, plan, s in stages}
     (draft / "training.json").write_text(json.dumps({"seed": seed, "cpus": os.cpu_count(), **record}, indent=2) + "\n")
     draft.replace(output)
@@ -74,6 +76,13 @@ def main(output: Path, seed: int = 0) -> None:
 def _open_in_float32(config: Path) -> None:
     """Transformers opens weights in the precision that the config says, diffusers in float32: they would not fit."""
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+
+
+def _forget_place(config: Path) -> None:
+    """diffusers notes where a part was read from: a folder of this machine, which is nobody else's business."""
+    content = json.loads(config.read_text())
+    content.pop("_name_or_path", None)
+    config.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _vae(work: Path, seed: int) -> tuple[AutoencoderKL, float]:

@@ -44,6 +44,8 @@ def test_a_run_that_was_killed_while_it_saved_ends_with_the_same_base(tmp_path, 
     assert steps == {"vae": 2, "text_to_image": 3, "refinement": 2, "second_refinement": 2}
     assert {"vocab.json", "merges.txt"} <= {path.name for path in (tmp_path / "base" / "tokenizer").iterdir()}
     assert draw_prompts(open_base(str(tmp_path / "base")), ["a red star"]).shape == (1, 64, 64, 3)
+    texts = [path.read_text() for path in (tmp_path / "base").rglob("*.json")]
+    assert not any(str(tmp_path) in text for text in texts)
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(tmp_path):
