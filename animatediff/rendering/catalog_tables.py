@@ -3,7 +3,9 @@
 import csv
 import difflib
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -19,6 +21,8 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 _BATCH_ROWS = 10_000
 _TEXTS = ("prompt", "negative_prompt")  # the columns whose blanks are kept
+# A list of texts or mappings, or a mapping: prompts have brackets and braces of their own, such as `[day:night:0.5]`.
+_JSON_PROMPTS = re.compile(r'\[\s*(\{\s*)?"|\[\s*\]$|\{\s*"')
 
 
 class Row(NamedTuple):
@@ -60,7 +64,7 @@ def _given(cells: Iterable[tuple[str, Any]], where: str) -> dict[str, Any]:
         if cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()):  # null, NaN, blank
             continue
         try:
-            values[name] = _value(name, cell) if isinstance(cell, str) else _without_nulls(cell)
+            values[name] = _value(name, cell) if isinstance(cell, str) else _plain(cell)
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{where}, column {name!r}: {error} (got {cell!r})") from error
     return values
@@ -70,16 +74,26 @@ def _value(name: str, text: str) -> Any:
     if name in _TEXTS:
         return text
     text = text.strip()
-    if name == "context" or (name in _LISTS and text.startswith(("[", "{"))):
-        return _without_nulls(json.loads(text))
+    if name == "context" or (name in _LISTS and _is_json(name, text)):
+        return _plain(json.loads(text))
     return _LISTS[name](text) if name in _LISTS else text
 
 
-def _without_nulls(value: Any) -> Any:
-    """A Parquet struct has all its fields, whether they were given or not."""
-    if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
-    return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+def _is_json(name: str, text: str) -> bool:
+    return bool(_JSON_PROMPTS.match(text)) if name == "prompts" else text.startswith(("[", "{"))
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can say, too: Parquet has more types, and a struct of it has all its fields, given or not."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if not isinstance(value, str | int | float | None):
+        raise ValueError(f"a text, a number, a list or a mapping is needed, not {type(value).__name__}")
+    return value
 
 
 def _scaled_file(text: str) -> dict[str, Any]:
@@ -161,10 +175,14 @@ def _read_parquet(uri: str, known: list[str]) -> Cells:
         names = parquet.schema_arrow.names
         _check_columns(names, known, uri)
         number = 0
-        for batch in parquet.iter_batches(_BATCH_ROWS):
-            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                number += 1
-                yield f"row {number}", zip(names, row, strict=True)
+        try:
+            for batch in parquet.iter_batches(_BATCH_ROWS):
+                for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    number += 1
+                    yield f"row {number}", zip(names, row, strict=True)
+        except (pa.ArrowException, ValueError, OverflowError, OSError) as error:  # a damaged page, a text not in UTF-8
+            reason = " ".join(str(error).split())
+            raise UsageError(f"{printable_uri(uri)} cannot be read beyond row {number}: {reason}") from error
 
 
 def _check_columns(names: Collection[str], known: list[str], uri: str) -> None:

@@ -47,11 +47,17 @@ class Settings(Config):
     """Whether the last frame goes over into the first; windows of `context` then reach around the clip's end."""
 
 
+def _as_seeds(value: Any) -> Any:
+    return (value,) if isinstance(value, int | float) else value
+
+
 class SeededSettings(Settings):
     """Settings, and the seeds to repeat them with."""
 
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field((0,), min_length=1)
-    """Every prompt is rendered once for each."""
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1), BeforeValidator(_as_seeds)
+    ] = (0,)
+    """One, or a list: every prompt is rendered once for each."""
 
 
 class Prompt(SeededSettings):
@@ -74,7 +80,7 @@ class Lora(Config):
 
     path: WeightsUri
     """A weights file, local or at a URI."""
-    scale: float = 1.0
+    scale: float = Field(1.0, allow_inf_nan=False)
     """1 is as trained, 0 leaves it out."""
 
 

@@ -1,6 +1,8 @@
 """Catalogs as files: one content in every form is one plan, and what is wrong is told with its file, row and column."""
 
 import csv
+import datetime
+import decimal
 import gzip
 import json
 
@@ -146,6 +148,55 @@ def test_a_row_may_have_several_prompts(tmp_path):
     assert found == [("a", 64), ("b", 64), ("first", 512), ("c", 512), ("d", 72), ("as it is", 512)]
 
 
+@pytest.mark.parametrize("text", ["[day:night:0.5] over a town", "[cat]", "{red|blue} [[hat]]", "[1girl:0.5], {x}"])
+def test_a_cell_of_prompts_may_have_brackets_of_its_own(tmp_path, text):
+    for form in ("csv", "jsonl", "parquet"):
+        path = write(tmp_path, form, [SHARED | {"name": "x", "prompts": text}])
+        assert [prompt.prompt for prompt in read(str(path)).entries[0].prompts] == [text]
+
+
+def test_one_seed_needs_no_list(tmp_path):
+    for form in ("jsonl", "parquet"):
+        path = write(tmp_path, form, [SHARED | {"name": "x", "prompt": "a", "seeds": 3}])
+        assert [item.seed for item in plan(read(str(path))).items] == [3]
+    content = SHARED | {"seeds": 3, "prompts": ["a", {"prompt": "b", "seeds": 4}], "entries": [{"name": "x"}]}
+    assert [item.seed for item in plan(Catalog.model_validate(content)).items] == [3, 4]
+
+
+def test_decimals_of_parquet_are_numbers(tmp_path):
+    scale, seeds = decimal.Decimal("0.50"), [decimal.Decimal("3.00"), decimal.Decimal(2**40)]
+    row = {"name": "x", "prompt": "a", "fps": scale, "seeds": seeds, "loras": [{"path": "a.pt", "scale": scale}]}
+    (item,) = plan(read(str(write(tmp_path, "parquet", [SHARED | row | {"seeds": seeds[0]}])))).items
+    assert (item.fps, item.seed) == (0.5, 3)
+    (entry,) = read(str(write(tmp_path, "parquet", [SHARED | row]))).entries
+    assert (entry.prompts[0].seeds, entry.loras[0].scale) == ((3, 2**40), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "kind"),
+    [
+        ("name", datetime.date(2025, 1, 2), "date"),
+        ("prompt", b"a cat", "bytes"),
+        ("seeds", [datetime.datetime(2025, 1, 2)], "datetime"),
+        ("context", {"length": datetime.time(16)}, "time"),
+    ],
+)
+def test_a_cell_of_a_type_that_no_field_has_is_told(tmp_path, column, value, kind):
+    rows = [SHARED | {"name": "x", "prompt": "a"} | {column: each} for each in (None, value)]
+    with pytest.raises(UsageError) as caught:
+        read(str(write(tmp_path, "parquet", rows)))
+    told = f"table.parquet, row 2, column {column!r}: a text, a number, a list or a mapping is needed, not {kind} (got "
+    assert told in str(caught.value)
+
+
+def test_a_parquet_file_that_is_damaged_inside_is_told(tmp_path):
+    text = pa.array([b"\xff"])
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"name": ["x"], "prompt": pa.Array.from_buffers(pa.string(), 1, text.buffers())}), path)
+    with pytest.raises(UsageError, match=r"t\.parquet cannot be read beyond row 0: 'utf-8' codec"):
+        read(str(path))
+
+
 def test_tables_may_be_elsewhere_and_compressed(tmp_path):
     write_csv(tmp_path / "table.csv", [SHARED | {"name": "x", "prompt": "a"}])
     packed = tmp_path / "table.csv.gz"
@@ -178,6 +229,12 @@ def test_given_settings_of_alike_rows_are_their_own(tmp_path):
         ("t.csv", "name,loras\na,[1]\n", "t.csv, line 2, column 'loras' (0): Input should be a valid dictionary"),
         ("t.csv", "name,loras\na,[1\n", "t.csv, line 2, column 'loras': Expecting ',' delimiter"),
         ("t.csv", "name,context\na,16:4\n", "t.csv, line 2, column 'context': Extra data"),
+        (
+            "t.csv",
+            "name,loras\na,b.pt:nan\n",
+            "t.csv, line 2, column 'loras' (0.scale): Input should be a finite number",
+        ),
+        ("t.csv", 'name,prompts\na,"[""b"""\n', "t.csv, line 2, column 'prompts': Expecting ',' delimiter"),
         ("t.csv", "name,seeds\na,1;x\n", "t.csv, line 2, column 'seeds' (1): Input should be a valid integer"),
         ("t.csv", "name,sampler\na,ddmi\n", "t.csv, line 2, column 'sampler': Input should be 'ddim', 'euler', "),
         ("t.csv", "name,prompt,width\na,b,c\na,b,d\n", "(got 'c'); "),
