@@ -3,10 +3,12 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +92,16 @@ def _fetched(uri: str) -> Path:
     infos = _infos(fs, path)
     key = hashlib.sha256(repr((uri, _versions(infos))).encode()).hexdigest()[:16]
     target = CACHE / key / Path(path).name
-    if target.exists():
-        os.utime(target.parent)  # it is used
-        return target
+    with suppress(FileNotFoundError):
+        os.utime(target.parent)  # it is used, which another process that makes room is to see before it is found
+        if target.exists():
+            return target
     _make_room(sum(int(info.get("size") or 0) for _, info in infos))
-    partial = CACHE / f"{key}.{uuid.uuid4().hex}" / target.name
+    partial = _draft() / target.name
     partial.parent.mkdir(parents=True)
     try:
         fs.get(path, str(partial), recursive=fs.isdir(path))
+        os.utime(partial.parent)  # it may have taken long, and is not to be old when it is there
         partial.parent.rename(target.parent)
     except OSError:
         if not target.exists():  # another process may have been faster
@@ -107,23 +111,46 @@ def _fetched(uri: str) -> Path:
     return target
 
 
+def _draft() -> Path:
+    """A folder beside the copies that is none of them, until it is renamed."""
+    return CACHE / f".{uuid.uuid4().hex}.tmp"
+
+
 def _make_room(num_bytes: int) -> None:
-    """Delete the copies that were asked for longest ago until the disk has room. An open one stays readable."""
+    """Delete the copies that were asked for longest ago until the disk has room. An open one stays readable.
+
+    Drafts that nobody has written to for as long are deleted, too: their processes were killed.
+    """
     CACHE.mkdir(parents=True, exist_ok=True)
     usage = shutil.disk_usage(CACHE)
     missing = num_bytes + usage.total * _FREE_SHARE - usage.free
-    for used, copy in sorted((_time(copy), copy) for copy in CACHE.iterdir()):
+    for used, folder in sorted((_time(folder), folder) for folder in CACHE.iterdir()):
         if missing <= 0 or time.time() - used < _RECENT_S:
             return
-        missing -= sum(file.stat().st_size for file in copy.rglob("*") if file.is_file())
-        shutil.rmtree(copy, ignore_errors=True)
+        missing -= _delete(folder)
 
 
-def _time(copy: Path) -> float:
+def _delete(folder: Path) -> int:
+    """Bytes that were freed: none of what another process deletes or has just asked for, or another user owns."""
+    gone = _draft()
     try:
-        return copy.stat().st_mtime
-    except FileNotFoundError:  # another process was faster
-        return 0.0
+        if time.time() - _time(folder) < _RECENT_S:
+            return 0
+        folder.rename(gone)  # what is half deleted must not be found
+        num_bytes = sum(file.stat().st_size for file in gone.rglob("*") if file.is_file())
+    except (FileNotFoundError, PermissionError):
+        return 0
+    shutil.rmtree(gone, ignore_errors=True)
+    return num_bytes
+
+
+def _time(folder: Path) -> float:
+    """When a copy was asked for last, or a draft written to; infinite where another process is changing it."""
+    try:
+        written = folder.rglob("*") if folder.name.startswith(".") else ()
+        return max(path.stat().st_mtime for path in (folder, *written))
+    except FileNotFoundError:
+        return math.inf
 
 
 def _infos(fs: AbstractFileSystem, path: str) -> list[tuple[str, dict[str, Any]]]:

@@ -1,9 +1,11 @@
 """Remote weights: fetched once a version, never half, and never a stale one."""
 
 import http.server
+import multiprocessing
 import os
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import fsspec
@@ -69,6 +71,95 @@ def test_old_copies_make_room_for_new_ones(cache, monkeypatch):
         assert [path.exists() for path in (a, b, c, d)] == [True, False, True, True]
         assert opened.read() == b"b" * 100
     assert local_copy("memory://many/b.bin").read_bytes() == b"b" * 100
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A disk on which there is never room for another copy."""
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(total=1000, free=0))
+
+
+def long_ago(*paths):
+    for path in paths:
+        os.utime(path, (time.time() - 9000,) * 2)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_another_process_s_running_download_is_left_alone(cache, monkeypatch):
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/slow/a.bin": b"a" * 100, "/slow/b.bin": b"b" * 100})
+    get = type(memory).get
+
+    def slow_get(self, path, local, **options):
+        """An hour and more, in which another file is asked for, and its process makes room."""
+        get(self, path, local, **options)
+        if path.endswith("a.bin"):
+            long_ago(Path(local).parent)  # its folder was made then; the file in it still grows
+            local_copy("memory://slow/b.bin")
+
+    monkeypatch.setattr(type(memory), "get", slow_get)
+    a = local_copy("memory://slow/a.bin")
+    assert a.read_bytes() == b"a" * 100
+    assert local_copy("memory://slow/b.bin").read_bytes() == b"b" * 100
+    assert a.exists()  # what took long is not old when it is there
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_what_a_killed_download_left_makes_room_after_an_hour(cache):
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/left/a.bin": b"a"})
+    drafts = [cache / f".{number}.tmp" for number in range(2)]
+    for draft in drafts:
+        draft.mkdir(parents=True)
+        (draft / "m.bin").write_bytes(b"x" * 100)
+    long_ago(drafts[0] / "m.bin", *drafts)
+    local_copy("memory://left/a.bin")
+    assert [draft.exists() for draft in drafts] == [False, True]
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_copy_that_another_process_asks_for_meanwhile_stays(cache, monkeypatch):
+    memory = fsspec.filesystem("memory")
+    memory.pipe({f"/meanwhile/{name}.bin": name.encode() * 100 for name in "abc"})
+    a, b = (local_copy(f"memory://meanwhile/{name}.bin") for name in "ab")
+    long_ago(a.parent, b.parent)
+    delete, deleted = files._delete, []
+
+    def slow_delete(copy):
+        """While the first is deleted the other is asked for."""
+        if not deleted:
+            local_copy(f"memory://meanwhile/{(b if copy == a.parent else a).name}")
+        deleted.append(copy)
+        return delete(copy)
+
+    monkeypatch.setattr(files, "_delete", slow_delete)
+    local_copy("memory://meanwhile/c.bin")
+    assert len(deleted) == 2
+    assert a.exists() != b.exists()
+
+
+def fetch_one(folder):
+    """What a process does that finds a full disk."""
+    files.CACHE = Path(folder)
+    files.shutil.disk_usage = lambda _: SimpleNamespace(total=10**9, free=0)
+    fsspec.filesystem("memory").pipe({"/both/a.bin": b"a"})
+    assert local_copy("memory://both/a.bin").read_bytes() == b"a"
+
+
+def test_two_processes_make_room_at_once(cache):
+    for number in range(300):
+        parts = cache / f"{number:03}" / "model" / "unet"
+        parts.mkdir(parents=True)
+        (parts / "m.bin").write_bytes(b"x")
+        long_ago(cache / f"{number:03}")
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=fetch_one, args=(str(cache),)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert len(list(cache.iterdir())) == 2  # each has its own file in memory
 
 
 def test_a_folder_and_a_replaced_file_in_it():
