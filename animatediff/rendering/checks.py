@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import combinations
 
 from animatediff.errors import UserError
 from animatediff.rendering import catalog_files
@@ -36,9 +37,9 @@ def check(catalog: Catalog) -> dict[Place, str]:
     """What keeps entries, or some of their prompts, from being rendered; everything else can go ahead.
 
     That is: files that do not exist, or are of another family or for another base than they are given as; a motion
-    module that does not fit the base; sizes, lengths and steps that they cannot do; embeddings that no prompt uses;
-    names that no file can have, or that stand for several models. A file that is there but cannot be read is left to
-    its entry's items, which fail with it.
+    module that does not fit the base; folders of weights in which parts are missing; sizes, lengths and steps that they
+    cannot do; embeddings that no prompt uses, or that have one token; names that no file can have, or that stand for
+    several models. A file that is there but cannot be read is left to its entry's items, which fail with it.
 
     Returns:
         All problems of an entry, or of a prompt, as one line.
@@ -78,10 +79,11 @@ def _problems(catalog: Catalog) -> Iterator[tuple[Place, str]]:
         yield from ((index, files[file]) for file in files_of(entry) if file in files)
         if not catalog.prompts_of(entry):
             yield index, "it has no prompts: give it some, or the whole catalog"
-        for file in entry.embeddings:
-            token = tokens(file.path, file.token)
-            if token is not None and not any(uses(text, token) for text in _texts(catalog, entry)):
-                yield index, f"no prompt uses the embedding {file.path}: write {token!r} where it belongs"
+        words = [(file.path, token) for file in entry.embeddings if (token := tokens(file.path, file.token))]
+        for path, token in words:
+            if not any(uses(text, token) for text in _texts(catalog, entry)):
+                yield index, f"no prompt uses the embedding {path}: write {token!r} where it belongs"
+        yield from ((index, problem) for problem in _token_problems(words))
         yield from _model_problems(catalog, index, models)
 
 
@@ -100,6 +102,12 @@ def _name_problems(catalog: Catalog) -> Iterator[tuple[int, str]]:
 
 def _has_weights_of(entry: Entry, other: Entry) -> bool:
     return all(getattr(entry, name) == getattr(other, name) for name in _WEIGHTS)
+
+
+def _token_problems(words: Sequence[tuple[str, str]]) -> Iterator[str]:
+    for (path, token), (other_path, other) in combinations(words, 2):
+        if uses(token, other) and uses(other, token):  # each is in the other: they are the same
+            yield f"{path} and {other_path} both have the token {token!r}: give one of them another, as `token:`"
 
 
 def _texts(catalog: Catalog, entry: Entry) -> Iterator[str]:

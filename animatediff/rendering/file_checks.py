@@ -1,6 +1,6 @@
 """Weights files that are not there, of another family, or for another base than a catalog gives them as."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
@@ -10,7 +10,8 @@ from animatediff.errors import UserError
 from animatediff.rendering.entries import Weights
 from animatediff.rendering.remote_header import remote_header
 from animatediff.weights import lora
-from animatediff.weights.files import local_copy
+from animatediff.weights.architectures import PARTS
+from animatediff.weights.checkpoints import WEIGHTS_FILES
 from animatediff.weights.identify import expect
 from animatediff.weights.tensors import TensorFile, open_tensors
 
@@ -50,27 +51,45 @@ def _problem(given: GivenFile) -> str | None:
     try:
         if not storage.exists(given.uri):
             return f"there is no file or folder {given.uri}"
+        names = _names_in(given.uri) if given.role == "checkpoint" else []
     except UserError as error:
         return str(error)
+    if names:
+        return _folder_problem(given.uri, names)
     try:
         file = remote_header(given.uri) or open_file(given.uri)
     except UserError:  # a broken file fails its own items only
         return None
     try:
-        if file is not None:
-            check_kind(file)
+        check_kind(file)
     except UserError as error:
         return str(error)
     return None
 
 
-def _open_checkpoint(uri: str) -> TensorFile | None:
-    """A folder's parts say themselves what they are."""
-    return None if local_copy(uri).is_dir() else open_tensors(uri)
+def _names_in(uri: str) -> list[str]:
+    """Names of the files below a folder; none of a file, or of a web server, which may not know what a folder is."""
+    names = [] if uri.startswith(("http://", "https://")) else storage.find_files(uri)
+    return [] if names == ["."] else names
 
 
-_ROLES: dict[str, tuple[Callable[[str], TensorFile | None], Callable[[TensorFile], object]]] = {
-    "checkpoint": (_open_checkpoint, partial(expect, families={"checkpoint", "vae"}, base="sd1")),
+def _folder_problem(uri: str, names: Collection[str]) -> str | None:
+    """What a checkpoint that is a folder lacks; its parts say themselves what they are."""
+    parts = [part for part in PARTS if any(name.startswith(f"{part}/") for name in names)]
+    lacking = [part for part in parts if not _has_weights(names, f"{part}/")]
+    if lacking:
+        return f"checkpoint {uri} has no weights in its {lacking[0]}/: {WEIGHTS_FILES[0]} is missing there"
+    if not parts and not _has_weights(names, ""):
+        return f"checkpoint {uri} is a folder without weights: name a file, or a folder that diffusers wrote"
+    return None
+
+
+def _has_weights(names: Collection[str], folder: str) -> bool:
+    return any(f"{folder}{name}" in names for name in WEIGHTS_FILES)
+
+
+_ROLES: dict[str, tuple[Callable[[str], TensorFile], Callable[[TensorFile], object]]] = {
+    "checkpoint": (open_tensors, partial(expect, families={"checkpoint", "vae"}, base="sd1")),
     "embedding": (open_tensors, partial(expect, families={"textual_inversion"}, base="sd1")),
     "lora": (lora.open_file, partial(lora.check_kind, family="lora", base="sd1")),
     "domain_adapter": (lora.open_file, partial(lora.check_kind, family="domain_adapter", base="sd1")),

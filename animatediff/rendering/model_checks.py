@@ -10,6 +10,7 @@ import torch
 from animatediff.diffusion.samplers import begin, make_scheduler
 from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.errors import UserError
+from animatediff.rendering.base_checks import check_parts, num_text_layers
 from animatediff.rendering.catalog import schedule_of
 from animatediff.rendering.entries import Model
 from animatediff.rendering.few_step import Distilled, distilled, mismatch
@@ -20,12 +21,13 @@ from animatediff.weights.identify_base import TEXT_WIDTHS
 from animatediff.weights.identify_model import UNUSUAL_INPUTS
 from animatediff.weights.identify_words import model_name
 from animatediff.weights.motion_modules import MotionFile
+from animatediff.weights.text import check_clip_skip
 
 logger = logging.getLogger(__name__)
 
 CHECKED_SETTINGS = (
     *("width", "height", "num_frames", "context"),
-    *("sampler", "timestep_spacing", "num_inference_steps", "guidance_scale"),
+    *("sampler", "timestep_spacing", "num_inference_steps", "guidance_scale", "clip_skip"),
 )
 """Fields of `Settings` that base and motion module have a say in."""
 
@@ -38,6 +40,8 @@ class _Pair(NamedTuple):
     schedule: NoiseSchedule
     latent_factor: int
     """Pixels a side that one latent covers."""
+    text_layers: int
+    """Of the base's text encoder."""
 
 
 class ModelChecks:
@@ -78,6 +82,8 @@ class ModelChecks:
             schedule = self._schedule or own
             _check_base(base, unet, vae, schedule)
             motion_modules.check_fits(motion, unet, base)
+            check_parts(base)
+            text_layers = num_text_layers(base)
         except UserError as error:
             return str(error)
         if self._schedule and motion.schedule and self._schedule != own:
@@ -86,7 +92,8 @@ class ModelChecks:
                 "out",
                 motion_module,
             )
-        return _Pair(motion, distilled(motion), schedule, 2 ** (len(vae["block_out_channels"]) - 1))
+        factor = 2 ** (len(vae["block_out_channels"]) - 1)
+        return _Pair(motion, distilled(motion), schedule, factor, text_layers)
 
     def _setting_problems(self, base: str, motion_module: str, *values: Any) -> tuple[str, ...]:
         pair = self._pair(base, motion_module)
@@ -99,6 +106,7 @@ class ModelChecks:
             *_size_problems(settings, pair.latent_factor),
             *_length_problems(settings, pair.motion),
             *_sampler_problems(settings, pair.schedule),
+            *_text_problems(settings, pair.text_layers),
         )
 
 
@@ -164,6 +172,13 @@ def _sampler_problems(settings: Mapping[str, Any], schedule: NoiseSchedule) -> I
     try:
         scheduler = make_scheduler(settings["sampler"], schedule, settings["timestep_spacing"])
         begin(scheduler, settings["num_inference_steps"], torch.device("cpu"))
+    except UserError as error:
+        yield str(error)
+
+
+def _text_problems(settings: Mapping[str, Any], num_layers: int) -> Iterator[str]:
+    try:
+        check_clip_skip(settings["clip_skip"], num_layers)
     except UserError as error:
         yield str(error)
 

@@ -25,9 +25,7 @@ State = dict[str, Tensor]
 _HASHED_FOLDERS = {*PARTS, "tokenizer", "tokenizer_2"}
 # What a LoRA or a motion module is read from where it is given as a folder, and what decides its strength or shape.
 _HASHED_FILES = ("adapter_", "pytorch_lora_weights.", "diffusion_pytorch_model.", "config.json", TRAINED_FILE)
-# What diffusers and transformers call their weights files, the preferred first. Half precision comes last of its kind:
-# where both are there, it is the copy.
-_WEIGHTS_FILES = [
+WEIGHTS_FILES = [
     stem + ending
     for ending in (
         ".safetensors",
@@ -41,6 +39,8 @@ _WEIGHTS_FILES = [
     )
     for stem in ("diffusion_pytorch_model", "model", "pytorch_model")
 ]
+"""What diffusers and transformers call their weights files, the preferred first. Half precision comes last of its kind:
+where both are there, it is the copy."""
 # What is opened in a folder by its name, here or as a LoRA.
 _OPENED_BY_NAME = ("adapter_", "pytorch_lora_weights.", "diffusion_pytorch_model.", "model.", "pytorch_model.")
 _OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -195,7 +195,7 @@ def _read_folder(folder: Path, uri: str, wanted: Mapping[str, State]) -> dict[st
     found = {part: _tensors_in(folder / part) for part in parts}
     for part, tensors in found.items():
         if not tensors:
-            raise UserError(f"checkpoint {uri} has no weights in its {part}/: {_WEIGHTS_FILES[0]} is missing there")
+            raise UserError(f"checkpoint {uri} has no weights in its {part}/: {WEIGHTS_FILES[0]} is missing there")
     return {part: _diffusers_part(part, tensors, wanted[part]) for part, tensors in found.items()}
 
 
@@ -205,7 +205,7 @@ def _tensors_in(folder: Path) -> State:
 
 def _weights_files(folder: Path) -> list[Path]:
     """The files of one part: one, or all that an index names; none where there are no weights."""
-    file = next((folder / name for name in _WEIGHTS_FILES if (folder / name).is_file()), None)
+    file = next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), None)
     if file is None or file.suffix != ".json":
         return [file] if file else []
     index = parse_json(file.read_bytes(), str(file))

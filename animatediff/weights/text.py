@@ -27,6 +27,19 @@ _WIDTHS = {
 }
 
 
+def check_clip_skip(clip_skip: int, num_layers: int) -> None:
+    """Refuse to leave out all layers of a text encoder, or more.
+
+    Raises:
+        UserError: so many are to be left out.
+    """
+    if clip_skip >= num_layers:
+        raise UserError(
+            f"clip_skip {clip_skip} leaves nothing of the base's text encoder, which has {num_layers} layers: "
+            f"set at most {num_layers - 1}"
+        )
+
+
 def uses(prompt: str, token: str) -> bool:
     """Whether a prompt has an embedding's token: as a whole word, in upper or lower case."""
     return re.search(_pattern(token), _normal(prompt), re.IGNORECASE) is not None
@@ -92,12 +105,7 @@ class PromptEncoder:
         """
         if not clip_skip:
             return self._run(texts).last_hidden_state
-        num_layers = self._encoder.config.num_hidden_layers
-        if clip_skip >= num_layers:
-            raise UserError(
-                f"clip_skip {clip_skip} leaves nothing of the base's text encoder, which has {num_layers} layers: "
-                f"set at most {num_layers - 1}"
-            )
+        check_clip_skip(clip_skip, self._encoder.config.num_hidden_layers)
         hidden = self._run(texts, output_hidden_states=True).hidden_states[-(clip_skip + 1)]
         return self._last_norm(hidden)
 
