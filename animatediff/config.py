@@ -4,7 +4,7 @@ Precedence: the model's defaults < `--config FILE` < `--section.field value`.
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 import tyro
@@ -22,6 +22,14 @@ class Config(BaseModel):
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
+
+_WORDS = {
+    "dict_type": "a mapping is needed",
+    "extra_forbidden": "there is no such field",
+    "list_type": "a list is needed",
+    "model_type": "a mapping is needed",
+    "tuple_type": "a list is needed",
+}
 
 # libyaml's is ten times as fast, which a catalog of thousands of entries needs.
 _SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -120,12 +128,22 @@ def _describe_one(item: dict[str, Any], schema: type[BaseModel], source: str) ->
     path = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         known = _fields_beside(schema, item["loc"])
-        close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
-        return f"{source}: unknown field {path!r}, {hint}"
-    message = item["msg"].removeprefix("Value error, ")
-    got = "" if item["type"] in ("missing", "value_error") else f" (got {item['input']!r})"
-    return f"{source}: {path + ': ' if path else ''}{message}{got}"
+        return f"{source}: unknown field {path!r}, {name_hint(str(item['loc'][-1]), known)}"
+    return f"{source}: {path + ': ' if path else ''}{describe_value(item)}"
+
+
+def name_hint(name: str, known: Collection[str]) -> str:
+    """What somebody may have meant who wrote a name that is not known."""
+    ends_so = [each for each in known if each.endswith(f"_{name}")]
+    # A typo first; then `steps` is `num_inference_steps`, and only after that like `seeds`.
+    close = difflib.get_close_matches(name, known, 1, 0.8) or ends_so or difflib.get_close_matches(name, known, 1)
+    return f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+
+
+def describe_value(item: Mapping[str, Any]) -> str:
+    """What one of pydantic's errors says of a value, in the words of files rather than Python's."""
+    message = _WORDS.get(item["type"]) or item["msg"].removeprefix("Value error, ")
+    return message if item["type"] in ("missing", "value_error") else f"{message} (got {item['input']!r})"
 
 
 def _fields_beside(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -134,9 +152,15 @@ def _fields_beside(schema: type[BaseModel], location: tuple[int | str, ...]) -> 
         if isinstance(part, int):
             continue
         field = schema.model_fields.get(part)
-        candidates = [field.annotation, *get_args(field.annotation)] if field else []
-        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if not models:
+        model = next(_models_in(field.annotation), None) if field else None
+        if model is None:
             return []
-        schema = models[0]
+        schema = model
     return list(schema.model_fields)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from animatediff.config import Config
+from animatediff.config import Config, describe_value
 from animatediff.errors import UsageError
 from animatediff.rendering.many import ConfigT, as_key, with_fields
 from animatediff.uris import printable_uri
@@ -68,6 +68,4 @@ def _describe(item: dict[str, Any]) -> str:
     """One of pydantic's errors."""
     name, *rest = map(str, item["loc"])
     path = f" ({'.'.join(rest)})" if rest else ""
-    message = item["msg"].removeprefix("Value error, ")
-    got = "" if item["type"] in ("missing", "value_error") else f" (got {item['input']!r})"
-    return f"column {name!r}{path}: {message}{got}"
+    return f"column {name!r}{path}: {describe_value(item)}"

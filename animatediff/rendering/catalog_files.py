@@ -40,8 +40,13 @@ def read(uri: str) -> Catalog:
     Raises:
         UsageError: a file is missing or does not fit the schema; the line names file, row and column.
     """
-    if suffix_of(uri) in SUFFIXES:
+    suffix = suffix_of(uri)
+    if suffix in SUFFIXES:
         return _of_table(uri)
+    if suffix not in _YAML_SUFFIXES:
+        raise UsageError(
+            f"{printable_uri(uri)} is no catalog: a YAML file or a table ({', '.join(SUFFIXES)}) is needed"
+        )
     file = load(CatalogFile, uri)
     entries, prompts = file.entries, file.prompts
     if file.entries_uri is not None:
@@ -119,10 +124,11 @@ def _read_text(uri: str) -> Iterator[Prompt]:
         lines = (line.decode().strip() for line in read_lines(uri))
         yield from (Prompt(prompt=line) for line in lines if line)
     except UnicodeDecodeError as error:
-        raise UsageError(f"{printable_uri(uri)} is no text in UTF-8: {error}") from error
+        raise UsageError(f"{printable_uri(uri)} is no text in UTF-8: {error}; save it as UTF-8") from error
     except UserError as error:
         raise UsageError(str(error)) from error
 
 
+_YAML_SUFFIXES = (".yaml", ".yml", ".json", "")
 _PROMPT_COLUMNS = {"prompt", "prompts", *SeededSettings.model_fields}
 _ENTRY_COLUMNS = ["prompt", *Entry.model_fields]

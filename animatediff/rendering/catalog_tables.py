@@ -1,17 +1,18 @@
 """Tables that catalogs are written as: CSV, TSV, JSONL and Parquet to rows of what was given."""
 
 import csv
-import difflib
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from decimal import Decimal
+from itertools import chain
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from animatediff import storage
+from animatediff.config import name_hint
 from animatediff.data.sources.files import opened, read_lines, suffix_of
 from animatediff.errors import UsageError, UserError
 from animatediff.uris import printable_uri
@@ -38,7 +39,8 @@ def read_rows(uri: str, columns: Iterable[str]) -> Iterator[Row]:
     """The rows of a table, in its order.
 
     Args:
-        uri: its suffix says its format; CSV and JSONL may be compressed (`.csv.gz`).
+        uri: its suffix says its format; CSV and JSONL may be compressed (`.csv.gz`). A CSV's first row says whether
+            commas, semicolons or tabs part its cells; what is empty in it is no row.
         columns: those that it may have. In a text cell, low-rank files are `path:scale;path:scale` (the scale may be
             left out), embeddings `path;path`, seeds `1;2`, and each of them, `prompts` and `context` may be JSON.
 
@@ -64,7 +66,7 @@ def _given(cells: Iterable[tuple[str, Any]], where: str) -> dict[str, Any]:
         if cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()):  # null, NaN, blank
             continue
         try:
-            values[name] = _value(name, cell) if isinstance(cell, str) else _plain(cell)
+            values[name] = _value(name, _plain(cell)) if isinstance(cell, str) else _plain(cell)
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{where}, column {name!r}: {error} (got {cell!r})") from error
     return values
@@ -85,13 +87,16 @@ def _is_json(name: str, text: str) -> bool:
 
 def _plain(value: Any) -> Any:
     """What JSON can say, too: Parquet has more types, and a struct of it has all its fields, given or not."""
+    if isinstance(value, str):
+        value.encode()  # JSON's escapes can be halves of characters, which nothing can write
+        return value
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
-    if not isinstance(value, str | int | float | None):
+    if not isinstance(value, int | float | None):
         raise ValueError(f"a text, a number, a list or a mapping is needed, not {type(value).__name__}")
     return value
 
@@ -122,22 +127,33 @@ Cells = Iterator[tuple[str, Iterable[tuple[str, Any]]]]
 """Each row's place, and its cells by column."""
 
 
-def _read_csv(uri: str, known: list[str], delimiter: str = ",") -> Cells:
+def _read_csv(uri: str, known: list[str]) -> Cells:
+    lines = _decoded(uri)
+    header = next(lines, "")
+    # Columns' names have none of these; Excel takes a semicolon where the comma parts decimals.
+    delimiter = next((character for character in header if character in ",;\t"), ",")
     # strict: a quote that is never closed would swallow all that follows it.
-    reader = csv.reader(_decoded(uri), delimiter=delimiter, skipinitialspace=True, strict=True)
+    reader = csv.reader(chain([header], lines), delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
-        names = [name.strip() for name in next(reader, [])]
+        names = _without_blanks(next(reader, []))
         _check_columns(names, known, uri)
-        for row in reader:
+        for cells in reader:
+            row = _without_blanks(cells) if len(cells) > len(names) else cells
             if len(row) > len(names):
                 raise UsageError(
                     f"{printable_uri(uri)}, line {reader.line_num} has {len(row)} cells for {len(names)} columns: "
                     "put a text with the delimiter in it into quotes"
                 )
-            if row:
+            if any(map(str.strip, row)):
                 yield f"line {reader.line_num}", zip(names, row, strict=False)
     except csv.Error as error:
         raise UsageError(f"{printable_uri(uri)}, line {reader.line_num}: no CSV in UTF-8: {error}") from error
+
+
+def _without_blanks(cells: list[str]) -> list[str]:
+    """Cells as far as anything stands in them: spreadsheets write empty columns, too."""
+    last = max((number for number, cell in enumerate(cells, 1) if cell.strip()), default=0)
+    return cells[:last]
 
 
 def _decoded(uri: str) -> Iterator[str]:
@@ -145,11 +161,9 @@ def _decoded(uri: str) -> Iterator[str]:
         try:
             yield line.decode()
         except UnicodeDecodeError as error:
-            raise UsageError(f"{printable_uri(uri)}, line {number}: no CSV in UTF-8: {error}") from error
-
-
-def _read_tsv(uri: str, known: list[str]) -> Cells:
-    return _read_csv(uri, known, delimiter="\t")
+            raise UsageError(
+                f"{printable_uri(uri)}, line {number}: no CSV in UTF-8: {error}; save it as UTF-8"
+            ) from error
 
 
 def _read_jsonl(uri: str, known: list[str]) -> Cells:
@@ -159,7 +173,8 @@ def _read_jsonl(uri: str, known: list[str]) -> Cells:
         try:
             row = json.loads(line.decode())
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"{printable_uri(uri)}, line {number}: no JSON: {error}") from error
+            reason = f"no JSON: {error}; each line needs a whole object"
+            raise UsageError(f"{printable_uri(uri)}, line {number}: {reason}") from error
         if not isinstance(row, dict):
             raise UsageError(f"{printable_uri(uri)}, line {number}: a JSON object is needed, not {row!r}")
         _check_columns(row.keys(), known, f"{uri}, line {number}")
@@ -172,11 +187,11 @@ def _read_parquet(uri: str, known: list[str]) -> Cells:
             parquet = pq.ParquetFile(file)
         except (pa.ArrowInvalid, ValueError) as error:
             raise UsageError(f"{printable_uri(uri)} is no Parquet file: {' '.join(str(error).split())}") from error
-        names = parquet.schema_arrow.names
+        names = [name for name in parquet.schema_arrow.names if not name.startswith("__index_level_")]  # pandas' own
         _check_columns(names, known, uri)
         number = 0
         try:
-            for batch in parquet.iter_batches(_BATCH_ROWS):
+            for batch in parquet.iter_batches(_BATCH_ROWS, columns=names):
                 for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     number += 1
                     yield f"row {number}", zip(names, row, strict=True)
@@ -188,9 +203,7 @@ def _read_parquet(uri: str, known: list[str]) -> Cells:
 def _check_columns(names: Collection[str], known: list[str], uri: str) -> None:
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
-            raise UsageError(f"{printable_uri(uri)}: unknown column {name!r}, {hint}")
+            raise UsageError(f"{printable_uri(uri)}: unknown column {name!r}, {name_hint(name, known)}")
     if len(set(names)) < len(names):
         double = next(name for name in names if list(names).count(name) > 1)
         raise UsageError(f"{printable_uri(uri)}: several columns are named {double!r}")
@@ -198,7 +211,7 @@ def _check_columns(names: Collection[str], known: list[str], uri: str) -> None:
 
 _READERS: dict[str, Callable[[str, list[str]], Cells]] = {
     ".csv": _read_csv,
-    ".tsv": _read_tsv,
+    ".tsv": _read_csv,
     ".jsonl": _read_jsonl,
     ".ndjson": _read_jsonl,
     ".parquet": _read_parquet,

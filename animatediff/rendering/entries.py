@@ -51,11 +51,17 @@ def _as_seeds(value: Any) -> Any:
     return (value,) if isinstance(value, int | float) else value
 
 
+def _some(values: tuple[int, ...]) -> tuple[int, ...]:
+    if not values:
+        raise ValueError("at least one is needed")
+    return values
+
+
 class SeededSettings(Settings):
     """Settings, and the seeds to repeat them with."""
 
     seeds: Annotated[
-        tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1), BeforeValidator(_as_seeds)
+        tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], BeforeValidator(_as_seeds), AfterValidator(_some)
     ] = (0,)
     """One, or a list: every prompt is rendered once for each."""
 
@@ -68,15 +74,25 @@ class Prompt(SeededSettings):
 
 
 def _as_prompt(value: Any) -> Any:
-    return {"prompt": value} if isinstance(value, str) else value
+    if isinstance(value, str):
+        return {"prompt": value}
+    is_text = isinstance(value, dict) and len(value) == 1 and not value.keys() & Prompt.model_fields.keys()
+    if is_text or not isinstance(value, dict | Prompt):
+        # YAML takes `a cat: sitting` for a mapping, `yes` for a truth value, 1984 for a number.
+        raise ValueError(f"a text is needed: put it into quotes (got {value!r})")
+    return value
 
 
 Prompts = tuple[Annotated[Prompt, BeforeValidator(_as_prompt)], ...]
 """In a file: texts, or mappings with the text as `prompt` and the settings that it needs."""
 
 
+def _as_file(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
 class Lora(Config):
-    """A low-rank file and its strength."""
+    """A low-rank file and its strength; in a file its path alone will do."""
 
     path: WeightsUri
     """A weights file, local or at a URI."""
@@ -85,7 +101,7 @@ class Lora(Config):
 
 
 class EmbeddingFile(Config):
-    """A textual inversion."""
+    """A textual inversion; in a file its path alone will do."""
 
     path: WeightsUri
     """A weights file, local or at a URI."""
@@ -98,13 +114,13 @@ class Weights(Config):
 
     checkpoint: WeightsUri | None = None
     """A diffusers folder, or a single file in the original layout; default: the base as it is."""
-    loras: tuple[Lora, ...] = ()
+    loras: tuple[Annotated[Lora, BeforeValidator(_as_file)], ...] = ()
     """LoRA, LoCon, LoHa or LoKr files; their changes add up."""
-    domain_adapter: Lora | None = None
+    domain_adapter: Annotated[Lora | None, BeforeValidator(_as_file)] = None
     """The adapter that the motion module was trained beside (v3); left out, as published, it plays no part."""
-    motion_loras: tuple[Lora, ...] = ()
+    motion_loras: tuple[Annotated[Lora, BeforeValidator(_as_file)], ...] = ()
     """Camera moves and learned motions, added to the motion module."""
-    embeddings: tuple[EmbeddingFile, ...] = ()
+    embeddings: tuple[Annotated[EmbeddingFile, BeforeValidator(_as_file)], ...] = ()
     """Textual inversions, used where their words stand in a prompt or a negative prompt."""
 
     def additions(self) -> list[Addition]:

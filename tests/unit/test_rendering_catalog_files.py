@@ -208,6 +208,31 @@ def test_tables_may_be_elsewhere_and_compressed(tmp_path):
         assert len(read(str(tmp_path / "sub" / "catalog.yaml")).entries) == 1
 
 
+def test_what_spreadsheets_write_is_read(tmp_path):
+    """German Excel's semicolons, byte order mark, empty rows and columns; pandas' row numbers."""
+    loras = [{"path": "a.pt", "scale": 0.5}, {"path": "b.pt", "scale": 1.0}]
+    row = {"name": "x", "prompt": "a cat; a dog, too", "loras": loras, "seeds": [1, 2]}
+    expected = plan(read(str(write(tmp_path, "jsonl", [SHARED | row]))))
+    for delimiter in ",;\t":
+        write_csv(tmp_path / "plain.csv", [SHARED | row], delimiter)
+        header, line = (tmp_path / "plain.csv").read_text().splitlines(keepends=True)
+        blank = delimiter * 8 + "\r\n"
+        text = header.replace("\n", f"{delimiter}{delimiter} \n") + blank + line.replace("\n", blank) + f" {blank}\n"
+        (tmp_path / "excel.csv").write_text(text, "utf-8-sig", newline="")
+        assert plan(read(str(tmp_path / "excel.csv"))) == expected
+    write(tmp_path, "parquet", [SHARED | row | {"__index_level_0__": 7}])
+    assert plan(read(str(tmp_path / "table.parquet"))) == expected
+
+
+def test_a_file_s_path_alone_will_do(tmp_path):
+    entry = {"name": "x", "loras": ["a.pt", {"path": "b.pt", "scale": 0.5}], "motion_loras": ["c.pt"]}
+    entry |= {"domain_adapter": "d.pt", "embeddings": ["e.pt"], "prompt": "a"}
+    found = read(str(write(tmp_path, "jsonl", [SHARED | entry]))).entries[0]
+    told = [(file.uri, file.scale) for file in found.additions()]
+    assert told == [("d.pt", 1.0), ("a.pt", 1.0), ("b.pt", 0.5), ("c.pt", 1.0)]
+    assert found.embeddings[0].path == "e.pt"
+
+
 def test_given_settings_of_alike_rows_are_their_own(tmp_path):
     table = [{"name": "x", "prompt": "a", "width": 64}, {"name": "x", "prompt": "b"}]
     content = SHARED | {"width": 128, "entries_uri": write(tmp_path, "csv", table).name}
@@ -219,14 +244,14 @@ def test_given_settings_of_alike_rows_are_their_own(tmp_path):
     ("name", "text", "told"),
     [
         ("t.csv", "name,promt\na,b\n", "t.csv: unknown column 'promt', did you mean 'prompt'?"),
-        ("t.csv", "name,xyzzy\na,b\n", "t.csv: unknown column 'xyzzy', known are prompt, "),
+        ("t.csv", "name,xyzzy\na,b\n", "t.csv: unknown column 'xyzzy', known here: prompt, "),
         ("t.csv", "name,prompt,name\na,b,c\n", "t.csv: several columns are named 'name'"),
         ("t.csv", "name,prompt\na,b,c\n", "t.csv, line 2 has 3 cells for 2 columns: put a text with the delimiter in"),
         ("t.csv", 'name,prompt\na,"b\n', "t.csv, line 2: no CSV in UTF-8: unexpected end of data"),
         ("t.csv", "name,prompt\na,\udcff\n", "t.csv, line 2: no CSV in UTF-8: "),
         ("t.csv", "name,prompt,width\na,b,4\n", "t.csv, line 2, column 'width': Input should be greater than or equal"),
         ("t.csv", "name,prompt\n\n,b\n", "t.csv, line 3, column 'name': Field required"),
-        ("t.csv", "name,loras\na,[1]\n", "t.csv, line 2, column 'loras' (0): Input should be a valid dictionary"),
+        ("t.csv", "name,loras\na,[1]\n", "t.csv, line 2, column 'loras' (0): a mapping is needed (got 1)"),
         ("t.csv", "name,loras\na,[1\n", "t.csv, line 2, column 'loras': Expecting ',' delimiter"),
         ("t.csv", "name,context\na,16:4\n", "t.csv, line 2, column 'context': Extra data"),
         (
@@ -235,6 +260,9 @@ def test_given_settings_of_alike_rows_are_their_own(tmp_path):
             "t.csv, line 2, column 'loras' (0.scale): Input should be a finite number",
         ),
         ("t.csv", 'name,prompts\na,"[""b"""\n', "t.csv, line 2, column 'prompts': Expecting ',' delimiter"),
+        ("t.csv", "name,steps\na,b\n", "t.csv: unknown column 'steps', did you mean 'num_inference_steps'?"),
+        ("t.csv", "name,seeds\na,[]\n", "t.csv, line 2, column 'seeds': at least one is needed"),
+        ("t.csv", "name;fps\na;7,5\n", "t.csv, line 2, column 'fps': Input should be a valid number, unable to parse"),
         ("t.csv", "name,seeds\na,1;x\n", "t.csv, line 2, column 'seeds' (1): Input should be a valid integer"),
         ("t.csv", "name,sampler\na,ddmi\n", "t.csv, line 2, column 'sampler': Input should be 'ddim', 'euler', "),
         ("t.csv", "name,prompt,width\na,b,c\na,b,d\n", "(got 'c'); "),
@@ -247,6 +275,31 @@ def test_given_settings_of_alike_rows_are_their_own(tmp_path):
         ("t.csv", "", "t.csv has no rows"),
         ("t.jsonl", "{}\n[1]\n", "t.jsonl, line 2: a JSON object is needed, not [1]"),
         ("t.jsonl", '{"name": "a"\n', "t.jsonl, line 1: no JSON: Expecting ',' delimiter"),
+        (
+            "t.jsonl",
+            '[\n{"name": "a"}\n]',
+            "t.jsonl, line 1: no JSON: Expecting value: line 2 column 1 (char 2); each line needs",
+        ),
+        (
+            "t.jsonl",
+            '{"prompt": "\\ud83d"}\n',
+            "t.jsonl, line 1, column 'prompt': 'utf-8' codec can't encode character",
+        ),
+        (
+            "t.jsonl",
+            '{"name": "a", "context": 16}\n',
+            "t.jsonl, line 1, column 'context': a mapping is needed (got 16)",
+        ),
+        (
+            "t.jsonl",
+            '{"name": "a", "context": {"lenght": 1}}\n',
+            "column 'context' (lenght): there is no such field (got 1)",
+        ),
+        (
+            "t.xlsx",
+            "PK",
+            "t.xlsx is no catalog: a YAML file or a table (.csv, .tsv, .jsonl, .ndjson, .parquet) is needed",
+        ),
         ("t.jsonl", '{"name": "a", "seed": 1}\n', "t.jsonl, line 1: unknown column 'seed', did you mean 'seeds'?"),
         ("t.jsonl", '{"name": 5, "prompt": "b"}\n', "t.jsonl, line 1, column 'name': Input should be a valid string"),
         ("t.jsonl", '{"name": "a", "prompt": 5}\n', "t.jsonl, line 1, column 'prompt': Input should be a valid string"),
@@ -280,6 +333,15 @@ def test_of_many_bad_cells_twenty_are_told(tmp_path):
         ),
         ({"prompts_uri": "no.txt", "entries": [{"name": "a"}]}, "there is no file {folder}/no.txt"),
         ({"entry_uri": "no.csv"}, "unknown field 'entry_uri', did you mean 'entries_uri'?"),
+        ({"prompts": "a cat", "entries": [{"name": "a"}]}, "catalog.yaml: prompts: a list is needed (got 'a cat')"),
+        (
+            {"prompts": [{"a cat": "black"}], "entries": [{"name": "a"}]},
+            "prompts.0: a text is needed: put it into quotes",
+        ),
+        ({"prompts": [True], "entries": [{"name": "a"}]}, "prompts.0: a text is needed: put it into quotes (got True)"),
+        ({"prompts": [{"prompt": "x", "size": 3}]}, "unknown field 'prompts.0.size', known here: negative_prompt, "),
+        ({"entries": [{"name": "a", "prompt": "x"}]}, "unknown field 'entries.0.prompt', did you mean 'prompts'?"),
+        ({"entries": {"a": {}}}, "catalog.yaml: entries: a list is needed (got "),
         ({"entries": [{"name": "a", "promts": ["x"]}]}, "unknown field 'entries.0.promts', did you mean 'prompts'?"),
     ],
 )
