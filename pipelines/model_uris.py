@@ -68,6 +68,7 @@ def _resolve_entry(entry: Entry, resolve: Callable[[str], str]) -> Entry:
         update={
             "motion_module": entry.motion_module and resolve(entry.motion_module),
             "checkpoint": entry.checkpoint and resolve(entry.checkpoint),
+            "vae": entry.vae and resolve(entry.vae),
             "loras": tuple(map(moved, entry.loras)),
             "domain_adapter": entry.domain_adapter and moved(entry.domain_adapter),
             "motion_loras": tuple(map(moved, entry.motion_loras)),
@@ -77,7 +78,7 @@ def _resolve_entry(entry: Entry, resolve: Callable[[str], str]) -> Entry:
 
 
 def _uris(entry: Entry) -> Iterator[str]:
-    yield from (uri for uri in (entry.motion_module, entry.checkpoint) if uri is not None)
+    yield from (uri for uri in (entry.motion_module, entry.checkpoint, entry.vae) if uri is not None)
     yield from (addition.uri for addition in entry.additions())
     yield from (file.path for file in entry.embeddings)
 

@@ -131,7 +131,8 @@ class Animator:
         embeddings = tuple(
             textual_inversion.read(file.path, token=file.token, base=self._kind) for file in wanted.embeddings
         )
-        return _Files(self._weights.read(wanted.checkpoint, wanted.additions(), ahead=ahead), embeddings)
+        reading = self._weights.read(wanted.checkpoint, wanted.additions(), vae=wanted.vae, ahead=ahead)
+        return _Files(reading, embeddings)
 
     def render(self, item: Item) -> np.ndarray:
         """The frames of one clip, (f h w 3) uint8 RGB.

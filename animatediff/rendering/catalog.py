@@ -213,6 +213,7 @@ class _Identities:
             # Left out, it is the motion module's own, which that one's hash covers.
             "noise_schedule": model.noise_schedule and model.noise_schedule.model_dump(),
             "checkpoint": model.checkpoint and hashes[model.checkpoint],
+            "vae": model.vae and hashes[model.vae],
             "additions": [(hashes[file.uri], file.scale, file.family) for file in model.additions()],
             "embeddings": [(hashes[file.path], self._token(file.path, file.token)) for file in model.embeddings],
         }
@@ -230,8 +231,8 @@ def weights_uris(model: Model) -> list[str]:
     """The URIs of a model's weights files, without the base."""
     embeddings = (file.path for file in model.embeddings)
     additions = (file.uri for file in model.additions())
-    checkpoint = [model.checkpoint] if model.checkpoint else []
-    return [model.motion_module, *checkpoint, *additions, *embeddings]
+    replacing = (uri for uri in (model.checkpoint, model.vae) if uri is not None)
+    return [model.motion_module, *replacing, *additions, *embeddings]
 
 
 def _hash(uri: str, content_hash: HashFile) -> str:

@@ -179,4 +179,4 @@ def _some(lines: Sequence[str]) -> str:
     return "; ".join([*lines[:_MAX_TOLD], *more])
 
 
-_WEIGHTS = ("base", "motion_module", "checkpoint", "loras", "domain_adapter", "motion_loras", "embeddings")
+_WEIGHTS = ("base", "motion_module", "checkpoint", "vae", "loras", "domain_adapter", "motion_loras", "embeddings")

@@ -114,6 +114,8 @@ class Weights(Config):
 
     checkpoint: WeightsUri | None = None
     """A diffusers folder, or a single file in the original layout; default: the base as it is."""
+    vae: WeightsUri | None = None
+    """A VAE's file or diffusers folder; default: the checkpoint's, or the base's where that one has none."""
     loras: tuple[Annotated[Lora, BeforeValidator(_as_file)], ...] = ()
     """LoRA, LoCon, LoHa or LoKr files; their changes add up."""
     domain_adapter: Annotated[Lora | None, BeforeValidator(_as_file)] = None

@@ -23,13 +23,14 @@ class GivenFile(NamedTuple):
 
     uri: str
     role: str
-    """`checkpoint`, `embedding`, or the family of a low-rank file."""
+    """`checkpoint`, `vae`, `embedding`, or the family of a low-rank file."""
 
 
 def files_of(weights: Weights) -> list[GivenFile]:
     """The files that an entry names."""
     return [
         *([GivenFile(weights.checkpoint, "checkpoint")] if weights.checkpoint is not None else []),
+        *([GivenFile(weights.vae, "vae")] if weights.vae is not None else []),
         *(GivenFile(file.uri, file.family) for file in weights.additions()),
         *(GivenFile(file.path, "embedding") for file in weights.embeddings),
     ]
@@ -51,11 +52,11 @@ def _problem(given: GivenFile) -> str | None:
     try:
         if not storage.exists(given.uri):
             return f"there is no file or folder {given.uri}"
-        names = _names_in(given.uri) if given.role == "checkpoint" else []
+        names = _names_in(given.uri) if given.role in _PARTS else None
     except UserError as error:
         return str(error)
-    if names:
-        return _folder_problem(given.uri, names)
+    if names is not None:
+        return _folder_problem(given, names)
     try:
         file = remote_header(given.uri) or open_file(given.uri)
     except UserError:  # a broken file fails its own items only
@@ -67,20 +68,21 @@ def _problem(given: GivenFile) -> str | None:
     return None
 
 
-def _names_in(uri: str) -> list[str]:
-    """Names of the files below a folder; none of a file, or of a web server, which may not know what a folder is."""
-    names = [] if uri.startswith(("http://", "https://")) else storage.find_files(uri)
-    return [] if names == ["."] else names
+def _names_in(uri: str) -> list[str] | None:
+    """Names of the files below a folder; None of a file, or of a web server, which may not know what a folder is."""
+    names = ["."] if uri.startswith(("http://", "https://")) else storage.find_files(uri)
+    return None if names == ["."] else names
 
 
-def _folder_problem(uri: str, names: Collection[str]) -> str | None:
-    """What a checkpoint that is a folder lacks; its parts say themselves what they are."""
-    parts = [part for part in PARTS if any(name.startswith(f"{part}/") for name in names)]
+def _folder_problem(given: GivenFile, names: Collection[str]) -> str | None:
+    """What a checkpoint or a VAE that is a folder lacks; its parts say themselves what they are."""
+    what = f"{given.role} {given.uri}"
+    parts = [part for part in _PARTS[given.role] if any(name.startswith(f"{part}/") for name in names)]
     lacking = [part for part in parts if not _has_weights(names, f"{part}/")]
     if lacking:
-        return f"checkpoint {uri} has no weights in its {lacking[0]}/: {WEIGHTS_FILES[0]} is missing there"
+        return f"{what} has no weights in its {lacking[0]}/: {WEIGHTS_FILES[0]} is missing there"
     if not parts and not _has_weights(names, ""):
-        return f"checkpoint {uri} is a folder without weights: name a file, or a folder that diffusers wrote"
+        return f"{what} is a folder without weights of it: name a file, or a folder that diffusers wrote"
     return None
 
 
@@ -88,8 +90,11 @@ def _has_weights(names: Collection[str], folder: str) -> bool:
     return any(f"{folder}{name}" in names for name in WEIGHTS_FILES)
 
 
+# What is looked for in a folder.
+_PARTS: dict[str, Collection[str]] = {"checkpoint": PARTS.keys(), "vae": ("vae",)}
 _ROLES: dict[str, tuple[Callable[[str], TensorFile], Callable[[TensorFile], object]]] = {
     "checkpoint": (open_tensors, partial(expect, families={"checkpoint", "vae"}, base="sd1")),
+    "vae": (open_tensors, partial(expect, families={"vae"}, base="sd1")),
     "embedding": (open_tensors, partial(expect, families={"textual_inversion"}, base="sd1")),
     "lora": (lora.open_file, partial(lora.check_kind, family="lora", base="sd1")),
     "domain_adapter": (lora.open_file, partial(lora.check_kind, family="domain_adapter", base="sd1")),

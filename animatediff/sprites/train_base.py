@@ -79,7 +79,7 @@ def _open_in_float32(config: Path) -> None:
 
 
 def _forget_place(config: Path) -> None:
-    """diffusers notes where a part was read from: a folder of this machine, which is nobody else's business."""
+    """Where a part was read from is noted by diffusers: a folder of this machine, which is nobody else's business."""
     content = json.loads(config.read_text())
     content.pop("_name_or_path", None)
     config.write_text(json.dumps(content, indent=2) + "\n")

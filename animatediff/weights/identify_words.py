@@ -25,7 +25,7 @@ _FIELDS: dict[Family, str] = {
     "motion_lora": "motion_loras",
     "domain_adapter": "domain_adapter",
     "checkpoint": "checkpoint",
-    "vae": "checkpoint",
+    "vae": "vae",
     "lora": "loras",
     "textual_inversion": "embeddings",
 }

@@ -39,8 +39,13 @@ class Reading(NamedTuple):
     """What files hold for resident modules, read but not yet put in their place."""
 
     checkpoint: str | None
+    vae: str | None
     replaced: dict[Target, Tensor]
     changes: Changes
+
+    def source(self, target: Target) -> str:
+        """What replaces a weight, for messages."""
+        return f"VAE {self.vae}" if target[0] == "vae" and self.vae is not None else f"checkpoint {self.checkpoint}"
 
 
 class ResidentWeights:
@@ -67,14 +72,20 @@ class ResidentWeights:
         self.apply(self.read(checkpoint, additions))
 
     def read(
-        self, checkpoint: str | None = None, additions: Sequence[Addition] = (), *, ahead: bool = False
+        self,
+        checkpoint: str | None = None,
+        additions: Sequence[Addition] = (),
+        *,
+        vae: str | None = None,
+        ahead: bool = False,
     ) -> Reading:
         """Read files without touching the weights, so that another thread may do it while the modules compute.
 
         Args:
             checkpoint: what `checkpoints.load` takes; None is the base as it is.
             additions: in any number; of several that change one weight the changes add up.
-            ahead: whether to bring the checkpoint into memory now. Otherwise it stays a mapped file, which is read
+            vae: what `checkpoints.load` takes, for its VAE alone; None is the checkpoint's, or the base's.
+            ahead: whether to bring checkpoint and VAE into memory now. Otherwise it stays a mapped file, which is read
                 when it is applied.
 
         Raises:
@@ -84,10 +95,13 @@ class ResidentWeights:
         if checkpoint is not None:
             parts = checkpoints.load(checkpoint, self._modules, predicts_v=self._predicts_v)
         replaced = {(part, name): tensor for part, state in parts.items() for name, tensor in state.items()}
+        if vae is not None:
+            own = checkpoints.load(vae, {"vae": self._modules["vae"]})["vae"]
+            replaced |= {("vae", name): tensor for name, tensor in own.items()}
         if ahead:
             replaced = {target: value.clone() for target, value in replaced.items()}
         changes = _by_target((self._read(addition), addition) for addition in additions if addition.scale != 0)
-        return Reading(checkpoint, replaced, changes)
+        return Reading(checkpoint, vae, replaced, changes)
 
     @torch.no_grad()
     def apply(self, reading: Reading) -> None:
@@ -105,7 +119,7 @@ class ResidentWeights:
         self.restore()
         try:
             for target in replaced.keys() - changes.keys():
-                self._replace(target, replaced[target], f"checkpoint {reading.checkpoint}")
+                self._replace(target, replaced[target], reading.source(target))
             self._add(changes, replaced)
         except BaseException:
             self.restore()

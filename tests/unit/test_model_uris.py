@@ -162,6 +162,7 @@ def places(uri):
     return {
         "motion_module": uri,
         "checkpoint": uri,
+        "vae": uri,
         "loras": [low_rank],
         "domain_adapter": low_rank,
         "motion_loras": [low_rank, low_rank],

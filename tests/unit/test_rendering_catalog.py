@@ -101,6 +101,8 @@ def test_weights_decide_the_digest_by_content(content, files, tmp_path):
         {},
         {"checkpoint": a},
         {"checkpoint": b},
+        {"vae": a},
+        {"checkpoint": b, "vae": a},
         {"loras": [{"path": a}]},
         {"loras": [{"path": a, "scale": 0.5}]},
         {"loras": [{"path": a}, {"path": b}]},

@@ -19,9 +19,10 @@ from animatediff.rendering.checks import check, report
 from animatediff.rendering.remote_header import remote_header
 from animatediff.sprites.base import build_base
 from animatediff.weights import lora, motion_modules
-from animatediff.weights.base import load_unet
+from animatediff.weights.base import load_unet, load_vae
 from animatediff.weights.identify import identify
 from animatediff.weights.tensors import open_tensors
+from tests.support_weights import vae_file
 
 FEW = {"num_inference_steps": 4, "guidance_scale": 1}
 GOOD = {"name": "good", "prompts": ["a cat"]}
@@ -246,68 +247,6 @@ SDXL = {
 
 def changed_base(files, tmp_path, config, changes):
     """The base with another config; its weights do not go with it any more."""
-
-
-def test_two_embeddings_with_one_token_are_told(content, files, tmp_path):
-    one, other = (
-        str(files / "sks.safetensors"),
-        str(shutil.copy(files / "sks.safetensors", tmp_path / "x.safetensors")),
-    )
-    both = {"prompts": ["a sks cat, x"], "embeddings": [{"path": one}, {"path": other, "token": "SKS"}]}
-    assert checked(content, **both) == (
-        f"{one} and {other} both have the token 'sks': give one of them another, as `token:`"
-    )
-    assert checked(content, **(both | {"embeddings": [{"path": one}, {"path": other}]})) == ""
-    longer = {"path": other, "token": "sks cat"}
-    assert checked(content, **(both | {"embeddings": [{"path": one}, longer]})) == ""
-
-
-def test_more_layers_than_the_text_encoder_has_are_told(content):
-    problem = "clip_skip 2 leaves nothing of the base's text encoder, which has 2 layers: set at most 1"
-    assert checked(content, clip_skip=1) == ""
-    assert checked(content, clip_skip=2) == problem
-    assert checked(content, prompts=["x", {"prompt": "y", "clip_skip": 1}], clip_skip=2) == ""
-    catalog = Catalog.model_validate(
-        content | {"entries": [GOOD | {"prompts": ["x", {"prompt": "y", "clip_skip": 2}]}]}
-    )
-    assert check(catalog) == {(0, 1): problem}
-
-
-@pytest.mark.parametrize(
-    ("lost", "told"),
-    [
-        ("tokenizer", "tokenizer.json in its tokenizer/"),
-        ("text_encoder", "config.json in its text_encoder/"),
-        ("text_encoder/config.json", "config.json in its text_encoder/"),
-        ("text_encoder/model.safetensors", "weights in its text_encoder/"),
-        ("vae/diffusion_pytorch_model.safetensors", "weights in its vae/"),
-    ],
-)
-def test_a_base_that_lacks_a_part_is_told(content, files, tmp_path, lost, told):
-    base = shutil.copytree(files / "base", tmp_path / "base")
-    path = base / lost
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert checked(content, base=str(base)) == f"base {base} has no {told}: copy the whole folder of the model"
-
-
-def test_a_checkpoint_s_folder_that_lacks_weights_is_told(content, files, tmp_path):
-    folder = shutil.copytree(files / "base", tmp_path / "own")
-    fsspec.filesystem("memory").put(str(folder), f"/{tmp_path.name}/own", recursive=True)
-    assert checked(content, checkpoint=str(folder)) == ""
-    assert checked(content, checkpoint=str(folder / "vae")) == ""
-    assert checked(content, checkpoint=f"memory://{tmp_path.name}/own") == ""
-    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    assert checked(content, checkpoint=str(folder)) == (
-        f"checkpoint {folder} has no weights in its unet/: diffusion_pytorch_model.safetensors is missing there"
-    )
-    fsspec.filesystem("memory").rm(f"/{tmp_path.name}/own/vae/diffusion_pytorch_model.safetensors")
-    assert "has no weights in its vae/" in checked(content, checkpoint=f"memory://{tmp_path.name}/own")
-    assert checked(content, checkpoint=str(folder / "tokenizer")) == (
-        f"checkpoint {folder}/tokenizer is a folder without weights: name a file, or a folder that diffusers wrote"
-    )
-
-
-def test_an_sdxl_base_is_told(content, files, tmp_path):
     base = shutil.copytree(files / "base", tmp_path / "base")
     path = base / config
     content = json.loads(path.read_text()) | changes
@@ -485,3 +424,82 @@ def test_a_header_tells_what_the_file_would(files, tmp_path, monkeypatch):
         assert identify(header) == identify(file)
         assert header.tensors.keys() == file.tensors.keys()
     assert remote_header(str(files / "lora.safetensors")) is None
+
+
+def test_a_vae_is_a_vae_s_file_or_folder(content, files, tmp_path):
+    vae = vae_file(load_vae(str(files / "base")).state_dict())
+    save_file(vae, tmp_path / "vae.safetensors")
+    for uri in (tmp_path / "vae.safetensors", files / "base" / "vae", files / "base"):
+        assert checked(content, vae=str(uri)) == ""
+    assert checked(content, vae="no.pt") == "there is no file or folder no.pt"
+    assert "lora.safetensors is a LoRA, not a VAE: give it as `loras:`" in checked(
+        content, vae=str(files / "lora.safetensors")
+    )
+    assert "is a VAE, not a domain adapter or a LoRA: give it as `vae:`" in checked(
+        content, loras=[str(tmp_path / "vae.safetensors")]
+    )
+    shutil.copytree(files / "base" / "unet", tmp_path / "own" / "unet")
+    assert checked(content, vae=str(tmp_path / "own")) == (
+        f"vae {tmp_path}/own is a folder without weights of it: name a file, or a folder that diffusers wrote"
+    )
+
+
+def test_two_embeddings_with_one_token_are_told(content, files, tmp_path):
+    one, other = (
+        str(files / "sks.safetensors"),
+        str(shutil.copy(files / "sks.safetensors", tmp_path / "x.safetensors")),
+    )
+    both = {"prompts": ["a sks cat, x"], "embeddings": [{"path": one}, {"path": other, "token": "SKS"}]}
+    assert checked(content, **both) == (
+        f"{one} and {other} both have the token 'sks': give one of them another, as `token:`"
+    )
+    assert checked(content, **(both | {"embeddings": [{"path": one}, {"path": other}]})) == ""
+    longer = {"path": other, "token": "sks cat"}
+    assert checked(content, **(both | {"embeddings": [{"path": one}, longer]})) == ""
+
+
+def test_more_layers_than_the_text_encoder_has_are_told(content):
+    problem = "clip_skip 2 leaves nothing of the base's text encoder, which has 2 layers: set at most 1"
+    assert checked(content, clip_skip=1) == ""
+    assert checked(content, clip_skip=2) == problem
+    assert checked(content, prompts=["x", {"prompt": "y", "clip_skip": 1}], clip_skip=2) == ""
+    catalog = Catalog.model_validate(
+        content | {"entries": [GOOD | {"prompts": ["x", {"prompt": "y", "clip_skip": 2}]}]}
+    )
+    assert check(catalog) == {(0, 1): problem}
+
+
+@pytest.mark.parametrize(
+    ("lost", "told"),
+    [
+        ("tokenizer", "tokenizer.json in its tokenizer/"),
+        ("text_encoder", "config.json in its text_encoder/"),
+        ("text_encoder/config.json", "config.json in its text_encoder/"),
+        ("text_encoder/model.safetensors", "weights in its text_encoder/"),
+        ("vae/diffusion_pytorch_model.safetensors", "weights in its vae/"),
+    ],
+)
+def test_a_base_that_lacks_a_part_is_told(content, files, tmp_path, lost, told):
+    base = shutil.copytree(files / "base", tmp_path / "base")
+    path = base / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert checked(content, base=str(base)) == f"base {base} has no {told}: copy the whole folder of the model"
+
+
+def test_a_checkpoint_s_folder_that_lacks_weights_is_told(content, files, tmp_path):
+    folder = shutil.copytree(files / "base", tmp_path / "own")
+    fsspec.filesystem("memory").put(str(folder), f"/{tmp_path.name}/own", recursive=True)
+    assert checked(content, checkpoint=str(folder)) == ""
+    assert checked(content, checkpoint=str(folder / "vae")) == ""
+    assert checked(content, checkpoint=f"memory://{tmp_path.name}/own") == ""
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    assert checked(content, checkpoint=str(folder)) == (
+        f"checkpoint {folder} has no weights in its unet/: diffusion_pytorch_model.safetensors is missing there"
+    )
+    fsspec.filesystem("memory").rm(f"/{tmp_path.name}/own/vae/diffusion_pytorch_model.safetensors")
+    assert "has no weights in its vae/" in checked(content, checkpoint=f"memory://{tmp_path.name}/own")
+    (tmp_path / "empty").mkdir()
+    for path in (folder / "tokenizer", tmp_path / "empty"):
+        assert checked(content, checkpoint=str(path)) == (
+            f"checkpoint {path} is a folder without weights of it: name a file, or a folder that diffusers wrote"
+        )

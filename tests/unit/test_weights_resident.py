@@ -220,3 +220,33 @@ def test_a_lora_on_a_checkpoint_is_rounded_once(files):
     name = f"{ATTENTION}.to_q.weight"
     exact = load_unet(str(files / "other")).state_dict()[name].double() + low_rank(small, f"{ATTENTION}.to_q")
     assert torch.equal(resident._states["unet"][name], exact.float().half())
+
+
+def test_a_vae_of_its_own_is_in_the_checkpoints_place_and_leaves_nothing(files, tmp_path):
+    resident, other = (ResidentWeights(modules(str(files / name))) for name in ("base", "other"))
+    third = str(build_base(tmp_path / "third", seed=2))
+    before = {target: tensor.clone() for target, tensor in tensors_of(resident).items()}
+    resident.apply(resident.read(str(files / "other"), vae=third))
+    expected = {f"unet.{name}": tensor for name, tensor in other._states["unet"].items()}
+    expected |= {f"vae.{name}": tensor for name, tensor in load_vae(third).state_dict().items()}
+    assert all(torch.equal(tensors_of(resident)[name], tensor) for name, tensor in expected.items())
+    resident.apply(resident.read(vae=third))
+    assert not resident.is_changed("unet")
+    assert resident.is_changed("vae")
+    resident.restore()
+    assert all(torch.equal(tensors_of(resident)[name], tensor) for name, tensor in before.items())
+
+
+def test_a_broken_vae_is_the_one_that_is_blamed(files, tmp_path):
+    vae = load_vae(str(files / "other")).state_dict()
+    vae["decoder.conv_in.bias"] = torch.full_like(vae["decoder.conv_in.bias"], float("nan"))
+    save_file(vae, tmp_path / "vae.safetensors")
+    resident = ResidentWeights(modules(str(files / "base")))
+    with pytest.raises(UserError, match=r"^VAE .*vae\.safetensors makes decoder\.conv_in\.bias NaN or infinite"):
+        resident.apply(resident.read(str(files / "other"), vae=str(tmp_path / "vae.safetensors")))
+    with pytest.raises(UserError, match=r"lora.* holds no Stable Diffusion weights|is a LoRA"):
+        resident.read(vae=str(files / "small.safetensors"))
+
+
+def tensors_of(resident):
+    return {f"{part}.{name}": tensor for part, state in resident._states.items() for name, tensor in state.items()}
