@@ -4,6 +4,7 @@ Precedence: the model's defaults < `--config FILE` < `--section.field value`.
 """
 
 import difflib
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
@@ -32,7 +33,18 @@ _WORDS = {
 }
 
 # libyaml's is ten times as fast, which a catalog of thousands of entries needs.
-_SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_SAFE_LOADER):
+    """Refuses a key that is given twice in a mapping, of which YAML's own loader silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<")
+        for key, _ in reversed(node.value):
+            if isinstance(key, yaml.ScalarNode) and keys[key.value] > 1:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value!r} is given more than once")
+        return super().construct_mapping(node, deep)
 
 
 def parse(schema: type[ConfigT], argv: Sequence[str], *, default_uri: str | None = None) -> ConfigT:
@@ -73,7 +85,7 @@ def read_yaml(uri: str) -> dict[str, Any]:
         UsageError: the file is missing or holds something else.
     """
     try:
-        content = yaml.load(storage.read_bytes(uri), _SAFE_LOADER)
+        content = yaml.load(storage.read_bytes(uri), _Loader)
     except FileNotFoundError as error:
         raise UsageError(f"there is no file {uri}") from error
     except UserError as error:

@@ -92,10 +92,12 @@ def _fetched(uri: str) -> Path:
     infos = _infos(fs, path)
     key = hashlib.sha256(repr((uri, _versions(infos))).encode()).hexdigest()[:16]
     target = CACHE / key / Path(path).name
-    with suppress(FileNotFoundError):
-        os.utime(target.parent)  # it is used, which another process that makes room is to see before it is found
-        if target.exists():
-            return target
+    # It is used, which another process that makes room is to see before it is found here. Another user's cannot be
+    # marked, nor does that user's process delete it while it is young.
+    with suppress(FileNotFoundError, PermissionError):
+        os.utime(target.parent)
+    if target.exists():
+        return target
     _make_room(sum(int(info.get("size") or 0) for _, info in infos))
     partial = _draft() / target.name
     partial.parent.mkdir(parents=True)

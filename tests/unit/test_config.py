@@ -70,6 +70,14 @@ def test_choices_have_the_same_names_in_files_and_flags(tmp_path):
     assert from_file.reasons == (Reason.NOT_FOUND, Reason.EMPTY)
 
 
+def test_a_key_that_is_given_twice_is_refused_with_its_line(tmp_path):
+    text = "name: a\noptim: &o {lr: 0.1}\n"
+    assert load(Run, write(tmp_path, text)).name == "a"
+    for twice, key in ((text + "name: b\n", "line 3: 'name'"), ("name: a\noptim:\n  lr: 1\n  lr: 2\n", "line 4: 'lr'")):
+        with pytest.raises(UsageError, match=f"is not valid YAML: {key} is given more than once"):
+            load(Run, write(tmp_path, twice))
+
+
 def test_command_line_errors(tmp_path, capsys):
     with pytest.raises(UsageError, match="there is no file .*absent.yaml"):
         parse(Run, ["--config", str(tmp_path / "absent.yaml")])
