@@ -279,7 +279,10 @@ def learn(unet, checkpointing, version="v3", learner=None):
 def assert_same_learning(first, second):
     assert torch.equal(first[0], second[0])
     assert first[1].keys() == second[1].keys()
-    assert all(bool(gradient.any()) and torch.equal(gradient, second[1][name]) for name, gradient in first[1].items())
+    assert all(torch.equal(gradient, second[1][name]) for name, gradient in first[1].items())
+    # The middle block has one pixel: how it attends to itself changes nothing, but for rounding on some processors.
+    learns_nothing = [name for name, gradient in first[1].items() if not gradient.any()]
+    assert all(name.startswith("mid_block") and ("to_q" in name or "to_k" in name) for name in learns_nothing)
 
 
 @pytest.mark.parametrize("version", ["v1", "v2", "sdxl"])
