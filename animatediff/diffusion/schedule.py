@@ -79,6 +79,12 @@ def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, signal: Tensor)
     return kept.sqrt() * latents + (1 - kept).sqrt() * noise
 
 
+def noise_that_hides(latents: Tensor, noise: Tensor, timesteps: Tensor, signal: Tensor) -> Tensor:
+    """The noise with which `add_noise` gives `noise` alone, whatever the latents: it takes their share away again."""
+    kept = _for_clips(signal[timesteps], latents)
+    return (noise - kept.sqrt() * latents) / (1 - kept).sqrt()
+
+
 def velocity(latents: Tensor, noise: Tensor, timesteps: Tensor, signal: Tensor) -> Tensor:
     """What a v-predicting model predicts of `add_noise` with the same arguments (Salimans and Ho, arXiv 2202.00512)."""
     kept = _for_clips(signal[timesteps], latents)

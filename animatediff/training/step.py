@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from animatediff.diffusion.schedule import NoiseSchedule, add_noise
+from animatediff.diffusion.schedule import NoiseSchedule, add_noise, noise_that_hides
 from animatediff.training.objective import ObjectiveConfig, biased_timestep, min_snr_weights, target, with_shared_parts
 
 NoisePredictor = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -120,6 +120,9 @@ def clip_losses(
         (b) on the latents' device; the loss of a batch is their mean.
     """
     noise, timesteps = (to_device(t, latents.device) for t in (draws.noise, draws.timesteps))
+    if objective.pure_noise_from is not None:
+        is_pure = (timesteps >= objective.pure_noise_from).reshape(-1, 1, 1, 1, 1)
+        noise = torch.where(is_pure, noise_that_hides(latents, noise, timesteps, signal), noise)
     with torch.autocast(latents.device.type, text.dtype, enabled=text.dtype != torch.float32):
         prediction = predict(add_noise(latents, noise, timesteps, signal), timesteps, text)
     wanted = target(latents, noise, timesteps, signal, schedule.prediction_type)

@@ -5,13 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, chisquare
 
-from animatediff.diffusion.schedule import NoiseSchedule, alphas_cumprod
+from animatediff.diffusion.schedule import NoiseSchedule, add_noise, alphas_cumprod
 from animatediff.training.objective import ObjectiveConfig
 from animatediff.training.step import Draws, _generator, clip_losses, draw, of_clips, single_frames
 
 SHAPE = (4, 4, 3, 2, 2)
 REFERENCE = ObjectiveConfig()
-ALL_OPTIONS = ObjectiveConfig(min_snr_gamma=5, noise_offset=0.1, shared_noise=0.5, timestep_power=2)
+ALL_OPTIONS = ObjectiveConfig(
+    min_snr_gamma=5, noise_offset=0.1, shared_noise=0.5, timestep_power=2, pure_noise_from=500
+)
 SCHEDULES = [
     NoiseSchedule(),
     NoiseSchedule(prediction_type="v_prediction"),
@@ -219,3 +221,24 @@ def test_a_single_frame_is_the_drawn_one_with_its_own_noise():
         assert torch.equal(single.noise[i], draws.noise[i, :, f : f + 1])
     assert torch.equal(single.timesteps, draws.timesteps)
     assert single.dropped == draws.dropped
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_from_a_timestep_on_the_model_sees_noise_alone_and_is_asked_for_the_clip(schedule):
+    """Of the clean clip it is asked for: who knows it has no loss, whatever the model predicts."""
+    objective, signal, seen = ObjectiveConfig(pure_noise_from=900), alphas_cumprod(schedule), []
+    latents = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    drawn = make_draws()
+    draws = Draws(drawn.noise, torch.tensor([0, 899, 900, 999]), drawn.dropped, drawn.frames)
+
+    def knows_the_clip(noisy, timesteps, _):
+        seen.append(noisy)
+        kept = signal[timesteps].reshape(-1, 1, 1, 1, 1)
+        noise = (noisy - kept.sqrt() * latents) / (1 - kept).sqrt()
+        return noise if schedule.prediction_type == "epsilon" else kept.sqrt() * noise - (1 - kept).sqrt() * latents
+
+    assert losses_of(knows_the_clip, latents, draws, schedule=schedule, objective=objective).max() < 1e-8
+    torch.testing.assert_close(seen[0][2:], draws.noise[2:])
+    as_ever = add_noise(latents, draws.noise, draws.timesteps, signal)
+    assert torch.equal(seen[0][:2], as_ever[:2])
+    assert (as_ever[2] - draws.noise[2]).abs().max() > 0.01
