@@ -135,7 +135,7 @@ def _read_csv(uri: str, known: list[str]) -> Cells:
     # strict: a quote that is never closed would swallow all that follows it.
     reader = csv.reader(chain([header], lines), delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
-        names = _without_blanks(next(reader, []))
+        names = [name.strip() for name in _without_blanks(next(reader, []))]
         _check_columns(names, known, uri)
         for cells in reader:
             row = _without_blanks(cells) if len(cells) > len(names) else cells

@@ -233,6 +233,12 @@ def test_a_file_s_path_alone_will_do(tmp_path):
     assert found.embeddings[0].path == "e.pt"
 
 
+def test_blanks_around_a_column_s_name_are_no_part_of_it(tmp_path):
+    (tmp_path / "t.csv").write_text(" name , prompt\t,base ,motion_module \na,b,c,d\n")
+    (item,) = plan(read(str(tmp_path / "t.csv"))).items
+    assert (item.entry, item.prompt) == ("a", "b")
+
+
 def test_given_settings_of_alike_rows_are_their_own(tmp_path):
     table = [{"name": "x", "prompt": "a", "width": 64}, {"name": "x", "prompt": "b"}]
     content = SHARED | {"width": 128, "entries_uri": write(tmp_path, "csv", table).name}
