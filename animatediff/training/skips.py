@@ -32,10 +32,12 @@ class Skips:
         gather: joins the workers' clip ids.
         lr: named in the error.
         overflows: whether single steps may be skipped for the loss scaler's sake, with no clip to blame.
+        on_skip: called for each step that is found to have been skipped.
     """
 
-    def __init__(self, limit: int, gather: Gather, *, lr: float, overflows: bool) -> None:
+    def __init__(self, limit: int, gather: Gather, *, lr: float, overflows: bool, on_skip: Callable[[], None]) -> None:
         self._limit, self._gather, self._lr, self._overflows = limit, gather, lr, overflows
+        self._on_skip = on_skip
         self._last: tuple[int, Tensor, Tensor, list[str]] | None = None
         self._in_a_row = 0
         self.number = 0
@@ -43,7 +45,7 @@ class Skips:
         self.found: list[Skip] = []
         """Skipped steps that nobody has taken note of yet."""
 
-    def add(self, step: int, is_finite: Tensor, losses: Tensor, clip_ids: list[str]) -> bool:
+    def add(self, step: int, is_finite: Tensor, losses: Tensor, clip_ids: list[str]) -> None:
         """Take note of a step, and look at the one before.
 
         Args:
@@ -52,31 +54,25 @@ class Skips:
             losses: (b) of this worker's clips.
             clip_ids: b of them.
 
-        Returns:
-            Whether the one before was skipped.
-
         Raises:
             UserError: too many in a row were skipped.
         """
-        was_skipped = self.check()
+        self.check()
         self._last = (step, is_finite, losses, clip_ids)
-        return was_skipped
 
-    def check(self) -> bool:
-        """Look at the last step.
-
-        Returns:
-            Whether it was skipped.
+    def check(self) -> None:
+        """Look at the last step, once.
 
         Raises:
             UserError: too many in a row were skipped.
         """
         if self._last is None:
-            return False
+            return
         (step, is_finite, losses, clip_ids), self._last = self._last, None
         if bool(is_finite):
             self._in_a_row = 0
-            return False
+            return
+        self._on_skip()
         self.number += 1
         self._in_a_row += 1
         bad = [clip for clip, ok in zip(clip_ids, losses.isfinite().tolist(), strict=True) if not ok]
@@ -86,7 +82,6 @@ class Skips:
         self.found.append(Skip(step, blamed))
         if self._in_a_row > self._limit:
             raise UserError(_enough(step, self._in_a_row, blamed, self._lr))
-        return True
 
 
 def _enough(step: int, in_a_row: int, clip_ids: list[str], lr: float) -> str:

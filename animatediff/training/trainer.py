@@ -72,6 +72,7 @@ class Trainer:
             lambda clip_ids: _gathered(clip_ids, world_size),
             lr=recipe.optim.lr,
             overflows=dtype == torch.float16,
+            on_skip=lambda: keep_scale(self._scaler),
         )
         self._signal = alphas_cumprod(recipe.schedule).to(device)
         self._predict = self._distributed(recipe)
@@ -104,8 +105,7 @@ class Trainer:
         done = update(self.optimizer, self._scaler, self._parameters, max_grad_norm=self._recipe.optim.max_grad_norm)
         if self.ema is not None:
             self.ema.update(step)
-        if self.skips.add(step, done.is_finite, losses, batch.clip_ids):
-            keep_scale(self._scaler)
+        self.skips.add(step, done.is_finite, losses, batch.clip_ids)
         return StepResult(
             quartile_sums(losses, draws.timesteps, self._recipe.schedule.num_train_timesteps), done.grad_norm
         )

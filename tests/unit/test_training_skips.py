@@ -7,8 +7,12 @@ from animatediff.training.skips import Skip, Skips
 NAN = float("nan")
 
 
-def make(limit=2, *, gather=lambda ids: ids, overflows=False):
-    return Skips(limit, gather, lr=1e-4, overflows=overflows)
+def nothing():
+    pass
+
+
+def make(limit=2, *, gather=lambda ids: ids, overflows=False, on_skip=nothing):
+    return Skips(limit, gather, lr=1e-4, overflows=overflows, on_skip=on_skip)
 
 
 def add(skips, step, is_finite, losses=(0.5, 0.5)):
@@ -26,11 +30,17 @@ def test_each_skipped_step_is_counted_with_the_clips_whose_loss_is_not_finite():
     assert skips.found == [Skip(1, ["b"])]
 
 
-def test_each_look_tells_whether_the_step_before_was_skipped():
-    skips = make()
-    told = [skips.add(i, torch.tensor(ok), torch.tensor([0.5]), ["a"]) for i, ok in enumerate((True, False, True))]
-    assert told == [False, False, True]
-    assert not skips.check()
+def test_whoever_looks_at_a_skipped_step_it_is_told_once():
+    told = []
+    skips = make(on_skip=lambda: told.append(1))
+    add(skips, 0, False)
+    add(skips, 1, True)
+    add(skips, 2, False)
+    assert len(told) == 1
+    skips.check()  # as before a checkpoint
+    add(skips, 3, True)
+    skips.check()
+    assert len(told) == 2
 
 
 def test_where_only_gradients_are_not_finite_the_whole_batch_is_named():
@@ -70,7 +80,7 @@ def test_only_skips_in_a_row_are_too_many():
 
 
 def test_of_many_clips_the_first_are_named():
-    skips = Skips(0, lambda ids: ids, lr=1e-4, overflows=False)
+    skips = make(limit=0)
     skips.add(0, torch.tensor(False), torch.full((20,), NAN), [f"clip-{i}" for i in range(20)])
     with pytest.raises(UserError, match=r"clip-7 and 12 more\.$"):
         skips.check()
