@@ -4,7 +4,6 @@ Precedence: the model's defaults < `--config FILE` < `--section.field value`.
 """
 
 import difflib
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
@@ -40,10 +39,12 @@ class _Loader(_SAFE_LOADER):
     """Refuses a key that is given twice in a mapping, of which YAML's own loader silently takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<")
-        for key, _ in reversed(node.value):
-            if isinstance(key, yaml.ScalarNode) and keys[key.value] > 1:
-                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value!r} is given more than once")
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value!r} is given more than once")
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
