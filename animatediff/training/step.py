@@ -90,7 +90,7 @@ def _generator(seed: int, step: int, index: int) -> torch.Generator:
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Move a CPU tensor. Going to a GPU, from memory that the GPU reads by itself, so that nothing is waited for."""
-    if device.type != "cuda" or tensor.is_cuda:
+    if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 

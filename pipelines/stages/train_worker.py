@@ -37,8 +37,8 @@ def train_worker(settings: dict[str, Any]) -> None:
             or 0.
 
     Raises:
-        UserError: the data, the base or a weights file cannot be read, the loss stays infinite, or this machine does
-            not see the run's folder.
+        UserError: the data, the base or a weights file cannot be read, the loss stays infinite, more steps are done
+            than are asked for, or this machine does not see the run's folder.
     """
     recipe = Recipe.model_validate(settings["recipe"])
     context = ray.train.get_context()

@@ -54,7 +54,7 @@ def validate(
             files = renderer.render(str(weights))
             entry["files"] = write_files(storage.join(run_uri, f"{FOLDER}/step-{step:08d}"), files)
     ray.get(board.post.remote(entry))
-    return {name: entry[name] for name in ("val_loss",) if name in entry}
+    return {"val_loss": entry["val_loss"]} if "val_loss" in entry else {}
 
 
 @contextmanager
