@@ -39,6 +39,8 @@ def main(config: TrainConfig) -> TrainRun:
         run = watch(config, job, workers, renderer, tracker)
         publish_sample(config, job, workers, replace(renderer, on_gpu=workers.use_gpu), tracker)
         version = tracker.register(model_name, job.result, tags=_tags(config, job))
+    # A server that was away may have got the run as late as now.
+    run = run.model_copy(update={"mlflow_run_id": tracker.run_id or run.mlflow_run_id})
     run.write(config.output_uri)
     logger.info("%s; MLflow run %s at %s", job.result, run.mlflow_run_id, tracking_uri())
     if version is not None:

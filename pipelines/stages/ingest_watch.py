@@ -64,7 +64,7 @@ def encode(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
             progress.update(result.num_videos, clips=board.num_clips, quarantined=board.num_quarantined)
             board.track(tracker)
         board.track(tracker, is_last=True)
-        _keep_run_id(job.output_uri, tracker)
+    _keep_run_id(job.output_uri, tracker)
 
 
 class _Board:

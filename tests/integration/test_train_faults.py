@@ -14,7 +14,9 @@ from mlflow import MlflowClient
 
 from animatediff.errors import UserError
 from animatediff.weights import motion_modules
+from pipelines import tracking
 from pipelines.settings import TrainConfig
+from pipelines.tracking import open_client
 from pipelines.train import main
 from tests.integration.processes import below, kill
 from tests.unit.test_data_loader import write_dataset
@@ -166,6 +168,21 @@ def test_a_base_that_can_render_nothing_has_its_loss_measured_all_the_same(clust
     assert [metric.step for metric in history(run, "val_loss")] == [4]
     assert Path("blind/best_motion_module.safetensors").exists()
     assert "the validation of step 4 is not complete: " in caplog.text
+
+
+def test_a_tracking_server_that_answers_only_at_the_end_has_the_whole_run(cluster, make_config, monkeypatch):
+    answers = iter([ConnectionError("away")])
+
+    def open_late():
+        for error in answers:
+            raise error
+        return open_client()
+
+    monkeypatch.setattr(tracking, "open_client", open_late)
+    run = main(make_config("late", num_steps=2))
+    assert json.loads(Path("late/run.json").read_text())["mlflow_run_id"] == run.mlflow_run_id
+    assert list(losses(run)) == [1, 2]
+    assert client().get_run(run.mlflow_run_id).info.status == "FINISHED"
 
 
 def test_fewer_steps_than_are_done_are_refused(straight, make_config):
