@@ -1,5 +1,6 @@
 """The sprite world's text encoder and UNet, trained together: from scratch, then on pictures that turn more often."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,7 @@ def refine_text_to_image(
     seed: int,
     turned: float,
     plan: Fit,
+    also: Callable[[int], Tensor] | None = None,
     checkpoint: Path | None = None,
     num_pictures: int = _NUM_PICTURES,
 ) -> float:
@@ -104,6 +106,7 @@ def refine_text_to_image(
         seed: of pictures and draws; another one than those that the model has seen.
         turned: see `draw_stills`.
         plan: how long.
+        also: see `fit_captioned`.
         checkpoint: see `fit`; another one than those of the stages before.
         num_pictures: to learn from.
 
@@ -111,7 +114,7 @@ def refine_text_to_image(
         Seconds that the steps took.
     """
     stills = draw_stills(num_pictures, seed=seed, turned=turned)
-    return _fit_stills(model, vae, tokenizer, stills, plan, seed, checkpoint)
+    return _fit_stills(model, vae, tokenizer, stills, plan, seed, checkpoint, also)
 
 
 def _fit_stills(
@@ -122,9 +125,10 @@ def _fit_stills(
     plan: Fit,
     seed: int,
     checkpoint: Path | None,
+    also: Callable[[int], Tensor] | None = None,
 ) -> float:
     latents, token_ids = encode_stills(vae, stills.pixels), tokenize(tokenizer, stills.captions)
-    return fit_captioned(model, latents, token_ids, tokenizer, plan, seed=seed, checkpoint=checkpoint)
+    return fit_captioned(model, latents, token_ids, tokenizer, plan, seed=seed, also=also, checkpoint=checkpoint)
 
 
 def fit_captioned(
@@ -136,6 +140,7 @@ def fit_captioned(
     *,
     seed: int,
     batch_size: int = _BATCH_SIZE,
+    also: Callable[[int], Tensor] | None = None,
     checkpoint: Path | None = None,
 ) -> float:
     """Train on captioned latents to predict the noise, with captions dropped for guidance.
@@ -152,6 +157,7 @@ def fit_captioned(
         plan: how long.
         seed: of the draws.
         batch_size: pictures a step.
+        also: step -> another loss of the model, which is added.
         checkpoint: see `fit`.
 
     Returns:
@@ -172,7 +178,8 @@ def fit_captioned(
             timesteps,
             torch.where(dropped, empty, token_ids[chosen]),
         )
-        return (weights[timesteps] * (predicted - noise).square().mean(dim=(1, 2, 3))).mean()
+        error = (weights[timesteps] * (predicted - noise).square().mean(dim=(1, 2, 3))).mean()
+        return error if also is None else error + also(step)
 
     return fit(model, loss, plan, checkpoint)
 

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
+from transformers import CLIPTokenizer
 
 from animatediff.errors import UserError
 from animatediff.sprites.autoencoder import train_vae
 from animatediff.sprites.command import run
 from animatediff.sprites.fitting import Fit
 from animatediff.sprites.parts import make_pipeline
-from animatediff.sprites.text_to_image import make_tokenizer, refine_text_to_image, train_text_to_image
+from animatediff.sprites.text_to_image import TextToImage, make_tokenizer, refine_text_to_image, train_text_to_image
+from animatediff.sprites.words import Captions, teach_words
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +29,17 @@ TEXT_TO_IMAGE_PLAN = Fit(num_steps=9_500, lr=1e-3, warmup=300, decay=0.65, ema_d
 REFINEMENTS = {"refinement": 0.2, "second_refinement": 0.5}
 """Share of the pictures in each that show a turned shape."""
 REFINEMENT_PLAN = Fit(num_steps=6_500, lr=5e-4, warmup=100, decay=0.9, ema_decay=0.998)
+WORDS_PLAN = Fit(num_steps=1_000, lr=1e-3, warmup=20, decay=0.5, ema_decay=0.99)
+READING_PLAN = Fit(num_steps=5_500, lr=5e-4, warmup=100, decay=0.9, ema_decay=0.998)
+_READING_TURNED = 0.4
+_WORDS_WEIGHT = 0.02  # 0.3 nats a caption beside a picture's error of 0.04: enough that the words stay
 _NEW_PICTURES = 500_000  # between the seeds of one stage and the next
 
 
 def main(output: Path, seed: int = 0) -> None:
-    """The VAE; text encoder and UNet; these two refined, on other pictures. Run it again to go on after a kill.
+    """The VAE; text encoder and UNet; these two refined; all words, and the UNet that reads them.
+
+    Run it again to go on after a kill.
 
     Args:
         output: folder that `StableDiffusionPipeline.from_pretrained` opens in the end; absent or empty before. The
@@ -61,6 +69,7 @@ def main(output: Path, seed: int = 0) -> None:
             checkpoint=work / f"{name}.pt",
         )
         stages.append((name, REFINEMENT_PLAN, refined_s))
+    stages += _teach_words(model, vae, tokenizer, seed + (len(REFINEMENTS) + 1) * _NEW_PICTURES, work)
     make_pipeline(vae, model.text_encoder, tokenizer, model.unet).to(torch.float16).save_pretrained(draft)
     _open_in_float32(draft / "text_encoder" / "config.json")
     for config in draft.glob("*/config.json"):
@@ -71,6 +80,27 @@ def main(output: Path, seed: int = 0) -> None:
     for name, plan, seconds in stages:
         logger.info("%s: %d steps in %.1f min", name, plan.num_steps, seconds / 60)
     logger.info("the base is in %s; %s is no longer needed", output, work)
+
+
+def _teach_words(
+    model: TextToImage, vae: AutoencoderKL, tokenizer: CLIPTokenizer, seed: int, work: Path
+) -> list[tuple[str, Fit, float]]:
+    """Words that stills do not show, as those of motion, for the text encoder; then both go on with stills."""
+    captions = Captions(tokenizer, seed=seed)
+    reader, words_s = teach_words(
+        model.text_encoder, captions, tokenizer, plan=WORDS_PLAN, checkpoint=work / "words.pt"
+    )
+    reading_s = refine_text_to_image(
+        model,
+        vae,
+        tokenizer,
+        seed=seed + _NEW_PICTURES,
+        turned=_READING_TURNED,
+        plan=READING_PLAN,
+        also=lambda step: _WORDS_WEIGHT * reader.loss(model.text_encoder, *captions.draw(WORDS_PLAN.num_steps + step)),
+        checkpoint=work / "reading.pt",
+    )
+    return [("words", WORDS_PLAN, words_s), ("reading", READING_PLAN, reading_s)]
 
 
 def _open_in_float32(config: Path) -> None:

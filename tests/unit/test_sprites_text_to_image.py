@@ -93,3 +93,19 @@ def test_refinement_goes_on_with_the_model_on_other_pictures(vae, tokenizer):
     assert refine_text_to_image(model, vae, tokenizer, seed=4, turned=0.5, plan=plan, num_pictures=20) > 0
     change = max((before[name] - tensor).abs().max() for name, tensor in model.unet.named_parameters(prefix="unet"))
     assert 0 < change < 1e-2  # two steps from where it was
+
+
+def test_another_loss_is_minimised_too(tokenizer):
+    model = Recorder()
+    asked = []
+
+    def also(step):
+        asked.append(step)
+        return (model.scale - 1).square()
+
+    token_ids = tokenize(tokenizer, [""] * 4)
+    plan = Fit(100, lr=0.1, warmup=1, ema_decay=0.0, weight_decay=0.0)
+    # Of latents of zeros nothing is to be predicted, so that only the other loss moves the scale.
+    fit_captioned(model, torch.zeros(4, 4, 8, 8), token_ids, tokenizer, plan, seed=0, batch_size=2, also=also)
+    assert asked == list(range(100))
+    assert model.scale.item() == pytest.approx(1, abs=0.5)

@@ -20,6 +20,9 @@ def short(monkeypatch):
     monkeypatch.setattr(train_base, "VAE_PLAN", Fit(num_steps=2, lr=1e-3))
     monkeypatch.setattr(train_base, "TEXT_TO_IMAGE_PLAN", Fit(num_steps=3, lr=1e-3))
     monkeypatch.setattr(train_base, "REFINEMENT_PLAN", Fit(num_steps=2, lr=1e-3))
+    monkeypatch.setattr(train_base, "WORDS_PLAN", Fit(num_steps=2, lr=1e-3))
+    monkeypatch.setattr(train_base, "READING_PLAN", Fit(num_steps=2, lr=1e-3))
+    monkeypatch.setattr(train_base, "Captions", partial(train_base.Captions, num=40))
     for name in ("train_vae", "train_text_to_image", "refine_text_to_image"):
         monkeypatch.setattr(train_base, name, partial(getattr(train_base, name), num_pictures=40))
 
@@ -41,7 +44,8 @@ def test_a_run_that_was_killed_while_it_saved_ends_with_the_same_base(tmp_path, 
     assert all(map(torch.equal, tensors(tmp_path / "base"), tensors(tmp_path / "again")))
     record = json.loads((tmp_path / "base" / "training.json").read_text())
     steps = {name: stage["num_steps"] for name, stage in record.items() if isinstance(stage, dict)}
-    assert steps == {"vae": 2, "text_to_image": 3, "refinement": 2, "second_refinement": 2}
+    refined = {"refinement": 2, "second_refinement": 2, "words": 2, "reading": 2}
+    assert steps == {"vae": 2, "text_to_image": 3, **refined}
     assert {"vocab.json", "merges.txt"} <= {path.name for path in (tmp_path / "base" / "tokenizer").iterdir()}
     assert draw_prompts(open_base(str(tmp_path / "base")), ["a red star"]).shape == (1, 64, 64, 3)
     texts = [path.read_text() for path in (tmp_path / "base").rglob("*.json")]
