@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 NEW_COLOUR: tuple[str, Rgb] = ("<brown>", (130, 80, 35))
 """The textual inversion's word, and the colour that it means."""
 
-_RANK = 8
+_RANK = 4
 _LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
 _FIRST_WORD = "orange"  # the new colour's vectors begin as this one's
 _NUM_VECTORS = 3

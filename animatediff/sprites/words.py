@@ -26,6 +26,8 @@ _MOTION_SAID = 0.8
 class WordReader(nn.Module):
     """Tells from what a text encoder says behind a caption's end which words the caption has."""
 
+    word_ids: Tensor
+
     def __init__(self, tokenizer: CLIPTokenizer, width: int) -> None:
         super().__init__()
         ids = tokenizer.convert_tokens_to_ids([f"{word}</w>" for word in caption_words()])
