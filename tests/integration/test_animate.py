@@ -115,10 +115,13 @@ def test_the_same_bytes_in_any_order_on_any_number_of_actors(files, write, tmp_p
         assert {name: result.sha256 for name, result in others.items()} == {
             name: result.sha256 for name, result in one.items()
         }
-    # In a batch small matrix products may add up in another order.
-    for name, result in one.items():
-        difference = frames_of(tmp_path / "0", result) - frames_of(tmp_path / "3", batched[name])
-        assert np.abs(difference).max() <= 2, name
+    # In a batch small matrix products may add up in another order: by how much depends on the processor, from none at all
+    # to 3 grey levels in single pixels. Another item's frames differ everywhere.
+    frames = {name: frames_of(tmp_path / "0", result) for name, result in one.items()}
+    for name, result in batched.items():
+        others = frames_of(tmp_path / "3", result)
+        assert np.abs(frames[name] - others).mean() < 0.1, name
+        assert np.abs(frames[name] - others).max() <= 8, name
 
 
 def test_faults_are_rows_and_the_others_are_rendered(files, write, tmp_path, caplog):
