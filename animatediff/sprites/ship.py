@@ -15,11 +15,11 @@ def main(world: Path, output: Path = shipped.FOLDER) -> None:
     """Copy the base, the motion module in float16, the LoRA and the embedding.
 
     Args:
-        world: folder with `base`, `train/motion_module.safetensors` and `personalised`, as the README makes them.
+        world: folder with `base`, `finish/motion_module.safetensors` and `personalised`, as the README makes them.
         output: folder that `shipped` names; what is there is replaced.
     """
     shutil.copytree(world / "base", output / shipped.BASE.name, dirs_exist_ok=True)
-    motion = motion_modules.read(str(world / "train" / "motion_module.safetensors")).half()
+    motion = motion_modules.read(str(world / "finish" / "motion_module.safetensors")).half()
     motion_modules.write(str(output / shipped.MOTION_MODULE.name), motion)
     for path in (shipped.CHALK_LORA, shipped.BROWN_EMBEDDING):
         shutil.copy(world / "personalised" / path.name, output / path.name)

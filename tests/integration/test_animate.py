@@ -115,8 +115,8 @@ def test_the_same_bytes_in_any_order_on_any_number_of_actors(files, write, tmp_p
         assert {name: result.sha256 for name, result in others.items()} == {
             name: result.sha256 for name, result in one.items()
         }
-    # In a batch small matrix products may add up in another order: by how much depends on the processor, from none at all
-    # to 3 grey levels in single pixels. Another item's frames differ everywhere.
+    # In a batch small matrix products may add up in another order. By how much it tells depends on the processor: up to
+    # 3 grey levels in single pixels have been seen.
     frames = {name: frames_of(tmp_path / "0", result) for name, result in one.items()}
     for name, result in batched.items():
         others = frames_of(tmp_path / "3", result)

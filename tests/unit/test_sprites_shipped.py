@@ -9,7 +9,7 @@ from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog import Item, Result
 from animatediff.rendering.entries import EmbeddingFile, Entry, Lora
 from animatediff.sprites import shipped
-from animatediff.sprites.clip_measures import measure_clip
+from animatediff.sprites.clip_measures import follows, measure_clip
 from animatediff.sprites.evaluation import draw_prompts, open_base, shares_right, still_scenes
 from animatediff.sprites.personalise import NEW_COLOUR
 from animatediff.sprites.scoring import KNOWN_COLOURS, score
@@ -72,6 +72,12 @@ def test_a_clip_shows_its_prompt_and_moves_smoothly(clip):
     assert min(found["shape"], found["colour"], found["background"], found["style"]) >= 0.9, found
     assert measure_clip(frames).displacement > 5
     assert found["jitter"] < 2
+
+
+@pytest.mark.parametrize("direction", ["left", "right", "up", "down"])
+def test_a_clip_goes_where_its_prompt_says(clip, direction):
+    frames, _ = clip(f"a small yellow circle moving {direction} on a dark blue background")
+    assert follows(measure_clip(frames), direction)
 
 
 def test_the_lora_draws_clips_with_chalk(clip):
