@@ -23,6 +23,7 @@ import torch
 import yaml
 from diffusers import UNet2DConditionModel
 
+from animatediff.models.motion_unet import MotionModules
 from animatediff.sprites import shipped
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
@@ -92,10 +93,19 @@ def loop(folder, steps, guidance):
     print(json.dumps({"seconds": time.perf_counter() - start, "gib": peak_gib()}))
 
 
+def without_captions(motion):
+    """Motion modules without the attention to captions, which diffusers does not know."""
+    unet = load_unet(str(shipped.BASE))
+    blind = MotionModules.for_base(unet, motion.config.model_copy(update={"text_width": None}))
+    weights = motion.state_dict()
+    blind.load_state_dict({name: weights[name] for name in blind.state_dict()})
+    return blind
+
+
 def write_catalog(folder, steps, guidance):
     content = {
         "base": str(shipped.BASE),
-        "motion_module": str(shipped.MOTION_MODULE),
+        "motion_module": str(folder / "motion_module.safetensors"),
         "width": SIZE,
         "height": SIZE,
         "num_frames": NUM_FRAMES,
@@ -204,7 +214,9 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_checkpoints(folder)
-        motion_modules.write(str(folder / "adapter"), motion_modules.read(str(shipped.MOTION_MODULE)), to="diffusers")
+        motion = without_captions(motion_modules.read(str(shipped.MOTION_MODULE)))
+        motion_modules.write(str(folder / "motion_module.safetensors"), motion)
+        motion_modules.write(str(folder / "adapter"), motion, to="diffusers")
         compare(folder, arguments.steps, GUIDANCE if arguments.steps >= 10 else 1.0)
 
 
