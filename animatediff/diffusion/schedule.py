@@ -79,10 +79,24 @@ def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, signal: Tensor)
     return kept.sqrt() * latents + (1 - kept).sqrt() * noise
 
 
-def noise_that_hides(latents: Tensor, noise: Tensor, timesteps: Tensor, signal: Tensor) -> Tensor:
-    """The noise with which `add_noise` gives `noise` alone, whatever the latents: it takes their share away again."""
+def noise_that_hides(latents: Tensor, noise: Tensor, timesteps: Tensor, signal: Tensor, *, first: int) -> Tensor:
+    """The noise with which `add_noise` shows less of the latents than the schedule does, the less the later.
+
+    Their amplitude falls from the schedule's at the timestep `first`, evenly, to none after the last timestep; noise of
+    the same distribution fills its place. Before `first` it is `noise` as it is.
+
+    Args:
+        latents: (b ...) clean.
+        noise: the same shape, standard normal.
+        timesteps: (b) integers.
+        signal: `alphas_cumprod` of the schedule, on the latents' device.
+        first: in [0, the number of timesteps).
+    """
+    share = ((len(signal) - timesteps) / (len(signal) - first)).clamp(max=1)
+    shown = _for_clips(share**2 * signal[timesteps], latents)
     kept = _for_clips(signal[timesteps], latents)
-    return (noise - kept.sqrt() * latents) / (1 - kept).sqrt()
+    hiding = (shown.sqrt() * latents + (1 - shown).sqrt() * noise - kept.sqrt() * latents) / (1 - kept).sqrt()
+    return torch.where(_for_clips(timesteps < first, latents), noise, hiding)
 
 
 def velocity(latents: Tensor, noise: Tensor, timesteps: Tensor, signal: Tensor) -> Tensor:

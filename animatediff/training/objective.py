@@ -24,11 +24,12 @@ class ObjectiveConfig(Config):
     shared_noise: float = Field(0.0, ge=0, lt=1)
     """Share of the noise's variance that all frames of a clip have in common, also their correlation: the mixed noise
     of Ge et al., arXiv 2305.10474, whose a^2 / (1 + a^2) it is. Sampling still begins with independent frames."""
-    pure_noise_from: int | None = Field(None, ge=1)
-    """Timestep from which on the model is given noise alone, and is to find the clip by its caption and by what it has
-    learned. Sampling begins so, but training does not: even at the last timesteps of a schedule short of zero terminal
-    SNR a clip's motion can be read from 16 noisy frames, so that in sampling the noise decides it, and not the caption
-    or a LoRA (Lin et al., arXiv 2305.08891, on brightness). 930 does so for the first of 25 steps. Default: none."""
+    fade_from: int | None = Field(None, ge=0)
+    """Timestep from which on the model is given less and less of the clip, until at the end it is given noise alone,
+    and is to find the clip by its caption and by what it has learned. Sampling begins so, but training does not: even
+    at the last timesteps of a schedule short of zero terminal SNR a clip's motion can be read from 16 noisy frames, so
+    that in sampling the noise decides it, and not the caption or a LoRA (Lin et al., arXiv 2305.08891, on brightness);
+    and a single frame tells its part, so that frames do not learn to agree. Default: none."""
     timestep_power: float = Field(1.0, gt=0)
     """Timesteps are floor(T u^(1 / power)) for u uniform in [0, 1), so that the share of them below k is
     (k / T)^power: 1 is uniform, above 1 favours noisy timesteps, below 1 clean ones."""

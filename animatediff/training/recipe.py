@@ -114,10 +114,10 @@ class Recipe(Config):
                 raise ValueError(f"recipe domain_adapter trains on single frames, without motion: leave out {names}")
             if self.compute.activation_checkpointing == "motion":
                 raise ValueError("recipe domain_adapter has no motion modules: compute.activation_checkpointing all")
-        first = self.objective.pure_noise_from
+        first = self.objective.fade_from
         if first is not None and first >= self.schedule.num_train_timesteps:
             raise ValueError(
-                f"objective.pure_noise_from {first} is none of the {self.schedule.num_train_timesteps} timesteps"
+                f"objective.fade_from {first} is none of the {self.schedule.num_train_timesteps} timesteps"
             )
         if self.result == "motion_lora" and model.text_conditioned:
             raise ValueError("a LoRA does not train the attention to captions that model.text_conditioned adds")

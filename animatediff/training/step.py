@@ -120,9 +120,8 @@ def clip_losses(
         (b) on the latents' device; the loss of a batch is their mean.
     """
     noise, timesteps = (to_device(t, latents.device) for t in (draws.noise, draws.timesteps))
-    if objective.pure_noise_from is not None:
-        is_pure = (timesteps >= objective.pure_noise_from).reshape(-1, 1, 1, 1, 1)
-        noise = torch.where(is_pure, noise_that_hides(latents, noise, timesteps, signal), noise)
+    if objective.fade_from is not None:
+        noise = noise_that_hides(latents, noise, timesteps, signal, first=objective.fade_from)
     with torch.autocast(latents.device.type, text.dtype, enabled=text.dtype != torch.float32):
         prediction = predict(add_noise(latents, noise, timesteps, signal), timesteps, text)
     wanted = target(latents, noise, timesteps, signal, schedule.prediction_type)

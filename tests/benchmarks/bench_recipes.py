@@ -218,7 +218,7 @@ def motion_lora():
     model = {"motion_module": MOTION_MODULE, "lora_rank": 16}
     # Which way things go is decided where noise is strongest, and there the loss is smallest: with even timesteps the
     # LoRA hardly learns it. And where noise is all that sampling has, the LoRA is to say it, not the noise.
-    objective = {"timestep_power": 4, "pure_noise_from": 930}
+    objective = {"timestep_power": 4, "fade_from": 800}
     _, weights = train(
         "pan_left", "motion_lora", uri, steps=350, batch_size=4, lr=3e-3, model=model, objective=objective
     )

@@ -27,7 +27,7 @@ def noise_of(num_clips, **options):
 def test_by_default_nothing_departs_from_the_reference():
     assert ObjectiveConfig().model_dump() == {
         "min_snr_gamma": None,
-        "pure_noise_from": None,
+        "fade_from": None,
         "noise_offset": 0,
         "shared_noise": 0,
         "timestep_power": 1,
@@ -144,7 +144,7 @@ def test_quartile_sums_of_parts_add_up_to_those_of_the_whole(data, num_timesteps
         {"shared_noise": 1},
         {"shared_noise": -0.1},
         {"timestep_power": 0},
-        {"pure_noise_from": 0},
+        {"fade_from": -1},
     ],
 )
 def test_wrong_values_are_refused(wrong):

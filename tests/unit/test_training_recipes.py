@@ -195,7 +195,7 @@ OPTIONS = {
     "min-SNR": {"objective": {"min_snr_gamma": 1.0}},
     "noise offset": {"objective": {"noise_offset": 0.1}},
     "shared noise": {"objective": {"shared_noise": 0.5}},
-    "pure noise": {"objective": {"pure_noise_from": 100}},
+    "fading": {"objective": {"fade_from": 100}},
     "biased timesteps": {"objective": {"timestep_power": 3.0}},
     "v-prediction": {"schedule": {"prediction_type": "v_prediction"}},
     "zero terminal SNR": {"schedule": {"prediction_type": "v_prediction", "zero_terminal_snr": True}},
