@@ -360,6 +360,12 @@ def test_fields_that_do_not_suit_the_recipe_are_refused(make, recipe, fields, me
         make(recipe, model=fields)
 
 
+def test_a_fade_that_begins_behind_the_last_timestep_is_refused(make):
+    assert make("motion_module", objective={"fade_from": 999}).objective.fade_from == 999
+    with pytest.raises(ValidationError, match="objective.fade_from 1000 is none of the 1000 timesteps"):
+        make("motion_module", objective={"fade_from": 1000})
+
+
 @pytest.mark.slow
 def test_a_compiled_model_trains_the_same(make):
     plain, expected = run(make())
