@@ -19,8 +19,8 @@ def main(world: Path, output: Path = shipped.FOLDER) -> None:
         output: folder that `shipped` names; what is there is replaced.
     """
     shutil.copytree(world / "base", output / shipped.BASE.name, dirs_exist_ok=True)
-    motion = motion_modules.read(str(world / "finish" / "motion_module.safetensors")).half()
-    motion_modules.write(str(output / shipped.MOTION_MODULE.name), motion)
+    motion = motion_modules.open_file(str(world / "finish" / "motion_module.safetensors"))
+    motion_modules.write(str(output / shipped.MOTION_MODULE.name), motion.build().half(), schedule=motion.schedule)
     for path in (shipped.CHALK_LORA, shipped.BROWN_EMBEDDING):
         shutil.copy(world / "personalised" / path.name, output / path.name)
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())

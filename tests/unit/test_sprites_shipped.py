@@ -13,7 +13,7 @@ from animatediff.sprites.clip_measures import follows, measure_clip
 from animatediff.sprites.evaluation import draw_prompts, open_base, shares_right, still_scenes
 from animatediff.sprites.personalise import NEW_COLOUR
 from animatediff.sprites.scoring import KNOWN_COLOURS, score
-from animatediff.sprites.world import caption
+from animatediff.sprites.world import MOTIONS, caption
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +74,10 @@ def test_a_clip_shows_its_prompt_and_moves_smoothly(clip):
     assert found["jitter"] < 2
 
 
-@pytest.mark.parametrize("direction", ["left", "right", "up", "down"])
-def test_a_clip_goes_where_its_prompt_says(clip, direction):
-    frames, _ = clip(f"a small yellow circle moving {direction} on a dark blue background")
-    assert follows(measure_clip(frames), direction)
+@pytest.mark.parametrize("motion", ["left", "right", "up", "down", "bounce"])
+def test_a_clip_moves_as_its_prompt_says(clip, motion):
+    frames, _ = clip(f"a small yellow circle {MOTIONS[motion]} on a dark blue background")
+    assert follows(measure_clip(frames), motion)
 
 
 def test_the_lora_draws_clips_with_chalk(clip):
