@@ -51,8 +51,8 @@ class Lesson:
 # The rates fall for most of the steps, as the base's does.
 DREAMBOOTH = Lesson(Fit(num_steps=500, lr=8e-4, warmup=20, decay=0.8, ema_decay=0.99), num_pictures=2000)
 LORA = Lesson(Fit(num_steps=600, lr=2e-3, warmup=20, decay=0.8, ema_decay=0.99), num_pictures=2000)
-# The text encoder tells its words apart by much, so that a new one has far to go: of 36 stills 27 were read as brown; after
-# 500 steps with a rate of 6e-2, 16.
+# The text encoder tells its words apart by much, so that a new one has far to go: of 36 stills 27 were read as brown;
+# after 500 steps with a rate of 6e-2, 16.
 EMBEDDING = Lesson(
     Fit(num_steps=1000, lr=3e-1, warmup=20, decay=0.8, ema_decay=0.98, weight_decay=0.0), num_pictures=1000
 )
