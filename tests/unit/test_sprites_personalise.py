@@ -54,14 +54,13 @@ def test_a_lora_in_kohyas_layout_changes_the_unets_transformers_alone(base, modu
     }
 
 
-def test_a_learned_word_is_three_vectors_away_from_where_they_began(base, modules, tmp_path):
+def test_a_learned_word_is_a_vector_away_from_where_it_began(base, modules, tmp_path):
     uri = str(tmp_path / "brown.safetensors")
     train_embedding(base, uri, seed=0, lesson=LESSON)
     embedding = textual_inversion.read(uri)
     table = modules["text_encoder"].get_input_embeddings().weight
     assert embedding.token == "<brown>"
-    assert embedding.vectors["text_encoder"].shape == (3, table.shape[1])
+    assert embedding.vectors["text_encoder"].shape == (1, table.shape[1])
     tokenizer = load_text_encoder(base)[0]
     began = table[tokenizer("orange").input_ids[1]]
-    assert (embedding.vectors["text_encoder"] - began).abs().amax(dim=1).min() > 0
-    assert (embedding.vectors["text_encoder"] - began).abs().max() < 1
+    assert 0 < (embedding.vectors["text_encoder"] - began).abs().max() < 1
