@@ -73,4 +73,4 @@ class Job:
         self._driver.wait()
 
     def code(self):
-        return self._driver.wait(300)
+        return self._driver.wait(900)  # sixty items beside other work have taken more than five minutes
