@@ -79,7 +79,7 @@ def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, signal: Tensor)
     return kept.sqrt() * latents + (1 - kept).sqrt() * noise
 
 
-def noise_that_hides(latents: Tensor, noise: Tensor, timesteps: Tensor, signal: Tensor, *, first: int) -> Tensor:
+def fading_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, signal: Tensor, *, first: int) -> Tensor:
     """The noise with which `add_noise` shows less of the latents than the schedule does, the less the later.
 
     Their amplitude falls from the schedule's at the timestep `first`, evenly, to none after the last timestep; noise of

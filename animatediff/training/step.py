@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from animatediff.diffusion.schedule import NoiseSchedule, add_noise, noise_that_hides
+from animatediff.diffusion.schedule import NoiseSchedule, add_noise, fading_noise
 from animatediff.training.objective import ObjectiveConfig, biased_timestep, min_snr_weights, target, with_shared_parts
 
 NoisePredictor = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -121,7 +121,7 @@ def clip_losses(
     """
     noise, timesteps = (to_device(t, latents.device) for t in (draws.noise, draws.timesteps))
     if objective.fade_from is not None:
-        noise = noise_that_hides(latents, noise, timesteps, signal, first=objective.fade_from)
+        noise = fading_noise(latents, noise, timesteps, signal, first=objective.fade_from)
     with torch.autocast(latents.device.type, text.dtype, enabled=text.dtype != torch.float32):
         prediction = predict(add_noise(latents, noise, timesteps, signal), timesteps, text)
     wanted = target(latents, noise, timesteps, signal, schedule.prediction_type)
