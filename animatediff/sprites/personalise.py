@@ -143,7 +143,7 @@ def train_embedding(
     is_new = (torch.arange(len(table)) == row)[:, None]
     table.register_hook(lambda gradient: gradient * is_new)
     student.learn(draw_stills(lesson.num_pictures, seed=seed + 1, new_colour=colour), lesson, seed)
-    save_tensors(out_uri, {colour[0]: table[[row]].detach().clone()}, {})
+    save_tensors(out_uri, {colour[0]: table[[row]].detach()}, {})
 
 
 class _Student:
@@ -162,7 +162,7 @@ class _Student:
         table = encoder.get_input_embeddings().weight
         row, model_row = self.tokenizer.convert_tokens_to_ids([word, f"{like}</w>"])
         with torch.no_grad():
-            table[row] = table[model_row].clone()
+            table[row] = table[model_row]
         return table, row
 
     def learn(self, stills: Stills, lesson: Lesson, seed: int) -> None:
