@@ -44,13 +44,20 @@ def of_kind(processes, kind, driver):
 
 
 class Job:
-    """A job's command with a config file, again and again until it is done."""
+    """A job's command with a config file, again and again until it is done; as a context, nothing of it outlives it."""
 
     def __init__(self, name, config_path, log):
         self._command = [sys.executable, f"pipelines/{name}.py", "--config", config_path]
         self._log = log
         self.runs = 0
         self._driver = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._driver is not None:
+            self.end()
 
     def start(self):
         self.runs += 1

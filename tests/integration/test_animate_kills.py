@@ -98,14 +98,14 @@ def run_with_kills(tmp_path, *, num_prompts, num_kills, deadline_s):
         config = AnimateConfig(catalog_uri=catalog, output_uri=str(output), num_actors=2)
         paths[output] = write_yaml(tmp_path / f"{output.name}.yaml", config.model_dump(mode="json"))
     with (tmp_path / "log").open("w") as log:
-        undisturbed = Job("animate", paths[straight], log)
-        undisturbed.start()
-        assert undisturbed.code() == 0, (tmp_path / "log").read_text()[-3000:]
-        job = Job("animate", paths[killed], log)
-        before = kill_while_it_runs(job, killed, num_kills, random.Random(0), deadline_s)
-        age_drafts(killed)
-        job.start()
-        assert job.code() == 0, (tmp_path / "log").read_text()[-3000:]
+        with Job("animate", paths[straight], log) as undisturbed:
+            undisturbed.start()
+            assert undisturbed.code() == 0, (tmp_path / "log").read_text()[-3000:]
+        with Job("animate", paths[killed], log) as job:
+            before = kill_while_it_runs(job, killed, num_kills, random.Random(0), deadline_s)
+            age_drafts(killed)
+            job.start()
+            assert job.code() == 0, (tmp_path / "log").read_text()[-3000:]
     assert (tmp_path / "log").read_text().count(LOST) == num_kills // len(KINDS)
     assert before.items() <= committed(killed).items()
     assert len(committed(killed)) == 3 * num_prompts

@@ -56,8 +56,7 @@ def run_with_kills(base, tmp_path, *, num_videos, num_kills, deadline_s):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     manifest = ingest.main(make_config(csv, straight, base))
     path = write_yaml(tmp_path / "ingest.yaml", make_config(csv, killed, base).model_dump(mode="json"))
-    with (tmp_path / "log").open("w") as log:
-        job = Job("ingest", path, log)
+    with (tmp_path / "log").open("w") as log, Job("ingest", path, log) as job:
         kill_while_it_runs(job, killed, num_kills, random.Random(0), deadline_s)
         job.start()
         assert job.code() == 0, (tmp_path / "log").read_text()[-3000:]
