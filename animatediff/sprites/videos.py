@@ -8,7 +8,7 @@ import hashlib
 import io
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,7 @@ from animatediff.errors import UserError
 from animatediff.rendering.outputs import encode_mp4
 from animatediff.sprites.command import run
 from animatediff.sprites.drawing import render
-from animatediff.sprites.world import MOTIONS, Scene, caption, sample_scenes
+from animatediff.sprites.world import Scene, caption, sample_scenes
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +36,7 @@ _TEXT = b"<html><body><h1>404 Not Found</h1></body></html>\n"
 
 
 def main(
-    output: Path,
-    num_videos: int,
-    seed: int = 0,
-    motions: tuple[str, ...] = tuple(MOTIONS),
-    side: int = 128,
-    num_frames: int = NUM_FRAMES,
-    fps: float = FPS,
+    output: Path, num_videos: int, seed: int = 0, side: int = 128, num_frames: int = NUM_FRAMES, fps: float = FPS
 ) -> None:
     """Write captioned videos.
 
@@ -50,22 +44,12 @@ def main(
         output: folder for `videos.csv` and `videos/`; what is there already stays.
         num_videos: how many.
         seed: another one gives other videos.
-        motions: what they show, all of them evenly.
         side: height and width in pixels, even.
         num_frames: of each video; more make the same motion smoother.
         fps: frames per second.
     """
-    if unknown := [motion for motion in motions if motion not in MOTIONS]:
-        raise UserError(f"--motions must be of {', '.join(MOTIONS)}, not {unknown[0]!r}")
     csv_path = write_videos(
-        output,
-        num_videos=num_videos,
-        seed=seed,
-        motions=motions,
-        height=side,
-        width=side,
-        num_frames=num_frames,
-        fps=fps,
+        output, num_videos=num_videos, seed=seed, height=side, width=side, num_frames=num_frames, fps=fps
     )
     logger.info("%s", csv_path)
 
@@ -75,7 +59,6 @@ def write_videos(
     *,
     num_videos: int,
     seed: int = 0,
-    motions: Collection[str] = tuple(MOTIONS),
     height: int = 128,
     width: int = 128,
     num_frames: int = NUM_FRAMES,
@@ -87,7 +70,6 @@ def write_videos(
         folder: made if need be.
         num_videos: how many; a larger number later keeps the earlier files.
         seed: of `sample_scenes`.
-        motions: keys of `MOTIONS`, at least one.
         height: of the videos in pixels, even.
         width: of the videos in pixels, even.
         num_frames: of each video.
@@ -99,9 +81,7 @@ def write_videos(
     Raises:
         ValueError: an odd size, or a number that is not positive.
     """
-    # Each run of as many scenes as there are motions has them all.
-    num_sampled = len(MOTIONS) * math.ceil(num_videos / len(motions))
-    scenes = [scene for scene in sample_scenes(num_sampled, seed) if scene.motion in motions][:num_videos]
+    scenes = sample_scenes(num_videos, seed)
     return write_scenes(folder, scenes, height=height, width=width, num_frames=num_frames, fps=fps)
 
 

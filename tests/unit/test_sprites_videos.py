@@ -10,8 +10,8 @@ import pytest
 
 from animatediff.errors import UserError
 from animatediff.sprites.drawing import render
-from animatediff.sprites.videos import FPS, NUM_FRAMES, break_videos, main, write_scenes, write_videos
-from animatediff.sprites.world import MOTIONS, caption, sample_scenes
+from animatediff.sprites.videos import FPS, NUM_FRAMES, break_videos, write_scenes, write_videos
+from animatediff.sprites.world import caption, sample_scenes
 
 SMALL = {"height": 64, "width": 80}
 
@@ -88,16 +88,6 @@ def test_a_longer_list_keeps_the_earlier_files_and_fills_the_next_page(tmp_path)
     assert rows(tmp_path)[50]["page_dir"] == "000051_000100"
     assert rows(tmp_path)[50]["duration"] == "PT00H00M02S"
     assert len({row["videoid"] for row in rows(tmp_path)}) == 51
-
-
-def test_some_of_the_motions(tmp_path):
-    write_videos(tmp_path, num_videos=3, num_frames=1, motions=("spin", "grow"), **SMALL)
-    doing = [scene.motion for scene in sample_scenes(18, 0) if scene.motion in ("spin", "grow")][:3]
-    assert {*doing} == {"spin", "grow"}
-    for motion, row in zip(doing, rows(tmp_path), strict=True):
-        assert MOTIONS[motion] in row["name"]
-    with pytest.raises(UserError, match="--motions must be of left, .* not 'sideways'"):
-        main(tmp_path, num_videos=1, motions=("spin", "sideways"))
 
 
 def test_ids_tell_videos_of_other_sizes_apart(tmp_path, folder):
