@@ -148,7 +148,7 @@ def overfit():
     scene = Scene("star", "red", "large", "black", "right", y=0.4)
     uri = dataset("overfit", [scene])
     model = {"version": "v2"}
-    _, weights = train("overfit", "motion_module", uri, steps=400, batch_size=2, lr=1e-3, model=model)
+    _, weights = train("overfit", "motion_module", uri, steps=1000, batch_size=2, lr=1e-3, model=model)
     real = render(scene, num_frames=NUM_FRAMES, height=SAMPLE_SIZE, width=SAMPLE_SIZE)
     rows, sheet = [path_row("the clip", [real], real)], {"the clip": real}
     for name, module in (("before", None), ("after", weights)):
@@ -243,9 +243,9 @@ def finetune():
     new = dataset("chalk", sample_scenes(300, TRAIN_SEED), style="chalk")
     mix = {"dataset_uri": old, "share": 0.5}
     ways = {
-        "full": ({}, 5e-4, None),
+        "full": ({}, 5e-4, {}),
         "full, mixed": ({}, 5e-4, mix),
-        "LoRA": ({"lora_rank": 16}, 2e-3, None),
+        "LoRA": ({"lora_rank": 16}, 2e-3, {}),
         "LoRA, mixed": ({"lora_rank": 16}, 2e-3, mix),
     }
     scenes = sample_scenes(2, PROMPT_SEED)
