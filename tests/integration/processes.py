@@ -56,7 +56,8 @@ class Job:
         return self
 
     def __exit__(self, *_):
-        if self._driver is not None:
+        # Of a driver that has ended nothing is left to kill, and its number may be another process's by now.
+        if self._driver is not None and self.is_running():
             self.end()
 
     def start(self):
