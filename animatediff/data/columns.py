@@ -94,9 +94,9 @@ def read_duplicates(dataset_uri: str) -> pa.Table:
 
     Raises:
         FileNotFoundError: the dataset is not sealed.
-        UserError: the storage cannot be reached.
+        UserError: it is damaged, or the storage cannot be reached.
     """
-    return shards.from_parquet(storage.read_bytes(storage.join(dataset_uri, DUPLICATES_FILE)))
+    return shards.read_table(storage.join(dataset_uri, DUPLICATES_FILE), remedy="restore it")
 
 
 def _contents(clips: pa.Table) -> pa.Array:

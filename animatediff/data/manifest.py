@@ -4,7 +4,7 @@ import hashlib
 
 from pydantic import ValidationError
 
-from animatediff import storage
+from animatediff import checked_json, storage
 from animatediff.config import Config
 from animatediff.data.shards import SCHEMA_VERSION
 from animatediff.errors import UserError
@@ -54,7 +54,7 @@ class Manifest(Config):
 
 def write_manifest(dataset_uri: str, manifest: Manifest) -> None:
     """Publish the dataset: from now on readers see exactly these shards."""
-    content = manifest.model_dump_json(indent=2).encode() + b"\n"
+    content = checked_json.dump(manifest.model_dump(mode="json"), indent=2)
     storage.write_bytes(storage.join(dataset_uri, FILE_NAME), content)
 
 
@@ -62,14 +62,16 @@ def read_manifest(dataset_uri: str) -> Manifest:
     """The manifest of a sealed dataset.
 
     Raises:
-        UserError: there is none (ingest has not finished, or the path is wrong), or it is of another version.
+        UserError: there is none (ingest has not finished, or the path is wrong), it is of another version, or it was
+            changed since it was written.
     """
     uri = storage.join(dataset_uri, FILE_NAME)
     try:
         content = storage.read_bytes(uri)
     except FileNotFoundError as error:
         raise UserError(f"no dataset at {dataset_uri}: {FILE_NAME} is missing (run pipelines/ingest.py)") from error
+    fields = checked_json.load(content, uri, remedy="restore it, or delete it and run ingest again")
     try:
-        return Manifest.model_validate_json(content)
+        return Manifest.model_validate(fields)
     except ValidationError as error:
         raise UserError(f"{uri} is no manifest of schema version {SCHEMA_VERSION}: {error.errors()[0]}") from error

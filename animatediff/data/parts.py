@@ -17,6 +17,7 @@ from animatediff.data import shards
 from animatediff.data.quarantine import Reason, Rejection
 
 _FOLDER, _SUFFIX = "parts", ".parquet"
+_REMEDY = "delete it and run ingest again, which makes it anew"
 _READERS = 16  # requests in flight: a part's summary is a few kilobytes
 
 
@@ -75,14 +76,19 @@ def read_summaries(dataset_uri: str, unit_ids: Iterable[str]) -> list[Summary]:
 
 
 def _read_summary(uri: str) -> Summary:
-    footer = shards.read_footer_at(uri)
+    footer = shards.read_footer_at(uri, remedy=_REMEDY)
     rejections = [Rejection(**row | {"reason": Reason(row["reason"])}) for row in json.loads(footer["rejections"])]
     return Summary(footer["unit_id"], json.loads(footer["num_clips"]), json.loads(footer["num_bytes"]), rejections)
 
 
 def read_clips(dataset_uri: str, unit_id: str, bucket: str) -> pa.Table:
-    """A committed unit's clips of one bucket."""
-    table = shards.from_parquet(storage.read_bytes(part_uri(dataset_uri, unit_id)))
+    """Read a committed unit's clips of one bucket.
+
+    Raises:
+        FileNotFoundError: the part is gone.
+        UserError: the part is damaged.
+    """
+    table = shards.read_table(part_uri(dataset_uri, unit_id), remedy=_REMEDY)
     return table.filter(pc.equal(table["bucket"], bucket))
 
 

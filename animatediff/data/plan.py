@@ -102,9 +102,9 @@ def read_segment(dataset_uri: str, name: str) -> pa.Table:
     """
     uri = storage.join(dataset_uri, FOLDER, name)
     try:
-        return shards.from_parquet(storage.read_bytes(uri))
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
-        raise UserError(f"cannot read {uri}, a piece of the dataset's plan: restore it ({error})") from error
+        return shards.read_table(uri, remedy="it is a piece of the dataset's plan: restore it")
+    except FileNotFoundError as error:
+        raise UserError(f"{uri}, a piece of the dataset's plan, is missing: restore it") from error
 
 
 def read_unit(dataset_uri: str, ref: UnitRef) -> Unit:

@@ -170,10 +170,10 @@ def read_quarantine(dataset_uri: str) -> pa.Table:
     """The quarantine rows of a sealed dataset.
 
     Raises:
-        UserError: the dataset has none, because it is not sealed.
+        UserError: the dataset has none, because it is not sealed, or it is damaged.
     """
     uri = storage.join(dataset_uri, QUARANTINE_FILE)
     try:
-        return shards.from_parquet(storage.read_bytes(uri))
+        return shards.read_table(uri, remedy="restore it")
     except FileNotFoundError as error:
         raise UserError(f"there is no {uri}: ingest has not sealed this dataset") from error

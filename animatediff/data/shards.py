@@ -5,14 +5,15 @@ Latents are `binary` columns: reading them is 7 to 10 times faster than list col
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from animatediff import storage
+from animatediff.data import parquet
 from animatediff.data.scores import SCORE_COLUMNS
 from animatediff.errors import UserError
 
@@ -56,71 +57,115 @@ def to_parquet(table: pa.Table, metadata: dict[str, str]) -> bytes:
 
     Float data does not compress (8 % at 2-3 times the reading cost, measured), so only the other columns are.
     """
-    buffer = io.BytesIO()
     footer = {key.encode(): value.encode() for key, value in metadata.items()}
-    pq.write_table(
+    return parquet.write(
         table.replace_schema_metadata(footer),
-        buffer,
         row_group_size=ROW_GROUP_ROWS,
         compression={name: "none" if name in _LATENT_COLUMNS else "zstd" for name in table.column_names},
         use_dictionary=[name for name in ("bucket", "decoder", "encoder_fp", "unit_id") if name in table.column_names],
         write_statistics=False,
     )
-    return buffer.getvalue()
 
 
 def from_parquet(data: bytes) -> pa.Table:
-    """The whole table."""
-    return pq.read_table(io.BytesIO(data))
+    """Return the whole table.
+
+    Raises:
+        pyarrow.ArrowInvalid: the file is damaged.
+        OSError: likewise.
+    """
+    return parquet.read(io.BytesIO(data))
+
+
+def read_table(uri: str, *, remedy: str) -> pa.Table:
+    """Read a whole file that `to_parquet` made.
+
+    Args:
+        uri: the file.
+        remedy: what its user can do when it is damaged, in the imperative.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: it is damaged, or the storage cannot be reached.
+    """
+    data = storage.read_bytes(uri)
+    with _telling(uri, remedy):
+        return from_parquet(data)
 
 
 def read_footer(data: bytes) -> dict[str, str]:
-    """The metadata that `to_parquet` was given."""
-    metadata = pq.read_schema(io.BytesIO(data)).metadata or {}
-    return {key.decode(): value.decode() for key, value in metadata.items()}
+    """Return the metadata that `to_parquet` was given.
+
+    Raises:
+        pyarrow.ArrowInvalid: the file is damaged.
+    """
+    return _own_metadata(io.BytesIO(data))
 
 
-def read_footer_at(uri: str) -> dict[str, str]:
-    """The metadata that `to_parquet` was given, without reading the file's rows.
+def row_group_rows(data: bytes) -> list[int]:
+    """Return how many rows each row group of a file has.
+
+    Raises:
+        pyarrow.ArrowInvalid: the file is damaged.
+    """
+    metadata = parquet.read_metadata(io.BytesIO(data))
+    return [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+
+
+def read_footer_at(uri: str, *, remedy: str) -> dict[str, str]:
+    """Return the metadata that `to_parquet` was given, without reading the file's rows.
+
+    Args:
+        uri: the file.
+        remedy: what its user can do when it is damaged, in the imperative.
 
     Raises:
         UserError: the file is missing or damaged.
     """
-    fs, path = storage.filesystem(uri)
-    try:
-        with fs.open(path, "rb", block_size=_FOOTER_BLOCK) as file:
-            metadata = pq.read_schema(file).metadata or {}
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"cannot read {uri}: {error}; run ingest again or restore it") from error
-    return {key.decode(): value.decode() for key, value in metadata.items()}
+    with _telling(uri, remedy), _opened(uri, block_size=_FOOTER_BLOCK) as file:
+        return _own_metadata(file)
 
 
 def read_row_group(uri: str, index: int, columns: Sequence[str]) -> pa.Table:
-    """One row group of a shard, only the named columns fetched.
+    """Read one row group of a shard, only the named columns fetched.
 
     Raises:
         UserError: the shard is missing or damaged.
     """
-    fs, path = storage.filesystem(uri)
-    try:
-        with fs.open(path, "rb") as file:
-            return pq.ParquetFile(file).read_row_group(index, columns=list(columns))
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"cannot read shard {uri}: {error}; run ingest again or restore it") from error
+    with _telling(uri), _opened(uri) as file:
+        return parquet.read(file, columns, row_group=index)
 
 
 def read_columns(uri: str, columns: Sequence[str]) -> pa.Table:
-    """All rows of a shard, only the named columns fetched.
+    """Read all rows of a shard, only the named columns fetched.
 
     Raises:
         UserError: the shard is missing or damaged.
     """
+    with _telling(uri), _opened(uri) as file:
+        return parquet.read(file, columns)
+
+
+def _own_metadata(file: Any) -> dict[str, str]:
+    metadata = parquet.read_metadata(file).schema.to_arrow_schema().metadata or {}
+    return {key.decode(): value.decode() for key, value in metadata.items()}
+
+
+def _opened(uri: str, **options: Any) -> Any:
     fs, path = storage.filesystem(uri)
+    return fs.open(path, "rb", **options)
+
+
+@contextmanager
+def _telling(uri: str, remedy: str = "restore it, or ingest again into another folder") -> Iterator[None]:
     try:
-        with fs.open(path, "rb") as file:
-            return pq.ParquetFile(file).read(columns=list(columns))
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"cannot read shard {uri}: {error}; run ingest again or restore it") from error
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"{uri} is missing: {remedy}") from error
+    # Files without checksums, when damaged, fail in many ways.
+    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"cannot read {uri}, it is damaged: {reason} ({remedy})") from error
 
 
 def latent_from_row(row: dict[str, Any]) -> np.ndarray:

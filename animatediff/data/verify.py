@@ -64,9 +64,11 @@ def _read_shard(dataset_uri: str, shard: Shard, manifest: Manifest, report: Repo
         report.problems.append(f"{shard.path} has other bytes than the manifest says ({len(data)}, {shard.num_bytes})")
         return None
     footer = shards.read_footer(data)
-    for name in ("dataset_key", "encoder_fp"):
-        if footer[name] != getattr(manifest, name):
+    for name in ("dataset_key", "encoder_fp", "scaling_factor"):
+        if footer[name] != str(getattr(manifest, name)):
             report.problems.append(f"{shard.path} is of another dataset: its {name} differs")
+    if shards.row_group_rows(data) != shard.row_group_rows:
+        report.problems.append(f"{shard.path} has other row groups than the manifest says")
     table = shards.from_parquet(data)
     sizes = pc.binary_length(table["latent"])
     wanted = [2 * int(np.prod(shape)) for shape in table["latent_shape"].to_pylist()]
@@ -106,6 +108,8 @@ def _check_plan(dataset_uri: str, manifest: Manifest, videos: Seen, report: Repo
     report.num_planned = len(planned)
     if len(planned) < len(videos) + len(rejected):
         report.problems.append(f"{len(videos) + len(rejected) - len(planned)} videos stand in no plan")
+    if num_units < manifest.num_units:
+        report.problems.append(f"the plan has {num_units} units, the manifest says {manifest.num_units}")
     if num_units > manifest.num_units:
         left = num_units - manifest.num_units
         report.problems.append(f"{left} units of the plan are not sealed yet: run the ingest job again")

@@ -11,7 +11,7 @@ from animatediff.commands import main
 from animatediff.data import parts
 from animatediff.data import plan as planning
 from animatediff.data.histograms import histograms
-from animatediff.data.manifest import read_manifest
+from animatediff.data.manifest import read_manifest, write_manifest
 from animatediff.rendering.preview import choose
 from animatediff.sprites import shipped
 from animatediff.sprites.drawing import render
@@ -87,8 +87,8 @@ def sprites_dataset(tmp_path):
         rows.append(clip_row(video, units[0].unit_id) | stored)
     parts.commit(dataset, units[0].unit_id, rows, [])
     do_seal(dataset, units)
-    path = tmp_path / "dataset" / "manifest.json"
-    path.write_text(path.read_text().replace('"encoder_fp": "fp"', f'"encoder_fp": "{fingerprint(vae, "float32")}"'))
+    manifest = read_manifest(dataset)
+    write_manifest(dataset, manifest.model_copy(update={"encoder_fp": fingerprint(vae, "float32")}))
     return dataset, scenes
 
 

@@ -130,7 +130,9 @@ def test_a_damaged_part_is_named(tmp_path):
     commit(dataset, units[0])
     path = Path(parts.part_uri(dataset, units[0].unit_id))
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UserError, match=f"cannot read .*{units[0].unit_id}.*run ingest again or restore it"):
+    with pytest.raises(
+        UserError, match=f"cannot read .*{units[0].unit_id}.*delete it and run ingest again, which makes it anew"
+    ):
         do_seal(dataset, units)
 
 

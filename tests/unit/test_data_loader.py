@@ -110,7 +110,7 @@ def test_a_missing_shard_is_told_when_its_batch_is_due(tmp_path):
     uri = write_dataset(tmp_path)
     (tmp_path / "bucket=4x16x16" / "shard-00000.parquet").unlink()
     loader = ClipLoader(uri, read_manifest(uri), batch_size=8, seed=0)
-    with pytest.raises(UserError, match="cannot read shard"):
+    with pytest.raises(UserError, match="shard-00000.parquet is missing: restore it"):
         next(loader.batches())
 
 

@@ -9,6 +9,7 @@ import pytest
 from animatediff.data import parts, seal, shards
 from animatediff.data.manifest import read_manifest, write_manifest
 from animatediff.data.verify import verify
+from animatediff.errors import UserError
 from tests.support_data import commit, do_seal, make_dataset, make_videos, plan
 
 
@@ -94,11 +95,44 @@ def test_what_is_planned_but_not_sealed(dataset):
     assert parts.committed(dataset) == {units[-1].unit_id}
 
 
-def test_clips_of_another_vae(dataset):
+def edited(manifest, name):
+    """The manifest with another value of a field."""
+    first = manifest.shards[0]
+    changes = {
+        "encoder_fp": {"encoder_fp": "another"},
+        "scaling_factor": {"scaling_factor": 0.13025},
+        "num_units": {"num_units": manifest.num_units + 1},
+        "row_group_rows": {"shards": [first.model_copy(update={"row_group_rows": [1]}), *manifest.shards[1:]]},
+    }
+    return manifest.model_copy(update=changes[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("encoder_fp", "is of another dataset: its encoder_fp differs"),
+        ("scaling_factor", "is of another dataset: its scaling_factor differs"),
+        ("num_units", "the plan has 4 units, the manifest says 5"),
+        ("row_group_rows", "has other row groups than the manifest says"),
+    ],
+)
+def test_a_manifest_of_another_content(dataset, name, problem):
+    write_manifest(dataset, edited(read_manifest(dataset), name))
+    assert problem in problems(dataset)
+
+
+@pytest.mark.parametrize("name", ["encoder_fp", "scaling_factor", "num_units", "row_group_rows"])
+def test_an_edited_manifest_is_refused_wherever_it_is_read(dataset, name):
     path = Path(dataset) / "manifest.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"encoder_fp": "another"}))
-    assert "is of another dataset: its encoder_fp differs" in problems(dataset)
+    content, manifest = json.loads(path.read_text()), read_manifest(dataset)
+    path.write_text(json.dumps(content | edited(manifest, name).model_dump(mode="json")))
+    with pytest.raises(UserError, match=r"manifest\.json was changed or damaged .* restore it"):
+        read_manifest(dataset)
+    # A formatter, and one from before there were checksums.
+    path.write_text(json.dumps(content, indent=7))
+    assert read_manifest(dataset) == manifest
+    path.write_text(manifest.model_dump_json())
+    assert read_manifest(dataset) == manifest
 
 
 def test_latents_that_were_cut(dataset):
