@@ -207,6 +207,16 @@ def list_times(uri: str) -> dict[str, float]:
     return {posixpath.basename(entry["name"].rstrip("/")): _changed(entry) for entry in _entries(uri)}
 
 
+def list_sizes(uri: str) -> dict[str, int]:
+    """Names of the files directly in a folder, each with its size in bytes. An absent folder is empty.
+
+    Raises:
+        UserError: the storage cannot be reached or refuses access.
+    """
+    files = (entry for entry in _entries(uri) if entry["type"] == "file")
+    return {posixpath.basename(entry["name"]): int(entry["size"]) for entry in files}
+
+
 def list_names(uri: str) -> set[str]:
     """Names of the files and folders directly in a folder: less memory than `list_times`. An absent one is empty.
 

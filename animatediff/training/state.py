@@ -4,6 +4,7 @@ No random state is kept: every draw follows from the seed, the step and the clip
 """
 
 import json
+import pickle
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 
 from animatediff import storage
 from animatediff.models.lora import LowRankAdapters
+from animatediff.training import checkpoint_files
+from animatediff.training.checkpoint_files import DamagedCheckpointError
 from animatediff.training.ema import Ema
 from animatediff.training.model import TrainedModel
 from animatediff.training.recipe import Recipe
@@ -53,6 +56,7 @@ def save(
         {"step": step, "skipped_steps": skipped_steps, "config": recipe.model_dump(mode="json")}, indent=2
     )
     storage.write_bytes(str(folder / _STATE), content.encode())
+    checkpoint_files.seal(folder)
 
 
 def write_result(uri: str, model: TrainedModel, ema: Ema | None, recipe: Recipe) -> None:
@@ -81,10 +85,11 @@ def load(
         The steps it had done, and how many of them were skipped.
 
     Raises:
-        UserError: the weights file is damaged or was made for another model.
+        DamagedCheckpointError: a file is missing or has other bytes than were written.
+        UserError: the weights file was made for another model.
     """
-    # weights_only: a checkpoint from elsewhere must not run code.
-    state = torch.load(folder / _TENSORS, map_location="cpu", weights_only=True)
+    checkpoint_files.check(folder)
+    state, record = _read(folder)
     load_result(str(folder / file_name), model)
     if ema is not None:
         ema.load([parameter.detach() for parameter in model.learning.parameters()])
@@ -94,8 +99,17 @@ def load(
     # It is empty from a precision that needs no scaler; the run may have another one now.
     if state["scaler"]:
         scaler.load_state_dict(state["scaler"])
-    record = json.loads((folder / _STATE).read_text())
     return int(record["step"]), int(record.get("skipped_steps", 0))
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tensors and the record; what older versions wrote has no checksums."""
+    try:
+        # weights_only: a checkpoint from elsewhere must not run code.
+        state = torch.load(folder / _TENSORS, map_location="cpu", weights_only=True)
+        return state, json.loads((folder / _STATE).read_text())
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise DamagedCheckpointError(f"{folder} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -69,7 +69,7 @@ class Trainer:
         self.ema = Ema(self._parameters, recipe.train.ema_decay) if recipe.train.ema_decay else None
         self.skips = Skips(
             recipe.train.max_skipped_steps,
-            lambda clip_ids: _gathered(clip_ids, world_size),
+            lambda clip_ids: gathered(clip_ids, world_size),
             lr=recipe.optim.lr,
             overflows=dtype == torch.float16,
             on_skip=lambda: keep_scale(self._scaler),
@@ -208,7 +208,7 @@ def _loader(recipe: Recipe, rank: int, world_size: int) -> ClipLoader | MixedLoa
 
 def _check_same_precision(dtype: torch.dtype, world_size: int) -> None:
     """Every worker raises, or none: where only some scale their losses, the others would wait for them for ever."""
-    names = sorted({name.removeprefix("torch.") for name in _gathered([str(dtype)], world_size)})
+    names = sorted({name.removeprefix("torch.") for name in gathered([str(dtype)], world_size)})
     if len(names) > 1:
         raise UserError(
             f"the workers' devices compute in different precisions ({', '.join(names)}): set compute.precision to one "
@@ -216,8 +216,8 @@ def _check_same_precision(dtype: torch.dtype, world_size: int) -> None:
         )
 
 
-def _gathered(own: list[str], world_size: int) -> list[str]:
-    """All workers' lists, joined."""
+def gathered(own: list[str], world_size: int) -> list[str]:
+    """Return all workers' lists, joined; every worker calls it."""
     if world_size == 1:
         return own
     lists: list[list[str]] = [[] for _ in range(world_size)]

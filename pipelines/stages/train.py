@@ -28,6 +28,7 @@ from pipelines.runtime import beside_the_driver, find_user_error, num_gpus, want
 from pipelines.settings import ScalingConfig, TrainConfig
 from pipelines.stages.metrics_board import MetricsBoard
 from pipelines.stages.sample import Renderer
+from pipelines.stages.train_checkpoints import FOLDER, leave_out_damaged
 from pipelines.stages.train_worker import train_worker
 from pipelines.stages.validate import validate
 
@@ -92,13 +93,39 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
         A skipped step is an entry of `skipped` and `clip_ids`, a validation one as `validate` describes it.
 
     Raises:
-        UserError: what a worker raised, after `scaling.max_failures` new starts.
+        UserError: what a worker raised, after `scaling.max_failures` new starts; or no checkpoint of the run is whole.
         TrainingFailedError: the workers failed otherwise.
     """
     # Ray's controller looks at the workers every 2 s by default, and each checkpoint and the end wait for its look.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    board = beside_the_driver(MetricsBoard)
-    trainer = ray.train.torch.TorchTrainer(
+    run_uri, board = storage.absolute(config.output_uri), beside_the_driver(MetricsBoard)
+    # A look at names and sizes tells most damage; bytes that differ are found by the workers, which read them all.
+    damaged: list[str] = []
+    while True:
+        num_known = len(damaged)
+        leave_out_damaged(run_uri, damaged)
+        fit = _start(_trainer(config, recipe, workers, renderer, board))
+        while not fit.done():
+            wait([fit], timeout=_POLL_S)
+            yield from _without_damaged(ray.get(board.take.remote()), damaged)
+        # What came since, or before a failure that the loop never saw.
+        yield from _without_damaged(ray.get(board.take.remote()), damaged)
+        if len(damaged) == num_known:
+            break
+    _raise_failure(fit)
+
+
+def _without_damaged(entries: list[dict[str, Any]], damaged: list[str]) -> Iterator[dict[str, Any]]:
+    """The entries but those that name a damaged checkpoint: its name goes to the others."""
+    for entry in entries:
+        if "damaged" in entry:
+            damaged.append(entry["damaged"])
+        else:
+            yield entry
+
+
+def _trainer(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer, board: Any) -> Any:
+    return ray.train.torch.TorchTrainer(
         train_worker,
         # The recipe as plain values: Ray's controller opens this too, and should not import torch for it.
         train_loop_config={
@@ -125,18 +152,12 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
             ray_remote_kwargs={"num_cpus": 0, "num_gpus": 1 if workers.spare_gpu else 0, "max_retries": 0},
         ),
     )
-    fit = _start(trainer)
-    while not fit.done():
-        wait([fit], timeout=_POLL_S)
-        yield from ray.get(board.take.remote())
-    yield from ray.get(board.take.remote())  # what came since, or before a failure that the loop never saw
-    _raise_failure(fit)
 
 
 def _run_config(config: TrainConfig) -> RunConfig:
     fs, path = storage.filesystem(config.output_uri)
     return RunConfig(
-        name="checkpoints",
+        name=FOLDER,
         storage_path=path,
         storage_filesystem=None if storage.is_local(config.output_uri) else PyFileSystem(FSSpecHandler(fs)),
         failure_config=FailureConfig(max_failures=config.scaling.max_failures),

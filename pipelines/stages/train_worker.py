@@ -1,6 +1,7 @@
 """What every training worker runs: its steps, its checkpoints, and what it tells the driver."""
 
 import hashlib
+import posixpath
 import resource
 import shutil
 import socket
@@ -19,8 +20,10 @@ from ray.train import Checkpoint, CheckpointUploadMode, ValidationTaskConfig
 
 from animatediff import storage
 from animatediff.errors import UserError
+from animatediff.training.checkpoint_files import DamagedCheckpointError
 from animatediff.training.recipe import Recipe
-from animatediff.training.trainer import StepResult, Trainer
+from animatediff.training.trainer import StepResult, Trainer, gathered
+from pipelines.stages.train_checkpoints import name_of
 from pipelines.stages.train_run import STATE_FILE
 
 # Longer than any validation on a GPU. The end of a run waits for its validations, also for one whose GPU was lost.
@@ -45,7 +48,9 @@ def train_worker(settings: dict[str, Any]) -> None:
     _check_sees(settings["run_uri"])
     device = _claim_device()
     trainer = Trainer(recipe, device=device, rank=context.get_world_rank(), world_size=context.get_world_size())
-    start = _restore(trainer)
+    start = _restore(trainer, settings["board"])
+    if start is None:
+        return
     if start > recipe.train.num_steps:
         raise UserError(
             f"the run has done {start} steps already, more than train.num_steps {recipe.train.num_steps}: raise it to "
@@ -84,12 +89,25 @@ def _claim_device() -> torch.device:
     return device
 
 
-def _restore(trainer: Trainer) -> int:
+def _restore(trainer: Trainer, board: Any) -> int | None:
+    """The steps done before; None if the checkpoint is damaged, of which the driver is told: it starts workers anew.
+
+    All workers end alike, or those whose copy is whole would wait for the others for ever.
+    """
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return 0
-    with checkpoint.as_directory() as folder:
-        return trainer.load(Path(folder))
+    context, start, damage = ray.train.get_context(), 0, []
+    try:
+        with checkpoint.as_directory() as folder:
+            start = trainer.load(Path(folder))
+    except (DamagedCheckpointError, FileNotFoundError) as error:
+        damage.append(str(error))
+    if not gathered(damage, context.get_world_size()):
+        return start
+    if context.get_world_rank() == 0:
+        ray.get(board.post.remote({"damaged": posixpath.basename(checkpoint.path)}))
+    return None
 
 
 class _Checkpoints:
@@ -107,7 +125,7 @@ class _Checkpoints:
             shutil.rmtree(self._local, ignore_errors=True)
 
     def save(self, step: int) -> None:
-        name = f"step-{step:08d}"
+        name = name_of(step)
         self._trainer.skips.check()  # what the newest step was is in the checkpoint's count
         if not self._is_first:
             ray.train.report(

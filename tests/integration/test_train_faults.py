@@ -185,6 +185,33 @@ def test_a_tracking_server_that_answers_only_at_the_end_has_the_whole_run(cluste
     assert client().get_run(run.mlflow_run_id).info.status == "FINISHED"
 
 
+def damage_bits(folder):
+    path = folder / "motion_module.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def damage_list(folder):
+    path = folder.parent / "checkpoint_manager_snapshot.json"
+    path.write_bytes(path.read_bytes()[:100])
+    (folder / "training_state.pt").write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [damage_bits, damage_list])
+def test_a_damaged_newest_checkpoint_costs_its_steps_alone(straight, make_config, damage, caplog):
+    name = damage.__name__
+    shutil.copytree("straight", name)
+    state = json.loads(Path(name, "run.json").read_text())
+    Path(name, "run.json").write_text(json.dumps(state | {"num_steps": 0, "mlflow_run_id": None}))
+    damage(Path(name, "checkpoints", "step-00000008"))
+    run = main(make_config(name).model_copy(update={"run_name": "straight"}))
+    assert "step-00000008 is damaged and left out" in caplog.text
+    assert "training goes on from checkpoint step-00000006" in caplog.text
+    assert losses(run) == {step: losses(straight)[step] for step in (7, 8)}
+    assert torch.equal(weights(name), weights("straight"))
+
+
 def test_fewer_steps_than_are_done_are_refused(straight, make_config):
     config = make_config("straight", num_steps=STEPS - 2)
     state = json.loads(Path("straight/run.json").read_text())
