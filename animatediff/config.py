@@ -5,6 +5,7 @@ Precedence: the model's defaults < `--config FILE` < `--section.field value`.
 
 import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar, get_args
 
 import tyro
@@ -31,6 +32,9 @@ _WORDS = {
     "tuple_type": "a list is needed",
 }
 
+_TYPO = 0.8  # similarity of two names from which on one is likely the other, written wrong
+_MOST_MEANT = 3
+
 # libyaml's is ten times as fast, which a catalog of thousands of entries needs.
 _SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -48,13 +52,20 @@ class _Loader(_SAFE_LOADER):
         return super().construct_mapping(node, deep)
 
 
-def parse(schema: type[ConfigT], argv: Sequence[str], *, default_uri: str | None = None) -> ConfigT:
+def parse(
+    schema: type[ConfigT],
+    argv: Sequence[str],
+    *,
+    default_uri: str | None = None,
+    others: Mapping[str, Collection[str]] = MappingProxyType({}),
+) -> ConfigT:
     """Read a run's config from the command line.
 
     Args:
         schema: the config's class.
         argv: arguments without the program's name; `--config URI` names a YAML file.
         default_uri: the YAML file to start from when `--config` is absent.
+        others: fields of other files that may be named by mistake, by what to say of such a file.
 
     Raises:
         UsageError: an unreadable file, or an unknown field or a value out of range in it.
@@ -63,20 +74,25 @@ def parse(schema: type[ConfigT], argv: Sequence[str], *, default_uri: str | None
     config_uri, rest = _split_config_flag(list(argv))
     config_uri = config_uri or default_uri
     if not rest:
-        return load(schema, config_uri) if config_uri else _validate(schema, {}, "defaults")
-    default: Any = load(schema, config_uri) if config_uri else tyro.MISSING_NONPROP
+        return load(schema, config_uri, others=others) if config_uri else _validate(schema, {}, "defaults")
+    default: Any = load(schema, config_uri, others=others) if config_uri else tyro.MISSING_NONPROP
     # An enum's members are named by their values, as in a file.
     markers = (tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues)
     return tyro.cli(schema, args=rest, default=default, config=markers)
 
 
-def load(schema: type[ConfigT], uri: str) -> ConfigT:
-    """Read a YAML file into `schema`.
+def load(schema: type[ConfigT], uri: str, *, others: Mapping[str, Collection[str]] = MappingProxyType({})) -> ConfigT:
+    """Read a YAML file into `schema`; `others` are those of `parse`.
 
     Raises:
         UsageError: the file is missing, is no YAML mapping, or does not fit the schema.
     """
-    return _validate(schema, read_yaml(uri), uri)
+    content = read_yaml(uri)
+    num_known = {what: len(content.keys() & set(fields)) for what, fields in others.items()}
+    likely = max(num_known, key=num_known.__getitem__, default=None)
+    if likely is not None and num_known[likely] > len(content.keys() & schema.model_fields.keys()):
+        raise UsageError(f"{uri} looks like {likely}")
+    return _validate(schema, content, uri)
 
 
 def read_yaml(uri: str) -> dict[str, Any]:
@@ -134,23 +150,57 @@ def _validate(schema: type[ConfigT], content: dict[str, Any], source: str) -> Co
 
 
 def _describe(error: ValidationError, schema: type[BaseModel], source: str) -> str:
-    return "; ".join(_describe_one(dict(item), schema, source) for item in error.errors())
+    items = error.errors()
+    unknown = [item["loc"] for item in items if item["type"] == "extra_forbidden"]
+    meant = {place: names for place in unknown if (names := _meant(schema, place))}
+    lines = [f"unknown field {_dotted(place)!r}, did you mean {_either(names)}?" for place, names in meant.items()]
+    beside: dict[tuple[int | str, ...], list[str]] = {}
+    for place in unknown:
+        if place not in meant:
+            beside.setdefault(place[:-1], []).append(_dotted(place))
+    for above, names in beside.items():
+        known = ", ".join(_fields_at(schema, above))
+        lines.append(f"unknown field{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}, known here: {known}")
+    suggested = {name for names in meant.values() for name in names}
+    for item in items:
+        path = _dotted(item["loc"])
+        # A field that is missing only since its name is written wrong is told of once.
+        if item["type"] != "extra_forbidden" and not (item["type"] == "missing" and path in suggested):
+            lines.append(f"{path + ': ' if path else ''}{describe_value(dict(item))}")
+    return f"{source}: {'; '.join(lines)}"
 
 
-def _describe_one(item: dict[str, Any], schema: type[BaseModel], source: str) -> str:
-    path = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        known = _fields_beside(schema, item["loc"])
-        return f"{source}: unknown field {path!r}, {name_hint(str(item['loc'][-1]), known)}"
-    return f"{source}: {path + ': ' if path else ''}{describe_value(item)}"
+def _dotted(place: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, place))
+
+
+def _either(names: Collection[str]) -> str:
+    return " or ".join(map(repr, names))
+
+
+def _meant(schema: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """Paths of the fields that somebody may have meant who wrote an unknown one at `place`."""
+    *above, name = place
+    beside = _fields_at(schema, tuple(above))
+    if typo := difflib.get_close_matches(str(name), beside, 1, _TYPO):
+        return [_dotted((*above, *typo))]
+    if elsewhere := [path for path in _paths(schema) if path.rpartition(".")[2] == name]:
+        return elsewhere[:_MOST_MEANT]
+    close = _closest(str(name), beside)
+    return [_dotted((*above, close))] if close else []
+
+
+def _closest(name: str, known: Collection[str]) -> str | None:
+    ends_so = [each for each in known if each.endswith(f"_{name}")]
+    # A typo first; then `steps` is `num_inference_steps`, and only after that like `seeds`.
+    close = difflib.get_close_matches(name, known, 1, _TYPO) or ends_so or difflib.get_close_matches(name, known, 1)
+    return close[0] if close else None
 
 
 def name_hint(name: str, known: Collection[str]) -> str:
     """What somebody may have meant who wrote a name that is not known."""
-    ends_so = [each for each in known if each.endswith(f"_{name}")]
-    # A typo first; then `steps` is `num_inference_steps`, and only after that like `seeds`.
-    close = difflib.get_close_matches(name, known, 1, 0.8) or ends_so or difflib.get_close_matches(name, known, 1)
-    return f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+    close = _closest(name, known)
+    return f"did you mean {close!r}?" if close else f"known here: {', '.join(known)}"
 
 
 def describe_value(item: Mapping[str, Any]) -> str:
@@ -159,9 +209,9 @@ def describe_value(item: Mapping[str, Any]) -> str:
     return message if item["type"] in ("missing", "value_error") else f"{message} (got {item['input']!r})"
 
 
-def _fields_beside(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields that exist where `location`'s last part does not."""
-    for part in location[:-1]:
+def _fields_at(schema: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the mapping at `place`."""
+    for part in place:
         if isinstance(part, int):
             continue
         field = schema.model_fields.get(part)
@@ -170,6 +220,14 @@ def _fields_beside(schema: type[BaseModel], location: tuple[int | str, ...]) -> 
             return []
         schema = model
     return list(schema.model_fields)
+
+
+def _paths(schema: type[BaseModel], above: str = "") -> Iterator[str]:
+    """The dotted paths of all fields."""
+    for name, field in schema.model_fields.items():
+        yield f"{above}{name}"
+        for model in _models_in(field.annotation):
+            yield from _paths(model, f"{above}{name}.")
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -6,6 +6,7 @@ Writes are atomic: a reader sees the whole new file or none of it.
 import math
 import os
 import posixpath
+import re
 import shutil
 import tempfile
 import time
@@ -26,6 +27,8 @@ from animatediff.uris import printable_text, printable_uri
 _PROTOCOL_OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 4}}},
 }
+
+_DRAFT = re.compile(r"\.(.+\.)?[0-9a-f]{32}\.tmp")  # what `staged` and `write_file` name theirs
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -50,6 +53,15 @@ def join(uri: str, *parts: str) -> str:
 def is_local(uri: str) -> bool:
     """Whether `uri` is on the local file system."""
     return isinstance(filesystem(uri)[0], LocalFileSystem)
+
+
+def is_relative(uri: str) -> bool:
+    """Whether `uri` is a local path, bare or after `file:`, whose meaning depends on the working directory."""
+    path = re.sub(r"^(file|local):(//)?", "", uri)
+    try:
+        return "://" not in path and not Path(path).expanduser().is_absolute()
+    except RuntimeError:  # the home of nobody
+        return True
 
 
 def absolute(uri: str) -> str:
@@ -287,7 +299,7 @@ def delete_drafts(uri: str, *, older_than_s: float = 0.0) -> None:
     if not is_local(uri):
         return
     now = time.time()
-    for draft in list(Path(absolute(uri)).rglob(".*.tmp")):
+    for draft in filter(lambda path: _DRAFT.fullmatch(path.name), list(Path(absolute(uri)).rglob(".*.tmp"))):
         with suppress(FileNotFoundError):  # its writer was alive, and is done
             changed = max(path.stat().st_mtime for path in (draft, *draft.rglob("*")))
             if now - changed < older_than_s:

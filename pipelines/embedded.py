@@ -2,35 +2,50 @@
 
 Each function makes ready what its job needs (the sprite world's videos, the jobs before it), and returns the URI of the
 job's config. The base, its motion module and two personalised files are shipped; all that is made lies under
-`runs/sprites` in the working directory.
+`sprites` in `submitted.runs_folder`. What draws and trains the sprite world is imported where it is needed: `--help`
+does without.
 """
 
 from pathlib import Path
 
 from animatediff import storage
 from animatediff.config import load
-from animatediff.data.manifest import FILE_NAME as MANIFEST_NAME
 from animatediff.sprites import shipped
-from animatediff.sprites.personalise import train_dreambooth
-from animatediff.sprites.videos import break_videos, write_videos
+from pipelines import animate, ingest, train
 from pipelines.settings import AnimateConfig, IngestConfig, TrainConfig
+from pipelines.submitted import is_submitted, runs_folder
 
 CONFIGS = Path(__file__).parent / "configs" / "sprites"
-ROOT = Path("runs/sprites")
 NUM_VIDEOS = 60
 
 
+def root() -> Path:
+    """Where all that is made lies."""
+    return runs_folder() / "sprites"
+
+
 def config_uri(job: str) -> str:
-    """The shipped config of a job."""
-    return str(CONFIGS / f"{job}.yaml")
+    """The config of a job: the shipped one, or in a submitted job a copy of it whose paths are in `root`."""
+    return _writing_to_root(f"{job}.yaml") if is_submitted() else str(CONFIGS / f"{job}.yaml")
+
+
+def _writing_to_root(name: str) -> str:
+    moved = root() / "configs" / name
+    text = (CONFIGS / name).read_text().replace("runs/sprites", str(root()))
+    if name == "animate.yaml":
+        text = text.replace("pipelines/configs/sprites/catalog.yaml", _writing_to_root("catalog.yaml"))
+    storage.write_bytes(str(moved), text.encode())
+    return str(moved)
 
 
 def prepare_videos() -> None:
     """Render the sprite videos, three of them broken on purpose."""
-    source = ROOT / "source"
+    from animatediff.sprites.videos import break_videos, write_videos
+
+    source = root() / "source"
     if not (source / "videos.csv").exists():
         # Renamed into place when it is whole, so that a kill in between starts over.
-        partial = ROOT / "source.partial"
+        partial = root() / "source.partial"
         write_videos(partial, num_videos=NUM_VIDEOS)
         break_videos(partial)
         partial.rename(source)
@@ -38,7 +53,9 @@ def prepare_videos() -> None:
 
 def prepare_checkpoint() -> None:
     """Fine-tune the shipped base on cel drawings: the catalog's DreamBooth checkpoint."""
-    checkpoint = ROOT / "cel_style.safetensors"
+    from animatediff.sprites.personalise import train_dreambooth
+
+    checkpoint = root() / "cel_style.safetensors"
     if not checkpoint.exists():
         train_dreambooth(str(shipped.BASE), str(checkpoint), seed=0)
 
@@ -51,18 +68,14 @@ def ingest_default() -> str:
 
 def train_default() -> str:
     """Ingest the sprite videos, unless that is done."""
-    from pipelines import ingest  # the jobs import this module
-
     config = load(IngestConfig, ingest_default())
-    if not storage.exists(storage.join(config.output_uri, MANIFEST_NAME)):
+    if not storage.exists(storage.join(config.output_uri, "manifest.json")):
         ingest.main(config)
     return config_uri("train")
 
 
 def animate_default() -> str:
     """Train on the sprite shards and make the DreamBooth checkpoint, unless that is done."""
-    from pipelines import train  # the jobs import this module
-
     config = load(TrainConfig, train_default())
     if not storage.exists(storage.join(config.output_uri, "motion_module.safetensors")):
         train.main(config)
@@ -72,8 +85,6 @@ def animate_default() -> str:
 
 def score_default() -> str:
     """Animate the sprite catalog, unless that is done."""
-    from pipelines import animate  # the jobs import this module
-
     config = load(AnimateConfig, animate_default())
     if not storage.exists(storage.join(config.output_uri, "results.parquet")):
         animate.main(config)

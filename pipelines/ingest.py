@@ -1,72 +1,29 @@
 """Videos to latent shards: plan, encode, seal, publish. Run the same command again to continue or to check."""
 
-import logging
+from typing import TYPE_CHECKING
 
-from animatediff import storage
-from animatediff.config import dump
-from animatediff.data.card import write_card
-from animatediff.data.manifest import Manifest
-from animatediff.data.seal import QUARANTINE_FILE, clean_up
-from animatediff.errors import UserError
-from animatediff.uris import printable_uri
-from pipelines.embedded import ingest_default
-from pipelines.runtime import connect, run_job, wants_gpus
+from pipelines.command import run_job
+from pipelines.output_folder import check_output
 from pipelines.settings import IngestConfig
-from pipelines.stages.dry_run import estimate
-from pipelines.stages.ingest_watch import encode
-from pipelines.stages.plan import IngestJob, prepare, read_inputs, without_secrets
-from pipelines.stages.seal import seal_job
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from animatediff.data.manifest import Manifest
 
 
-def main(config: IngestConfig) -> Manifest | None:
+def main(config: IngestConfig) -> "Manifest | None":
     """Ingest a source; returns the dataset's manifest, or None after a dry run.
 
     Raises:
         UserError: the source or the base cannot be read, the output holds another dataset, or too many videos are
             unusable (everything is written all the same).
     """
-    logger.info("ingest: %s -> %s", printable_uri(config.source.uri), config.output_uri)
-    inputs = read_inputs(config)
-    if config.dry_run:
-        estimate(config, inputs)
-        return None
-    connect()
-    use_gpu = wants_gpus(config.use_gpu)
-    job = prepare(config, inputs, use_gpu=use_gpu)
-    if job.sealed and job.is_sealed:
-        clean_up(job.output_uri, [unit.unit_id for unit in job.units])
-        logger.info("nothing to do: every video of the source is sealed already")
-        manifest = job.sealed
-    else:
-        storage.write_bytes(storage.join(job.output_uri, "config.yaml"), dump(without_secrets(config)).encode())
-        encode(config, job, use_gpu=use_gpu)
-        manifest = seal_job(job, shard_bytes=config.shard_mb * 1_000_000)
-    write_card(job.output_uri, manifest, printable_uri(config.source.uri), config.base)
-    _report(config, job, manifest)
-    return manifest
+    check_output(config.output_uri, "ingest")
+    from pipelines.stages.ingest_driver import ingest
 
-
-def _report(config: IngestConfig, job: IngestJob, manifest: Manifest) -> None:
-    num_bad = sum(manifest.quarantined.values())
-    reasons = ", ".join(f"{number} {reason}" for reason, number in manifest.quarantined.items()) or "none"
-    logger.info(
-        "dataset %s: %d clips of %d videos in %d shards; quarantined: %s",
-        job.output_uri,
-        manifest.num_clips,
-        manifest.num_videos,
-        len(manifest.shards),
-        reasons,
-    )
-    rate = num_bad / max(1, num_bad + manifest.num_videos)
-    if rate > config.max_quarantine_rate:
-        rows = storage.join(job.output_uri, QUARANTINE_FILE)
-        raise UserError(
-            f"{rate:.0%} of the videos are quarantined, more than max_quarantine_rate "
-            f"{config.max_quarantine_rate:.0%}: {reasons} (rows in {rows})"
-        )
+    return ingest(config)
 
 
 if __name__ == "__main__":
+    from pipelines.embedded import ingest_default
+
     run_job(main, IngestConfig, embedded=ingest_default)

@@ -1,39 +1,25 @@
-"""What every job does around its work: parse, log, connect to Ray, and end with one line instead of a traceback."""
+"""What every job does around its work: connect to Ray, and end with one line instead of a traceback."""
 
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from animatediff.config import Config, parse
 from animatediff.errors import UserError
+from pipelines.command import configure_logging
 
 logger = logging.getLogger(__name__)
 
 # For the actors of `map_batches`: Ray Data's own defaults repeat a crashing task for ever.
 BOUNDED_RETRIES = {"max_restarts": 4, "max_task_retries": 2}
-
-ConfigT = TypeVar("ConfigT", bound=Config)
-
-
-def run_job(main: Callable[[ConfigT], object], schema: type[ConfigT], *, embedded: Callable[[], str]) -> None:
-    """A job's command line: exit code 0 when it did its work, 1 when it could not, 2 when it was asked wrongly.
-
-    Args:
-        main: the job.
-        schema: its config.
-        embedded: makes ready what the embedded default needs (the sprite world) and returns the URI of its config;
-            called when the command line is empty.
-    """
-    end_with_one_line(lambda: main(_parse(schema, sys.argv[1:], embedded)))
 
 
 def end_with_one_line(job: Callable[[], object]) -> None:
@@ -52,13 +38,6 @@ def end_with_one_line(job: Callable[[], object]) -> None:
         sys.exit(130)
 
 
-def _parse(schema: type[ConfigT], argv: Sequence[str], embedded: Callable[[], str]) -> ConfigT:
-    if argv:
-        return parse(schema, argv)
-    logger.info("no arguments: running the embedded default (the sprite world, local storage, local MLflow)")
-    return parse(schema, [], default_uri=embedded())
-
-
 def find_user_error(error: BaseException | None) -> UserError | None:
     """The `UserError` that a Ray worker raised, if one is at the bottom of `error`."""
     while error is not None:
@@ -66,19 +45,6 @@ def find_user_error(error: BaseException | None) -> UserError | None:
             return error
         error = getattr(error, "cause", None) or error.__cause__
     return None
-
-
-def configure_logging() -> None:
-    """Log lines of this project to standard error; the libraries' only from warnings on."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", force=True
-    )
-    for name in ("pipelines", "animatediff", "__main__"):
-        logging.getLogger(name).setLevel(logging.INFO)
-    # It repeats a failed request five times, each time with a warning; the error that ends it says the same.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    if not sys.stderr.isatty():
-        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 
 
 def connect() -> None:

@@ -1,54 +1,28 @@
 """Scores for the clips of a catalog by a measure of one's own, into the table and the gallery. Run it after animate."""
 
-import logging
+from typing import TYPE_CHECKING
 
-from animatediff import storage
-from animatediff.rendering.catalog import Result
-from animatediff.rendering.scoring import load_scorer, mean_scores
-from pipelines.embedded import score_default
-from pipelines.progress import Progress
-from pipelines.runtime import connect, run_job
+from pipelines.command import run_job
+from pipelines.output_folder import check_results
 from pipelines.settings import ScoreConfig
-from pipelines.stages.ledger import TABLE, for_item, read_results
-from pipelines.stages.reports import write_reports
-from pipelines.stages.score import score_results
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from animatediff.rendering.catalog import Result
 
 
-def main(config: ScoreConfig) -> list[Result]:
+def main(config: ScoreConfig) -> "list[Result]":
     """Score the clips that the animate job left in a folder; those that this scorer has scored already stay.
 
     Raises:
         UserError: there are no results in the folder, or no such scorer.
     """
-    output_uri = storage.absolute(config.output_uri)
-    logger.info("score: %s by %s", output_uri, config.scorer)
-    load_scorer(config.scorer)
-    results = read_results(output_uri)
-    by_digest = {result.digest: result for result in results}
-    pending = [r for r in by_digest.values() if r.status == "ok" and (config.again or r.scored_by != config.scorer)]
-    if pending:
-        connect()
-        with Progress("score", total=len(pending), unit="clip") as progress:
-            for result in score_results(pending, output_uri, config.scorer):
-                by_digest[result.digest] = result
-                progress.update(1)
-    scored = [for_item(by_digest[result.digest], result) for result in results]
-    write_reports(output_uri, scored)
-    _report(output_uri, scored)
-    return scored
+    check_results(config.output_uri)
+    from pipelines.stages.score_driver import score
 
-
-def _report(output_uri: str, results: list[Result]) -> None:
-    for entry, scores in mean_scores(results).items():
-        logger.info("%s: %s", entry, ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
-    unscored = [result for result in results if result.score_error]
-    if unscored:
-        first = unscored[0]
-        logger.warning("%d clips have no scores, first (entry %s): %s", len(unscored), first.entry, first.score_error)
-    logger.info("scores are in %s and in the gallery", storage.join(output_uri, TABLE))
+    return score(config)
 
 
 if __name__ == "__main__":
+    from pipelines.embedded import score_default
+
     run_job(main, ScoreConfig, embedded=score_default)

@@ -9,9 +9,8 @@ from animatediff.data.clips import ClipConfig
 from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.quarantine import Reason
 from animatediff.data.sources.spec import SourceConfig
-from animatediff.rendering.outputs import Format
+from animatediff.rendering.formats import Format
 from animatediff.training.recipe import Recipe
-from pipelines.stages.plan_catalog import RenderRate
 
 _Count = Annotated[int, Field(ge=1)]
 
@@ -162,6 +161,20 @@ class RecycleConfig(Config):
     """After so many models; default: never."""
     max_memory_gb: float | None = Field(None, gt=0)
     """When it holds more of the machine's memory, in GB, between two slices; default: never."""
+
+
+class RenderRate(Config):
+    """What a dry run reckons with."""
+
+    seconds_per_unit: float = Field(0.11, gt=0)
+    """Of one worker, for a million pixels of one frame at one step with guidance; without guidance it is half. Seconds
+    of finished items in the same output folder are taken instead where there are any. The default is an RTX 4090's:
+    2.17 steps a second for 16 frames of 512 x 512, as a user measured
+    (Kosinkadink/ComfyUI-AnimateDiff-Evolved#146); an H100 at 40 % of its arithmetic would take a fifth of that."""
+    num_workers: int = Field(1, ge=1)
+    """Workers that render, one a GPU."""
+    usd_per_hour: float | None = Field(None, ge=0)
+    """Price of one worker with its share of CPUs; without it no cost is told."""
 
 
 class AnimateConfig(Config):

@@ -21,6 +21,7 @@ from typing import Any, Self, TypeVar
 
 from animatediff import storage
 from animatediff.uris import printable_text, printable_uri
+from pipelines.submitted import runs_folder
 
 logger = logging.getLogger(__name__)
 
@@ -212,12 +213,8 @@ class Tracker:
 
 
 def tracking_uri() -> str:
-    """Where runs are tracked: `MLFLOW_TRACKING_URI`, or an SQLite file below the working directory."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_local_folder() / 'mlflow.db'}"
-
-
-def _local_folder() -> Path:
-    return Path("runs").resolve()
+    """Where runs are tracked: `MLFLOW_TRACKING_URI`, or an SQLite file in `runs_folder`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs_folder() / 'mlflow.db'}"
 
 
 def reason(error: Exception) -> str:
@@ -247,7 +244,7 @@ def open_client() -> Any:
     for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if not os.environ.get("MLFLOW_TRACKING_URI"):
-        _local_folder().mkdir(parents=True, exist_ok=True)
+        runs_folder().mkdir(parents=True, exist_ok=True)
     return MlflowClient(tracking_uri())
 
 
@@ -256,7 +253,7 @@ def _experiment_id(client: Any) -> str:
     if experiment is not None:
         return str(experiment.experiment_id)
     # A server has an artifact store of its own; the local file gets a folder beside it.
-    artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (_local_folder() / "mlartifacts").as_uri()
+    artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (runs_folder() / "mlartifacts").as_uri()
     return str(client.create_experiment(_EXPERIMENT, artifact_location=artifacts))
 
 

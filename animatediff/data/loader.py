@@ -15,13 +15,11 @@ import torch
 from torch import Tensor
 
 from animatediff import storage
-from animatediff.data import columns
+from animatediff.data import columns, scores
 from animatediff.data.holdout import is_held_out
 from animatediff.data.manifest import Manifest
 from animatediff.data.order import BucketOrder, Place
-from animatediff.data.scores import PRESETS
 from animatediff.data.shards import latent_from_row, read_row_group
-from animatediff.data.where import parse
 from animatediff.errors import UserError
 
 _COLUMNS = ("clip_id", "caption", "latent", "latent_shape", "latent_dtype")
@@ -189,7 +187,7 @@ def _held_out(dataset_uri: str, manifest: Manifest, share: float) -> Iterator[np
 
 def _masks(dataset_uri: str, manifest: Manifest, where: str) -> Iterator[np.ndarray]:
     """For each shard which of its clips are wanted, (n,) bool."""
-    condition = parse(PRESETS.get(where, where), columns.names(dataset_uri, manifest))
+    condition = scores.condition(where, columns.names(dataset_uri, manifest))
     wanted = condition.columns
     repeated = columns.read_duplicates(dataset_uri)["clip_id"] if columns.DUPLICATE in wanted else None
     with ThreadPoolExecutor(_READERS) as pool:

@@ -3,8 +3,9 @@
 Scores select clips when a dataset is used (`animatediff.data.where`); nothing is dropped because of them on ingest.
 """
 
+import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from numbers import Real
 
 import numpy as np
@@ -15,6 +16,7 @@ from animatediff.data import measures
 from animatediff.data.clips import motion_score
 from animatediff.data.hard_cuts import THRESHOLD, cut_score
 from animatediff.data.phash import phash
+from animatediff.data.where import Where, parse
 from animatediff.errors import UserError
 from animatediff.plugins import load_function
 
@@ -40,6 +42,23 @@ PRESETS = {
     "anime": f"not static and not blank and cut < {THRESHOLD} and letterbox < 0.1 and moving > 0.15",
 }
 """Conditions that suit a kind of collection, by name; a start for one's own."""
+
+
+def condition(where: str, columns: Collection[str] | None = None) -> Where:
+    """The condition that selects clips: the one of a preset, or as it is written.
+
+    Args:
+        where: a name of `PRESETS`, or what `parse` reads.
+        columns: names that it may use; None takes any, as long as no dataset is known.
+
+    Raises:
+        UserError: it cannot be understood, or uses a name that is not there.
+    """
+    typo = difflib.get_close_matches(where.strip(), PRESETS, 1) if where.strip().isidentifier() else []
+    if typo and where not in PRESETS and where.strip() not in (columns or ()):
+        raise UserError(f"where {where!r} is neither a column nor a preset, did you mean {typo[0]!r}?")
+    return parse(PRESETS.get(where, where), columns)
+
 
 _CELLS = 32
 _LUMA = np.array((0.299, 0.587, 0.114), np.float32)  # ITU-R BT.601

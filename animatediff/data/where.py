@@ -59,12 +59,12 @@ class Where:
         return np.asarray(pc.fill_null(chosen, False), dtype=bool)
 
 
-def parse(text: str, columns: Collection[str]) -> Where:
+def parse(text: str, columns: Collection[str] | None = None) -> Where:
     """Read a condition.
 
     Args:
         text: the condition.
-        columns: names that it may use.
+        columns: names that it may use; None takes any, as long as no dataset is known.
 
     Raises:
         UserError: it is no condition, or uses a name that is not there.
@@ -86,7 +86,7 @@ def parse(text: str, columns: Collection[str]) -> Where:
 class _Parser:
     """Turns the closed grammar into functions of a table, and refuses the rest."""
 
-    def __init__(self, text: str, columns: Collection[str]) -> None:
+    def __init__(self, text: str, columns: Collection[str] | None) -> None:
         self._text, self._columns = text, columns
         self.used: set[str] = set()
 
@@ -172,7 +172,7 @@ class _Parser:
         raise self._error(node, "is not understood: use columns, numbers, strings, true and false")
 
     def _known(self, name: str) -> str:
-        if name not in self._columns:
+        if self._columns is not None and name not in self._columns:
             close = difflib.get_close_matches(name, self._columns, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(self._columns))}"
             raise UserError(f"where {self._text!r}: there is no column {name!r}, {hint}")

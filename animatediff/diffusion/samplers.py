@@ -12,7 +12,8 @@ from diffusers import (
     LCMScheduler,
 )
 
-from animatediff.diffusion.schedule import NoiseSchedule, ddim_scheduler, scheduler_config
+from animatediff.diffusion.noise_schedule import NoiseSchedule
+from animatediff.diffusion.schedule import ddim_scheduler, scheduler_config
 from animatediff.errors import UserError
 
 Sampler = Literal["ddim", "euler", "euler_a", "dpmpp_2m", "lcm"]

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from animatediff.diffusion.context import initial_noise
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import make_scheduler
 from animatediff.diffusion.sampling import sample
-from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionUNet

@@ -7,8 +7,8 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from animatediff import storage
 from animatediff.config import Config
 from animatediff.diffusion.context import Context
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import Sampler, TimestepSpacing
-from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.weights.resident import Addition
 
 WeightsUri = Annotated[str, AfterValidator(storage.absolute_if_there)]

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import begin, make_scheduler
-from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.rendering.base_checks import check_parts, num_text_layers
 from animatediff.rendering.catalog import schedule_of

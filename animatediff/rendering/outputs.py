@@ -18,8 +18,8 @@ from torch import Tensor
 
 from animatediff import storage
 from animatediff.errors import UserError
+from animatediff.rendering.formats import Format
 
-Format = Literal["mp4", "gif", "webp", "png", "latents"]
 POSTER_PIXELS = 320
 """Longest side of a poster."""
 

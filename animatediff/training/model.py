@@ -4,15 +4,14 @@ from typing import Any, Protocol, Self
 
 import torch
 from diffusers import UNet2DConditionModel
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from animatediff.config import Config
-from animatediff.diffusion.schedule import NoiseSchedule
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError
-from animatediff.models.config import MotionConfig, Version
+from animatediff.models.config import MotionConfig
 from animatediff.models.lora import LowRankAdapters
 from animatediff.models.motion_unet import MotionModules, MotionUNet
+from animatediff.training.settings import ModelConfig
 from animatediff.training.text import TextEncoders
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_config, load_unet
@@ -23,59 +22,6 @@ BASE = "base"
 
 _VAE_FACTOR = 8  # pixels of a latent, in Stable Diffusion 1.x and SDXL
 _PUBLISHED_RANK = {"domain_adapter": 128, "motion_lora": 64}
-
-
-class AdapterFile(Config):
-    """A domain adapter, and how much of it."""
-
-    path: str | None = None
-    """A weights file, local, at a URI, or MLflow's. Default: none."""
-    scale: float = 1.0
-    """1 is as trained."""
-
-
-class ModelConfig(Config):
-    """Which weights are trained, and what they start from."""
-
-    version: Version | None = None
-    """Published version whose shape fresh motion modules have; default: v3."""
-    motion_module: str | None = None
-    """Motion module to start from: a file at any URI, a run's folder, or `models:/` and `runs:/` of MLflow. It brings
-    its own shape. Default: fresh ones, zero output."""
-    num_heads: int | None = Field(None, ge=1)
-    """Attention heads; default: the version's 8."""
-    norm_num_groups: int | None = Field(None, ge=1)
-    """Groups of the motion modules' norms; default: the base's own (32 in Stable Diffusion, as published)."""
-    max_frames: int | None = Field(None, ge=1, le=4096)
-    """Length of the position table; default: the version's (24 in v1, else 32)."""
-    text_conditioned: bool = False
-    """Let every temporal block attend to the caption as well, so that prompts can say how things move. Added to a
-    `motion_module` that has no such attention, it changes nothing at first."""
-    domain_adapter: AdapterFile = AdapterFile()
-    """Adapter that is added to the frozen base while motion is trained, as for v3. At inference it is left out."""
-    lora_rank: int | None = Field(None, ge=1)
-    """Rank of the LoRA that is trained; default: the published 128 (domain_adapter) and 64 (motion_lora). In the
-    recipe finetune, giving it is what makes it a LoRA."""
-
-    @model_validator(mode="after")
-    def _file_brings_its_shape(self) -> Self:
-        shape = ("version", "num_heads", "norm_num_groups", "max_frames")
-        given = [f"model.{name}" for name in shape if getattr(self, name) is not None]
-        if self.motion_module is not None and given:
-            raise ValueError(f"model.motion_module brings its own shape: leave out {', '.join(given)}")
-        return self
-
-    def motion_config(self, base_config: dict[str, Any]) -> MotionConfig:
-        """The shape of fresh motion modules on a base.
-
-        Args:
-            base_config: the base UNet's config.
-        """
-        own = {"num_heads": self.num_heads, "max_frames": self.max_frames}
-        own["norm_num_groups"] = self.norm_num_groups or base_config.get("norm_num_groups")
-        own["text_width"] = base_config["cross_attention_dim"] if self.text_conditioned else None
-        update = {name: value for name, value in own.items() if value is not None}
-        return MotionConfig.for_version(self.version or "v3").model_copy(update=update)
 
 
 class ModelRecipe(Protocol):

@@ -1,38 +1,11 @@
 """What a training step minimises, and how the noise and timesteps it does so on are distributed."""
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from animatediff.config import Config
-from animatediff.diffusion.schedule import PredictionType, velocity
-
-
-class ObjectiveConfig(Config):
-    """Departures from the reference's objective; by default there are none.
-
-    What the model predicts is the noise schedule's to say, since sampling must know it too.
-    """
-
-    min_snr_gamma: float | None = Field(None, gt=0)
-    """Weighs clips by the signal-to-noise ratio of their timesteps, cut off at this value (Hang et al.,
-    arXiv 2303.09556, who use 5). With `zero_terminal_snr` the last timestep weighs nothing, so that the model does
-    not learn what sampling begins with."""
-    noise_offset: float = Field(0.0, ge=0)
-    """Standard deviation of a constant that is added to the noise of each clip and channel, for darker and brighter
-    clips (Guttenberg's offset noise, 2023, at 0.1). The prediction target contains it."""
-    shared_noise: float = Field(0.0, ge=0, lt=1)
-    """Share of the noise's variance that all frames of a clip have in common, also their correlation: the mixed noise
-    of Ge et al., arXiv 2305.10474, whose a^2 / (1 + a^2) it is. Sampling still begins with independent frames."""
-    fade_from: int | None = Field(None, ge=0)
-    """Timestep from which on the model is given less and less of the clip, until at the end it is given noise alone,
-    and is to find the clip by its caption and by what it has learned. Sampling begins so, but training does not: even
-    at the last timesteps of a schedule short of zero terminal SNR a clip's motion can be read from 16 noisy frames, so
-    that in sampling the noise decides it, and not the caption or a LoRA (Lin et al., arXiv 2305.08891, on brightness);
-    and a single frame tells its part, so that frames do not learn to agree. Default: none."""
-    timestep_power: float = Field(1.0, gt=0)
-    """Timesteps are floor(T u^(1 / power)) for u uniform in [0, 1), so that the share of them below k is
-    (k / T)^power: 1 is uniform, above 1 favours noisy timesteps, below 1 clean ones."""
+from animatediff.diffusion.noise_schedule import PredictionType
+from animatediff.diffusion.schedule import velocity
+from animatediff.training.settings import ObjectiveConfig
 
 
 def biased_timestep(num_timesteps: int, power: float, generator: torch.Generator) -> Tensor:

@@ -2,34 +2,12 @@
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from animatediff.config import Config
-
-
-class OptimConfig(Config):
-    """The reference's optimizer, whose learning rate is constant."""
-
-    lr: float = Field(1e-4, gt=0)
-    """Learning rate."""
-    warmup_steps: int = Field(0, ge=0)
-    """First steps, over which the rate rises evenly to `lr`."""
-    decay_steps: int = Field(0, ge=0)
-    """Last steps, over which it falls to nothing. Raise `train.num_steps` before they begin, if at all."""
-    decay: Literal["linear", "cosine"] = "linear"
-    """How it falls: evenly, or along half a cosine."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    """Decay of the gradient's running mean and of its square's."""
-    eps: float = Field(1e-8, gt=0)
-    """Keeps the update finite where gradients vanish."""
-    weight_decay: float = Field(1e-2, ge=0)
-    """Decoupled weight decay."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    """The gradient of all trained parameters together is shortened to this length."""
+from animatediff.training.settings import OptimConfig
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.AdamW:

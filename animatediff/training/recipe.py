@@ -1,14 +1,13 @@
 """What decides the weights that a run trains: data, base, model, objective, optimizer, schedule and seed."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from animatediff.config import Config
-from animatediff.diffusion.schedule import NoiseSchedule
-from animatediff.training.model import ModelConfig
-from animatediff.training.objective import ObjectiveConfig
-from animatediff.training.optimizer import OptimConfig
+from animatediff.data.scores import condition
+from animatediff.diffusion.noise_schedule import NoiseSchedule
+from animatediff.training.settings import ModelConfig, ObjectiveConfig, OptimConfig
 
 RecipeName = Literal["domain_adapter", "motion_module", "motion_lora", "finetune"]
 Result = Literal["motion_module", "domain_adapter", "motion_lora"]
@@ -16,12 +15,21 @@ Result = Literal["motion_module", "domain_adapter", "motion_lora"]
 _NEEDS_MOTION_MODULE = ("motion_lora", "finetune")
 
 
+def _readable(where: str) -> str:
+    if where:
+        condition(where)
+    return where
+
+
+_Condition = Annotated[str, AfterValidator(_readable)]
+
+
 class MixConfig(Config):
     """A second dataset whose batches come among the first one's: what a module must not forget."""
 
     dataset_uri: str | None = None
     """Folder of a dataset that ingest has sealed, with the same VAE. Default: none, nothing is mixed in."""
-    where: str = ""
+    where: _Condition = ""
     """Which of its clips, as for the first dataset."""
     share: float = Field(0.25, gt=0, lt=1)
     """Share of the batches that are its, evenly spread."""
@@ -78,7 +86,7 @@ class Recipe(Config):
     or with `model.lora_rank` a LoRA on it, on a new domain."""
     dataset_uri: str
     """Folder of a dataset that ingest has sealed."""
-    where: str = ""
+    where: _Condition = ""
     """Which of its clips, by their scores: `motion > 0.02 and not duplicate`, or the presets `web` and `anime`.
     Default: all."""
     mix: MixConfig = MixConfig()

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from animatediff.diffusion.schedule import NoiseSchedule, add_noise, fading_noise
-from animatediff.training.objective import ObjectiveConfig, biased_timestep, min_snr_weights, target, with_shared_parts
+from animatediff.diffusion.noise_schedule import NoiseSchedule
+from animatediff.diffusion.schedule import add_noise, fading_noise
+from animatediff.training.objective import biased_timestep, min_snr_weights, target, with_shared_parts
+from animatediff.training.settings import ObjectiveConfig
 
 NoisePredictor = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(b c f h w) noisy latents, (b) timesteps, (b n d) text embeddings -> (b c f h w)."""

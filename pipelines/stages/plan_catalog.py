@@ -3,27 +3,11 @@
 from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 
-from pydantic import Field
-
-from animatediff.config import Config
 from animatediff.rendering.catalog import Item, Plan, Result
 from pipelines.hours import cost, duration
+from pipelines.settings import RenderRate
 
 _MEASURED = 10_000  # finished items that are looked at: more tell no more
-
-
-class RenderRate(Config):
-    """What a dry run reckons with."""
-
-    seconds_per_unit: float = Field(0.11, gt=0)
-    """Of one worker, for a million pixels of one frame at one step with guidance; without guidance it is half. Seconds
-    of finished items in the same output folder are taken instead where there are any. The default is an RTX 4090's:
-    2.17 steps a second for 16 frames of 512 x 512, as a user measured
-    (Kosinkadink/ComfyUI-AnimateDiff-Evolved#146); an H100 at 40 % of its arithmetic would take a fifth of that."""
-    num_workers: int = Field(1, ge=1)
-    """Workers that render, one a GPU."""
-    usd_per_hour: float | None = Field(None, ge=0)
-    """Price of one worker with its share of CPUs; without it no cost is told."""
 
 
 def estimate(plan: Plan, done: Collection[str], rate: RenderRate, results: Iterable[Result] = ()) -> list[str]:

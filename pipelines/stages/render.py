@@ -28,7 +28,8 @@ from animatediff.errors import UserError
 from animatediff.rendering.animator import Animator, Clip
 from animatediff.rendering.catalog import Item, Result
 from animatediff.rendering.entries import Model, Settings
-from animatediff.rendering.outputs import Format, encode
+from animatediff.rendering.formats import Format
+from animatediff.rendering.outputs import encode
 from pipelines.stages.dispatch import MAX_DEATHS, Lease
 from pipelines.stages.ledger import describe, read_item, result_of, write_item
 

@@ -9,7 +9,7 @@ from animatediff import storage
 from animatediff.config import Config, differing_fields, dump, read_yaml
 from animatediff.data.loader import latent_shapes
 from animatediff.data.manifest import Manifest, read_manifest
-from animatediff.diffusion.schedule import NoiseSchedule
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.rendering.catalog import schedule_of
 from animatediff.training.model import BASE, check_fit

@@ -39,8 +39,12 @@ def test_command_line_beats_file_beats_defaults(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("name: a\noptim: {lrr: 1}", "unknown field 'optim.lrr', did you mean 'lr'"),
+        ("name: a\noptim: {lrr: 1}", "unknown field 'optim.lrr', did you mean 'optim.lr'"),
         ("name: a\nzzz: 1", "unknown field 'zzz', known here: name, optim, num_workers"),
+        # Told once: what is known, and a field that is missing since its name is written wrong.
+        ("name: a\nzzz: 1\nqqq: 2", "yaml: unknown fields 'zzz', 'qqq', known here: name, optim, num_workers$"),
+        ("namee: a", "yaml: unknown field 'namee', did you mean 'name'\\?$"),
+        ("name: a\nlr: 1", "unknown field 'lr', did you mean 'optim.lr'"),
         ("name: a\noptim: {lr: -1}", r"optim.lr: .*greater than 0 \(got -1\)"),
         ("optim: {}", "name: Field required"),
         ("- a", "must hold a YAML mapping, not list"),
@@ -52,6 +56,20 @@ def test_file_errors_are_one_line(tmp_path, text, says):
         load(Run, write(tmp_path, text))
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_a_file_of_another_kind_is_told_as_that(tmp_path):
+    others = {"a config of baking": ("oven", "dough"), "a config of the run": Run.model_fields}
+    for text, says in (
+        ("oven: 1\ndough: 2\n", "looks like a config of baking$"),
+        ("oven: 1\ndough: 2\nname: a\n", "looks like a config of baking$"),
+        ("oven: 1\nname: a\n", "unknown field 'oven'"),  # as likely a mistake in a file of this kind
+        ("nonsense: 1\n", "unknown field 'nonsense'"),
+    ):
+        with pytest.raises(UsageError, match=says) as caught:
+            parse(Run, ["--config", write(tmp_path, text)], others=others)
+        assert str(caught.value).count("run.yaml") == 1
+    assert parse(Run, ["--config", write(tmp_path, "name: a")], others=others) == Run(name="a")
 
 
 class Reason(StrEnum):

@@ -112,18 +112,19 @@ def test_a_protocol_that_fails_at_once_is_one_line():
 
 
 def test_what_a_killed_writer_left_is_deleted_and_nothing_else(tmp_path):
-    names = ("parts/.a.parquet.0123.tmp", "parts/a.parquet", ".hidden", "my.tmp")
+    draft, other = f"{7:032x}", f"{8:032x}"
+    names = (f"parts/.a.parquet.{draft}.tmp", "parts/a.parquet", ".hidden", "my.tmp", ".of-an-editor.tmp")
     for name in names:
         storage.write_bytes(str(tmp_path / name), b"x")
-    storage.write_bytes(str(tmp_path / "inputs/.4567.tmp/model/a.bin"), b"x")
+    storage.write_bytes(str(tmp_path / f"inputs/.{other}.tmp/model/a.bin"), b"x")
     storage.delete_drafts(str(tmp_path), older_than_s=60)
     assert (tmp_path / names[0]).exists()
-    assert (tmp_path / "inputs/.4567.tmp/model/a.bin").exists()
+    assert (tmp_path / f"inputs/.{other}.tmp/model/a.bin").exists()
     os.utime(tmp_path / names[0], (time.time() - 120,) * 2)
     storage.delete_drafts(str(tmp_path), older_than_s=60)
     assert not (tmp_path / names[0]).exists()
     storage.delete_drafts(str(tmp_path))
-    assert sorted(storage.find_files(str(tmp_path))) == [".hidden", "my.tmp", "parts/a.parquet"]
+    assert sorted(storage.find_files(str(tmp_path))) == [".hidden", ".of-an-editor.tmp", "my.tmp", "parts/a.parquet"]
     assert list((tmp_path / "inputs").iterdir()) == []
     storage.delete_drafts("memory://bucket")
 

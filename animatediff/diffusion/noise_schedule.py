@@ -1,0 +1,43 @@
+"""What a noise schedule may say; `schedule` computes with it. Configs are read before torch is imported."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from animatediff.config import Config
+
+PredictionType = Literal["epsilon", "v_prediction"]
+
+
+class NoiseSchedule(Config):
+    """Amounts of noise over the timesteps.
+
+    The defaults are the reference's training config. Its betas are linear where Stable Diffusion's are
+    scaled_linear: the paper chose them against flicker, and sampling with the other kind greys the picture out.
+
+    SDXL itself has scaled_linear betas from 0.00085 to 0.012; its motion module, v1_sdxl_beta, is sampled with
+    scaled_linear ones from 0.00085 to 0.020 (the reference's sdxl branch).
+    """
+
+    num_train_timesteps: int = Field(1000, ge=2)
+    """Timesteps of the diffusion."""
+    beta_start: float = Field(0.00085, gt=0, lt=1)
+    """Noise variance added at the first timestep."""
+    beta_end: float = Field(0.012, gt=0, lt=1)
+    """The same at the last one."""
+    beta_schedule: Literal["linear", "scaled_linear"] = "linear"
+    """What rises evenly between them: the betas (linear) or their square roots (scaled_linear)."""
+    prediction_type: PredictionType = "epsilon"
+    """What the model predicts: the noise (epsilon), or the `velocity` (v_prediction)."""
+    zero_terminal_snr: bool = False
+    """Whether the last timestep holds no signal at all, and sampling begins with it (Lin et al., arXiv 2305.08891).
+    Only a model that predicts the velocity can learn from such a timestep."""
+
+    @model_validator(mode="after")
+    def _no_signal_needs_velocity(self) -> Self:
+        if self.zero_terminal_snr and self.prediction_type != "v_prediction":
+            raise ValueError(
+                "zero_terminal_snr needs prediction_type v_prediction: "
+                "where only noise is left, predicting it teaches nothing"
+            )
+        return self

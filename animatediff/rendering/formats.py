@@ -1,0 +1,5 @@
+"""The formats that a clip is written in. Configs are read before torch is imported."""
+
+from typing import Literal
+
+Format = Literal["mp4", "gif", "webp", "png", "latents"]

@@ -1,0 +1,53 @@
+"""The animate job on its driver: plan the catalog, render what is missing, write the table and the gallery."""
+
+import logging
+from collections import Counter
+
+from animatediff import storage
+from animatediff.config import dump
+from animatediff.rendering import catalog_files, checks
+from animatediff.rendering.catalog import Plan, expand
+from animatediff.rendering.hashes import content_hashes
+from pipelines.model_uris import resolve_catalog
+from pipelines.settings import AnimateConfig
+from pipelines.stages.animate import pending_items, render_pending
+from pipelines.stages.ledger import Ledger
+from pipelines.stages.plan_catalog import estimate
+from pipelines.stages.reports import report, write_reports
+
+logger = logging.getLogger(__name__)
+
+
+def animate(config: AnimateConfig) -> Counter[str]:
+    """Do the job; see `pipelines.animate.main`."""
+    output_uri = storage.absolute(config.output_uri)
+    logger.info("animate: %s -> %s", config.catalog_uri, output_uri)
+    plan = _plan(config, output_uri)
+    ledger = Ledger(output_uri, {item.digest for item in plan.items})
+    finished = ledger.finished(config.formats)
+    if config.dry_run:
+        done = ledger.results((item for item in plan.items if item.digest in finished), {})
+        for line in estimate(plan, finished, config.rate, done):
+            logger.info("%s", line)
+        return Counter()
+    storage.write_bytes(storage.join(output_uri, "config.yaml"), dump(config).encode())
+    pending = pending_items(plan, finished)
+    if pending:
+        logger.info("%d of %d items to render", len(pending), len(plan.items))
+        render_pending(config, plan, pending, ledger)
+    else:
+        there = sum(item.digest in finished for item in plan.items)
+        logger.info("nothing to render: %d of %d items are there", there, len(plan.items))
+    counts = write_reports(output_uri, ledger.results(plan.items, plan.invalid))
+    report(output_uri, counts, ledger.results(plan.items, plan.invalid))
+    return counts
+
+
+def _plan(config: AnimateConfig, output_uri: str) -> Plan:
+    catalog = resolve_catalog(catalog_files.read(config.catalog_uri), output_uri)
+    problems = checks.check(catalog)
+    if problems:
+        logger.warning("%s", checks.report(problems, catalog))
+    # There may be terabytes of checkpoints: they are read once, not at every resume.
+    remembered_uri = storage.join(output_uri, "inputs", "hashes.json")
+    return expand(catalog, problems=problems, content_hash=content_hashes(catalog, remembered_uri))
