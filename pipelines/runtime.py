@@ -14,7 +14,10 @@ from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from animatediff.errors import UserError
+from pipelines import interrupts
 from pipelines.command import configure_logging
+from pipelines.failures import in_one_line
+from pipelines.ray_address import VARIABLE, cluster_address
 
 logger = logging.getLogger(__name__)
 
@@ -25,26 +28,19 @@ BOUNDED_RETRIES = {"max_restarts": 4, "max_task_retries": 2}
 def end_with_one_line(job: Callable[[], object]) -> None:
     """Run a job; what its user can mend ends the process with one line instead of a traceback."""
     configure_logging()
+    interrupts.install()
     try:
         job()
     except Exception as error:
-        mendable = find_user_error(error)
+        mendable = in_one_line(error)
         if mendable is None:
             raise
         logger.error("%s", mendable)
         sys.exit(mendable.exit_code)
-    except KeyboardInterrupt:
-        logger.error("interrupted; the same command continues where this one stopped")
-        sys.exit(130)
-
-
-def find_user_error(error: BaseException | None) -> UserError | None:
-    """The `UserError` that a Ray worker raised, if one is at the bottom of `error`."""
-    while error is not None:
-        if isinstance(error, UserError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None
+    except KeyboardInterrupt as stop:
+        logger.error(interrupts.INTERRUPTED)
+        ray.shutdown()
+        sys.exit(getattr(stop, "exit_code", 130))
 
 
 def connect() -> None:
@@ -53,32 +49,34 @@ def connect() -> None:
     Workers' output stays in Ray's own logs: the driver reports progress and errors itself.
 
     Raises:
-        UserError: there is no cluster at `RAY_ADDRESS`.
+        UserError: there is no cluster at `RAY_ADDRESS` that this process can join, or Ray does not start here.
     """
     if ray.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS", "local")
-    is_local = address == "local"
-    if not is_local:
-        logger.info("joining the Ray cluster at %s", address)
     _quiet_ray()
+    address = cluster_address()
+    if address:
+        logger.info("joining the Ray cluster at %s", address)
     try:
-        with _without_native_stderr():
+        with interrupts.kept(), _without_native_stderr():
             ray.init(
-                address=address,
+                address=address or "local",
                 log_to_driver=False,
                 logging_level=logging.WARNING,
                 configure_logging=False,
-                **({"include_dashboard": False} if is_local else {}),
+                **({} if address else {"include_dashboard": False}),
             )
-    except (ConnectionError, TimeoutError) as error:
-        raise UserError(f"cannot join the Ray cluster at RAY_ADDRESS={address}: {error}") from error
+    except Exception as error:  # of any class: Ray raises a bare one where it waited in vain
+        what = (
+            f"cannot join the Ray cluster at {VARIABLE}={address}" if address else "Ray does not start on this machine"
+        )
+        raise UserError(f"{what}: {' '.join(str(error).split())[:500]}") from error
     _quiet_ray_data()
     resources = ray.cluster_resources()
     logger.info(
         "Ray %s on %s: %d CPUs, %d GPUs",
         ray.__version__,
-        "this machine" if is_local else address,
+        address or "this machine",
         int(resources.get("CPU", 0)),
         int(resources.get("GPU", 0)),
     )

@@ -24,7 +24,8 @@ from ray.train import ScalingConfig as RayScalingConfig
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.training.recipe import Recipe
-from pipelines.runtime import beside_the_driver, find_user_error, num_gpus, wants_gpus
+from pipelines.failures import find_user_error
+from pipelines.runtime import beside_the_driver, num_gpus, wants_gpus
 from pipelines.settings import ScalingConfig, TrainConfig
 from pipelines.stages.metrics_board import MetricsBoard
 from pipelines.stages.sample import Renderer

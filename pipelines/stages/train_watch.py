@@ -12,8 +12,8 @@ import ray
 
 from animatediff import storage
 from animatediff.errors import UserError
+from pipelines.failures import find_user_error
 from pipelines.progress import Progress
-from pipelines.runtime import find_user_error
 from pipelines.settings import TrainConfig
 from pipelines.stages.sample import Renderer, write_files
 from pipelines.stages.train import Workers, train

@@ -17,7 +17,7 @@ from ray.train import Checkpoint
 
 from animatediff import storage
 from animatediff.training.validation import validation_loss
-from pipelines.runtime import find_user_error
+from pipelines.failures import find_user_error
 from pipelines.stages.sample import Renderer, write_files
 
 FOLDER = "validation"

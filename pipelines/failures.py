@@ -1,0 +1,259 @@
+"""What a lost process says in one line: which it was, why it ended, and where its log lies.
+
+Ray tells the same loss by a dozen exceptions of different families: `OutOfMemoryError` is no `RayActorError`, an error
+that a worker raised inherits from the worker's own class, and training wraps all of them.
+"""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+from ray import exceptions
+
+from animatediff.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_GOES_ON = "the same command continues where this one stopped"
+_KILLED = "was killed, as the system does where memory runs out, or crashed"
+# What compiled code leaves in its process's log where it crashed; one that was killed leaves nothing.
+_CRASH = re.compile(rb"\*\*\* (SIG[A-Z]+) received|Fatal Python error: ([^\n]+)")
+_LOG_TAIL = 64_000
+_STREAMING = "ray.data._internal.execution.streaming_executor_state"
+
+
+class Loss(NamedTuple):
+    """A process or a machine that was lost."""
+
+    text: str
+    """What, why and where its log is."""
+    may_lack_memory: bool = False
+
+
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """The `UserError` that a Ray worker raised, if one is at the bottom of `error`."""
+    # Ray raises an error that is of the worker's class as well, whose text is a traceback: its cause is meant.
+    return next((e for e in _within(error) if isinstance(e, UserError) and not _is_wrapper(e)), None)
+
+
+def find_loss(error: BaseException | None) -> Loss | None:
+    """The lost process or machine at the bottom of `error`, if that is what it tells of."""
+    return next((loss for each in _within(error) if (loss := _loss(each))), None)
+
+
+def is_loss(error: exceptions.RayError) -> bool:
+    """Whether the process that was asked is gone, rather than has raised something."""
+    return not _is_wrapper(error) and _loss(error) is not None
+
+
+def in_one_line(error: BaseException, *, kept: str = _GOES_ON, lower: str | None = None) -> UserError | None:
+    """What ended the work, for its user; None if it is neither a worker's own error of that kind nor a loss.
+
+    Args:
+        error: what was raised.
+        kept: what is not lost.
+        lower: the settings that decide how much memory the job takes.
+    """
+    if mendable := find_user_error(error):
+        return mendable
+    if loss := find_loss(error):
+        hint = f"; where memory is short, lower {lower}" if lower and loss.may_lack_memory else ""
+        return UserError(f"{loss.text}; {kept}{hint}")
+    return None
+
+
+@contextmanager
+def told_in_one_line(*, kept: str, lower: str) -> Iterator[None]:
+    """Raise what ends the work as a `UserError`, if `in_one_line` knows it."""
+    try:
+        yield
+    except Exception as error:
+        if mendable := in_one_line(error, kept=kept, lower=lower):
+            raise mendable from error
+        raise
+
+
+class Dropped(logging.Filter):
+    """The blocks that Ray Data goes on without, told once a reason instead of by a traceback each.
+
+    Use as a context manager around the iteration.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reasons: Counter[str] = Counter()
+
+    def __enter__(self) -> "Dropped":
+        logging.getLogger(_STREAMING).addFilter(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger(_STREAMING).removeFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Take in Ray Data's record of an error."""
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None:
+            return True
+        reason = describe_loss(error)
+        if not self._reasons[reason]:
+            logger.warning("a part of the work is lost: %s", reason)
+        self._reasons[reason] += 1
+        return False
+
+    @property
+    def reason(self) -> str | None:
+        """The most frequent one."""
+        return max(self._reasons, key=self._reasons.__getitem__, default=None)
+
+
+def describe_loss(error: BaseException) -> str:
+    """One line on an error that ended a part of the work."""
+    if mendable := find_user_error(error):
+        return str(mendable)
+    if loss := find_loss(error):
+        return loss.text
+    innermost = list(_within(error))[-1]
+    return f"{type(innermost).__name__}: {_one_line(_last_line(innermost))}; see the workers' logs in {_logs()}"
+
+
+def death_of(worker_id: str) -> str:
+    """Why a worker process died, and its log; what is known of it, if Ray does not say.
+
+    Args:
+        worker_id: as the process's runtime context gives it.
+    """
+    from ray._private.state import state
+    from ray.core.generated.gcs_pb2 import WorkerTableData
+
+    try:
+        table = map(WorkerTableData.FromString, state._connect_and_get_accessor().get_worker_table())
+        found = next(row for row in table if row.worker_address.worker_id.hex() == worker_id)
+        return _ended(f"{found.exit_type} {found.exit_detail}", found.pid, found.worker_address.ip_address)
+    except Exception:  # Ray has no public table of dead workers where there is no dashboard
+        return f"{_KILLED}; its log: {_logs()}/worker-{worker_id}-*.err"
+
+
+def _within(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and all that it wraps, outermost first."""
+    waiting: list[Any] = [error]
+    seen: set[int] = set()
+    while waiting:
+        each = waiting.pop(0)
+        if isinstance(each, BaseException) and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            of_training = [*getattr(each, "worker_failures", {}).values(), getattr(each, "controller_failure", None)]
+            waiting += [getattr(each, "cause", None), *of_training, each.__cause__]
+
+
+def _is_wrapper(error: BaseException) -> bool:
+    return isinstance(error, exceptions.RayTaskError)
+
+
+def _loss(error: BaseException) -> Loss | None:
+    if _is_wrapper(error) or not isinstance(error, exceptions.RayError):
+        return None
+    text = _one_line(str(error))
+    if isinstance(error, exceptions.OutOfMemoryError):
+        return _out_of_memory(str(error))
+    if isinstance(error, exceptions.ActorDiedError):
+        return _actor_died(error)
+    if isinstance(error, exceptions.WorkerCrashedError):
+        return Loss(f"a worker process {_KILLED}; see the newest of {_logs()}/worker-*.err on its machine", True)
+    if isinstance(error, exceptions.ObjectStoreFullError):
+        return Loss("Ray's object store on a machine is full; see `ray memory`", True)
+    if isinstance(error, exceptions.OutOfDiskError):
+        return Loss("the disk of a machine, where Ray keeps its session, is full: free some of it")
+    for kind, what in _OTHERS.items():
+        if isinstance(error, kind):
+            return Loss(f"{what} ({text[:300]})")
+    return None
+
+
+# What is left of Ray's families, the special before the general.
+_OTHERS: dict[type[exceptions.RayError], str] = {
+    exceptions.NodeDiedError: "a machine of the cluster was lost",
+    exceptions.LocalRayletDiedError: "Ray's own process on a machine was lost",
+    exceptions.ActorUnavailableError: "a process of the job does not answer",
+    exceptions.ActorUnschedulableError: "there is no machine for a process of the job",
+    exceptions.TaskUnschedulableError: "there is no machine for a process of the job",
+    exceptions.RuntimeEnvSetupError: "the workers' environment cannot be set up",
+    exceptions.ObjectLostError: "a result was lost together with the process or the machine that held it",
+    exceptions.RpcError: "the cluster does not answer",
+    exceptions.RaySystemError: "Ray itself failed",
+}
+
+
+def _out_of_memory(text: str) -> Loss:
+    """Ray's monitor ended a process so that the machine's memory does not run out."""
+    used = _found(r"was (\S+ used / \S+) limit", text)
+    where = _found(r"\(IP: ([^,)]+)", text) or "a machine"
+    name, pid = _found(r"task name=([^,]+?)\.\w+,", text) or "a worker", _found(r"pid=(\d+)", text)
+    process = f"{name} (pid {pid})" if pid else name
+    return Loss(
+        f"{where} ran out of memory{f' ({used})' if used else ''}, and Ray ended {process} there to free some; its log: "
+        f"{_logs()}/raylet.out there",
+        True,
+    )
+
+
+def _actor_died(error: exceptions.ActorDiedError) -> Loss:
+    text = str(error)
+    if error.actor_init_failed:
+        return Loss(f"a worker cannot start: {_one_line(_last_line(error))}; see the workers' logs in {_logs()}")
+    name, where = _found(r"class_name: (.+)", text) or "a worker", _found(r"\tip: (\S+)", text)
+    pid = int(_found(r"\tpid: (\d+)", text) or 0)
+    if "its node has died" in text:
+        return Loss(f"{name} was lost with its machine{f' {where}' if where else ''}")
+    lacks_memory = "NODE_OUT_OF_MEMORY" in text or "connection error code" in text
+    return Loss(f"{name} {_ended(text, pid, where)}", lacks_memory)
+
+
+def _ended(detail: str, pid: int, where: str | None) -> str:
+    """Why a process ended, by what Ray tells of its exit, and the log of it, which on this machine is looked into."""
+    log = f"{_logs()}/worker-*-{pid}.err" if pid else f"{_logs()}/worker-*.err"
+    place = f"(pid {pid}{f' on {where}' if where else ''})" if pid else ""
+    if "OUT_OF_MEMORY" in detail.upper() or "running low on memory" in detail:
+        why, log = "was ended by Ray, as its machine ran out of memory", f"{_logs()}/raylet.out"
+    elif crash := _crash_in(log):
+        why = f"crashed ({crash})"
+    elif "connection error code" in detail:
+        why = _KILLED
+    else:
+        why = f"ended: {_one_line(_found(r'Worker exit detail: (.+)', detail) or detail)[:300]}"
+    return " ".join(filter(None, [place, why])) + f"; its log: {log}"
+
+
+def _crash_in(log: str) -> str | None:
+    """The signal or the fatal error that a log on this machine ends with."""
+    path = Path(log)
+    for file in path.parent.glob(path.name):
+        found = _CRASH.search(file.read_bytes()[-_LOG_TAIL:])
+        if found:
+            return (found[1] or found[2]).decode(errors="replace")
+    return None
+
+
+def _logs() -> str:
+    node = ray._private.worker._global_node if ray.is_initialized() else None
+    return node.get_logs_dir_path() if node else "/tmp/ray/session_latest/logs"
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].removeprefix(f"{UserError.__module__}.UserError: ") if lines else ""
+
+
+def _found(pattern: str, text: str) -> str | None:
+    match = re.search(pattern, text)
+    return match[1].strip() if match else None
+
+
+def _one_line(text: str) -> str:
+    return " ".join(re.sub(r"\x1b\[\d+m", "", text).split())
