@@ -45,7 +45,8 @@ def _find(data: bytes, info: VideoInfo, keyframe_pts: np.ndarray, wanted: deque[
     with open_video(data) as container:
         stream = container.streams[info.stream]
         stream.codec_context.thread_count = 1
-        for number, frame in enumerate(_decode(container, stream, keyframe_pts, wanted)):
+        packets = _from_first_keyframe(container.demux(stream), info)
+        for number, frame in enumerate(_decode(packets, stream, keyframe_pts, wanted)):
             if (frame.pts if info.has_true_pts else number) == wanted[0]:
                 wanted.popleft()
                 yield frame
@@ -53,10 +54,21 @@ def _find(data: bytes, info: VideoInfo, keyframe_pts: np.ndarray, wanted: deque[
                 return
 
 
-def _decode(container: Any, stream: Any, keyframe_pts: np.ndarray, wanted: deque[int]) -> Iterator[Any]:
+def _from_first_keyframe(packets: Iterable[Any], info: VideoInfo) -> Iterator[Any]:
+    """The packets that decode, by the timestamps of `info`."""
+    begun = not len(info.keyframe_pts)
+    for number, packet in enumerate(packets):
+        if info.stamps is not None and packet.pts is not None:
+            packet.pts = int(info.stamps[number])
+        begun |= packet.is_keyframe
+        if begun:
+            yield packet
+
+
+def _decode(packets: Iterable[Any], stream: Any, keyframe_pts: np.ndarray, wanted: deque[int]) -> Iterator[Any]:
     """The video's frames, without those between the last wanted one and the key frame before the next."""
     passed, skipped = -np.inf, False
-    for packet in container.demux(stream):
+    for packet in packets:
         if packet.is_keyframe and packet.pts is not None:
             passed = packet.pts
         before = int(np.searchsorted(keyframe_pts, wanted[0], side="right")) - 1
