@@ -12,6 +12,7 @@ import av
 import numpy as np
 from av.stream import Disposition
 
+from animatediff.data.decoding.colours import Colours, read_colours
 from animatediff.data.decoding.timeline import Packet, describe, read_timeline
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.rates import Rate, fit_rate
@@ -54,6 +55,8 @@ class VideoInfo:
     """Pixels, likewise."""
     rotation: int
     """Quarter turns, counterclockwise, that put a stored frame upright: 0 to 3."""
+    colours: Colours
+    """What the pixels mean."""
     stream: int
     """Index among the file's streams."""
     num_video_streams: int
@@ -73,6 +76,11 @@ class VideoInfo:
     def counts_alike(self) -> bool:
         """Whether every decoder lists the frames that are listed here."""
         return self.stamps is None and not self.starts_late
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the pictures are right as FFmpeg's scaler gives them, and so from every decoder."""
+        return self.counts_alike and self.colours.are_srgb
 
     @property
     def fps(self) -> float:
@@ -133,6 +141,7 @@ def _find_stream(container: Any) -> Any:
 def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
     context = stream.codec_context
     _check_size(context.width, context.height, max_pixels)
+    tags = Colours(context.colorspace, context.color_primaries, context.color_trc)  # decoding overwrites them
     packets: list[Packet] = []
     first, begun, is_corrupt = None, False, False
     for packet in container.demux(stream):
@@ -148,6 +157,7 @@ def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
         detail = f"{len(packets)} of the {stream.frames} frames that the header promises are there"
         raise VideoError("probe", Reason.TRUNCATED, detail)
     timeline = read_timeline(packets, first.pts if first is not None else None)
+    colours = read_colours(first, tags, context.codec_tag)
     is_timed = all(packet.pts is not None for packet in packets)
     rotation = round(first.rotation / 90) % 4 if first is not None else 0
     width, height = _displayed(first or context, stream.sample_aspect_ratio, rotation)
@@ -165,6 +175,7 @@ def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
         width,
         height,
         rotation,
+        colours,
         stream.index,
         len(container.streams.video),
     )
