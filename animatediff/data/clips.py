@@ -11,6 +11,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from animatediff.config import Config
 from animatediff.data.camera import PANS, CameraMove, crop_boxes
+from animatediff.data.rates import fit_rate
 from animatediff.data.windows import back_to_back, draw, spread
 
 _STRIDE = 4
@@ -117,6 +118,8 @@ class WindowPlan:
     """Pixels."""
     flip: bool
     """Whether the frames are to be mirrored."""
+    source: tuple[int, int]
+    """(width, height) of the source as displayed, in pixels."""
     boxes: np.ndarray | None = None
     """(f, 4) x, y, w, h in pixels of the source: what each frame is cropped to. None: to the centre."""
 
@@ -126,28 +129,54 @@ class WindowPlan:
         return bucket_name(len(self.times), self.height, self.width)
 
 
-def plan_windows(timestamps: np.ndarray, *, width: int, height: int, key: str, config: ClipConfig) -> list[WindowPlan]:
+def plan_windows(
+    timestamps: np.ndarray,
+    *,
+    width: int,
+    height: int,
+    key: str,
+    config: ClipConfig,
+    sizes: np.ndarray | None = None,
+) -> list[WindowPlan]:
     """The clips to cut from a video. They depend on nothing but the video and the config.
 
     Args:
-        timestamps: (n,) seconds, the start of each source frame, ascending. Their median distance is the source's
-            frame duration, so a variable frame rate neither shrinks nor stretches the clip.
+        timestamps: (n,) seconds, the start of each source frame, ascending. The rate that is fitted to them gives the
+            source's frame duration, so a variable frame rate neither shrinks nor stretches the clip.
         width: of the source as displayed, in pixels.
         height: of the source as displayed, in pixels.
         key: the video's id, from which random windows are drawn.
         config: frames, rate, sizes and number of windows.
+        sizes: (n, 2) width and height of each frame, where they change: no clip holds frames of two sizes.
 
     Returns:
         The clips, mirrored copies behind their originals; empty when the video is too short for one.
     """
-    windows = next(filter(None, (_times(timestamps, f, key, config) for f in config.all_lengths)), [])
-    size = _closest_size(config.all_sizes, height=height, width=width)
-    clips = [(times, flip) for times in windows for flip in ((False, True) if config.flip else (False,))]
-    boxes = None
-    if config.camera and windows:
-        num_frames, travel = len(windows[0]), config.camera_travel
-        boxes = crop_boxes(config.camera, num_frames, size=size, source=(height, width), travel=travel)
-    return [WindowPlan(i, times, *size, flip, boxes) for i, (times, flip) in enumerate(clips)]
+    if sizes is None:
+        sizes = np.broadcast_to((width, height), (len(timestamps), 2))
+    ends = _ends(timestamps, sizes)
+    starts, step, num_frames = next(
+        (found for f in config.all_lengths if len((found := _starts(timestamps, ends, f, key, config))[0])),
+        (timestamps[:0], 0.0, 0),
+    )
+    plans: list[WindowPlan] = []
+    for start, source in zip(starts, sizes[np.searchsorted(timestamps, starts)].tolist(), strict=True):
+        size = _closest_size(config.all_sizes, height=source[1], width=source[0])
+        boxes = None
+        if config.camera:
+            travel = config.camera_travel
+            boxes = crop_boxes(config.camera, num_frames, size=size, source=(source[1], source[0]), travel=travel)
+        times = start + step * np.arange(num_frames)
+        for flip in (False, True) if config.flip else (False,):
+            plans.append(WindowPlan(len(plans), times, *size, flip, (source[0], source[1]), boxes))
+    return plans
+
+
+def _ends(timestamps: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(n,) seconds: the start of the last frame that has each frame's size and no other in between."""
+    changes = np.flatnonzero((sizes[1:] != sizes[:-1]).any(axis=1))
+    lasts = np.append(changes, len(timestamps) - 1)
+    return timestamps[lasts[np.searchsorted(lasts, np.arange(len(timestamps)))]]
 
 
 def _closest_size(sizes: Iterable[tuple[int, int]], *, height: int, width: int) -> tuple[int, int]:
@@ -165,16 +194,17 @@ def _closest_size(sizes: Iterable[tuple[int, int]], *, height: int, width: int) 
     return min(sizes, key=order)
 
 
-def _times(timestamps: np.ndarray, num_frames: int, key: str, config: ClipConfig) -> list[np.ndarray]:
-    """One (f,) array of seconds a window; empty when the video is too short for one."""
+def _starts(
+    timestamps: np.ndarray, ends: np.ndarray, num_frames: int, key: str, config: ClipConfig
+) -> tuple[np.ndarray, float, int]:
+    """Where windows of `num_frames` start, in seconds, and their step in seconds; none when the video is too short."""
     if len(timestamps) < 2:
-        return [timestamps] if num_frames == 1 and len(timestamps) else []
-    frame = float(np.median(np.diff(timestamps)))
+        return timestamps[: num_frames == 1], 0.0, num_frames
+    frame = fit_rate(timestamps).frame_s
     step = 1 / config.fps if config.fps else frame * config.stride
     # Half a frame's tolerance: container timestamps are rounded to the stream's time base.
-    last = timestamps[-1] - step * (num_frames - 1) + frame / 2
     # Windows start on frames, or constant-rate clips would jitter by one.
-    possible = timestamps[: np.searchsorted(timestamps, last, side="right")]
+    possible = timestamps[timestamps <= ends - step * (num_frames - 1) + frame / 2]
     if config.windows == "all":
         # The same tolerance; at more frames a second than the source has, half a step is less.
         starts = back_to_back(possible, step * num_frames - min(frame, step) / 2)[: config.windows_per_video]
@@ -182,13 +212,19 @@ def _times(timestamps: np.ndarray, num_frames: int, key: str, config: ClipConfig
         starts = draw(possible, config.windows_per_video or 1, key=key, seed=config.seed)
     else:
         starts = spread(possible, config.windows_per_video or 1)
-    return [start + step * np.arange(num_frames) for start in starts]
+    return starts, step, num_frames
 
 
-def frames_at(timestamps: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Indices of the frames on screen at `times`: the last that has started, or is about to within rounding."""
+def frames_at(timestamps: np.ndarray, times: np.ndarray, *, frame_s: float | None = None) -> np.ndarray:
+    """Indices of the frames on screen at `times`: the last that has started, or is about to within rounding.
+
+    Args:
+        timestamps: (n,) seconds, ascending.
+        times: (f,) seconds.
+        frame_s: seconds that a frame lasts; fitted to the timestamps where it is not given.
+    """
     # Not half a frame, or sampling at 2.5 frames would round now up and now down.
-    tolerance = 0.45 * float(np.median(np.diff(timestamps))) if len(timestamps) > 1 else 0.0
+    tolerance = 0.45 * (fit_rate(timestamps).frame_s if frame_s is None else frame_s)
     return np.clip(np.searchsorted(timestamps, times + tolerance, side="right") - 1, 0, len(timestamps) - 1)
 
 

@@ -31,6 +31,8 @@ class Reason(StrEnum):
     """A media file without a video stream."""
     CODEC_UNSUPPORTED = "codec_unsupported"
     """A video stream that no installed decoder knows."""
+    COLOUR_UNSUPPORTED = "colour_unsupported"
+    """Colours that no decoder shows right: Dolby Vision of profile 5, ICtCp."""
     TRUNCATED = "truncated"
     """The file ends before the frames that its header promises."""
     DECODE_ERROR = "decode_error"

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from animatediff.config import dump, load, parse
 from animatediff.data.clips import ClipConfig, bucket_name, frames_at, plan_windows
+from animatediff.data.rates import fit_rate
 
 
 def constant(num, fps=25.0):
@@ -33,7 +34,7 @@ HOW = {"num_frames": st.integers(1, 8), "windows": st.sampled_from(["grid", "ran
 @given(timestamps=VARIABLE | CONSTANT, rate=RATE, number=st.none() | st.integers(1, 6), **HOW)
 def test_windows_lie_in_the_video_start_on_frames_and_differ(timestamps, rate, number, num_frames, windows):
     plans = plan(timestamps, num_frames=num_frames, windows=windows, windows_per_video=number, **rate)
-    frame = np.median(np.diff(timestamps)) if len(timestamps) > 1 else 0
+    frame = fit_rate(timestamps).frame_s
     step = 1 / rate["fps"] if "fps" in rate else frame * rate["stride"]
     for p in plans:
         assert p.times[0] in timestamps
@@ -51,7 +52,7 @@ def test_all_windows_stand_back_to_back(timestamps, rate, num_frames):
     plans = plan(timestamps, num_frames=num_frames, windows="all", **rate)
     if len(timestamps) < 2 or not plans:
         return
-    frame = np.median(np.diff(timestamps))
+    frame = fit_rate(timestamps).frame_s
     step = 1 / rate["fps"] if "fps" in rate else frame * rate["stride"]
     length = step * num_frames
     assert all(a.times[-1] < b.times[0] for a, b in pairwise(plans))

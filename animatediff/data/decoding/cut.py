@@ -23,9 +23,9 @@ class Window:
     flip: bool
     """Whether the frames are mirrored."""
     t_start: float
-    """Seconds from the video's first frame to the clip's."""
+    """Seconds from the first frame that the video's container lists to the clip's."""
     t_end: float
-    """Seconds from the video's first frame to the clip's last."""
+    """Seconds from the first frame that the video's container lists to the clip's last."""
     fps_src: float
     """The source's frames per second."""
     scores: dict[str, float | bool | int]
@@ -90,14 +90,15 @@ def cut(
 
 def _views(plan: WindowPlan, info: VideoInfo) -> np.ndarray:
     """(f, 1 or 5) of each frame the number in the source, and where there is one the box that it is cropped to."""
-    indices = frames_at(info.timestamps, plan.times)
+    indices = frames_at(info.timestamps, plan.times, frame_s=info.rate.frame_s)
     return indices[:, None] if plan.boxes is None else np.column_stack([indices, plan.boxes])
 
 
 def _too_short(info: VideoInfo, clips: ClipConfig) -> str:
     steps = min(clips.all_lengths) - 1
     takes = f"{steps / clips.fps:.2f} s" if clips.fps else f"{steps * clips.stride + 1} frames"
-    return f"{len(info.pts)} frames in {info.timestamps[-1]:.2f} s, one clip takes {takes}"
+    length_s = info.timestamps[-1] - info.timestamps[0]
+    return f"{len(info.pts)} frames in {length_s:.2f} s, one clip takes {takes}"
 
 
 def _window(plan: WindowPlan, frames: np.ndarray, info: VideoInfo, decoder: str) -> Window:

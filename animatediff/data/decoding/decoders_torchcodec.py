@@ -18,7 +18,7 @@ class TorchCodec:
 
     def supports(self, info: VideoInfo) -> bool:
         """Upright videos with timestamps: whether it turns others depends on its version."""
-        return info.has_true_pts and info.rotation == 0
+        return info.has_true_pts and info.rotation == 0 and info.is_plain
 
     def frames(
         self, data: bytes, info: VideoInfo, indices: np.ndarray, *, height: int, width: int

@@ -12,11 +12,16 @@ import av
 import numpy as np
 from av.stream import Disposition
 
+from animatediff.data.decoding.colours import Colours, read_colours
+from animatediff.data.decoding.timeline import Packet, describe, read_timeline
 from animatediff.data.quarantine import Reason, VideoError
+from animatediff.data.rates import Rate, fit_rate
 
 MAX_PIXELS = 8192 * 8192
 """Most pixels of a source frame, where a config does not say."""
 
+# Of elementary streams that say none, as FFmpeg has it.
+_USUAL_FPS = 25
 # A tag in another character set must not make the file unreadable.
 _TOLERANT = {"metadata_errors": "replace"}
 
@@ -31,6 +36,14 @@ class VideoInfo:
     """(n,) int64 bytes that each frame takes in the file."""
     keyframe_pts: np.ndarray
     """(m,) int64 timestamps at which decoding can start, ascending."""
+    origin_pts: int
+    """Timestamp of the first frame that the container lists, which is the time 0 though it may not decode."""
+    stamps: np.ndarray | None
+    """(p,) int64 timestamps to give the packets, in the file's order, before decoding; None where they are right."""
+    starts_late: bool
+    """Whether the stream begins with frames that cannot be decoded, for example before its first key frame."""
+    has_true_pts: bool
+    """Whether frames can be told by their timestamps: AVI stores none, FFmpeg counts packets there."""
     time_base_s: float
     container: str
     """FFmpeg's name of the format, for example `mov,mp4,m4a,3gp,3g2,mj2`."""
@@ -42,30 +55,42 @@ class VideoInfo:
     """Pixels, likewise."""
     rotation: int
     """Quarter turns, counterclockwise, that put a stored frame upright: 0 to 3."""
+    colours: Colours
+    """What the pixels mean."""
     stream: int
     """Index among the file's streams."""
     num_video_streams: int
     """Cover pictures count."""
 
     @cached_property
-    def timestamps(self) -> np.ndarray:
-        """(n,) seconds from the first frame's start."""
-        return (self.pts - self.pts[0]) * self.time_base_s
+    def rate(self) -> Rate:
+        """The rate of the frames, and their timestamps in seconds from `origin_pts`."""
+        return fit_rate((self.pts - self.origin_pts) * self.time_base_s)
 
     @property
-    def has_true_pts(self) -> bool:
-        """Whether frames can be told by their timestamps: AVI stores none, FFmpeg counts packets there."""
-        return self.container != "avi"
+    def timestamps(self) -> np.ndarray:
+        """(n,) seconds from the first listed frame's start, without the time base's rounding where the rate is constant."""
+        return self.rate.timestamps
+
+    @property
+    def counts_alike(self) -> bool:
+        """Whether every decoder lists the frames that are listed here."""
+        return self.stamps is None and not self.starts_late
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the pictures are right as FFmpeg's scaler gives them, and so from every decoder."""
+        return self.counts_alike and self.colours.are_srgb
 
     @property
     def fps(self) -> float:
-        """Frames per second of the median frame; 0 for a single frame."""
-        return float(1 / np.median(np.diff(self.timestamps))) if len(self.pts) > 1 else 0.0
+        """Frames per second: of the constant rate, or of the median frame; 0 for a single frame."""
+        return 1 / self.rate.frame_s if len(self.pts) > 1 else 0.0
 
     @property
     def duration_s(self) -> float:
         """Seconds from the first frame's start to the last one's end."""
-        return float(self.timestamps[-1]) + (1 / self.fps if self.fps else 0.0)
+        return float(self.timestamps[-1] - self.timestamps[0]) + (1 / self.fps if self.fps else 0.0)
 
 
 def open_video(data: bytes) -> Any:
@@ -116,27 +141,41 @@ def _find_stream(container: Any) -> Any:
 def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
     context = stream.codec_context
     _check_size(context.width, context.height, max_pixels)
-    packets, first = [], None
+    tags = Colours(context.colorspace, context.color_primaries, context.color_trc)  # decoding overwrites them
+    packets: list[Packet] = []
+    first, begun, is_corrupt = None, False, False
     for packet in container.demux(stream):
-        if first is None:
+        begun |= packet.is_keyframe  # MPEG-4 decodes what comes before to rubbish
+        if first is None and begun:
             first = next(_decode(packet), None)
-        if packet.pts is not None:
-            packets.append(packet)
+        if packet.pts is not None or packet.size:  # the last one is empty
+            packets.append(describe(packet))
+            is_corrupt |= packet.is_corrupt
     if first is not None:
         _check_size(first.width, first.height, max_pixels)
-    pts, packet_bytes = _read_timeline(stream, packets)
+    if not packets or len(packets) < stream.frames or is_corrupt:
+        detail = f"{len(packets)} of the {stream.frames} frames that the header promises are there"
+        raise VideoError("probe", Reason.TRUNCATED, detail)
+    timeline = read_timeline(packets, first.pts if first is not None else None)
+    colours = read_colours(first, tags, context.codec_tag)
+    is_timed = all(packet.pts is not None for packet in packets)
     rotation = round(first.rotation / 90) % 4 if first is not None else 0
     width, height = _displayed(first or context, stream.sample_aspect_ratio, rotation)
     return VideoInfo(
-        pts,
-        packet_bytes,
-        np.array(sorted(p.pts for p in packets if p.is_keyframe), dtype=np.int64),
-        float(stream.time_base),
+        timeline.pts,
+        timeline.packet_bytes,
+        timeline.keyframe_pts,
+        timeline.origin,
+        timeline.stamps if is_timed else None,
+        timeline.starts_late,
+        is_timed and container.format.name != "avi",
+        float(stream.time_base) if is_timed else 1 / float(stream.guessed_rate or _USUAL_FPS),
         container.format.name,
         context.codec.canonical_name,
         width,
         height,
         rotation,
+        colours,
         stream.index,
         len(container.streams.video),
     )
@@ -158,17 +197,6 @@ def _decode(packet: Any) -> Iterator[Any]:
         raise
     except av.error.FFmpegError:
         return  # the packets still tell truncated files; whether the frames can be had is seen when they are wanted
-
-
-def _read_timeline(stream: Any, packets: list[Any]) -> tuple[np.ndarray, np.ndarray]:
-    if not packets or len(packets) < stream.frames or any(p.is_corrupt for p in packets):
-        detail = f"{len(packets)} of the {stream.frames} frames that the header promises are there"
-        raise VideoError("probe", Reason.TRUNCATED, detail)
-    shown = [p for p in packets if not p.is_discard]
-    pts, where = np.unique(np.array([p.pts for p in shown], dtype=np.int64), return_index=True)
-    if len(pts) < len(shown) or not len(pts):
-        raise VideoError("probe", Reason.DECODE_ERROR, "several frames share a timestamp, or none is to be shown")
-    return pts, np.array([p.size for p in shown], dtype=np.int64)[where]
 
 
 def _displayed(frame: Any, aspect: Fraction | None, rotation: int) -> tuple[int, int]:

@@ -1,0 +1,123 @@
+"""Timelines: which of a file's packets are frames that are seen, and when.
+
+A decoder gives each frame the timestamp of its packet, so a frame is found by it whatever was decoded before. Where
+timestamps occur twice or start again, the packets get others before they are decoded (`Timeline.stamps`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from animatediff.data.quarantine import Reason, VideoError
+
+
+class Packet(NamedTuple):
+    """What a container says of a packet, without its data."""
+
+    pts: int | None
+    dts: int | None
+    size: int
+    is_keyframe: bool
+    is_hidden: bool
+    """By an edit list."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The frames of a video that can be seen."""
+
+    pts: np.ndarray
+    """(n,) int64 in the time base, ascending."""
+    packet_bytes: np.ndarray
+    """(n,) int64."""
+    keyframe_pts: np.ndarray
+    """(m,) int64, ascending."""
+    origin: int
+    """Timestamp of the first frame that the container lists, whether it decodes or not."""
+    stamps: np.ndarray | None
+    """(p,) int64 timestamps to give the packets before they are decoded; None where they have the right ones."""
+    starts_late: bool
+    """Whether frames at the start are listed that cannot be decoded."""
+
+
+def describe(packet: Any) -> Packet:
+    """What is kept of PyAV's packet: not its data, which would hold the file in memory twice."""
+    return Packet(packet.pts, packet.dts, packet.size, packet.is_keyframe, packet.is_discard)
+
+
+def read_timeline(packets: Sequence[Packet], first_pts: int | None) -> Timeline:
+    """The frames that can be seen: from the first that decodes, each at a time of its own.
+
+    Args:
+        packets: at least one, in the file's order.
+        first_pts: timestamp of the first frame that decodes; None where that is not known.
+
+    Raises:
+        VideoError: no frame is left.
+    """
+    stamps, kept = _stamps(packets)
+    shown = kept & ~np.array([p.is_hidden for p in packets])
+    is_key = np.array([p.is_keyframe for p in packets])
+    key = int(np.argmax(is_key))
+    listed = shown
+    # What precedes the first key frame in the file refers to frames that are missing, and so does what is shown ahead
+    # of the first frame that decodes.
+    shown = shown & (np.arange(len(packets)) >= key)
+    if first_pts is not None:
+        first = next((i for i in range(key, len(packets)) if packets[i].pts == first_pts), key)
+        shown &= stamps >= stamps[first]
+    if not shown.any():
+        raise VideoError("probe", Reason.DECODE_ERROR, "none of the frames is to be shown")
+    order = np.flatnonzero(shown)[np.argsort(stamps[shown], kind="stable")]
+    own = np.array([-1 if p.pts is None else p.pts for p in packets])
+    return Timeline(
+        stamps[order],
+        np.array([p.size for p in packets], dtype=np.int64)[order],
+        np.sort(stamps[is_key & kept]),
+        int(stamps[listed].min()),
+        None if np.array_equal(own[kept], stamps[kept]) and kept.all() else stamps,
+        bool(shown.sum() < listed.sum()),
+    )
+
+
+def _stamps(packets: Sequence[Packet]) -> tuple[np.ndarray, np.ndarray]:
+    """(p,) timestamps, no two alike among those kept, and (p,) bool which packets are kept.
+
+    A decoding time that goes back is a recording that was joined to another: it goes on where the first one ended.
+    """
+    if any(p.pts is None for p in packets):  # elementary streams tell the order of decoding alone
+        return np.arange(len(packets)), np.ones(len(packets), bool)
+    pts = np.array([p.pts for p in packets], dtype=np.int64)
+    dts = np.array([p.pts if p.dts is None else p.dts for p in packets], dtype=np.int64)
+    if all(p.dts is not None for p in packets) and (steps := np.diff(dts)).size and steps.min() < 0:
+        usual = max(1, int(np.median(steps)))
+        pts = pts + np.concatenate([[0], np.cumsum(np.where(steps < 0, usual - steps, 0))])
+    return _apart(pts)
+
+
+def _apart(pts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Move frames that share a timestamp into the hole behind it; where there is none, only the first is kept.
+
+    Where frames are stored in another order than they are shown, which one is the later is not known: the first is kept.
+    """
+    order = np.argsort(pts, kind="stable")
+    sorted_pts = pts[order]
+    distinct, first, number = np.unique(sorted_pts, return_index=True, return_counts=True)
+    kept = np.zeros(len(pts), bool)
+    kept[order[first]] = True
+    if kept.all():
+        return pts, kept
+    stamps = pts.copy()
+    if (np.diff(pts) >= 0).all() and len(distinct) > 2:
+        usual = float(np.median(np.diff(distinct)))
+        for at in np.flatnonzero(number[:-1] > 1):
+            gap = int(distinct[at + 1] - distinct[at])
+            if gap >= usual * (number[at] - 0.5):
+                group = order[first[at] : first[at] + number[at]]
+                stamps[group] = distinct[at] + gap * np.arange(number[at]) // number[at]
+                kept[group] = True
+    # What is not kept gets times that nothing asks for.
+    stamps[~kept] = min(0, int(pts.min())) - 1 - np.arange((~kept).sum())
+    return stamps, kept
