@@ -1,6 +1,9 @@
 """The manifest: which shards make up a dataset, and what they hold. Written last, so what it lists is whole."""
 
 import hashlib
+import json
+from collections.abc import Iterator
+from itertools import islice, product
 
 from pydantic import ValidationError
 
@@ -10,6 +13,13 @@ from animatediff.data.shards import SCHEMA_VERSION
 from animatediff.errors import UserError
 
 FILE_NAME = "manifest.json"
+
+# What `Manifest.counted_digests` cover, for ever: fields that are added later are not to change them.
+_COUNTED = {
+    *("schema_version", "dataset_key", "encoder_fp", "scaling_factor", "num_units", "num_videos", "num_clips"),
+    *("quarantined", "shards"),
+}
+_MOST_COUNTED = 5_000
 
 
 class Shard(Config):
@@ -47,9 +57,30 @@ class Manifest(Config):
     """Quarantined videos by reason; the rows are in `quarantine.parquet`."""
     shards: list[Shard]
 
-    def digest(self) -> str:
-        """The dataset's version: sha256 of what is sealed."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+    def digest(self, num_shards: int | None = None) -> str:
+        """The dataset's version: sha256 of what training reads, which are the clips, their order and their scale.
+
+        Videos that give no clip change nothing of it.
+
+        Args:
+            num_shards: the version with so many shards, from the first on; default: with all.
+        """
+        shards = [[shard.bucket, shard.row_group_rows, shard.sha256] for shard in self.shards[:num_shards]]
+        return hashlib.sha256(json.dumps([self.encoder_fp, self.scaling_factor, shards]).encode()).hexdigest()
+
+    def counted_digests(self) -> Iterator[str]:
+        """The versions as they were told before, of the whole manifest, of quarantined videos and units, too.
+
+        The present one comes first, then some thousands of what they may have been when the same clips were there and
+        fewer videos had been tried: equal digests prove equal clips.
+        """
+        content = json.loads(self.model_dump_json(include=_COUNTED))
+        counts = (range(number, -1, -1) for number in self.quarantined.values())
+        for num_units, *numbers in islice(product(range(self.num_units, -1, -1), *counts), _MOST_COUNTED):
+            found = [(reason, n) for reason, n in zip(self.quarantined, numbers, strict=True) if n]
+            quarantined = dict(sorted(found, key=lambda pair: -pair[1]))  # as `quarantine.count_reasons` sorts them
+            earlier = content | {"num_units": num_units, "quarantined": quarantined}
+            yield hashlib.sha256(json.dumps(earlier, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
 
 
 def write_manifest(dataset_uri: str, manifest: Manifest) -> None:

@@ -19,6 +19,7 @@ from animatediff.diffusion.sampling import sample
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionUNet
+from animatediff.rendering import prompt_syntax
 from animatediff.rendering.catalog import Item, schedule_of
 from animatediff.rendering.entries import Model, Settings, Weights
 from animatediff.weights import motion_modules, textual_inversion
@@ -192,8 +193,8 @@ class Animator:
                 frames = self._frames(latents)
             except UserError as error:
                 return error
-        texts = [item.prompt, item.negative_prompt] if item.guidance_scale > 1 else [item.prompt]
-        warnings = [warning for text in texts if (warning := self._prompts.cut_off(text))]
+        tell = (prompt_syntax.warning, self._prompts.cut_off)
+        warnings = [told for text in prompt_syntax.texts_of(item) for find in tell if (told := find(text))]
         return Clip(frames, latents.half().cpu(), "; ".join(warnings) or None, seconds)
 
     def _encode(self, text: str, clip_skip: int) -> Tensor:

@@ -102,7 +102,7 @@ class Result(Item):
     error: str | None = None
     """Why there is no clip."""
     warning: str | None = None
-    """What was done otherwise than written: a prompt that was cut off."""
+    """What was done otherwise than written: a prompt that was cut off, or syntax in it that was read as characters."""
     attempts: int = 0
     """Times that a worker began with it."""
     seconds: dict[str, float] = Field(default_factory=dict)

@@ -5,7 +5,7 @@ from collections import Counter
 
 from animatediff import storage
 from animatediff.config import dump
-from animatediff.rendering import catalog_files, checks
+from animatediff.rendering import catalog_files, checks, prompt_syntax
 from animatediff.rendering.catalog import Plan, expand
 from animatediff.rendering.hashes import content_hashes
 from pipelines.model_uris import resolve_catalog
@@ -50,4 +50,7 @@ def _plan(config: AnimateConfig, output_uri: str) -> Plan:
         logger.warning("%s", checks.report(problems, catalog))
     # There may be terabytes of checkpoints: they are read once, not at every resume.
     remembered_uri = storage.join(output_uri, "inputs", "hashes.json")
-    return expand(catalog, problems=problems, content_hash=content_hashes(catalog, remembered_uri))
+    plan = expand(catalog, problems=problems, content_hash=content_hashes(catalog, remembered_uri))
+    if syntax := prompt_syntax.report(text for item in plan.items for text in prompt_syntax.texts_of(item)):
+        logger.warning("%s", syntax)
+    return plan

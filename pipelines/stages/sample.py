@@ -1,5 +1,6 @@
 """The clips that show what a training run has learned."""
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,12 +9,15 @@ from animatediff import storage
 from animatediff.data.loader import ClipLoader
 from animatediff.data.manifest import Manifest
 from animatediff.errors import UserError
+from animatediff.rendering import prompt_syntax
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog import Item
 from animatediff.rendering.entries import Entry, Lora
 from animatediff.rendering.outputs import encode_gif, encode_mp4, encode_png
 from animatediff.training.recipe import Recipe
 from pipelines.settings import SampleConfig
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Renderer:
             f, h, w = (int(number) for number in manifest.shards[0].bucket.split("x"))
         except ValueError as error:
             raise UserError(f"the bucket {manifest.shards[0].bucket!r} names no frames, height and width") from error
+        if syntax := prompt_syntax.report(sample.prompts):
+            logger.warning("sample.prompts: %s", syntax)
         return cls(recipe, sample, sample.prompts or (_caption(recipe, manifest),), (f, h, w), on_gpu)
 
     def render(self, weights_uri: str) -> dict[str, bytes]:

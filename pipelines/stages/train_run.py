@@ -1,7 +1,8 @@
 """The folder of a training run: what it was started with, and how far it is."""
 
 import logging
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Self
 
 from pydantic import ValidationError
 
@@ -39,12 +40,29 @@ _MAY_CHANGE = (
     "sample.",
 )
 
+_Sealed = tuple[str, Manifest]  # a dataset's URI before it
+
+
+class DataVersion(Config):
+    """What a run trains on of one dataset."""
+
+    digest: str
+    num_shards: int
+    num_clips: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        """The dataset as it is sealed now."""
+        return cls(digest=manifest.digest(), num_shards=len(manifest.shards), num_clips=manifest.num_clips)
+
 
 class TrainRun(Config):
     """State of a run, kept as `run.json`."""
 
     dataset_digest: str
-    """Version of the dataset that it trains on."""
+    """Version of the dataset that it trains on, and of the one that is mixed in."""
+    datasets: tuple[DataVersion, ...] = ()
+    """The same in full; empty in the runs of earlier versions, which kept one of `Manifest.counted_digests`."""
     mlflow_run_id: str | None = None
     """The MLflow run that later jobs continue."""
     num_steps: int = 0
@@ -81,15 +99,15 @@ def prepare(config: TrainConfig) -> TrainJob:
     manifest = read_manifest(recipe.dataset_uri)
     for shape in latent_shapes(recipe.dataset_uri, manifest):
         check_fit(recipe, shape)
-    digest = manifest.digest()
+    sealed = [(recipe.dataset_uri, manifest)]
     if recipe.mix.dataset_uri is not None:
-        digest += _check_mix(recipe, recipe.mix.dataset_uri, manifest)
-    run = _open_run(config, digest)
+        sealed.append((recipe.mix.dataset_uri, _read_mix(recipe, recipe.mix.dataset_uri, manifest)))
+    run = _open_run(config, sealed)
     return TrainJob(recipe, manifest, run, storage.join(storage.absolute(config.output_uri), recipe.result_file))
 
 
-def _check_mix(recipe: Recipe, other_uri: str, manifest: Manifest) -> str:
-    """The second dataset's digest."""
+def _read_mix(recipe: Recipe, other_uri: str, manifest: Manifest) -> Manifest:
+    """The second dataset's manifest, checked against the first."""
     other = read_manifest(other_uri)
     if other.encoder_fp != manifest.encoder_fp:
         raise UserError(
@@ -98,16 +116,16 @@ def _check_mix(recipe: Recipe, other_uri: str, manifest: Manifest) -> str:
         )
     for shape in latent_shapes(other_uri, other):
         check_fit(recipe, shape)
-    return f"+{other.digest()}"
+    return other
 
 
-def _open_run(config: TrainConfig, dataset_digest: str) -> TrainRun:
+def _open_run(config: TrainConfig, sealed: Sequence[_Sealed]) -> TrainRun:
     run = _read(config.output_uri)
-    if run is None:
-        run = TrainRun(dataset_digest=dataset_digest)
-    else:
-        _check_same(config, run, dataset_digest)
-        run = run.model_copy(update={"dataset_digest": dataset_digest})
+    if run is not None:
+        _check_same(config, run, sealed)
+    datasets = tuple(DataVersion.of(manifest) for _, manifest in sealed)
+    data = {"dataset_digest": "+".join(version.digest for version in datasets), "datasets": datasets}
+    run = run.model_copy(update=data) if run else TrainRun.model_validate(data)
     storage.write_bytes(storage.join(config.output_uri, _CONFIG), dump(config).encode())
     run.write(config.output_uri)
     return run
@@ -156,12 +174,11 @@ def _read(output_uri: str) -> TrainRun | None:
         raise UserError(f"{uri} is not the state of a training run: {error.errors()[0]['msg']}") from error
 
 
-def _check_same(config: TrainConfig, run: TrainRun, dataset_digest: str) -> None:
+def _check_same(config: TrainConfig, run: TrainRun, sealed: Sequence[_Sealed]) -> None:
     old = read_yaml(storage.join(config.output_uri, _CONFIG))
     changes = differing_fields(old, config.model_dump(mode="json"))
     changes = [change for change in changes if not change.startswith(_MAY_CHANGE)]
-    if run.dataset_digest != dataset_digest:
-        changes.append(f"the content of {config.dataset_uri}")
+    changes += _changed_clips(run, sealed)
     if changes and config.allow_config_change:
         logger.warning("the run goes on with a changed config: %s", "; ".join(changes))
     elif changes:
@@ -169,3 +186,22 @@ def _check_same(config: TrainConfig, run: TrainRun, dataset_digest: str) -> None
             f"{config.output_uri} holds the run {old.get('run_name')!r}, which differs in {'; '.join(changes)}: "
             "change it back, choose another output_uri, or go on all the same with --allow-config-change"
         )
+
+
+def _changed_clips(run: TrainRun, sealed: Sequence[_Sealed]) -> Iterator[str]:
+    """Which datasets are not what the run has trained on so far."""
+    digests = run.dataset_digest.split("+")
+    # Another number of datasets is a change of the config, which is told by itself.
+    for number, (digest, (uri, manifest)) in enumerate(zip(digests, sealed, strict=False)):
+        if digest == manifest.digest():
+            continue
+        if not run.datasets:
+            if digest not in manifest.counted_digests():
+                yield f"the content of {uri}"
+            continue
+        before = run.datasets[number]
+        added = manifest.num_clips - before.num_clips
+        if added > 0 and digest == manifest.digest(before.num_shards):
+            yield f"the clips of {uri} ({added} were added to {before.num_clips})"
+        else:
+            yield f"the clips of {uri} (its {manifest.num_clips} are not the {before.num_clips} of before)"

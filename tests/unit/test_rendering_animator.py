@@ -307,3 +307,10 @@ def test_a_vae_that_overflows_in_half_precision_decodes_in_single(files, monkeyp
     # Where the numbers happen to be small enough, half precision rounds some pixels the other way.
     single = animator.render(item(num_frames=10)).astype(int)
     assert np.abs(frames - single).max() <= 1
+
+
+def test_other_programs_syntax_in_a_prompt_is_a_warning_of_its_clip(animator):
+    animator.load(BARE)
+    plain, weighted = animator.render_batch([item(prompt=text) for text in ("a (red) ball", "a (red:1.5) ball")])
+    assert plain.warning is None
+    assert "'(red:1.5)' is another program's syntax" in weighted.warning
