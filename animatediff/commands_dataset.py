@@ -7,9 +7,9 @@ from typing import Annotated
 import tyro
 
 from animatediff import storage
-from animatediff.config import read_yaml
 from animatediff.data.manifest import Manifest, read_manifest
 from animatediff.errors import UserError
+from animatediff.yaml_files import read_yaml
 
 
 def show(

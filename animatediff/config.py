@@ -12,8 +12,8 @@ import tyro
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from animatediff import storage
-from animatediff.errors import UsageError, UserError
+from animatediff.errors import UsageError
+from animatediff.yaml_files import read_yaml
 
 
 class Config(BaseModel):
@@ -34,22 +34,8 @@ _WORDS = {
 
 _TYPO = 0.8  # similarity of two names from which on one is likely the other, written wrong
 _MOST_MEANT = 3
-
-# libyaml's is ten times as fast, which a catalog of thousands of entries needs.
-_SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _Loader(_SAFE_LOADER):
-    """Refuses a key that is given twice in a mapping, of which YAML's own loader silently takes the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in seen:
-                    raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value!r} is given more than once")
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
+_MOST_CHARACTERS = 200  # of a value that is told
+_MOST_PROBLEMS = 20
 
 
 def parse(
@@ -93,25 +79,6 @@ def load(schema: type[ConfigT], uri: str, *, others: Mapping[str, Collection[str
     if likely is not None and num_known[likely] > len(content.keys() & schema.model_fields.keys()):
         raise UsageError(f"{uri} looks like {likely}")
     return _validate(schema, content, uri)
-
-
-def read_yaml(uri: str) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        UsageError: the file is missing or holds something else.
-    """
-    try:
-        content = yaml.load(storage.read_bytes(uri), _Loader)
-    except FileNotFoundError as error:
-        raise UsageError(f"there is no file {uri}") from error
-    except UserError as error:
-        raise UsageError(str(error)) from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{uri} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{uri} must hold a YAML mapping, not {type(content).__name__}")
-    return content
 
 
 def dump(config: Config) -> str:
@@ -159,15 +126,16 @@ def _describe(error: ValidationError, schema: type[BaseModel], source: str) -> s
         if place not in meant:
             beside.setdefault(place[:-1], []).append(_dotted(place))
     for above, names in beside.items():
-        known = ", ".join(_fields_at(schema, above))
-        lines.append(f"unknown field{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}, known here: {known}")
+        known, told = ", ".join(_fields_at(schema, above)), ", ".join(map(repr, names[:_MOST_PROBLEMS]))
+        lines.append(f"unknown field{'s' if len(names) > 1 else ''} {told}, known here: {known}")
     suggested = {name for names in meant.values() for name in names}
     for item in items:
         path = _dotted(item["loc"])
         # A field that is missing only since its name is written wrong is told of once.
         if item["type"] != "extra_forbidden" and not (item["type"] == "missing" and path in suggested):
             lines.append(f"{path + ': ' if path else ''}{describe_value(dict(item))}")
-    return f"{source}: {'; '.join(lines)}"
+    more = f"; and {len(lines) - _MOST_PROBLEMS} more" if len(lines) > _MOST_PROBLEMS else ""
+    return f"{source}: {'; '.join(lines[:_MOST_PROBLEMS])}{more}"
 
 
 def _dotted(place: tuple[int | str, ...]) -> str:
@@ -206,7 +174,12 @@ def name_hint(name: str, known: Collection[str]) -> str:
 def describe_value(item: Mapping[str, Any]) -> str:
     """What one of pydantic's errors says of a value, in the words of files rather than Python's."""
     message = _WORDS.get(item["type"]) or item["msg"].removeprefix("Value error, ")
-    return message if item["type"] in ("missing", "value_error") else f"{message} (got {item['input']!r})"
+    return message if item["type"] in ("missing", "value_error") else f"{message} (got {_short(item['input'])})"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
 
 
 def _fields_at(schema: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 from pydantic import ValidationError
 
 from animatediff import storage
-from animatediff.config import Config, differing_fields, dump, read_yaml
+from animatediff.config import Config, differing_fields, dump
 from animatediff.data.loader import latent_shapes
 from animatediff.data.manifest import Manifest, read_manifest
 from animatediff.diffusion.noise_schedule import NoiseSchedule
@@ -16,6 +16,7 @@ from animatediff.rendering.catalog import schedule_of
 from animatediff.training.model import BASE, check_fit
 from animatediff.training.recipe import Recipe
 from animatediff.weights import motion_modules
+from animatediff.yaml_files import read_yaml
 from pipelines.model_uris import resolve_model_uri
 from pipelines.settings import TrainConfig
 
