@@ -6,8 +6,9 @@ from typing import Any
 
 import av
 
-# The odd one of FFmpeg's AVFieldOrder: 0 is unknown, 1 progressive, the others are interlaced.
+# Of FFmpeg's AVFieldOrder: 0 is unknown, those above are interlaced.
 _PROGRESSIVE = 1
+_NOT_SHOWN = object()
 
 
 def is_interlaced(frame: Any, field_order: int) -> bool:
@@ -22,23 +23,43 @@ def progressive(frames: Iterable[Any]) -> Iterator[Any]:
         frames: PyAV's, in the order they are shown. None stands where some are left out: what follows has nothing to
             do with what came before.
     """
-    graph, stamps = None, deque[int | None]()
+    run: list[Any] = []  # its first frame waits for the second
+    graph, stamps = None, deque[Any]()
     for frame in frames:
-        if graph is not None and (frame is None or not _is_like(frame, graph[1])):
-            yield from _pull(graph[0], stamps, last=True)
-            graph = None
+        if run and (frame is None or not _is_like(frame, run[0])):
+            yield from _end(graph, run, stamps)
+            run, graph = [], None
         if frame is None:
             continue
-        if graph is None and not frame.interlaced_frame:
+        if not run and not frame.interlaced_frame:
             yield frame
             continue
+        run = [*run, frame][:2]
+        if len(run) == 1:
+            continue
         if graph is None:
-            graph = _bwdif(frame), frame
-        stamps.append(frame.pts)
-        graph[0].push(frame)
-        yield from _pull(graph[0], stamps)
-    if graph is not None:
-        yield from _pull(graph[0], stamps, last=True)
+            graph = _bwdif(frame)
+            # Without one before it, the first frame would pass for a still picture and keep its combs.
+            _push(graph, frame, stamps, _NOT_SHOWN)
+            _push(graph, run[0], stamps, run[0].pts)
+        _push(graph, frame, stamps, frame.pts)
+        yield from _pull(graph, stamps)
+    if run:
+        yield from _end(graph, run, stamps)
+
+
+def _push(graph: Any, frame: Any, stamps: deque[Any], stamp: Any) -> None:
+    stamps.append(stamp)
+    graph.push(frame)
+
+
+def _end(graph: Any, run: list[Any], stamps: deque[Any]) -> Iterator[Any]:
+    """What is left when a run of frames ends."""
+    if graph is None:
+        graph = _bwdif(run[0])
+        _push(graph, run[0], stamps, run[0].pts)
+    graph.push(None)
+    yield from _pull(graph, stamps)
 
 
 def _is_like(frame: Any, other: Any) -> bool:
@@ -57,14 +78,14 @@ def _bwdif(frame: Any) -> Any:
     return graph
 
 
-def _pull(graph: Any, stamps: deque[int | None], *, last: bool = False) -> Iterator[Any]:
+def _pull(graph: Any, stamps: deque[Any]) -> Iterator[Any]:
     """What the filter has ready, under the timestamps of the frames it was given: it counts in others."""
-    if last:
-        graph.push(None)
     while stamps:
         try:
             frame = graph.pull()
         except (av.error.BlockingIOError, av.error.EOFError):
-            break
-        frame.pts = stamps.popleft()
-        yield frame
+            return
+        stamp = stamps.popleft()
+        if stamp is not _NOT_SHOWN:
+            frame.pts = stamp
+            yield frame
