@@ -1,9 +1,9 @@
 """Clips: which frames of a video, at which size."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -104,6 +104,17 @@ def bucket_name(num_frames: int, height: int, width: int) -> str:
     return f"{num_frames}x{height}x{width}"
 
 
+class Run(NamedTuple):
+    """Frames of one size that follow each other in a video."""
+
+    first: int
+    """Number of its first frame."""
+    width: int
+    """Pixels as displayed."""
+    height: int
+    """Pixels."""
+
+
 @dataclass(frozen=True)
 class WindowPlan:
     """One clip to cut from a video."""
@@ -118,8 +129,8 @@ class WindowPlan:
     """Pixels."""
     flip: bool
     """Whether the frames are to be mirrored."""
-    source: tuple[int, int]
-    """(width, height) of the source as displayed, in pixels."""
+    run: int
+    """Number of the run of one size that it is cut from."""
     boxes: np.ndarray | None = None
     """(f, 4) x, y, w, h in pixels of the source: what each frame is cropped to. None: to the centre."""
 
@@ -136,7 +147,7 @@ def plan_windows(
     height: int,
     key: str,
     config: ClipConfig,
-    sizes: np.ndarray | None = None,
+    runs: Sequence[Run] = (),
 ) -> list[WindowPlan]:
     """The clips to cut from a video. They depend on nothing but the video and the config.
 
@@ -147,36 +158,27 @@ def plan_windows(
         height: of the source as displayed, in pixels.
         key: the video's id, from which random windows are drawn.
         config: frames, rate, sizes and number of windows.
-        sizes: (n, 2) width and height of each frame, where they change: no clip holds frames of two sizes.
+        runs: where the size changes, in place of `width` and `height`: a clip holds frames of one run.
 
     Returns:
         The clips, mirrored copies behind their originals; empty when the video is too short for one.
     """
-    if sizes is None:
-        sizes = np.broadcast_to((width, height), (len(timestamps), 2))
-    ends = _ends(timestamps, sizes)
-    starts, step, num_frames = next(
-        (found for f in config.all_lengths if len((found := _starts(timestamps, ends, f, key, config))[0])),
-        (timestamps[:0], 0.0, 0),
-    )
+    runs = runs or (Run(0, width, height),)
+    run_of = np.searchsorted([run.first for run in runs], np.arange(len(timestamps)), side="right") - 1
+    lasts = np.array([*(run.first for run in runs[1:]), len(timestamps)]) - 1
+    windows = next(filter(None, (_times(timestamps, lasts[run_of], f, key, config) for f in config.all_lengths)), [])
     plans: list[WindowPlan] = []
-    for start, source in zip(starts, sizes[np.searchsorted(timestamps, starts)].tolist(), strict=True):
-        size = _closest_size(config.all_sizes, height=source[1], width=source[0])
+    for times in windows:
+        number = int(run_of[np.searchsorted(timestamps, times[0])])
+        run = runs[number]
+        size = _closest_size(config.all_sizes, height=run.height, width=run.width)
         boxes = None
         if config.camera:
-            travel = config.camera_travel
-            boxes = crop_boxes(config.camera, num_frames, size=size, source=(source[1], source[0]), travel=travel)
-        times = start + step * np.arange(num_frames)
+            source = (run.height, run.width)
+            boxes = crop_boxes(config.camera, len(times), size=size, source=source, travel=config.camera_travel)
         for flip in (False, True) if config.flip else (False,):
-            plans.append(WindowPlan(len(plans), times, *size, flip, (source[0], source[1]), boxes))
+            plans.append(WindowPlan(len(plans), times, *size, flip, number, boxes))
     return plans
-
-
-def _ends(timestamps: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """(n,) seconds: the start of the last frame that has each frame's size and no other in between."""
-    changes = np.flatnonzero((sizes[1:] != sizes[:-1]).any(axis=1))
-    lasts = np.append(changes, len(timestamps) - 1)
-    return timestamps[lasts[np.searchsorted(lasts, np.arange(len(timestamps)))]]
 
 
 def _closest_size(sizes: Iterable[tuple[int, int]], *, height: int, width: int) -> tuple[int, int]:
@@ -194,17 +196,17 @@ def _closest_size(sizes: Iterable[tuple[int, int]], *, height: int, width: int) 
     return min(sizes, key=order)
 
 
-def _starts(
-    timestamps: np.ndarray, ends: np.ndarray, num_frames: int, key: str, config: ClipConfig
-) -> tuple[np.ndarray, float, int]:
-    """Where windows of `num_frames` start, in seconds, and their step in seconds; none when the video is too short."""
+def _times(
+    timestamps: np.ndarray, lasts: np.ndarray, num_frames: int, key: str, config: ClipConfig
+) -> list[np.ndarray]:
+    """One (f,) array of seconds a window; empty when there is no room for one before the `lasts` of all frames."""
     if len(timestamps) < 2:
-        return timestamps[: num_frames == 1], 0.0, num_frames
+        return [timestamps] if num_frames == 1 and len(timestamps) else []
     frame = fit_rate(timestamps).frame_s
     step = 1 / config.fps if config.fps else frame * config.stride
     # Half a frame's tolerance: container timestamps are rounded to the stream's time base.
     # Windows start on frames, or constant-rate clips would jitter by one.
-    possible = timestamps[timestamps <= ends - step * (num_frames - 1) + frame / 2]
+    possible = timestamps[timestamps <= timestamps[lasts] - step * (num_frames - 1) + frame / 2]
     if config.windows == "all":
         # The same tolerance; at more frames a second than the source has, half a step is less.
         starts = back_to_back(possible, step * num_frames - min(frame, step) / 2)[: config.windows_per_video]
@@ -212,7 +214,7 @@ def _starts(
         starts = draw(possible, config.windows_per_video or 1, key=key, seed=config.seed)
     else:
         starts = spread(possible, config.windows_per_video or 1)
-    return starts, step, num_frames
+    return [start + step * np.arange(num_frames) for start in starts]
 
 
 def frames_at(timestamps: np.ndarray, times: np.ndarray, *, frame_s: float | None = None) -> np.ndarray:

@@ -33,6 +33,8 @@ class Reason(StrEnum):
     """A video stream that no installed decoder knows."""
     COLOUR_UNSUPPORTED = "colour_unsupported"
     """Colours that no decoder shows right: Dolby Vision of profile 5, ICtCp."""
+    SIZE_CHANGES = "size_changes"
+    """The picture's size changes where the file does not tell it, within a clip."""
     TRUNCATED = "truncated"
     """The file ends before the frames that its header promises."""
     DECODE_ERROR = "decode_error"

@@ -67,9 +67,28 @@ def cut(
         MemoryError: there is no memory for the clips.
     """
     info = probe(data, max_pixels=max_pixels)
-    plans = plan_windows(info.timestamps, width=info.width, height=info.height, key=video_id, config=clips)
+    plans = plan_windows(
+        info.timestamps, width=info.width, height=info.height, key=video_id, config=clips, runs=info.runs
+    )
     if not plans:
         raise VideoError("probe", Reason.TOO_SHORT, _too_short(info, clips))
+    windows: list[Window] = []
+    for run in sorted({plan.run for plan in plans}):
+        of_run = [plan for plan in plans if plan.run == run]
+        windows += _cut_run(data, info.of_run(run), of_run, decoders, with_boxes=bool(clips.camera), on_decode=on_decode)
+    return sorted(windows, key=lambda window: window.window)
+
+
+def _cut_run(
+    data: bytes,
+    info: VideoInfo,
+    plans: Sequence[WindowPlan],
+    decoders: Sequence[Decoder],
+    *,
+    with_boxes: bool,
+    on_decode: OnDecode,
+) -> list[Window]:
+    """The windows that are cut from frames of one size."""
     # Overlapping windows share frames, mirrored ones their crops as well: each is made once.
     views, rows = np.unique(np.concatenate([_views(plan, info) for plan in plans]), axis=0, return_inverse=True)
     frames, decoder = read_frames(
@@ -79,7 +98,7 @@ def cut(
         decoders,
         height=plans[0].height,
         width=plans[0].width,
-        boxes=views[:, 1:] if clips.camera else None,
+        boxes=views[:, 1:] if with_boxes else None,
         on_decode=on_decode,
     )
     return [

@@ -115,8 +115,8 @@ def read_frames(
         (k h w 3) uint8 RGB, and the decoder's name.
 
     Raises:
-        VideoError: no decoder gives the frames, or one gets no memory. Another is not asked then, or which one serves
-            a video would depend on how much memory there is.
+        VideoError: no decoder gives the frames, the video is not what its header says, or a decoder gets no memory.
+            Another is not asked then, or which one serves a video would depend on how much memory there is.
     """
     failures: list[str] = []
     for decoder in decoders:
@@ -124,6 +124,8 @@ def read_frames(
             on_decode(decoder.name, info)
             try:
                 return _fitted(decoder, data, info, indices, boxes, height, width), decoder.name
+            except VideoError:
+                raise
             except Exception as error:  # each library raises errors of its own making
                 failure = f"{decoder.name}: {one_line(error)}"
                 if is_memory_error(error):

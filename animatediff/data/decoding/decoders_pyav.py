@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from animatediff.data.decoding.colours import UNSPECIFIED, Colours, to_srgb
+from animatediff.data.decoding.fields import progressive
 from animatediff.data.decoding.videos import VideoInfo, open_video
+from animatediff.data.quarantine import Reason, VideoError
 
 
 class PyAV:
@@ -26,6 +28,7 @@ class PyAV:
 
         Raises:
             ValueError: some of the frames did not decode.
+            VideoError: a frame has another size than the header says.
             av.error.FFmpegError: FFmpeg gave up on the file.
         """
         # A frame's name is its timestamp; where there are none, its number among the decoded ones.
@@ -34,6 +37,9 @@ class PyAV:
         # Some files call frames key that are none: what does not decode from there is sought from the start.
         for keyframe_pts in (info.keyframe_pts, every_frame) if info.has_true_pts else (every_frame,):
             for frame in _find(data, info, keyframe_pts, wanted):
+                if (frame.width, frame.height) != info.stored:
+                    detail = f"a frame of {frame.width}x{frame.height} where {info.stored[0]}x{info.stored[1]} are told"
+                    raise VideoError("decode", Reason.SIZE_CHANGES, detail)
                 yield _upright(frame, info.colours, height=height, width=width)
         if wanted:
             raise ValueError(f"{len(wanted)} of {len(indices)} frames did not decode")
@@ -47,7 +53,7 @@ def _find(data: bytes, info: VideoInfo, keyframe_pts: np.ndarray, wanted: deque[
         stream = container.streams[info.stream]
         stream.codec_context.thread_count = 1
         packets = _from_first_keyframe(container.demux(stream), info)
-        for number, frame in enumerate(_decode(packets, stream, keyframe_pts, wanted)):
+        for number, frame in enumerate(progressive(_decode(packets, stream, keyframe_pts, wanted))):
             if (frame.pts if info.has_true_pts else number) == wanted[0]:
                 wanted.popleft()
                 yield frame
@@ -67,7 +73,7 @@ def _from_first_keyframe(packets: Iterable[Any], info: VideoInfo) -> Iterator[An
 
 
 def _decode(packets: Iterable[Any], stream: Any, keyframe_pts: np.ndarray, wanted: deque[int]) -> Iterator[Any]:
-    """The video's frames, without those between the last wanted one and the key frame before the next."""
+    """The video's frames; None in place of those between the last wanted one and the key frame before the next."""
     passed, skipped = -np.inf, False
     for packet in packets:
         if packet.is_keyframe and packet.pts is not None:
@@ -78,6 +84,7 @@ def _decode(packets: Iterable[Any], stream: Any, keyframe_pts: np.ndarray, wante
             continue
         if skipped and stream.codec_context.is_open:
             stream.codec_context.flush_buffers()
+            yield None
         skipped = False
         yield from packet.decode()
 

@@ -1,18 +1,22 @@
 """Videos: what a file's container says, told without decoding more than its first frame."""
 
+import contextlib
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 from av.stream import Disposition
 
+from animatediff.data.clips import Run
 from animatediff.data.decoding.colours import Colours, read_colours
+from animatediff.data.decoding.fields import is_interlaced
+from animatediff.data.decoding.sizes import HeaderChanges
 from animatediff.data.decoding.timeline import Packet, describe, read_timeline
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.rates import Rate, fit_rate
@@ -24,6 +28,17 @@ MAX_PIXELS = 8192 * 8192
 _USUAL_FPS = 25
 # A tag in another character set must not make the file unreadable.
 _TOLERANT = {"metadata_errors": "replace"}
+
+
+class SizeChange(NamedTuple):
+    """Another size that begins within a video."""
+
+    first: int
+    """Number of the first frame that has it."""
+    stored: tuple[int, int]
+    """(width, height) in pixels of a frame as it is decoded."""
+    displayed: tuple[int, int]
+    """(width, height) upright and with square pixels."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +64,8 @@ class VideoInfo:
     """FFmpeg's name of the format, for example `mov,mp4,m4a,3gp,3g2,mj2`."""
     codec: str
     """FFmpeg's name of the codec, for example `h264`, not of the library that decodes it."""
+    stored: tuple[int, int]
+    """(width, height) in pixels of a frame as it is decoded."""
     width: int
     """Pixels as displayed: upright and square. Never more than the file has."""
     height: int
@@ -57,6 +74,10 @@ class VideoInfo:
     """Quarter turns, counterclockwise, that put a stored frame upright: 0 to 3."""
     colours: Colours
     """What the pixels mean."""
+    is_interlaced: bool
+    """Whether frames show two moments in alternate lines."""
+    changes: tuple[SizeChange, ...]
+    """Where other sizes begin, in the order of their frames."""
     stream: int
     """Index among the file's streams."""
     num_video_streams: int
@@ -79,8 +100,20 @@ class VideoInfo:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the pictures are right as FFmpeg's scaler gives them, and so from every decoder."""
-        return self.counts_alike and self.colours.are_srgb
+        """Whether every decoder gives the right pictures, as none does more than FFmpeg's scaler."""
+        return self.counts_alike and self.colours.are_srgb and not self.is_interlaced and not self.changes
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The frames of one size that follow each other."""
+        return (Run(0, self.width, self.height), *(Run(change.first, *change.displayed) for change in self.changes))
+
+    def of_run(self, number: int) -> "VideoInfo":
+        """What is told here, with the size of the run `number`."""
+        if not number:
+            return self
+        change = self.changes[number - 1]
+        return replace(self, stored=change.stored, width=change.displayed[0], height=change.displayed[1])
 
     @property
     def fps(self) -> float:
@@ -143,14 +176,18 @@ def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
     _check_size(context.width, context.height, max_pixels)
     tags = Colours(context.colorspace, context.color_primaries, context.color_trc)  # decoding overwrites them
     packets: list[Packet] = []
-    first, begun, is_corrupt = None, False, False
+    first, aspect, begun, is_corrupt = None, None, False, False
+    headers = HeaderChanges(context)
+    field_order = context.field_order
     for packet in container.demux(stream):
         begun |= packet.is_keyframe  # MPEG-4 decodes what comes before to rubbish
         if first is None and begun:
             first = next(_decode(packet), None)
+            aspect = context.sample_aspect_ratio
         if packet.pts is not None or packet.size:  # the last one is empty
             packets.append(describe(packet))
             is_corrupt |= packet.is_corrupt
+            headers.add(len(packets) - 1, packet)
     if first is not None:
         _check_size(first.width, first.height, max_pixels)
     if not packets or len(packets) < stream.frames or is_corrupt:
@@ -160,7 +197,20 @@ def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
     colours = read_colours(first, tags, context.codec_tag)
     is_timed = all(packet.pts is not None for packet in packets)
     rotation = round(first.rotation / 90) % 4 if first is not None else 0
-    width, height = _displayed(first or context, stream.sample_aspect_ratio, rotation)
+    stored = (first or context).width, (first or context).height
+    width, height = _displayed(stored, stream.sample_aspect_ratio, rotation)
+    interlaced = is_interlaced(first, field_order)
+    if interlaced and context.codec.canonical_name == "hevc":
+        raise VideoError("probe", Reason.CODEC_UNSUPPORTED, "each picture of this HEVC is a single field")
+    changes: list[SizeChange] = []
+    for number, packet in headers.packets:
+        size = _size_from(packet, context)
+        if size is None or size == (changes[-1].stored if changes else stored, aspect):
+            continue
+        (stored_there, aspect) = size
+        _check_size(*stored_there, max_pixels)
+        at = int(np.searchsorted(timeline.pts, packets[number].pts if timeline.stamps is None else timeline.stamps[number]))
+        changes.append(SizeChange(at, stored_there, _displayed(stored_there, aspect, rotation)))
     return VideoInfo(
         timeline.pts,
         timeline.packet_bytes,
@@ -172,10 +222,13 @@ def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
         float(stream.time_base) if is_timed else 1 / float(stream.guessed_rate or _USUAL_FPS),
         container.format.name,
         context.codec.canonical_name,
+        stored,
         width,
         height,
         rotation,
         colours,
+        interlaced,
+        tuple(changes),
         stream.index,
         len(container.streams.video),
     )
@@ -199,10 +252,19 @@ def _decode(packet: Any) -> Iterator[Any]:
         return  # the packets still tell truncated files; whether the frames can be had is seen when they are wanted
 
 
-def _displayed(frame: Any, aspect: Fraction | None, rotation: int) -> tuple[int, int]:
+def _size_from(packet: Any, context: Any) -> tuple[tuple[int, int], Fraction | None] | None:
+    """Size as stored and aspect of the pixels in a key frame; None where it does not decode by itself."""
+    context.flush_buffers()
+    frames = list(_decode(packet))
+    with contextlib.suppress(av.error.FFmpegError):
+        frames += context.decode(None)
+    return ((frames[0].width, frames[0].height), context.sample_aspect_ratio) if frames else None
+
+
+def _displayed(stored: tuple[int, int], aspect: Fraction | None, rotation: int) -> tuple[int, int]:
     """(width, height) with square pixels, by shrinking the side that has too many, and upright."""
     aspect = aspect or Fraction(1)
-    width, height = round(frame.width * min(aspect, 1)), round(frame.height / max(aspect, 1))
+    width, height = round(stored[0] * min(aspect, 1)), round(stored[1] / max(aspect, 1))
     width, height = max(1, width), max(1, height)
     return (height, width) if rotation % 2 else (width, height)
 
