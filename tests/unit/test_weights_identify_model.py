@@ -336,7 +336,7 @@ CROSS = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
         (motion_module(SDXL_WIDTHS), {}, ("sdxl", "sdxl", None)),
         (motion_module((64, 64, 64)), {}, ("sdxl", None, None)),
         (motion_module(), {}, ("v3", "sd1", None)),
-        (unet(128), None, (None, None, 128)),
+        (unet(128), None, (None, "sd1", 128)),  # SD 1.x in miniature: its blocks have names of no other
         (unet(2048), None, (None, "sdxl", 2048)),
         ({f"{CROSS}_lora.down.weight": z(4, 128), f"{CROSS}_lora.up.weight": z(64, 4)}, None, ("LoRA", None, 128)),
         ({"emb_params": z(2, 128)}, None, ("2 vectors", None, 128)),
