@@ -154,7 +154,8 @@ def _table(found: Sequence[Identity | _Unreadable]) -> list[str]:
 def _row(item: Identity | _Unreadable) -> tuple[str, ...]:
     if isinstance(item, _Unreadable):
         return ("unreadable", *("-" for _ in _COLUMNS[2:]), item.uri)
-    cells = (item.family, item.version, item.base, item.rank, item.alpha, item.dtype, f"{item.parameters:,}")
+    base = item.base or (f"unknown (text {item.text_width} wide)" if item.text_width else None)
+    cells = (item.family, item.version, base, item.rank, item.alpha, item.dtype, f"{item.parameters:,}")
     return (*(cell or "-" for cell in cells), item.sha256[:12] if item.sha256 else "-", item.uri)
 
 

@@ -132,6 +132,9 @@ class Identity(Config):
     """Whose key names: official, diffusers, kohya, peft, ldm, a1111, ..."""
     base: Base | None = None
     """The model it was made for."""
+    text_width: int | None = None
+    """Numbers a token of the text embeddings that it reads, or of an embedding: 768 of SD 1.x, 1024 of SD 2, 2048 of
+    SDXL; of a small or unknown base any other."""
     rank: str | None = None
     """Of a low-rank file: one number, or `4-64` where its layers differ."""
     alpha: str | None = None
@@ -158,6 +161,7 @@ class Description(NamedTuple):
     rank: str | None = None
     alpha: str | None = None
     note: str | None = None
+    text_width: int | None = None
 
 
 def find_rule(contents: Contents) -> Rule | None:

@@ -13,6 +13,7 @@ from animatediff.errors import UserError
 from animatediff.weights import identify_lora, identify_model
 from animatediff.weights.families import Base, Contents, Description, Family, Identity, find_rule
 from animatediff.weights.files import local_copy, parse_json
+from animatediff.weights.identify_base import text_width
 from animatediff.weights.identify_metadata import printable, read_metadata
 from animatediff.weights.identify_words import misfit
 from animatediff.weights.tensors import TensorFile, open_tensors
@@ -33,6 +34,8 @@ def identify(file: TensorFile) -> Identity:
     """Tell a file's family and what else its names, shapes and metadata say; of its values only alphas are read."""
     contents = Contents(file)
     found = _describe(contents)
+    if found.text_width is None:
+        found = found._replace(text_width=text_width(contents))
     trained = list(_trained(contents, found.family))
     return Identity(
         uri=file.uri,
@@ -122,6 +125,7 @@ def _identify_folder(folder: Path, uri: str) -> Identity:
         version=network and network.version,
         layout="diffusers",
         base=network and network.base,
+        text_width=network and network.text_width,
         dtype="+".join(sorted({part.dtype for part in parts.values() if part.dtype})) or None,
         parameters=sum(part.parameters for part in parts.values()),
         metadata={"pipeline": printable(pipeline)} if isinstance(pipeline, str) else {},

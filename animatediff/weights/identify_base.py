@@ -42,6 +42,8 @@ _CROSS_ATTENTION = re.compile(
     r"\d[._]transformer_blocks[._]\d+[._]attn2[._](?:processor[._])?to_[kv](?![a-z])|(?:^|\.)\d+\.to_[kv]_ip\."
     r"|^model_ema\.diffusion_model.*transformer_blocks\d+attn2to_[kv]weight$"  # averaged, and without dots
 )
+# Of a motion module that was trained here with `model.text_conditioned`.
+_TEXT_ATTENTION = re.compile(r"\.text_attention\.to_[kv]\.weight$")
 _TEXT_ENCODER = re.compile(r"^(?:lora_te_|text_encoder\.).*self_attn[._](?:to_)?[qkv](?![a-z])")
 _JOINT_ATTENTION = re.compile(r"^(?:transformer\.|base_model\.model\.)?transformer_blocks\.\d+\.attn\.")
 _SD3_WIDTH = 1536
@@ -62,6 +64,12 @@ def find_base(contents: Contents) -> Base | None:
         return widths.pop()
     found = by_name or _of_text_encoder(contents)
     return found or _of_blocks(contents) or _of_metadata(contents.metadata) or _of_another_kind(contents)
+
+
+def text_width(contents: Contents) -> int | None:
+    """Width of the text embeddings that the layers read; None where nothing tells, or they differ."""
+    widths = _widths(contents, _CROSS_ATTENTION) | _widths(contents, _TEXT_ATTENTION)
+    return widths.pop() if len(widths) == 1 else None
 
 
 def _of_text_encoder(contents: Contents) -> Base | None:

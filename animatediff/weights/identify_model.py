@@ -1,7 +1,7 @@
 """What a file is that holds whole weights: a motion module, a checkpoint or a part of one, a network, an embedding."""
 
 from animatediff.weights.families import Base, Contents, Description, Rule
-from animatediff.weights.identify_base import find_base
+from animatediff.weights.identify_base import TEXT_WIDTHS, find_base, text_width
 
 UNUSUAL_INPUTS = {5: "depth", 7: "upscaling", 8: "pix2pix", 9: "inpainting"}
 """What a UNet is for that takes more channels than the latent's that it gives back, by their number."""
@@ -11,6 +11,8 @@ _FIRST_LAYER = (
     r"|^model_ema\.diffusion_modelinput_blocks00weight$"
 )
 _LAST_LAYER = r"(?:^|\bdiffusion_model\.)out\.2\.weight$|^conv_out\.weight$|^model_ema\.diffusion_modelout2weight$"
+_FIRST_MOTION_NORM = r"(?:^|\.)down_blocks\.0\.(?:motion_modules|temporal_attentions)\.0\.(?:\w+\.)?norm\.weight$"
+_FIRST_BLOCK_WIDTH = 320  # of SDXL's UNet
 _MISSABLE_PARTS = {
     "VAE": r"^(?:first_stage_model|vae)\.",
     "text encoder": r"^(?:cond_stage_model|conditioner|text_encoders)\.",
@@ -65,18 +67,27 @@ def _motion_module(contents: Contents) -> Description:
         found = None
     if found is None:
         return Description("motion_module", note="its layout is not known")
+    base = _base_of_motion(contents, is_xl=found.version in ("sdxl", "hotshotxl"))
     notes = [found.note, unsupported(contents.tensors)]
     version: str = found.version
     if contents.has(r"^img_encoder\."):
         version = "animatelcm-i2v"
-    elif not notes[1]:
+    elif base is not None and not notes[1]:
         notes.append(_MOTION_NOTES.get(version))
         if version == "animatelcm" and CONFIG_KEY not in contents.metadata and not any(map(is_table, contents.shapes)):
             notes.append("v2 without its position tables looks the same")
     elif contents.has(r"^conv_in\."):
         version = "pia"
-    base: Base = "sdxl" if version in ("sdxl", "hotshotxl") else "sd1"
     return Description("motion_module", version, found.layout, base, note="; ".join(filter(None, notes)) or None)
+
+
+def _base_of_motion(contents: Contents, *, is_xl: bool) -> Base | None:
+    """Of the text that it reads, if it reads any; else of its blocks, as wide as those of the UNet around them."""
+    if width := text_width(contents):
+        return TEXT_WIDTHS.get(width)
+    # Of the published models SDXL alone has three blocks down; a small one may have as many, of other widths.
+    is_small = _shape(contents, _FIRST_MOTION_NORM)[:1] != (_FIRST_BLOCK_WIDTH,)
+    return (None if is_small else "sdxl") if is_xl else "sd1"
 
 
 def _shape(contents: Contents, pattern: str) -> tuple[int, ...]:
@@ -118,4 +129,8 @@ def _embedding(rule: Rule, contents: Contents, pattern: str) -> Description:
     number = shapes[0][0] if len(shapes[0]) == 2 else 1
     is_sdxl = contents.has(r"^clip_[lg]$") or any(shape[-1:] == (1280,) for shape in shapes)
     base = "sdxl" if is_sdxl else _TEXT_ENCODER_WIDTHS.get(shapes[0][-1] if shapes[0] else 0)
-    return Description("textual_inversion", f"{number} vector{'' if number == 1 else 's'}", rule.layout, base)
+    widths = {shape[-1] for shape in shapes if shape}
+    return Description(
+        *("textual_inversion", f"{number} vector{'' if number == 1 else 's'}", rule.layout, base),
+        text_width=widths.pop() if len(widths) == 1 else None,
+    )

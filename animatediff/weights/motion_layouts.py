@@ -29,6 +29,7 @@ _LIST: dict[Layout, str] = {
     "hotshotxl": "temporal_attentions",
 }
 _SCHEDULE = "noise_schedule"  # beside the fields of the config
+_XL_TEXT = (None, 2048)  # widths of the text that SDXL's motion modules may read
 _BLOCK = "transformer_blocks.0."
 _TEXT_KEYS = ".text_attention.to_k.weight"  # which no published file has
 _TO_DIFFUSERS = (
@@ -259,7 +260,8 @@ def _version(layout: Layout, names: Collection[str], frames: int | None, whole_u
 def _closest(config: MotionConfig, num_down_blocks: int) -> Version:
     """The published version that shares most of a config."""
     xl = ("sdxl", "hotshotxl")
-    versions: list[Version] = [v for v in get_args(Version) if (v in xl) == (num_down_blocks == 3)]
+    is_xl = num_down_blocks == 3 and config.text_width in _XL_TEXT  # a small base may have three blocks, too
+    versions: list[Version] = [v for v in get_args(Version) if (v in xl) == is_xl]
     fields = config.model_dump().items()
     return max(versions, key=lambda v: len(fields & MotionConfig.for_version(v).model_dump().items()))
 

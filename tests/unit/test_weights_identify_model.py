@@ -1,8 +1,12 @@
 """Files of whole weights: false friends next to each other; the published sizes are the oracle."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+import animatediff
+from animatediff.commands import main
 from animatediff.models.config import MotionConfig
 from animatediff.sprites.base import build_base
 from animatediff.weights import checkpoints
@@ -315,3 +319,53 @@ def test_a_checkpoint_of_nothing_but_the_averaged_unet_is_loaded_and_may_be_conv
         assert loaded[part].keys() == state.keys()
         assert all(torch.equal(loaded[part][name], weight) for name, weight in state.items())
     assert writer(identify_uri(str(path)), "diffusers") is checkpoints.to_diffusers
+
+
+TEXT = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.text_attention.to_k.weight"
+CROSS = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config", "told"),
+    [
+        (motion_module((64, 64, 64)) | {TEXT: z(64, 128)}, {"text_width": 128}, ("v3", None, 128)),
+        (motion_module() | {TEXT: z(320, 768)}, {"text_width": 768}, ("v3", "sd1", 768)),
+        (motion_module() | {TEXT: z(320, 1024)}, {"text_width": 1024}, ("v3", "sd2", 1024)),
+        (motion_module() | {TEXT: z(320, 1024)}, None, ("v3", "sd2", 1024)),  # whose metadata was lost
+        (motion_module(SDXL_WIDTHS) | {TEXT: z(320, 2048)}, {"text_width": 2048}, ("sdxl", "sdxl", 2048)),
+        (motion_module(SDXL_WIDTHS), {}, ("sdxl", "sdxl", None)),
+        (motion_module((64, 64, 64)), {}, ("sdxl", None, None)),
+        (motion_module(), {}, ("v3", "sd1", None)),
+        (unet(128), None, (None, "sd1", 128)),  # SD 1.x in miniature: its blocks have names of no other
+        (unet(2048), None, (None, "sdxl", 2048)),
+        ({f"{CROSS}_lora.down.weight": z(4, 128), f"{CROSS}_lora.up.weight": z(64, 4)}, None, ("LoRA", None, 128)),
+        ({"emb_params": z(2, 128)}, None, ("2 vectors", None, 128)),
+        ({"clip_l": z(2, 768), "clip_g": z(2, 1280)}, None, ("2 vectors", "sdxl", None)),
+    ],
+)
+def test_the_base_is_that_of_the_text_that_is_read(tensors, config, told):
+    version = "sdxl" if told[0] == "sdxl" else "v3"
+    metadata = {}
+    if config is not None:
+        own = MotionConfig.for_version(version).model_copy(update=config)
+        metadata = {"motion_config": own.model_dump_json()}
+    found = identify(TensorFile("x", tensors, metadata))
+    assert (found.version, found.base, found.text_width) == told
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("motion_module.safetensors", "motion_module      v2        unknown (text 128 wide)"),
+        ("chalk_style.safetensors", "lora               LoRA      unknown (text 128 wide)"),
+        ("brown.safetensors", "textual_inversion  1 vector  unknown (text 128 wide)"),
+        ("base", "checkpoint         -         unknown (text 128 wide)"),
+    ],
+)
+def test_the_shipped_files_are_of_no_published_base(capsys, name, row):
+    weights = Path(animatediff.__file__).parent / "sprites" / "weights"
+    with pytest.raises(SystemExit):
+        main(["identify", *map(str, sorted(weights.iterdir()))])
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in lines if line.endswith(f"{name}"))
+    assert line.startswith(row)
