@@ -90,7 +90,7 @@ def _decode(packets: Iterable[Any], stream: Any, keyframe_pts: np.ndarray, wante
 
 
 def _upright(frame: Any, colours: Colours, *, height: int, width: int) -> np.ndarray:
-    """sRGB pixels as they are to be shown: FFmpeg leaves the container's rotation to its users."""
+    """SRGB pixels as they are to be shown: FFmpeg leaves the container's rotation to its users."""
     turns = round(frame.rotation / 90) % 4
     stored_height, stored_width = (width, height) if turns % 2 else (height, width)
     if frame.colorspace == UNSPECIFIED != colours.matrix:  # only the container says it
