@@ -75,7 +75,9 @@ def cut(
     windows: list[Window] = []
     for run in sorted({plan.run for plan in plans}):
         of_run = [plan for plan in plans if plan.run == run]
-        windows += _cut_run(data, info.of_run(run), of_run, decoders, with_boxes=bool(clips.camera), on_decode=on_decode)
+        windows += _cut_run(
+            data, info.of_run(run), of_run, decoders, with_boxes=bool(clips.camera), on_decode=on_decode
+        )
     return sorted(windows, key=lambda window: window.window)
 
 

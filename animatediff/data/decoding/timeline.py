@@ -36,8 +36,10 @@ class Timeline:
     """(m,) int64, ascending."""
     origin: int
     """Timestamp of the first frame that the container lists, whether it decodes or not."""
-    stamps: np.ndarray | None
-    """(p,) int64 timestamps to give the packets before they are decoded; None where they have the right ones."""
+    stamps: np.ndarray
+    """(p,) int64 timestamps of the packets, in the file's order."""
+    is_restamped: bool
+    """Whether the packets need those timestamps before they are decoded, in place of their own."""
     starts_late: bool
     """Whether frames at the start are listed that cannot be decoded."""
 
@@ -77,7 +79,8 @@ def read_timeline(packets: Sequence[Packet], first_pts: int | None) -> Timeline:
         np.array([p.size for p in packets], dtype=np.int64)[order],
         np.sort(stamps[is_key & kept]),
         int(stamps[listed].min()),
-        None if np.array_equal(own[kept], stamps[kept]) and kept.all() else stamps,
+        stamps,
+        not kept.all() or not np.array_equal(own, stamps),
         bool(shown.sum() < listed.sum()),
     )
 
@@ -100,7 +103,7 @@ def _stamps(packets: Sequence[Packet]) -> tuple[np.ndarray, np.ndarray]:
 def _apart(pts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Move frames that share a timestamp into the hole behind it; where there is none, only the first is kept.
 
-    Where frames are stored in another order than they are shown, which one is the later is not known: the first is kept.
+    Where frames are stored in another order than they are shown, it is not known which one is later: the first is kept.
     """
     order = np.argsort(pts, kind="stable")
     sorted_pts = pts[order]

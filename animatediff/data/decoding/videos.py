@@ -90,7 +90,7 @@ class VideoInfo:
 
     @property
     def timestamps(self) -> np.ndarray:
-        """(n,) seconds from the first listed frame's start, without the time base's rounding where the rate is constant."""
+        """(n,) seconds from the first listed frame's start, without rounding where the rate is constant."""
         return self.rate.timestamps
 
     @property
@@ -202,21 +202,15 @@ def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
     interlaced = is_interlaced(first, field_order)
     if interlaced and context.codec.canonical_name == "hevc":
         raise VideoError("probe", Reason.CODEC_UNSUPPORTED, "each picture of this HEVC is a single field")
-    changes: list[SizeChange] = []
-    for number, packet in headers.packets:
-        size = _size_from(packet, context)
-        if size is None or size == (changes[-1].stored if changes else stored, aspect):
-            continue
-        (stored_there, aspect) = size
-        _check_size(*stored_there, max_pixels)
-        at = int(np.searchsorted(timeline.pts, packets[number].pts if timeline.stamps is None else timeline.stamps[number]))
-        changes.append(SizeChange(at, stored_there, _displayed(stored_there, aspect, rotation)))
+    changes = _changes(headers, context, stored, aspect, rotation)
+    for change in changes:
+        _check_size(*change.stored, max_pixels)
     return VideoInfo(
         timeline.pts,
         timeline.packet_bytes,
         timeline.keyframe_pts,
         timeline.origin,
-        timeline.stamps if is_timed else None,
+        timeline.stamps if timeline.is_restamped and is_timed else None,
         timeline.starts_late,
         is_timed and container.format.name != "avi",
         float(stream.time_base) if is_timed else 1 / float(stream.guessed_rate or _USUAL_FPS),
@@ -228,7 +222,10 @@ def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
         rotation,
         colours,
         interlaced,
-        tuple(changes),
+        tuple(
+            change._replace(first=int(np.searchsorted(timeline.pts, timeline.stamps[change.first])))
+            for change in changes
+        ),
         stream.index,
         len(container.streams.video),
     )
@@ -261,10 +258,24 @@ def _size_from(packet: Any, context: Any) -> tuple[tuple[int, int], Fraction | N
     return ((frames[0].width, frames[0].height), context.sample_aspect_ratio) if frames else None
 
 
+def _changes(
+    headers: HeaderChanges, context: Any, stored: tuple[int, int], aspect: Fraction | None, rotation: int
+) -> list[SizeChange]:
+    """The sizes that begin at the key frames whose headers change; `first` is the packet's number in the file."""
+    changes: list[SizeChange] = []
+    for number, packet in headers.packets:
+        size = _size_from(packet, context)
+        if size is not None and size != (stored, aspect):
+            stored, aspect = size
+            changes.append(SizeChange(number, stored, _displayed(stored, aspect, rotation)))
+    return changes
+
+
 def _displayed(stored: tuple[int, int], aspect: Fraction | None, rotation: int) -> tuple[int, int]:
     """(width, height) with square pixels, by shrinking the side that has too many, and upright."""
-    aspect = aspect or Fraction(1)
-    width, height = round(stored[0] * min(aspect, 1)), round(stored[1] / max(aspect, 1))
+    square = Fraction(1)
+    aspect = aspect or square
+    width, height = round(stored[0] * min(aspect, square)), round(stored[1] / max(aspect, square))
     width, height = max(1, width), max(1, height)
     return (height, width) if rotation % 2 else (width, height)
 
