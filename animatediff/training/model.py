@@ -136,7 +136,8 @@ def count_parameters(recipe: ModelRecipe) -> tuple[int, int]:
         unet = UNet2DConditionModel.from_config(config)
         if recipe.result == "domain_adapter":
             return _size(unet), _size(LowRankAdapters.for_base(unet, rank))
-        motion_config = _fitting_config(config, model, recipe.base)
+    motion_config = _fitting_config(config, model, recipe.base)
+    with torch.device("meta"):
         if model.text_conditioned:
             motion_config = motion_config.model_copy(update={"text_width": config["cross_attention_dim"]})
         motion = MotionModules.for_base(unet, motion_config)
