@@ -1,5 +1,8 @@
 """Errors that a user can mend: one line that names the thing and the remedy."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(ValueError):
     """Something the user gave cannot be used (a file, a base model, a bucket). The jobs print it and exit 1."""
@@ -11,3 +14,12 @@ class UsageError(UserError):
     """The command line or a config file is wrong. The jobs print it and exit 2."""
 
     exit_code = 2
+
+
+@contextmanager
+def naming(field: str) -> Iterator[None]:
+    """Begin what is wrong with a value with the field that it was given in."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{field}: {error}") from error

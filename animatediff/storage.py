@@ -55,15 +55,6 @@ def is_local(uri: str) -> bool:
     return isinstance(filesystem(uri)[0], LocalFileSystem)
 
 
-def is_relative(uri: str) -> bool:
-    """Whether `uri` is a local path, bare or after `file:`, whose meaning depends on the working directory."""
-    path = re.sub(r"^(file|local):(//)?", "", uri)
-    try:
-        return "://" not in path and not Path(path).expanduser().is_absolute()
-    except RuntimeError:  # the home of nobody
-        return True
-
-
 def absolute(uri: str) -> str:
     """`uri` so that a process with another working directory opens the same file."""
     fs, path = filesystem(uri)
@@ -169,6 +160,10 @@ def staged(uri: str) -> Iterator[str]:
         draft.rename(path)
     except OSError as error:
         raise unreachable(uri, error) from error
+    except UserError as error:
+        if str(draft) not in str(error):
+            raise
+        raise type(error)(str(error).replace(str(draft), uri)) from error  # the user has not heard of the draft
     finally:
         shutil.rmtree(draft.parent, ignore_errors=True)
 

@@ -1,6 +1,7 @@
-"""URIs as they may be shown: without passwords and signatures."""
+"""What a URI says without being opened: whether it is relative, and its text without passwords and signatures."""
 
 import re
+from pathlib import Path
 
 _SECRET_PARAMETER = re.compile(
     r"x-(amz|goog|ms)-.*|.*(token|secret|password|credential|signature).*|sig|auth|authorization|(.*[-_])?(api|access)?[-_]?key"
@@ -27,3 +28,12 @@ def printable_uri(uri: str) -> str:
 def printable_text(text: str) -> str:
     """`text` with every URI in it made printable: libraries repeat the address in their errors."""
     return _URI_IN_TEXT.sub(lambda match: printable_uri(match[0]), text) if "://" in text else text
+
+
+def is_relative(uri: str) -> bool:
+    """Whether `uri` is a local path, bare or after `file:`, whose meaning depends on the working directory."""
+    path = re.sub(r"^(file|local):(//)?", "", uri)
+    try:
+        return "://" not in path and not Path(path).expanduser().is_absolute()
+    except RuntimeError:  # the home of nobody
+        return True

@@ -18,7 +18,12 @@ from pipelines.tracking import tracking_uri
 
 logger = logging.getLogger(__name__)
 
-_JOBS = {"ingest": IngestConfig, "train": TrainConfig, "animate": AnimateConfig, "score": ScoreConfig}
+_JOBS: dict[str, type[Config]] = {
+    "ingest": IngestConfig,
+    "train": TrainConfig,
+    "animate": AnimateConfig,
+    "score": ScoreConfig,
+}
 _OTHERS: dict[str, Collection[str]] = {
     **{
         f"a config of {job}: give it to python pipelines/{job}.py": schema.model_fields for job, schema in _JOBS.items()

@@ -20,6 +20,7 @@ def main() -> None:
     animate_config = load(AnimateConfig, embedded.config_uri("animate"))
     ingest.main(ingest_config)
     run = train.main(train_config)
+    assert run is not None  # which a dry run alone is
     embedded.prepare_checkpoint()
     animate.main(animate_config)
     score.main(load(ScoreConfig, embedded.config_uri("score")))

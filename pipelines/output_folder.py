@@ -10,6 +10,7 @@ import yaml
 
 from animatediff import storage
 from animatediff.errors import UsageError, UserError
+from animatediff.uris import is_relative
 
 Job = Literal["ingest", "train", "animate"]
 _CONFIG = "config.yaml"
@@ -89,7 +90,7 @@ def check_results(output_uri: str) -> None:
 
 
 def _problem(output_uri: str, job: str) -> str | None:
-    if not output_uri or (output_uri.startswith("~") and storage.is_relative(output_uri)):
+    if not output_uri or (output_uri.startswith("~") and is_relative(output_uri)):
         return f"{output_uri!r} names no folder"
     if storage.is_local(output_uri):
         path = Path(storage.absolute(output_uri))

@@ -110,6 +110,17 @@ class SampleConfig(Config):
     """Frames per second of the written clips."""
 
 
+class StepRate(Config):
+    """What a dry run reckons with."""
+
+    seconds_per_step: float | None = Field(None, gt=0)
+    """Of all workers together, as a run's log or MLflow tells it; without it no time is told."""
+    num_workers: int = Field(1, ge=1)
+    """Workers that train."""
+    usd_per_hour: float | None = Field(None, ge=0)
+    """Price of one worker with its share of CPUs; without it no cost is told."""
+
+
 class TrainConfig(Recipe):
     """Latent shards to a motion module, a domain adapter or a MotionLoRA."""
 
@@ -125,6 +136,9 @@ class TrainConfig(Recipe):
     """Continue the run in `output_uri` even though fields that decide its result differ now."""
     scaling: ScalingConfig = ScalingConfig()
     sample: SampleConfig = SampleConfig()
+    dry_run: bool = False
+    """Check all that can be checked before workers start, tell what would be trained, and write nothing."""
+    rate: StepRate = StepRate()
 
     @model_validator(mode="after")
     def _workers_suit(self) -> Self:
@@ -152,6 +166,8 @@ class ScoreConfig(Config):
     """`package.module:function`, as `animatediff.rendering.scoring` describes it, importable on the workers."""
     again: bool = False
     """Score again what this scorer has scored already, because it measures something else now."""
+    dry_run: bool = False
+    """Tell how many clips would be scored, and score none."""
 
 
 class RecycleConfig(Config):

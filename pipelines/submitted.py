@@ -7,10 +7,9 @@ import os
 import re
 from pathlib import Path
 
-from animatediff import storage
 from animatediff.config import Config
 from animatediff.errors import UsageError
-from animatediff.uris import printable_uri
+from animatediff.uris import is_relative, printable_uri
 
 # Ray's job server sets it for the command that it runs, and for nothing else.
 _SET_BY_RAY = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -46,7 +45,7 @@ def refuse_relative_outputs(config: Config) -> None:
     if not is_submitted():
         return
     output_uri = getattr(config, "output_uri", "/")
-    if storage.is_relative(output_uri):
+    if is_relative(output_uri):
         raise UsageError(
             f"output_uri: {output_uri!r} depends on the working directory, which for a submitted job is a copy in "
             "Ray's temporary folder: name an absolute path that all machines share, or a URI like s3://bucket/folder"
@@ -61,4 +60,4 @@ def refuse_relative_outputs(config: Config) -> None:
 
 def _is_relative_tracking(uri: str) -> bool:
     database = _SQLITE.fullmatch(uri)
-    return uri not in _NO_PATHS and storage.is_relative(database["path"] if database else uri)
+    return uri not in _NO_PATHS and is_relative(database["path"] if database else uri)

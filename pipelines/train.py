@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 
 def main(config: TrainConfig) -> "TrainRun | None":
-    """Train what the recipe says.
+    """Train what the recipe says; returns the run, or None after a dry run.
 
     Raises:
-        UserError: the dataset or the base cannot be read, they do not fit, or the folder holds another run.
+        UserError: the dataset or the base cannot be read, they do not fit, no clip is chosen, or the
+            folder holds another run.
     """
     check_output(config.output_uri, "train")
     from pipelines.stages.train_driver import train

@@ -70,9 +70,8 @@ def check_settings(dataset_uri: str, settings: dict[str, Any]) -> bool:
     Raises:
         UsageError: it was made with others; the message says which.
     """
-    try:
-        recorded = json.loads(storage.read_bytes(_settings_uri(dataset_uri)))
-    except FileNotFoundError:
+    recorded = read_settings(dataset_uri)
+    if not recorded:
         return False
     differing = differing_fields(recorded, settings)
     if differing:
@@ -81,6 +80,24 @@ def check_settings(dataset_uri: str, settings: dict[str, Any]) -> bool:
             "its clips cannot be mixed, so choose another output_uri"
         )
     return True
+
+
+def read_settings(dataset_uri: str) -> dict[str, Any]:
+    """The settings that a plan was begun with; empty where there is none.
+
+    Raises:
+        UserError: they are damaged, or the storage cannot be reached.
+    """
+    uri = _settings_uri(dataset_uri)
+    try:
+        recorded = json.loads(storage.read_bytes(uri))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{uri}, which says how the dataset was made, is damaged: restore it ({error})") from error
+    return dict(recorded)
 
 
 def write_settings(dataset_uri: str, settings: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import CLIPTextConfig
 
 from animatediff.errors import UserError
-from animatediff.weights.base import resolve
+from animatediff.weights.base import reason, resolve
 from animatediff.weights.checkpoints import WEIGHTS_FILES
 
 # Of each set of names one file is needed. The configs of UNet and VAE are read anyway.
@@ -41,5 +41,4 @@ def num_text_layers(base: str) -> int:
     try:
         return int(CLIPTextConfig.from_pretrained(resolve(base), subfolder="text_encoder").num_hidden_layers)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"cannot read the config of the text_encoder of base {base}: {reason}") from error
+        raise UserError(f"cannot read the config of the text_encoder of base {base}: {reason(error)}") from error

@@ -76,7 +76,7 @@ def _problems(catalog: Catalog) -> Iterator[tuple[Place, str]]:
     models = ModelChecks(catalog.noise_schedule)
     tokens = cache(lambda path, token: token_of(EmbeddingFile(path=path, token=token)))
     for index, entry in enumerate(catalog.entries):
-        yield from ((index, files[file]) for file in files_of(entry) if file in files)
+        yield from ((index, f"{file.field}: {files[file]}") for file in files_of(entry) if file in files)
         if not catalog.prompts_of(entry):
             yield index, "it has no prompts: give it some, or the whole catalog"
         words = [(file.path, token) for file in entry.embeddings if (token := tokens(file.path, file.token))]

@@ -25,6 +25,11 @@ class GivenFile(NamedTuple):
     role: str
     """`checkpoint`, `vae`, `embedding`, or the family of a low-rank file."""
 
+    @property
+    def field(self) -> str:
+        """The field of an entry that names it."""
+        return f"{self.role}s" if self.role in ("embedding", "lora", "motion_lora") else self.role
+
 
 def files_of(weights: Weights) -> list[GivenFile]:
     """The files that an entry names."""
@@ -76,7 +81,7 @@ def _names_in(uri: str) -> list[str] | None:
 
 def _folder_problem(given: GivenFile, names: Collection[str]) -> str | None:
     """What a checkpoint or a VAE that is a folder lacks; its parts say themselves what they are."""
-    what = f"{given.role} {given.uri}"
+    what = given.uri
     parts = [part for part in _PARTS[given.role] if any(name.startswith(f"{part}/") for name in names)]
     lacking = [part for part in parts if not _has_weights(names, f"{part}/")]
     if lacking:

@@ -9,7 +9,7 @@ import torch
 
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import begin, make_scheduler
-from animatediff.errors import UserError
+from animatediff.errors import UserError, naming
 from animatediff.rendering.base_checks import check_parts, num_text_layers
 from animatediff.rendering.catalog import schedule_of
 from animatediff.rendering.entries import Model
@@ -77,9 +77,10 @@ class ModelChecks:
 
     def _found_pair(self, base: str, motion_module: str) -> _Pair | str:
         try:
-            motion, own = motion_modules.open_file(motion_module), schedule_of(motion_module)
-            unet, vae = load_config(base, "unet"), load_config(base, "vae")
+            with naming("motion_module"):
+                motion, own = motion_modules.open_file(motion_module), schedule_of(motion_module)
             schedule = self._schedule or own
+            unet, vae = load_config(base, "unet"), load_config(base, "vae")
             _check_base(base, unet, vae, schedule)
             motion_modules.check_fits(motion, unet, base)
             check_parts(base)

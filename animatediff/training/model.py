@@ -7,7 +7,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from animatediff.diffusion.noise_schedule import NoiseSchedule
-from animatediff.errors import UserError
+from animatediff.errors import UserError, naming
 from animatediff.models.config import MotionConfig
 from animatediff.models.lora import LowRankAdapters
 from animatediff.models.motion_unet import MotionModules, MotionUNet
@@ -122,6 +122,34 @@ def check_fit(recipe: ModelRecipe, latent_shape: tuple[int, int, int, int]) -> N
         )
 
 
+def count_parameters(recipe: ModelRecipe) -> tuple[int, int]:
+    """Numbers of a model's parameters: the UNet's and motion modules' that stay frozen, and those that are trained.
+
+    No weight is read or made.
+
+    Raises:
+        UserError: a part is missing or they do not fit.
+    """
+    config, model = load_config(recipe.base, "unet"), recipe.model
+    rank = model.lora_rank or _PUBLISHED_RANK.get(recipe.result, 0)
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(config)
+        if recipe.result == "domain_adapter":
+            return _size(unet), _size(LowRankAdapters.for_base(unet, rank))
+    motion_config = _fitting_config(config, model, recipe.base)
+    with torch.device("meta"):
+        if model.text_conditioned:
+            motion_config = motion_config.model_copy(update={"text_width": config["cross_attention_dim"]})
+        motion = MotionModules.for_base(unet, motion_config)
+        if recipe.result == "motion_lora":
+            return _size(unet) + _size(motion), _size(LowRankAdapters.for_motion(motion, rank))
+    return _size(unet), _size(motion)
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def build(recipe: ModelRecipe, text_encoders: TextEncoders, *, seed: int, rank: int = 0) -> TrainedModel:
     """The model on the CPU in float32: the base frozen, the rest to be trained.
 
@@ -200,8 +228,9 @@ def _checkpoint(checkpoints: tuple[str, ...], rank: int) -> str | None:
 def _fitting_config(base_config: dict[str, Any], model: ModelConfig, base: str) -> MotionConfig:
     """The config of motion modules that fit the base; no weight is read or made."""
     if model.motion_module is not None:
-        file = motion_modules.open_file(model.motion_module)
-        motion_modules.check_fits(file, base_config, base)
+        with naming("model.motion_module"):
+            file = motion_modules.open_file(model.motion_module)
+            motion_modules.check_fits(file, base_config, base)
         return file.config
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(base_config)

@@ -1,18 +1,27 @@
 """A Stable Diffusion base model's components: from a diffusers folder, local, at a URI, or on the hub."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from animatediff import storage
-from animatediff.errors import UserError
+from animatediff.errors import UserError, naming
 from animatediff.weights.architectures import PARTS
 from animatediff.weights.files import local_copy, parse_json
 
 _CONFIGURED: dict[str, Any] = {**PARTS, "scheduler": DDIMScheduler}  # any scheduler's class reads any other's config
+_TAKEN_FOR_HUB = "there is no such folder, so it is taken for a hub id"
 
 
 def resolve(base: str) -> str:
@@ -24,7 +33,8 @@ def resolve(base: str) -> str:
     looks_like_hub_id = "://" not in base and base.count("/") == 1 and not base.startswith((".", "/", "~"))
     if looks_like_hub_id and not Path(base).exists():
         return base
-    folder = local_copy(base)
+    with naming("base"):
+        folder = local_copy(base)
     if not (folder / "model_index.json").is_file():
         raise UserError(f"base {base} is no diffusers model folder: it has no model_index.json")
     return str(folder)
@@ -40,8 +50,33 @@ def load_config(base: str, part: str) -> dict[str, Any]:
     try:
         return dict(_CONFIGURED[part].load_config(folder, subfolder=part))
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"cannot read the config of the {part} of base {base}: {reason}") from error
+        raise UserError(f"cannot read the config of the {part} of base {base}: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """Why a part could not be loaded, as the end of one line: of the hub's errors, what went wrong with the hub.
+
+    diffusers and transformers tell every trouble with the hub as a config file that is missing; what they were told by
+    its client is in the chain of the errors.
+    """
+    causes = list(_causes(error))
+    if any(isinstance(cause, GatedRepoError) for cause in causes):
+        return f"{_TAKEN_FOR_HUB}: accept its licence on the hub and set HF_TOKEN"
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        return f"{_TAKEN_FOR_HUB}, and the hub has none for this user: mend the name or path, or set HF_TOKEN"
+    if any(isinstance(cause, LocalEntryNotFoundError | OfflineModeIsEnabled) for cause in causes):
+        offline = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else "the hub could not be reached"
+        return (
+            f"{_TAKEN_FOR_HUB}, but {offline} and the cache {HF_HUB_CACHE} has no copy: name a local folder, or point "
+            "HF_HOME at a cache that was filled where there is a network"
+        )
+    return " ".join(str(error).split())[:300]
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def prediction_type(base: str) -> str:
@@ -108,9 +143,7 @@ def _load(cls: Any, base: str, part: str) -> Any:
     try:
         component = cls.from_pretrained(folder, subfolder=part, **_variant(Path(folder) / part))
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        hint = "" if Path(folder).is_dir() else " (taken for a hub id, as there is no such folder)"
-        raise UserError(f"cannot load the {part} of base {base}{hint}: {reason}") from error
+        raise UserError(f"cannot load the {part} of base {base}: {reason(error)}") from error
     # transformers leaves weights in the precision of the file, diffusers does not.
     return component.float().eval().requires_grad_(False) if isinstance(component, torch.nn.Module) else component
 

@@ -5,6 +5,7 @@ from collections import Counter
 
 from animatediff import storage
 from animatediff.config import dump
+from animatediff.errors import naming
 from animatediff.rendering import catalog_files, checks, prompt_syntax
 from animatediff.rendering.catalog import Plan, expand
 from animatediff.rendering.hashes import content_hashes
@@ -44,7 +45,9 @@ def animate(config: AnimateConfig) -> Counter[str]:
 
 
 def _plan(config: AnimateConfig, output_uri: str) -> Plan:
-    catalog = resolve_catalog(catalog_files.read(config.catalog_uri), output_uri)
+    with naming("catalog_uri"):
+        catalog = catalog_files.read(config.catalog_uri)
+    catalog = resolve_catalog(catalog, output_uri)
     problems = checks.check(catalog)
     if problems:
         logger.warning("%s", checks.report(problems, catalog))

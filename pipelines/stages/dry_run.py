@@ -5,8 +5,7 @@ import math
 
 from animatediff import storage
 from animatediff.data import parts
-from animatediff.data.manifest import FILE_NAME as MANIFEST_NAME
-from animatediff.data.manifest import read_manifest
+from animatediff.data.manifest import Manifest
 from pipelines.hours import cost, duration
 from pipelines.settings import IngestConfig
 from pipelines.stages.plan import Inputs, clips_per_video, extend_plan
@@ -17,14 +16,18 @@ _RATED_PIXELS = 16 * 256 * 256  # of the clips that `RateConfig.clips_per_s` cou
 _BYTES = 2  # a latent value is float16
 
 
-def estimate(config: IngestConfig, inputs: Inputs) -> None:
+def estimate(config: IngestConfig, inputs: Inputs, sealed: Manifest | None) -> None:
     """Log what the job would do.
+
+    Args:
+        config: the job's.
+        inputs: its source and its VAE.
+        sealed: the dataset so far.
 
     Raises:
         UserError: the source cannot be read, or the output holds another dataset's plan.
     """
     output_uri = storage.absolute(config.output_uri)
-    sealed = read_manifest(output_uri) if storage.exists(storage.join(output_uri, MANIFEST_NAME)) else None
     units, rejected = extend_plan(config, inputs.videos, output_uri, sealed, key="dry run", is_dry=True)
     done = parts.committed(output_uri)
     unsealed = units[sealed.num_units if sealed else 0 :]

@@ -13,7 +13,7 @@ from pipelines.runtime import connect, wants_gpus
 from pipelines.settings import IngestConfig
 from pipelines.stages.dry_run import estimate
 from pipelines.stages.ingest_watch import encode
-from pipelines.stages.plan import IngestJob, prepare, read_inputs, without_secrets
+from pipelines.stages.plan import IngestJob, check_before, prepare, read_inputs, without_secrets
 from pipelines.stages.seal import seal_job
 
 logger = logging.getLogger(__name__)
@@ -23,8 +23,9 @@ def ingest(config: IngestConfig) -> Manifest | None:
     """Do the job; see `pipelines.ingest.main`."""
     logger.info("ingest: %s -> %s", printable_uri(config.source.uri), config.output_uri)
     inputs = read_inputs(config)
+    sealed = check_before(config, inputs)
     if config.dry_run:
-        estimate(config, inputs)
+        estimate(config, inputs, sealed)
         return None
     connect()
     use_gpu = wants_gpus(config.use_gpu)

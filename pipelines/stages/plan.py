@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,7 +22,7 @@ from animatediff.data.seal import Identity, read_quarantine
 from animatediff.data.shards import SCHEMA_VERSION
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig, SourceVideo
-from animatediff.errors import UserError
+from animatediff.errors import UserError, naming
 from animatediff.uris import printable_uri
 from animatediff.weights.base import load_vae
 from animatediff.weights.vae import fingerprint
@@ -82,10 +83,12 @@ def read_inputs(config: IngestConfig) -> Inputs:
     """
     base = storage.absolute_if_there(config.base)
     vae = load_vae(base)
-    for path in config.scorers:
-        load_scorer(path)
-    batches = read_source(config.source)
-    first = next(batches, [])
+    with naming("scorers"):
+        for path in config.scorers:
+            load_scorer(path)
+    with naming("source"):
+        batches = read_source(config.source)
+        first = next(batches, [])
     return Inputs(chain([first], batches), base, vae)
 
 
@@ -115,31 +118,71 @@ def prepare(config: IngestConfig, inputs: Inputs, *, use_gpu: bool) -> IngestJob
         UserError: the output holds a dataset with other settings, or cannot be reached.
     """
     output_uri = storage.absolute(config.output_uri)
-    dtype = config.vae_dtype if config.vae_dtype != "auto" else ("float16" if use_gpu else "float32")
-    encoder_fp = fingerprint(inputs.vae, dtype)
-    settings = {
+    dtype = _dtype(config, use_gpu=use_gpu)
+    settings = _settings(config, inputs, dtype)
+    key = planning.dataset_key(settings)
+    sealed, is_new = _check_recorded(config, output_uri, settings)
+    if is_new:
+        planning.write_settings(output_uri, _recorded(config, settings))
+    units, rejected = extend_plan(config, inputs.videos, output_uri, sealed, key=key, is_dry=False)
+    done = parts.committed(output_uri)
+    pending = [unit for unit in units[sealed.num_units if sealed else 0 :] if unit.unit_id not in done]
+    identity = Identity(key, settings["encoder_fp"], inputs.vae.config.scaling_factor)
+    return IngestJob(output_uri, inputs.base, dtype, identity, units, pending, rejected, sealed)
+
+
+def check_before(config: IngestConfig, inputs: Inputs) -> Manifest | None:
+    """Find out, before there is a cluster, whether the output can take what the job would make; nothing is written.
+
+    Returns:
+        The dataset so far.
+
+    Raises:
+        UserError: it holds a dataset with other settings, or cannot be reached.
+    """
+    output_uri = storage.absolute(config.output_uri)
+    dtype = _dtype(config, use_gpu=config.use_gpu or False)
+    # Which precision `auto` means is the cluster's to say: until then it is the one of the dataset that is there.
+    if config.vae_dtype == "auto" and config.use_gpu is None:
+        recorded = planning.read_settings(output_uri).get("vae_dtype")
+        dtype = recorded if recorded in ("float16", "float32") else dtype
+    return _check_recorded(config, output_uri, _settings(config, inputs, dtype))[0]
+
+
+def _dtype(config: IngestConfig, *, use_gpu: bool) -> str:
+    return config.vae_dtype if config.vae_dtype != "auto" else ("float16" if use_gpu else "float32")
+
+
+def _settings(config: IngestConfig, inputs: Inputs, dtype: str) -> dict[str, Any]:
+    """What decides a clip's latents."""
+    return {
         "schema_version": SCHEMA_VERSION,
         "clips": config.clips.model_dump(mode="json"),
         "decoders": list(config.decode.decoders),
         "scorers": list(config.scorers),
         "vae_dtype": dtype,
-        "encoder_fp": encoder_fp,
+        "encoder_fp": fingerprint(inputs.vae, dtype),
     }
-    key = planning.dataset_key(settings)
-    sealed = read_manifest(output_uri) if storage.exists(storage.join(output_uri, MANIFEST_NAME)) else None
+
+
+def _recorded(config: IngestConfig, settings: dict[str, Any]) -> dict[str, Any]:
     # The source is no part of the key, as a moved source gives the same clips; but two sources may not share ids.
-    recorded = settings | {"source": absolute_source(without_secrets(config)).model_dump(mode="json")}
-    if not planning.check_settings(output_uri, recorded):
-        if sealed:
-            raise UserError(f"{output_uri} has a manifest but its {planning.FOLDER}/ is missing: restore it")
-        planning.write_settings(output_uri, recorded)
-    units, rejected = extend_plan(config, inputs.videos, output_uri, sealed, key=key, is_dry=False)
-    if sealed and sealed.num_units > len(units):
-        raise UserError(f"the plan of {output_uri} has fewer units than its manifest: restore its {planning.FOLDER}/")
-    done = parts.committed(output_uri)
-    pending = [unit for unit in units[sealed.num_units if sealed else 0 :] if unit.unit_id not in done]
-    identity = Identity(key, encoder_fp, inputs.vae.config.scaling_factor)
-    return IngestJob(output_uri, inputs.base, dtype, identity, units, pending, rejected, sealed)
+    return settings | {"source": absolute_source(without_secrets(config)).model_dump(mode="json")}
+
+
+def _check_recorded(config: IngestConfig, output_uri: str, settings: dict[str, Any]) -> tuple[Manifest | None, bool]:
+    """The dataset so far, and whether its plan is yet to be begun.
+
+    Raises:
+        UserError: it was made with other settings, or a piece of it is missing.
+    """
+    sealed = read_manifest(output_uri) if storage.exists(storage.join(output_uri, MANIFEST_NAME)) else None
+    has_plan = planning.check_settings(output_uri, _recorded(config, settings))
+    if sealed and not has_plan:
+        raise UserError(f"{output_uri} has a manifest but its {planning.FOLDER}/ is missing: restore it")
+    if sealed is None and config.retry_quarantined:
+        raise UserError(f"{output_uri} is not sealed yet: finish the job, then run it with retry_quarantined")
+    return sealed, not has_plan
 
 
 def extend_plan(
@@ -163,9 +206,12 @@ def extend_plan(
     )
     planner.resume(output_uri)
     num_old = len(planner.units)
+    if sealed and sealed.num_units > num_old:
+        raise UserError(f"the plan of {output_uri} has fewer units than its manifest: restore its {planning.FOLDER}/")
     for batch in videos:
         planner.add(batch)
-    again = _quarantined(output_uri, planner.units[:num_old], sealed, config) if config.retry_quarantined else []
+    retries = config.retry_quarantined
+    again = _quarantined(output_uri, planner.units[:num_old], sealed, config) if sealed and retries else []
     planner.add_again(again)
     rejected = planner.finish()
     logger.info(
@@ -179,12 +225,8 @@ def extend_plan(
     return planner.units, rejected
 
 
-def _quarantined(
-    output_uri: str, units: list[UnitRef], sealed: Manifest | None, config: IngestConfig
-) -> list[SourceVideo]:
+def _quarantined(output_uri: str, units: list[UnitRef], sealed: Manifest, config: IngestConfig) -> list[SourceVideo]:
     """The quarantined videos with the wanted reasons, in plan order; not those that a unit to come has already."""
-    if sealed is None:
-        raise UserError(f"{output_uri} is not sealed yet: finish the job, then run it with retry_quarantined")
     rows = read_quarantine(output_uri)
     reasons = pa.array([str(reason) for reason in config.retry_quarantined])
     wanted = rows.filter(pc.and_(pc.is_in(rows["reason"], reasons), pc.not_equal(rows["unit_id"], "")))

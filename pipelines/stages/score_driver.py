@@ -3,6 +3,7 @@
 import logging
 
 from animatediff import storage
+from animatediff.errors import naming
 from animatediff.rendering.catalog import Result
 from animatediff.rendering.scoring import load_scorer, mean_scores
 from pipelines.progress import Progress
@@ -19,10 +20,14 @@ def score(config: ScoreConfig) -> list[Result]:
     """Do the job; see `pipelines.score.main`."""
     output_uri = storage.absolute(config.output_uri)
     logger.info("score: %s by %s", output_uri, config.scorer)
-    load_scorer(config.scorer)
+    with naming("scorer"):
+        load_scorer(config.scorer)
     results = read_results(output_uri)
     by_digest = {result.digest: result for result in results}
     pending = [r for r in by_digest.values() if r.status == "ok" and (config.again or r.scored_by != config.scorer)]
+    if config.dry_run:
+        logger.info("to score: %d of %d clips", len(pending), len(by_digest))
+        return results
     if pending:
         connect()
         with Progress("score", total=len(pending), unit="clip") as progress:

@@ -8,6 +8,7 @@ from pipelines.runtime import connect
 from pipelines.settings import TrainConfig
 from pipelines.stages.sample import Renderer
 from pipelines.stages.train import Workers
+from pipelines.stages.train_dry_run import estimate
 from pipelines.stages.train_run import TrainJob, TrainRun, prepare
 from pipelines.stages.train_watch import publish_sample, watch
 from pipelines.tracking import Tracker, flatten, tracking_uri
@@ -15,10 +16,15 @@ from pipelines.tracking import Tracker, flatten, tracking_uri
 logger = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig) -> TrainRun:
+def train(config: TrainConfig) -> TrainRun | None:
     """Do the job; see `pipelines.train.main`."""
     logger.info("train: %s on %s -> %s", config.dataset_uri, config.base, config.output_uri)
+    if config.dry_run:
+        for line in estimate(config):
+            logger.info("%s", line)
+        return None
     job = prepare(config)
+    logger.info("%d of %d clips are trained on", job.num_clips, job.manifest.num_clips)
     if job.run.num_steps >= config.train.num_steps:
         logger.info("nothing to do: the run has done %d steps; raise train.num_steps to go on", job.run.num_steps)
         return job.run

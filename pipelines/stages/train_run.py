@@ -8,14 +8,16 @@ from pydantic import ValidationError
 
 from animatediff import storage
 from animatediff.config import Config, differing_fields, dump
-from animatediff.data.loader import latent_shapes
+from animatediff.data.loader import ClipLoader, latent_shapes
 from animatediff.data.manifest import Manifest, read_manifest
 from animatediff.diffusion.noise_schedule import NoiseSchedule
-from animatediff.errors import UserError
+from animatediff.errors import UserError, naming
 from animatediff.rendering.catalog import schedule_of
+from animatediff.rendering.file_checks import GivenFile, check_files
 from animatediff.training.model import BASE, check_fit
 from animatediff.training.recipe import Recipe
 from animatediff.weights import motion_modules
+from animatediff.weights.base import load_config
 from animatediff.yaml_files import read_yaml
 from pipelines.model_uris import resolve_model_uri
 from pipelines.settings import TrainConfig
@@ -39,6 +41,9 @@ _MAY_CHANGE = (
     "compute.",
     "scaling.",
     "sample.",
+    "dry_run:",
+    "rate:",
+    "rate.",
 )
 
 _Sealed = tuple[str, Manifest]  # a dataset's URI before it
@@ -84,27 +89,59 @@ class TrainJob(NamedTuple):
     recipe: Recipe
     """The config's, its local paths absolute."""
     manifest: Manifest
+    num_clips: int
+    """Clips of the dataset that are trained on."""
+    num_held_out: int
+    """Clips of the dataset that the loss is validated on."""
     run: TrainRun
     result: str
     """URI of the weights file that comes out."""
 
 
-def prepare(config: TrainConfig) -> TrainJob:
-    """Check everything that can be checked without a worker, then start a run in its folder or take it up.
+def check(config: TrainConfig, inputs_uri: str) -> TrainJob:
+    """Check everything that can be checked without a worker; nothing is written to the run's folder.
+
+    Args:
+        config: the run's.
+        inputs_uri: folder below which weights are put that MLflow keeps.
 
     Raises:
-        UserError: the dataset or the base cannot be read, they do not fit, or the folder holds a run with another
-            config or on another version of the dataset.
+        UserError: the dataset or the base cannot be read, they do not fit, no clip is chosen, or the folder holds a run
+            with another config or on another version of the dataset. The line begins with the field.
     """
-    recipe = _absolute(config)
-    manifest = read_manifest(recipe.dataset_uri)
+    with naming("dataset_uri"):
+        manifest = read_manifest(config.dataset_uri)
+    recipe = _resolved(config, inputs_uri)
+    _check_files(recipe)
     for shape in latent_shapes(recipe.dataset_uri, manifest):
         check_fit(recipe, shape)
+    num_clips = _count(recipe, recipe.dataset_uri, manifest, recipe.where)
+    validates = config.sample.every > 0 and recipe.train.holdout > 0
+    held_out = _count(recipe, recipe.dataset_uri, manifest, recipe.where, held_out=True) if validates else 0
     sealed = [(recipe.dataset_uri, manifest)]
     if recipe.mix.dataset_uri is not None:
-        sealed.append((recipe.mix.dataset_uri, _read_mix(recipe, recipe.mix.dataset_uri, manifest)))
-    run = _open_run(config, sealed)
-    return TrainJob(recipe, manifest, run, storage.join(storage.absolute(config.output_uri), recipe.result_file))
+        with naming("mix"):
+            sealed.append((recipe.mix.dataset_uri, _read_mix(recipe, recipe.mix.dataset_uri, manifest)))
+    result = storage.join(storage.absolute(config.output_uri), recipe.result_file)
+    return TrainJob(recipe, manifest, num_clips, held_out, _find_run(config, sealed), result)
+
+
+def prepare(config: TrainConfig) -> TrainJob:
+    """Start a run in its folder or take it up, once all that `check` checks is well.
+
+    Raises:
+        UserError: as `check` says.
+    """
+    job = check(config, storage.absolute(config.output_uri))
+    storage.write_bytes(storage.join(config.output_uri, _CONFIG), dump(config).encode())
+    job.run.write(config.output_uri)
+    return job
+
+
+def _count(recipe: Recipe, uri: str, manifest: Manifest, where: str, *, held_out: bool = False) -> int:
+    """Clips that are chosen of a dataset; finding none is told here, and not by a worker."""
+    holdout = recipe.train.holdout
+    return ClipLoader(uri, manifest, batch_size=1, seed=0, where=where, holdout=holdout, held_out=held_out).num_clips
 
 
 def _read_mix(recipe: Recipe, other_uri: str, manifest: Manifest) -> Manifest:
@@ -117,22 +154,37 @@ def _read_mix(recipe: Recipe, other_uri: str, manifest: Manifest) -> Manifest:
         )
     for shape in latent_shapes(other_uri, other):
         check_fit(recipe, shape)
+    _count(recipe, other_uri, other, recipe.mix.where)
     return other
 
 
-def _open_run(config: TrainConfig, sealed: Sequence[_Sealed]) -> TrainRun:
+def _check_files(recipe: Recipe) -> None:
+    """What no worker could open, by the field that names it."""
+    load_config(recipe.base, "unet")
+    named = {
+        f"base_checkpoints[{index}]": GivenFile(uri, "checkpoint")
+        for index, uri in enumerate(recipe.base_checkpoints)
+        if uri != BASE
+    }
+    if recipe.model.domain_adapter.path is not None:
+        named["model.domain_adapter.path"] = GivenFile(recipe.model.domain_adapter.path, "domain_adapter")
+    problems = check_files(named.values())
+    for field, file in named.items():
+        if file in problems:
+            raise UserError(f"{field}: {problems[file]}")
+
+
+def _find_run(config: TrainConfig, sealed: Sequence[_Sealed]) -> TrainRun:
+    """The run that the folder holds, or a new one."""
     run = _read(config.output_uri)
     if run is not None:
         _check_same(config, run, sealed)
     datasets = tuple(DataVersion.of(manifest) for _, manifest in sealed)
     data = {"dataset_digest": "+".join(version.digest for version in datasets), "datasets": datasets}
-    run = run.model_copy(update=data) if run else TrainRun.model_validate(data)
-    storage.write_bytes(storage.join(config.output_uri, _CONFIG), dump(config).encode())
-    run.write(config.output_uri)
-    return run
+    return run.model_copy(update=data) if run else TrainRun.model_validate(data)
 
 
-def _absolute(config: TrainConfig) -> Recipe:
+def _resolved(config: TrainConfig, inputs_uri: str) -> Recipe:
     """The config's recipe, its local paths absolute: workers have another working directory."""
     recipe = {name: getattr(config, name) for name in Recipe.model_fields}
     recipe["dataset_uri"] = storage.absolute(config.dataset_uri)
@@ -145,12 +197,14 @@ def _absolute(config: TrainConfig) -> Recipe:
         recipe["mix"] = config.mix.model_copy(update={"dataset_uri": uri})
     model = config.model
     if model.motion_module is not None:
-        uri = resolve_model_uri(model.motion_module, storage.absolute(config.output_uri))
-        model = model.model_copy(update={"motion_module": storage.absolute_if_there(uri)})
-        recipe["schedule"] = _schedule(config, storage.absolute_if_there(uri))
+        with naming("model.motion_module"):
+            uri = storage.absolute_if_there(resolve_model_uri(model.motion_module, inputs_uri))
+            recipe["schedule"] = _schedule(config, uri)
+        model = model.model_copy(update={"motion_module": uri})
     if model.domain_adapter.path is not None:
-        uri = resolve_model_uri(model.domain_adapter.path, storage.absolute(config.output_uri))
-        adapter = model.domain_adapter.model_copy(update={"path": storage.absolute_if_there(uri)})
+        with naming("model.domain_adapter.path"):
+            uri = storage.absolute_if_there(resolve_model_uri(model.domain_adapter.path, inputs_uri))
+        adapter = model.domain_adapter.model_copy(update={"path": uri})
         model = model.model_copy(update={"domain_adapter": adapter})
     return Recipe(**(recipe | {"model": model}))
 

@@ -155,7 +155,7 @@ def test_faults_are_rows_and_the_others_are_rendered(files, write, tmp_path, cap
         ("same-as-bare", "ok"),
     ]
     said = [result.error for result in results]
-    assert said[2] == said[3] == f"there is no file or folder {file('nowhere')}"
+    assert said[2] == said[3] == f"checkpoint: there is no file or folder {file('nowhere')}"
     assert "is no weights file" in said[4]
     assert "SDXL" in said[5]
     assert "conv_in.weight NaN or infinite" in said[6]

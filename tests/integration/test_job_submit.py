@@ -108,9 +108,16 @@ def test_ingest_and_train_as_submitted_jobs(dashboard, sprites, base, tmp_path):
     # A failing job must be seen by its submitter, in one line.
     broken = write_yaml(
         tmp_path / "broken.yaml",
-        yaml.safe_load(Path(train_config).read_text()) | {"dataset_uri": str(tmp_path / "absent"), "output_uri": "x"},
+        yaml.safe_load(Path(train_config).read_text())
+        | {"dataset_uri": str(tmp_path / "absent"), "output_uri": str(tmp_path / "x")},
     )
     failed = submit(dashboard, "python", "pipelines/train.py", "--config", broken)
     assert failed.returncode != 0
     assert "manifest.json is missing" in failed.stdout + failed.stderr
     assert "Traceback" not in failed.stdout
+
+    # What would be lost with Ray's temporary folder is refused; nothing is written there.
+    lost = submit(dashboard, "python", "pipelines/train.py", "--config", train_config, "--output-uri", "runs/x")
+    assert lost.returncode != 0
+    assert "output_uri: 'runs/x' depends on the working directory" in lost.stdout + lost.stderr
+    assert "MLflow: " in trained.stdout + trained.stderr

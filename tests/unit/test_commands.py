@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from animatediff import storage
 from animatediff.commands import main
+from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering.outputs import encode_png
@@ -196,6 +197,21 @@ def test_a_conversion_that_fails_midway_leaves_nothing_and_can_be_repeated(capsy
     code, _ = run(capsys, "convert", module, out, "--to", "diffusers")
     assert code == 0
     assert sorted(path.name for path in out.iterdir()) == ["config.json", "diffusion_pytorch_model.safetensors"]
+
+
+def test_a_refused_conversion_names_what_the_user_named(capsys, tmp_path, module, monkeypatch):
+    """Whoever refuses: each writer knows only the draft, which is not the user's."""
+    for writer in ("animatediff.weights.motion_modules.convert", "animatediff.weights.lora_convert.convert"):
+
+        def refuse(uri, out_uri, *, to):
+            raise UserError(f"{out_uri} cannot hold what {uri} is")
+
+        monkeypatch.setattr(writer, refuse)
+    save_file(small(motion_lora()), tmp_path / "lora.safetensors")
+    for source, target in ((module, "adapter"), (tmp_path / "lora.safetensors", "new.safetensors")):
+        line = fail(capsys, "convert", source, tmp_path / target, "--to", "diffusers")
+        assert line == f"animatediff: {tmp_path / target} cannot hold what {source} is\n"
+        assert not (tmp_path / target).exists()
 
 
 def test_the_word_of_an_embedding_is_told(capsys, tmp_path):

@@ -346,9 +346,15 @@ def test_of_many_bad_cells_twenty_are_told(tmp_path):
         ),
         ({"prompts": [True], "entries": [{"name": "a"}]}, "prompts.0: a text is needed: put it into quotes (got True)"),
         ({"prompts": [{"prompt": "x", "size": 3}]}, "unknown field 'prompts.0.size', known here: negative_prompt, "),
-        ({"entries": [{"name": "a", "prompt": "x"}]}, "unknown field 'entries.0.prompt', did you mean 'prompts'?"),
+        (
+            {"entries": [{"name": "a", "prompt": "x"}]},
+            "unknown field 'entries.0.prompt', did you mean 'entries.0.prompts'?",
+        ),
         ({"entries": {"a": {}}}, "catalog.yaml: entries: a list is needed (got "),
-        ({"entries": [{"name": "a", "promts": ["x"]}]}, "unknown field 'entries.0.promts', did you mean 'prompts'?"),
+        (
+            {"entries": [{"name": "a", "promts": ["x"]}]},
+            "unknown field 'entries.0.promts', did you mean 'entries.0.prompts'?",
+        ),
     ],
 )
 def test_a_yaml_that_cannot_be_read_is_told(tmp_path, content, told):

@@ -92,8 +92,8 @@ def test_all_faults_are_told_at_once(content):
         "the catalog has 6 problems: "
         "entry '../b': use letters, digits, '.', '_' and '-' in the name; "
         "entry 'a': 2 entries have this name and not the same weights: give each model its own; "
-        "entry 'a': there is no file or folder no/model.safetensors; "
-        "entry 'a': there is no file or folder no/lora.safetensors; "
+        "entry 'a': checkpoint: there is no file or folder no/model.safetensors; "
+        "entry 'a': loras: there is no file or folder no/lora.safetensors; "
         "entry 'a': width 100 is no multiple of 8, use 96; "
         "entry 'a': the motion module takes at most 32 frames, not 64: set `context` for longer clips"
     )
@@ -107,7 +107,7 @@ def test_one_entrys_faults_are_its_own(content):
     ]
     catalog = Catalog.model_validate(content)
     problems = check(catalog)
-    line = "there is no file or folder no.safetensors; width 100 is no multiple of 8, use 96"
+    line = "checkpoint: there is no file or folder no.safetensors; width 100 is no multiple of 8, use 96"
     assert problems == {0: line, 2: line}
     assert report(problems, catalog) == f"2 of 3 entries cannot be rendered: entries 'a', 'c': {line}"
     assert report({}, catalog) == "all 3 entries can be rendered"
@@ -144,8 +144,8 @@ def test_what_all_entries_share_is_told_once(content):
     content["entries"][0]["checkpoint"] = "no.safetensors"
     for missing in ("base", "motion_module"):
         assert refusal(content | {missing: "/nowhere"}) == (
-            "the catalog has 2 problems: entry 'a': there is no file or folder no.safetensors; "
-            "there is no file or folder /nowhere"
+            "the catalog has 2 problems: entry 'a': checkpoint: there is no file or folder no.safetensors; "
+            f"{missing}: there is no file or folder /nowhere"
         )
     del content["base"]
     assert "there is no base: name one in the entry or for the whole catalog" in refusal(content)
@@ -155,11 +155,12 @@ def test_of_many_problems_twenty_are_told(content):
     content["entries"] = [{"name": f"e{i}", "prompts": ["x"], "checkpoint": f"no/{i}.ckpt"} for i in range(50)]
     message = refusal(content)
     assert message.startswith("the catalog has 50 problems: entry 'e0': ")
-    assert message.endswith("entry 'e19': there is no file or folder no/19.ckpt; and 30 more")
+    assert message.endswith("entry 'e19': checkpoint: there is no file or folder no/19.ckpt; and 30 more")
     content["entries"] = [GOOD] + [entry | {"checkpoint": "no.ckpt"} for entry in content["entries"]]
     catalog = Catalog.model_validate(content)
     assert report(check(catalog), catalog) == (
-        "50 of 51 entries cannot be rendered: entries 'e0', 'e1', 'e2' and 47 more: there is no file or folder no.ckpt"
+        "50 of 51 entries cannot be rendered: entries 'e0', 'e1', 'e2' and 47 more: "
+        "checkpoint: there is no file or folder no.ckpt"
     )
 
 
@@ -191,7 +192,9 @@ def test_a_typo_names_the_field(content, tmp_path):
     content["entries"][0]["guidance"] = 7
     path = tmp_path / "catalog.yaml"
     path.write_text(yaml.safe_dump(content))
-    with pytest.raises(UsageError, match=r"unknown field 'entries.0.guidance', did you mean 'guidance_scale'"):
+    with pytest.raises(
+        UsageError, match=r"unknown field 'entries.0.guidance', did you mean 'entries.0.guidance_scale'"
+    ):
         checks.read(str(path))
 
 
@@ -431,7 +434,7 @@ def test_a_vae_is_a_vae_s_file_or_folder(content, files, tmp_path):
     save_file(vae, tmp_path / "vae.safetensors")
     for uri in (tmp_path / "vae.safetensors", files / "base" / "vae", files / "base"):
         assert checked(content, vae=str(uri)) == ""
-    assert checked(content, vae="no.pt") == "there is no file or folder no.pt"
+    assert checked(content, vae="no.pt") == "vae: there is no file or folder no.pt"
     assert "lora.safetensors is a LoRA, not a VAE: give it as `loras:`" in checked(
         content, vae=str(files / "lora.safetensors")
     )
@@ -440,7 +443,7 @@ def test_a_vae_is_a_vae_s_file_or_folder(content, files, tmp_path):
     )
     shutil.copytree(files / "base" / "unet", tmp_path / "own" / "unet")
     assert checked(content, vae=str(tmp_path / "own")) == (
-        f"vae {tmp_path}/own is a folder without weights of it: name a file, or a folder that diffusers wrote"
+        f"vae: {tmp_path}/own is a folder without weights of it: name a file, or a folder that diffusers wrote"
     )
 
 
@@ -494,12 +497,12 @@ def test_a_checkpoint_s_folder_that_lacks_weights_is_told(content, files, tmp_pa
     assert checked(content, checkpoint=f"memory://{tmp_path.name}/own") == ""
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     assert checked(content, checkpoint=str(folder)) == (
-        f"checkpoint {folder} has no weights in its unet/: diffusion_pytorch_model.safetensors is missing there"
+        f"checkpoint: {folder} has no weights in its unet/: diffusion_pytorch_model.safetensors is missing there"
     )
     fsspec.filesystem("memory").rm(f"/{tmp_path.name}/own/vae/diffusion_pytorch_model.safetensors")
     assert "has no weights in its vae/" in checked(content, checkpoint=f"memory://{tmp_path.name}/own")
     (tmp_path / "empty").mkdir()
     for path in (folder / "tokenizer", tmp_path / "empty"):
         assert checked(content, checkpoint=str(path)) == (
-            f"checkpoint {path} is a folder without weights of it: name a file, or a folder that diffusers wrote"
+            f"checkpoint: {path} is a folder without weights of it: name a file, or a folder that diffusers wrote"
         )

@@ -4,8 +4,16 @@ import shutil
 
 import pytest
 import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 
+from animatediff.errors import UserError
 from animatediff.sprites.base import build_base
+from animatediff.weights import base as bases
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 from animatediff.weights.tensors import open_tensors
 
@@ -40,3 +48,31 @@ def test_of_two_precisions_the_full_one_is_loaded(base, tmp_path):
     found = load_vae(str(both)).state_dict()
     wanted = open_tensors(str(base / "vae" / "diffusion_pytorch_model.safetensors")).tensors
     assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+
+
+@pytest.mark.parametrize(
+    ("raised", "offline", "says"),
+    [
+        (LocalEntryNotFoundError, False, "the hub could not be reached and the cache .* name a local folder"),
+        (OfflineModeIsEnabled, True, "HF_HUB_OFFLINE is set and the cache .* point HF_HOME at"),
+        (RepositoryNotFoundError, False, "the hub has none"),
+        (GatedRepoError, False, "accept its licence"),
+    ],
+)
+def test_what_went_wrong_with_the_hub_is_told_as_that(monkeypatch, raised, offline, says):
+    def load(*_, **__):
+        try:
+            raise raised.__new__(raised)  # their own arguments are responses of the hub
+        except Exception as error:  # diffusers' and transformers' words for all of them
+            raise OSError("owner/name does not appear to have a file named config.json.") from error
+
+    monkeypatch.setattr(bases, "HF_HUB_OFFLINE", offline)
+    for cls, call in (
+        (bases.AutoencoderKL, bases.load_vae),
+        (bases.UNet2DConditionModel, lambda base: bases.load_config(base, "unet")),
+    ):
+        monkeypatch.setattr(cls, "from_pretrained", load)
+        monkeypatch.setattr(cls, "load_config", load)
+        with pytest.raises(UserError, match=f"of base owner/name: .*taken for a hub id.* {says}") as caught:
+            call("owner/name")
+        assert "config.json" not in str(caught.value)
