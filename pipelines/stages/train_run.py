@@ -17,6 +17,7 @@ from animatediff.training.model import BASE, check_fit
 from animatediff.training.recipe import Recipe
 from animatediff.weights import motion_modules
 from pipelines.model_uris import resolve_model_uri
+from pipelines.run_context import DataInput
 from pipelines.settings import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,8 @@ class TrainJob(NamedTuple):
     """The config's, its local paths absolute."""
     manifest: Manifest
     run: TrainRun
+    inputs: list[DataInput]
+    """What it trains on, as MLflow is told."""
     result: str
     """URI of the weights file that comes out."""
 
@@ -103,7 +106,15 @@ def prepare(config: TrainConfig) -> TrainJob:
     if recipe.mix.dataset_uri is not None:
         sealed.append((recipe.mix.dataset_uri, _read_mix(recipe, recipe.mix.dataset_uri, manifest)))
     run = _open_run(config, sealed)
-    return TrainJob(recipe, manifest, run, storage.join(storage.absolute(config.output_uri), recipe.result_file))
+    inputs = [_input(uri, found) for uri, found in sealed]
+    return TrainJob(
+        recipe, manifest, run, inputs, storage.join(storage.absolute(config.output_uri), recipe.result_file)
+    )
+
+
+def _input(uri: str, manifest: Manifest) -> DataInput:
+    counts = {"clips": manifest.num_clips, "videos": manifest.num_videos, "shards": len(manifest.shards)}
+    return DataInput(uri, manifest.digest(), counts)
 
 
 def _read_mix(recipe: Recipe, other_uri: str, manifest: Manifest) -> Manifest:
