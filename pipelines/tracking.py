@@ -12,7 +12,7 @@ import posixpath
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,11 +21,11 @@ from typing import Any, Self, TypeVar
 
 from animatediff import storage
 from animatediff.uris import printable_text, printable_uri
+from pipelines.run_context import DataInput, context_tags, experiment_id, shown
 from pipelines.submitted import runs_folder
 
 logger = logging.getLogger(__name__)
 
-_EXPERIMENT = "animatediff"
 _RETRY_AFTER_S, _MOST_RETRY_AFTER_S = 60.0, 900.0
 _MOST_METRICS, _MOST_FILES = 100_000, 64
 _BATCH = 1000  # MLflow's limit of metrics in a request
@@ -52,17 +52,26 @@ class Tracker:
     Args:
         run_name: name of a new run.
         run_id: an earlier job's run to continue, if any.
-        params: flat parameters of a new run.
-        tags: of the run; they replace earlier ones.
+        params: flat parameters of a new run; passwords and signatures in addresses are left out.
+        tags: of the run, beside those of `context_tags`; they replace earlier ones.
+        inputs: the datasets that it reads.
     """
 
-    def __init__(self, run_name: str, *, run_id: str | None, params: dict[str, Any], tags: dict[str, str]) -> None:
+    def __init__(
+        self,
+        run_name: str,
+        *,
+        run_id: str | None,
+        params: dict[str, Any],
+        tags: dict[str, str],
+        inputs: Sequence[DataInput] = (),
+    ) -> None:
         self._has_warned = False
         self._retry_at, self._wait_s = 0.0, _RETRY_AFTER_S
         self._metrics: deque[tuple[str, float, int, int]] = deque(maxlen=_MOST_METRICS)
         self._files: deque[tuple[str, bytes]] = deque(maxlen=_MOST_FILES)
         self._last_steps: dict[str, int] = {}
-        self._begin = partial(self._open, run_name, params, tags)
+        self._begin = partial(self._open, run_name, params, tags, inputs)
         self._client: Any = None
         self._known_id = run_id
         self.run_id: str | None = None
@@ -116,20 +125,25 @@ class Tracker:
                 logger.info("MLflow at %s answers now", printable_uri(tracking_uri()))
         return self.run_id is not None
 
-    def _open(self, run_name: str, params: dict[str, Any], tags: dict[str, str]) -> str:
+    def _open(self, run_name: str, params: dict[str, Any], tags: dict[str, str], inputs: Sequence[DataInput]) -> str:
         from mlflow.entities import Param, RunTag
 
         self._client = client = self._client or open_client()
         run_id = self._known_id
         if run_id is None:
-            run_id = str(client.create_run(_experiment_id(client), run_name=run_name).info.run_id)
+            # A server has an artifact store of its own; the local file gets a folder beside it.
+            artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (runs_folder() / "mlartifacts").as_uri()
+            run_id = str(client.create_run(experiment_id(client, artifacts), run_name=run_name).info.run_id)
             self._known_id = run_id  # a second try, should the rest fail, continues it
         else:
             client.update_run(run_id, status="RUNNING")
         run = client.get_run(run_id)
         # Parameters cannot be changed once logged: the newest config is the artifact config.yaml.
-        new_params = [] if run.data.params else [Param(name, str(value)) for name, value in params.items()]
-        client.log_batch(run_id, params=new_params, tags=[RunTag(name, value) for name, value in tags.items()])
+        new_params = [] if run.data.params else [Param(name, shown(value)) for name, value in params.items()]
+        all_tags = [RunTag(name, shown(value)) for name, value in (context_tags() | tags).items()]
+        client.log_batch(run_id, params=new_params, tags=all_tags)
+        if inputs:
+            self._attempt(lambda: client.log_inputs(run_id, [data.entity() for data in inputs]), "takes no datasets")
         self._leave_out_known({name: self._last_step(run_id, name) for name in run.data.metrics})
         return run_id
 
@@ -248,15 +262,6 @@ def open_client() -> Any:
     return MlflowClient(tracking_uri())
 
 
-def _experiment_id(client: Any) -> str:
-    experiment = client.get_experiment_by_name(_EXPERIMENT)
-    if experiment is not None:
-        return str(experiment.experiment_id)
-    # A server has an artifact store of its own; the local file gets a folder beside it.
-    artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (runs_folder() / "mlartifacts").as_uri()
-    return str(client.create_experiment(_EXPERIMENT, artifact_location=artifacts))
-
-
 def _create_model(client: Any, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
@@ -283,11 +288,3 @@ def _local_file(uri: str) -> Iterator[Path]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat

@@ -4,6 +4,8 @@ import logging
 from dataclasses import replace
 
 from animatediff.config import dump
+from animatediff.uris import printable_text
+from pipelines.run_context import device, flatten
 from pipelines.runtime import connect
 from pipelines.settings import TrainConfig
 from pipelines.stages.sample import Renderer
@@ -11,7 +13,7 @@ from pipelines.stages.train import Workers
 from pipelines.stages.train_dry_run import estimate
 from pipelines.stages.train_run import TrainJob, TrainRun, prepare
 from pipelines.stages.train_watch import publish_sample, watch
-from pipelines.tracking import Tracker, flatten, tracking_uri
+from pipelines.tracking import Tracker, tracking_uri
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ def train(config: TrainConfig) -> TrainRun | None:
     renderer = Renderer.plan(config.sample, job.recipe, job.manifest, on_gpu=workers.spare_gpu)
     # MLflow has no model names with these.
     model_name = config.registered_model or config.run_name.replace("/", "-").replace(":", "-")
-    with _open_tracker(config, job) as tracker:
+    with _open_tracker(config, job, workers) as tracker:
         run = watch(config, job, workers, renderer, tracker)
         publish_sample(config, job, workers, replace(renderer, on_gpu=workers.use_gpu), tracker)
         version = tracker.register(model_name, job.result, tags=_tags(config, job))
@@ -46,14 +48,15 @@ def train(config: TrainConfig) -> TrainRun | None:
     return run
 
 
-def _open_tracker(config: TrainConfig, job: TrainJob) -> Tracker:
+def _open_tracker(config: TrainConfig, job: TrainJob, workers: Workers) -> Tracker:
     tracker = Tracker(
         config.run_name,
         run_id=job.run.mlflow_run_id,
         params=flatten(config.model_dump(mode="json")),
-        tags=_tags(config, job),
+        tags=_tags(config, job) | {"device": device(use_gpu=workers.use_gpu)},
+        inputs=job.inputs,
     )
-    tracker.log_file("config.yaml", dump(config).encode())
+    tracker.log_file("config.yaml", printable_text(dump(config)).encode())
     return tracker
 
 

@@ -20,6 +20,7 @@ from animatediff.weights import motion_modules
 from animatediff.weights.base import load_config
 from animatediff.yaml_files import read_yaml
 from pipelines.model_uris import resolve_model_uri
+from pipelines.run_context import DataInput
 from pipelines.settings import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,8 @@ class TrainJob(NamedTuple):
     num_held_out: int
     """Clips of the dataset that the loss is validated on."""
     run: TrainRun
+    inputs: list[DataInput]
+    """What it trains on, as MLflow is told."""
     result: str
     """URI of the weights file that comes out."""
 
@@ -123,7 +126,8 @@ def check(config: TrainConfig, inputs_uri: str) -> TrainJob:
         with naming("mix"):
             sealed.append((recipe.mix.dataset_uri, _read_mix(recipe, recipe.mix.dataset_uri, manifest)))
     result = storage.join(storage.absolute(config.output_uri), recipe.result_file)
-    return TrainJob(recipe, manifest, num_clips, held_out, _find_run(config, sealed), result)
+    inputs = [_input(uri, found) for uri, found in sealed]
+    return TrainJob(recipe, manifest, num_clips, held_out, _find_run(config, sealed), inputs, result)
 
 
 def prepare(config: TrainConfig) -> TrainJob:
@@ -142,6 +146,11 @@ def _count(recipe: Recipe, uri: str, manifest: Manifest, where: str, *, held_out
     """Clips that are chosen of a dataset; finding none is told here, and not by a worker."""
     holdout = recipe.train.holdout
     return ClipLoader(uri, manifest, batch_size=1, seed=0, where=where, holdout=holdout, held_out=held_out).num_clips
+
+
+def _input(uri: str, manifest: Manifest) -> DataInput:
+    counts = {"clips": manifest.num_clips, "videos": manifest.num_videos, "shards": len(manifest.shards)}
+    return DataInput(uri, manifest.digest(), counts)
 
 
 def _read_mix(recipe: Recipe, other_uri: str, manifest: Manifest) -> Manifest:

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -7,11 +8,13 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
+import torch
 from mlflow import MlflowClient
 
 from animatediff import storage
 from pipelines import tracking
-from pipelines.tracking import Tracker, flatten, open_client, patient, tracking_uri
+from pipelines.run_context import DataInput, flatten
+from pipelines.tracking import Tracker, open_client, patient, tracking_uri
 
 
 @pytest.fixture(scope="module")
@@ -211,3 +214,71 @@ def test_waits_are_longer_for_files_unless_the_user_says_how_long(monkeypatch, o
 
 def test_flatten():
     assert flatten({"a": 1, "b": {"c": {"d": 2}, "e": None}}) == {"a": 1, "b.c.d": 2, "b.e": None}
+
+
+def run_of(tracker):
+    return MlflowClient(tracking_uri()).get_run(tracker.run_id)
+
+
+def test_a_run_says_what_code_versions_and_data_it_is_of():
+    data = DataInput("s3://key:secret@bucket/latents/anime/", "d" * 64, {"clips": 48})
+    run_id = None
+    for _ in range(2):
+        with Tracker("run", run_id=run_id, params={}, tags={"device": "cpu"}, inputs=[data]) as tracker:
+            run_id = tracker.run_id
+    run = run_of(tracker)
+    tags = run.data.tags
+    assert tags["versions.torch"] == torch.__version__
+    assert {"versions.animatediff", "versions.diffusers", "versions.ray", "versions.python"} <= tags.keys()
+    assert len(tags["mlflow.source.git.commit"]) == 40
+    assert {"mlflow.user", "mlflow.source.name", "mlflow.source.type"} <= tags.keys()
+    assert tags["device"] == "cpu"
+    (found,) = run.inputs.dataset_inputs  # once, over two jobs
+    assert (found.dataset.name, found.dataset.digest) == ("anime", "d" * 36)
+    assert json.loads(found.dataset.source) == {"uri": "s3://bucket/latents/anime/"}
+    assert found.dataset.source_type == "s3"
+    assert json.loads(found.dataset.profile) == {"clips": 48}
+    assert [(tag.key, tag.value) for tag in found.tags] == [("mlflow.data.context", "training")]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "kind"),
+    [
+        (None, "custom_model_development"),
+        ({}, "custom_model_development"),  # of an earlier version
+        ({"mlflow.experimentKind": "genai_development"}, "genai_development"),  # as a user chose
+    ],
+)
+def test_runs_are_shown_among_trainings(earlier, kind):
+    client = MlflowClient(tracking_uri())
+    if earlier is not None:
+        client.create_experiment("animatediff", tags=earlier)
+    with open_tracker():
+        pass
+    assert client.get_experiment_by_name("animatediff").tags["mlflow.experimentKind"] == kind
+
+
+@pytest.mark.parametrize(
+    ("value", "logged"),
+    [
+        ("https://user:pass@host/a.safetensors?X-Amz-Signature=abc&v=1", "https://host/a.safetensors?v=1"),
+        (["s3://key:secret@bucket/a", "base"], "['s3://bucket/a', 'base']"),
+        ({"path": "https://host/x?token=abc"}, "{'path': 'https://host/x'}"),
+        ("x" * 10_000, "x" * 5000),  # MLflow would refuse the whole run for it
+        (None, "None"),
+    ],
+)
+def test_no_secret_and_nothing_too_long_is_logged(value, logged):
+    with Tracker("run", run_id=None, params={"value": value}, tags={"uri": str(value)}) as tracker:
+        pass
+    data = run_of(tracker).data
+    assert data.params == {"value": logged}
+    assert data.tags["uri"] == logged
+
+
+def test_a_server_that_takes_no_datasets_costs_a_warning_alone(monkeypatch, caplog):
+    monkeypatch.setattr(MlflowClient, "log_inputs", lambda *_: 1 / 0)
+    with Tracker("run", run_id=None, params={}, tags={}, inputs=[DataInput("a", "b", {})]) as tracker:
+        tracker.log_metrics(1, {"loss": 1.0})
+    assert run_of(tracker).data.metrics == {"loss": 1.0}
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
