@@ -9,17 +9,21 @@ from pydantic import ValidationError
 
 from animatediff import storage
 from animatediff.config import Config
+from pipelines.failures import told_in_one_line
 from pipelines.progress import Progress
 from pipelines.runtime import num_cpus, num_gpus
 from pipelines.settings import IngestConfig
-from pipelines.stages.encode import EncodeSpec, UnitResult, encode_units
+from pipelines.stages.encode import CPUS_PER_ACTOR, Decode, Encode, EncodeSpec, UnitResult, encode_units
 from pipelines.stages.plan import IngestJob, without_secrets
+from pipelines.stages.starting import starting
 from pipelines.tracking import Tracker, flatten
 
 logger = logging.getLogger(__name__)
 
 _STATE = "ingest.json"
 _TRACKED_EVERY_S = 10.0
+_KEPT = "what is encoded is kept, and the same command goes on"
+_LOWER = "num_encoders, num_decoders, clips_per_unit or decode.max_mb"
 
 
 class _State(Config):
@@ -49,20 +53,24 @@ def encode(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
         scorers=config.scorers,
         device="cuda" if use_gpu else "cpu",
     )
-    results = encode_units(
-        job.pending,
-        spec,
-        num_decoders=config.num_decoders or max(1, num_cpus() // 2),
-        num_encoders=config.num_encoders or max(1, num_gpus() if use_gpu else num_cpus()),
-    )
+    num_decoders = min(config.num_decoders or max(1, num_cpus() // 2), len(job.pending))
+    num_encoders = min(config.num_encoders or max(1, num_gpus() if use_gpu else num_cpus()), len(job.pending))
+    results = encode_units(job.pending, spec, num_decoders=num_decoders, num_encoders=num_encoders)
+    needs = {"CPU": CPUS_PER_ACTOR} | ({"GPU": 1} if use_gpu else {})
+    classes = (Decode.__name__, Encode.__name__)
     total = sum(unit.num_videos for unit in job.pending)
     with _tracker(config, job) as tracker, Progress("encode", total=total, unit="video") as progress:
         board = _Board(num_done)
         _keep_run_id(job.output_uri, tracker)
-        for result in results:
-            board.add(result)
-            progress.update(result.num_videos, clips=board.num_clips, quarantined=board.num_quarantined)
-            board.track(tracker)
+        with (
+            told_in_one_line(kept=_KEPT, lower=_LOWER),
+            starting("ingest worker", num_decoders + num_encoders, needs, classes=classes) as arrived,
+        ):
+            for result in results:
+                arrived()
+                board.add(result)
+                progress.update(result.num_videos, clips=board.num_clips, quarantined=board.num_quarantined)
+                board.track(tracker)
         board.track(tracker, is_last=True)
     _keep_run_id(job.output_uri, tracker)
 

@@ -24,17 +24,20 @@ from ray.train import ScalingConfig as RayScalingConfig
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.training.recipe import Recipe
-from pipelines.failures import find_user_error
+from pipelines.failures import told_in_one_line
 from pipelines.runtime import beside_the_driver, num_gpus, wants_gpus
 from pipelines.settings import ScalingConfig, TrainConfig
 from pipelines.stages.metrics_board import MetricsBoard
 from pipelines.stages.sample import Renderer
+from pipelines.stages.starting import starting
 from pipelines.stages.train_worker import train_worker
 from pipelines.stages.validate import validate
 
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
+_KEPT = "the checkpoints are kept, and the same command goes on from the last"
+_LOWER = "compute.micro_batch_size, train.batch_size or scaling.num_workers"
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,13 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
         A skipped step is an entry of `skipped` and `clip_ids`, a validation one as `validate` describes it.
 
     Raises:
-        UserError: what a worker raised, after `scaling.max_failures` new starts.
-        TrainingFailedError: the workers failed otherwise.
+        UserError: what a worker raised, or that one was lost, after `scaling.max_failures` new starts.
+        TrainingFailedError: the workers raised anything else.
     """
     # Ray's controller looks at the workers every 2 s by default, and each checkpoint and the end wait for its look.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     board = beside_the_driver(MetricsBoard)
+    needs = {"CPU": workers.cpus} | ({"GPU": 1} if workers.use_gpu else {})
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
         # The recipe as plain values: Ray's controller opens this too, and should not import torch for it.
@@ -111,7 +115,7 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
         scaling_config=RayScalingConfig(
             num_workers=workers.number,
             use_gpu=workers.use_gpu,
-            resources_per_worker={"CPU": workers.cpus} | ({"GPU": 1} if workers.use_gpu else {}),
+            resources_per_worker=needs,
         ),
         run_config=_run_config(config),
         validation_config=ValidationConfig(
@@ -126,12 +130,19 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
             ray_remote_kwargs={"num_cpus": 0, "num_gpus": 1 if workers.spare_gpu else 0, "max_retries": 0},
         ),
     )
+    number = workers.number if isinstance(workers.number, int) else workers.number[0]
     fit = _start(trainer)
-    while not fit.done():
-        wait([fit], timeout=_POLL_S)
-        yield from ray.get(board.take.remote())
-    yield from ray.get(board.take.remote())  # what came since, or before a failure that the loop never saw
-    _raise_failure(fit)
+    with (
+        told_in_one_line(kept=_KEPT, lower=_LOWER),
+        starting("training worker", number, needs, classes=("RayTrainWorker",)) as arrived,
+    ):
+        while not fit.done():
+            wait([fit], timeout=_POLL_S)
+            if entries := ray.get(board.take.remote()):
+                arrived()
+            yield from entries
+        yield from ray.get(board.take.remote())  # what came since, or before a failure that the loop never saw
+        fit.result()
 
 
 def _run_config(config: TrainConfig) -> RunConfig:
@@ -157,13 +168,3 @@ def _start(trainer: Any) -> Future[Any]:
 
     threading.Thread(target=fit, daemon=True, name="ray-train").start()
     return future
-
-
-def _raise_failure(fit: Future[Any]) -> None:
-    error = fit.exception()
-    for failure in getattr(error, "worker_failures", {}).values():
-        mendable = find_user_error(failure)
-        if mendable is not None:
-            raise mendable from error
-    if error is not None:
-        raise error
