@@ -7,7 +7,7 @@ that a worker raised inherits from the worker's own class, and training wraps al
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,8 +108,8 @@ class Dropped(logging.Filter):
 
     @property
     def reason(self) -> str | None:
-        """The most frequent one."""
-        return max(self._reasons, key=self._reasons.__getitem__, default=None)
+        """The most frequent ones."""
+        return "; or: ".join(reason for reason, _ in self._reasons.most_common(2)) or None
 
 
 def describe_loss(error: BaseException) -> str:
@@ -119,7 +119,18 @@ def describe_loss(error: BaseException) -> str:
     if loss := find_loss(error):
         return loss.text
     innermost = list(_within(error))[-1]
-    return f"{type(innermost).__name__}: {_one_line(_last_line(innermost))}; see the workers' logs in {_logs()}"
+    last_line = str(innermost).strip().splitlines()[-1:]
+    return f"{type(innermost).__name__}: {_one_line(' '.join(last_line))}; see the workers' logs in {_logs()}"
+
+
+def retell(data: Mapping[str, Any], **_: Any) -> None:
+    """One line in place of the fifty that a raylet sends to the driver for each process that it ends for memory.
+
+    What it sends of others is left out: the work that is lost with them is told of.
+    """
+    text = "\n".join(data["lines"])
+    if "running low on memory" in text:
+        logger.warning("%s", _out_of_memory(text).text)
 
 
 def death_of(worker_id: str) -> str:
@@ -128,15 +139,29 @@ def death_of(worker_id: str) -> str:
     Args:
         worker_id: as the process's runtime context gives it.
     """
+    found = [row for row in _dead_workers() if row.worker_address.worker_id.hex() == worker_id]
+    return _end_of(found[0]) if found else f"{_KILLED}; its log: {_logs()}/worker-{worker_id}-*.err"
+
+
+def _dead_workers() -> list[Any]:
+    """What Ray knows of the processes that ended without being told to, the last one last."""
     from ray._private.state import state
+    from ray.core.generated.common_pb2 import NODE_OUT_OF_MEMORY, SYSTEM_ERROR
     from ray.core.generated.gcs_pb2 import WorkerTableData
 
     try:
-        table = map(WorkerTableData.FromString, state._connect_and_get_accessor().get_worker_table())
-        found = next(row for row in table if row.worker_address.worker_id.hex() == worker_id)
-        return _ended(f"{found.exit_type} {found.exit_detail}", found.pid, found.worker_address.ip_address)
-    except Exception:  # Ray has no public table of dead workers where there is no dashboard
-        return f"{_KILLED}; its log: {_logs()}/worker-{worker_id}-*.err"
+        table = [WorkerTableData.FromString(row) for row in state._connect_and_get_accessor().get_worker_table()]
+    except Exception:  # the public table needs a dashboard, which a Ray on this machine alone has not
+        return []
+    dead = [row for row in table if not row.is_alive and row.exit_type in (SYSTEM_ERROR, NODE_OUT_OF_MEMORY)]
+    return sorted(dead, key=lambda row: row.end_time_ms)
+
+
+def _end_of(dead: Any) -> str:
+    from ray.core.generated.common_pb2 import WorkerExitType
+
+    detail = f"{WorkerExitType.Name(dead.exit_type)} {dead.exit_detail}"
+    return _ended(detail, dead.pid, dead.worker_address.ip_address)
 
 
 def _within(error: BaseException | None) -> Iterator[BaseException]:
@@ -163,9 +188,12 @@ def _loss(error: BaseException) -> Loss | None:
     if isinstance(error, exceptions.OutOfMemoryError):
         return _out_of_memory(str(error))
     if isinstance(error, exceptions.ActorDiedError):
-        return _actor_died(error)
+        return _actor_died(str(error), could_start=not error.actor_init_failed)
+    if type(error) is exceptions.RayError and "ActorDiedError isn't serializable" in str(error):
+        return _actor_died(str(error), could_start=True)  # Ray cannot send one on, and sends its text
     if isinstance(error, exceptions.WorkerCrashedError):
-        return Loss(f"a worker process {_KILLED}; see the newest of {_logs()}/worker-*.err on its machine", True)
+        dead = _dead_workers()
+        return Loss(f"a worker {_end_of(dead[-1]) if dead else _ended('connection error code', 0, None)}", True)
     if isinstance(error, exceptions.ObjectStoreFullError):
         return Loss("Ray's object store on a machine is full; see `ray memory`", True)
     if isinstance(error, exceptions.OutOfDiskError):
@@ -197,16 +225,18 @@ def _out_of_memory(text: str) -> Loss:
     name, pid = _found(r"task name=([^,]+?)\.\w+,", text) or "a worker", _found(r"pid=(\d+)", text)
     process = f"{name} (pid {pid})" if pid else name
     return Loss(
-        f"{where} ran out of memory{f' ({used})' if used else ''}, and Ray ended {process} there to free some; its log: "
-        f"{_logs()}/raylet.out there",
+        f"{where} ran out of memory{f' ({used})' if used else ''}, and Ray ended {process} there to free some; "
+        f"its log: {_logs()}/raylet.out there",
         True,
     )
 
 
-def _actor_died(error: exceptions.ActorDiedError) -> Loss:
-    text = str(error)
-    if error.actor_init_failed:
-        return Loss(f"a worker cannot start: {_one_line(_last_line(error))}; see the workers' logs in {_logs()}")
+def _actor_died(text: str, *, could_start: bool) -> Loss:
+    if not could_start:
+        reason = text.strip().splitlines()[-1]
+        mendable = reason.removeprefix(f"{UserError.__module__}.UserError: ")
+        see = "" if mendable != reason else f"; see the workers' logs in {_logs()}"
+        return Loss(f"no worker can start: {_one_line(mendable)}{see}")
     name, where = _found(r"class_name: (.+)", text) or "a worker", _found(r"\tip: (\S+)", text)
     pid = int(_found(r"\tpid: (\d+)", text) or 0)
     if "its node has died" in text:
@@ -243,11 +273,6 @@ def _crash_in(log: str) -> str | None:
 def _logs() -> str:
     node = ray._private.worker._global_node if ray.is_initialized() else None
     return node.get_logs_dir_path() if node else "/tmp/ray/session_latest/logs"
-
-
-def _last_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1].removeprefix(f"{UserError.__module__}.UserError: ") if lines else ""
 
 
 def _found(pattern: str, text: str) -> str | None:

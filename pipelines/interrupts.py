@@ -42,6 +42,7 @@ class _Handler:
             timer.start()
             raise Interrupted(number)
         if now - self._first > _SAME_S:
+            os.write(2, f"{INTERRUPTED}\n".encode())
             os._exit(128 + number)  # the kernel ends what a local Ray has started along with its driver
 
 

@@ -28,11 +28,16 @@ class Progress:
     """
 
     def __init__(self, what: str, *, total: int, unit: str) -> None:
-        self._what, self._total, self._unit = what, total, unit
+        self._what, self.total, self._unit = what, total, unit
         self._done = 0
         self._shown: dict[str, Any] = {}
         self._start = self._last_log = time.monotonic()
         self._bar = tqdm(total=total, desc=what, unit=unit, dynamic_ncols=True, disable=not sys.stderr.isatty())
+
+    @property
+    def num_done(self) -> int:
+        """Things that are counted."""
+        return self._done
 
     def __enter__(self) -> Self:
         return self
@@ -57,7 +62,7 @@ class Progress:
         if not self._done:
             return "unknown"
         elapsed = time.monotonic() - self._start
-        return tqdm.format_interval(elapsed / self._done * (self._total - self._done))
+        return tqdm.format_interval(elapsed / self._done * (self.total - self._done))
 
     def _log(self, end: str) -> None:
         self._last_log = time.monotonic()
@@ -67,7 +72,7 @@ class Progress:
             "%s: %d/%d %ss, %.2f %ss/s%s, %s",
             self._what,
             self._done,
-            self._total,
+            self.total,
             self._unit,
             self._done / elapsed,
             self._unit,

@@ -41,12 +41,12 @@ def cluster_address() -> str | None:
     try:
         host, port = _host_and_port(address)
         _within(_TOTAL_S, lambda: _check(host, port))
-    except _Refusal as refusal:
+    except _RefusedError as refusal:
         raise UserError(f"{VARIABLE}={given}: {refusal}") from refusal.__cause__
     return _joined(host, port)
 
 
-class _Refusal(Exception):
+class _RefusedError(Exception):
     """Why an address cannot be joined, and what to do."""
 
 
@@ -61,17 +61,17 @@ def _host_and_port(address: str) -> tuple[str, int]:
     scheme, has_scheme, rest = address.partition("://")
     if has_scheme:
         host = rest.partition("/")[0].rpartition(":")[0] or rest.partition("/")[0]
-        raise _Refusal(_instead_of(scheme, address, host))
+        raise _RefusedError(_instead_of(scheme, address, host))
     try:
         parts = urlsplit(f"//{address}")
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise _Refusal(f"is no host:port ({error})") from error
+        raise _RefusedError(f"is no host:port ({error})") from error
     if not host or parts.netloc != address or "@" in address:
-        raise _Refusal("is no host:port")
+        raise _RefusedError("is no host:port")
     if port is None or not port or (":" in host and "[" not in address):
         example = _joined(host.rstrip(":"), _DEFAULT_PORT)
-        raise _Refusal(f"has no port: write host:port, as {example} ({_DEFAULT_PORT} is Ray's default)")
+        raise _RefusedError(f"has no port: write host:port, as {example} ({_DEFAULT_PORT} is Ray's default)")
     return host, port
 
 
@@ -103,12 +103,14 @@ def _check_listens(host: str, port: int) -> None:
     try:
         socket.create_connection((host, port), timeout=_CONNECT_S).close()
     except socket.gaierror as error:
-        raise _Refusal(f"there is no machine of the name {host} ({error.strerror})") from error
+        raise _RefusedError(f"there is no machine of the name {host} ({error.strerror})") from error
     except ConnectionRefusedError as error:
-        raise _Refusal(f"nobody listens there: start the cluster, mend the address, or unset {VARIABLE}") from error
+        raise _RefusedError(
+            f"nobody listens there: start the cluster, mend the address, or unset {VARIABLE}"
+        ) from error
     except OSError as error:
         reason = error.strerror or str(error)
-        raise _Refusal(
+        raise _RefusedError(
             f"it does not answer ({reason}): mend the address or the network, or unset {VARIABLE}"
         ) from error
 
@@ -119,13 +121,13 @@ def _check_is_ray(address: str) -> None:
     except grpc.RpcError as error:
         code = error.code()
         if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-            raise _Refusal(f"the cluster refuses this process: give it {_TOKEN}") from error
-        raise _Refusal(f"what listens there does not answer as a Ray cluster does ({code.name})") from error
+            raise _RefusedError(f"the cluster refuses this process: give it {_TOKEN}") from error
+        raise _RefusedError(f"what listens there does not answer as a Ray cluster does ({code.name})") from error
     except RayError as error:
-        raise _Refusal(f"this process has no token for the cluster: give it {_TOKEN}") from error
+        raise _RefusedError(f"this process has no token for the cluster: give it {_TOKEN}") from error
     # Objects pass through shared memory, so that a driver needs a node beside it; Ray would look for one for a minute.
     if not nodes & set(services.find_node_ids()):
-        raise _Refusal(
+        raise _RefusedError(
             "the cluster has no node on this machine: use `ray job submit`, or first "
             f"`ray start --address {address}` here"
         )
@@ -138,7 +140,7 @@ def _ask(address: str) -> set[str]:
         stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
         alive = stub.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=_ANSWER_S)
         if alive.ray_version != ray.__version__:
-            raise _Refusal(
+            raise _RefusedError(
                 f"the cluster runs Ray {alive.ray_version} and this process Ray {ray.__version__}: they must be the "
                 "same, so install the cluster's, or use `ray job submit`"
             )
@@ -162,6 +164,6 @@ def _within(seconds: float, check: Callable[[], None]) -> None:
     try:
         found = outcome.get(timeout=seconds)
     except queue.Empty as error:
-        raise _Refusal(f"no answer within {seconds:.0f} s: mend the address or the network") from error
+        raise _RefusedError(f"no answer within {seconds:.0f} s: mend the address or the network") from error
     if found is not None:
         raise found

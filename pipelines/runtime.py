@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from animatediff.errors import UserError
 from pipelines import interrupts
 from pipelines.command import configure_logging
-from pipelines.failures import in_one_line
+from pipelines.failures import in_one_line, retell
 from pipelines.ray_address import VARIABLE, cluster_address
 
 logger = logging.getLogger(__name__)
@@ -86,6 +86,8 @@ def _quiet_ray() -> None:
     # The driver's C++ side repeats on standard error what Ray's log files hold (restart hints, lost connections).
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    # These messages pass by `log_to_driver`.
+    ray._private.worker.print_to_stdstream = retell
     # `max_restarts` has no named parameter in `map_batches` yet, and Ray's default restarts for ever.
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
 

@@ -1,5 +1,6 @@
 """Animate on Ray workers: actors that keep one base in memory take slices of a catalog, a ticket for each."""
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -8,12 +9,13 @@ from pathlib import Path
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ActorDiedError, RayActorError
+from ray.exceptions import RayError
 
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.rendering.catalog import Item, Plan, base_folder
 from animatediff.weights.architectures import PARTS
+from pipelines.failures import Dropped, Loss, death_of, describe_loss, find_loss, told_in_one_line
 from pipelines.progress import Progress
 from pipelines.runtime import beside_the_driver, connect, num_cpus, num_gpus, wants_gpus
 from pipelines.settings import AnimateConfig
@@ -21,6 +23,9 @@ from pipelines.stages.dispatch import Dispatcher, slices_of
 from pipelines.stages.ledger import Ledger
 from pipelines.stages.render import RenderSlices, RenderSpec
 from pipelines.stages.reports import InterimReports, write_reports
+from pipelines.stages.starting import starting
+
+logger = logging.getLogger(__name__)
 
 # A worker dies at most so often with each of a slice's items, or while it loads their model, or to make room; beyond
 # these it is the machines' fault.
@@ -28,10 +33,11 @@ _MAX_TASK_RETRIES = 50
 # Deaths of one worker besides those to make room, which are one a ticket at most: a worker that dies as it starts must
 # not be started for ever.
 _MAX_CRASHES = 1000
-_DISPATCHER_LOST = (
-    "the process that shares out the work has died, perhaps for want of memory on the job's machine: run the job "
-    "again, which goes on from what is there"
-)
+# A new dispatcher goes on with what is not committed; the workers load their models anew for it.
+_MAX_DISPATCHERS = 5
+_DISPATCHER_LOST = "the process that shares out the work was lost"
+_KEPT = "what is rendered is kept, and the same command goes on"
+_LOWER = "num_actors or batch_size"
 # What is younger may be another driver's, which is still at work.
 _DRAFT_AGE_S = 3600.0
 _FOLLOW_S = 2.0
@@ -85,18 +91,56 @@ def render_pending(config: AnimateConfig, plan: Plan, pending: list[Item], ledge
         lambda: write_reports(output_uri, ledger.results(plan.items, plan.invalid, only_known=True))
     )
     num_actors = config.num_actors or _default_actors(plan, use_gpu)
-    slices = slices_of(pending, num_actors)
+    with Progress("animate", total=len(pending), unit="item") as progress:
+        left = pending
+        for _ in range(_MAX_DISPATCHERS):
+            lost = _render(plan, left, ledger, reports, spec, num_actors, progress)
+            ledger.look_again()
+            left = [item for item in left if not ledger.is_written(item.digest)]
+            if lost is None or not left:
+                return
+            logger.warning(
+                "%s: %s; a new one shares out the %d items that are left", _DISPATCHER_LOST, lost.text, len(left)
+            )
+    raise UserError(
+        f"{_DISPATCHER_LOST} {_MAX_DISPATCHERS} times: {lost.text}; {_KEPT}; where memory is short, lower {_LOWER}"
+    )
+
+
+def _render(
+    plan: Plan,
+    items: list[Item],
+    ledger: Ledger,
+    reports: InterimReports,
+    spec: RenderSpec,
+    num_actors: int,
+    progress: Progress,
+) -> Loss | None:
+    """Render items, as far as the dispatcher lives.
+
+    Returns:
+        What became of the dispatcher, if it was lost.
+
+    Raises:
+        UserError: no worker can start, or all are lost.
+    """
+    slices = slices_of(items, num_actors)
     # It answers in microseconds and must not wait for a CPU. It dies with the job.
-    dispatcher = beside_the_driver(Dispatcher, slices, plan.models, plan.hashes)
-    with _following(dispatcher, len(pending)):
-        try:
-            for row in _dataset(len(slices), dispatcher, spec, num_actors).iter_rows():
-                ledger.wrote(row["digest"], row["error"])
-                reports.maybe()
-        except ActorDiedError as error:  # as they started, else the others would have gone on
-            reason = str(error).strip().splitlines()[-1].removeprefix(f"{UserError.__module__}.UserError: ")
-            raise UserError(f"no worker can start: {reason}") from error
-    ledger.look_again()
+    dispatcher = beside_the_driver(Dispatcher, slices, plan.models, plan.hashes, death_of)
+    number = min(num_actors, len(slices))
+    with (
+        Dropped() as dropped,
+        _following(dispatcher, progress, progress.total - len(items)) as follower,
+        told_in_one_line(kept=_KEPT, lower=_LOWER),
+        starting("render worker", number, _needs(spec), classes=(RenderSlices.__name__,)) as arrived,
+    ):
+        for row in _dataset(len(slices), dispatcher, spec, number).iter_rows():
+            arrived()
+            ledger.wrote(row["digest"], row["error"])
+            reports.maybe()
+    if dropped.reason:
+        ledger.no_result = f"no result: {dropped.reason}"
+    return follower.lost
 
 
 def _default_actors(plan: Plan, use_gpu: bool) -> int:
@@ -113,39 +157,44 @@ def _num_bytes(base_uri: str) -> int:
     return sum(file.stat().st_size for part in PARTS for file in folder.glob(f"{part}/*") if file.is_file())
 
 
-@contextmanager
-def _following(dispatcher: ActorHandle, total: int) -> Iterator[None]:
-    """Show how far the workers are, as the rows of a slice come only when all of it is done.
+class _Follower(threading.Thread):
+    """Shows how far the workers are, as the rows of a slice come only when all of it is done."""
 
-    Raises:
-        UserError: the dispatcher has died meanwhile; the workers could not go on then.
-    """
-    ended, lost = threading.Event(), threading.Event()
+    def __init__(self, dispatcher: ActorHandle, progress: Progress, before: int) -> None:
+        super().__init__(daemon=True)
+        self._dispatcher, self._progress, self._before = dispatcher, progress, before
+        self.ended = threading.Event()
+        self.lost: Loss | None = None
 
-    def follow(progress: Progress) -> None:
-        shown = 0
-        while True:
-            is_last = ended.wait(_FOLLOW_S)
+    def run(self) -> None:
+        """Ask until the work ends or the dispatcher does."""
+        is_last = False
+        while not is_last:
+            is_last = self.ended.wait(_FOLLOW_S)
             try:
-                finished: Counter[str] = ray.get(dispatcher.finished.remote())
-            except RayActorError:
-                lost.set()
+                finished: Counter[str] = ray.get(self._dispatcher.finished.remote())
+            except RayError as error:
+                self.lost = find_loss(error) or Loss(describe_loss(error))
+                ray.kill(self._dispatcher)  # one that only does not answer must not come back
                 return
-            progress.update(finished.total() - shown, failed=finished["failed"])
-            shown = finished.total()
-            if is_last:
-                return
+            done = self._before + finished.total()
+            self._progress.update(done - self._progress.num_done, failed=finished["failed"])
 
-    with Progress("animate", total=total, unit="item") as progress:
-        follower = threading.Thread(target=follow, args=(progress,), daemon=True)
-        follower.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            follower.join()
-        if lost.is_set():
-            raise UserError(_DISPATCHER_LOST)
+
+@contextmanager
+def _following(dispatcher: ActorHandle, progress: Progress, before: int) -> Iterator[_Follower]:
+    follower = _Follower(dispatcher, progress, before)
+    follower.start()
+    try:
+        yield follower
+    finally:
+        follower.ended.set()
+        follower.join()
+
+
+def _needs(spec: RenderSpec) -> dict[str, float]:
+    """The resources of one worker."""
+    return {"CPU": 1, "GPU": 1} if spec.device == "cuda" else {"CPU": 1}
 
 
 def _dataset(num_tickets: int, dispatcher: ActorHandle, spec: RenderSpec, num_actors: int) -> ray.data.Dataset:
@@ -159,9 +208,9 @@ def _dataset(num_tickets: int, dispatcher: ActorHandle, spec: RenderSpec, num_ac
         RenderSlices,
         fn_constructor_args=(dispatcher, spec),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(num_actors, num_tickets), max_tasks_in_flight_per_actor=1),
-        num_cpus=1,
-        num_gpus=1 if spec.device == "cuda" else 0,
+        compute=ray.data.ActorPoolStrategy(size=num_actors, max_tasks_in_flight_per_actor=1),
+        num_cpus=_needs(spec)["CPU"],
+        num_gpus=_needs(spec).get("GPU", 0),
         max_task_retries=_MAX_TASK_RETRIES,
         max_restarts=num_tickets + _MAX_CRASHES,
     )

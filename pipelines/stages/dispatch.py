@@ -6,7 +6,7 @@ look at which model the worker holds, and the worker learns in time which one co
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from animatediff.rendering.catalog import Item
@@ -66,12 +66,17 @@ class Dispatcher:
         slices: all of a job; as many tickets are handed out.
         models: the weights by `Slice.model`.
         hashes: those of each model's weights, by URI.
+        death_of: why a process died, given its id.
     """
 
     def __init__(
-        self, slices: Sequence[Slice], models: Mapping[str, Model], hashes: Mapping[str, Mapping[str, str]]
+        self,
+        slices: Sequence[Slice],
+        models: Mapping[str, Model],
+        hashes: Mapping[str, Mapping[str, str]],
+        death_of: Callable[[str], str],
     ) -> None:
-        self._models, self._hashes = dict(models), dict(hashes)
+        self._models, self._hashes, self._death_of = dict(models), dict(hashes), death_of
         self._waiting: dict[int, dict[str, list[Slice]]] = defaultdict(lambda: defaultdict(list))
         for each in slices:
             self._waiting[each.priority][each.model].append(each)
@@ -80,15 +85,17 @@ class Dispatcher:
                 group.reverse()  # taken from the end
         self._leased: dict[int, Slice] = {}
         self._begun: dict[int, frozenset[str]] = {}
+        self._processes: dict[int, str] = {}
         self._deaths: dict[str, int] = defaultdict(int)
+        self._causes: dict[str, str] = {}
         self._finished: dict[str, str] = {}
         self._holds: dict[str, str] = {}
         self._promised: dict[str, str] = {}
 
-    def lease(self, ticket: int, worker: str) -> Lease | None:
+    def lease(self, ticket: int, worker: str, process: str) -> Lease | None:
         """The slice of a ticket; None if all are taken.
 
-        A ticket that comes again comes from the worker that follows one which died: it stands for the same slice.
+        A ticket that comes again comes from the process that follows one which died: it stands for the same slice.
         """
         again = ticket in self._leased
         if again:
@@ -97,15 +104,17 @@ class Dispatcher:
             self._leased[ticket] = chosen
         else:
             return None
+        self._processes[ticket] = process
         taken = self._leased[ticket]
         self._holds[worker] = taken.model
         self._promised.pop(worker, None)
         upcoming = self._upcoming(worker, taken.model)
         return Lease(taken, self._models[taken.model], self._hashes[taken.model], upcoming, *self._judged(taken))
 
-    def begin(self, ticket: int, digests: Iterable[str]) -> None:
-        """A worker begins with these items, or with loading the model if there are none."""
+    def begin(self, ticket: int, digests: Iterable[str]) -> bool:
+        """A worker begins with these items, or with loading the model if there are none; True, to be waited for."""
         self._begun[ticket] = frozenset(digests)
+        return True
 
     def finish(self, digest: str, status: str) -> None:
         """A worker is done with an item, or found that another was."""
@@ -156,20 +165,23 @@ class Dispatcher:
     def _blame(self, ticket: int) -> None:
         begun = self._begun.pop(ticket, None)
         if begun is not None:  # else it died before it began with anything
+            cause = self._death_of(self._processes[ticket])
             for name in begun or (self._loading(self._leased[ticket]),):
                 self._deaths[name] += 1
+                self._causes[name] = cause
 
     def _judged(self, taken: Slice) -> tuple[frozenset[str], dict[str, str]]:
         digests = [item.digest for item in taken.items]
-        loading = self._deaths[self._loading(taken)]
-        if loading >= MAX_DEATHS:
-            return frozenset(), dict.fromkeys(digests, f"the worker died {loading} times while it loaded the model")
+        loading = self._loading(taken)
+        if self._deaths[loading] >= MAX_DEATHS:
+            return frozenset(), dict.fromkeys(digests, self._told(loading, "loaded the model"))
         given_up = {
-            digest: f"the worker died {self._deaths[digest]} times while it rendered this"
-            for digest in digests
-            if self._deaths[digest] >= MAX_DEATHS
+            digest: self._told(digest, "rendered this") for digest in digests if self._deaths[digest] >= MAX_DEATHS
         }
         return frozenset(digest for digest in digests if 0 < self._deaths[digest] < MAX_DEATHS), given_up
+
+    def _told(self, name: str, doing: str) -> str:
+        return f"the worker died {self._deaths[name]} times while it {doing}, the last one {self._causes[name]}"
 
     @staticmethod
     def _loading(taken: Slice) -> str:

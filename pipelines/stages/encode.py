@@ -32,6 +32,8 @@ from pipelines.stages.ingest_metrics import IngestMetrics
 
 INGEST_VERSION = 2
 
+CPUS_PER_ACTOR = 0.5
+"""So that a decoder and an encoder fit on a machine of one CPU."""
 _MAX_BLOCKS = 10_000
 
 Batch = dict[str, Any]
@@ -194,16 +196,15 @@ def encode_units(
         Decode,
         fn_constructor_args=(spec,),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(num_decoders, len(units))),
-        num_cpus=0.5,
+        compute=ray.data.ActorPoolStrategy(size=num_decoders),
+        num_cpus=CPUS_PER_ACTOR,
         **BOUNDED_RETRIES,
     ).map_batches(
         Encode,
         fn_constructor_args=(spec,),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(num_encoders, len(units))),
-        # Beside a decoder of half a CPU on a machine of one.
-        num_cpus=0.5,
+        compute=ray.data.ActorPoolStrategy(size=num_encoders),
+        num_cpus=CPUS_PER_ACTOR,
         num_gpus=1 if spec.device == "cuda" else 0,
         **BOUNDED_RETRIES,
     )

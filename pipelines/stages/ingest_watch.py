@@ -14,18 +14,22 @@ from animatediff import storage
 from animatediff.config import Config
 from animatediff.data import parts, quarantine
 from animatediff.data.seal import read_quarantine
+from pipelines.failures import told_in_one_line
 from pipelines.progress import Progress
 from pipelines.run_context import DataInput, device, flatten
 from pipelines.runtime import num_cpus, num_gpus
 from pipelines.settings import IngestConfig
-from pipelines.stages.encode import EncodeSpec, UnitResult, encode_units
+from pipelines.stages.encode import CPUS_PER_ACTOR, Decode, Encode, EncodeSpec, UnitResult, encode_units
 from pipelines.stages.plan import IngestJob, without_secrets
+from pipelines.stages.starting import starting
 from pipelines.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
 _STATE = "ingest.json"
 _TRACKED_EVERY_S = 10.0
+_KEPT = "what is encoded is kept, and the same command goes on"
+_LOWER = "num_encoders, num_decoders, clips_per_unit or decode.max_mb"
 
 
 class State(Config):
@@ -58,12 +62,11 @@ def encode(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
         scorers=config.scorers,
         device="cuda" if use_gpu else "cpu",
     )
-    results = encode_units(
-        job.pending,
-        spec,
-        num_decoders=config.num_decoders or max(1, num_cpus() // 2),
-        num_encoders=config.num_encoders or max(1, num_gpus() if use_gpu else num_cpus()),
-    )
+    num_decoders = min(config.num_decoders or max(1, num_cpus() // 2), len(job.pending))
+    num_encoders = min(config.num_encoders or max(1, num_gpus() if use_gpu else num_cpus()), len(job.pending))
+    results = encode_units(job.pending, spec, num_decoders=num_decoders, num_encoders=num_encoders)
+    needs = {"CPU": CPUS_PER_ACTOR} | ({"GPU": 1} if use_gpu else {})
+    classes = (Decode.__name__, Encode.__name__)
     total = sum(unit.num_videos for unit in job.pending)
     state = _read_state(job.output_uri)
     board = Board.at_start(config, job, state)
@@ -73,10 +76,15 @@ def encode(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
     ):
         _keep(job.output_uri, tracker, board)
         try:
-            for result in results:
-                board.add(result)
-                progress.update(result.num_videos, clips=board.num_clips, quarantined=board.num_quarantined)
-                board.track(tracker)
+            with (
+                told_in_one_line(kept=_KEPT, lower=_LOWER),
+                starting("ingest worker", num_decoders + num_encoders, needs, classes=classes) as arrived,
+            ):
+                for result in results:
+                    arrived()
+                    board.add(result)
+                    progress.update(result.num_videos, clips=board.num_clips, quarantined=board.num_quarantined)
+                    board.track(tracker)
         finally:
             board.track(tracker, is_last=True)
     _keep(job.output_uri, tracker, board)

@@ -20,7 +20,7 @@ from animatediff.errors import UserError
 from animatediff.rendering.catalog import Item, Result
 
 TABLE = "results.parquet"
-NO_RESULT = "no result: the actor crashed, ran out of memory, or could not write; see its log in Ray"
+NO_RESULT = "no result: nothing of it is under items/, and no worker has said why; run the animate job again"
 _NO_CLIP = "its clip is gone; run the animate job again"
 _CHUNK = 2000
 T = TypeVar("T")
@@ -80,6 +80,8 @@ class Ledger:
         }
         self._written = self._among(written)
         self._errors: dict[str, str] = {}
+        self.no_result = NO_RESULT
+        """What is told of an item of which nothing is known."""
 
     @cached_property
     def _table(self) -> pa.Table:
@@ -118,6 +120,10 @@ class Ledger:
         self._written.add(digest)
         self._errors[digest] = error or NO_RESULT
 
+    def is_written(self, digest: str) -> bool:
+        """Whether an item's file is there, as far as it is known."""
+        return digest in self._written
+
     def results(
         self, items: Iterable[Item], invalid: Mapping[str, str], *, only_known: bool = False
     ) -> Iterator[Result]:
@@ -136,7 +142,7 @@ class Ledger:
                 elif item.digest in found:
                     yield for_item(found[item.digest], item)
                 elif not only_known:
-                    yield result_of(item, status="failed", error=self._errors.get(item.digest, NO_RESULT))
+                    yield result_of(item, status="failed", error=self._errors.get(item.digest, self.no_result))
 
     def _known(self, digests: set[str]) -> dict[str, Result]:
         rows = {digest: self._rows[digest] for digest in digests & self._rows.keys()}

@@ -22,6 +22,7 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayError
 
 from animatediff import storage
 from animatediff.errors import UserError
@@ -30,6 +31,7 @@ from animatediff.rendering.catalog import Item, Result
 from animatediff.rendering.entries import Model, Settings
 from animatediff.rendering.formats import Format
 from animatediff.rendering.outputs import encode
+from pipelines.failures import is_loss
 from pipelines.stages.dispatch import MAX_DEATHS, Lease
 from pipelines.stages.ledger import describe, read_item, result_of, write_item
 
@@ -79,8 +81,10 @@ class RenderSlices:
         """`id` (one ticket) -> `digest` and `error`, a row an item."""
         (ticket,) = (int(number) for number in batch["id"])
         # The next process of this actor has the same name, and loads what this one held.
-        worker = ray.get_runtime_context().get_actor_id()
-        lease: Lease | None = ray.get(self._dispatcher.lease.remote(ticket, worker))
+        context = ray.get_runtime_context()
+        lease: Lease | None = _answer(
+            self._dispatcher.lease.remote(ticket, context.get_actor_id(), context.get_worker_id())
+        )
         if lease:
             self._recycle(lease.slice.model)
         results = self._render(ticket, lease) if lease else []
@@ -106,7 +110,8 @@ class RenderSlices:
         results = [self._finish(result) for result in settled if result]
         if not pending:
             return results
-        self._begin(ticket, ())
+        if not self._begin(ticket, ()):
+            return results
         start = time.monotonic()
         try:
             animator = self._load(lease)
@@ -128,8 +133,9 @@ class RenderSlices:
             return self._failed(lease, item, reason, attempts=MAX_DEATHS)
         return None
 
-    def _begin(self, ticket: int, items: Sequence[Item]) -> None:
-        ray.get(self._dispatcher.begin.remote(ticket, [item.digest for item in items]))
+    def _begin(self, ticket: int, items: Sequence[Item]) -> bool:
+        """Tell what is begun with; False where nobody is left to tell, and so nothing is to be begun."""
+        return bool(_answer(self._dispatcher.begin.remote(ticket, [item.digest for item in items])))
 
     def _finish(self, result: Result) -> Result:
         self._dispatcher.finish.remote(result.digest, result.status)
@@ -158,7 +164,8 @@ class RenderSlices:
         for batch in self._batches(items, lease.suspects):
             while waiting and batch[0].digest in lease.suspects:  # nothing else is to be blamed for it
                 yield self._finish(self._written(*waiting.popleft()))
-            self._begin(ticket, [*(item for item, _ in waiting), *batch])
+            if not self._begin(ticket, [*(item for item, _ in waiting), *batch]):
+                break
             for item, outcome, attempts in self._attempt(animator, batch):
                 job = self._writer.submit(self._commit, lease, item, outcome, attempts=attempts, load_s=load_s)
                 waiting.append((item, job))
@@ -282,6 +289,17 @@ class RenderSlices:
         result = result_of(item, model_hashes=dict(lease.hashes), versions=self._versions, **outcome)
         write_item(self._spec.output_uri, result)
         return result
+
+
+def _answer(reference: Any) -> Any:
+    """What the dispatcher says; None where it is lost: a new one goes on with what is not committed."""
+    try:
+        return ray.get(reference)
+    except RayError as error:
+        if not is_loss(error):
+            raise
+        logger.warning("the dispatcher is lost: %s", error)
+        return None
 
 
 def _resident(model: Model) -> tuple[object, ...]:

@@ -18,13 +18,17 @@ from animatediff.data.decoding.videos import probe
 from animatediff.errors import UserError
 from animatediff.rendering.catalog import Result
 from animatediff.rendering.scoring import apply_scorer, load_scorer
+from pipelines.failures import Dropped, told_in_one_line
+from pipelines.runtime import num_cpus
 from pipelines.stages.ledger import describe, write_item
+from pipelines.stages.starting import starting
 
 logger = logging.getLogger(__name__)
 
 # Enough that a crash costs few clips their scores, few enough for tasks of a worthwhile length.
 _MOST_BLOCKS = 500
-_NO_SCORE = "no scores: the worker crashed or ran out of memory; see its log in Ray"
+_KEPT = "what is scored is kept, and the same command goes on"
+_LOWER = "what the scorer takes, or the CPUs that Ray may use on a machine"
 
 _DECODERS = ("decord", "pyav")
 
@@ -47,12 +51,19 @@ def score_results(results: list[Result], output_uri: str, scorer: str) -> Iterat
     dataset.context.max_errored_blocks = -1
     dataset.context.execution_no_progress_timeout_s = -1
     scored = dataset.map(_score_row, fn_kwargs={"output_uri": output_uri, "scorer": scorer}, num_cpus=1, max_retries=1)
-    for row in scored.iter_rows():
-        result = Result.model_validate_json(row["result"])
-        del missing[result.digest]
-        yield result
+    with (
+        Dropped() as dropped,
+        told_in_one_line(kept=_KEPT, lower=_LOWER),
+        starting("scoring task", min(num_blocks, num_cpus()), {"CPU": 1}, classes=()) as arrived,
+    ):
+        for row in scored.iter_rows():
+            arrived()
+            result = Result.model_validate_json(row["result"])
+            del missing[result.digest]
+            yield result
     for result in missing.values():
-        yield result.model_copy(update={"scores": {}, "scored_by": None, "score_error": _NO_SCORE})
+        why = f"no scores: {dropped.reason}"
+        yield result.model_copy(update={"scores": {}, "scored_by": None, "score_error": why})
 
 
 def _score_row(row: dict[str, Any], *, output_uri: str, scorer: str) -> dict[str, Any]:

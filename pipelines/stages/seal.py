@@ -20,11 +20,14 @@ from animatediff.data.seal import (
     read_quarantine,
     write_shard,
 )
+from pipelines.failures import told_in_one_line
 from pipelines.progress import Progress
 from pipelines.runtime import num_cpus
 from pipelines.stages.plan import IngestJob
 
 logger = logging.getLogger(__name__)
+
+_KEPT = "what is encoded is kept, and the same command goes on"
 
 
 def seal_job(job: IngestJob, *, shard_bytes: int) -> Manifest:
@@ -35,8 +38,8 @@ def seal_job(job: IngestJob, *, shard_bytes: int) -> Manifest:
     """
     summaries = parts.read_summaries(job.output_uri, [unit.unit_id for unit in job.unsealed])
     plans = plan_shards(summaries, job.sealed, shard_bytes=shard_bytes)
-    with Progress("seal", total=len(plans), unit="shard") as progress:
-        new_shards = []
+    new_shards = []
+    with Progress("seal", total=len(plans), unit="shard") as progress, told_in_one_line(kept=_KEPT, lower="shard_mb"):
         for shard in _write_shards(job.output_uri, plans, job.identity):
             new_shards.append(shard)
             progress.update(1)

@@ -24,11 +24,12 @@ from ray.train import ScalingConfig as RayScalingConfig
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.training.recipe import Recipe
-from pipelines.failures import find_user_error
+from pipelines.failures import told_in_one_line
 from pipelines.runtime import beside_the_driver, num_gpus, wants_gpus
 from pipelines.settings import ScalingConfig, TrainConfig
 from pipelines.stages.metrics_board import MetricsBoard
 from pipelines.stages.sample import Renderer
+from pipelines.stages.starting import starting
 from pipelines.stages.train_checkpoints import FOLDER, leave_out_damaged
 from pipelines.stages.train_worker import train_worker
 from pipelines.stages.validate import validate
@@ -36,6 +37,8 @@ from pipelines.stages.validate import validate
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
+_KEPT = "the checkpoints are kept, and the same command goes on from the last"
+_LOWER = "compute.micro_batch_size, train.batch_size or scaling.num_workers"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class Workers:
     cpus: float
     spare_gpu: bool
     """Whether the cluster has a GPU that no worker takes."""
+
+    @property
+    def needs(self) -> dict[str, float]:
+        """What Ray reserves for one."""
+        return {"CPU": self.cpus} | ({"GPU": 1} if self.use_gpu else {})
 
     @classmethod
     def plan(cls, scaling: ScalingConfig, *, batch_size: int, validates: bool) -> "Workers":
@@ -94,8 +102,9 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
         A skipped step is an entry of `skipped` and `clip_ids`, a validation one as `validate` describes it.
 
     Raises:
-        UserError: what a worker raised, after `scaling.max_failures` new starts; or no checkpoint of the run is whole.
-        TrainingFailedError: the workers failed otherwise.
+        UserError: what a worker raised, or that one was lost, after `scaling.max_failures` new starts; or no checkpoint
+            of the run is whole.
+        TrainingFailedError: the workers raised anything else.
     """
     # Ray's controller looks at the workers every 2 s by default, and each checkpoint and the end wait for its look.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
@@ -105,24 +114,30 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
     while True:
         num_known = len(damaged)
         leave_out_damaged(run_uri, damaged)
-        fit = _start(_trainer(config, recipe, workers, renderer, board))
+        for entry in _fit(_trainer(config, recipe, workers, renderer, board), workers, board):
+            if "damaged" in entry:
+                damaged.append(entry["damaged"])
+            else:
+                yield entry
+        if len(damaged) == num_known:
+            return
+
+
+def _fit(trainer: Any, workers: Workers, board: Any) -> Iterator[dict[str, Any]]:
+    """One start of the workers, to their end."""
+    number = workers.number if isinstance(workers.number, int) else workers.number[0]
+    fit = _start(trainer)
+    with (
+        told_in_one_line(kept=_KEPT, lower=_LOWER),
+        starting("training worker", number, workers.needs, classes=("RayTrainWorker",)) as arrived,
+    ):
         while not fit.done():
             wait([fit], timeout=_POLL_S)
-            yield from _without_damaged(ray.get(board.take.remote()), damaged)
-        # What came since, or before a failure that the loop never saw.
-        yield from _without_damaged(ray.get(board.take.remote()), damaged)
-        if len(damaged) == num_known:
-            break
-    _raise_failure(fit)
-
-
-def _without_damaged(entries: list[dict[str, Any]], damaged: list[str]) -> Iterator[dict[str, Any]]:
-    """The entries but those that name a damaged checkpoint: its name goes to the others."""
-    for entry in entries:
-        if "damaged" in entry:
-            damaged.append(entry["damaged"])
-        else:
-            yield entry
+            if entries := ray.get(board.take.remote()):
+                arrived()
+            yield from entries
+        yield from ray.get(board.take.remote())  # what came since, or before a failure that the loop never saw
+        fit.result()
 
 
 def _trainer(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer, board: Any) -> Any:
@@ -138,7 +153,7 @@ def _trainer(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Re
         scaling_config=RayScalingConfig(
             num_workers=workers.number,
             use_gpu=workers.use_gpu,
-            resources_per_worker={"CPU": workers.cpus} | ({"GPU": 1} if workers.use_gpu else {}),
+            resources_per_worker=workers.needs,
         ),
         run_config=_run_config(config),
         validation_config=ValidationConfig(
@@ -178,13 +193,3 @@ def _start(trainer: Any) -> Future[Any]:
 
     threading.Thread(target=fit, daemon=True, name="ray-train").start()
     return future
-
-
-def _raise_failure(fit: Future[Any]) -> None:
-    error = fit.exception()
-    for failure in getattr(error, "worker_failures", {}).values():
-        mendable = find_user_error(failure)
-        if mendable is not None:
-            raise mendable from error
-    if error is not None:
-        raise error

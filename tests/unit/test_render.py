@@ -44,10 +44,11 @@ class Worker(RenderSlices):
 
     def __init__(self, dispatcher, spec):
         super().__init__(dispatcher, spec)
-        self.begun, self.left = [], []
+        self.begun, self.left, self.most_begun = [], [], 1000
 
     def _begin(self, ticket, items):
         self.begun.append([item.prompt for item in items])
+        return len(self.begun) <= self.most_begun
 
     def _finish(self, result):
         return result
@@ -183,3 +184,13 @@ def test_a_worker_ends_where_it_has_grown_old(worker, monkeypatch, limits, num_m
     worker._models_seen = {str(number) for number in range(num_models)}
     worker._recycle(model)
     assert bool(ended) == ends
+
+
+def test_without_a_dispatcher_nothing_is_begun_and_what_is_rendered_is_committed(worker, tmp_path):
+    """Another one shares out what is not committed: a second file of an item would be a second rendering."""
+    items = items_of("one", "two", "three")
+    worker._spec = replace(worker._spec, batch_size=1)
+    worker.most_begun = 2
+    found = clips(worker, StubAnimator(), items)
+    assert sorted(found) == [0, 1]
+    assert [read_item(str(tmp_path), item.digest) is not None for item in items] == [True, True, False]
