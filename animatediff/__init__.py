@@ -7,3 +7,5 @@ import os
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+# It repeats a failed request five times, each time with a warning; the error that ends it says the same.
+os.environ.setdefault("HF_HUB_VERBOSITY", "error")

@@ -6,6 +6,7 @@ That is why the entry files import their job's driver where they call it, and no
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
@@ -74,7 +75,7 @@ def configure_logging() -> None:
     )
     for name in ("pipelines", "animatediff", "__main__"):
         logging.getLogger(name).setLevel(logging.INFO)
-    # It repeats a failed request five times, each time with a warning; the error that ends it says the same.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    # diffusers asks the hub with it, whoever asks diffusers.
+    warnings.filterwarnings("ignore", message="The `local_dir_use_symlinks` argument")
     if not sys.stderr.isatty():
         os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")

@@ -10,6 +10,7 @@ from animatediff.data.seal import read_quarantine
 from animatediff.errors import UsageError, UserError
 from pipelines import ingest
 from pipelines.settings import IngestConfig, SourceConfig
+from pipelines.stages import ingest_driver
 from tests.integration.conftest import hashes, write_yaml
 from tests.support import mp4
 
@@ -44,7 +45,7 @@ def test_every_video_has_its_clips_or_a_reason_and_a_rerun_does_nothing(
     assert reasons == {video: expected[kind] for video, kind in broken.items()}
 
     before = hashes(tmp_path / "dataset")
-    monkeypatch.setattr(ingest, "encode", lambda *_, **__: pytest.fail("a finished dataset was encoded again"))
+    monkeypatch.setattr(ingest_driver, "encode", lambda *_, **__: pytest.fail("a finished dataset was encoded again"))
     assert ingest.main(config) == manifest
     assert "nothing to do" in caplog.text
     assert hashes(tmp_path / "dataset") == before
