@@ -68,7 +68,8 @@ def _check_bounds(content: bytes) -> None:
     for event in yaml.parse(content, _SAFE_LOADER):
         problem = counter.add(event)
         if problem:
-            raise yaml.YAMLError(f"line {event.start_mark.line + 1}: {problem}")
+            mark: Any = event.start_mark
+            raise yaml.YAMLError(f"line {mark.line + 1}: {problem}")
 
 
 class _Counter:
