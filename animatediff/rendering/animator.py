@@ -22,11 +22,11 @@ from animatediff.models.motion_unet import MotionUNet
 from animatediff.rendering import prompt_syntax
 from animatediff.rendering.catalog import Item, schedule_of
 from animatediff.rendering.entries import Model, Settings, Weights
-from animatediff.weights import motion_modules, textual_inversion
+from animatediff.weights import lora, motion_modules, textual_inversion
 from animatediff.weights.architectures import known_base
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 from animatediff.weights.resident import Reading, ResidentWeights
-from animatediff.weights.text import PromptEncoder
+from animatediff.weights.text import PromptEncoder, word_key
 from animatediff.weights.textual_inversion import Embedding
 
 # Decoding is the memory's peak: 8 frames of 512x512 take about 5 GB in half precision.
@@ -51,6 +51,8 @@ class Clip(NamedTuple):
 class _Files(NamedTuple):
     reading: Reading
     embeddings: tuple[Embedding, ...]
+    words: tuple[tuple[str, str | None], ...]
+    """Where each embedding is from, and its token: what else decides a prompt's embeddings."""
 
 
 class Animator:
@@ -120,7 +122,7 @@ class Animator:
         files = self._fetched(wanted)
         self._prompts.set_embeddings(files.embeddings)
         self._weights.apply(files.reading)
-        self._words = tuple((file.path, file.token) for file in wanted.embeddings)
+        self._words = files.words
         self._encoder = wanted if self._weights.is_changed("text_encoder") else None
         self._loaded = wanted
 
@@ -129,11 +131,17 @@ class Animator:
         return ahead[1].result() if ahead and ahead[0] == wanted else self._read(wanted)
 
     def _read(self, wanted: Weights, *, ahead: bool = False) -> _Files:
-        embeddings = tuple(
-            textual_inversion.read(file.path, token=file.token, base=self._kind) for file in wanted.embeddings
-        )
+        embeddings = [textual_inversion.read(e.path, token=e.token, base=self._kind) for e in wanted.embeddings]
+        words = [(file.path, file.token) for file in wanted.embeddings]
+        known = {word_key(embedding.token) for embedding in embeddings}
+        for path, embedding in _bundled(wanted):
+            # A word that is named by itself comes first, then the first LoRA's.
+            if word_key(embedding.token) not in known:
+                known.add(word_key(embedding.token))
+                embeddings.append(embedding)
+                words.append((path, embedding.token))
         reading = self._weights.read(wanted.checkpoint, wanted.additions(), vae=wanted.vae, ahead=ahead)
-        return _Files(reading, embeddings)
+        return _Files(reading, tuple(embeddings), tuple(words))
 
     def render(self, item: Item) -> np.ndarray:
         """The frames of one clip, (f h w 3) uint8 RGB.
@@ -242,6 +250,13 @@ class Animator:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         seconds[stage] += time.monotonic() - start
+
+
+def _bundled(wanted: Weights) -> Iterator[tuple[str, Embedding]]:
+    """The embeddings in the files of LoRAs that are not left out, with their paths."""
+    for addition in wanted.loras:
+        if addition.scale:
+            yield from ((addition.path, found) for found in textual_inversion.bundled(lora.open_file(addition.path)))
 
 
 def _only_weights(weights: Weights) -> Weights:

@@ -7,6 +7,7 @@ import torch
 
 from animatediff import storage
 from animatediff.errors import UserError
+from animatediff.weights.safetensors_header import as_texts
 from animatediff.weights.tensors import TensorFile, without_wrapper
 
 _LENGTH_BYTES = 8  # in which the header's own length comes first
@@ -26,7 +27,7 @@ def remote_header(uri: str) -> TensorFile | None:
         if length > _MAX_BYTES:
             return None
         header: dict[str, Any] = json.loads(_read(uri, _LENGTH_BYTES, length))
-        metadata = header.pop("__metadata__", {})
+        metadata = as_texts(header.pop("__metadata__", None))
         tensors = {name: torch.zeros(()).expand(entry["shape"]) for name, entry in header.items()}
     except (UserError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError):
         return None

@@ -10,6 +10,7 @@ from animatediff.errors import UserError
 from animatediff.weights.families import ALGORITHMS, DOWN, Base, Contents, Description
 from animatediff.weights.files import parse_json
 from animatediff.weights.identify_base import find_base
+from animatediff.weights.identify_metadata import printable
 
 DOMAIN_ADAPTER_RANK = 128
 """Of the published one (v3): 25,509,888 numbers."""
@@ -66,7 +67,13 @@ def describe(contents: Contents) -> Description:
             return Description("domain_adapter", None, layout, base, rank, alpha, note)
     if says_so:
         return Description("domain_adapter", None, layout, base, rank, alpha)
-    return Description("lora", algorithm, layout, base, rank, alpha)
+    words = sorted({name.split(".")[1] for name in contents.matching(r"^bundle_emb\.[^.]+\.")})
+    note = (
+        f"with {len(words)} embedding{'s' if len(words) > 1 else ''} for the words {', '.join(words)}"
+        if words
+        else None
+    )
+    return Description("lora", algorithm, layout, base, rank, alpha, printable(note) if note else None)
 
 
 def _algorithm(contents: Contents) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.weights import identify, lora_scales
+from animatediff.weights import identify, lora_scales, textual_inversion
 from animatediff.weights.architectures import KnownBase, known_base
 from animatediff.weights.changes import Change, Product, from_factors
 from animatediff.weights.families import Family
@@ -73,6 +73,7 @@ def read(uri: str, states: States, *, family: LoraFamily) -> dict[Target, Change
     """
     file = open_file(uri)
     check_kind(file, family, base=known_base(states["unet"]) if "unet" in states else None)
+    file = textual_inversion.without_bundled(file)
     modules = _modules(file, states, family)
     scales = {part: lora_scales.read(file, part) for part in {module.part for module in modules}}
     changes: dict[Target, Change] = {}
@@ -200,8 +201,6 @@ def _is_of_absent_mid_block(unknown: Sequence[str], states: States, family: Lora
 
 
 def _why(key: str, targets: Targets) -> str:
-    if key.startswith("bundle_emb."):
-        return f"{key}: it is a textual inversion that OneTrainer put into the file; save both as files of their own"
     name, _ = split_key(key) or (key, "")
     part = targets.absent_part(name)
     return f"{key}: it is for a model with a {part}" if part else key

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from animatediff import storage
 from animatediff.errors import UserError
+from animatediff.weights import safetensors_header
 from animatediff.weights.files import local_copy
 
 # Everything below is also the bound on what a hostile file can cost.
@@ -173,7 +174,7 @@ def _read_safetensors(path: Path, uri: str) -> tuple[dict[str, Tensor], dict[str
                 raise UserError(f"{uri} claims {len(names)} tensors: it is no model")
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except (SafetensorError, OSError, RuntimeError, ValueError, TypeError) as error:
-        raise UserError(f"{uri} is not a whole safetensors file ({_one_line(error)}): download it again") from error
+        return safetensors_header.read(path, uri, refused=_one_line(error))
 
 
 def _read_pickle(path: Path, uri: str) -> tuple[dict[str, Tensor], dict[str, str | int | float | bool]]:

@@ -79,8 +79,8 @@ class PromptEncoder:
         """
         ordered = sorted(embeddings, key=lambda embedding: len(embedding.token), reverse=True)
         tokens = [embedding.token for embedding in ordered]
-        for first, second in itertools.pairwise(sorted(tokens, key=_key)):
-            if _key(first) == _key(second):
+        for first, second in itertools.pairwise(sorted(tokens, key=word_key)):
+            if word_key(first) == word_key(second):
                 raise UserError(f"two embeddings have the token {first!r}: give one of them another")
         vectors = [self._fitting(embedding) for embedding in ordered]
         # Row k of the vectors is token id -1 - k, out of the way of every vocabulary.
@@ -206,7 +206,8 @@ def _width(width: int) -> str:
     return f"{width} wide ({_WIDTHS[width]})" if width in _WIDTHS else f"{width} wide"
 
 
-def _key(token: str) -> str:
+def word_key(token: str) -> str:
+    """What is the same for words that are one in prompts."""
     return " ".join(_normal(token).casefold().split())
 
 

@@ -1,7 +1,10 @@
 """Textual inversion files: vectors learned for a word of one's own, which stand in for that word in prompts."""
 
+import logging
+import re
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import torch
@@ -11,12 +14,17 @@ from animatediff.errors import UserError
 from animatediff.weights.identify import Base, expect
 from animatediff.weights.tensors import TensorFile, open_tensors
 
+_log = logging.getLogger(__name__)
+
 # CLIP reads 77 tokens, of which the start and the end are its own.
 _MAX_VECTORS = 75
 # SDXL's two text encoders, by the names of its embedding files.
 _PAIR = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 # Of OpenCLIP bigG, SDXL's second text encoder; no other text encoder of Stable Diffusion is that wide.
 _BIGG_WIDTH = 1280
+# In a LoRA's file, as OneTrainer, kohya's and A1111's tools bundle them: the word, and the name in a file of its own.
+_BUNDLED = re.compile(r"bundle_emb\.(.+?)\.(string_to_param\..+|emb_params|clip_[lg])", re.DOTALL)
+_BUNDLE = "bundle_emb."
 # What stands where diffusers' layout has the token.
 _NO_TOKEN = {"", "*", "emb_params", *_PAIR}
 
@@ -54,12 +62,47 @@ def read(uri: str, *, token: str | None = None, base: Base | None = None) -> Emb
     file = open_tensors(uri)
     expect(file, {"textual_inversion"}, base=base)
     tensors = _named(file)
-    vectors = {_part(name, tensor): _vectors(tensor, f"embedding {uri}: {name}") for name, tensor in tensors.items()}
-    if len({len(rows) for rows in vectors.values()}) > 1:
-        sizes = " and ".join(f"{len(rows)} for the {part}" for part, rows in vectors.items())
-        raise UserError(f"embedding {uri} has {sizes}: both text encoders need the same number of vectors")
+    vectors = _all_vectors(tensors, f"embedding {uri}")
     own = next(iter(tensors.keys() - _NO_TOKEN), None)
     return Embedding(token or own or PurePosixPath(uri).stem, vectors)
+
+
+def bundled(file: TensorFile) -> list[Embedding]:
+    """The embeddings that a LoRA's file has beside its factors, each under its own word.
+
+    Raises:
+        UserError: their vectors are unusable.
+    """
+    found: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in file.tensors.items():
+        if match := _BUNDLED.fullmatch(name):
+            found[match[1]][match[2]] = tensor
+    return [
+        Embedding(word, _all_vectors(tensors, f"{file.uri}: bundled embedding {word!r}"))
+        for word, tensors in found.items()
+    ]
+
+
+def without_bundled(file: TensorFile) -> TensorFile:
+    """A LoRA's file without the embeddings in it; those of a kind that is not read are told."""
+    bundle = [name for name in file.tensors if name.startswith(_BUNDLE)]
+    if not bundle:
+        return file
+    others = [name for name in bundle if not _BUNDLED.fullmatch(name)]
+    if others:
+        _log.warning(
+            "%s: %d tensors of its bundled embeddings are not used, such as %s", file.uri, len(others), others[0]
+        )
+    return replace(file, tensors={name: t for name, t in file.tensors.items() if not name.startswith(_BUNDLE)})
+
+
+def _all_vectors(tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+    """By text encoder; as many for each."""
+    vectors = {_part(name, tensor): _vectors(tensor, f"{what}: {name}") for name, tensor in tensors.items()}
+    if len({len(rows) for rows in vectors.values()}) > 1:
+        sizes = " and ".join(f"{len(rows)} for the {part}" for part, rows in vectors.items())
+        raise UserError(f"{what} has {sizes}: both text encoders need the same number of vectors")
+    return vectors
 
 
 def _named(file: TensorFile) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from animatediff.diffusion.context import Context
 from animatediff.diffusion.schedule import NoiseSchedule, ddim_scheduler
@@ -314,3 +314,53 @@ def test_other_programs_syntax_in_a_prompt_is_a_warning_of_its_clip(animator):
     plain, weighted = animator.render_batch([item(prompt=text) for text in ("a (red) ball", "a (red:1.5) ball")])
     assert plain.warning is None
     assert "'(red:1.5)' is another program's syntax" in weighted.warning
+
+
+BUNDLES = {
+    "A1111's": ("bundle_emb.catword.string_to_param.*", "catword"),
+    "kohya's": ("bundle_emb.cat word.emb_params", "cat word"),
+    "OneTrainer's": ("bundle_emb.<cat.v2>.clip_l", "<cat.v2>"),
+}
+
+
+@pytest.fixture
+def bundle(files, tmp_path):
+    """A LoRA's file with `red.safetensors`' vectors in it, under the name that is given."""
+
+    def make(name, scale=1.0):
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.safetensors"
+        vectors = load_file(files / "red.safetensors")["emb_params"]
+        save_file(load_file(files / "lora.safetensors") | {name: scale * vectors}, path)
+        return str(path)
+
+    return make
+
+
+@pytest.mark.parametrize("kind", BUNDLES)
+def test_a_loras_bundled_embedding_is_as_one_of_its_own(files, animator, bundle, kind):
+    name, word = BUNDLES[kind]
+    own = [{"path": str(files / "red.safetensors"), "token": word}]
+    animator.load(Entry(name="apart", loras=(str(files / "lora.safetensors"),), embeddings=own))
+    expected = animator.render(item(prompt=f"a {word} here"))
+    animator.load(Entry(name="without", loras=(str(files / "lora.safetensors"),)))
+    without = animator.render(item(prompt=f"a {word} here"))
+    animator.load(Entry(name="bundle", loras=(bundle(name),)))
+    np.testing.assert_array_equal(animator.render(item(prompt=f"a {word} here")), expected)
+    assert (expected != without).any()
+    animator.load(Entry(name="off", loras=({"path": bundle(name), "scale": 0.0},)))
+    animator.load(Entry(name="without", loras=(str(files / "lora.safetensors"),)))
+    np.testing.assert_array_equal(animator.render(item(prompt=f"a {word} here")), without)
+
+
+def test_an_embedding_that_is_named_comes_before_a_bundled_one(files, animator, bundle):
+    named = [{"path": str(files / "red.safetensors"), "token": "CatWord"}]
+    other = bundle("bundle_emb.catword.emb_params", scale=-3.0)
+    animator.load(Entry(name="apart", loras=(str(files / "lora.safetensors"),), embeddings=named))
+    expected = animator.render(item(prompt="a catword"))
+    animator.load(Entry(name="both", loras=(other,), embeddings=named))
+    np.testing.assert_array_equal(animator.render(item(prompt="a catword")), expected)
+
+
+def test_bundled_tensors_that_are_not_used_are_told(animator, bundle, caplog):
+    animator.load(Entry(name="bundle", loras=(bundle("bundle_emb.cat.clip_l_out"),)))
+    assert "1 tensors of its bundled embeddings are not used, such as bundle_emb.cat.clip_l_out" in caplog.text

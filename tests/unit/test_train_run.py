@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from animatediff.data.manifest import Manifest, read_manifest
+from animatediff.data.manifest import Manifest, read_manifest, write_manifest
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
@@ -80,9 +80,8 @@ def a_card(dataset):
 
 
 def counts_alone(dataset):
-    path = Path(dataset, "manifest.json")
-    content = json.loads(path.read_text()) | {"num_units": 77, "num_videos": 5, "quarantined": {"decode_error": 3}}
-    path.write_text(json.dumps(content))
+    counts = {"num_units": 77, "num_videos": 5, "quarantined": {"decode_error": 3}}
+    write_manifest(dataset, read_manifest(dataset).model_copy(update=counts))
 
 
 @pytest.mark.parametrize("change", [broken_videos, sealed_again, a_card, counts_alone])

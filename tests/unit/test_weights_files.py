@@ -3,6 +3,8 @@
 import http.server
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -193,3 +195,57 @@ def test_strange_json_is_one_line(text):
     with pytest.raises(UserError, match=r"^x\.json (is not valid JSON|holds a)") as caught:
         parse_json(text, "x.json")
     assert "\n" not in str(caught.value)
+
+
+# As in a container whose user has a number alone, which no test can become.
+NOBODY = """
+import pwd
+def unknown(*_): raise KeyError
+pwd.getpwuid = pwd.getpwnam = unknown
+"""
+CACHES = """
+from animatediff.weights.files import CACHE
+from huggingface_hub.constants import HF_HOME
+print(CACHE, HF_HOME)
+"""
+
+
+def caches(tmp_path, start="", **environment):
+    """Ours and the hub's in a new process, and what it says."""
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    (tmp_path / "tmp").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", start + CACHES],
+        env=kept | {"TMPDIR": str(tmp_path / "tmp")} | environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [Path(path) for path in done.stdout.split()], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("start", "environment", "below"),
+    [
+        (NOBODY, {}, ".cache"),
+        (NOBODY, {"XDG_CACHE_HOME": ""}, ".cache"),
+        ("", {"HOME": "/dev/null/nowhere"}, ""),
+    ],
+)
+def test_without_a_home_copies_are_kept_in_a_temporary_folder(tmp_path, start, environment, below):
+    folder = tmp_path / "tmp" / f"animatediff-{os.getuid()}"
+    found, said = caches(tmp_path, start, **environment)
+    assert found == [folder / below / "animatediff", folder / below / "huggingface"]
+    (line,) = said.splitlines()
+    assert str(folder) in line
+    assert "XDG_CACHE_HOME" in line
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("name", ["HOME", "XDG_CACHE_HOME"])
+def test_a_folder_that_is_named_is_taken_in_silence(tmp_path, name):
+    found, said = caches(tmp_path, NOBODY, **{name: str(tmp_path)})
+    folder = tmp_path / ".cache" if name == "HOME" else tmp_path
+    assert found == [folder / "animatediff", folder / "huggingface"]
+    assert said == ""

@@ -35,7 +35,6 @@ REFUSED = {
     "a tensor that is no factor": (good() | {f"{KEY}_to_q.reshape_weight": draw(2)}, "such as .*reshape_weight"),
     "a layer too many": (good() | kohya(TE_1, draw(2, 32), draw(128, 2)), "such as .*layers_11"),
     "another text encoder": (good() | kohya(TE_2, draw(2, 32), draw(128, 2)), "text_encoder_2|SDXL"),
-    "a bundled embedding": (good() | {"bundle_emb.cat.clip_l": draw(2, 32)}, "bundle_emb.cat.clip_l.*OneTrainer"),
     "another width": (
         kohya(f"{KEY}_to_q", draw(2, 7), draw(5, 2)),
         r"does not fit the base: .*attn1.to_q.weight is \[32, 32\], the file's change \[5, 7\]",
