@@ -214,14 +214,16 @@ def list_times(uri: str) -> dict[str, float]:
     return {posixpath.basename(entry["name"].rstrip("/")): _changed(entry) for entry in _entries(uri)}
 
 
-def list_sizes(uri: str) -> dict[str, int]:
-    """Names of the files directly in a folder, each with its size in bytes. An absent folder is empty.
+def list_sizes(uri: str) -> dict[str, int | None]:
+    """Names of the files and folders directly in a folder, each with its size in bytes; None of a folder.
+
+    An absent folder is empty.
 
     Raises:
         UserError: the storage cannot be reached or refuses access.
     """
-    files = (entry for entry in _entries(uri) if entry["type"] == "file")
-    return {posixpath.basename(entry["name"]): int(entry["size"]) for entry in files}
+    entries = ((posixpath.basename(entry["name"].rstrip("/")), entry) for entry in _entries(uri))
+    return {name: int(entry["size"]) if entry["type"] == "file" else None for name, entry in entries}
 
 
 def list_names(uri: str) -> set[str]:

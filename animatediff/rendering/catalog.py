@@ -111,6 +111,8 @@ class Result(Item):
     """Paths under the output folder: `mp4`, `gif`, `webp`, `png` (a folder), `latents`, and `poster`, a still."""
     sha256: dict[str, str] = Field(default_factory=dict)
     """Of each file; of a folder, over its files' in their order."""
+    num_bytes: dict[str, int] = Field(default_factory=dict)
+    """Size of each file; of a folder, of its files together."""
     model_hashes: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of the weights' contents by URI; a base given as a hub id stands for itself."""
     versions: dict[str, str] = Field(default_factory=dict)

@@ -56,7 +56,7 @@ def objection(uri: str) -> str | None:
             return f"{name} is missing"
         if sizes[name] != entry["num_bytes"]:
             return f"{name} has {sizes[name]} bytes, {entry['num_bytes']} were written"
-    empty = [name for name, size in sorted(sizes.items()) if not size]
+    empty = [name for name, size in sorted(sizes.items()) if size == 0]
     return f"{empty[0]} is empty" if empty else None
 
 

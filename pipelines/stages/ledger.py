@@ -4,6 +4,7 @@
 `results.parquet`, is what people read, and spares the next run reading the files of clips that are older than it.
 """
 
+import logging
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,15 +14,16 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
-from animatediff import storage
+from animatediff import checked_json, storage
 from animatediff.errors import UserError
 from animatediff.rendering.catalog import Item, Result
 
+logger = logging.getLogger(__name__)
+
 TABLE = "results.parquet"
 NO_RESULT = "no result: nothing of it is under items/, and no worker has said why; run the animate job again"
-_NO_CLIP = "its clip is gone; run the animate job again"
+_NO_CLIP = "its clip is gone or damaged; run the animate job again"
 _CHUNK = 2000
 T = TypeVar("T")
 # Object stores tell the time of a change in whole seconds.
@@ -29,6 +31,7 @@ _CLOCK_S = 2.0
 
 _STRINGS = pa.map_(pa.string(), pa.string())
 _NUMBERS = pa.map_(pa.string(), pa.float64())
+_SIZES = pa.map_(pa.string(), pa.int64())
 _SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("digest", "entry", "model", "prompt", "negative_prompt")),
@@ -43,6 +46,7 @@ _SCHEMA = pa.schema(
         ("attempts", pa.int64()),
         ("uri", pa.string()),
         *((name, _STRINGS) for name in ("files", "sha256", "model_hashes", "versions")),
+        ("num_bytes", _SIZES),
         *((name, _NUMBERS) for name in ("seconds", "scores")),
         *((name, pa.string()) for name in ("scored_by", "score_error")),
     ]
@@ -67,9 +71,9 @@ class Ledger:
         made = storage.list_times(output_uri).get(TABLE, 0.0)
         # The bytes are kept, as the rows' numbers count in them and another table may take their place.
         self._content = _read_content(output_uri)
-        self._scanned = _parse(self._content, ["digest", "status", "files"])
+        self._scanned = _parse(self._content, ["digest", "status", "files", "num_bytes"])
         written = storage.list_times(storage.join(output_uri, "items"))
-        self._clips = storage.list_names(storage.join(output_uri, "clips"))
+        self._clips = storage.list_sizes(storage.join(output_uri, "clips"))
         self._asked = frozenset(digests)
         rows = zip(self._scanned["digest"].to_pylist(), self._scanned["status"].to_pylist(), strict=True)
         # A row that has no clip may have been written before its item was: only the item's file tells.
@@ -92,12 +96,18 @@ class Ledger:
         return {digest for digest in self._asked if f"{digest}.json" in names}
 
     def finished(self, formats: Collection[str] = ()) -> set[str]:
-        """Digests whose clips are there, in these formats at least."""
+        """Digests whose clips are there whole, in these formats at least."""
         batches = self._scanned.take(_indices(self._rows.values())).to_batches(_CHUNK)
         rows = (row for batch in batches for row in batch.to_pylist())
-        kept = {row["digest"] for row in rows if self._is_there(row["status"], dict(row["files"]), formats)}
+        kept = {
+            row["digest"]
+            for row in rows
+            if self._is_there(row["status"], dict(row["files"]), dict(row["num_bytes"] or ()), formats)
+        }
         read = (result for result in self._read(self._written - self._rows.keys()) if result)
-        return kept | {result.digest for result in read if self._is_there(result.status, result.files, formats)}
+        return kept | {
+            result.digest for result in read if self._is_there(result.status, result.files, result.num_bytes, formats)
+        }
 
     def forget(self, digests: Iterable[str]) -> None:
         """Delete what is known of items that are to be rendered (again): a file then says that it was done since."""
@@ -155,9 +165,22 @@ class Ledger:
             for chunk in _chunks(digests):
                 yield from pool.map(lambda digest: read_item(self._output_uri, digest), chunk)
 
-    def _is_there(self, status: str, files: Mapping[str, str], formats: Collection[str]) -> bool:
-        names = (path.removeprefix("clips/").partition("/")[0] for path in files.values())
-        return status == "ok" and files.keys() >= set(formats) and all(name in self._clips for name in names)
+    def _is_there(
+        self, status: str, files: Mapping[str, str], num_bytes: Mapping[str, int], formats: Collection[str]
+    ) -> bool:
+        return (
+            status == "ok"
+            and files.keys() >= set(formats)
+            and all(self._is_whole(path, num_bytes.get(kind)) for kind, path in files.items())
+        )
+
+    def _is_whole(self, path: str, num_bytes: int | None) -> bool:
+        """Whether a file is there in its size; older results do not say theirs, but no file is empty."""
+        name = path.removeprefix("clips/").partition("/")[0]
+        size = self._clips.get(name)
+        if size is None:  # a folder of frames, or nothing
+            return name in self._clips
+        return size > 0 and num_bytes in (None, size)
 
 
 def item_uri(output_uri: str, digest: str) -> str:
@@ -166,16 +189,23 @@ def item_uri(output_uri: str, digest: str) -> str:
 
 
 def read_item(output_uri: str, digest: str) -> Result | None:
-    """The result of an item, of whichever entry it was rendered for; None if there is none."""
+    """The result of an item, of whichever entry it was rendered for; None if there is none, or a damaged one."""
+    uri = item_uri(output_uri, digest)
     try:
-        return Result.model_validate_json(storage.read_bytes(item_uri(output_uri, digest)))
-    except (FileNotFoundError, ValidationError):
+        content = storage.read_bytes(uri)
+    except FileNotFoundError:
+        return None
+    try:
+        return Result.model_validate(checked_json.load(content, uri, remedy="it is rendered again"))
+    except ValueError as error:  # pydantic's, and ours
+        logger.warning("%s", error if isinstance(error, UserError) else f"{uri} is no result: it is rendered again")
         return None
 
 
 def write_item(output_uri: str, result: Result) -> None:
     """Commit an item."""
-    storage.write_bytes(item_uri(output_uri, result.digest), result.model_dump_json().encode())
+    content = checked_json.dump(result.model_dump(mode="json"))
+    storage.write_bytes(item_uri(output_uri, result.digest), content)
 
 
 def result_of(item: Item, **outcome: Any) -> Result:

@@ -235,7 +235,7 @@ class RenderSlices:
             text = _OUT_OF_MEMORY if _is_out_of_memory(outcome) else describe(outcome)
             return self._failed(lease, item, text, attempts=attempts)
         seconds = {"load": load_s, **outcome.seconds, "encode": 0.0, "write": 0.0}
-        files, hashes = self._write(lease, item, outcome, seconds)
+        files, hashes, sizes = self._write(lease, item, outcome, seconds)
         return self._committed(
             lease,
             item,
@@ -245,15 +245,17 @@ class RenderSlices:
             seconds={stage: round(taken, 4) for stage, taken in seconds.items()},
             files=files,
             sha256=hashes,
+            num_bytes=sizes,
         )
 
     def _write(
         self, lease: Lease, item: Item, clip: Clip, seconds: dict[str, float]
-    ) -> tuple[dict[str, str], dict[str, str]]:
-        """Write a clip's files; their paths and hashes by format."""
+    ) -> tuple[dict[str, str], dict[str, str], dict[str, int]]:
+        """Write a clip's files; their paths, hashes and sizes by format."""
         spec, stem = self._spec, f"clips/{item.digest[:16]}"
         paths: dict[str, str] = {}
         hashes: dict[str, list[str]] = defaultdict(list)
+        sizes: dict[str, int] = defaultdict(int)
         metadata = _metadata(item, lease.hashes, self._versions)
         started = time.monotonic()
         for each in encode(spec.formats, clip.frames, clip.latents, fps=item.fps, crf=spec.crf, metadata=metadata):
@@ -261,12 +263,13 @@ class RenderSlices:
             storage.write_bytes(storage.join(spec.output_uri, stem + each.suffix), each.data)
             paths[each.kind] = stem + each.suffix.partition("/")[0] if each.kind == "png" else stem + each.suffix
             hashes[each.kind].append(hashlib.sha256(each.data).hexdigest())
+            sizes[each.kind] += len(each.data)
             seconds["encode"] += encoded - started
             started = time.monotonic()
             seconds["write"] += started - encoded
         # The poster is the first that is made, and the last that anybody asks for.
         paths["poster"] = paths.pop("poster")
-        return paths, {kind: _joined(found) for kind, found in hashes.items()}
+        return paths, {kind: _joined(found) for kind, found in hashes.items()}, dict(sizes)
 
     def _written(self, item: Item, job: Future[Result]) -> Result:
         """What was committed; what could not be written is told all the same."""

@@ -15,6 +15,7 @@ from pipelines.stages.ledger import (
     NO_RESULT,
     Ledger,
     item_uri,
+    read_item,
     read_results,
     result_of,
     write_item,
@@ -158,7 +159,7 @@ def test_results_of_a_folder(tmp_path, items):
     (tmp_path / "clips" / f"{items[0].digest[-8:]}.mp4").unlink()
     results = read_results(str(tmp_path))
     assert [result.status for result in results] == ["failed", "ok", "ok", "failed", "invalid"]
-    assert "its clip is gone" in results[0].error
+    assert "its clip is gone or damaged" in results[0].error
     assert results[4].error == "there is no file x"
 
 
@@ -194,3 +195,42 @@ def test_a_ledger_on_s3(s3, tmp_path):
     assert not storage.exists(item_uri(output, items[0].digest))
     s3.delete_object(Bucket="videos", Key="renders/clips/frames/0000.png")
     assert found().finished() == set()
+
+
+@pytest.mark.parametrize("through_table", [False, True])
+@pytest.mark.parametrize("damage", [b"", b"cli", b"clips", None])
+def test_a_clip_of_another_size_is_not_there(tmp_path, items, damage, through_table):
+    rendered(tmp_path, items[0], num_bytes={"mp4": 4})
+    if through_table:
+        report(tmp_path, items)
+        age(tmp_path)
+        (tmp_path / "results.parquet").touch()
+    there = {items[0].digest, items[1].digest, items[2].digest}
+    assert ledger(tmp_path, items).finished() == there
+    clip = tmp_path / "clips" / f"{items[0].digest[-8:]}.mp4"
+    if damage is None:
+        clip.unlink()
+    else:
+        clip.write_bytes(damage)
+    assert ledger(tmp_path, items).finished() == there - {items[0].digest}
+    if through_table:
+        assert "its clip is gone or damaged" in read_results(str(tmp_path))[0].error
+
+
+def test_an_item_with_a_flipped_bit_is_rendered_again(tmp_path, items):
+    path = tmp_path / "items" / f"{items[1].digest}.json"
+    whole = path.read_bytes()
+    for at in range(0, len(whole) - 1, 7):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1
+        path.write_bytes(bytes(damaged))
+        assert read_item(str(tmp_path), items[1].digest) is None, at
+    path.write_bytes(whole)
+    assert read_item(str(tmp_path), items[1].digest).num_frames == 40
+
+
+def test_an_item_that_an_older_version_wrote_is_read(tmp_path, items):
+    result = read_item(str(tmp_path), items[0].digest)
+    (tmp_path / "items" / f"{items[0].digest}.json").write_text(result.model_dump_json(exclude={"num_bytes"}))
+    assert read_item(str(tmp_path), items[0].digest) == result
+    assert items[0].digest in ledger(tmp_path, items).finished()
