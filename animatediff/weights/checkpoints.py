@@ -19,6 +19,7 @@ from animatediff.weights.architectures import PARTS, known_base, meta_modules
 from animatediff.weights.files import local_copy, parse_json
 from animatediff.weights.identify import expect
 from animatediff.weights.motion_file import TRAINED_FILE, trained_file
+from animatediff.weights.scaled import unscaled
 from animatediff.weights.tensors import TensorFile, open_tensors, save_tensors
 
 State = dict[str, Tensor]
@@ -173,7 +174,7 @@ def _file_hash(path: Path) -> str:
 
 def _read_file(file: TensorFile, wanted: Mapping[str, State]) -> dict[str, _Found]:
     expect(file, {"checkpoint", "vae"}, base=known_base(wanted["unet"]) if "unet" in wanted else None)
-    return _parts(file.tensors, wanted)
+    return _parts(unscaled(file), wanted)
 
 
 def _file_predicts_v(file: TensorFile) -> bool:
@@ -200,7 +201,9 @@ def _read_folder(folder: Path, uri: str, wanted: Mapping[str, State]) -> dict[st
 
 
 def _tensors_in(folder: Path) -> State:
-    return {name: tensor for file in _weights_files(folder) for name, tensor in open_tensors(str(file)).tensors.items()}
+    return {
+        name: tensor for file in _weights_files(folder) for name, tensor in unscaled(open_tensors(str(file))).items()
+    }
 
 
 def _weights_files(folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from animatediff.weights.files import local_copy, parse_json
 from animatediff.weights.identify_base import text_width
 from animatediff.weights.identify_metadata import printable, read_metadata
 from animatediff.weights.identify_words import misfit
+from animatediff.weights.scaled import is_scale
 from animatediff.weights.tensors import TensorFile, open_tensors
 
 __all__ = ["Base", "Family", "Identity", "expect", "identify", "identify_uri"]
@@ -93,7 +94,7 @@ def _trained(contents: Contents, family: Family) -> Iterator[Tensor]:
     only_ema = family == "checkpoint" and not contents.has(r"^model\.diffusion_model\.")
     for name, tensor in contents.tensors.items():
         is_counted = not _NOT_TRAINED.search(name) or (only_ema and name.startswith("model_ema.diffusion_model"))
-        if not tensor.is_floating_point() or not is_counted:
+        if not tensor.is_floating_point() or not is_counted or is_scale(name):
             continue
         # The noise schedule lies in a checkpoint under names without a dot.
         if (family == "checkpoint" and "." not in name) or (whole_unet and not _MOTION.search(name)):

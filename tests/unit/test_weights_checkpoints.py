@@ -1,5 +1,6 @@
 """Personalised checkpoints: what is loaded is what was saved, and what does not fit is named."""
 
+import copy
 import hashlib
 import json
 import re
@@ -21,6 +22,7 @@ from animatediff.errors import UserError
 from animatediff.sprites.base import build_base
 from animatediff.weights import checkpoints, files
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
+from animatediff.weights.identify import identify_uri
 from tests.support_weights import ldm_file, tiny_sdxl, vae_file
 
 UNET = "model.diffusion_model."
@@ -286,6 +288,66 @@ def test_of_several_files_of_a_part_the_full_safetensors_one_is_taken(tmp_path, 
     assert_same(checkpoints.load(str(tmp_path), base), {"unet": half})
     write(unet / WEIGHTS, state)
     assert_same(checkpoints.load(str(tmp_path), base), {"unet": state})
+
+
+# --- weights in 8 bits ---
+
+
+def in_8_bits(tensors, dtype, scale_name, rows):
+    """Every matrix of the UNet in 8 bits, with a scale for all of it or for each row; and what that stands for."""
+    file, expected = {}, {}
+    for name, tensor in tensors.items():
+        if not (name.startswith(UNET) and name.endswith(".weight") and tensor.ndim > 1):
+            file[name] = expected[name] = tensor
+            continue
+        highest = tensor.flatten(1).abs().amax(dim=1) if rows else tensor.abs().max()
+        scale = (highest / 200).clamp(min=1e-8)
+        shape = (-1, *[1] * (tensor.ndim - 1))
+        file[name] = (tensor / scale.reshape(shape)).to(dtype)
+        file[f"{name.removesuffix('weight')}{scale_name}"] = scale
+        expected[name] = file[name].float() * scale.reshape(shape)
+    return file, expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize(
+    ("scale_name", "rows", "beside"),
+    [
+        ("scale_weight", False, {"scaled_fp8": torch.zeros(0, dtype=torch.float8_e4m3fn)}),
+        ("scale_weight", True, {f"{UNET}input_blocks.1.0.in_layers.2.scale_input": torch.ones(())}),
+        ("weight_scale", False, {f"{UNET}out.2.comfy_quant": torch.zeros(20, dtype=torch.uint8)}),
+    ],
+)
+def test_scaled_weights_are_multiplied_out(tmp_path, base, other, dtype, scale_name, rows, beside):
+    file, expected = in_8_bits(ldm_file(other[1]), dtype, scale_name, rows)
+    found = checkpoints.load(write(tmp_path / "fp8.safetensors", file | beside), base)
+    assert_same(found, checkpoints.load(write(tmp_path / "float.safetensors", expected), base))
+    identity = identify_uri(str(tmp_path / "fp8.safetensors"))
+    assert identity.parameters == identify_uri(str(tmp_path / "float.safetensors")).parameters
+    assert str(dtype).removeprefix("torch.") in identity.dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_8_bits_without_scales_are_the_numbers_themselves(tmp_path, base, other, dtype):
+    file = {name: tensor.to(dtype) for name, tensor in ldm_file(other[1]).items() if tensor.is_floating_point()}
+    found = checkpoints.load(write(tmp_path / "fp8.safetensors", file), base)
+    plain = {name: tensor.float() for name, tensor in file.items()}
+    expected = checkpoints.load(write(tmp_path / "float.safetensors", plain), base)
+    assert_same({part: {n: t.float() for n, t in state.items()} for part, state in found.items()}, expected)
+    copy.deepcopy(base["unet"]).load_state_dict(found["unet"])
+
+
+def test_scales_that_cannot_be_multiplied_out_are_told(tmp_path, base, other):
+    ldm, key = ldm_file(other[1]), f"{UNET}input_blocks.0.0"
+    packed = torch.zeros(32, 2, 3, 3, dtype=torch.uint8)
+    for name, content, expected in (
+        ("blocks", {f"{key}.scale_weight": torch.ones(8, 2)}, r"weight is of float32 with scales \[8, 2\]: quantised"),
+        ("packed", {f"{key}.weight": packed, f"{key}.weight_scale": torch.ones(())}, "weight is of uint8 with scales"),
+        ("alone", {f"{UNET}nowhere.scale_weight": torch.ones(())}, "the scale of a weight that it has not"),
+    ):
+        with pytest.raises(UserError, match=expected) as caught:
+            checkpoints.load(write(tmp_path / f"{name}.safetensors", ldm | content), base)
+        assert "\n" not in str(caught.value)
 
 
 # --- what is refused ---
