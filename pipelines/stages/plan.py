@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from diffusers import AutoencoderKL
 
 from animatediff import storage
-from animatediff.data import parts
+from animatediff.data import parts, quarantine
 from animatediff.data import plan as planning
 from animatediff.data.clips import ClipConfig
 from animatediff.data.manifest import FILE_NAME as MANIFEST_NAME
@@ -19,6 +19,7 @@ from animatediff.data.plan import Planner, UnitRef
 from animatediff.data.scores import load_scorer
 from animatediff.data.seal import Identity, read_quarantine
 from animatediff.data.shards import SCHEMA_VERSION
+from animatediff.data.sources.not_taken import NotTaken, in_words
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig, SourceVideo
 from animatediff.errors import UserError
@@ -70,6 +71,8 @@ class Inputs:
 
     videos: Iterator[list[SourceVideo]]
     """The source, not read yet but for its first videos."""
+    not_taken: NotTaken
+    """Gets the source's files that are no videos, while `videos` are read."""
     base: str
     vae: AutoencoderKL
 
@@ -84,9 +87,10 @@ def read_inputs(config: IngestConfig) -> Inputs:
     vae = load_vae(base)
     for path in config.scorers:
         load_scorer(path)
-    batches = read_source(config.source)
+    not_taken = NotTaken()
+    batches = read_source(config.source, not_taken)
     first = next(batches, [])
-    return Inputs(chain([first], batches), base, vae)
+    return Inputs(chain([first], batches), not_taken, base, vae)
 
 
 def clips_per_video(clips: ClipConfig) -> int:
@@ -128,12 +132,16 @@ def prepare(config: IngestConfig, inputs: Inputs, *, use_gpu: bool) -> IngestJob
     key = planning.dataset_key(settings)
     sealed = read_manifest(output_uri) if storage.exists(storage.join(output_uri, MANIFEST_NAME)) else None
     # The source is no part of the key, as a moved source gives the same clips; but two sources may not share ids.
-    recorded = settings | {"source": absolute_source(without_secrets(config)).model_dump(mode="json")}
+    # How captions are read may change: those that could not be read before are further videos then.
+    source = absolute_source(without_secrets(config)).model_dump(mode="json", exclude={"encoding"})
+    recorded = settings | {"source": source}
     if not planning.check_settings(output_uri, recorded):
         if sealed:
             raise UserError(f"{output_uri} has a manifest but its {planning.FOLDER}/ is missing: restore it")
         planning.write_settings(output_uri, recorded)
     units, rejected = extend_plan(config, inputs.videos, output_uri, sealed, key=key, is_dry=False)
+    tell_left_out(rejected, inputs.not_taken)
+    planning.write_not_taken(output_uri, inputs.not_taken)
     if sealed and sealed.num_units > len(units):
         raise UserError(f"the plan of {output_uri} has fewer units than its manifest: restore its {planning.FOLDER}/")
     done = parts.committed(output_uri)
@@ -177,6 +185,14 @@ def extend_plan(
         f"; {len(again)} quarantined ones are tried again" if config.retry_quarantined else "",
     )
     return planner.units, rejected
+
+
+def tell_left_out(rejected: pa.Table, not_taken: NotTaken) -> None:
+    """Log what of the source is no part of the plan, and why."""
+    for line in quarantine.examples(rejected):
+        logger.warning("set aside: %s", line)
+    if not_taken:
+        logger.warning("not taken: %s", in_words(not_taken))
 
 
 def _quarantined(
