@@ -12,6 +12,7 @@ from animatediff.data.manifest import Manifest, read_manifest
 from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.rendering.catalog import schedule_of
+from animatediff.training.captions import count_long
 from animatediff.training.model import BASE, check_fit
 from animatediff.training.recipe import Recipe
 from animatediff.weights import motion_modules
@@ -85,6 +86,8 @@ def prepare(config: TrainConfig) -> TrainJob:
     if recipe.mix.dataset_uri is not None:
         digest += _check_mix(recipe, recipe.mix.dataset_uri, manifest)
     run = _open_run(config, digest)
+    long = count_long(recipe.dataset_uri, manifest, recipe.base)
+    logger.log(logging.WARNING if long.number else logging.INFO, "%s", long)
     return TrainJob(recipe, manifest, run, storage.join(storage.absolute(config.output_uri), recipe.result_file))
 
 

@@ -74,7 +74,7 @@ class SourceConfig(Config):
     def _is_known(cls, value: str | None) -> str | None:
         try:
             if value is not None:
-                b"".decode(value)
+                "a".encode(value)
         except LookupError as error:
             raise ValueError(f"Python knows no text encoding {value!r}: cp1252, cp932 and gbk are some") from error
         return value
