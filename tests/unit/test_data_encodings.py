@@ -75,7 +75,7 @@ def test_a_sidecar_is_read_right_or_set_aside(tmp_path, text, stored, setting, r
 @pytest.mark.parametrize(("text", "stored", "setting", "readable"), CASES)
 def test_a_csv_is_read_right_or_refused(tmp_path, text, stored, setting, readable):
     (tmp_path / "t.csv").write_bytes(f"video,caption\r\na.mp4,{text}\r\nb.mp4,a hill\r\n".encode(stored))
-    if readable:
+    if readable or (stored, setting) == ("utf-16-le", None):  # what is ASCII in the table makes UTF-16 certain
         assert [video.caption for video in read(tmp_path / "t.csv", encoding=setting)] == [text, "a hill"]
     else:
         with pytest.raises(UserError, match=r"t\.csv"):
