@@ -11,6 +11,11 @@ _SECRET_PARAMETER = re.compile(
 _URI_IN_TEXT = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+")
 
 
+def is_secret(parameter: str) -> bool:
+    """Whether a query's parameter is called like a password or a part of a signature."""
+    return _SECRET_PARAMETER.fullmatch(parameter) is not None
+
+
 def printable_uri(uri: str) -> str:
     """`uri` without user, password and signed query parameters, for messages and tables."""
     scheme, separator, rest = uri.partition("://")
@@ -19,7 +24,7 @@ def printable_uri(uri: str) -> str:
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     path, question_mark, tail = rest[len(authority) :].partition("?")
     query, hash_sign, fragment = tail.partition("#")
-    kept = [part for part in query.split("&") if not _SECRET_PARAMETER.fullmatch(part.partition("=")[0])]
+    kept = [part for part in query.split("&") if not is_secret(part.partition("=")[0])]
     query = "&".join(kept)
     public = authority.rpartition("@")[2]
     return f"{scheme}://{public}{path}{question_mark if query else ''}{query}{hash_sign}{fragment}"

@@ -5,7 +5,9 @@ import numpy as np
 from animatediff import storage
 from animatediff.data.histograms import histograms
 from animatediff.data.manifest import Manifest
+from animatediff.data.plan import read_not_taken
 from animatediff.data.show import QUANTILES, measures, read_scores
+from animatediff.data.sources.not_taken import in_words
 
 _PICTURE = "histograms.png"
 
@@ -19,11 +21,13 @@ def write_card(dataset_uri: str, manifest: Manifest, source_uri: str, base: str)
     scores = list(measures(read_scores(dataset_uri, manifest)))
     if scores:
         storage.write_bytes(storage.join(dataset_uri, _PICTURE), histograms(scores))
-    card = render_card(manifest, scores, source_uri, base)
+    card = render_card(manifest, scores, source_uri, base, in_words(read_not_taken(dataset_uri)))
     storage.write_bytes(storage.join(dataset_uri, "README.md"), card.encode())
 
 
-def render_card(manifest: Manifest, scores: list[tuple[str, np.ndarray]], source_uri: str, base: str) -> str:
+def render_card(
+    manifest: Manifest, scores: list[tuple[str, np.ndarray]], source_uri: str, base: str, not_taken: str = ""
+) -> str:
     """The card's Markdown.
 
     Args:
@@ -31,6 +35,7 @@ def render_card(manifest: Manifest, scores: list[tuple[str, np.ndarray]], source
         scores: names and values, (n,) each.
         source_uri: where the videos came from, without secrets.
         base: whose VAE encoded them.
+        not_taken: the source's files that are no videos, counted in words.
     """
     buckets = ", ".join(sorted({shard.bucket for shard in manifest.shards})) or "none"
     reasons = [[name, str(number)] for name, number in manifest.quarantined.items()] or [["none", "0"]]
@@ -58,6 +63,7 @@ def render_card(manifest: Manifest, scores: list[tuple[str, np.ndarray]], source
 {_table(["reason", "videos"], reasons)}
 
 The rows, with stage and detail, are in `quarantine.parquet`.
+Files of the source that are no videos: {not_taken or "none"}.
 """
 
 

@@ -21,13 +21,19 @@ from animatediff.config import differing_fields
 from animatediff.data import quarantine, shards
 from animatediff.data.quarantine import Reason, Rejection
 from animatediff.data.seen import Seen
+from animatediff.data.sources.not_taken import NotTaken
 from animatediff.data.sources.spec import SourceVideo
 from animatediff.errors import UsageError, UserError
 from animatediff.uris import printable_uri
 
 FOLDER = "plan"
 _SETTINGS_FILE = "settings.json"
+_NOT_TAKEN_FILE = "not_taken.json"
 _UNITS_PER_SEGMENT = 512
+_DUPLICATE = (
+    "an earlier video of the source has the same id: set source.columns.id if it is another one (what looks like a "
+    "password or a signature in a URL does not count)"
+)
 _SCHEMA = pa.schema(
     [
         ("ordinal", pa.int32()),
@@ -104,6 +110,20 @@ def write_settings(dataset_uri: str, settings: dict[str, Any]) -> None:
     """Begin a plan, before its first segment."""
     content = json.dumps(settings, sort_keys=True, indent=2) + "\n"
     storage.write_bytes(_settings_uri(dataset_uri), content.encode())
+
+
+def write_not_taken(dataset_uri: str, not_taken: NotTaken) -> None:
+    """Keep the count of the source's files that are no videos, as the newest planning has found them."""
+    content = json.dumps(dict(sorted(not_taken.items())), indent=2) + "\n"
+    storage.write_bytes(storage.join(dataset_uri, FOLDER, _NOT_TAKEN_FILE), content.encode())
+
+
+def read_not_taken(dataset_uri: str) -> NotTaken:
+    """The count that `write_not_taken` kept; empty where an older version has planned."""
+    try:
+        return NotTaken(json.loads(storage.read_bytes(storage.join(dataset_uri, FOLDER, _NOT_TAKEN_FILE))))
+    except FileNotFoundError:
+        return NotTaken()
 
 
 def segments(dataset_uri: str) -> list[str]:
@@ -233,10 +253,14 @@ class Planner:
 
 
 def _objection(video: SourceVideo, *, is_first: bool) -> Rejection | None:
-    if not video.video_id or ".." in video.video_id.split("/") or video.video_id.startswith("/"):
+    if video.fault is not None and not video.video_id:
+        reason, detail = video.fault
+    elif not video.video_id or ".." in video.video_id.split("/") or video.video_id.startswith("/"):
         reason, detail = Reason.BAD_ID, f"the id {video.video_id!r} is empty or leads out of the videos' folder"
     elif not is_first:
-        reason, detail = Reason.DUPLICATE_ID, "an earlier video of the source has the same id"
+        reason, detail = Reason.DUPLICATE_ID, _DUPLICATE
+    elif video.fault is not None:
+        reason, detail = video.fault
     elif not video.caption:
         reason, detail = Reason.NO_CAPTION, "the caption is missing or empty"
     else:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 
 class Reason(StrEnum):
@@ -17,6 +18,10 @@ class Reason(StrEnum):
     """The manifest has an earlier video with this id."""
     NO_CAPTION = "no_caption"
     """No sidecar text file, or an empty caption."""
+    BAD_CAPTION = "bad_caption"
+    """A caption that cannot be read: in an unknown encoding, broken JSON, or no text."""
+    BAD_ROW = "bad_row"
+    """A table's row that cannot be read: a broken line, or more cells than the table has columns."""
     NOT_FOUND = "not_found"
     """Nothing at the URI (dead links are the normal case for WebVid)."""
     FETCH_REFUSED = "fetch_refused"
@@ -103,6 +108,15 @@ def to_table(rejections: Iterable[Rejection]) -> pa.Table:
     """The quarantine rows as a table."""
     rows = [asdict(rejection) | {"reason": rejection.reason.value} for rejection in rejections]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def examples(table: pa.Table) -> list[str]:
+    """A line for each reason, most frequent first: how many rows have it, and the first of them."""
+    lines = []
+    for reason, number in count_reasons(table).items():
+        row = table.slice(pc.index(table["reason"], reason).as_py(), 1).to_pylist()[0]
+        lines.append(f"{number} {reason}, first {row['video_id'] or row['uri']}: {row['detail']}")
+    return lines
 
 
 def count_reasons(table: pa.Table) -> dict[str, int]:

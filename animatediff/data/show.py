@@ -13,6 +13,7 @@ from animatediff.data import columns, shards
 from animatediff.data import plan as planning
 from animatediff.data.manifest import Manifest, Shard
 from animatediff.data.scores import SCORE_COLUMNS
+from animatediff.data.sources.not_taken import in_words
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 
@@ -41,6 +42,7 @@ def summary(dataset_uri: str, manifest: Manifest) -> str:
         f"buckets      {', '.join(f'{name}: {number}' for name, number in sorted(buckets.items())) or 'none'}",
         f"decoders     {', '.join(f'{name}: {number}' for name, number in decoders.most_common()) or 'none'}",
         f"quarantined  {quarantined or 'none'}",
+        f"not taken    {in_words(planning.read_not_taken(dataset_uri)) or 'none'}",
         f"version      {manifest.digest()}",
         f"encoder      {manifest.encoder_fp}",
         "",

@@ -13,7 +13,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from animatediff import storage
 from animatediff.errors import UserError, naming
@@ -114,6 +114,18 @@ def load_text_encoder(base: str) -> tuple[CLIPTokenizer, CLIPTextModel]:
     if _is_sdxl(base):
         raise UserError(f"base {base} is an SDXL model; clips are rendered with Stable Diffusion 1.x bases only")
     return _load(CLIPTokenizer, base, "tokenizer"), _load(CLIPTextModel, base, "text_encoder")
+
+
+def load_tokenizer(base: str) -> tuple[CLIPTokenizer, int]:
+    """The tokenizer of the (first) text encoder, and how many tokens are read of a text, without start and end.
+
+    Raises:
+        UserError: the base has none.
+    """
+    tokenizer = _load(CLIPTokenizer, base, "tokenizer")
+    config = _load(CLIPTextConfig, base, "text_encoder")
+    # A tokenizer saved without its length claims 10^30.
+    return tokenizer, min(tokenizer.model_max_length, config.max_position_embeddings) - 2
 
 
 def load_text_encoders(base: str) -> dict[str, tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWithProjection]]:

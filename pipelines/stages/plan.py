@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from diffusers import AutoencoderKL
 
 from animatediff import storage
-from animatediff.data import parts
+from animatediff.data import parts, quarantine
 from animatediff.data import plan as planning
 from animatediff.data.clips import ClipConfig
 from animatediff.data.manifest import FILE_NAME as MANIFEST_NAME
@@ -20,6 +20,7 @@ from animatediff.data.plan import Planner, UnitRef
 from animatediff.data.scores import load_scorer
 from animatediff.data.seal import Identity, read_quarantine
 from animatediff.data.shards import SCHEMA_VERSION
+from animatediff.data.sources.not_taken import NotTaken, in_words
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig, SourceVideo
 from animatediff.errors import UserError, naming
@@ -71,6 +72,8 @@ class Inputs:
 
     videos: Iterator[list[SourceVideo]]
     """The source, not read yet but for its first videos."""
+    not_taken: NotTaken
+    """Gets the source's files that are no videos, while `videos` are read."""
     base: str
     vae: AutoencoderKL
 
@@ -83,13 +86,14 @@ def read_inputs(config: IngestConfig) -> Inputs:
     """
     base = storage.absolute_if_there(config.base)
     vae = load_vae(base)
+    not_taken = NotTaken()
     with naming("scorers"):
         for path in config.scorers:
             load_scorer(path)
     with naming("source"):
-        batches = read_source(config.source)
+        batches = read_source(config.source, not_taken)
         first = next(batches, [])
-    return Inputs(chain([first], batches), base, vae)
+    return Inputs(chain([first], batches), not_taken, base, vae)
 
 
 def clips_per_video(clips: ClipConfig) -> int:
@@ -125,6 +129,8 @@ def prepare(config: IngestConfig, inputs: Inputs, *, use_gpu: bool) -> IngestJob
     if is_new:
         planning.write_settings(output_uri, _recorded(config, settings))
     units, rejected = extend_plan(config, inputs.videos, output_uri, sealed, key=key, is_dry=False)
+    tell_left_out(rejected, inputs.not_taken)
+    planning.write_not_taken(output_uri, inputs.not_taken)
     done = parts.committed(output_uri)
     pending = [unit for unit in units[sealed.num_units if sealed else 0 :] if unit.unit_id not in done]
     identity = Identity(key, settings["encoder_fp"], inputs.vae.config.scaling_factor)
@@ -167,7 +173,9 @@ def _settings(config: IngestConfig, inputs: Inputs, dtype: str) -> dict[str, Any
 
 def _recorded(config: IngestConfig, settings: dict[str, Any]) -> dict[str, Any]:
     # The source is no part of the key, as a moved source gives the same clips; but two sources may not share ids.
-    return settings | {"source": absolute_source(without_secrets(config)).model_dump(mode="json")}
+    # How captions are read may change: those that could not be read before are further videos then.
+    source = absolute_source(without_secrets(config)).model_dump(mode="json", exclude={"encoding"})
+    return settings | {"source": source}
 
 
 def _check_recorded(config: IngestConfig, output_uri: str, settings: dict[str, Any]) -> tuple[Manifest | None, bool]:
@@ -223,6 +231,14 @@ def extend_plan(
         f"; {len(again)} quarantined ones are tried again" if config.retry_quarantined else "",
     )
     return planner.units, rejected
+
+
+def tell_left_out(rejected: pa.Table, not_taken: NotTaken) -> None:
+    """Log what of the source is no part of the plan, and why."""
+    for line in quarantine.examples(rejected):
+        logger.warning("set aside: %s", line)
+    if not_taken:
+        logger.warning("not taken: %s", in_words(not_taken))
 
 
 def _quarantined(output_uri: str, units: list[UnitRef], sealed: Manifest, config: IngestConfig) -> list[SourceVideo]:

@@ -14,6 +14,7 @@ from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError, naming
 from animatediff.rendering.catalog import schedule_of
 from animatediff.rendering.file_checks import GivenFile, check_files
+from animatediff.training.captions import count_long
 from animatediff.training.model import BASE, check_fit
 from animatediff.training.recipe import Recipe
 from animatediff.weights import motion_modules
@@ -125,6 +126,8 @@ def check(config: TrainConfig, inputs_uri: str) -> TrainJob:
     if recipe.mix.dataset_uri is not None:
         with naming("mix"):
             sealed.append((recipe.mix.dataset_uri, _read_mix(recipe, recipe.mix.dataset_uri, manifest)))
+    long = count_long(recipe.dataset_uri, manifest, recipe.base)
+    logger.log(logging.WARNING if long.number else logging.INFO, "%s", long)
     result = storage.join(storage.absolute(config.output_uri), recipe.result_file)
     inputs = [_input(uri, found) for uri, found in sealed]
     return TrainJob(recipe, manifest, num_clips, held_out, _find_run(config, sealed), inputs, result)

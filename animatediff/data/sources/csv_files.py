@@ -2,13 +2,14 @@
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 
 from animatediff import storage
-from animatediff.data.sources.captions import clean_caption
-from animatediff.data.sources.files import read_lines, root_of, told
-from animatediff.data.sources.spec import SourceConfig, SourceVideo
-from animatediff.data.sources.tables import Table, find_column, map_columns, missing_column
+from animatediff.data.quarantine import Reason
+from animatediff.data.sources.files import read_text_lines, root_of, told
+from animatediff.data.sources.spec import Fault, SourceConfig, SourceVideo
+from animatediff.data.sources.tables import Mapping, Table, caption_of, find_column, map_columns, missing_column
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 
@@ -30,18 +31,19 @@ def read_csv(uri: str, source: SourceConfig, *, delimiter: str = ",") -> Iterato
         delimiter: between fields, which may be quoted.
 
     Raises:
-        UserError: the file is missing, is no CSV in UTF-8 or lacks a column; WebVid's videos are not there.
+        UserError: the file is missing, is no CSV or in an unknown encoding, or lacks a column; WebVid's videos are
+            not there.
     """
-    rows = _read_rows(uri, delimiter)
-    names = [name.strip() for name in next(rows, (0, []))[1]]
+    rows = _read_rows(uri, delimiter, source.encoding)
+    names = [name.strip() for name in _without_blanks(next(rows, (0, []))[1])]
     if source.format == "webvid" or (source.format == "auto" and _is_webvid(names, source)):
         return _read_webvid(rows, names, uri, source)
     return _read_table(rows, names, uri, source)
 
 
-def _read_rows(uri: str, delimiter: str) -> Iterator[Row]:
+def _read_rows(uri: str, delimiter: str, encoding: str | None) -> Iterator[Row]:
     csv.field_size_limit(max(csv.field_size_limit(), _MAX_FIELD_CHARS))
-    reader = csv.reader(chain(_decode(uri), [_END]), delimiter=delimiter, skipinitialspace=True)
+    reader = csv.reader(chain(_text(uri, encoding), [_END]), delimiter=delimiter, skipinitialspace=True)
     line, name = 0, printable_uri(uri)
     try:
         for row in reader:
@@ -56,22 +58,43 @@ def _read_rows(uri: str, delimiter: str) -> Iterator[Row]:
         raise UserError(f"{name} is no CSV in UTF-8: {error} (look for a quote in or after line {line + 1})") from error
 
 
-def _decode(uri: str) -> Iterator[str]:
-    for number, line in enumerate(read_lines(uri), 1):
-        try:
-            yield line.decode()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{printable_uri(uri)} is no CSV in UTF-8: line {number}: {error}") from error
+def _text(uri: str, encoding: str | None) -> Iterator[str]:
+    for number, line in enumerate(read_text_lines(uri, encoding), 1):
+        if isinstance(line, ValueError):
+            raise UserError(f"{printable_uri(uri)} is no CSV in UTF-8: line {number}: {line}") from line
+        yield line
 
 
 def _read_table(rows: Iterator[Row], names: Sequence[str], uri: str, source: SourceConfig) -> Iterator[SourceVideo]:
     mapping = map_columns(names, source.columns, uri)
-    table = Table(uri, (source.videos_uri or root_of(uri)).rstrip("/"), "line")
+    table = Table(uri, (source.videos_uri or root_of(uri)).rstrip("/"), "line", mapping)
     video, caption = names.index(mapping.video), names.index(mapping.caption)
     name = names.index(mapping.id) if mapping.id is not None else video
     for line, row in rows:
+        if len(_without_blanks(row)) > len(names):
+            yield table.unreadable(line, _too_many(row, names))
+            continue
         fields = _pad(row, len(names))
-        yield table.video(line, fields[video], fields[caption], fields[name], has_ids=mapping.id is not None)
+        yield _noting_lack(table.video(line, fields[video], fields[caption], fields[name]), line, row, names)
+
+
+def _too_many(row: list[str], names: Sequence[str]) -> str:
+    """Which of them is the caption's rest cannot be told."""
+    num = len(_without_blanks(row))
+    return f"has {num} cells for {len(names)} columns: put a text with the delimiter in it into quotes"
+
+
+def _noting_lack(video: SourceVideo, line: int, row: list[str], names: Sequence[str]) -> SourceVideo:
+    if video.caption or not video.video_id or len(row) >= len(names):
+        return video
+    detail = f"line {line} has {len(row)} cells for {len(names)} columns, and no caption"
+    return replace(video, fault=Fault(Reason.NO_CAPTION, detail))
+
+
+def _without_blanks(row: list[str]) -> list[str]:
+    """Cells as far as anything stands in them: spreadsheets write empty columns, too."""
+    last = max((number for number, cell in enumerate(row, 1) if cell.strip()), default=0)
+    return row[:last]
 
 
 def _pad(row: list[str], length: int) -> list[str]:
@@ -95,13 +118,15 @@ def _read_webvid(rows: Iterator[Row], names: Sequence[str], uri: str, source: So
     if not _has_pages(first, page_dir, video_id, folder, uri):
         page_dir = None
     caption = names.index(caption_name)
-    for _, row in chain(first, rows):
+    table = Table(uri, folder, "line", Mapping(id_name, id_name, caption_name))
+    for line, row in chain(first, rows):
+        if len(_without_blanks(row)) > len(names):
+            yield table.unreadable(line, _too_many(row, names))
+            continue
         fields = _pad(row, len(names))
-        yield SourceVideo(
-            fields[video_id].strip(),
-            f"{folder}/{_webvid_path(fields, page_dir, video_id)}",
-            clean_caption(fields[caption]),
-        )
+        path = f"{folder}/{_webvid_path(fields, page_dir, video_id)}"
+        words = caption_of(fields[caption], f"column {caption_name!r}")
+        yield _noting_lack(SourceVideo(fields[video_id].strip(), path, *words), line, row, names)
 
 
 def _webvid_path(fields: Sequence[str], page_dir: int | None, video_id: int) -> str:

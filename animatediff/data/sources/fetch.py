@@ -2,6 +2,8 @@
 
 import random
 import time
+import unicodedata
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -19,6 +21,7 @@ _BACKOFF_S = 1.0
 """Wait before the second attempt, doubled before each further one, give or take half."""
 _PASSING_STATUS = (408, 425, 429)
 _SETTLED = ("NoCredentialsError", "PartialCredentialsError", "EndpointConnectionError")
+_FORMS: tuple[Literal["NFC"], Literal["NFD"]] = ("NFC", "NFD")
 _WEB = ("http://", "https://")
 
 
@@ -63,7 +66,11 @@ def _read_file(uri: str, max_bytes: int) -> bytes:
     if uri.startswith(_WEB):
         return get(fs, path, max_bytes=max_bytes)
     fs.invalidate_cache(path)  # a size that was listed long ago may be another file's
-    info = fs.info(path)
+    try:
+        info = fs.info(path)
+    except FileNotFoundError:
+        path = _other_spelling(fs, path)
+        info = fs.info(path)
     if info["type"] == "other":  # reading a pipe never ends
         raise VideoError("fetch", Reason.FETCH_REFUSED, f"{printable_uri(uri)} is no regular file")
     size = int(info["size"])
@@ -71,6 +78,22 @@ def _read_file(uri: str, max_bytes: int) -> bytes:
         raise too_large(uri, size, max_bytes)
     # With an end, object stores need no second look at the size.
     return _whole(fs.cat_file(path, start=0, end=size), size) if size else b""
+
+
+def _other_spelling(fs: Any, path: str) -> str:
+    """The path of a file whose name has its accents composed otherwise: macOS parts them, tables mostly do not.
+
+    Raises:
+        FileNotFoundError: there is none either.
+    """
+    parts = path.split("/")
+    # The folder may be spelled as it is there, and what the table says beneath it not.
+    for first in [index for index, part in enumerate(parts) if not part.isascii()]:
+        for form in _FORMS:
+            other = "/".join([*parts[:first], *(unicodedata.normalize(form, part) for part in parts[first:])])
+            if other != path and fs.exists(other):
+                return other
+    raise FileNotFoundError(path)
 
 
 def _read_member(part: TarMember, max_bytes: int) -> bytes:

@@ -1,5 +1,6 @@
-"""A source's files: patterns expanded, folders listed, lines streamed, every failure told in one line."""
+"""A source's files: what their names say, opened, and their lines streamed; every failure told in one line."""
 
+import codecs
 import io
 import posixpath
 import re
@@ -8,17 +9,17 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import infer_compression
 
 from animatediff import storage
+from animatediff.data.sources.encodings import decode, extends_ascii, wide_codec
 from animatediff.data.sources.uris import describe
 from animatediff.errors import UserError
 from animatediff.uris import printable_text, printable_uri
 
-_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{},]+(?:,[^{},]+)+)\}")
 _MAGIC = re.compile(r"[*?\[{]")
 _CHUNK_BYTES = 1 << 20
+_HEAD_BYTES = 4096
 
 
 @contextmanager
@@ -60,47 +61,6 @@ def is_file(uri: str) -> bool:
     return not _MAGIC.search(uri) or ("://" not in uri and storage.exists(uri))
 
 
-def expand(uri: str) -> list[str]:
-    """The files that `uri` names: one, those of its brace ranges, or those that its `*`, `?` and `[]` match, sorted.
-
-    Raises:
-        UserError: nothing matches, or the storage cannot be reached.
-    """
-    if is_file(uri):
-        return [uri]
-    return [file for plain in _expand_braces(uri) for file in _glob(plain)]
-
-
-def _expand_braces(uri: str) -> list[str]:
-    match = _BRACES.search(uri)
-    if not match:
-        return [uri]
-    first, last, names = match.groups()
-    choices = names.split(",") if names else [str(i).zfill(len(first)) for i in range(int(first), int(last) + 1)]
-    return [full for choice in choices for full in _expand_braces(uri[: match.start()] + choice + uri[match.end() :])]
-
-
-def _glob(uri: str) -> list[str]:
-    # A web server lists nothing to match with, and "?" starts its query.
-    if uri.startswith(("http://", "https://")) or not re.search(r"[*?\[]", uri):
-        return [uri]
-    with told(uri):
-        fs, path = storage.filesystem(uri)
-        found = sorted(fs.glob(path))
-    if not found:
-        raise UserError(f"no file matches {printable_uri(uri)} (source.uri)")
-    return found if isinstance(fs, LocalFileSystem) else [fs.unstrip_protocol(name) for name in found]
-
-
-def list_folder(uri: str) -> list[str]:
-    """Paths, relative to the folder, of the files below it, sorted; hidden ones (`.part`, `._a.mp4`) are left out."""
-    with told(uri):
-        names = storage.find_files(uri)
-        # Object stores keep what they listed, about a kilobyte a file.
-        storage.filesystem(uri)[0].invalidate_cache()
-    return [name for name in names if not posixpath.basename(name).startswith(".")]
-
-
 @contextmanager
 def opened(uri: str, **options: Any) -> Iterator[Any]:
     """The file, open for reading.
@@ -125,18 +85,55 @@ def read_lines(uri: str) -> Iterator[bytes]:
     Raises:
         UserError: it cannot be read, or it is damaged.
     """
+    with _buffered(uri) as reader:
+        yield from _lines(reader, uri)
+
+
+def read_text_lines(uri: str, encoding: str | None) -> Iterator[str | ValueError]:
+    """The lines of a file as text; one that cannot be read as text is the error that says why.
+
+    Args:
+        uri: the file, which may be compressed.
+        encoding: see `SourceConfig.encoding`.
+
+    Raises:
+        UserError: it cannot be read, it is damaged, or it is in UTF-16 or UTF-32 and not all of it.
+    """
+    with _buffered(uri) as reader:
+        with told(uri):
+            head = reader.peek(_HEAD_BYTES)[:_HEAD_BYTES]
+        codec = wide_codec(head[: len(head) // 4 * 4] or head)
+        if codec is None and encoding is not None and not extends_ascii(encoding):
+            codec = encoding
+        if codec is not None:
+            # There a line feed is no byte.
+            with told(uri):
+                yield from io.TextIOWrapper(reader, codec, newline="")
+            return
+        for line in _lines(reader, uri):
+            try:
+                yield decode(line, encoding)
+            except ValueError as error:
+                yield error
+
+
+@contextmanager
+def _buffered(uri: str) -> Iterator[io.BufferedReader]:
     with opened(uri, compression=infer_compression(_file_name(uri))) as file:
         # fsspec's own files split lines in Python, slowly.
-        reader = io.BufferedReader(file, _CHUNK_BYTES)
-        is_first = True
-        while True:
-            with told(uri):
-                lines = reader.readlines(_CHUNK_BYTES)
-            if not lines:
-                return
-            if is_first:
-                lines[0], is_first = lines[0].removeprefix(b"\xef\xbb\xbf"), False
-            yield from lines
+        yield io.BufferedReader(file, _CHUNK_BYTES)
+
+
+def _lines(reader: io.BufferedReader, uri: str) -> Iterator[bytes]:
+    is_first = True
+    while True:
+        with told(uri):
+            lines = reader.readlines(_CHUNK_BYTES)
+        if not lines:
+            return
+        if is_first:
+            lines[0], is_first = lines[0].removeprefix(codecs.BOM_UTF8), False
+        yield from lines
 
 
 def no_ranges(uri: str) -> UserError:

@@ -1,102 +1,66 @@
 """A folder of videos, with the captions in files beside them."""
 
-import json
 import posixpath
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from animatediff import storage
-from animatediff.data.sources.captions import clean_caption
+from animatediff.data.quarantine import Reason
 from animatediff.data.sources.files import told
-from animatediff.data.sources.spec import VIDEO_SUFFIXES, Columns, SourceVideo
-from animatediff.data.sources.tables import find_column, text_of
+from animatediff.data.sources.not_taken import NotTaken
+from animatediff.data.sources.sidecars import Sidecars, caption_in, is_video
+from animatediff.data.sources.spec import Fault, SourceConfig, SourceVideo
+from animatediff.data.sources.tables import Caption
 from animatediff.uris import printable_uri
 
 _BATCH_FILES = 1000
 """Sidecars that are read at once: object stores serve them side by side."""
 
 
-def read_folder(uri: str, names: Sequence[str], columns: Columns) -> Iterator[SourceVideo]:
-    """The videos of a folder; a video without a sidecar, or with a broken one, has no caption.
+def read_folder(uri: str, names: Sequence[str], source: SourceConfig, not_taken: NotTaken) -> Iterator[SourceVideo]:
+    """The videos of a folder; one without a sidecar, or with one that cannot be read, says so in its fault.
 
     Args:
         uri: the folder.
         names: all its files, relative and sorted.
-        columns: `caption` is the key in `.json` sidecars, and where it is set they come before `.txt`.
+        source: its columns and encoding, see `Sidecars` and `caption_in`.
+        not_taken: gets the files that are neither videos nor their captions.
 
     Raises:
         UserError: the storage cannot be reached.
     """
-    videos = (name for name in names if name.lower().endswith(VIDEO_SUFFIXES))
+    sidecars = Sidecars(names, source)
+    videos = filter(is_video, names)
     while batch := list(islice(videos, _BATCH_FILES)):
-        sidecars = [_find_sidecar(name, names, columns) for name in batch]
-        captions = _read_captions(uri, [name for name in sidecars if name], columns)
-        for name, sidecar in zip(batch, sidecars, strict=True):
-            yield _video(uri, name, captions.get(sidecar or "", ""))
+        found = [sidecars.of(posixpath.splitext(name)[0]) for name in batch]
+        captions = _read_captions(uri, [first for first, *_ in filter(None, found)], source)
+        for name, files in zip(batch, found, strict=True):
+            missing = Caption("", sidecars.missing(posixpath.splitext(name)[0]))
+            yield _video(uri, name, captions[files[0]] if files else missing)
+    not_taken.update(sidecars.not_taken())
 
 
-def _video(uri: str, name: str, caption: str) -> SourceVideo:
+def _video(uri: str, name: str, caption: Caption) -> SourceVideo:
     # A file name that is no Unicode cannot be an id, nor be stored.
     text = name.encode(errors="replace").decode()
-    return SourceVideo(name if text == name else "", storage.join(uri, text), caption)
+    if text != name:
+        return SourceVideo("", storage.join(uri, text), caption.text, Fault(Reason.BAD_ID, "its name is no Unicode"))
+    return SourceVideo(name, storage.join(uri, name), *caption)
 
 
-def _find_sidecar(video: str, names: Sequence[str], columns: Columns) -> str | None:
-    stem = posixpath.splitext(video)[0]
-    return next((stem + suffix for suffix in sidecar_suffixes(columns) if _is_in(names, stem + suffix)), None)
-
-
-def _is_in(names: Sequence[str], name: str) -> bool:
-    index = bisect_left(names, name)
-    return index < len(names) and names[index] == name
-
-
-def sidecar_suffixes(columns: Columns) -> tuple[str, str]:
-    """Which kinds of caption files are looked for, the preferred first."""
-    return (".txt", ".json") if columns.caption is None else (".json", ".txt")
-
-
-def _read_captions(uri: str, sidecars: list[str], columns: Columns) -> dict[str, str]:
+def _read_captions(uri: str, sidecars: list[str], source: SourceConfig) -> dict[str, Caption]:
     """Captions by the sidecar's name."""
     with told(uri):
         fs, root = storage.filesystem(uri)
         # Not `cat`, which takes brackets in file names for patterns.
         contents = fs.cat_ranges([storage.join(root, name) for name in sidecars], None, None, on_error="return")
-    return {
-        name: caption_in(_content(content, storage.join(uri, name)), posixpath.splitext(name)[1], columns)
-        for name, content in zip(sidecars, contents, strict=True)
-    }
+    return {name: _caption(content, name, uri, source) for name, content in zip(sidecars, contents, strict=True)}
 
 
-def _content(content: bytes | Exception, uri: str) -> bytes:
-    if isinstance(content, FileNotFoundError):  # deleted since the folder was listed
-        return b""
+def _caption(content: bytes | Exception, name: str, uri: str, source: SourceConfig) -> Caption:
+    if isinstance(content, FileNotFoundError | PermissionError):  # deleted since the folder was listed
+        return Caption("", Fault(Reason.BAD_CAPTION, f"{name} cannot be read: {content.strerror}"))
     if isinstance(content, Exception):
-        with told(printable_uri(uri)):
+        with told(printable_uri(storage.join(uri, name))):
             raise content
-    return content
-
-
-def caption_in(content: bytes, suffix: str, columns: Columns) -> str:
-    """The caption in a sidecar file.
-
-    Args:
-        content: the file.
-        suffix: `.txt`, or `.json` for an object whose key `columns.caption`, or a common one, holds the caption.
-        columns: see `suffix`.
-
-    Returns:
-        The clean caption; empty where there is none.
-    """
-    text = content.decode("utf-8-sig", errors="replace")
-    if suffix != ".json":
-        return clean_caption(text)
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        return ""
-    if not isinstance(values, dict):
-        return ""
-    key = find_column("caption", list(values), columns)
-    return clean_caption(text_of(values[key])) if key is not None else ""
+    return caption_in(content, name, source)

@@ -11,7 +11,14 @@ import pyarrow.parquet as pq
 from animatediff import storage
 from animatediff.data.sources.files import no_ranges, opened, root_of, told
 from animatediff.data.sources.spec import Columns, SourceConfig, SourceVideo
-from animatediff.data.sources.tables import Table, find_column, map_columns, missing_column, require_column
+from animatediff.data.sources.tables import (
+    Mapping,
+    Table,
+    find_column,
+    map_columns,
+    missing_column,
+    require_column,
+)
 from animatediff.data.sources.uris import ParquetCell, describe
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
@@ -55,14 +62,13 @@ def _open(file: Any, uri: str) -> pq.ParquetFile:
 
 def _read_paths(parquet: pq.ParquetFile, uri: str, source: SourceConfig) -> Iterator[SourceVideo]:
     mapping = map_columns(parquet.schema_arrow.names, source.columns, uri)
-    table = Table(uri, (source.videos_uri or root_of(uri)).rstrip("/"), "row")
-    has_ids = mapping.id is not None
+    table = Table(uri, (source.videos_uri or root_of(uri)).rstrip("/"), "row", mapping, source.encoding)
     names = [mapping.video, mapping.caption, mapping.id if mapping.id is not None else mapping.video]
     number = 0
     for group in range(parquet.num_row_groups):
         for columns in _read_columns(parquet, group, names, uri):
             for path, caption, name in zip(*columns, strict=True):
-                yield table.video(number, path, caption, name, has_ids=has_ids)
+                yield table.video(number, path, caption, name)
                 number += 1
 
 
@@ -73,13 +79,13 @@ def _read_cells(parquet: pq.ParquetFile, uri: str, source: SourceConfig, column:
     if name is None:
         told_id = missing_column("id", source.columns.id, schema.names, uri)
         raise UserError(f"{told_id} (the videos lie in the column {column!r}, so they have no path to be named by)")
-    table = Table(uri, "", "row")
+    table = Table(uri, "", "row", Mapping(name, column, caption), source.encoding)
     for group in range(parquet.num_row_groups):
         row = 0
         for columns in _read_columns(parquet, group, [caption, name], uri):
             for caption_value, id_value in zip(*columns, strict=True):
                 cell = str(ParquetCell(uri, group, row, column))
-                yield table.video(row, cell, caption_value, id_value, has_ids=True)
+                yield table.video(row, cell, caption_value, id_value)
                 row += 1
 
 
@@ -91,8 +97,17 @@ def _read_columns(parquet: pq.ParquetFile, group: int, names: list[str], uri: st
             batch = next(batches, None)
         if batch is None:
             return
-        lists = {name: batch.column(name).to_pylist() for name in set(names)}
+        lists = {name: _values(batch.column(name)) for name in set(names)}
         yield [lists[name] for name in names]
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Python's values; where a text is not in UTF-8, as some writers leave it, the bytes of all."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        return plain.cast(pa.large_binary()).to_pylist()
 
 
 def _bytes_column(schema: pa.Schema, columns: Columns, uri: str) -> str | None:

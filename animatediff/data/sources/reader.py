@@ -5,11 +5,13 @@ from itertools import chain, islice
 
 from animatediff import storage
 from animatediff.data.sources.csv_files import read_csv
-from animatediff.data.sources.files import expand, is_file, list_folder, root_of, suffix_of, told
+from animatediff.data.sources.files import is_file, root_of, suffix_of, told
 from animatediff.data.sources.folder import read_folder
 from animatediff.data.sources.jsonl_files import read_jsonl
+from animatediff.data.sources.listing import expand, list_folder
+from animatediff.data.sources.not_taken import NotTaken, kind_of
 from animatediff.data.sources.parquet_files import read_parquet
-from animatediff.data.sources.spec import VIDEO_SUFFIXES, SourceConfig, SourceVideo
+from animatediff.data.sources.spec import AMBIGUOUS_SUFFIXES, VIDEO_SUFFIXES, SourceConfig, SourceVideo
 from animatediff.data.sources.tars import read_tars
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
@@ -27,13 +29,15 @@ _FORMATS = {
 } | dict.fromkeys(VIDEO_SUFFIXES, "folder")
 
 
-def read_source(source: SourceConfig) -> Iterator[list[SourceVideo]]:
+def read_source(source: SourceConfig, not_taken: NotTaken | None = None) -> Iterator[list[SourceVideo]]:
     """All videos of a source, in its order; no more than a batch of a table's rows is held at once.
 
-    A row that cannot be used does not stop its neighbours: it comes without an id, and its URI names its place.
+    What cannot be used does not stop its neighbours: its fault says why. A row without an id has a URI that names its
+    place.
 
     Args:
         source: where the videos are and how they are told.
+        not_taken: gets the files of the source that are no videos and belong to none; complete at the end.
 
     Yields:
         Batches of 1 to 10,000 videos.
@@ -42,7 +46,7 @@ def read_source(source: SourceConfig) -> Iterator[list[SourceVideo]]:
         UserError: while iterating. The source is missing, unreachable or of another format, lacks a column, or holds
             no videos.
     """
-    videos = _read(source)
+    videos = _read(source, NotTaken() if not_taken is None else not_taken)
     is_empty = True
     while batch := list(islice(videos, BATCH_VIDEOS)):
         yield batch
@@ -51,18 +55,19 @@ def read_source(source: SourceConfig) -> Iterator[list[SourceVideo]]:
         raise UserError(f"{printable_uri(source.uri)} lists no videos (source.uri)")
 
 
-def _read(source: SourceConfig) -> Iterator[SourceVideo]:
+def _read(source: SourceConfig, not_taken: NotTaken) -> Iterator[SourceVideo]:
     source = _absolute(source)
     kind = _kind_of(source.uri) if source.format == "auto" else source.format
     if kind in ("csv", "tsv", "webvid", "jsonl") or not _is_folder(source.uri, kind):
-        return _read_files(source, kind, expand(source.uri), root_of(source.uri))
-    names = list_folder(source.uri)
+        return _read_files(source, kind, expand(source.uri, not_taken), root_of(source.uri), not_taken)
+    names = list_folder(source.uri, not_taken)
     kind = _kind_within(source.uri, names) if source.format == "auto" else kind
     if kind == "folder":
         _refuse_unused(source, kind)
-        return read_folder(source.uri, _require(names, kind, source.uri), source.columns)
-    files = [storage.join(source.uri, name) for name in _require(names, kind, source.uri) if _kind_of(name) == kind]
-    return _read_files(source, kind, files, source.uri)
+        return read_folder(source.uri, _require(names, kind, source.uri), source, not_taken)
+    files = [name for name in _require(names, kind, source.uri) if _kind_of(name) == kind]
+    not_taken.update(kind_of(name) for name in names if _kind_of(name) != kind)
+    return _read_files(source, kind, [storage.join(source.uri, name) for name in files], source.uri, not_taken)
 
 
 def _kind_of(name: str) -> str:
@@ -83,7 +88,8 @@ def _is_folder(uri: str, kind: str) -> bool:
 
 def _kind_within(uri: str, names: Sequence[str]) -> str:
     """What a folder holds: videos, tars or Parquet files."""
-    there = {_FORMATS.get(suffix_of(name)) for name in names} & {"folder", "webdataset", "parquet"}
+    there = {_FORMATS.get(suffix_of(name)) for name in names if suffix_of(name) not in AMBIGUOUS_SUFFIXES}
+    there &= {"folder", "webdataset", "parquet"}
     if len(there) > 1:
         kinds = " and ".join(sorted(str(kind) for kind in there))
         raise UserError(f"the folder {printable_uri(uri)} holds files of the formats {kinds}: set source.format to one")
@@ -98,10 +104,12 @@ def _require(names: Sequence[str], kind: str, uri: str) -> Sequence[str]:
     raise UserError(f"there are no {what} ({suffixes}) in the folder {printable_uri(uri)} (source.uri)")
 
 
-def _read_files(source: SourceConfig, kind: str, files: Sequence[str], root: str) -> Iterator[SourceVideo]:
+def _read_files(
+    source: SourceConfig, kind: str, files: Sequence[str], root: str, not_taken: NotTaken
+) -> Iterator[SourceVideo]:
     _refuse_unused(source, kind)
     if kind == "webdataset":
-        return read_tars(files, root, source.columns)
+        return read_tars(files, root, source, not_taken)
     return chain.from_iterable(_read_table(uri, source, kind) for uri in files)
 
 

@@ -1,11 +1,30 @@
 """What a source is: where it lies, how it is laid out, and what it yields."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from pydantic import field_validator
 
 from animatediff.config import Config
+from animatediff.data.quarantine import Reason
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"),
+    *(".qt", ".3gp", ".3g2", ".f4v", ".flv", ".wmv", ".asf", ".divx", ".ogv", ".rm", ".rmvb", ".mxf", ".dv"),
+    *(".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".vob", ".mts", ".m2ts", ".ts", ".gif", ".apng"),
+)
+"""Of files that FFmpeg decodes. Animated WebP it does not, and an AVIF sequence gives its first picture alone."""
+
+AMBIGUOUS_SUFFIXES = (".gif", ".apng", ".ts")
+"""Of previews and code as well: they do not say that a folder is one of videos where it holds tars or tables."""
+
+
+class Fault(NamedTuple):
+    """Why something that a source names cannot be used."""
+
+    reason: Reason
+    detail: str
+    """One line for a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +37,8 @@ class SourceVideo:
     """What `fetch` reads: a file, or a part of one named by a fragment."""
     caption: str
     """As `clean_caption` leaves it; empty when the source has none."""
+    fault: Fault | None = field(default=None, compare=False)
+    """Why it cannot be used, where reading the source shows it; it makes it no other video."""
 
 
 class Columns(Config):
@@ -43,3 +64,17 @@ class SourceConfig(Config):
     videos_uri: str | None = None
     """Folder that a table's relative paths start from; default: the table's own, for WebVid `videos` beside it."""
     columns: Columns = Columns()
+    encoding: str | None = None
+    """Of caption files and tables that are neither UTF-8 nor begin with a byte order mark, for example `cp1252`
+    (Western Europe), `cp932` (Shift-JIS), `gbk` or `euc_kr`. Without it, such captions are quarantined and such tables
+    refused: an encoding that is guessed wrong is rubbish that nobody sees."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, value: str | None) -> str | None:
+        try:
+            if value is not None:
+                "a".encode(value)
+        except LookupError as error:
+            raise ValueError(f"Python knows no text encoding {value!r}: cp1252, cp932 and gbk are some") from error
+        return value

@@ -3,15 +3,18 @@
 import logging
 import posixpath
 import tarfile
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from animatediff.data.quarantine import Reason
 from animatediff.data.sources.files import no_ranges, opened, told
-from animatediff.data.sources.folder import caption_in, sidecar_suffixes
-from animatediff.data.sources.spec import VIDEO_SUFFIXES, Columns, SourceVideo
+from animatediff.data.sources.not_taken import HIDDEN, NotTaken, kind_of
+from animatediff.data.sources.sidecars import Sidecars, caption_in, is_sidecar, is_video
+from animatediff.data.sources.spec import VIDEO_SUFFIXES, Fault, SourceConfig, SourceVideo
+from animatediff.data.sources.tables import Caption
 from animatediff.data.sources.uris import TarMember, describe
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
@@ -26,14 +29,22 @@ _MAX_CAPTION_BYTES = 1_000_000
 
 
 @dataclass
-class _Sample:
-    video: TarMember | None = None
-    video_suffix: str = ""
-    captions: dict[str, str] = field(default_factory=dict)
-    """By suffix."""
+class _Contents:
+    """What a tar holds."""
+
+    members: dict[str, TarMember] = field(default_factory=dict)
+    """All regular files, by name."""
+    videos: list[tuple[str, TarMember | Fault]] = field(default_factory=list)
+    """By name, in the tar's order; two of one name are both there."""
+    captions: dict[str, bytes | Fault] = field(default_factory=dict)
+    links: list[tuple[str, str]] = field(default_factory=list)
+    """Names of links, and of what they lead to."""
+    order: dict[str, int] = field(default_factory=dict)
+    """Place of each sample's first file."""
+    not_taken: NotTaken = field(default_factory=NotTaken)
 
 
-def read_tars(uris: Sequence[str], root: str, columns: Columns) -> Iterator[SourceVideo]:
+def read_tars(uris: Sequence[str], root: str, source: SourceConfig, not_taken: NotTaken) -> Iterator[SourceVideo]:
     """The videos of tars. Only headers and captions are read.
 
     A tar that is damaged gives the videos before the damage, then one without an id, whose URI names the place.
@@ -41,31 +52,41 @@ def read_tars(uris: Sequence[str], root: str, columns: Columns) -> Iterator[Sour
     Args:
         uris: the tars, not compressed.
         root: the folder that ids name them from: an id is the tar's relative path, `/`, the sample's name.
-        columns: `caption` is the key in `.json` members, and where it is set they come before `.txt`.
+        source: its columns and encoding, see `Sidecars` and `caption_in`.
+        not_taken: gets the files that belong to no video.
 
     Raises:
         UserError: a tar is missing or compressed, or its server serves no byte ranges.
     """
     pool = ThreadPoolExecutor(_TARS_AT_ONCE, thread_name_prefix="tars")
-    ahead: deque[Future[list[SourceVideo]]] = deque()
+    ahead: deque[Future[tuple[list[SourceVideo], NotTaken]]] = deque()
     try:
-        for uri in uris:
-            ahead.append(pool.submit(_read_tar, uri, _tar_name(uri, root), columns))
+        for uri, name in zip(uris, _tar_names(uris, root), strict=True):
+            ahead.append(pool.submit(_read_tar, uri, name, source))
             if len(ahead) >= _TARS_AT_ONCE:
-                yield from ahead.popleft().result()
+                yield from _take(ahead.popleft(), not_taken)
         while ahead:
-            yield from ahead.popleft().result()
+            yield from _take(ahead.popleft(), not_taken)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _tar_name(uri: str, root: str) -> str:
-    name = printable_uri(uri).removeprefix(printable_uri(root)).lstrip("/")
-    return name.partition("?")[0].removesuffix(".tar")
+def _take(tar: Future[tuple[list[SourceVideo], NotTaken]], not_taken: NotTaken) -> list[SourceVideo]:
+    videos, left = tar.result()
+    not_taken.update(left)
+    return videos
 
 
-def _read_tar(uri: str, name: str, columns: Columns) -> list[SourceVideo]:
-    samples: dict[str, _Sample] = {}
+def _tar_names(uris: Sequence[str], root: str) -> list[str]:
+    """What ids begin with: without the query, unless that is all that tells the tars apart."""
+    full = [printable_uri(uri).removeprefix(printable_uri(root)).lstrip("/") for uri in uris]
+    short = [name.partition("?")[0] if "://" in uri else name for name, uri in zip(full, uris, strict=True)]
+    names = short if len(set(short)) == len(short) else full
+    return [name.removesuffix(".tar") for name in names]
+
+
+def _read_tar(uri: str, name: str, source: SourceConfig) -> tuple[list[SourceVideo], NotTaken]:
+    contents = _Contents()
     damage = []
     with opened(uri, block_size=_BLOCK_BYTES) as file, told(uri):
         _check(file, uri)
@@ -73,13 +94,18 @@ def _read_tar(uri: str, name: str, columns: Columns) -> list[SourceVideo]:
         file.seek(0)
         try:
             for member, content in _walk(file, size):
-                _add(samples, member, content, uri, columns)
+                _add(contents, member, content, uri)
         except (tarfile.TarError, EOFError) as error:
             logger.warning("%s is damaged, what follows is not read: %s", printable_uri(uri), describe(error))
-            damage.append(SourceVideo("", f"{uri}#offset={file.tell()}", ""))
+            fault = Fault(Reason.TRUNCATED, f"the tar is damaged, and not read from here on: {describe(error)}")
+            damage.append(SourceVideo("", f"{uri}#offset={file.tell()}", "", fault))
         except ValueError as error:  # fsspec's, where the server answered with the whole file
             raise no_ranges(uri) from error
-    return [*_videos(samples, name, columns), *damage]
+        _follow_links(contents, file)
+    videos = [*_videos(contents, uri, name, source), *damage]
+    if not videos:
+        contents.not_taken["tars without a video"] += 1
+    return videos, contents.not_taken
 
 
 def _check(file: Any, uri: str) -> None:
@@ -92,7 +118,7 @@ def _check(file: Any, uri: str) -> None:
 
 
 def _walk(file: Any, size: int) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """The regular files of a tar, with the content of those that may be captions.
+    """The members of a tar, with the content of those that may be captions.
 
     Raises:
         tarfile.TarError: a header is damaged, or the tar ends inside a member.
@@ -100,33 +126,123 @@ def _walk(file: Any, size: int) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     with tarfile.open(fileobj=file, mode="r:", errors="replace") as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # else every header stays in memory
-            if member.offset_data + member.size > size:
+            if member.isreg() and member.offset_data + member.size > size:
                 raise tarfile.ReadError(f"it ends inside {member.name}")
-            if member.isreg() and not member.issparse():
-                is_caption = member.name.endswith((".txt", ".json")) and member.size <= _MAX_CAPTION_BYTES
-                content = tar.extractfile(member) if is_caption else None
-                yield member, content.read() if content else b""
+            is_caption = _is_plain(member) and is_sidecar(member.name) and member.size <= _MAX_CAPTION_BYTES
+            content = tar.extractfile(member) if is_caption else None
+            yield member, content.read() if content else b""
         # tarfile takes a damaged header for the end.
         file.seek(tar.offset)
         if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
             raise tarfile.ReadError("a header is damaged")
 
 
-def _add(samples: dict[str, _Sample], member: tarfile.TarInfo, content: bytes, uri: str, columns: Columns) -> None:
-    folder, base = posixpath.split(member.name.removeprefix("./"))
-    stem, dot, suffix = base.partition(".")
-    if not stem or not dot:
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    """Whether its bytes stand in the tar one after the other."""
+    return member.isreg() and not member.issparse()
+
+
+def _add(contents: _Contents, member: tarfile.TarInfo, content: bytes, uri: str) -> None:
+    name = member.name.removeprefix("./")
+    if member.isdir():
         return
-    sample = samples.setdefault(posixpath.join(folder, stem), _Sample())
-    if content:
-        sample.captions[f".{suffix}"] = caption_in(content, f".{suffix}", columns)
-    # `a.mp4` is the video and `a.depth.mp4` goes with it, whichever comes first.
-    elif base.lower().endswith(VIDEO_SUFFIXES) and (sample.video is None or len(suffix) < len(sample.video_suffix)):
-        sample.video, sample.video_suffix = TarMember(uri, member.offset_data, member.size), suffix
+    if posixpath.basename(name).startswith("."):
+        contents.not_taken[HIDDEN] += 1
+        return
+    contents.order.setdefault(_sample_of(name), len(contents.order))
+    if member.issym() or member.islnk():
+        folder = posixpath.dirname(name) if member.issym() else ""
+        contents.links.append((name, posixpath.normpath(posixpath.join(folder, member.linkname))))
+        return
+    if _is_plain(member):
+        contents.members[name] = TarMember(uri, member.offset_data, member.size)
+    if is_video(name):
+        refusal = Fault(Reason.FETCH_REFUSED, f"{name} is sparse, or no regular file: store it whole")
+        contents.videos.append((name, contents.members[name] if _is_plain(member) else refusal))
+    elif is_sidecar(name) and _is_plain(member):
+        large = Fault(Reason.BAD_CAPTION, f"{name} has more than {_MAX_CAPTION_BYTES} bytes")
+        contents.captions[name] = content if member.size <= _MAX_CAPTION_BYTES else large
+    else:
+        contents.not_taken[kind_of(name)] += 1
 
 
-def _videos(samples: dict[str, _Sample], name: str, columns: Columns) -> Iterator[SourceVideo]:
-    for key, sample in samples.items():
-        if sample.video is not None:
-            captions = [sample.captions.get(suffix, "") for suffix in sidecar_suffixes(columns)]
-            yield SourceVideo(f"{name}/{key}", str(sample.video), next(filter(None, captions), ""))
+def _follow_links(contents: _Contents, file: Any) -> None:
+    """Take linked videos and captions for what they lead to."""
+    targets = dict(contents.links)
+    for name, linked in contents.links:
+        passed, target = {name}, linked
+        while target in targets and target not in passed:
+            passed.add(target)
+            target = targets[target]
+        place = contents.members.get(target)
+        if is_video(name):
+            lost = Fault(Reason.NOT_FOUND, f"{name} is a link to {target}, which the tar does not hold")
+            contents.videos.append((name, place or lost))
+        elif is_sidecar(name) and place is not None and place.num_bytes <= _MAX_CAPTION_BYTES:
+            file.seek(place.offset)
+            contents.captions[name] = file.read(place.num_bytes)
+        else:
+            contents.not_taken[kind_of(name)] += 1
+
+
+def _sample_of(name: str) -> str:
+    folder, base = posixpath.split(name)
+    return posixpath.join(folder, base.partition(".")[0])
+
+
+def _stem_of(name: str) -> str:
+    return posixpath.splitext(name)[0]
+
+
+def _rank(name: str) -> int:
+    return VIDEO_SUFFIXES.index(posixpath.splitext(name)[1].lower())
+
+
+def _videos(contents: _Contents, uri: str, tar_name: str, source: SourceConfig) -> Iterator[SourceVideo]:
+    """The videos, samples in the tar's order.
+
+    A name with dots, as `Track 2.0 (live).mp4`, is a video's own where a caption has all of it, or where no caption
+    has what is before its first dot. Else, as webdataset has it, `a.depth.mp4` is a part of the sample of `a.txt`: a
+    sample has one video, `a.mp4` or else the one with the shortest rest, and its others are counted.
+    """
+    sidecars = Sidecars(sorted({*contents.captions, *(name for name, _ in contents.videos)}), source)
+    stems: dict[str, list[str]] = defaultdict(list)
+    for name, _ in contents.videos:
+        stems[_stem_of(name)].append(name)
+    parts: dict[str, list[str]] = defaultdict(list)
+    for stem in stems:
+        sample = _sample_of(stem)
+        if stem != sample and not sidecars.of(stem) and sidecars.of(sample):
+            parts[sample].append(stem)
+    ids = {stem: stem for stem in stems}
+    for sample, others in parts.items():
+        if sample not in stems:
+            ids[min(others, key=len)] = sample
+            others.remove(min(others, key=len))
+        for stem in others:
+            del ids[stem]
+    for name, place in sorted(contents.videos, key=lambda video: contents.order[_sample_of(video[0])]):
+        stem = _stem_of(name)
+        if stem not in ids:
+            contents.not_taken[f".{posixpath.basename(name).partition('.')[2]} beside a sample's video"] += 1
+            continue
+        # `a.mp4` and `a.gif` are two videos of one name.
+        key = ids[stem] if name == min(stems[stem], key=_rank) else name
+        caption = _caption(contents, sidecars, ids[stem], source)
+        if isinstance(place, Fault):
+            yield SourceVideo(f"{tar_name}/{key}", f"{uri}#{name}", caption.text, place)
+        else:
+            yield SourceVideo(f"{tar_name}/{key}", str(place), *caption)
+    contents.not_taken.update(sidecars.not_taken())
+
+
+def _caption(contents: _Contents, sidecars: Sidecars, stem: str, source: SourceConfig) -> Caption:
+    """The first that says something, else what is wrong with the first."""
+    first = None
+    for name in sidecars.of(stem):
+        content = contents.captions[name]
+        caption = Caption("", content) if isinstance(content, Fault) else caption_in(content, name, source)
+        if caption.text:
+            return caption
+        first = first or caption
+    return first or Caption("", sidecars.missing(stem))

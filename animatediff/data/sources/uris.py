@@ -3,12 +3,16 @@
 import hashlib
 import re
 from typing import NamedTuple
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
-from animatediff.uris import printable_text, printable_uri
+from animatediff.data.sources.spec import VIDEO_SUFFIXES
+from animatediff.uris import is_secret, printable_text, printable_uri
 
 _TAR_MEMBER = re.compile(r"(?P<uri>.+)#offset=(?P<offset>\d+)&bytes=(?P<num_bytes>\d+)", re.DOTALL)
 _PARQUET_CELL = re.compile(r"(?P<uri>.+)#group=(?P<group>\d+)&row=(?P<row>\d+)&column=(?P<column>[^&#]+)", re.DOTALL)
+
+_SIGNATURE = re.compile(r"x-(amz|goog|ms)-signature|signature|sig", re.IGNORECASE)
+_ALWAYS_SECRET = re.compile(r"x-(amz|goog|ms)-.*|.*(secret|password|credential|signature).*|sig|expires", re.IGNORECASE)
 
 
 class TarMember(NamedTuple):
@@ -60,10 +64,37 @@ def describe(error: Exception) -> str:
 def id_from(uri: str) -> str:
     """A video's id from where it lies: host and path, or the relative path.
 
-    Signatures are left out, so that a signed URL keeps its id when it is signed again.
+    Signatures are left out, so that a signed URL keeps its id when it is signed again. A parameter that is only called
+    like a secret (`get?key=1.mp4`) is part of the id, as a hash.
     """
     name = printable_uri(uri)
     name = name.partition("://")[2] or name
     name = name.removeprefix("./").lstrip("/")
+    content = _hidden_content(uri)
+    if content:
+        digest = hashlib.sha256("&".join(content).encode()).hexdigest()[:16]
+        name, hash_sign, fragment = name.partition("#")
+        name = f"{name}{'&' if '?' in name else '?'}hidden={digest}{hash_sign}{fragment}"
     # An id may not lead out of a folder, but a path may.
     return hashlib.sha256(name.encode()).hexdigest()[:32] if ".." in name.split("/") else name
+
+
+def _hidden_content(uri: str) -> list[str]:
+    """The parts of a URL's query that `printable_uri` leaves out though they say which file is meant."""
+    if "://" not in uri or "?" not in uri:
+        return []
+    url = urlsplit(uri)
+    hidden = [part for part in url.query.split("&") if is_secret(part.partition("=")[0])]
+    is_signed = any(_SIGNATURE.fullmatch(part.partition("=")[0]) for part in hidden)
+    names_file = url.path.lower().endswith(VIDEO_SUFFIXES)
+    return [part for part in hidden if _is_content(*part.split("=", 1), is_signed=is_signed, names_file=names_file)]
+
+
+def _is_content(name: str, value: str = "", *, is_signed: bool, names_file: bool) -> bool:
+    if _ALWAYS_SECRET.fullmatch(name) or not value:
+        return False
+    if value.lower().endswith(VIDEO_SUFFIXES):
+        return True
+    if name.lower() in ("key", "policy"):
+        return not (is_signed and name.lower() == "policy")
+    return not (is_signed or names_file)

@@ -1,0 +1,146 @@
+"""Which files a source has: patterns expanded, and what lies below a folder, linked folders too."""
+
+import logging
+import os
+import posixpath
+import re
+from collections.abc import Iterator
+from heapq import heappop, heappush
+from pathlib import Path
+
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import glob_translate
+
+from animatediff import storage
+from animatediff.data.sources.files import is_file, told
+from animatediff.data.sources.not_taken import HIDDEN, NotTaken
+from animatediff.errors import UserError
+from animatediff.uris import printable_uri
+
+logger = logging.getLogger(__name__)
+
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{},]+(?:,[^{},]+)+)\}")
+_GLOB = re.compile(r"[*?\[]")
+
+_Identity = tuple[int, int]
+"""Of a folder, whatever it is called: device and inode."""
+
+
+def expand(uri: str, not_taken: NotTaken) -> list[str]:
+    """The files that `uri` names: one, those of its brace ranges, or those that its `*`, `?` and `[]` match, sorted.
+
+    Raises:
+        UserError: nothing matches, or the storage cannot be reached.
+    """
+    if is_file(uri):
+        return [uri]
+    return [file for plain in _expand_braces(uri) for file in _glob(plain, not_taken)]
+
+
+def _expand_braces(uri: str) -> list[str]:
+    match = _BRACES.search(uri)
+    if not match:
+        return [uri]
+    first, last, names = match.groups()
+    choices = names.split(",") if names else [str(i).zfill(len(first)) for i in range(int(first), int(last) + 1)]
+    return [full for choice in choices for full in _expand_braces(uri[: match.start()] + choice + uri[match.end() :])]
+
+
+def _glob(uri: str, not_taken: NotTaken) -> list[str]:
+    # A web server lists nothing to match with, and "?" starts its query.
+    if uri.startswith(("http://", "https://")) or not _GLOB.search(uri):
+        return [uri]
+    with told(uri):
+        fs, path = storage.filesystem(uri)
+        found = sorted(_match(path, not_taken) if isinstance(fs, LocalFileSystem) else fs.glob(path))
+    if not found:
+        raise UserError(f"no file matches {printable_uri(uri)} (source.uri)")
+    return found if isinstance(fs, LocalFileSystem) else [fs.unstrip_protocol(name) for name in found]
+
+
+def _match(pattern: str, not_taken: NotTaken) -> Iterator[str]:
+    """Local files and folders that match: fsspec does not look into linked folders."""
+    root = posixpath.dirname(_GLOB.split(pattern, maxsplit=1)[0])
+    if "**" not in pattern:
+        yield from map(str, Path(root).glob(posixpath.relpath(pattern, root)))
+        return
+    matches = re.compile(glob_translate(pattern))
+    for name in _walk(root, not_taken):
+        if matches.match(path := posixpath.join(root, name)):
+            yield path
+
+
+def list_folder(uri: str, not_taken: NotTaken) -> list[str]:
+    """Paths, relative to the folder, of the files below it, sorted; hidden ones (`.part`, `._a.mp4`) are left out.
+
+    A local folder that is linked is listed as if it lay there; one that is reached a second time is not.
+
+    Args:
+        uri: the folder.
+        not_taken: gets the hidden files, and the folders that are not listed.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    with told(uri):
+        fs, path = storage.filesystem(uri)
+        if isinstance(fs, LocalFileSystem):
+            names = sorted(_walk(path, not_taken))
+        else:
+            names = storage.find_files(uri)
+            # Object stores keep what they listed, about a kilobyte a file.
+            fs.invalidate_cache()
+    shown = [name for name in names if not posixpath.basename(name).startswith(".")]
+    if len(names) > len(shown):
+        not_taken[HIDDEN] += len(names) - len(shown)
+    return shown
+
+
+def _walk(root: str, not_taken: NotTaken) -> Iterator[str]:
+    """The files, in no order. What lies in the folder itself comes before what is linked, so that it keeps its name."""
+    if not Path(root).is_dir():
+        return
+    seen: set[_Identity] = set()
+    folders, links = [""], list[str]()
+    while folders or links:
+        is_link = not folders
+        prefix = heappop(links) if is_link else folders.pop()
+        place = posixpath.join(root, prefix)
+        try:
+            if _identity(place) in seen or (is_link and _holds(place, root)):
+                logger.warning("the folder %s leads to what is listed already: it is not listed again", place)
+                not_taken["linked folders that are listed already"] += 1
+                continue
+            with os.scandir(place) as entries:
+                found = list(entries)
+        except OSError as error:
+            if not prefix:
+                raise
+            logger.warning("the folder %s cannot be read: %s", place, error.strerror)
+            not_taken["folders that cannot be read"] += 1
+            continue
+        seen.add(_identity(place))
+        for entry in found:
+            if not _is_folder(entry):
+                yield prefix + entry.name
+            elif entry.is_symlink():
+                heappush(links, f"{prefix}{entry.name}/")
+            else:
+                folders.append(f"{prefix}{entry.name}/")
+
+
+def _identity(folder: str) -> _Identity:
+    status = Path(folder).stat()
+    return status.st_dev, status.st_ino
+
+
+def _holds(folder: str, root: str) -> bool:
+    """Whether it is above the root, from where everything would be listed again."""
+    return Path(root).resolve().is_relative_to(Path(folder).resolve())
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to where nobody may look
+        return False
