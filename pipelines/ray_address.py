@@ -64,7 +64,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
         raise _RefusedError(_instead_of(scheme, address, host))
     try:
         parts = urlsplit(f"//{address}")
-        host, port = parts.hostname, parts.port
+        host, port = parts.hostname or "", parts.port
     except ValueError as error:
         raise _RefusedError(f"is no host:port ({error})") from error
     if not host or parts.netloc != address or "@" in address:
@@ -156,7 +156,8 @@ def _within(seconds: float, check: Callable[[], None]) -> None:
 
     def run() -> None:
         try:
-            outcome.put(check())
+            check()
+            outcome.put(None)
         except Exception as error:
             outcome.put(error)
 

@@ -102,6 +102,7 @@ def render_pending(config: AnimateConfig, plan: Plan, pending: list[Item], ledge
             logger.warning(
                 "%s: %s; a new one shares out the %d items that are left", _DISPATCHER_LOST, lost.text, len(left)
             )
+    assert lost is not None  # else it returned above
     raise UserError(
         f"{_DISPATCHER_LOST} {_MAX_DISPATCHERS} times: {lost.text}; {_KEPT}; where memory is short, lower {_LOWER}"
     )
