@@ -13,7 +13,6 @@ from animatediff.data.sources.fetch import fetch
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig
 from animatediff.errors import UserError
-from animatediff.uris import printable_uri
 from tests.unit.test_data_sources import read, touch
 from tests.unit.test_data_sources_parquet import videos, write
 from tests.unit.test_data_sources_tars import sample, write_tar
@@ -228,22 +227,6 @@ def test_an_outage_of_s3_is_not_the_videos_fault(s3, monkeypatch, tmp_path):
     error = refusal("s3://videos/a.mp4")
     assert error.reason is Reason.FETCH_ERROR
     assert "credentials" in error.detail
-
-
-@pytest.mark.parametrize(
-    ("uri", "printable"),
-    [
-        ("/data/a.mp4?token=x", "/data/a.mp4?token=x"),
-        ("s3://bucket/a@b.mp4", "s3://bucket/a@b.mp4"),
-        ("https://me:pass@h:80/a.mp4", "https://h:80/a.mp4"),
-        ("https://h/a.mp4?X-Amz-Signature=s&v=1&X-Amz-Credential=c#t=3", "https://h/a.mp4?v=1#t=3"),
-        ("https://h?access_token=s", "https://h"),
-        ("https://h/a.tar?sig=s#offset=512&bytes=3", "https://h/a.tar#offset=512&bytes=3"),
-        ("https://h/a.mp4?keyframe=1&author=2", "https://h/a.mp4?keyframe=1&author=2"),
-    ],
-)
-def test_printable_uris_hold_no_secrets(uri, printable):
-    assert printable_uri(uri) == printable
 
 
 def test_nothing_of_a_source_is_read_before_it_is_asked_for(web):
