@@ -114,6 +114,8 @@ def write_settings(dataset_uri: str, settings: dict[str, Any]) -> None:
 
 def write_not_taken(dataset_uri: str, not_taken: NotTaken) -> None:
     """Keep the count of the source's files that are no videos, as the newest planning has found them."""
+    if not_taken == read_not_taken(dataset_uri):
+        return
     content = json.dumps(dict(sorted(not_taken.items())), indent=2) + "\n"
     storage.write_bytes(storage.join(dataset_uri, FOLDER, _NOT_TAKEN_FILE), content.encode())
 

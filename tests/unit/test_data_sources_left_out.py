@@ -388,8 +388,12 @@ def test_a_parquet_text_that_is_not_utf8_is_set_aside_or_read_by_the_setting(tmp
 
 def test_what_is_left_out_is_kept_with_the_dataset(tmp_path):
     assert planning.read_not_taken(str(tmp_path)) == {}
+    planning.write_not_taken(str(tmp_path), NotTaken())
+    assert not list(tmp_path.iterdir())
     planning.write_not_taken(str(tmp_path), NotTaken({".nfo": 12, ".part": 3}))
     assert in_words(planning.read_not_taken(str(tmp_path))) == "12 .nfo, 3 .part"
+    planning.write_not_taken(str(tmp_path), NotTaken())
+    assert planning.read_not_taken(str(tmp_path)) == {}
     many = NotTaken({f".{i}": 1 for i in range(20)})
     assert in_words(many).endswith("8 of 8 other kinds")
 
