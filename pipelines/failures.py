@@ -143,6 +143,12 @@ def death_of(worker_id: str) -> str:
     return _end_of(found[0]) if found else f"{_KILLED}; its log: {_logs()}/worker-{worker_id}-*.err"
 
 
+def last_death() -> str:
+    """Why the last process died that ended without being told to; empty if Ray knows of none."""
+    dead = _dead_workers()
+    return _end_of(dead[-1]) if dead else ""
+
+
 def _dead_workers() -> list[Any]:
     """What Ray knows of the processes that ended without being told to, the last one last."""
     from ray._private.state import state
@@ -192,8 +198,7 @@ def _loss(error: BaseException) -> Loss | None:
     if type(error) is exceptions.RayError and "ActorDiedError isn't serializable" in str(error):
         return _actor_died(str(error), could_start=True)  # Ray cannot send one on, and sends its text
     if isinstance(error, exceptions.WorkerCrashedError):
-        dead = _dead_workers()
-        return Loss(f"a worker {_end_of(dead[-1]) if dead else _ended('connection error code', 0, None)}", True)
+        return Loss(f"a worker {last_death() or _ended('connection error code', 0, None)}", True)
     if isinstance(error, exceptions.ObjectStoreFullError):
         return Loss("Ray's object store on a machine is full; see `ray memory`", True)
     if isinstance(error, exceptions.OutOfDiskError):

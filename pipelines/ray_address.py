@@ -8,7 +8,6 @@ import queue
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
@@ -60,8 +59,8 @@ def _running_here() -> str:
 def _host_and_port(address: str) -> tuple[str, int]:
     scheme, has_scheme, rest = address.partition("://")
     if has_scheme:
-        host = rest.partition("/")[0].rpartition(":")[0] or rest.partition("/")[0]
-        raise _RefusedError(_instead_of(scheme, address, host))
+        name = rest.partition("/")[0]
+        raise _RefusedError(_instead_of(scheme, address, name.rpartition(":")[0] or name))
     try:
         parts = urlsplit(f"//{address}")
         host, port = parts.hostname or "", parts.port
@@ -152,7 +151,7 @@ def _ask(address: str) -> set[str]:
 
 def _within(seconds: float, check: Callable[[], None]) -> None:
     """Call `check`, and refuse where it takes longer."""
-    outcome: queue.Queue[Any] = queue.Queue()
+    outcome: queue.Queue[Exception | None] = queue.Queue()
 
     def run() -> None:
         try:

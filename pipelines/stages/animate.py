@@ -93,19 +93,16 @@ def render_pending(config: AnimateConfig, plan: Plan, pending: list[Item], ledge
     num_actors = config.num_actors or _default_actors(plan, use_gpu)
     with Progress("animate", total=len(pending), unit="item") as progress:
         left = pending
-        for _ in range(_MAX_DISPATCHERS):
+        for number in range(1, _MAX_DISPATCHERS + 1):
             lost = _render(plan, left, ledger, reports, spec, num_actors, progress)
             ledger.look_again()
             left = [item for item in left if not ledger.is_written(item.digest)]
             if lost is None or not left:
                 return
-            logger.warning(
-                "%s: %s; a new one shares out the %d items that are left", _DISPATCHER_LOST, lost.text, len(left)
-            )
-    assert lost is not None  # else it returned above
-    raise UserError(
-        f"{_DISPATCHER_LOST} {_MAX_DISPATCHERS} times: {lost.text}; {_KEPT}; where memory is short, lower {_LOWER}"
-    )
+            if number == _MAX_DISPATCHERS:
+                hint = f"where memory is short, lower {_LOWER}"
+                raise UserError(f"{_DISPATCHER_LOST} {number} times: {lost.text}; {_KEPT}; {hint}")
+            logger.warning("%s: %s; a new one goes on with the %d items left", _DISPATCHER_LOST, lost.text, len(left))
 
 
 def _render(

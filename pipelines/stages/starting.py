@@ -10,6 +10,8 @@ import ray
 from ray._private.state import actors
 from ray.exceptions import RayError
 
+from pipelines.failures import last_death
+
 logger = logging.getLogger(__name__)
 
 _EVERY_S, _LATER_S = 10.0, 60.0
@@ -55,13 +57,16 @@ class _Workers(NamedTuple):
     """With a process."""
     up: int
     """Whose constructor is done."""
+    deaths: int
+    """Of processes that others follow."""
 
 
 def _workers(classes: tuple[str, ...]) -> _Workers:
     job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
     found = [actor for actor in actors(job_id=job).values() if any(each in actor["ActorClassName"] for each in classes)]
     living = [actor for actor in found if actor["State"] != "DEAD" and actor["Pid"]]
-    return _Workers(len(living), sum(actor["State"] == "ALIVE" for actor in living))
+    up = sum(actor["State"] == "ALIVE" for actor in living)
+    return _Workers(len(living), up, sum(actor["NumRestarts"] for actor in found))
 
 
 def _state(what: str, number: int, needs: Mapping[str, float], workers: _Workers | None) -> str:
@@ -69,7 +74,9 @@ def _state(what: str, number: int, needs: Mapping[str, float], workers: _Workers
         return f"waiting for the first result{_lack(needs)}"
     if workers.up >= number:
         return f"all {number} {what}s are up, at work on their first results"
-    return f"{workers.up} of {number} {what}s are up{_lack(needs) if workers.placed < number else ''}"
+    lack = _lack(needs) if workers.placed < number else ""
+    deaths = f"; {workers.deaths} have died and are started anew, the last one {last_death()}" if workers.deaths else ""
+    return f"{workers.up} of {number} {what}s are up{lack}{deaths}"
 
 
 def _lack(needs: Mapping[str, float]) -> str:

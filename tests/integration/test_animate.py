@@ -115,13 +115,14 @@ def test_the_same_bytes_in_any_order_on_any_number_of_actors(files, write, tmp_p
         assert {name: result.sha256 for name, result in others.items()} == {
             name: result.sha256 for name, result in one.items()
         }
-    # In a batch small matrix products may add up in another order. By how much it tells depends on the processor: up to
-    # 3 grey levels in single pixels have been seen.
+    # In a batch small matrix products may add up in another order, which this untrained base of 4 x 4 latents blows up:
+    # by how much depends on the processor. Up to 1.2 grey levels in the mean have been seen, where those of another item
+    # are 4.4 and more away. A batch that mixed its items up, or their noise, would not be nearest to itself.
     frames = {name: frames_of(tmp_path / "0", result) for name, result in one.items()}
     for name, result in batched.items():
         others = frames_of(tmp_path / "3", result)
-        assert np.abs(frames[name] - others).mean() < 0.1, name
-        assert np.abs(frames[name] - others).max() <= 8, name
+        away = {other: np.abs(found - others).mean() for other, found in frames.items() if found.shape == others.shape}
+        assert away.pop(name) < min(2, *away.values()), name
 
 
 def test_faults_are_rows_and_the_others_are_rendered(files, write, tmp_path, caplog):
@@ -213,7 +214,7 @@ def test_clips_are_scored_once_and_keep_their_scores(write, tmp_path):
     # Scored already: nothing is read, not even a clip that is broken by now.
     clip = output / results[1].files["mp4"]
     whole = clip.read_bytes()
-    clip.write_bytes(b"not a video")
+    clip.write_bytes(b"not a video".ljust(len(whole)))  # of another size it would count as gone
     assert scored(output) == results
     run(path, output)  # the animate job finds the clips, and leaves the scores
     assert read_results(str(output)) == results
@@ -235,5 +236,5 @@ def test_the_command_says_what_is_wrong(run_job, tmp_path):
     missing = tmp_path / "none.yaml"
     done = run_job("animate", "--catalog-uri", str(missing), "--output-uri", str(tmp_path / "out"))
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
-    assert f"ERROR there is no file {missing}" in done.stderr
+    assert f"ERROR catalog_uri: there is no file {missing}" in done.stderr
     assert not Path(tmp_path / "out").exists()

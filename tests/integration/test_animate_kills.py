@@ -51,7 +51,7 @@ def committed(output):
     return found
 
 
-def kill_while_it_runs(job, output, num_kills, rng, deadline_s):
+def kill_while_it_runs(job, output, num_kills, rng, deadline_s, log):
     """Kill actors, dispatchers and drivers in turn, at random times after the first item is there.
 
     What is committed must stay as it is: an item that is rendered twice is written twice.
@@ -69,6 +69,10 @@ def kill_while_it_runs(job, output, num_kills, rng, deadline_s):
             time.sleep(rng.uniform(0, 0.3))
             if job.kill_one(kind):
                 done.append(kind)
+                # Before the driver is killed in turn, it finds out what it has lost.
+                while kind == "dispatcher" and log.read_text().count(LOST) < done.count(kind):
+                    assert time.monotonic() < deadline, done
+                    time.sleep(0.1)
                 now = committed(output)
                 assert seen.items() <= now.items()
                 seen = now
@@ -100,7 +104,7 @@ def run_with_kills(tmp_path, *, num_prompts, num_kills, deadline_s):
             undisturbed.start()
             assert undisturbed.code() == 0, (tmp_path / "log").read_text()[-3000:]
         with Job("animate", paths[killed], log) as job:
-            before = kill_while_it_runs(job, killed, num_kills, random.Random(0), deadline_s)
+            before = kill_while_it_runs(job, killed, num_kills, random.Random(0), deadline_s, tmp_path / "log")
             age_drafts(killed)
             job.start()
             assert job.code() == 0, (tmp_path / "log").read_text()[-3000:]
