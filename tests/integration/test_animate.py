@@ -235,5 +235,5 @@ def test_the_command_says_what_is_wrong(run_job, tmp_path):
     missing = tmp_path / "none.yaml"
     done = run_job("animate", "--catalog-uri", str(missing), "--output-uri", str(tmp_path / "out"))
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
-    assert f"ERROR there is no file {missing}" in done.stderr
+    assert f"ERROR catalog_uri: there is no file {missing}" in done.stderr
     assert not Path(tmp_path / "out").exists()
