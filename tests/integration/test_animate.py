@@ -115,9 +115,9 @@ def test_the_same_bytes_in_any_order_on_any_number_of_actors(files, write, tmp_p
         assert {name: result.sha256 for name, result in others.items()} == {
             name: result.sha256 for name, result in one.items()
         }
-    # In a batch small matrix products may add up in another order, which this untrained base of 4 x 4 latents blows up:
-    # by how much depends on the processor. Up to 1.2 grey levels in the mean have been seen, where those of another item
-    # are 4.4 and more away. A batch that mixed its items up, or their noise, would not be nearest to itself.
+    # In a batch small matrix products may add up in another order, which this untrained base of 4 x 4 latents blows
+    # up, by how much depends on the processor. Up to 1.2 grey levels in the mean have been seen, where another item
+    # is 4.4 and more away. A batch that mixed its items up, or their noise, would not be nearest to itself.
     frames = {name: frames_of(tmp_path / "0", result) for name, result in one.items()}
     for name, result in batched.items():
         others = frames_of(tmp_path / "3", result)
