@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+import ray
+
 logger = logging.getLogger(__name__)
 
 INTERRUPTED = "interrupted; the same command continues where this one stopped"
@@ -19,54 +21,65 @@ _SAME_S = 1.0
 _CLEAN_UP_S = 20.0
 
 
-class Interrupted(KeyboardInterrupt):
-    """The process was asked to end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.exit_code = 128 + number
-
-
 class _Handler:
     """What the process does on a signal."""
 
     def __init__(self) -> None:
         self._first: float | None = None
+        self.exit_code = 128 + signal.SIGINT
+        self.is_held = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self._first is None:
-            self._first = now
-            timer = threading.Timer(_CLEAN_UP_S, os._exit, [128 + number])
+            self._first, self.exit_code = now, 128 + number
+            timer = threading.Timer(_CLEAN_UP_S, os._exit, [self.exit_code])
             timer.daemon = True
             timer.start()
-            raise Interrupted(number)
-        if now - self._first > _SAME_S:
+            if not self.is_held:
+                self.end()
+        elif now - self._first > _SAME_S:
             os.write(2, f"{INTERRUPTED}\n".encode())
             os._exit(128 + number)  # the kernel ends what a local Ray has started along with its driver
+
+    def end(self) -> None:
+        """End what the main thread does, if a signal came."""
+        if self._first is not None:
+            # No class of its own: Ray raises this one in its place, where it waits in compiled code.
+            raise KeyboardInterrupt
+
+
+_handler = _Handler()
 
 
 def install() -> None:
     """Take the signals over, except those that are to be ignored (as `nohup` has it)."""
-    handler = _Handler()
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, handler)
+            signal.signal(number, _handler)
+
+
+def exit_code() -> int:
+    """What a shell would give for the signal that came, or for Ctrl-C."""
+    return _handler.exit_code
 
 
 @contextmanager
-def kept() -> Iterator[None]:
-    """Leave the handlers as they were: `ray.init` sets its own, in Python and then in C++, which prints a stack."""
+def held() -> Iterator[None]:
+    """Let a signal wait for the end of `ray.init`: processes of a Ray that is half started outlive their driver.
+
+    The handlers stay, too. Ray sets its own: one in Python, and one in C++ that prints a stack.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
+    of_ray, _handler.is_held = ray._private.utils.set_sigterm_handler, True
+    ray._private.utils.set_sigterm_handler = lambda _: None
     try:
         yield
-    except SystemExit as error:
-        if error.code != signal.SIGTERM:
-            raise
-        raise Interrupted(signal.SIGTERM) from None  # Ray's own handler, while it starts
     finally:
+        ray._private.utils.set_sigterm_handler, _handler.is_held = of_ray, False
         for number, handler in before.items():
             signal.signal(number, handler)
+    _handler.end()

@@ -37,10 +37,10 @@ def end_with_one_line(job: Callable[[], object]) -> None:
             raise
         logger.error("%s", mendable)
         sys.exit(mendable.exit_code)
-    except KeyboardInterrupt as stop:
+    except KeyboardInterrupt:
         logger.error(interrupts.INTERRUPTED)
         ray.shutdown()
-        sys.exit(getattr(stop, "exit_code", 130))
+        sys.exit(interrupts.exit_code())
 
 
 def connect() -> None:
@@ -58,7 +58,7 @@ def connect() -> None:
     if address:
         logger.info("joining the Ray cluster at %s", address)
     try:
-        with interrupts.kept(), _without_native_stderr():
+        with interrupts.held(), _without_native_stderr():
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
