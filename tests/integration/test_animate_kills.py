@@ -67,8 +67,11 @@ def kill_while_it_runs(job, output, num_kills, rng, deadline_s):
         kind = KINDS[len(done) % len(KINDS)]
         if len(committed(output)) > len(seen) and job.of_kind(kind):
             time.sleep(rng.uniform(0, 0.3))
+            earlier = set(job.of_kind("dispatcher"))
             if job.kill_one(kind):
                 done.append(kind)
+                while kind == "dispatcher" and job.is_running() and not set(job.of_kind(kind)) - earlier:
+                    time.sleep(0.1)  # until the job has told of it, and has another one
                 now = committed(output)
                 assert seen.items() <= now.items()
                 seen = now
