@@ -27,6 +27,10 @@ _LOG_TAIL = 64_000
 _STREAMING = "ray.data._internal.execution.streaming_executor_state"
 
 
+# Where errors of Ray, of Ray Train (whose classes for it are no public ones) and of Python keep what they are about.
+_WRAPPED = ("cause", "controller_failure", "health_check_failure", "__cause__")
+
+
 class Loss(NamedTuple):
     """A process or a machine that was lost."""
 
@@ -179,8 +183,10 @@ def _within(error: BaseException | None) -> Iterator[BaseException]:
         if isinstance(each, BaseException) and id(each) not in seen:
             seen.add(id(each))
             yield each
-            of_training = [*getattr(each, "worker_failures", {}).values(), getattr(each, "controller_failure", None)]
-            waiting += [getattr(each, "cause", None), *of_training, each.__cause__]
+            waiting += [
+                *getattr(each, "worker_failures", {}).values(),
+                *(getattr(each, name, None) for name in _WRAPPED),
+            ]
 
 
 def _is_wrapper(error: BaseException) -> bool:

@@ -70,7 +70,7 @@ def kill_while_it_runs(job, output, num_kills, rng, deadline_s, log):
             if job.kill_one(kind):
                 done.append(kind)
                 # Before the driver is killed in turn, it finds out what it has lost.
-                while kind == "dispatcher" and log.read_text().count(LOST) < done.count(kind):
+                while kind == "dispatcher" and job.is_running() and log.read_text().count(LOST) < done.count(kind):
                     assert time.monotonic() < deadline, done
                     time.sleep(0.1)
                 now = committed(output)

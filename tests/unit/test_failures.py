@@ -6,7 +6,8 @@ import pytest
 from ray import exceptions
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
-from ray.train import WorkerGroupError
+from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from animatediff.errors import UserError
 from pipelines import failures
@@ -39,6 +40,10 @@ def raised(cause):
     return RayTaskError(
         "work", f"Traceback ...\n  File x\n{cause}", cause, "ray::work", 1, "10.0.0.3"
     ).as_instanceof_cause()
+
+
+def of_training(cause):
+    return WorkerGroupError("90 lines", {1: WorkerHealthCheckFailedError("A worker health check failed.", cause)})
 
 
 def chained(cause):
@@ -77,7 +82,7 @@ LOSSES = [
 ]
 
 
-@pytest.mark.parametrize("wrap", [lambda e: e, raised, chained, lambda e: WorkerGroupError("90 lines", {1: e})])
+@pytest.mark.parametrize("wrap", [lambda e: e, raised, chained, of_training])
 @pytest.mark.parametrize(("error", "said", "lacks_memory"), LOSSES)
 def test_a_loss_is_one_line_however_it_is_wrapped(error, said, lacks_memory, wrap):
     text = line(wrap(error))
@@ -95,7 +100,13 @@ def test_who_asks_a_lost_process_knows_it_from_one_that_raised(error, said, lack
 
 def test_a_users_error_comes_through_alone():
     mine = UserError("the bucket is closed")
-    for error in (mine, raised(mine), chained(raised(mine)), WorkerGroupError("90 lines", {0: raised(mine)})):
+    for error in (
+        mine,
+        raised(mine),
+        chained(raised(mine)),
+        WorkerGroupError("90 lines", {0: raised(mine)}),
+        ControllerError(mine),
+    ):
         assert find_user_error(error) is mine
         with pytest.raises(UserError, match="^the bucket is closed$"), told_in_one_line(kept="", lower=""):
             raise error
