@@ -35,7 +35,7 @@ def starting(
     ended = threading.Event()
 
     def tell() -> None:
-        logger.info("starting %d %ss (%s each)", number, what, _amounts(needs))
+        logger.info("starting %d %s (%s each)", number, _named(what, number), _amounts(needs))
         wait_s = _EVERY_S
         while not ended.wait(wait_s):
             try:
@@ -73,10 +73,11 @@ def _state(what: str, number: int, needs: Mapping[str, float], workers: _Workers
     if workers is None:
         return f"waiting for the first result{_lack(needs)}"
     if workers.up >= number:
-        return f"all {number} {what}s are up, at work on their first results"
+        up = f"all {number} {what}s are" if number > 1 else f"the {what} is"
+        return f"{up} up, at work on the first results"
     lack = _lack(needs) if workers.placed < number else ""
     deaths = f"; {workers.deaths} have died and are started anew, the last one {last_death()}" if workers.deaths else ""
-    return f"{workers.up} of {number} {what}s are up{lack}{deaths}"
+    return f"{workers.up} of {number} {_named(what, number)} {'are' if number > 1 else 'is'} up{lack}{deaths}"
 
 
 def _lack(needs: Mapping[str, float]) -> str:
@@ -93,3 +94,7 @@ def _lack(needs: Mapping[str, float]) -> str:
 
 def _amounts(needs: Mapping[str, float]) -> str:
     return " and ".join(f"{amount:g} {name}" for name, amount in needs.items() if amount)
+
+
+def _named(what: str, number: int) -> str:
+    return what if number == 1 else f"{what}s"

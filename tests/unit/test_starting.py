@@ -24,7 +24,7 @@ def cluster(monkeypatch):
 @pytest.mark.parametrize(
     ("workers", "free", "told"),
     [
-        (_Workers(2, 2, 0), {}, "all 2 render workers are up, at work on their first results"),
+        (_Workers(2, 2, 0), {}, "all 2 render workers are up, at work on the first results"),
         # They hold the CPUs already: nothing is lacking.
         (_Workers(2, 1, 0), {"CPU": 0}, "1 of 2 render workers are up"),
         (_Workers(1, 1, 0), {"CPU": 1}, "1 of 2 render workers are up, waiting for GPU (0 of 1 free)"),
@@ -45,5 +45,10 @@ def test_what_is_waited_for(cluster, workers, free, told):
 
 def test_a_machine_that_is_not_in_the_cluster(cluster):
     cluster([{"CPU": 8}, {"GPU": 1}], {"CPU": 8, "GPU": 1})
+    assert _state("training worker", 1, GPU, _Workers(1, 0, 0)) == "0 of 1 training worker is up"
+    assert (
+        _state("training worker", 1, GPU, _Workers(1, 1, 0))
+        == "the training worker is up, at work on the first results"
+    )
     told = _state("render worker", 2, GPU, _Workers(0, 0, 0))
     assert told == "0 of 2 render workers are up: no machine of the cluster has 1 CPU and 1 GPU, waiting for one"
