@@ -235,6 +235,9 @@ def _out_of_memory(text: str) -> Loss:
     where = _found(r"\(IP: ([^,)]+)", text) or "a machine"
     name, pid = _found(r"task name=([^,]+?)\.\w+,", text) or "a worker", _found(r"pid=(\d+)", text)
     process = f"{name} (pid {pid})" if pid else name
+    number = int(_found(r"Ray killed (\d+) worker", text) or 1)
+    if number > 1:  # the one that was asked is among them, and which it is Ray does not say
+        process = f"{number} processes"
     return Loss(
         f"{where} ran out of memory{f' ({used})' if used else ''}, and Ray ended {process} there to free some; "
         f"its log: {_logs()}/raylet.out there",

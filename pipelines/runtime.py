@@ -39,6 +39,8 @@ def end_with_one_line(job: Callable[[], object]) -> None:
         sys.exit(mendable.exit_code)
     except KeyboardInterrupt:
         logger.error(interrupts.INTERRUPTED)
+        # Objects of Ray that were interrupted while they were made complain as they are deleted.
+        sys.unraisablehook = lambda _: None
         ray.shutdown()
         sys.exit(interrupts.exit_code())
 
@@ -85,6 +87,8 @@ def connect() -> None:
 def _quiet_ray() -> None:
     # The driver's C++ side repeats on standard error what Ray's log files hold (restart hints, lost connections).
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Tracebacks of calls that nobody waits for, as those to Ray Data's statistics, whose actor may die as others do.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     # These messages pass by `log_to_driver`.
     ray._private.worker.print_to_stdstream = retell

@@ -65,6 +65,11 @@ def line(error):
 LOSSES = [
     (OutOfMemoryError(OUT_OF_MEMORY), "10.0.0.3 ran out of memory (23.10GB used / 23.54GB)", True),
     (OutOfMemoryError(OUT_OF_MEMORY), "Ray ended Dispatcher (pid 7163)", True),
+    (
+        OutOfMemoryError(f"{OUT_OF_MEMORY}Ray killed 3 worker(s) based on the killing policy"),
+        "Ray ended 3 processes there",
+        True,
+    ),
     (OutOfMemoryError("of another Ray, in other words"), "a machine ran out of memory", True),
     (died(KILLED), "Dispatcher (pid 4321 on 10.0.0.3) was killed, as the system does where memory runs out", True),
     (died(KILLED), "worker-*-4321.err", True),
