@@ -13,6 +13,7 @@ from typing import TypeVar
 from animatediff.config import Config, parse
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
+from pipelines import interrupts
 from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
 from pipelines.submitted import refuse_relative_outputs, runs_folder
 from pipelines.tracking import tracking_uri
@@ -58,7 +59,8 @@ def run_job(main: Callable[[ConfigT], object], schema: type[ConfigT], *, embedde
     except UserError as error:
         logger.error("%s", error)
         sys.exit(error.exit_code)
-    from pipelines.runtime import end_with_one_line
+    with interrupts.told_in_one_line():  # a signal while Ray and torch are imported, too
+        from pipelines.runtime import end_with_one_line
 
     end_with_one_line(lambda: main(config if config is not None else _embedded(schema, embedded)))
 

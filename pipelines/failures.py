@@ -153,6 +153,21 @@ def last_death() -> str:
     return _end_of(dead[-1]) if dead else ""
 
 
+def num_ended_for_memory(since_s: float) -> int:
+    """How many processes of this job Ray has ended to free memory.
+
+    Args:
+        since_s: seconds of the epoch.
+    """
+    from ray.core.generated.common_pb2 import NODE_OUT_OF_MEMORY
+
+    job = bytes.fromhex(ray.get_runtime_context().get_job_id())
+    return sum(
+        row.exit_type == NODE_OUT_OF_MEMORY and row.job_id == job and row.end_time_ms >= since_s * 1000
+        for row in _dead_workers()
+    )
+
+
 def _dead_workers() -> list[Any]:
     """What Ray knows of the processes that ended without being told to, the last one last."""
     from ray._private.state import state

@@ -1,15 +1,19 @@
-"""SIGTERM, Ctrl-C and a closed terminal end a job as one exception, after which it cleans up; a second one at once."""
+"""SIGTERM, Ctrl-C and a closed terminal end a job as one exception, after which it cleans up; a second one at once.
+
+So does a thread that finds out that the main one waits in vain.
+"""
 
 import logging
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-import ray
+from animatediff.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +23,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SAME_S = 1.0
 # Kubernetes kills after 30 s; a clean-up that hangs, as on storage that is away, is not worth more.
 _CLEAN_UP_S = 20.0
+_GIVE_UP = signal.SIGUSR1
 
 
 class _Handler:
@@ -36,17 +41,37 @@ class _Handler:
             timer = threading.Timer(_CLEAN_UP_S, os._exit, [self.exit_code])
             timer.daemon = True
             timer.start()
+            if _only_imports(frame):
+                _end_at_once(self.exit_code)
             if not self.is_held:
                 self.end()
         elif now - self._first > _SAME_S:
-            os.write(2, f"{INTERRUPTED}\n".encode())
-            os._exit(128 + number)  # the kernel ends what a local Ray has started along with its driver
+            _end_at_once(128 + number)  # the kernel ends what a local Ray has started along with its driver
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no signal came."""
+        return self._first is None
 
     def end(self) -> None:
         """End what the main thread does, if a signal came."""
         if self._first is not None:
             # No class of its own: Ray raises this one in its place, where it waits in compiled code.
             raise KeyboardInterrupt
+
+
+def _only_imports(frame: FrameType | None) -> bool:
+    """Whether modules are being imported for a job that has not begun: some take an exception there for a fault."""
+    if (ray := sys.modules.get("ray")) and getattr(ray, "is_initialized", bool)():
+        return False
+    while frame and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
+
+
+def _end_at_once(exit_code: int) -> None:
+    os.write(2, f"{INTERRUPTED}\n".encode())
+    os._exit(exit_code)
 
 
 _handler = _Handler()
@@ -59,9 +84,19 @@ def install() -> None:
             signal.signal(number, _handler)
 
 
-def exit_code() -> int:
-    """What a shell would give for the signal that came, or for Ctrl-C."""
-    return _handler.exit_code
+@contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """Take the signals over, and end the process with one line and the signal's exit code where one comes."""
+    install()
+    try:
+        yield
+    except KeyboardInterrupt:
+        logger.error(INTERRUPTED)
+        # Objects of Ray that were interrupted while they were made complain as they are deleted.
+        sys.unraisablehook = lambda _: None
+        if ray := sys.modules.get("ray"):  # not so while the first modules are imported
+            ray.shutdown()
+        sys.exit(_handler.exit_code)
 
 
 @contextmanager
@@ -73,6 +108,8 @@ def held() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    import ray  # the signals are taken over before Ray is imported, which takes seconds
+
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     of_ray, _handler.is_held = ray._private.utils.set_sigterm_handler, True
     ray._private.utils.set_sigterm_handler = lambda _: None
@@ -83,3 +120,39 @@ def held() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
     _handler.end()
+
+
+@contextmanager
+def given_up() -> Iterator[Callable[[UserError], None]]:
+    """Let another thread end what is done within this context.
+
+    Yields:
+        What to call there with the reason, which is raised here; in a main thread only, as Python has it, and
+        without effect when the context has ended.
+    """
+    reasons: list[UserError] = []
+    has_ended = False
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if not has_ended:
+            raise KeyboardInterrupt  # which Ray lets through where it waits
+
+    if threading.current_thread() is not threading.main_thread():
+        yield reasons.append
+        return
+    main_thread, before = threading.get_ident(), signal.signal(_GIVE_UP, end)
+
+    def give_up(reason: UserError) -> None:
+        reasons.append(reason)
+        if not has_ended:
+            signal.pthread_kill(main_thread, _GIVE_UP)
+
+    try:
+        yield give_up
+    except KeyboardInterrupt:
+        if reasons and _handler.is_quiet:
+            raise reasons[0] from None
+        raise
+    finally:
+        has_ended = True
+        signal.signal(_GIVE_UP, before)

@@ -28,21 +28,15 @@ BOUNDED_RETRIES = {"max_restarts": 4, "max_task_retries": 2}
 def end_with_one_line(job: Callable[[], object]) -> None:
     """Run a job; what its user can mend ends the process with one line instead of a traceback."""
     configure_logging()
-    interrupts.install()
-    try:
-        job()
-    except Exception as error:
-        mendable = in_one_line(error)
-        if mendable is None:
-            raise
-        logger.error("%s", mendable)
-        sys.exit(mendable.exit_code)
-    except KeyboardInterrupt:
-        logger.error(interrupts.INTERRUPTED)
-        # Objects of Ray that were interrupted while they were made complain as they are deleted.
-        sys.unraisablehook = lambda _: None
-        ray.shutdown()
-        sys.exit(interrupts.exit_code())
+    with interrupts.told_in_one_line():
+        try:
+            job()
+        except Exception as error:
+            mendable = in_one_line(error)
+            if mendable is None:
+                raise
+            logger.error("%s", mendable)
+            sys.exit(mendable.exit_code)
 
 
 def connect() -> None:
@@ -89,6 +83,8 @@ def _quiet_ray() -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Tracebacks of calls that nobody waits for, as those to Ray Data's statistics, whose actor may die as others do.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    # A task that Ray ended to free memory is repeated for ever by default. It waits 1, 2, 4, ... s before each time.
+    os.environ.setdefault("RAY_task_oom_retries", "6")
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     # These messages pass by `log_to_driver`.
     ray._private.worker.print_to_stdstream = retell
@@ -116,6 +112,9 @@ def _quiet_ray_data() -> None:
     context.print_on_execution_start = False
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # What these say of an error is raised as well.
+    for name in ("exceptions", "_internal.execution.operators.actor_pool_map_operator"):
+        logging.getLogger(f"ray.data.{name}").setLevel(logging.CRITICAL)
 
 
 def num_cpus() -> int:

@@ -130,7 +130,7 @@ def _render(
         Dropped() as dropped,
         _following(dispatcher, progress, progress.total - len(items)) as follower,
         told_in_one_line(kept=_KEPT, lower=_LOWER),
-        starting("render worker", number, _needs(spec), classes=(RenderSlices.__name__,)) as arrived,
+        starting("render worker", number, _needs(spec), classes=(RenderSlices.__name__,), lower=_LOWER) as arrived,
     ):
         for row in _dataset(len(slices), dispatcher, spec, number).iter_rows():
             arrived()

@@ -78,7 +78,7 @@ def encode(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
         try:
             with (
                 told_in_one_line(kept=_KEPT, lower=_LOWER),
-                starting("ingest worker", num_decoders + num_encoders, needs, classes=classes) as arrived,
+                starting("ingest worker", num_decoders + num_encoders, needs, classes=classes, lower=_LOWER) as arrived,
             ):
                 for result in results:
                     arrived()

@@ -54,7 +54,7 @@ def score_results(results: list[Result], output_uri: str, scorer: str) -> Iterat
     with (
         Dropped() as dropped,
         told_in_one_line(kept=_KEPT, lower=_LOWER),
-        starting("scoring task", min(num_blocks, num_cpus()), {"CPU": 1}, classes=()) as arrived,
+        starting("scoring task", min(num_blocks, num_cpus()), {"CPU": 1}, classes=(), lower=_LOWER) as arrived,
     ):
         for row in scored.iter_rows():
             arrived()

@@ -1,7 +1,12 @@
-"""What a job waits for until its first result: told at once, and every few seconds, with what the cluster lacks."""
+"""What a job waits for until its first result: told at once, and every few seconds, with what the cluster lacks.
+
+Ray starts processes that it has ended to free memory anew for ever: where none of a job gets as far as to work, the
+job ends here.
+"""
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -10,46 +15,95 @@ import ray
 from ray._private.state import actors
 from ray.exceptions import RayError
 
-from pipelines.failures import last_death
+from animatediff.errors import UserError
+from pipelines import interrupts
+from pipelines.failures import last_death, num_ended_for_memory
 
 logger = logging.getLogger(__name__)
 
 _EVERY_S, _LATER_S = 10.0, 60.0
+# Processes that Ray has ended for memory, and the time without a single worker, after which the job ends. What other
+# jobs take may become free before; Ray ends two processes a second where nothing does.
+_MOST_ENDED, _WITHOUT_WORKERS_S = 20, 60.0
 
 
 @contextmanager
 def starting(
-    what: str, number: int, needs: Mapping[str, float], *, classes: tuple[str, ...]
+    what: str, number: int, needs: Mapping[str, float], *, classes: tuple[str, ...], lower: str
 ) -> Iterator[Callable[[], None]]:
-    """Tell how many workers are up.
+    """Tell how many workers are up, until there is a result.
 
     Args:
         what: their name in the singular, as `render worker`.
         number: how many are wanted.
         needs: the resources that each takes.
         classes: names of their actors' classes; empty for tasks, which are not counted.
+        lower: the settings that decide how much memory the job takes.
 
     Yields:
-        What to call when a result is there: nothing more is told then.
+        What to call when a result is there: nothing more is told from the first on.
+
+    Raises:
+        UserError: the machines' memory lets no worker start.
     """
     ended = threading.Event()
+    with interrupts.given_up() as give_up:
+        watch = _Watch(what, number, needs, classes, lower, ended, give_up)
+        watch.start()
+        try:
+            yield watch.arrived.set
+        finally:
+            ended.set()
+            watch.join(_EVERY_S)
 
-    def tell() -> None:
-        logger.info("starting %d %s (%s each)", number, _named(what, number), _amounts(needs))
+
+class _Watch(threading.Thread):
+    """Looks at the workers every few seconds until the work ends."""
+
+    def __init__(
+        self,
+        what: str,
+        number: int,
+        needs: Mapping[str, float],
+        classes: tuple[str, ...],
+        lower: str,
+        ended: threading.Event,
+        give_up: Callable[[UserError], None],
+    ) -> None:
+        super().__init__(daemon=True)
+        self._what, self._number, self._needs, self._classes = what, number, needs, classes
+        self._lower, self._ended, self._give_up = lower, ended, give_up
+        self.arrived = threading.Event()
+        self._since_s = time.time()
+
+    def run(self) -> None:
+        """Look until the context ends."""
+        logger.info("starting %d %s (%s each)", self._number, _named(self._what, self._number), _amounts(self._needs))
         wait_s = _EVERY_S
-        while not ended.wait(wait_s):
+        while not self._ended.wait(wait_s):
             try:
-                workers = _workers(classes) if classes else None
-                wait_s = _EVERY_S if workers is None or workers.up < number else _LATER_S
-                logger.info("%s", _state(what, number, needs, workers))
+                workers = _workers(self._classes) if self._classes else None
+                wait_s = _EVERY_S if workers is None or workers.up < self._number else _LATER_S
+                if not self.arrived.is_set():
+                    logger.info("%s", _state(self._what, self._number, self._needs, workers))
+                if reason := self._in_vain(workers):
+                    self._give_up(reason)
+                    return
             except (RayError, OSError, ValueError) as error:  # the work itself meets it as well, and ends by it
                 logger.debug("%s", error)
 
-    threading.Thread(target=tell, daemon=True).start()
-    try:
-        yield ended.set
-    finally:
-        ended.set()
+    def _in_vain(self, workers: "_Workers | None") -> UserError | None:
+        """Why no more is to be waited for."""
+        if workers is None or workers.up:  # Ray bounds what it repeats of tasks
+            self._since_s = time.time()
+            return None
+        without_s, ended = time.time() - self._since_s, num_ended_for_memory(self._since_s)
+        if without_s < _WITHOUT_WORKERS_S or ended < _MOST_ENDED:
+            return None
+        return UserError(
+            f"no {self._what} can start: Ray ended {ended} processes in {without_s:.0f} s for want of memory, the "
+            f"last one {last_death()}; lower {self._lower}, or free memory"
+        )
 
 
 class _Workers(NamedTuple):

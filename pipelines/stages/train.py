@@ -129,7 +129,7 @@ def _fit(trainer: Any, workers: Workers, board: Any) -> Iterator[dict[str, Any]]
     fit = _start(trainer)
     with (
         told_in_one_line(kept=_KEPT, lower=_LOWER),
-        starting("training worker", number, workers.needs, classes=("RayTrainWorker",)) as arrived,
+        starting("training worker", number, workers.needs, classes=("RayTrainWorker",), lower=_LOWER) as arrived,
     ):
         while not fit.done():
             wait([fit], timeout=_POLL_S)

@@ -1,9 +1,11 @@
 """Signals to a job: one line, the shell's exit code, the clean-up done; a second one does not wait for it."""
 
+import random
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -43,7 +45,7 @@ def test_a_signal_ends_a_job_by_one_line(number, code):
     assert job.returncode == code
     assert out == "cleaned up\n"
     (line,) = err.splitlines()
-    assert line.endswith("ERROR interrupted; the same command continues where this one stopped")
+    assert line.endswith("interrupted; the same command continues where this one stopped")
 
 
 def test_a_second_signal_does_not_wait_for_the_clean_up():
@@ -64,3 +66,52 @@ def test_what_is_to_be_ignored_stays_ignored():
     job.send_signal(signal.SIGTERM)
     job.communicate()
     assert job.returncode == 143
+
+
+GIVEN_UP = """
+    import threading, time
+    from animatediff.errors import UserError
+    from pipelines import interrupts
+    from pipelines.runtime import end_with_one_line
+
+    def job():
+        with interrupts.given_up() as give_up:
+            {inside}
+        {after}
+
+    end_with_one_line(job)
+"""
+LATER = "threading.Timer(0.2, give_up, [UserError('nothing can start')]).start()"
+
+
+@pytest.mark.parametrize(
+    ("inside", "after", "code", "told"),
+    [
+        (f"{LATER}; time.sleep(60)", "pass", 1, "ERROR nothing can start"),
+        (f"{LATER}; threading.Event().wait()", "pass", 1, "ERROR nothing can start"),
+        # The work ended by itself before.
+        (LATER, "time.sleep(1); print('done')", 0, ""),
+        # The user's own signal is told as what it is.
+        ("import os, signal; os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", "pass", 143, "stopped"),
+    ],
+)
+def test_a_thread_ends_what_waits_in_vain(inside, after, code, told):
+    job = textwrap.dedent(GIVEN_UP.format(inside=inside, after=after))
+    ended = subprocess.run([sys.executable, "-c", job], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code
+    assert ended.stderr.rstrip().endswith(told)
+    assert len(ended.stderr.splitlines()) == (1 if told else 0)
+
+
+def test_a_signal_while_modules_are_imported_ends_by_one_line(tmp_path):
+    config = tmp_path / "ingest.yaml"
+    config.write_text(f"source: {{uri: {tmp_path}}}\noutput_uri: {tmp_path / 'out'}\nbase: base\n")
+    command = [sys.executable, "-m", "pipelines.ingest", "--config", str(config)]
+    job = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert "MLflow" in job.stderr.readline()  # the last that is done before them
+    time.sleep(random.random())
+    job.send_signal(signal.SIGTERM)
+    err = job.communicate()[1]
+    assert job.returncode == 143, err
+    (line,) = err.splitlines()
+    assert line.endswith("interrupted; the same command continues where this one stopped")

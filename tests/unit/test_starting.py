@@ -1,5 +1,7 @@
 """What is told while workers start: how many are up, which resource the cluster lacks, and what they die of."""
 
+import threading
+
 import pytest
 
 from pipelines.stages import starting
@@ -52,3 +54,29 @@ def test_a_machine_that_is_not_in_the_cluster(cluster):
     )
     told = _state("render worker", 2, GPU, _Workers(0, 0, 0))
     assert told == "0 of 2 render workers are up: no machine of the cluster has 1 CPU and 1 GPU, waiting for one"
+
+
+@pytest.mark.parametrize(
+    ("workers", "seconds", "ended", "gives_up"),
+    [
+        (_Workers(2, 0, 40), 61, 20, True),
+        (_Workers(0, 0, 0), 61, 200, True),
+        # A shortage that may pass, and one that only some workers met.
+        (_Workers(2, 0, 40), 59, 200, False),
+        (_Workers(2, 0, 40), 61, 19, False),
+        (_Workers(2, 1, 40), 61, 200, False),
+        (None, 61, 200, False),
+    ],
+)
+def test_a_job_ends_whose_workers_never_start_for_want_of_memory(monkeypatch, workers, seconds, ended, gives_up):
+    monkeypatch.setattr(starting, "num_ended_for_memory", lambda since_s: ended)
+    monkeypatch.setattr(starting, "last_death", lambda: "was ended by Ray, as its machine ran out of memory")
+    watch = starting._Watch("ingest worker", 2, {}, (), "num_encoders", threading.Event(), None)
+    monkeypatch.setattr(starting.time, "time", lambda: watch._since_s + seconds)
+    reason = watch._in_vain(workers)
+    assert (reason is not None) == gives_up
+    if reason:
+        assert str(reason) == (
+            f"no ingest worker can start: Ray ended {ended} processes in {seconds} s for want of memory, the last one "
+            "was ended by Ray, as its machine ran out of memory; lower num_encoders, or free memory"
+        )
