@@ -11,16 +11,12 @@ from typing import Any
 
 from animatediff.data.quarantine import Reason
 from animatediff.data.sources.files import no_ranges, opened, told
-from animatediff.data.sources.limits import (
-    MAX_CAPTIONS_BYTES,
-    MAX_HEADER_BYTES,
-    MAX_NAME_CHARS,
-    MAX_SIDECAR_BYTES,
-)
+from animatediff.data.sources.limits import MAX_CAPTIONS_BYTES, MAX_NAME_CHARS, MAX_SIDECAR_BYTES
 from animatediff.data.sources.not_taken import HIDDEN, NotTaken, kind_of
 from animatediff.data.sources.sidecars import Sidecars, caption_in, is_sidecar, is_video, too_large
 from animatediff.data.sources.spec import VIDEO_SUFFIXES, Fault, SourceConfig, SourceVideo
 from animatediff.data.sources.tables import Caption
+from animatediff.data.sources.tar_members import NONSENSE, is_plain, read_members
 from animatediff.data.sources.uris import TarMember, describe
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
@@ -34,9 +30,6 @@ _BLOCK_BYTES = 64 << 10
 _SHOWN_CHARS = 100
 _MAX_LINKS = 40
 """That are followed from one to the next, as Linux has it."""
-_MAX_MEMBERS = 2_000_000
-# What tarfile raises where a header says nonsense.
-_NONSENSE = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, IndexError, KeyError)
 
 
 @dataclass
@@ -108,9 +101,9 @@ def _read_tar(uri: str, name: str, source: SourceConfig) -> tuple[list[SourceVid
         size = file.seek(0, 2)
         file.seek(0)
         try:
-            for member, content in _walk(file, size):
+            for member, content in read_members(file, size):
                 _add(contents, member, content, uri, source)
-        except _NONSENSE as error:
+        except NONSENSE as error:
             if isinstance(error, ValueError) and "range" in str(error):  # fsspec's, of a server with the whole file
                 raise no_ranges(uri) from error
             logger.warning("%s is damaged, what follows is not read: %s", printable_uri(uri), describe(error))
@@ -132,67 +125,6 @@ def _check(file: Any, uri: str) -> None:
         )
 
 
-class _Headers:
-    """A tar of which little is read at a time: sizes in it are claims, and memory is taken for what they claim.
-
-    Args:
-        file: the tar.
-    """
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self.seek, self.tell = file.seek, file.tell
-        self.left = MAX_HEADER_BYTES
-
-    def read(self, size: int = -1) -> bytes:
-        """As the file's.
-
-        Raises:
-            tarfile.ReadError: it is more than headers have.
-        """
-        if not 0 <= size <= self.left:
-            raise tarfile.ReadError(f"a header claims {size} bytes")
-        self.left -= size
-        return bytes(self._file.read(size))
-
-
-def _walk(file: Any, size: int) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """The members of a tar, with the content of those that may be captions.
-
-    Raises:
-        tarfile.TarError: a header is damaged, or the tar ends inside a member.
-        Exception: likewise, one of `_NONSENSE`.
-    """
-    headers = _Headers(file)
-    with tarfile.open(fileobj=headers, mode="r:", errors="replace") as tar:  # type: ignore[call-overload]
-        number, before = 0, -1
-        while (member := tar.next()) is not None:
-            tar.members.clear()  # type: ignore[attr-defined]  # else every header stays in memory
-            number += 1
-            if member.isreg() and member.offset_data + member.size > size:
-                raise tarfile.ReadError(f"it ends inside {member.name[:_SHOWN_CHARS]}")
-            if member.size < 0 or tar.offset <= before:
-                raise tarfile.ReadError(f"the size of {member.name[:_SHOWN_CHARS]} leads back")
-            if number > _MAX_MEMBERS:
-                raise tarfile.ReadError(f"it has more than {_MAX_MEMBERS} members")
-            before, headers.left = tar.offset, MAX_HEADER_BYTES
-            is_caption = _is_plain(member) and is_sidecar(member.name) and member.size <= MAX_SIDECAR_BYTES
-            content = b""
-            if is_caption:
-                file.seek(member.offset_data)
-                content = file.read(member.size)
-            yield member, content
-        # tarfile takes a damaged header for the end.
-        file.seek(tar.offset)
-        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-            raise tarfile.ReadError("a header is damaged")
-
-
-def _is_plain(member: tarfile.TarInfo) -> bool:
-    """Whether its bytes stand in the tar one after the other."""
-    return member.isreg() and not member.issparse()
-
-
 def _add(contents: _Contents, member: tarfile.TarInfo, content: bytes, uri: str, source: SourceConfig) -> None:
     name = member.name.removeprefix("./")
     if len(name) > MAX_NAME_CHARS or "\0" in name:
@@ -204,16 +136,16 @@ def _add(contents: _Contents, member: tarfile.TarInfo, content: bytes, uri: str,
         contents.not_taken[HIDDEN] += 1
         return
     contents.order.setdefault(_sample_of(name), len(contents.order))
-    if member.issym() or member.islnk():
+    if (member.issym() or member.islnk()) and len(member.linkname) <= MAX_NAME_CHARS:
         folder = posixpath.dirname(name) if member.issym() else ""
         contents.links.append((name, posixpath.normpath(posixpath.join(folder, member.linkname))))
         return
-    if _is_plain(member):
+    if is_plain(member):
         contents.members[name] = TarMember(uri, member.offset_data, member.size)
     if is_video(name):
         refusal = Fault(Reason.FETCH_REFUSED, f"{name} is sparse, or no regular file: store it whole")
-        contents.videos.append((name, contents.members[name] if _is_plain(member) else refusal))
-    elif is_sidecar(name) and _is_plain(member):
+        contents.videos.append((name, contents.members[name] if is_plain(member) else refusal))
+    elif is_sidecar(name) and is_plain(member):
         _keep_caption(contents, name, content if member.size <= MAX_SIDECAR_BYTES else None, source)
     else:
         contents.not_taken[kind_of(name)] += 1
