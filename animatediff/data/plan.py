@@ -30,6 +30,10 @@ FOLDER = "plan"
 _SETTINGS_FILE = "settings.json"
 _NOT_TAKEN_FILE = "not_taken.json"
 _UNITS_PER_SEGMENT = 512
+_SEGMENT_CHARS = 64_000_000
+"""Of a segment's texts, which each worker has in memory."""
+_MAX_REJECTED = 2_000_000
+"""Rows that may be set aside where hardly any is of use: a file of kilobytes can list billions of nulls."""
 _DUPLICATE = (
     "an earlier video of the source has the same id: set source.columns.id if it is another one (what looks like a "
     "password or a signature in a URL does not count)"
@@ -181,6 +185,7 @@ class Planner:
         self._rejected: list[pa.Table] = []
         self._pending: list[SourceVideo] = []
         self._draft: list[Unit] = []
+        self._draft_chars = 0
         self.units: list[UnitRef] = []
         """All units, those of earlier runs first."""
         self.num_videos = 0
@@ -201,10 +206,13 @@ class Planner:
             self.units += found
 
     def add(self, videos: Iterable[SourceVideo]) -> None:
-        """The source's next videos."""
+        """The source's next videos; a UserError where millions of its rows are of no use, and hardly any is."""
         batch = list(videos)
         usable = self._select(batch)
         self.num_videos += len(usable)
+        if (number := sum(map(len, self._rejected))) > max(_MAX_REJECTED, 10 * self.num_videos):
+            line = quarantine.examples(self._rejected[-1])[0]
+            raise UserError(f"{number} rows of the source are of no use, as in: {line} (source.uri)")
         is_new = ~self._planned.contains([video.video_id for video in usable])
         self.add_again(video for video, new in zip(usable, is_new.tolist(), strict=True) if new)
 
@@ -239,7 +247,8 @@ class Planner:
             videos = tuple(self._pending[start : min(start + self._videos_per_unit, num)])
             ordinal = len(self.units) + len(self._draft)
             self._draft.append(Unit(ordinal, _unit_id(self._key, ordinal, videos), videos))
-            if len(self._draft) == _UNITS_PER_SEGMENT:
+            self._draft_chars += sum(video.num_chars for video in videos)
+            if len(self._draft) == _UNITS_PER_SEGMENT or self._draft_chars > _SEGMENT_CHARS:
                 self._write()
         del self._pending[:num]
 
@@ -251,7 +260,7 @@ class Planner:
             uri = storage.join(self._dataset_uri, FOLDER, name)
             storage.write_bytes(uri, shards.to_parquet(_segment_table(self._draft), {}))
         self.units += [UnitRef(unit.ordinal, unit.unit_id, len(unit.videos), name) for unit in self._draft]
-        self._draft = []
+        self._draft, self._draft_chars = [], 0
 
 
 def _objection(video: SourceVideo, *, is_first: bool) -> Rejection | None:
@@ -267,7 +276,7 @@ def _objection(video: SourceVideo, *, is_first: bool) -> Rejection | None:
         reason, detail = Reason.NO_CAPTION, "the caption is missing or empty"
     else:
         return None
-    return Rejection(video.video_id, printable_uri(video.uri), "", "plan", reason, detail)
+    return Rejection(video.video_id, printable_uri(video.uri), "", "plan", reason, detail[:1000])
 
 
 def _unit_id(key: str, ordinal: int, videos: tuple[SourceVideo, ...]) -> str:

@@ -40,6 +40,8 @@ class Reason(StrEnum):
     """Colours that no decoder shows right: Dolby Vision of profile 5, ICtCp."""
     SIZE_CHANGES = "size_changes"
     """The picture's size changes where the file does not tell it, within a clip."""
+    BAD_TIMESTAMPS = "bad_timestamps"
+    """Timestamps that are no camera's: fewer than 0.1 or more than 1000 frames a second, or over a month."""
     TRUNCATED = "truncated"
     """The file ends before the frames that its header promises."""
     DECODE_ERROR = "decode_error"

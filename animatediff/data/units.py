@@ -55,7 +55,7 @@ class _Fetched(NamedTuple):
     error: VideoError | None
 
 
-def decode_unit(unit: Unit, supervisor: Supervisor, *, max_bytes: int) -> DecodedUnit:
+def decode_unit(unit: Unit, supervisor: Supervisor, *, max_bytes: int, trusted: bool = False) -> DecodedUnit:
     """Decode every video of a unit; each ends as clips or as one rejection.
 
     The next videos are fetched while one is decoded.
@@ -64,13 +64,14 @@ def decode_unit(unit: Unit, supervisor: Supervisor, *, max_bytes: int) -> Decode
         unit: the videos.
         supervisor: decodes them.
         max_bytes: of a file; a larger one is set aside.
+        trusted: see `SourceConfig.trusted`.
 
     Raises:
         UserError: the storage failed for every video, or the decoder cannot be started. That is an outage or a missing
             credential, not bad videos: the unit stays pending.
     """
     result = DecodedUnit(unit)
-    for video, fetched in zip(unit.videos, _fetch_ahead(unit, max_bytes), strict=True):
+    for video, fetched in zip(unit.videos, _fetch_ahead(unit, max_bytes, trusted), strict=True):
         digest = hashlib.sha256(fetched.data).hexdigest() if fetched.data is not None else None
         try:
             windows = _cut(video, fetched, supervisor)
@@ -83,21 +84,21 @@ def decode_unit(unit: Unit, supervisor: Supervisor, *, max_bytes: int) -> Decode
     return result
 
 
-def _fetch_ahead(unit: Unit, max_bytes: int) -> Iterator[_Fetched]:
+def _fetch_ahead(unit: Unit, max_bytes: int, trusted: bool) -> Iterator[_Fetched]:
     """The videos' bytes, in order; a few are on their way, never all of them in memory."""
     with ThreadPoolExecutor(_FETCHED_AHEAD, thread_name_prefix="fetch") as pool:
         ahead: list[Future[_Fetched]] = []
         for video in unit.videos:
-            ahead.append(pool.submit(_fetch, video.uri, max_bytes))
+            ahead.append(pool.submit(_fetch, video.uri, max_bytes, trusted))
             if len(ahead) > _FETCHED_AHEAD:
                 yield ahead.pop(0).result()
         while ahead:
             yield ahead.pop(0).result()
 
 
-def _fetch(uri: str, max_bytes: int) -> _Fetched:
+def _fetch(uri: str, max_bytes: int, trusted: bool) -> _Fetched:
     try:
-        return _Fetched(fetch(uri, max_bytes=max_bytes), None)
+        return _Fetched(fetch(uri, max_bytes=max_bytes, trusted=trusted), None)
     except VideoError as error:
         return _Fetched(None, error)
 

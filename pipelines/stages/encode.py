@@ -51,6 +51,8 @@ class EncodeSpec:
     decode: DecodeConfig
     scorers: tuple[str, ...]
     device: str
+    trusted: bool
+    """See `SourceConfig.trusted`."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ class Decode:
         data, error = b"", ""
         try:
             unit = read_unit(self._spec.output_uri, pickle.loads(ref))
-            decoded = decode_unit(unit, self._supervisor, max_bytes=self._spec.decode.max_mb * 1_000_000)
+            spec = self._spec
+            max_bytes = spec.decode.max_mb * 1_000_000
+            decoded = decode_unit(unit, self._supervisor, max_bytes=max_bytes, trusted=spec.trusted)
             self._metrics.decoded(time.perf_counter() - began)
             data = pickle.dumps(decoded, protocol=5)
         except UserError as mendable:

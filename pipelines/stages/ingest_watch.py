@@ -61,6 +61,7 @@ def encode(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
         decode=config.decode,
         scorers=config.scorers,
         device="cuda" if use_gpu else "cpu",
+        trusted=config.source.trusted,
     )
     num_decoders = min(config.num_decoders or max(1, num_cpus() // 2), len(job.pending))
     num_encoders = min(config.num_encoders or max(1, num_gpus() if use_gpu else num_cpus()), len(job.pending))

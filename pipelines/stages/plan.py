@@ -173,8 +173,8 @@ def _settings(config: IngestConfig, inputs: Inputs, dtype: str) -> dict[str, Any
 
 def _recorded(config: IngestConfig, settings: dict[str, Any]) -> dict[str, Any]:
     # The source is no part of the key, as a moved source gives the same clips; but two sources may not share ids.
-    # How captions are read may change: those that could not be read before are further videos then.
-    source = absolute_source(without_secrets(config)).model_dump(mode="json", exclude={"encoding"})
+    # How captions are read, and what is fetched, may change: those that could not be had are further videos then.
+    source = absolute_source(without_secrets(config)).model_dump(mode="json", exclude={"encoding", "trusted"})
     return settings | {"source": source}
 
 

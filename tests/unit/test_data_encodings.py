@@ -73,13 +73,18 @@ def test_a_sidecar_is_read_right_or_set_aside(tmp_path, text, stored, setting, r
 
 
 @pytest.mark.parametrize(("text", "stored", "setting", "readable"), CASES)
-def test_a_csv_is_read_right_or_refused(tmp_path, text, stored, setting, readable):
+def test_a_line_of_a_csv_is_read_right_or_set_aside(tmp_path, text, stored, setting, readable):
     (tmp_path / "t.csv").write_bytes(f"video,caption\r\na.mp4,{text}\r\nb.mp4,a hill\r\n".encode(stored))
     if readable or (stored, setting) == ("utf-16-le", None):  # what is ASCII in the table makes UTF-16 certain
         assert [video.caption for video in read(tmp_path / "t.csv", encoding=setting)] == [text, "a hill"]
-    else:
+    elif setting == "utf-16-le":  # of which the header is no text
         with pytest.raises(UserError, match=r"t\.csv"):
             read(tmp_path / "t.csv", encoding=setting)
+    else:
+        bad, good = read(tmp_path / "t.csv", encoding=setting)
+        assert (bad.uri, bad.fault.reason, good.caption) == (f"{tmp_path}/t.csv#line=2", Reason.BAD_ROW, "a hill")
+        assert "line 2 cannot be read" in bad.fault.detail
+        assert "save it as UTF-8" in bad.fault.detail or "source.encoding" in bad.fault.detail
 
 
 def test_a_line_of_a_jsonl_in_another_encoding_does_not_stop_the_others(tmp_path):

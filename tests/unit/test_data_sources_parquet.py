@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from animatediff.data.quarantine import Reason, VideoError
-from animatediff.data.sources import parquet_files as source_parquet
+from animatediff.data.sources import parquet_cells
 from animatediff.data.sources.fetch import fetch
 from animatediff.data.sources.spec import Columns, SourceVideo
 from animatediff.errors import UserError
@@ -79,8 +79,8 @@ def test_neighbours_are_read_once_and_in_little_memory(tmp_path, monkeypatch):
     pq.write_table(table, tmp_path / "t.parquet", write_batch_size=8, use_dictionary=False)
     del table
     opened = []
-    start = source_parquet._Cursor.__init__
-    monkeypatch.setattr(source_parquet._Cursor, "__init__", lambda self, cell: opened.append(cell) or start(self, cell))
+    start = parquet_cells._Cursor.__init__
+    monkeypatch.setattr(parquet_cells._Cursor, "__init__", lambda self, cell: opened.append(cell) or start(self, cell))
     found = read(tmp_path / "t.parquet")
     before, most = pa.total_allocated_bytes(), 0
     # As threads that fetch ahead ask: nearly in order.

@@ -67,7 +67,7 @@ def test_one_failing_fetch_is_a_row_but_an_outage_is_not(tmp_path, supervisor, m
     real = units.fetch
 
     def failing(names):
-        def fetch(uri, *, max_bytes):
+        def fetch(uri, *, max_bytes, trusted):
             if uri.endswith(names):
                 raise VideoError("fetch", Reason.FETCH_ERROR, "503")
             return real(uri, max_bytes=max_bytes)

@@ -9,6 +9,7 @@ from animatediff.data.clips import ClipConfig, WindowPlan, bucket_name, frames_a
 from animatediff.data.decoding.decoders import Decoder, OnDecode, ignore, read_frames
 from animatediff.data.decoding.videos import MAX_PIXELS, VideoInfo, probe
 from animatediff.data.quarantine import Reason, VideoError
+from animatediff.data.rates import MAX_FPS, MAX_SPAN_S, MIN_FPS
 from animatediff.data.scores import score
 
 
@@ -67,6 +68,7 @@ def cut(
         MemoryError: there is no memory for the clips.
     """
     info = probe(data, max_pixels=max_pixels)
+    _check_times(info)
     plans = plan_windows(
         info.timestamps, width=info.width, height=info.height, key=video_id, config=clips, runs=info.runs
     )
@@ -79,6 +81,20 @@ def cut(
             data, info.of_run(run), of_run, decoders, with_boxes=bool(clips.camera), on_decode=on_decode
         )
     return sorted(windows, key=lambda window: window.window)
+
+
+def _check_times(info: VideoInfo) -> None:
+    """Refuse what is no video's, and would be taught as motion."""
+    if len(info.pts) < 2:
+        return
+    span_s = float(info.timestamps[-1] - info.timestamps[0])
+    # Written so that what is no number fails.
+    if not MIN_FPS <= info.fps <= MAX_FPS or not 0 < span_s <= MAX_SPAN_S:
+        detail = (
+            f"{len(info.pts)} frames in {span_s:.3g} s at {info.fps:.3g} frames a second: {MIN_FPS:g} to {MAX_FPS:g} "
+            f"within {MAX_SPAN_S // 86_400} days are a video's"
+        )
+        raise VideoError("probe", Reason.BAD_TIMESTAMPS, detail)
 
 
 def _cut_run(

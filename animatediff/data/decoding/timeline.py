@@ -13,6 +13,10 @@ import numpy as np
 from animatediff.data.quarantine import Reason, VideoError
 
 
+_MAX_STAMP = 2**61
+"""Ticks, of which two have a distance that 64 bits hold. Today's date in nanoseconds is less."""
+
+
 class Packet(NamedTuple):
     """What a container says of a packet, without its data."""
 
@@ -57,8 +61,10 @@ def read_timeline(packets: Sequence[Packet], first_pts: int | None) -> Timeline:
         first_pts: timestamp of the first frame that decodes; None where that is not known.
 
     Raises:
-        VideoError: no frame is left.
+        VideoError: no frame is left, or a timestamp cannot be reckoned with.
     """
+    if any(abs(stamp or 0) > _MAX_STAMP for p in packets for stamp in (p.pts, p.dts)):
+        raise VideoError("probe", Reason.BAD_TIMESTAMPS, f"a timestamp is beyond {_MAX_STAMP} ticks")
     stamps, kept = _stamps(packets)
     shown = kept & ~np.array([p.is_hidden for p in packets])
     is_key = np.array([p.is_keyframe for p in packets])
@@ -96,6 +102,9 @@ def _stamps(packets: Sequence[Packet]) -> tuple[np.ndarray, np.ndarray]:
     dts = np.array([p.pts if p.dts is None else p.dts for p in packets], dtype=np.int64)
     if all(p.dts is not None for p in packets) and (steps := np.diff(dts)).size and steps.min() < 0:
         usual = max(1, int(np.median(steps)))
+        # As floats, which do not begin again where integers end.
+        if np.abs(steps.astype(float)).sum() > _MAX_STAMP:
+            raise VideoError("probe", Reason.BAD_TIMESTAMPS, "its clock starts again, beyond all reckoning")
         pts = pts + np.concatenate([[0], np.cumsum(np.where(steps < 0, usual - steps, 0))])
     return _apart(pts)
 

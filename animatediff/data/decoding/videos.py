@@ -118,7 +118,7 @@ class VideoInfo:
     @property
     def fps(self) -> float:
         """Frames per second: of the constant rate, or of the median frame; 0 for a single frame."""
-        return 1 / self.rate.frame_s if len(self.pts) > 1 else 0.0
+        return 1 / self.rate.frame_s if self.rate.frame_s else 0.0
 
     @property
     def duration_s(self) -> float:
@@ -143,8 +143,8 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> VideoInfo:
         max_pixels: of a frame.
 
     Raises:
-        VideoError: the file is empty, no video, too large a picture, or ends before the frames that its header
-            promises.
+        VideoError: the file is empty, no video, too large a picture, has timestamps beyond reckoning, or ends before
+            the frames that its header promises.
         MemoryError: there is no memory for its header or its first frame.
     """
     if not data:
@@ -213,7 +213,7 @@ def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
         timeline.stamps if timeline.is_restamped and is_timed else None,
         timeline.starts_late,
         is_timed and container.format.name != "avi",
-        float(stream.time_base) if is_timed else 1 / float(stream.guessed_rate or _USUAL_FPS),
+        _tick_s(stream) if is_timed else 1 / float(stream.guessed_rate or _USUAL_FPS),
         container.format.name,
         context.codec.canonical_name,
         stored,
@@ -238,6 +238,12 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
     if not width * height:
         detail = "the picture's size is missing, or larger than FFmpeg takes (2^28 pixels)"
         raise VideoError("probe", Reason.DECODE_ERROR, detail)
+
+
+def _tick_s(stream: Any) -> float:
+    if not stream.time_base or stream.time_base < 0:
+        raise VideoError("probe", Reason.BAD_TIMESTAMPS, f"the time base {stream.time_base} is no duration")
+    return float(stream.time_base)
 
 
 def _decode(packet: Any) -> Iterator[Any]:

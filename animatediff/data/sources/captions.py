@@ -6,6 +6,7 @@ import unicodedata
 
 _QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb", "\u300c": "\u300d"}
 _EDGES = frozenset(" " + "".join(_QUOTES))
+_MARKS = " " + "".join({*_QUOTES, *_QUOTES.values()})
 # References without a semicolon stay: browsers read "R&Discuss" and "?a=1&copy=2" as text as often as not.
 _REFERENCE = re.compile(r"&(?:#\d{1,7}|#[xX][\da-fA-F]{1,6}|[A-Za-z][A-Za-z\d]{1,31});")
 # Only HTML's own names: "<sks>" and "<cat-toy>" are words of captions, and "<3" is one too.
@@ -21,6 +22,8 @@ _BLOCK_TAG = re.compile(
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _INVISIBLE = re.compile(r"[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 _MAX_NESTING = 8
+_MAX_MARKS = 64
+"""That follow each other on one letter, where languages have four: to put n of them in order takes n x n steps."""
 
 
 def clean_caption(text: str) -> str:
@@ -29,16 +32,31 @@ def clean_caption(text: str) -> str:
     HTML entities become their characters, HTML tags, control and invisible characters go, white space is collapsed,
     quotes around the whole caption are stripped, and Unicode is composed (NFC). Cleaning a clean caption changes
     nothing.
+
+    Raises:
+        ValueError: more accents stand on one letter than any language has.
     """
     if _is_clean(text):
         return text
+    _check_marks(text)
     for _ in range(_MAX_NESTING):
         cleaned = _clean_once(text)
         if cleaned == text:
             return text
         text = cleaned
-    # Escaped again and again: without the marks that escape, what is left cannot unfold further.
-    return _settle(text.replace("&", " ").replace("<", " "))
+    # Escaped or quoted again and again: without the marks, what is left cannot unfold further, and no caption takes
+    # as many passes as it has marks.
+    return _settle(_clean_once(text.replace("&", " ").replace("<", " ")).strip(_MARKS))
+
+
+def _check_marks(text: str) -> None:
+    if text.isascii() or len(text) <= _MAX_MARKS:
+        return
+    run = 0
+    for character in text:
+        run = run + 1 if unicodedata.combining(character) else 0
+        if run > _MAX_MARKS:
+            raise ValueError(f"it has more than {_MAX_MARKS} accents on one letter")
 
 
 def _is_clean(text: str) -> bool:

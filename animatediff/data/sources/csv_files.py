@@ -1,25 +1,20 @@
 """CSV and TSV tables, WebVid's layout among them."""
 
-import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 
 from animatediff import storage
 from animatediff.data.quarantine import Reason
+from animatediff.data.sources.csv_rows import CsvRows, Row
 from animatediff.data.sources.files import read_text_lines, root_of, told
+from animatediff.data.sources.reach import Reach
 from animatediff.data.sources.spec import Fault, SourceConfig, SourceVideo
 from animatediff.data.sources.tables import Mapping, Table, caption_of, find_column, map_columns, missing_column
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 
-_MAX_FIELD_CHARS = 1_000_000
-# Reading it as part of a field tells a quote that is never closed, which would swallow all that follows it.
-_END = "\0end\0"
 _LAYOUT_PROBES = 20
-
-Row = tuple[int, list[str]]
-"""Number of the row's last line, and its fields."""
 
 
 def read_csv(uri: str, source: SourceConfig, *, delimiter: str = ",") -> Iterator[SourceVideo]:
@@ -34,48 +29,35 @@ def read_csv(uri: str, source: SourceConfig, *, delimiter: str = ",") -> Iterato
         UserError: the file is missing, is no CSV or in an unknown encoding, or lacks a column; WebVid's videos are
             not there.
     """
-    rows = _read_rows(uri, delimiter, source.encoding)
-    names = [name.strip() for name in _without_blanks(next(rows, (0, []))[1])]
+    rows = iter(CsvRows(read_text_lines(uri, source.encoding), delimiter))
+    _, header = next(rows, (0, []))
+    if isinstance(header, str):
+        raise UserError(f"{printable_uri(uri)} is no CSV in UTF-8: its first line {header}")
+    names = [name.strip() for name in _without_blanks(header)]
     if source.format == "webvid" or (source.format == "auto" and _is_webvid(names, source)):
         return _read_webvid(rows, names, uri, source)
     return _read_table(rows, names, uri, source)
 
 
-def _read_rows(uri: str, delimiter: str, encoding: str | None) -> Iterator[Row]:
-    csv.field_size_limit(max(csv.field_size_limit(), _MAX_FIELD_CHARS))
-    reader = csv.reader(chain(_text(uri, encoding), [_END]), delimiter=delimiter, skipinitialspace=True)
-    line, name = 0, printable_uri(uri)
-    try:
-        for row in reader:
-            if row == [_END]:
-                return
-            if row and row[-1].endswith(_END):
-                raise csv.Error("a quote stays open")
-            line = reader.line_num
-            if row:
-                yield line, row
-    except csv.Error as error:
-        raise UserError(f"{name} is no CSV in UTF-8: {error} (look for a quote in or after line {line + 1})") from error
-
-
-def _text(uri: str, encoding: str | None) -> Iterator[str]:
-    for number, line in enumerate(read_text_lines(uri, encoding), 1):
-        if isinstance(line, ValueError):
-            raise UserError(f"{printable_uri(uri)} is no CSV in UTF-8: line {number}: {line}") from line
-        yield line
-
-
 def _read_table(rows: Iterator[Row], names: Sequence[str], uri: str, source: SourceConfig) -> Iterator[SourceVideo]:
     mapping = map_columns(names, source.columns, uri)
-    table = Table(uri, (source.videos_uri or root_of(uri)).rstrip("/"), "line", mapping)
+    table = Table.of(source, uri, "line", mapping, source.videos_uri or root_of(uri))
     video, caption = names.index(mapping.video), names.index(mapping.caption)
     name = names.index(mapping.id) if mapping.id is not None else video
     for line, row in rows:
-        if len(_without_blanks(row)) > len(names):
-            yield table.unreadable(line, _too_many(row, names))
+        cells = _fitting(row, names)
+        if isinstance(cells, str):
+            yield table.unreadable(line, cells)
             continue
-        fields = _pad(row, len(names))
-        yield _noting_lack(table.video(line, fields[video], fields[caption], fields[name]), line, row, names)
+        fields = _pad(cells, 1 + max(video, caption, name))
+        yield _noting_lack(table.video(line, fields[video], fields[caption], fields[name]), line, cells, names)
+
+
+def _fitting(row: list[str] | str, names: Sequence[str]) -> list[str] | str:
+    """The row's cells, or why they are none."""
+    if isinstance(row, list) and len(row) > len(names) and len(_without_blanks(row)) > len(names):
+        return _too_many(row, names)
+    return row
 
 
 def _too_many(row: list[str], names: Sequence[str]) -> str:
@@ -115,18 +97,19 @@ def _read_webvid(rows: Iterator[Row], names: Sequence[str], uri: str, source: So
     if not first:
         return
     page_dir, video_id = names.index("page_dir") if "page_dir" in names else None, names.index(id_name)
-    if not _has_pages(first, page_dir, video_id, folder, uri):
+    if not _has_pages(first, page_dir, video_id, Reach(uri, folder, source.trusted)):
         page_dir = None
     caption = names.index(caption_name)
-    table = Table(uri, folder, "line", Mapping(id_name, id_name, caption_name))
+    table = Table.of(source, uri, "line", Mapping(id_name, id_name, caption_name), folder)
     for line, row in chain(first, rows):
-        if len(_without_blanks(row)) > len(names):
-            yield table.unreadable(line, _too_many(row, names))
+        cells = _fitting(row, names)
+        if isinstance(cells, str):
+            yield table.unreadable(line, cells)
             continue
-        fields = _pad(row, len(names))
-        path = f"{folder}/{_webvid_path(fields, page_dir, video_id)}"
+        fields = _pad(cells, 1 + max(video_id, caption, page_dir or 0))
         words = caption_of(fields[caption], f"column {caption_name!r}")
-        yield _noting_lack(SourceVideo(fields[video_id].strip(), path, *words), line, row, names)
+        video = table.beneath(line, _webvid_path(fields, page_dir, video_id), fields[video_id].strip(), words)
+        yield _noting_lack(video, line, cells, names)
 
 
 def _webvid_path(fields: Sequence[str], page_dir: int | None, video_id: int) -> str:
@@ -134,19 +117,25 @@ def _webvid_path(fields: Sequence[str], page_dir: int | None, video_id: int) -> 
     return name if page_dir is None else f"{fields[page_dir]}/{name}"
 
 
-def _has_pages(rows: Iterable[Row], page_dir: int | None, video_id: int, folder: str, uri: str) -> bool:
+def _has_pages(rows: Iterable[Row], page_dir: int | None, video_id: int, reach: Reach) -> bool:
     """Whether the videos lie in WebVid's `page_dir` folders: decided by the first of them that is found."""
     layouts = [None] if page_dir is None else [page_dir, None]
     tried = []
     for _, row in rows:
+        if isinstance(row, str):
+            continue
         fields = _pad(row, 1 + max(video_id, page_dir or 0))
         for layout in layouts:
-            place = f"{folder}/{_webvid_path(fields, layout, video_id)}"
+            place = reach.beneath(_webvid_path(fields, layout, video_id))
+            if isinstance(place, Fault):
+                continue
             with told(place):
                 if storage.exists(place):
                     return layout is not None
             tried.append(printable_uri(place))
+    if not tried:  # there is no row that can be used, and each says why
+        return False
     raise UserError(
-        f"the videos of {printable_uri(uri)} are not there: neither {' nor '.join(tried[: len(layouts)])} exists "
-        "(set source.videos_uri)"
+        f"the videos of {printable_uri(reach.table)} are not there: neither "
+        f"{' nor '.join(tried[: len(layouts)])} exists (set source.videos_uri)"
     )

@@ -17,6 +17,10 @@ _MARKS = (
 # No text has a NUL, which UTF-16 is full of, or an ESC, by which ISO-2022 changes its character set.
 _NO_TEXT = re.compile("[\0\x1b]")
 
+MARKING = "animatediff.marking"
+"""Name of the error handler by which a stream's lines with damage hold a NUL, and the others are read."""
+codecs.register_error(MARKING, lambda error: ("\0", error.end))
+
 
 def decode(content: bytes, encoding: str | None = None) -> str:
     """The text of a caption file, a cell or a line, without its byte order mark.
@@ -34,6 +38,15 @@ def decode(content: bytes, encoding: str | None = None) -> str:
             return content.decode(codec)
         except UnicodeDecodeError as error:
             raise ValueError(f"it begins as {codec.upper()} and is damaged: {error}") from error
+    return decode_line(content, encoding)
+
+
+def decode_line(content: bytes, encoding: str | None = None) -> str:
+    """As `decode`, for a line of a file whose beginning is not wide: what looks so in it is damage.
+
+    Raises:
+        ValueError: see `decode`.
+    """
     text, reason = _try(content.removeprefix(codecs.BOM_UTF8).rstrip(b"\0"), "utf-8")
     if encoding is None or (text is not None and extends_ascii(encoding)):
         if text is None:

@@ -1,16 +1,22 @@
 """The bytes of one video, from wherever a source says it lies."""
 
+import errno
+import os
 import random
 import time
 import unicodedata
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pyarrow as pa
+from fsspec.asyn import AsyncFileSystem, sync
 
 from animatediff import storage
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.sources.http import get, too_large
-from animatediff.data.sources.parquet_files import read_cell
+from animatediff.data.sources.local import NotRegularError, local_path, open_regular, read_range, size_of
+from animatediff.data.sources.parquet_cells import read_cell
+from animatediff.data.sources.reach import is_chain, is_web
 from animatediff.data.sources.uris import ParquetCell, TarMember, describe, parse_locator
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
@@ -19,13 +25,14 @@ ATTEMPTS = 3
 """Reads of one video before the storage is said to have failed."""
 _BACKOFF_S = 1.0
 """Wait before the second attempt, doubled before each further one, give or take half."""
+_TOTAL_S = 600
+"""For one video from a store, as `http` has it."""
 _PASSING_STATUS = (408, 425, 429)
 _SETTLED = ("NoCredentialsError", "PartialCredentialsError", "EndpointConnectionError")
 _FORMS: tuple[Literal["NFC"], Literal["NFD"]] = ("NFC", "NFD")
-_WEB = ("http://", "https://")
 
 
-def fetch(uri: str, *, max_bytes: int) -> bytes:
+def fetch(uri: str, *, max_bytes: int, trusted: bool = False) -> bytes:
     """The bytes of one video.
 
     What may pass (server errors, throttling, timeouts, cut connections) is tried three times.
@@ -33,15 +40,17 @@ def fetch(uri: str, *, max_bytes: int) -> bytes:
     Args:
         uri: as `read_source` yields it: a file, a member of a tar, or a cell of a Parquet file.
         max_bytes: largest video that is read.
+        trusted: see `SourceConfig.trusted`.
 
     Raises:
         VideoError: stage `fetch`, without secrets in its detail. NOT_FOUND and FETCH_REFUSED (a web server's other
-            4xx) are this video's fault, and so are TOO_LARGE and, for a part of a damaged file, TRUNCATED.
-            FETCH_ERROR is the storage's: unreachable, no credentials, or failed three times.
+            4xx, a pipe or a device, an address that rows may not name) are this video's fault, and so are TOO_LARGE
+            and, for a part of a damaged file, TRUNCATED. FETCH_ERROR is the storage's: unreachable, no credentials, or
+            failed three times.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _read(uri, max_bytes)
+            return _read(uri, max_bytes, trusted)
         except VideoError:
             raise
         except Exception as error:  # each storage has its own
@@ -52,35 +61,58 @@ def fetch(uri: str, *, max_bytes: int) -> bytes:
     raise AssertionError("the loop returns or raises")
 
 
-def _read(uri: str, max_bytes: int) -> bytes:
+def _read(uri: str, max_bytes: int, trusted: bool) -> bytes:
     part = parse_locator(uri)
+    if is_chain(part.uri if part else uri):
+        detail = f"{printable_uri(uri)} chains file systems, which read and keep files without bounds"
+        raise VideoError("fetch", Reason.FETCH_REFUSED, detail)
     if isinstance(part, TarMember):
-        return _read_member(part, max_bytes)
+        return _read_member(part, max_bytes, trusted)
     if isinstance(part, ParquetCell):
         return _read_parquet(part, max_bytes)
-    return _read_file(uri, max_bytes)
+    if is_web(uri):
+        return get(uri, max_bytes=max_bytes, trusted=trusted)
+    path = local_path(uri)
+    return _read_remote(uri, max_bytes) if path is None else _read_local(path, uri, max_bytes)
 
 
-def _read_file(uri: str, max_bytes: int) -> bytes:
+def _read_local(path: str, uri: str, max_bytes: int) -> bytes:
+    try:
+        file = open_regular(path)
+    except FileNotFoundError:
+        file = open_regular(_other_spelling(path, os.path.exists))
+    with file:
+        size = size_of(file)
+        if size > max_bytes:
+            raise too_large(uri, size, max_bytes)
+        return _whole(read_range(file, 0, size), size)
+
+
+def _read_remote(uri: str, max_bytes: int) -> bytes:
     fs, path = storage.filesystem(uri)
-    if uri.startswith(_WEB):
-        return get(fs, path, max_bytes=max_bytes)
     fs.invalidate_cache(path)  # a size that was listed long ago may be another file's
     try:
         info = fs.info(path)
     except FileNotFoundError:
-        path = _other_spelling(fs, path)
+        path = _other_spelling(path, fs.exists)
         info = fs.info(path)
-    if info["type"] == "other":  # reading a pipe never ends
+    if info["type"] == "other":
         raise VideoError("fetch", Reason.FETCH_REFUSED, f"{printable_uri(uri)} is no regular file")
     size = int(info["size"])
     if size > max_bytes:
         raise too_large(uri, size, max_bytes)
     # With an end, object stores need no second look at the size.
-    return _whole(fs.cat_file(path, start=0, end=size), size) if size else b""
+    return _whole(_part(fs, path, 0, size), size) if size else b""
 
 
-def _other_spelling(fs: Any, path: str) -> str:
+def _part(fs: Any, path: str, start: int, end: int) -> bytes:
+    """Bytes of a file in a store, or the error of a store that trickles."""
+    if isinstance(fs, AsyncFileSystem):
+        return bytes(sync(fs.loop, fs._cat_file, path, start=start, end=end, timeout=_TOTAL_S))
+    return bytes(fs.cat_file(path, start=start, end=end))
+
+
+def _other_spelling(path: str, exists: Callable[[str], bool]) -> str:
     """The path of a file whose name has its accents composed otherwise: macOS parts them, tables mostly do not.
 
     Raises:
@@ -91,22 +123,24 @@ def _other_spelling(fs: Any, path: str) -> str:
     for first in [index for index, part in enumerate(parts) if not part.isascii()]:
         for form in _FORMS:
             other = "/".join([*parts[:first], *(unicodedata.normalize(form, part) for part in parts[first:])])
-            if other != path and fs.exists(other):
+            if other != path and exists(other):
                 return other
     raise FileNotFoundError(path)
 
 
-def _read_member(part: TarMember, max_bytes: int) -> bytes:
+def _read_member(part: TarMember, max_bytes: int, trusted: bool) -> bytes:
     if part.num_bytes > max_bytes:
         raise too_large(str(part), part.num_bytes, max_bytes)
     if not part.num_bytes:
         return b""
+    if is_web(part.uri):
+        return _whole(get(part.uri, max_bytes=part.num_bytes, start=part.offset, trusted=trusted), part.num_bytes)
+    path = local_path(part.uri)
+    if path is not None:
+        with open_regular(path) as file:
+            return _whole(read_range(file, part.offset, part.num_bytes), part.num_bytes)
     fs, path = storage.filesystem(part.uri)
-    if part.uri.startswith(_WEB):
-        data = get(fs, path, max_bytes=part.num_bytes, start=part.offset)
-    else:
-        data = fs.cat_file(path, start=part.offset, end=part.offset + part.num_bytes)
-    return _whole(data, part.num_bytes)
+    return _whole(_part(fs, path, part.offset, part.offset + part.num_bytes), part.num_bytes)
 
 
 def _whole(data: bytes, size: int) -> bytes:
@@ -132,11 +166,19 @@ def _read_parquet(part: ParquetCell, max_bytes: int) -> bytes:
 
 def _judge(uri: str, error: Exception) -> VideoError:
     name, status = printable_uri(uri), getattr(error, "status", None)
-    if status in (404, 410) or isinstance(error, FileNotFoundError | NotADirectoryError):
+    if status in (404, 410) or isinstance(error, FileNotFoundError | NotADirectoryError) or _is_no_name(error):
         return VideoError("fetch", Reason.NOT_FOUND, f"there is nothing at {name}")
+    if isinstance(error, NotRegularError):
+        return VideoError("fetch", Reason.FETCH_REFUSED, f"{name} is no regular file")
     if status and 300 <= status < 500 and status not in _PASSING_STATUS:
         return VideoError("fetch", Reason.FETCH_REFUSED, f"{name} is refused: {describe(error)}")
     return VideoError("fetch", Reason.FETCH_ERROR, f"cannot read {name}: {describe(error)}")
+
+
+def _is_no_name(error: Exception) -> bool:
+    """Whether no file can be called so: too long, a link to itself, a NUL."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number in (errno.ENAMETOOLONG, errno.ELOOP) or (type(error) is ValueError and "null byte" in str(error))
 
 
 def _may_pass(error: Exception, reason: Reason) -> bool:

@@ -4,15 +4,18 @@ import codecs
 import io
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, AnyStr
 from urllib.parse import urlsplit
 
+from fsspec.compression import compr
 from fsspec.utils import infer_compression
 
 from animatediff import storage
-from animatediff.data.sources.encodings import decode, extends_ascii, wide_codec
+from animatediff.data.sources.encodings import MARKING, decode_line, extends_ascii, wide_codec
+from animatediff.data.sources.limits import MAX_LINE_BYTES, MAX_SKIPPED_BYTES
+from animatediff.data.sources.local import local_path, open_regular
 from animatediff.data.sources.uris import describe
 from animatediff.errors import UserError
 from animatediff.uris import printable_text, printable_uri
@@ -73,31 +76,42 @@ def opened(uri: str, **options: Any) -> Iterator[Any]:
         UserError: it is not there, or the storage cannot be reached; reads inside the block raise their own errors.
     """
     with told(uri):
-        fs, path = storage.filesystem(uri)
-        file = fs.open(path, "rb", **options)
+        file = _open(uri, **options)
     with file:
         yield file
+
+
+def _open(uri: str, *, compression: str | None = None, **options: Any) -> Any:
+    path = local_path(uri)
+    if path is None:
+        fs, path = storage.filesystem(uri)
+        return fs.open(path, "rb", compression=compression, **options)
+    file = open_regular(path)
+    return file if compression is None else compr[compression](file, mode="rb")
 
 
 def read_lines(uri: str) -> Iterator[bytes]:
     """The lines of a file, unpacked where its suffix says `.gz`, `.bz2`, `.xz` or `.zst`; a byte order mark is cut.
 
     Raises:
-        UserError: it cannot be read, or it is damaged.
+        UserError: it cannot be read, it is damaged, or a line is longer than lines are.
     """
     with _buffered(uri) as reader:
-        yield from _lines(reader, uri)
+        for number, line in enumerate(_lines(reader, uri), 1):
+            if isinstance(line, ValueError):
+                raise UserError(f"{printable_uri(uri)}, line {number}: {line}")
+            yield line
 
 
 def read_text_lines(uri: str, encoding: str | None) -> Iterator[str | ValueError]:
-    """The lines of a file as text; one that cannot be read as text is the error that says why.
+    """The lines of a file as text; one that cannot be read as text, or is far too long, is the error that says why.
 
     Args:
         uri: the file, which may be compressed.
         encoding: see `SourceConfig.encoding`.
 
     Raises:
-        UserError: it cannot be read, it is damaged, or it is in UTF-16 or UTF-32 and not all of it.
+        UserError: it cannot be read, or it is damaged.
     """
     with _buffered(uri) as reader:
         with told(uri):
@@ -107,12 +121,12 @@ def read_text_lines(uri: str, encoding: str | None) -> Iterator[str | ValueError
             codec = encoding
         if codec is not None:
             # There a line feed is no byte.
-            with told(uri):
-                yield from io.TextIOWrapper(reader, codec, newline="")
+            text = io.TextIOWrapper(reader, codec, errors=MARKING, newline="")
+            yield from (_unmarked(line, codec) for line in _bounded(text.readline, "\n", uri))
             return
         for line in _lines(reader, uri):
             try:
-                yield decode(line, encoding)
+                yield line if isinstance(line, ValueError) else decode_line(line, encoding)
             except ValueError as error:
                 yield error
 
@@ -124,16 +138,33 @@ def _buffered(uri: str) -> Iterator[io.BufferedReader]:
         yield io.BufferedReader(file, _CHUNK_BYTES)
 
 
-def _lines(reader: io.BufferedReader, uri: str) -> Iterator[bytes]:
-    is_first = True
-    while True:
-        with told(uri):
-            lines = reader.readlines(_CHUNK_BYTES)
-        if not lines:
-            return
-        if is_first:
-            lines[0], is_first = lines[0].removeprefix(codecs.BOM_UTF8), False
-        yield from lines
+def _lines(reader: io.BufferedReader, uri: str) -> Iterator[bytes | ValueError]:
+    for number, line in enumerate(_bounded(reader.readline, b"\n", uri)):
+        yield line.removeprefix(codecs.BOM_UTF8) if not number and isinstance(line, bytes) else line
+
+
+def _bounded(readline: Callable[[int], AnyStr], end: AnyStr, uri: str) -> Iterator[AnyStr | ValueError]:
+    """The lines, each in memory by itself; one that is longer than lines are is passed over, and is an error."""
+    with told(uri):
+        while line := readline(MAX_LINE_BYTES + 1):
+            if len(line) <= MAX_LINE_BYTES:
+                yield line
+                continue
+            length = len(line)
+            while line and not line.endswith(end):
+                line = readline(_CHUNK_BYTES)
+                length += len(line)
+                if length > MAX_SKIPPED_BYTES:
+                    raise UserError(
+                        f"{printable_uri(uri)} has a line of more than {MAX_SKIPPED_BYTES} bytes: it is no table"
+                    )
+            yield ValueError(f"it has {length} bytes, and {MAX_LINE_BYTES} are allowed")
+
+
+def _unmarked(line: str | ValueError, codec: str) -> str | ValueError:
+    if isinstance(line, ValueError) or "\0" not in line:
+        return line
+    return ValueError(f"it is not in {codec.upper()}, or holds a NUL")
 
 
 def no_ranges(uri: str) -> UserError:

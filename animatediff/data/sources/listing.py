@@ -4,8 +4,9 @@ import logging
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
+from itertools import islice, product
 from pathlib import Path
 
 from fsspec.implementations.local import LocalFileSystem
@@ -13,6 +14,7 @@ from fsspec.utils import glob_translate
 
 from animatediff import storage
 from animatediff.data.sources.files import is_file, told
+from animatediff.data.sources.limits import MAX_FILES
 from animatediff.data.sources.not_taken import HIDDEN, NotTaken
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
@@ -20,6 +22,7 @@ from animatediff.uris import printable_uri
 logger = logging.getLogger(__name__)
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{},]+(?:,[^{},]+)+)\}")
+_MAX_DIGITS = 18
 _GLOB = re.compile(r"[*?\[]")
 
 _Identity = tuple[int, int]
@@ -34,16 +37,38 @@ def expand(uri: str, not_taken: NotTaken) -> list[str]:
     """
     if is_file(uri):
         return [uri]
-    return [file for plain in _expand_braces(uri) for file in _glob(plain, not_taken)]
+    files: list[str] = []
+    for plain in _expand_braces(uri):
+        files += _glob(plain, not_taken)
+        if len(files) > MAX_FILES:
+            raise _too_many(uri)
+    return files
 
 
-def _expand_braces(uri: str) -> list[str]:
-    match = _BRACES.search(uri)
-    if not match:
-        return [uri]
-    first, last, names = match.groups()
-    choices = names.split(",") if names else [str(i).zfill(len(first)) for i in range(int(first), int(last) + 1)]
-    return [full for choice in choices for full in _expand_braces(uri[: match.start()] + choice + uri[match.end() :])]
+def _expand_braces(uri: str) -> Iterator[str]:
+    parts: list[Sequence[str]] = []
+    end, number = 0, 1
+    for match in _BRACES.finditer(uri):
+        choices = _choices(*match.groups(), uri)
+        parts += [[uri[end : match.start()]], choices]
+        number, end = number * len(choices), match.end()
+        if number > MAX_FILES:
+            raise _too_many(uri)
+    return map("".join, product(*parts, [uri[end:]]))
+
+
+def _choices(first: str, last: str, names: str | None, uri: str) -> Sequence[str]:
+    if names:
+        return names.split(",")
+    if max(len(first), len(last)) > _MAX_DIGITS or int(last) - int(first) >= MAX_FILES:
+        raise _too_many(uri)
+    return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+
+
+def _too_many(uri: str) -> UserError:
+    return UserError(
+        f"{printable_uri(uri)[:300]} names more than {MAX_FILES} files: take a narrower pattern (source.uri)"
+    )
 
 
 def _glob(uri: str, not_taken: NotTaken) -> list[str]:
@@ -52,7 +77,10 @@ def _glob(uri: str, not_taken: NotTaken) -> list[str]:
         return [uri]
     with told(uri):
         fs, path = storage.filesystem(uri)
-        found = sorted(_match(path, not_taken) if isinstance(fs, LocalFileSystem) else fs.glob(path))
+        matches = _match(path, not_taken) if isinstance(fs, LocalFileSystem) else iter(fs.glob(path))
+        found = sorted(islice(matches, MAX_FILES + 1))
+    if len(found) > MAX_FILES:
+        raise _too_many(uri)
     if not found:
         raise UserError(f"no file matches {printable_uri(uri)} (source.uri)")
     return found if isinstance(fs, LocalFileSystem) else [fs.unstrip_protocol(name) for name in found]

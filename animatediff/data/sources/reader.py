@@ -8,9 +8,11 @@ from animatediff.data.sources.csv_files import read_csv
 from animatediff.data.sources.files import is_file, root_of, suffix_of, told
 from animatediff.data.sources.folder import read_folder
 from animatediff.data.sources.jsonl_files import read_jsonl
+from animatediff.data.sources.limits import BATCH_BYTES
 from animatediff.data.sources.listing import expand, list_folder
 from animatediff.data.sources.not_taken import NotTaken, kind_of
 from animatediff.data.sources.parquet_files import read_parquet
+from animatediff.data.sources.reach import is_chain
 from animatediff.data.sources.spec import AMBIGUOUS_SUFFIXES, VIDEO_SUFFIXES, SourceConfig, SourceVideo
 from animatediff.data.sources.tars import read_tars
 from animatediff.errors import UserError
@@ -40,7 +42,7 @@ def read_source(source: SourceConfig, not_taken: NotTaken | None = None) -> Iter
         not_taken: gets the files of the source that are no videos and belong to none; complete at the end.
 
     Yields:
-        Batches of 1 to 10,000 videos.
+        Batches of 1 to 10,000 videos, fewer where their captions are long.
 
     Raises:
         UserError: while iterating. The source is missing, unreachable or of another format, lacks a column, or holds
@@ -48,11 +50,22 @@ def read_source(source: SourceConfig, not_taken: NotTaken | None = None) -> Iter
     """
     videos = _read(source, NotTaken() if not_taken is None else not_taken)
     is_empty = True
-    while batch := list(islice(videos, BATCH_VIDEOS)):
+    while batch := _take(videos):
         yield batch
         is_empty = False
     if is_empty:
         raise UserError(f"{printable_uri(source.uri)} lists no videos (source.uri)")
+
+
+def _take(videos: Iterator[SourceVideo]) -> list[SourceVideo]:
+    batch: list[SourceVideo] = []
+    num_chars = 0
+    for video in islice(videos, BATCH_VIDEOS):
+        batch.append(video)
+        num_chars += video.num_chars
+        if num_chars > BATCH_BYTES:
+            break
+    return batch
 
 
 def _read(source: SourceConfig, not_taken: NotTaken) -> Iterator[SourceVideo]:
@@ -133,6 +146,14 @@ def _refuse_unused(source: SourceConfig, kind: str) -> None:
 
 
 def _absolute(source: SourceConfig) -> SourceConfig:
-    """With URIs that a worker in another folder understands."""
+    """With URIs that a worker in another folder understands.
+
+    Raises:
+        UserError: they are none that its files can be fetched from.
+    """
+    for name in ("uri", "videos_uri"):
+        if is_chain(getattr(source, name) or ""):
+            detail = "chains file systems (`::`), which read and keep files without bounds: name the files themselves"
+            raise UserError(f"{printable_uri(getattr(source, name))} {detail} (source.{name})")
     videos_uri = storage.absolute(source.videos_uri) if source.videos_uri is not None else None
     return source.model_copy(update={"uri": storage.absolute(source.uri), "videos_uri": videos_uri})

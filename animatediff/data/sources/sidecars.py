@@ -1,21 +1,21 @@
 """Captions in files beside their videos: which file is whose, and what it says."""
 
-import json
 import posixpath
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Sequence
 
 from animatediff.data.quarantine import Reason
-from animatediff.data.sources.captions import clean_caption
 from animatediff.data.sources.encodings import decode
+from animatediff.data.sources.limits import MAX_SIDECAR_BYTES
 from animatediff.data.sources.not_taken import NotTaken, kind_of
+from animatediff.data.sources.objects import parse_json, require_once
 from animatediff.data.sources.spec import VIDEO_SUFFIXES, Fault, SourceConfig
 from animatediff.data.sources.tables import Caption, caption_of, find_column
 
 SUFFIXES = (".txt", ".json")
 """Of caption files, in lower case."""
-_MOST_KEYS = 10
+_MOST_KEYS, _SHOWN_CHARS = 10, 60
 
 
 class Sidecars:
@@ -121,11 +121,10 @@ def caption_in(content: bytes, name: str, source: SourceConfig) -> Caption:
     except ValueError as error:
         return _bad(name, str(error))
     if not name.lower().endswith(".json"):
-        caption = clean_caption(text)
-        return Caption(caption) if caption else Caption("", Fault(Reason.NO_CAPTION, f"{name} is empty"))
+        return caption_of(text, name)
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        values = parse_json(text)
+    except ValueError as error:
         return _bad(name, f"it is no JSON: {error}")
     if not isinstance(values, dict):
         return _bad(name, "it holds no JSON object")
@@ -134,9 +133,18 @@ def caption_in(content: bytes, name: str, source: SourceConfig) -> Caption:
         wanted = (
             repr(source.columns.caption) if source.columns.caption is not None else "that is known to hold a caption"
         )
-        there = ", ".join(map(str, list(values)[:_MOST_KEYS])) or "none at all"
+        there = ", ".join(str(key)[:_SHOWN_CHARS] for key in list(values)[:_MOST_KEYS]) or "none at all"
         return _bad(name, f"it has no key {wanted} but {there}: set source.columns.caption")
+    try:
+        require_once(values, key)
+    except ValueError as error:
+        return _bad(name, f"it {error}")
     return caption_of(values[key], f"{name}, {key}", source.encoding)
+
+
+def too_large(name: str) -> Caption:
+    """In place of the caption of a file that is larger than caption files are."""
+    return Caption("", Fault(Reason.BAD_CAPTION, f"{name} has more than {MAX_SIDECAR_BYTES} bytes"))
 
 
 def _bad(name: str, what: str) -> Caption:

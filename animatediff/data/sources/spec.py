@@ -40,6 +40,11 @@ class SourceVideo:
     fault: Fault | None = field(default=None, compare=False)
     """Why it cannot be used, where reading the source shows it; it makes it no other video."""
 
+    @property
+    def num_chars(self) -> int:
+        """Of all that is kept of it."""
+        return len(self.video_id) + len(self.uri) + len(self.caption)
+
 
 class Columns(Config):
     """Names of a table's columns, or of a JSON object's keys; unset ones are guessed from common names."""
@@ -66,8 +71,11 @@ class SourceConfig(Config):
     columns: Columns = Columns()
     encoding: str | None = None
     """Of caption files and tables that are neither UTF-8 nor begin with a byte order mark, for example `cp1252`
-    (Western Europe), `cp932` (Shift-JIS), `gbk` or `euc_kr`. Without it, such captions are quarantined and such tables
-    refused: an encoding that is guessed wrong is rubbish that nobody sees."""
+    (Western Europe), `cp932` (Shift-JIS), `gbk` or `euc_kr`. Without it, such captions and lines are
+    quarantined: an encoding that is guessed wrong is rubbish that nobody sees."""
+    trusted: bool = False
+    """Whether its tables and servers may send the workers anywhere: a remote table to local files, a web server to
+    addresses inside the network, both to the cloud's metadata service. Leave it off for what others wrote."""
 
     @field_validator("encoding")
     @classmethod

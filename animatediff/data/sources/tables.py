@@ -1,5 +1,6 @@
 """Tables: which column is which, and a row as a video."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -7,12 +8,15 @@ from typing import Literal, NamedTuple
 from animatediff.data.quarantine import Reason
 from animatediff.data.sources.captions import clean_caption
 from animatediff.data.sources.encodings import decode
-from animatediff.data.sources.spec import Columns, Fault, SourceVideo
+from animatediff.data.sources.limits import MAX_CAPTION_CHARS
+from animatediff.data.sources.reach import Reach, unusable
+from animatediff.data.sources.spec import Columns, Fault, SourceConfig, SourceVideo
 from animatediff.data.sources.uris import id_from
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 
 Role = Literal["id", "video", "caption"]
+_SHOWN_NAMES, _SHOWN_CHARS = 30, 60
 _GUESSES: dict[Role, tuple[str, ...]] = {
     "id": ("video_id", "videoid", "id", "clip_id", "uid", "uuid", "key"),
     "video": (
@@ -46,7 +50,8 @@ def require_column(role: Role, names: Sequence[str], columns: Columns, uri: str)
 
 def missing_column(role: str, name: str | None, names: Sequence[str], uri: str) -> UserError:
     """The one line for a column that is not there."""
-    there = ", ".join(names) or "no columns at all"
+    shown = ", ".join(name[:_SHOWN_CHARS] for name in names[:_SHOWN_NAMES]) or "no columns at all"
+    there = shown if len(names) <= _SHOWN_NAMES else f"{shown} and {len(names) - _SHOWN_NAMES} more"
     what = f"no column {name!r}" if name is not None else f"no column that is known to hold the {role}"
     return UserError(f"{printable_uri(uri)} has {what}; it has {there}: set source.columns.{role}")
 
@@ -73,18 +78,39 @@ def map_columns(names: Sequence[str], columns: Columns, uri: str) -> Mapping:
     )
 
 
+class NoText(NamedTuple):
+    """What stands in a cell where a text is wanted, and is none or far too long: it is told and not kept."""
+
+    what: str
+    """With its article, for a person."""
+
+    @classmethod
+    def of(cls, value: object) -> "NoText":
+        """What a value of JSON or Parquet is."""
+        is_list = isinstance(value, list | tuple)
+        return cls.list_of(len(value)) if is_list else cls(f"a {type(value).__name__}")
+
+    @classmethod
+    def list_of(cls, length: int) -> "NoText":
+        """A list of so many."""
+        return cls(f"a list of {length}")
+
+
 def text_of(value: object, encoding: str | None = None) -> str:
-    """A cell as text: empty for null, NaN, and what is neither text nor number.
+    """A cell as text: empty for null, NaN and infinity.
 
     Raises:
-        ValueError: it is bytes that cannot be read as text.
+        ValueError: it is bytes that cannot be read as text, or neither text nor number.
     """
     if isinstance(value, bytes):
         value = decode(value, encoding)
     if isinstance(value, str):
         # Half a surrogate pair, as "\ud83d" in JSON, cannot be stored.
         return value if value.isascii() else value.encode(errors="replace").decode()
-    return str(value) if isinstance(value, int | float) and value == value else ""
+    if isinstance(value, bool) or not isinstance(value, int | float | None):
+        raise ValueError(f"it is {(value if isinstance(value, NoText) else NoText.of(value)).what}")
+    # Whole numbers of a thousand digits overflow what a float is asked.
+    return "" if value is None or (isinstance(value, float) and not math.isfinite(value)) else str(value)
 
 
 class Caption(NamedTuple):
@@ -104,16 +130,27 @@ def caption_of(value: object, place: str, encoding: str | None = None) -> Captio
         place: what a person finds it by.
         encoding: of bytes, see `SourceConfig.encoding`.
     """
-    if isinstance(value, list | tuple) and len(value) == 1:
+    if isinstance(value, list | tuple) and not isinstance(value, NoText) and len(value) == 1:
         (value,) = value
     if isinstance(value, bool) or not isinstance(value, str | bytes | int | float | None):
-        kind = f"a list of {len(value)}" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
+        kind = (value if isinstance(value, NoText) else NoText.of(value)).what
         return Caption("", Fault(Reason.BAD_CAPTION, f"{place} is {kind}, and one text is needed"))
+    if isinstance(value, str | bytes) and len(value) > MAX_CAPTION_CHARS * (4 if isinstance(value, bytes) else 1):
+        return _too_long(place, value)
     try:
-        text = clean_caption(text_of(value, encoding))
+        text = text_of(value, encoding)
+        if len(text) > MAX_CAPTION_CHARS:
+            return _too_long(place, text)
+        text = clean_caption(text)
     except ValueError as error:
         return Caption("", Fault(Reason.BAD_CAPTION, f"{place}: {error}"))
     return Caption(text) if text else Caption("", Fault(Reason.NO_CAPTION, f"{place} is empty"))
+
+
+def _too_long(place: str, value: str | bytes) -> Caption:
+    unit = "characters" if isinstance(value, str) else "bytes"
+    detail = f"{place} has {len(value)} {unit}, {MAX_CAPTION_CHARS} characters are allowed"
+    return Caption("", Fault(Reason.BAD_CAPTION, detail))
 
 
 @dataclass(frozen=True)
@@ -129,6 +166,13 @@ class Table:
     """Its columns."""
     encoding: str | None = None
     """Of cells that are bytes, see `SourceConfig.encoding`."""
+    trusted: bool = False
+    """See `SourceConfig.trusted`."""
+
+    @classmethod
+    def of(cls, source: SourceConfig, uri: str, unit: Literal["line", "row"], mapping: Mapping, folder: str) -> "Table":
+        """The table at `uri`, with what the source says of all."""
+        return cls(uri, folder.rstrip("/"), unit, mapping, source.encoding, source.trusted)
 
     def place(self, number: int) -> str:
         """URI that names a row for a person."""
@@ -156,7 +200,30 @@ class Table:
             fault = Fault(Reason.BAD_ID, f"column {self.mapping.video!r} of {self.unit} {number} is empty")
             return SourceVideo("", self.place(number), words.text, fault)
         name = name if self.mapping.id is not None else id_from(text)
-        return SourceVideo(name, self._locate(text), *words)
+        return self._found(number, self._reach.locate(text), text, name, words)
 
-    def _locate(self, path: str) -> str:
-        return path if path.startswith("/") or "://" in path else f"{self.folder}/{path}"
+    def beneath(self, number: int, path: str, video_id: str, words: Caption) -> SourceVideo:
+        """A row as a video whose path is put together from its cells, and relative."""
+        return self._found(number, self._reach.beneath(path), path, video_id, words)
+
+    @property
+    def _reach(self) -> Reach:
+        return Reach(self.uri, self.folder, self.trusted)
+
+    def _found(self, number: int, uri: str | Fault, path: str, video_id: str, words: Caption) -> SourceVideo:
+        fault = uri if isinstance(uri, Fault) else unusable(video_id, "id")
+        if fault is None:
+            return SourceVideo(video_id, str(uri), *words)
+        if fault.reason is Reason.BAD_ROW:
+            return self.unreadable(number, f"cannot be used: {fault.detail}")
+        return SourceVideo(video_id, path, words.text, fault._replace(detail=f"{self.unit} {number}: {fault.detail}"))
+
+    def cell(self, number: int, locator: str, caption: object, video_id: object) -> SourceVideo:
+        """A row that holds its video, at `locator`, as a video."""
+        try:
+            name = text_of(video_id, self.encoding).strip()
+        except ValueError as error:
+            return self.unreadable(number, f"has an id that cannot be read: {error}")
+        if fault := unusable(name, "id"):
+            return self.unreadable(number, f"cannot be used: {fault.detail}")
+        return SourceVideo(name, locator, *caption_of(caption, f"column {self.mapping.caption!r}", self.encoding))

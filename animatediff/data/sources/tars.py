@@ -11,10 +11,12 @@ from typing import Any
 
 from animatediff.data.quarantine import Reason
 from animatediff.data.sources.files import no_ranges, opened, told
+from animatediff.data.sources.limits import MAX_CAPTIONS_BYTES, MAX_NAME_CHARS, MAX_SIDECAR_BYTES
 from animatediff.data.sources.not_taken import HIDDEN, NotTaken, kind_of
-from animatediff.data.sources.sidecars import Sidecars, caption_in, is_sidecar, is_video
+from animatediff.data.sources.sidecars import Sidecars, caption_in, is_sidecar, is_video, too_large
 from animatediff.data.sources.spec import VIDEO_SUFFIXES, Fault, SourceConfig, SourceVideo
 from animatediff.data.sources.tables import Caption
+from animatediff.data.sources.tar_members import NONSENSE, is_plain, read_members
 from animatediff.data.sources.uris import TarMember, describe
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
@@ -25,7 +27,9 @@ logger = logging.getLogger(__name__)
 _TARS_AT_ONCE = 16
 # The captions beside a video come with its header in one read.
 _BLOCK_BYTES = 64 << 10
-_MAX_CAPTION_BYTES = 1_000_000
+_SHOWN_CHARS = 100
+_MAX_LINKS = 40
+"""That are followed from one to the next, as Linux has it."""
 
 
 @dataclass
@@ -36,9 +40,13 @@ class _Contents:
     """All regular files, by name."""
     videos: list[tuple[str, TarMember | Fault]] = field(default_factory=list)
     """By name, in the tar's order; two of one name are both there."""
-    captions: dict[str, bytes | Fault] = field(default_factory=dict)
+    captions: dict[str, Caption] = field(default_factory=dict)
+    captions_left: int = MAX_CAPTIONS_BYTES
+    """Characters of captions that may still be held."""
     links: list[tuple[str, str]] = field(default_factory=list)
     """Names of links, and of what they lead to."""
+    unnamed: list[SourceVideo] = field(default_factory=list)
+    """Videos whose names can be no ids."""
     order: dict[str, int] = field(default_factory=dict)
     """Place of each sample's first file."""
     not_taken: NotTaken = field(default_factory=NotTaken)
@@ -93,16 +101,16 @@ def _read_tar(uri: str, name: str, source: SourceConfig) -> tuple[list[SourceVid
         size = file.seek(0, 2)
         file.seek(0)
         try:
-            for member, content in _walk(file, size):
-                _add(contents, member, content, uri)
-        except (tarfile.TarError, EOFError) as error:
+            for member, content in read_members(file, size):
+                _add(contents, member, content, uri, source)
+        except NONSENSE as error:
+            if isinstance(error, ValueError) and "range" in str(error):  # fsspec's, of a server with the whole file
+                raise no_ranges(uri) from error
             logger.warning("%s is damaged, what follows is not read: %s", printable_uri(uri), describe(error))
             fault = Fault(Reason.TRUNCATED, f"the tar is damaged, and not read from here on: {describe(error)}")
             damage.append(SourceVideo("", f"{uri}#offset={file.tell()}", "", fault))
-        except ValueError as error:  # fsspec's, where the server answered with the whole file
-            raise no_ranges(uri) from error
-        _follow_links(contents, file)
-    videos = [*_videos(contents, uri, name, source), *damage]
+        _follow_links(contents, file, source)
+    videos = [*_videos(contents, uri, name, source), *contents.unnamed, *damage]
     if not videos:
         contents.not_taken["tars without a video"] += 1
     return videos, contents.not_taken
@@ -117,70 +125,66 @@ def _check(file: Any, uri: str) -> None:
         )
 
 
-def _walk(file: Any, size: int) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """The members of a tar, with the content of those that may be captions.
-
-    Raises:
-        tarfile.TarError: a header is damaged, or the tar ends inside a member.
-    """
-    with tarfile.open(fileobj=file, mode="r:", errors="replace") as tar:
-        while (member := tar.next()) is not None:
-            tar.members.clear()  # type: ignore[attr-defined]  # else every header stays in memory
-            if member.isreg() and member.offset_data + member.size > size:
-                raise tarfile.ReadError(f"it ends inside {member.name}")
-            is_caption = _is_plain(member) and is_sidecar(member.name) and member.size <= _MAX_CAPTION_BYTES
-            content = tar.extractfile(member) if is_caption else None
-            yield member, content.read() if content else b""
-        # tarfile takes a damaged header for the end.
-        file.seek(tar.offset)
-        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-            raise tarfile.ReadError("a header is damaged")
-
-
-def _is_plain(member: tarfile.TarInfo) -> bool:
-    """Whether its bytes stand in the tar one after the other."""
-    return member.isreg() and not member.issparse()
-
-
-def _add(contents: _Contents, member: tarfile.TarInfo, content: bytes, uri: str) -> None:
+def _add(contents: _Contents, member: tarfile.TarInfo, content: bytes, uri: str, source: SourceConfig) -> None:
     name = member.name.removeprefix("./")
+    if len(name) > MAX_NAME_CHARS or "\0" in name:
+        _set_aside(contents, name, uri)
+        return
     if member.isdir():
         return
     if posixpath.basename(name).startswith("."):
         contents.not_taken[HIDDEN] += 1
         return
     contents.order.setdefault(_sample_of(name), len(contents.order))
-    if member.issym() or member.islnk():
+    if (member.issym() or member.islnk()) and len(member.linkname) <= MAX_NAME_CHARS:
         folder = posixpath.dirname(name) if member.issym() else ""
         contents.links.append((name, posixpath.normpath(posixpath.join(folder, member.linkname))))
         return
-    if _is_plain(member):
+    if is_plain(member):
         contents.members[name] = TarMember(uri, member.offset_data, member.size)
     if is_video(name):
         refusal = Fault(Reason.FETCH_REFUSED, f"{name} is sparse, or no regular file: store it whole")
-        contents.videos.append((name, contents.members[name] if _is_plain(member) else refusal))
-    elif is_sidecar(name) and _is_plain(member):
-        large = Fault(Reason.BAD_CAPTION, f"{name} has more than {_MAX_CAPTION_BYTES} bytes")
-        contents.captions[name] = content if member.size <= _MAX_CAPTION_BYTES else large
+        contents.videos.append((name, contents.members[name] if is_plain(member) else refusal))
+    elif is_sidecar(name) and is_plain(member):
+        _keep_caption(contents, name, content if member.size <= MAX_SIDECAR_BYTES else None, source)
     else:
         contents.not_taken[kind_of(name)] += 1
 
 
-def _follow_links(contents: _Contents, file: Any) -> None:
+def _set_aside(contents: _Contents, name: str, uri: str) -> None:
+    """Take a name that can be no id for that of a video that cannot be used, or count it."""
+    if is_video(name):
+        shown = name[:_SHOWN_CHARS].replace("\0", "?")
+        fault = Fault(Reason.BAD_ID, f"the name that begins with {shown} has {len(name)} characters, or a NUL")
+        contents.unnamed.append(SourceVideo("", f"{uri}#{shown}", "", fault))
+    else:
+        contents.not_taken[kind_of(name)] += 1
+
+
+def _keep_caption(contents: _Contents, name: str, content: bytes | None, source: SourceConfig) -> None:
+    caption = too_large(name) if content is None else caption_in(content, name, source)
+    contents.captions_left -= len(caption.text)
+    if contents.captions_left < 0:
+        detail = f"{name}: the captions of this tar have more than {MAX_CAPTIONS_BYTES} characters"
+        caption = Caption("", Fault(Reason.BAD_CAPTION, detail))
+    contents.captions[name] = caption
+
+
+def _follow_links(contents: _Contents, file: Any, source: SourceConfig) -> None:
     """Take linked videos and captions for what they lead to."""
     targets = dict(contents.links)
     for name, linked in contents.links:
         passed, target = {name}, linked
-        while target in targets and target not in passed:
+        while target in targets and target not in passed and len(passed) < _MAX_LINKS:
             passed.add(target)
             target = targets[target]
         place = contents.members.get(target)
         if is_video(name):
             lost = Fault(Reason.NOT_FOUND, f"{name} is a link to {target}, which the tar does not hold")
             contents.videos.append((name, place or lost))
-        elif is_sidecar(name) and place is not None and place.num_bytes <= _MAX_CAPTION_BYTES:
+        elif is_sidecar(name) and place is not None and place.num_bytes <= MAX_SIDECAR_BYTES:
             file.seek(place.offset)
-            contents.captions[name] = file.read(place.num_bytes)
+            _keep_caption(contents, name, file.read(place.num_bytes), source)
         else:
             contents.not_taken[kind_of(name)] += 1
 
@@ -221,14 +225,15 @@ def _videos(contents: _Contents, uri: str, tar_name: str, source: SourceConfig) 
             others.remove(min(others, key=len))
         for stem in others:
             del ids[stem]
+    bests = {stem: min(names, key=_rank) for stem, names in stems.items()}
     for name, place in sorted(contents.videos, key=lambda video: contents.order[_sample_of(video[0])]):
         stem = _stem_of(name)
         if stem not in ids:
             contents.not_taken[f".{posixpath.basename(name).partition('.')[2]} beside a sample's video"] += 1
             continue
         # `a.mp4` and `a.gif` are two videos of one name.
-        key = ids[stem] if name == min(stems[stem], key=_rank) else name
-        caption = _caption(contents, sidecars, ids[stem], source)
+        key = ids[stem] if name == bests[stem] else name
+        caption = _caption(contents, sidecars, ids[stem])
         if isinstance(place, Fault):
             yield SourceVideo(f"{tar_name}/{key}", f"{uri}#{name}", caption.text, place)
         else:
@@ -236,13 +241,8 @@ def _videos(contents: _Contents, uri: str, tar_name: str, source: SourceConfig) 
     contents.not_taken.update(sidecars.not_taken())
 
 
-def _caption(contents: _Contents, sidecars: Sidecars, stem: str, source: SourceConfig) -> Caption:
+def _caption(contents: _Contents, sidecars: Sidecars, stem: str) -> Caption:
     """The first that says something, else what is wrong with the first."""
-    first = None
-    for name in sidecars.of(stem):
-        content = contents.captions[name]
-        caption = Caption("", content) if isinstance(content, Fault) else caption_in(content, name, source)
-        if caption.text:
-            return caption
-        first = first or caption
-    return first or Caption("", sidecars.missing(stem))
+    captions = [contents.captions[name] for name in sidecars.of(stem)]
+    telling = [caption for caption in captions if caption.text]
+    return next(iter([*telling, *captions]), None) or Caption("", sidecars.missing(stem))
