@@ -55,6 +55,9 @@ class IngestConfig(Config):
     """The job fails, after writing everything, when a larger share of the videos is unusable."""
     retry_quarantined: tuple[Reason, ...] = ()
     """Quarantined videos with these reasons are planned anew, in further units."""
+    quarantine_unreachable: bool = False
+    """Put aside as `fetch_error` what cannot be fetched even where its whole storage is away, instead of stopping: for
+    one that is gone for good."""
     dry_run: bool = False
     """Tell what would be done, how large the result is and how long it takes, and write nothing."""
     rate: RateConfig = RateConfig()

@@ -1,7 +1,7 @@
 """A unit's videos: fetched, checked and cut into clips, or set aside with a reason."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -55,7 +55,14 @@ class _Fetched(NamedTuple):
     error: VideoError | None
 
 
-def decode_unit(unit: Unit, supervisor: Supervisor, *, max_bytes: int, trusted: bool = False) -> DecodedUnit:
+def decode_unit(
+    unit: Unit,
+    supervisor: Supervisor,
+    *,
+    max_bytes: int,
+    trusted: bool = False,
+    is_outage: Callable[[Unit], bool] = lambda unit: True,
+) -> DecodedUnit:
     """Decode every video of a unit; each ends as clips or as one rejection.
 
     The next videos are fetched while one is decoded.
@@ -65,10 +72,11 @@ def decode_unit(unit: Unit, supervisor: Supervisor, *, max_bytes: int, trusted: 
         supervisor: decodes them.
         max_bytes: of a file; a larger one is set aside.
         trusted: see `SourceConfig.trusted`.
+        is_outage: whether the storage is to blame where it failed for every video, asked in that case alone.
 
     Raises:
-        UserError: the storage failed for every video, or the decoder cannot be started. That is an outage or a missing
-            credential, not bad videos: the unit stays pending.
+        UserError: the storage is down, or the decoder cannot be started. That is an outage or a missing credential,
+            not bad videos: the unit stays pending.
     """
     result = DecodedUnit(unit)
     for video, fetched in zip(unit.videos, _fetch_ahead(unit, max_bytes, trusted), strict=True):
@@ -79,8 +87,11 @@ def decode_unit(unit: Unit, supervisor: Supervisor, *, max_bytes: int, trusted: 
         except VideoError as error:
             result.rejected.append(_reject(unit, video, error, fetched.data, digest))
     failed = [rejection for rejection in result.rejected if rejection.reason is Reason.FETCH_ERROR]
-    if len(failed) == len(unit.videos):
-        raise UserError(f"no video of unit {unit.unit_id} can be fetched, is the storage down? {failed[0].detail}")
+    if len(failed) == len(unit.videos) and is_outage(unit):
+        raise UserError(
+            f"no video of unit {unit.unit_id} can be fetched, nor others beside them, is the storage down? "
+            f"{failed[0].detail}; if it is gone for good, quarantine_unreachable puts its videos aside"
+        )
     return result
 
 

@@ -19,7 +19,8 @@ import torch
 from animatediff.data import columns, parts
 from animatediff.data.clips import ClipConfig
 from animatediff.data.decoding.supervisor import DecodeConfig, Supervisor
-from animatediff.data.plan import UnitRef, read_unit
+from animatediff.data.outage import storage_works
+from animatediff.data.plan import Unit, UnitRef, read_unit
 from animatediff.data.quarantine import Reason, Rejection
 from animatediff.data.scores import load_scorer, run_scorer
 from animatediff.data.units import Clip, DecodedUnit, decode_unit
@@ -53,6 +54,8 @@ class EncodeSpec:
     device: str
     trusted: bool
     """See `SourceConfig.trusted`."""
+    quarantine_unreachable: bool
+    """See `IngestConfig`."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,12 @@ class Decode:
     def __init__(self, spec: EncodeSpec) -> None:
         self._spec = spec
         self._supervisor = Supervisor(spec.decode, spec.clips)
+        self._bounds: dict[str, Any] = {"max_bytes": spec.decode.max_mb * 1_000_000, "trusted": spec.trusted}
         self._metrics = IngestMetrics()
+
+    def _is_outage(self, unit: Unit) -> bool:
+        spec = self._spec
+        return not spec.quarantine_unreachable and not storage_works(spec.output_uri, unit, **self._bounds)
 
     def __call__(self, batch: Batch) -> Batch:
         """`ref` -> `decoded`, `decode_s` and `error`."""
@@ -83,9 +91,7 @@ class Decode:
         data, error = b"", ""
         try:
             unit = read_unit(self._spec.output_uri, pickle.loads(ref))
-            spec = self._spec
-            max_bytes = spec.decode.max_mb * 1_000_000
-            decoded = decode_unit(unit, self._supervisor, max_bytes=max_bytes, trusted=spec.trusted)
+            decoded = decode_unit(unit, self._supervisor, is_outage=self._is_outage, **self._bounds)
             self._metrics.decoded(time.perf_counter() - began)
             data = pickle.dumps(decoded, protocol=5)
         except UserError as mendable:

@@ -62,6 +62,7 @@ def encode(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
         scorers=config.scorers,
         device="cuda" if use_gpu else "cpu",
         trusted=config.source.trusted,
+        quarantine_unreachable=config.quarantine_unreachable,
     )
     num_decoders = min(config.num_decoders or max(1, num_cpus() // 2), len(job.pending))
     num_encoders = min(config.num_encoders or max(1, num_gpus() if use_gpu else num_cpus()), len(job.pending))

@@ -1,4 +1,7 @@
 import csv
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -80,7 +83,7 @@ def test_an_outage_rejects_nothing_and_the_rerun_goes_on(cluster, base, tmp_path
     for path in unreadable:
         path.mkdir()  # there, but every read fails
     config = make_config(tmp_path / "videos.csv", tmp_path / "dataset", base)
-    with pytest.raises(UserError, match="no video of unit .* can be fetched, is the storage down"):
+    with pytest.raises(UserError, match="no video of unit .* can be fetched, nor others .*, is the storage down"):
         ingest.main(config)
     assert not (tmp_path / "dataset" / "manifest.json").exists()
     for path in unreadable:
@@ -88,6 +91,32 @@ def test_an_outage_rejects_nothing_and_the_rerun_goes_on(cluster, base, tmp_path
         path.write_bytes(mp4(64))
     manifest = ingest.main(config)
     assert (manifest.num_clips, manifest.quarantined) == (2, {})
+
+
+def test_a_list_sorted_by_a_dead_host_comes_to_its_end(cluster, base, tmp_path):
+    good = [tmp_path / f"{i}.mp4" for i in range(3)]
+    for path in good:
+        path.write_bytes(mp4(64))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    alive = f"http://127.0.0.1:{server.server_port}"
+    urls = [f"http://127.0.0.1:9/{i}.mp4" for i in range(3)] + [f"{alive}/{path.name}" for path in good]
+    rows = "".join(f"{url},a bar\n" for url in urls)
+    (tmp_path / "videos.csv").write_text(f"video,caption\n{rows}")
+    config = make_config(tmp_path / "videos.csv", tmp_path / "dataset", base, clips_per_unit=1)
+    config = config.model_copy(update={"max_quarantine_rate": 1.0})
+    try:
+        manifest = ingest.main(config)
+        assert (manifest.num_clips, manifest.quarantined) == (3, {"fetch_error": 3})
+    finally:
+        server.shutdown()
+        server.server_close()  # else the kernel still takes connections
+    # A whole storage is away: nothing is put aside unless it is asked for.
+    (tmp_path / "videos.csv").write_text(f"video,caption\n{rows}{alive}/late.mp4,a bar\n")
+    with pytest.raises(UserError, match="quarantine_unreachable puts its videos aside"):
+        ingest.main(config)
+    manifest = ingest.main(config.model_copy(update={"quarantine_unreachable": True}))
+    assert (manifest.num_clips, manifest.quarantined) == (3, {"fetch_error": 4})
 
 
 def test_too_many_rejects_fail_the_run_after_writing_everything(cluster, base, sprites, tmp_path):

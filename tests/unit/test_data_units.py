@@ -78,8 +78,12 @@ def test_one_failing_fetch_is_a_row_but_an_outage_is_not(tmp_path, supervisor, m
     result = decode(unit, supervisor)
     assert [(r.video_id, r.reason, r.attempts) for r in result.rejected] == [("bad", Reason.FETCH_ERROR, 3)]
     monkeypatch.setattr(units, "fetch", failing(("good", "bad")))
-    with pytest.raises(UserError, match="no video of unit u can be fetched, is the storage down"):
+    with pytest.raises(UserError, match="no video of unit u can be fetched, nor others .*, is the storage down"):
         decode(unit, supervisor)
+    asked = []
+    result = units.decode_unit(unit, supervisor, max_bytes=10_000_000, is_outage=lambda unit: bool(asked.append(unit)))
+    assert asked == [unit]
+    assert [r.reason for r in result.rejected] == [Reason.FETCH_ERROR] * 2
 
 
 def test_secrets_of_an_address_stay_out_of_the_quarantine(supervisor):

@@ -32,30 +32,31 @@ _SETTLED = ("NoCredentialsError", "PartialCredentialsError", "EndpointConnection
 _FORMS: tuple[Literal["NFC"], Literal["NFD"]] = ("NFC", "NFD")
 
 
-def fetch(uri: str, *, max_bytes: int, trusted: bool = False) -> bytes:
+def fetch(uri: str, *, max_bytes: int, trusted: bool = False, attempts: int = ATTEMPTS) -> bytes:
     """The bytes of one video.
 
-    What may pass (server errors, throttling, timeouts, cut connections) is tried three times.
+    What may pass (server errors, throttling, timeouts, cut connections) is tried again.
 
     Args:
         uri: as `read_source` yields it: a file, a member of a tar, or a cell of a Parquet file.
         max_bytes: largest video that is read.
         trusted: see `SourceConfig.trusted`.
+        attempts: how often it is tried.
 
     Raises:
         VideoError: stage `fetch`, without secrets in its detail. NOT_FOUND and FETCH_REFUSED (a web server's other
             4xx, a pipe or a device, an address that rows may not name) are this video's fault, and so are TOO_LARGE
             and, for a part of a damaged file, TRUNCATED. FETCH_ERROR is the storage's: unreachable, no credentials, or
-            failed three times.
+            failed each time.
     """
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, attempts + 1):
         try:
             return _read(uri, max_bytes, trusted)
         except VideoError:
             raise
         except Exception as error:  # each storage has its own
             failure = _judge(uri, error)
-            if attempt == ATTEMPTS or not _may_pass(error, failure.reason):
+            if attempt == attempts or not _may_pass(error, failure.reason):
                 raise failure from error
         time.sleep(_BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
     raise AssertionError("the loop returns or raises")
