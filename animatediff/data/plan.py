@@ -32,7 +32,7 @@ _NOT_TAKEN_FILE = "not_taken.json"
 _UNITS_PER_SEGMENT = 512
 _SEGMENT_CHARS = 64_000_000
 """Of a segment's texts, which each worker has in memory."""
-_MAX_REJECTED = 2_000_000
+_MAX_REJECTED = 1_000_000
 """Rows that may be set aside where hardly any is of use: a file of kilobytes can list billions of nulls."""
 _DUPLICATE = (
     "an earlier video of the source has the same id: set source.columns.id if it is another one (what looks like a "

@@ -81,6 +81,15 @@ def wide_codec(content: bytes) -> str | None:
     return "utf-16-be" if first else "utf-16-le"
 
 
+def table_codec(head: bytes) -> str | None:
+    """As `wide_codec`, of a table's first bytes: without a mark, its first two characters have to be ASCII.
+
+    One NUL in a row makes no text of wide characters.
+    """
+    is_marked = any(head.startswith(mark) for mark, _ in _MARKS)
+    return wide_codec(head[: len(head) // 4 * 4] or head) if is_marked or b"\0" in head[:4] else None
+
+
 @lru_cache
 def extends_ascii(encoding: str) -> bool:
     """Whether ASCII text reads the same in it, as in nearly every encoding but UTF-16, UTF-32 and EBCDIC."""

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from animatediff.data.sources.files import no_ranges, opened, root_of, told
 from animatediff.data.sources.limits import MAX_LINE_BYTES
-from animatediff.data.sources.parquet_pages import rows_at_once
+from animatediff.data.sources.parquet_pages import portions
 from animatediff.data.sources.spec import Columns, SourceConfig, SourceVideo
 from animatediff.data.sources.tables import (
     Mapping,
@@ -26,7 +26,6 @@ from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 
 _BYTES_GUESSES = ("bytes", "video_bytes", "video", "mp4", "data", "content")
-_TEXT_TYPES = ("STRING", "ENUM", "JSON", "NONE")
 _MAX_FOOTER_BYTES = 64_000_000
 """Which become about a gigabyte in memory."""
 _BUFFER_BYTES = 1 << 20
@@ -112,21 +111,12 @@ def _read_columns(
         for name in wanted:
             if parquet.schema_arrow.names.count(name) > 1:
                 raise UserError(f"{printable_uri(uri)} has several columns {name!r}: name them apart")
-        rows = rows_at_once(file, parquet.metadata.row_group(group), set(wanted), uri)
-        # Texts that repeat are in memory once.
-        texts = _texts(parquet.metadata.schema, set(wanted))
+        rows, texts = portions(file, parquet.metadata.row_group(group), set(wanted), uri)
         parquet = _open(file, uri, metadata=parquet.metadata, read_dictionary=texts)
         batches = parquet.iter_batches(rows, row_groups=[group], columns=wanted, use_threads=False)
         while (batch := next(batches, None)) is not None:
             lists = {name: _values(batch.column(name)) for name in wanted}
             yield [lists[name] for name in names]
-
-
-def _texts(schema: pq.ParquetSchema, names: set[str]) -> list[str]:
-    """Paths of the columns of texts or bytes, those inside lists too."""
-    columns = (schema.column(index) for index in range(len(schema)))
-    texts = (c.path for c in columns if c.physical_type == "BYTE_ARRAY" and c.logical_type.type in _TEXT_TYPES)
-    return [path for path in texts if path in names or path.partition(".")[0] in names]
 
 
 def _values(column: pa.Array) -> list[Any]:
@@ -140,8 +130,9 @@ def _values(column: pa.Array) -> list[Any]:
         return [None if index is None else values[index] for index in column.indices.to_pylist()]
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         lengths = pc.list_value_length(column).to_pylist()
+        what_is_there = [None if length is None else NoText.list_of(length) for length in lengths]
         firsts = iter(_values(column.filter(pc.equal(pc.list_value_length(column), 1)).flatten()))
-        return [next(firsts) if length == 1 else length and NoText.list_of(length) for length in lengths]
+        return [next(firsts) if length == 1 else what for length, what in zip(lengths, what_is_there, strict=True)]
     if pa.types.is_nested(kind):
         return [NoText("a dict") if is_there else None for is_there in column.is_valid().to_pylist()]
     if not (_is_binary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):

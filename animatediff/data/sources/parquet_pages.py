@@ -5,7 +5,7 @@ The headers are Thrift's compact protocol, of which this reads what parquet.thri
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
@@ -14,6 +14,7 @@ _MAX_PAGE_BYTES = 512_000_000
 """Writers make pages of 1 MB; one that holds a single huge value is larger."""
 _MAX_LIST_VALUES = 50_000_000
 _MAX_LIST_BYTES = 2_000_000_000
+_ROOM_FOR_AVERAGES = 16
 _BATCH_BYTES = 64_000_000
 """Of the values of a column that are unpacked at once."""
 _BATCH_ROWS = 10_000
@@ -24,7 +25,7 @@ _HEAD_BYTES = 4096
 _UNPACKED, _PACKED, _DATA, _DICTIONARY, _DATA_V2 = 2, 3, 5, 7, 8
 _NUM_VALUES = 1
 _ENCODING = {_DATA: 2, _DATA_V2: 4}
-_PLAIN_DICTIONARY, _DELTA_BYTE_ARRAY, _RLE_DICTIONARY = 2, 7, 8
+_PLAIN, _PLAIN_DICTIONARY, _DELTA_BYTE_ARRAY, _RLE_DICTIONARY = 0, 2, 7, 8
 
 
 @dataclass
@@ -37,6 +38,10 @@ class _Chunk:
     """Of all pages whose values stand there themselves."""
     value_bytes: int = 1
     """Of a value in the page where they are the longest, on average; where values build on each other, at most."""
+    dictionary_bytes: int = 0
+    """Of the longest text that a dictionary may hold."""
+    keeps_dictionary: bool = True
+    """Whether Arrow can give its values as numbers and a dictionary."""
 
     def add(self, header: dict[int, Any]) -> None:
         """Count one page."""
@@ -44,6 +49,7 @@ class _Chunk:
         self.largest_page = max(self.largest_page, unpacked)
         kind = next((kind for kind in (_DATA, _DATA_V2) if kind in header), None)
         if kind is None:
+            self.dictionary_bytes = max(self.dictionary_bytes, unpacked)
             return
         number, encoding = header[kind].get(_NUM_VALUES, 0), header[kind].get(_ENCODING[kind])
         self.num_values += number
@@ -51,22 +57,32 @@ class _Chunk:
             self.page_bytes += unpacked
             each = unpacked if encoding == _DELTA_BYTE_ARRAY else unpacked // max(1, number)
             self.value_bytes = max(self.value_bytes, each)
+            self.keeps_dictionary &= encoding == _PLAIN
 
 
-def rows_at_once(file: Any, group: Any, names: set[str], uri: str) -> int:
-    """How many rows of a row group can be read at once in little memory.
+class Portions(NamedTuple):
+    """How to read a row group in little memory."""
+
+    rows: int
+    """At once."""
+    dictionaries: list[str]
+    """Paths of the columns of texts to be read as numbers and a dictionary, which has a text once for all rows."""
+
+
+def portions(file: Any, group: Any, names: set[str], uri: str) -> Portions:
+    """How to read the columns of a row group in little memory.
 
     Args:
         file: the open Parquet file.
         group: pyarrow's metadata of the row group.
-        names: of the columns that are read, with dictionaries kept as such.
+        names: of the columns that are read.
         uri: the file's, for the message.
 
     Raises:
         UserError: one of its pages, or its lists, would take too much memory at any rate.
         ValueError: a page's header is damaged.
     """
-    rows = _BATCH_ROWS
+    rows, dictionaries = _BATCH_ROWS, []
     for index in range(group.num_columns):
         column = group.column(index)
         name = column.path_in_schema
@@ -78,8 +94,14 @@ def rows_at_once(file: Any, group: Any, names: set[str], uri: str) -> int:
         is_list = name not in names
         if is_list and (chunk.num_values > _MAX_LIST_VALUES or chunk.page_bytes > _MAX_LIST_BYTES):
             raise _too_large(uri, name, f"{chunk.num_values} values of {chunk.page_bytes} bytes in lists")
+        if chunk.dictionary_bytes and chunk.keeps_dictionary and column.physical_type == "BYTE_ARRAY":
+            dictionaries.append(name)
+        else:
+            chunk.value_bytes = max(chunk.value_bytes, chunk.dictionary_bytes)
+        if is_list and chunk.num_values * chunk.value_bytes > _MAX_LIST_BYTES * _ROOM_FOR_AVERAGES:
+            raise _too_large(uri, name, "lists of long texts")
         rows = min(rows, max(1, _BATCH_BYTES // chunk.value_bytes))
-    return rows
+    return Portions(rows, dictionaries)
 
 
 def _too_large(uri: str, name: str, what: str) -> UserError:

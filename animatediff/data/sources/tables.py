@@ -199,8 +199,10 @@ class Table:
         if not text:
             fault = Fault(Reason.BAD_ID, f"column {self.mapping.video!r} of {self.unit} {number} is empty")
             return SourceVideo("", self.place(number), words.text, fault)
-        name = name if self.mapping.id is not None else id_from(text)
-        return self._found(number, self._reach.locate(text), text, name, words)
+        uri = self._reach.locate(text)
+        if self.mapping.id is None:
+            name = id_from(text) if isinstance(uri, str) or uri.reason is not Reason.BAD_ROW else ""
+        return self._found(number, uri, text, name, words)
 
     def beneath(self, number: int, path: str, video_id: str, words: Caption) -> SourceVideo:
         """A row as a video whose path is put together from its cells, and relative."""
