@@ -1,4 +1,4 @@
-"""Where rows and servers point: pipes, devices, chains of file systems, redirects; nothing hangs or goes past a limit."""
+"""Where rows and servers point: pipes, devices, chains, redirects; nothing hangs or goes past a limit."""
 
 import io
 import ipaddress
@@ -214,7 +214,9 @@ def test_a_remote_table_names_no_local_file(tmp_path, servers, suffix, trusted):
     videos = read(f"{servers[0].uri}/t.{suffix}", trusted=trusted)
     refused = [video.fault is not None for video in videos]
     assert refused == ([False] * 7 if trusted else [True] * 5 + [False] * 2)
-    assert trusted or all(v.fault.reason is Reason.FETCH_REFUSED and "source.trusted" in v.fault.detail for v in videos[:5])
+    assert trusted or all(
+        v.fault.reason is Reason.FETCH_REFUSED and "source.trusted" in v.fault.detail for v in videos[:5]
+    )
     assert [fetch(video.uri, max_bytes=1000) for video in videos[5:]] == [VIDEO, VIDEO]
 
 
@@ -289,8 +291,10 @@ def test_the_clouds_metadata_are_no_video(uri):
 
 @pytest.mark.parametrize(
     ("address", "is_public"),
-    [("8.8.8.8", True), ("2606:4700::1", True), ("10.1.2.3", False), ("192.168.1.1", False), ("127.0.0.1", False)]
-    + [("::1", False), ("169.254.1.1", False), ("168.63.129.16", False), ("224.0.0.1", False), ("0.0.0.0", False)],
+    [
+        *(("8.8.8.8", True), ("2606:4700::1", True), ("10.1.2.3", False), ("192.168.1.1", False), ("127.0.0.1", False)),
+        *(("::1", False), ("169.254.1.1", False), ("168.63.129.16", False), ("224.0.0.1", False), ("0.0.0.0", False)),
+    ],
 )
 def test_addresses_of_the_public(address, is_public):
     assert http._is_public(ipaddress.ip_address(address)) == is_public
@@ -306,6 +310,8 @@ def test_sidecars_of_stores_have_bounds_too(s3, servers):
 
 def test_a_table_in_a_store_names_no_local_file(s3, tmp_path):
     touch(tmp_path / "a.mp4", VIDEO)
-    s3.put_object(Bucket="videos", Key="t.csv", Body=f"video,caption\n{tmp_path}/a.mp4,dog\ns3://videos/a,cat\n".encode())
+    s3.put_object(
+        Bucket="videos", Key="t.csv", Body=f"video,caption\n{tmp_path}/a.mp4,dog\ns3://videos/a,cat\n".encode()
+    )
     first, second = (video for batch in read_source(SourceConfig(uri="s3://videos/t.csv")) for video in batch)
     assert (first.fault.reason, second.fault) == (Reason.FETCH_REFUSED, None)

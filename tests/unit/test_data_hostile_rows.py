@@ -37,7 +37,10 @@ CSV_ROWS = [
     (b"b.mp4,a\rb", [(ROW, "line 3 is no row: new-line character")]),
     (b"b.mp4," + b"x" * 9_000_000, [(ROW, "9000007 bytes, and 8000000 are allowed")]),
     (b"b.mp4," + b"x" * 1_000_001, [(CAPTION, "1000001 characters, 1000000 characters are allowed")]),
-    (b'b.mp4,"' + b"x" * 7_000_000 + b"\n" + b"y" * 7_000_000, [(ROW, "line 3 has a quote"), (ROW, "its path has 7000000")]),
+    (
+        b'b.mp4,"' + b"x" * 7_000_000 + b"\n" + b"y" * 7_000_000,
+        [(ROW, "line 3 has a quote"), (ROW, "its path has 7000000")],
+    ),
     (b"b.mp4,a cat, a dog", [(ROW, "line 3 has 3 cells for 2 columns")]),
     (b"b.mp4", [(NONE, "line 3 has 1 cells for 2 columns")]),
     (b",a cat", [(ID, "column 'video' of line 3 is empty")]),
@@ -91,7 +94,10 @@ def test_a_csv_row_costs_itself(tmp_path, line, expected, suffix):
 JSON_ROWS = [
     (b'{"video": "b.mp4", "caption": ["x", "y"]}', [(CAPTION, "column 'caption' is a list of 2")]),
     (b'{"video": "b.mp4", "caption": {"en": "x"}}', [(CAPTION, "is a dict")]),
-    (b'{"video": ["b.mp4", "c.mp4"], "caption": "x"}', [(ROW, "line 2 has a path or an id that cannot be read: it is a list")]),
+    (
+        b'{"video": ["b.mp4", "c.mp4"], "caption": "x"}',
+        [(ROW, "line 2 has a path or an id that cannot be read: it is a list")],
+    ),
     (b'{"video": {"path": "b.mp4"}, "caption": "x"}', [(ROW, "it is a dict")]),
     (b'{"video": true, "caption": "x"}', [(ROW, "it is a bool")]),
     (b'{"video": "b.mp4", "video": "c.mp4", "caption": "x"}', [(ROW, "line 2 has the key 'video' twice")]),
@@ -112,13 +118,19 @@ JSON_ROWS = [
     (b"caf\xe9", [(ROW, "0xe9")]),
     (b'{"video": "' + b"b" * 9000 + b'", "caption": "x"}', [(ROW, "its path has 9000 characters")]),
     (b'{"video": "b.mp4", "caption": "' + b"x" * 9_000_000 + b'"}', [(ROW, "and 8000000 are allowed")]),
-    (b'{"video": "simplecache::http://h/b.mp4", "caption": "x"}', [(Reason.FETCH_REFUSED, "line 2: simplecache::http")]),
+    (
+        b'{"video": "simplecache::http://h/b.mp4", "caption": "x"}',
+        [(Reason.FETCH_REFUSED, "line 2: simplecache::http")],
+    ),
 ]
 
 
 @pytest.mark.parametrize(("line", "expected"), JSON_ROWS, ids=lambda value: repr(value)[:40])
 def test_a_jsonl_row_costs_itself(tmp_path, line, expected):
-    good = [json.dumps({"video": f"{name}.mp4", "caption": text}).encode() for name, text in zip("ayz", ("dog", "hill", "sea"), strict=True)]
+    good = [
+        json.dumps({"video": f"{name}.mp4", "caption": text}).encode()
+        for name, text in zip("ayz", ("dog", "hill", "sea"), strict=True)
+    ]
     (tmp_path / "t.jsonl").write_bytes(b"\n".join([good[0], line, *good[1:]]))
     check(planned(tmp_path / "t.jsonl"), expected)
 
@@ -166,7 +178,7 @@ def test_parquet_cells_cost_their_rows(tmp_path):
         }
     )
     pq.write_table(table, tmp_path / "t.parquet")
-    videos, rejected, planner = planned(tmp_path / "t.parquet")
+    _, rejected, planner = planned(tmp_path / "t.parquet")
     assert [reason for reason, _ in rejected] == [ROW, ROW, ID, CAPTION]
     assert planner.num_videos == 2
     assert len(quarantine.examples(quarantine.SCHEMA.empty_table())) == 0
@@ -204,7 +216,11 @@ def test_two_columns_of_one_name_are_told(tmp_path):
 @pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-32"])
 def test_a_damaged_line_of_wide_text_costs_itself(tmp_path, codec):
     lines = ["video,caption\n", "a.mp4,dog\n", "b.mp4,cat\n", "y.mp4,hill\n", "z.mp4,sea\n"]
-    encoded = [line.encode(codec if not number else codec.removesuffix("-le") + "-le") for number, line in enumerate(lines)]
-    encoded[2] = encoded[2].replace("cat".encode(codec.removesuffix("-le") + "-le"), b"\0\xdc\0\xdc" * len(codec) if "16" in codec else b"\xff" * 12)
+    encoded = [
+        line.encode(codec if not number else codec.removesuffix("-le") + "-le") for number, line in enumerate(lines)
+    ]
+    encoded[2] = encoded[2].replace(
+        "cat".encode(codec.removesuffix("-le") + "-le"), b"\0\xdc\0\xdc" * len(codec) if "16" in codec else b"\xff" * 12
+    )
     (tmp_path / "t.csv").write_bytes(b"".join(encoded))
     check(planned(tmp_path / "t.csv"), [(ROW, f"line 3 cannot be read: it is not in {codec.upper()}")])

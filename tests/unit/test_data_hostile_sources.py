@@ -105,10 +105,14 @@ def make(folder):
         bad[name] = good, reason, words
         return folder / name
 
-    for suffix, pack in (("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lambda data: lzma.compress(data, preset=0))):
-        add(f"line.csv.{suffix}", ["a.mp4", "c.mp4"], "bad_row", "line 3 cannot be read: it has 400000007 bytes").write_bytes(
-            csv_line(pack)
-        )
+    for suffix, pack in (
+        ("gz", gzip.compress),
+        ("bz2", bz2.compress),
+        ("xz", lambda data: lzma.compress(data, preset=0)),
+    ):
+        add(
+            f"line.csv.{suffix}", ["a.mp4", "c.mp4"], "bad_row", "line 3 cannot be read: it has 400000007 bytes"
+        ).write_bytes(csv_line(pack))
     add("line.jsonl.gz", ["a.mp4", "c.mp4"], "bad_row", "line 2 cannot be read").write_bytes(jsonl_line(gzip.compress))
     deep = b'{"video": "a.mp4", "caption": ' + b"[" * 500_000 + b"\n" + b'{"video": "c.mp4", "caption": "dog"}'
     add("deep.jsonl", ["c.mp4"], "bad_row", "nested without end").write_bytes(deep)
@@ -156,7 +160,12 @@ def make(folder):
     os.truncate(folder / "sidecars" / "c.txt", 5_000 * MB)
     (folder / "sidecars" / "d.json").write_text("[" * 500_000)
 
-    for pattern in ("{0..100000000}.csv", "{a,b}" * 40 + ".tar", "{0.." + "9" * 5000 + "}.csv", "{0..999}" * 3 + ".tar"):
+    for pattern in (
+        "{0..100000000}.csv",
+        "{a,b}" * 40 + ".tar",
+        "{0.." + "9" * 5000 + "}.csv",
+        "{0..999}" * 3 + ".tar",
+    ):
         bad[pattern] = [], "UserError", "names more than 1000000 files"
     return bad
 
@@ -224,9 +233,10 @@ def test_rows_without_end_are_a_source_of_no_use(monkeypatch, tmp_path):
     nulls = pa.nulls(90_000, pa.string())
     pq.write_table(pa.table({"video": nulls, "caption": nulls}), tmp_path / "t.parquet")
     planner = Planner(None, key="key", videos_per_unit=3)
-    with pytest.raises(UserError, match="30000 rows of the source are of no use, .* column 'video' of row 20000 is empty"):
-        for batch in read_source(SourceConfig(uri=f"{tmp_path}/t.parquet")):
-            planner.add(batch)
+    batches = read_source(SourceConfig(uri=f"{tmp_path}/t.parquet"))
+    words = "30000 rows of the source are of no use, .* column 'video' of row 20000 is empty"
+    with pytest.raises(UserError, match=words):
+        list(map(planner.add, batches))
 
 
 def test_a_segment_of_the_plan_has_no_more_text_than_a_worker_holds(monkeypatch, tmp_path):
@@ -249,7 +259,10 @@ def test_a_segment_of_the_plan_has_no_more_text_than_a_worker_holds(monkeypatch,
         (["dog", "cat", None] * 2000, {}),
         (["dog", "cat", None] * 2000, {"use_dictionary": False}),
         (["dog", "cat", None] * 2000, {"use_dictionary": False, "column_encoding": {"caption": "DELTA_BYTE_ARRAY"}}),
-        (["dog", "cat", None] * 2000, {"use_dictionary": False, "column_encoding": {"caption": "DELTA_LENGTH_BYTE_ARRAY"}}),
+        (
+            ["dog", "cat", None] * 2000,
+            {"use_dictionary": False, "column_encoding": {"caption": "DELTA_LENGTH_BYTE_ARRAY"}},
+        ),
         ([f"dog {i}" for i in range(6000)], {"dictionary_pagesize_limit": 1000, "data_page_size": 1000}),
         ([["dog"], ["cat"], None, ["a", "b"], []] * 1200, {}),
         (pa.array(["dog", "cat", None] * 2000).dictionary_encode(), {}),
@@ -280,5 +293,7 @@ def test_portions_change_nothing_that_is_read(tmp_path, monkeypatch, column, opt
 def test_a_page_that_no_memory_holds_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("animatediff.data.sources.parquet_pages._MAX_PAGE_BYTES", 100_000)
     parquet(tmp_path / "t.parquet", ["x" * 200_000])
-    with pytest.raises(UserError, match=r"t.parquet has a page of 20\d+ bytes in the column 'caption', .* smaller cells"):
+    with pytest.raises(
+        UserError, match=r"t.parquet has a page of 20\d+ bytes in the column 'caption', .* smaller cells"
+    ):
         read(tmp_path / "t.parquet")

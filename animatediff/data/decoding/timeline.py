@@ -12,7 +12,6 @@ import numpy as np
 
 from animatediff.data.quarantine import Reason, VideoError
 
-
 _MAX_STAMP = 2**61
 """Ticks, of which two have a distance that 64 bits hold. Today's date in nanoseconds is less."""
 

@@ -19,7 +19,15 @@ _NO_TEXT = re.compile("[\0\x1b]")
 
 MARKING = "animatediff.marking"
 """Name of the error handler by which a stream's lines with damage hold a NUL, and the others are read."""
-codecs.register_error(MARKING, lambda error: ("\0", error.end))
+
+
+def _mark(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "\0", error.end
+
+
+codecs.register_error(MARKING, _mark)
 
 
 def decode(content: bytes, encoding: str | None = None) -> str:

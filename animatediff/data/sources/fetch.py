@@ -172,7 +172,9 @@ def _judge(uri: str, error: Exception) -> VideoError:
     if isinstance(error, NotRegularError):
         return VideoError("fetch", Reason.FETCH_REFUSED, f"{name} is no regular file")
     if isinstance(error, aiohttp.InvalidURL):
-        return VideoError("fetch", Reason.FETCH_REFUSED, f"{name} is, or is redirected to, no web address: {describe(error)}")
+        return VideoError(
+            "fetch", Reason.FETCH_REFUSED, f"{name} is, or is redirected to, no web address: {describe(error)}"
+        )
     if status and 300 <= status < 500 and status not in _PASSING_STATUS:
         return VideoError("fetch", Reason.FETCH_REFUSED, f"{name} is refused: {describe(error)}")
     return VideoError("fetch", Reason.FETCH_ERROR, f"cannot read {name}: {describe(error)}")

@@ -87,8 +87,7 @@ class NoText(NamedTuple):
     @classmethod
     def of(cls, value: object) -> "NoText":
         """What a value of JSON or Parquet is."""
-        is_list = isinstance(value, list | tuple)
-        return cls.list_of(len(value)) if is_list else cls(f"a {type(value).__name__}")
+        return cls.list_of(len(value)) if isinstance(value, list | tuple) else cls(f"a {type(value).__name__}")
 
     @classmethod
     def list_of(cls, length: int) -> "NoText":
