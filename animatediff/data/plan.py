@@ -276,7 +276,7 @@ def _objection(video: SourceVideo, *, is_first: bool) -> Rejection | None:
         reason, detail = Reason.NO_CAPTION, "the caption is missing or empty"
     else:
         return None
-    return Rejection(video.video_id, printable_uri(video.uri), "", "plan", reason, detail[:1000])
+    return Rejection(video.video_id, printable_uri(video.uri), "", "plan", reason, " ".join(detail.split())[:1000])
 
 
 def _unit_id(key: str, ordinal: int, videos: tuple[SourceVideo, ...]) -> str:

@@ -48,10 +48,15 @@ def require_column(role: Role, names: Sequence[str], columns: Columns, uri: str)
     return found
 
 
+def shown(names: Sequence[str]) -> str:
+    """Names of columns or keys for a message: the first of them, on one line."""
+    first = ", ".join(" ".join(name[:_SHOWN_CHARS].split()) for name in names[:_SHOWN_NAMES])
+    return first if len(names) <= _SHOWN_NAMES else f"{first} and {len(names) - _SHOWN_NAMES} more"
+
+
 def missing_column(role: str, name: str | None, names: Sequence[str], uri: str) -> UserError:
     """The one line for a column that is not there."""
-    shown = ", ".join(name[:_SHOWN_CHARS] for name in names[:_SHOWN_NAMES]) or "no columns at all"
-    there = shown if len(names) <= _SHOWN_NAMES else f"{shown} and {len(names) - _SHOWN_NAMES} more"
+    there = shown(names) or "no columns at all"
     what = f"no column {name!r}" if name is not None else f"no column that is known to hold the {role}"
     return UserError(f"{printable_uri(uri)} has {what}; it has {there}: set source.columns.{role}")
 
