@@ -6,9 +6,11 @@ import io
 import json
 import lzma
 import os
+import random
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -141,6 +143,16 @@ def make(folder):
         10,
         (bytes(512) + longname.tobuf()) * 5000 + bytes(1024),
     )
+    with tarfile.open(add("holes.tar", ["holes/a"], "fetch_refused", "c.mp4 is sparse"), "w") as tar:
+        told = {"major": "1", "minor": "0", "name": "c.mp4", "realsize": str(8_000 * MB)}
+        sparse = tarfile.TarInfo("GNUSparseFile.0/c.mp4")
+        sparse.pax_headers = {f"GNU.sparse.{name}": value for name, value in told.items()}
+        sparse.size = 1024
+        tar.addfile(sparse, io.BytesIO(b"1\n0\n512\n".ljust(512, b"\0") + b"x" * 512))
+        for name, content in sample("a", 10):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
     with tarfile.open(add("links.tar", ["links/a"], "not_found", "is a link"), "w") as tar:
         for name, content in sample("a", 10):
             info = tarfile.TarInfo(name)
@@ -297,3 +309,24 @@ def test_a_page_that_no_memory_holds_is_told(tmp_path, monkeypatch):
         UserError, match=r"t.parquet has a page of 20\d+ bytes in the column 'caption', .* smaller cells"
     ):
         read(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_a_damaged_footer_neither_ends_the_process_nor_escapes(tmp_path, version):
+    """Arrow's statistics and histograms abort where they are asked for: nothing here asks."""
+    table = pa.table({"video": ["a.mp4", "b.mp4"] * 20, "caption": ["dog", None] * 20})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, data_page_version=version, write_page_index=True)
+    whole, rng = buffer.getvalue(), random.Random(0)
+    start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    outcomes = Counter()
+    for _ in range(400):
+        data = bytearray(whole)
+        data[rng.randrange(start, len(data))] = rng.choice([0, 1, 0x7F, 0xFF, rng.randrange(256)])
+        (tmp_path / "t.parquet").write_bytes(data)
+        try:
+            outcomes["read"] += bool(read(tmp_path / "t.parquet"))
+        except UserError as error:
+            outcomes["told"] += "t.parquet" in str(error) and "\n" not in str(error)
+    assert outcomes.total() == 400
+    assert min(outcomes.values()) > 20
