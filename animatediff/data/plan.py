@@ -32,7 +32,7 @@ _NOT_TAKEN_FILE = "not_taken.json"
 _UNITS_PER_SEGMENT = 512
 _SEGMENT_CHARS = 64_000_000
 """Of a segment's texts, which each worker has in memory."""
-_MAX_REJECTED = 2_000_000
+_MAX_REJECTED = 1_000_000
 """Rows that may be set aside where hardly any is of use: a file of kilobytes can list billions of nulls."""
 _DUPLICATE = (
     "an earlier video of the source has the same id: set source.columns.id if it is another one (what looks like a "
@@ -276,7 +276,7 @@ def _objection(video: SourceVideo, *, is_first: bool) -> Rejection | None:
         reason, detail = Reason.NO_CAPTION, "the caption is missing or empty"
     else:
         return None
-    return Rejection(video.video_id, printable_uri(video.uri), "", "plan", reason, detail[:1000])
+    return Rejection(video.video_id, printable_uri(video.uri), "", "plan", reason, " ".join(detail.split())[:1000])
 
 
 def _unit_id(key: str, ordinal: int, videos: tuple[SourceVideo, ...]) -> str:

@@ -19,7 +19,15 @@ _NO_TEXT = re.compile("[\0\x1b]")
 
 MARKING = "animatediff.marking"
 """Name of the error handler by which a stream's lines with damage hold a NUL, and the others are read."""
-codecs.register_error(MARKING, lambda error: ("\0", error.end))
+
+
+def _mark(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "\0", error.end
+
+
+codecs.register_error(MARKING, _mark)
 
 
 def decode(content: bytes, encoding: str | None = None) -> str:
@@ -79,6 +87,15 @@ def wide_codec(content: bytes) -> str | None:
     if first and second:
         return None
     return "utf-16-be" if first else "utf-16-le"
+
+
+def table_codec(head: bytes) -> str | None:
+    """As `wide_codec`, of a table's first bytes: without a mark, its first two characters have to be ASCII.
+
+    One NUL in a row makes no text of wide characters.
+    """
+    is_marked = any(head.startswith(mark) for mark, _ in _MARKS)
+    return wide_codec(head[: len(head) // 4 * 4] or head) if is_marked or b"\0" in head[:4] else None
 
 
 @lru_cache

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any, Literal
 
+import aiohttp
 import pyarrow as pa
 from fsspec.asyn import AsyncFileSystem, sync
 
@@ -171,6 +172,10 @@ def _judge(uri: str, error: Exception) -> VideoError:
         return VideoError("fetch", Reason.NOT_FOUND, f"there is nothing at {name}")
     if isinstance(error, NotRegularError):
         return VideoError("fetch", Reason.FETCH_REFUSED, f"{name} is no regular file")
+    if isinstance(error, aiohttp.InvalidURL):
+        return VideoError(
+            "fetch", Reason.FETCH_REFUSED, f"{name} is, or is redirected to, no web address: {describe(error)}"
+        )
     if status and 300 <= status < 500 and status not in _PASSING_STATUS:
         return VideoError("fetch", Reason.FETCH_REFUSED, f"{name} is refused: {describe(error)}")
     return VideoError("fetch", Reason.FETCH_ERROR, f"cannot read {name}: {describe(error)}")

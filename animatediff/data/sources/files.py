@@ -13,7 +13,7 @@ from fsspec.compression import compr
 from fsspec.utils import infer_compression
 
 from animatediff import storage
-from animatediff.data.sources.encodings import MARKING, decode_line, extends_ascii, wide_codec
+from animatediff.data.sources.encodings import MARKING, decode_line, extends_ascii, table_codec
 from animatediff.data.sources.limits import MAX_LINE_BYTES, MAX_SKIPPED_BYTES
 from animatediff.data.sources.local import local_path, open_regular
 from animatediff.data.sources.uris import describe
@@ -22,7 +22,7 @@ from animatediff.uris import printable_text, printable_uri
 
 _MAGIC = re.compile(r"[*?\[{]")
 _CHUNK_BYTES = 1 << 20
-_HEAD_BYTES = 4096
+_HEAD_BYTES = 32
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def read_text_lines(uri: str, encoding: str | None) -> Iterator[str | ValueError
     with _buffered(uri) as reader:
         with told(uri):
             head = reader.peek(_HEAD_BYTES)[:_HEAD_BYTES]
-        codec = wide_codec(head[: len(head) // 4 * 4] or head)
+        codec = table_codec(head)
         if codec is None and encoding is not None and not extends_ascii(encoding):
             codec = encoding
         if codec is not None:

@@ -69,7 +69,7 @@ async def _get(guard: "_Guard", url: str, max_bytes: int, start: int | None) -> 
 def _url(text: str | yarl.URL, source: str) -> yarl.URL:
     try:
         url = yarl.URL(text)
-        if url.absolute and (url.scheme not in ("http", "https") or not url.host):
+        if url.scheme and (url.scheme not in ("http", "https") or not url.host):
             raise ValueError(f"{url.scheme} is not followed")
     except ValueError as error:
         detail = f"{printable_uri(source)} leads to no web address: {error}"[:300]

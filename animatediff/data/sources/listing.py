@@ -49,7 +49,7 @@ def _expand_braces(uri: str) -> Iterator[str]:
     parts: list[Sequence[str]] = []
     end, number = 0, 1
     for match in _BRACES.finditer(uri):
-        choices = _choices(*match.groups(), uri)
+        choices = _choices(match[1], match[2], match[3], uri)
         parts += [[uri[end : match.start()]], choices]
         number, end = number * len(choices), match.end()
         if number > MAX_FILES:

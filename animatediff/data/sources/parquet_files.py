@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from animatediff.data.sources.files import no_ranges, opened, root_of, told
 from animatediff.data.sources.limits import MAX_LINE_BYTES
-from animatediff.data.sources.parquet_pages import rows_at_once
+from animatediff.data.sources.parquet_pages import portions, read_columns
 from animatediff.data.sources.spec import Columns, SourceConfig, SourceVideo
 from animatediff.data.sources.tables import (
     Mapping,
@@ -26,7 +26,6 @@ from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 
 _BYTES_GUESSES = ("bytes", "video_bytes", "video", "mp4", "data", "content")
-_TEXT_TYPES = ("STRING", "ENUM", "JSON", "NONE")
 _MAX_FOOTER_BYTES = 64_000_000
 """Which become about a gigabyte in memory."""
 _BUFFER_BYTES = 1 << 20
@@ -57,14 +56,7 @@ def _open(file: Any, uri: str, **options: Any) -> pq.ParquetFile:
     if not file.seekable():
         raise no_ranges(uri)
     try:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - 8))
-        footer_bytes = int.from_bytes(file.read(4), "little")
-        if _MAX_FOOTER_BYTES < footer_bytes < size:
-            raise UserError(
-                f"{printable_uri(uri)} has a footer of {footer_bytes} bytes, {_MAX_FOOTER_BYTES} are allowed: write it "
-                "with fewer row groups and columns"
-            )
+        _footer(file, uri)
         return pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False, **options)
     except pa.ArrowInvalid as error:
         raise UserError(f"{printable_uri(uri)} is no Parquet file: {describe(error)}") from error
@@ -72,16 +64,33 @@ def _open(file: Any, uri: str, **options: Any) -> pq.ParquetFile:
         raise error if isinstance(error, UserError) else no_ranges(uri) from error
 
 
+def _footer(file: Any, uri: str) -> bytes:
+    """Whatever stands where the footer does.
+
+    Raises:
+        UserError: it is too long.
+    """
+    size = file.seek(0, 2)
+    file.seek(max(0, size - 8))
+    num_bytes = int.from_bytes(file.read(4), "little")
+    if _MAX_FOOTER_BYTES < num_bytes < size:
+        raise UserError(
+            f"{printable_uri(uri)} has a footer of {num_bytes} bytes, {_MAX_FOOTER_BYTES} are allowed: write it with "
+            "fewer row groups and columns"
+        )
+    file.seek(max(0, size - 8 - num_bytes))
+    return bytes(file.read(min(num_bytes, size)))
+
+
 def _read_paths(parquet: pq.ParquetFile, file: Any, uri: str, source: SourceConfig) -> Iterator[SourceVideo]:
     mapping = map_columns(parquet.schema_arrow.names, source.columns, uri)
     table = Table.of(source, uri, "row", mapping, source.videos_uri or root_of(uri))
     names = [mapping.video, mapping.caption, mapping.id if mapping.id is not None else mapping.video]
     number = 0
-    for group in range(parquet.num_row_groups):
-        for columns in _read_columns(parquet, file, group, names, uri):
-            for path, caption, name in zip(*columns, strict=True):
-                yield table.video(number, path, caption, name)
-                number += 1
+    for _, columns in _read_columns(parquet, file, names, uri):
+        for path, caption, name in zip(*columns, strict=True):
+            yield table.video(number, path, caption, name)
+            number += 1
 
 
 def _read_cells(
@@ -94,39 +103,30 @@ def _read_cells(
         told_id = missing_column("id", source.columns.id, schema.names, uri)
         raise UserError(f"{told_id} (the videos lie in the column {column!r}, so they have no path to be named by)")
     table = Table.of(source, uri, "row", Mapping(name, column, caption), "")
-    for group in range(parquet.num_row_groups):
-        row = 0
-        for columns in _read_columns(parquet, file, group, [caption, name], uri):
-            for caption_value, id_value in zip(*columns, strict=True):
-                cell = str(ParquetCell(uri, group, row, column))
-                yield table.cell(row, cell, caption_value, id_value)
-                row += 1
+    row, before = 0, 0
+    for group, columns in _read_columns(parquet, file, [caption, name], uri):
+        row, before = row if group == before else 0, group
+        for caption_value, id_value in zip(*columns, strict=True):
+            yield table.cell(row, str(ParquetCell(uri, group, row, column)), caption_value, id_value)
+            row += 1
 
 
 def _read_columns(
-    parquet: pq.ParquetFile, file: Any, group: int, names: list[str], uri: str
-) -> Iterator[list[list[Any]]]:
-    """Batches of a row group's rows, as one list of values a name."""
+    parquet: pq.ParquetFile, file: Any, names: list[str], uri: str
+) -> Iterator[tuple[int, list[list[Any]]]]:
+    """Batches of rows, as the row group's number and one list of values a name."""
     wanted = list(dict.fromkeys(names))
     with told(uri):
         for name in wanted:
             if parquet.schema_arrow.names.count(name) > 1:
                 raise UserError(f"{printable_uri(uri)} has several columns {name!r}: name them apart")
-        rows = rows_at_once(file, parquet.metadata.row_group(group), set(wanted), uri)
-        # Texts that repeat are in memory once.
-        texts = _texts(parquet.metadata.schema, set(wanted))
-        parquet = _open(file, uri, metadata=parquet.metadata, read_dictionary=texts)
-        batches = parquet.iter_batches(rows, row_groups=[group], columns=wanted, use_threads=False)
-        while (batch := next(batches, None)) is not None:
-            lists = {name: _values(batch.column(name)) for name in wanted}
-            yield [lists[name] for name in names]
-
-
-def _texts(schema: pq.ParquetSchema, names: set[str]) -> list[str]:
-    """Paths of the columns of texts or bytes, those inside lists too."""
-    columns = (schema.column(index) for index in range(len(schema)))
-    texts = (c.path for c in columns if c.physical_type == "BYTE_ARRAY" and c.logical_type.type in _TEXT_TYPES)
-    return [path for path in texts if path in names or path.partition(".")[0] in names]
+        for group, columns in enumerate(read_columns(_footer(file, uri), set(wanted))):
+            rows, texts = portions(file, columns, set(wanted), uri)
+            reader = _open(file, uri, metadata=parquet.metadata, read_dictionary=texts)
+            batches = reader.iter_batches(rows, row_groups=[group], columns=wanted, use_threads=False)
+            while (batch := next(batches, None)) is not None:
+                lists = {name: _values(batch.column(name)) for name in wanted}
+                yield group, [lists[name] for name in names]
 
 
 def _values(column: pa.Array) -> list[Any]:
@@ -140,8 +140,9 @@ def _values(column: pa.Array) -> list[Any]:
         return [None if index is None else values[index] for index in column.indices.to_pylist()]
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         lengths = pc.list_value_length(column).to_pylist()
+        what_is_there = [None if length is None else NoText.list_of(length) for length in lengths]
         firsts = iter(_values(column.filter(pc.equal(pc.list_value_length(column), 1)).flatten()))
-        return [next(firsts) if length == 1 else length and NoText.list_of(length) for length in lengths]
+        return [next(firsts) if length == 1 else what for length, what in zip(lengths, what_is_there, strict=True)]
     if pa.types.is_nested(kind):
         return [NoText("a dict") if is_there else None for is_there in column.is_valid().to_pylist()]
     if not (_is_binary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):

@@ -5,6 +5,7 @@ Whoever writes a table decides what the workers open. `SourceConfig.trusted` lif
 
 import re
 from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from animatediff.data.quarantine import Reason
 from animatediff.data.sources.limits import MAX_NAME_CHARS
@@ -50,6 +51,10 @@ class Reach(NamedTuple):
         protocol = path.partition("://")[0].lower()
         if is_chain(path) or not _PROTOCOL.fullmatch(protocol):
             return self._refused(path, _A_CHAIN)
+        try:
+            urlsplit(path)
+        except ValueError as error:
+            return Fault(Reason.BAD_ROW, f"{printable_uri(path)[:200]} is no URL: {error}")
         if protocol not in _PROTOCOLS and protocol not in self._protocols:
             known = ", ".join(sorted(_PROTOCOLS - {"s3a", "gcs", "adl"}))
             return self._refused(path, f"of the protocol {protocol}, and rows may name {known}")

@@ -11,11 +11,10 @@ from animatediff.data.sources.limits import MAX_SIDECAR_BYTES
 from animatediff.data.sources.not_taken import NotTaken, kind_of
 from animatediff.data.sources.objects import parse_json, require_once
 from animatediff.data.sources.spec import VIDEO_SUFFIXES, Fault, SourceConfig
-from animatediff.data.sources.tables import Caption, caption_of, find_column
+from animatediff.data.sources.tables import Caption, caption_of, find_column, shown
 
 SUFFIXES = (".txt", ".json")
 """Of caption files, in lower case."""
-_MOST_KEYS, _SHOWN_CHARS = 10, 60
 
 
 class Sidecars:
@@ -133,7 +132,7 @@ def caption_in(content: bytes, name: str, source: SourceConfig) -> Caption:
         wanted = (
             repr(source.columns.caption) if source.columns.caption is not None else "that is known to hold a caption"
         )
-        there = ", ".join(str(key)[:_SHOWN_CHARS] for key in list(values)[:_MOST_KEYS]) or "none at all"
+        there = shown(list(values)) or "none at all"
         return _bad(name, f"it has no key {wanted} but {there}: set source.columns.caption")
     try:
         require_once(values, key)

@@ -48,10 +48,15 @@ def require_column(role: Role, names: Sequence[str], columns: Columns, uri: str)
     return found
 
 
+def shown(names: Sequence[str]) -> str:
+    """Names of columns or keys for a message: the first of them, on one line."""
+    first = ", ".join(" ".join(name[:_SHOWN_CHARS].split()) for name in names[:_SHOWN_NAMES])
+    return first if len(names) <= _SHOWN_NAMES else f"{first} and {len(names) - _SHOWN_NAMES} more"
+
+
 def missing_column(role: str, name: str | None, names: Sequence[str], uri: str) -> UserError:
     """The one line for a column that is not there."""
-    shown = ", ".join(name[:_SHOWN_CHARS] for name in names[:_SHOWN_NAMES]) or "no columns at all"
-    there = shown if len(names) <= _SHOWN_NAMES else f"{shown} and {len(names) - _SHOWN_NAMES} more"
+    there = shown(names) or "no columns at all"
     what = f"no column {name!r}" if name is not None else f"no column that is known to hold the {role}"
     return UserError(f"{printable_uri(uri)} has {what}; it has {there}: set source.columns.{role}")
 
@@ -87,8 +92,7 @@ class NoText(NamedTuple):
     @classmethod
     def of(cls, value: object) -> "NoText":
         """What a value of JSON or Parquet is."""
-        is_list = isinstance(value, list | tuple)
-        return cls.list_of(len(value)) if is_list else cls(f"a {type(value).__name__}")
+        return cls.list_of(len(value)) if isinstance(value, list | tuple) else cls(f"a {type(value).__name__}")
 
     @classmethod
     def list_of(cls, length: int) -> "NoText":
@@ -199,8 +203,10 @@ class Table:
         if not text:
             fault = Fault(Reason.BAD_ID, f"column {self.mapping.video!r} of {self.unit} {number} is empty")
             return SourceVideo("", self.place(number), words.text, fault)
-        name = name if self.mapping.id is not None else id_from(text)
-        return self._found(number, self._reach.locate(text), text, name, words)
+        uri = self._reach.locate(text)
+        if self.mapping.id is None:
+            name = id_from(text) if isinstance(uri, str) or uri.reason is not Reason.BAD_ROW else ""
+        return self._found(number, uri, text, name, words)
 
     def beneath(self, number: int, path: str, video_id: str, words: Caption) -> SourceVideo:
         """A row as a video whose path is put together from its cells, and relative."""

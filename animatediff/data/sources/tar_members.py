@@ -49,7 +49,7 @@ def read_members(file: Any, size: int) -> Iterator[tuple[tarfile.TarInfo, bytes]
     with tarfile.open(fileobj=headers, mode="r:", errors="replace") as tar:  # type: ignore[call-overload]
         number, before = 0, -1
         while (member := tar.next()) is not None:
-            tar.members.clear()  # type: ignore[attr-defined]  # else every header stays in memory
+            tar.members.clear()  # else every header stays in memory
             number += 1
             # The holes of a sparse member count in its size, and take no place.
             if (member.offset_data + member.size if is_plain(member) else tar.offset) > size:
