@@ -32,6 +32,7 @@ from animatediff.rendering.entries import Model, Settings
 from animatediff.rendering.formats import Format
 from animatediff.rendering.outputs import encode
 from pipelines.failures import is_loss
+from pipelines.stages import clip_files
 from pipelines.stages.dispatch import MAX_DEATHS, Lease
 from pipelines.stages.ledger import describe, read_item, result_of, write_item
 
@@ -269,7 +270,7 @@ class RenderSlices:
             seconds["write"] += started - encoded
         # The poster is the first that is made, and the last that anybody asks for.
         paths["poster"] = paths.pop("poster")
-        return paths, {kind: _joined(found) for kind, found in hashes.items()}, dict(sizes)
+        return paths, {kind: clip_files.joined(found) for kind, found in hashes.items()}, dict(sizes)
 
     def _written(self, item: Item, job: Future[Result]) -> Result:
         """What was committed; what could not be written is told all the same."""
@@ -333,11 +334,6 @@ def _metadata(item: Item, hashes: Mapping[str, str], versions: Mapping[str, str]
         "model_hashes": json.dumps(dict(hashes)),
         "versions": json.dumps(dict(versions)),
     }
-
-
-def _joined(hashes: Sequence[str]) -> str:
-    """The hash of a file, or that of several files' hashes."""
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def _fault(device: str) -> str | None:
