@@ -26,6 +26,7 @@ from ray.exceptions import RayError
 
 from animatediff import storage
 from animatediff.errors import UserError
+from animatediff.full_storage import is_full
 from animatediff.rendering.animator import Animator, Clip
 from animatediff.rendering.catalog import Item, Result
 from animatediff.rendering.entries import Model, Settings
@@ -135,7 +136,7 @@ class RenderSlices:
         return None
 
     def _begin(self, ticket: int, items: Sequence[Item]) -> bool:
-        """Tell what is begun with; False where nobody is left to tell, and so nothing is to be begun."""
+        """Tell what is begun with; False where it is not to be, or where nobody is left to tell."""
         return bool(_answer(self._dispatcher.begin.remote(ticket, [item.digest for item in items])))
 
     def _finish(self, result: Result) -> Result:
@@ -278,6 +279,8 @@ class RenderSlices:
             return job.result()
         except Exception as error:
             logger.exception("item %s", item.digest)
+            if is_full(error):  # all that is rendered after it would be lost, too
+                self._dispatcher.stop.remote(describe(error))
             return result_of(item, status="failed", error=describe(error))
 
     def _failed(self, lease: Lease, item: Item, error: str, *, attempts: int) -> Result:
