@@ -73,8 +73,8 @@ def parse(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         logger.warning("%s is damaged or of another version, and does not count: %s", TABLE, reason)
         return _SCHEMA.empty_table().select(wanted)
-    columns = {name: _defaults(name, len(table)) if name in lacking else table[name] for name in wanted}
-    return pa.table(columns, schema=pa.schema([_SCHEMA.field(name) for name in wanted]))
+    whole = {name: _defaults(name, len(table)) if name in lacking else table[name] for name in wanted}
+    return pa.table(whole, schema=pa.schema([_SCHEMA.field(name) for name in wanted]))
 
 
 def _lacking(there: pa.Schema) -> set[str]:
