@@ -21,7 +21,12 @@ _CODES = ("quotaexceeded", "storagefull", "insufficientcapacity", "insufficients
 
 def is_full(error: BaseException) -> bool:
     """Whether a disk or an object store refuses to write because it is full, or its user's share of it is."""
-    return any(_says_so(each) for each in _chain(error))
+    return saying_full(error) is not None
+
+
+def saying_full(error: BaseException) -> BaseException | None:
+    """Return of an error and what it came from the one that says that there is no room; None if none does."""
+    return next((each for each in _chain(error) if _says_so(each)), None)
 
 
 def _says_so(error: BaseException) -> bool:
