@@ -7,8 +7,8 @@ import pytest
 
 from animatediff.data.clips import ClipConfig
 from animatediff.sprites.videos import write_videos
-from pipelines import ingest
-from pipelines.settings import IngestConfig, SourceConfig
+from pipelines import animate, ingest, train
+from pipelines.settings import AnimateConfig, IngestConfig, SourceConfig, TrainConfig
 from tests.integration.conftest import hashes, write_yaml
 
 pytestmark = pytest.mark.ray
@@ -69,3 +69,62 @@ def test_a_disk_that_is_full_when_shards_are_written(cluster, base, tmp_path, di
     ingest.main(config(output))
     ingest.main(config(tmp_path / "straight"))
     assert hashes(output, ignore=("config.yaml", "ingest.json")) == hashes(tmp_path / "straight")
+
+
+@pytest.fixture(scope="module")
+def trained(cluster, base, tmp_path_factory):
+    """A dataset, and the run and the clips that jobs with room have made of it."""
+    root = tmp_path_factory.mktemp("trained")
+    csv = write_videos(root / "source", num_videos=4, height=64, width=64)
+    source = SourceConfig(uri=str(csv))
+    ingest.main(IngestConfig(source=source, output_uri=str(root / "dataset"), base=base, clips=CLIPS))
+    train.main(train_config(root, base, root / "run"))
+    catalog = {
+        "base": base,
+        "motion_module": str(root / "run" / "motion_module.safetensors"),
+        "width": 64,
+        "height": 64,
+    }
+    prompts = [f"a red circle, number {number}" for number in range(8)]
+    write_yaml(
+        root / "catalog.yaml", catalog | {"num_inference_steps": 2, "prompts": prompts, "entries": [{"name": "one"}]}
+    )
+    animate.main(animate_config(root, root / "clips"))
+    return root
+
+
+def train_config(root, base, output):
+    own = {"run_name": "full", "dataset_uri": str(root / "dataset"), "base": base, "output_uri": str(output)}
+    steps = {"num_steps": 4, "batch_size": 1, "checkpoint_every": 2}
+    own |= {"train": steps, "sample": {"num_inference_steps": 2}, "scaling": {"num_workers": 1, "max_failures": 0}}
+    return TrainConfig.model_validate(own)
+
+
+def animate_config(root, output):
+    return AnimateConfig(catalog_uri=str(root / "catalog.yaml"), output_uri=str(output), num_actors=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["10m", "26m", "38m"])  # a checkpoint has 18.6 MB, the weights have 6.3 MB
+def test_a_disk_that_is_full_while_training(trained, base, tmp_path, disk, run_job, size):
+    disk.resize(size)
+    output = disk.folder / "out"
+    path = write_yaml(tmp_path / "train.yaml", train_config(trained, base, output).model_dump(mode="json"))
+    check_refused(run_job("train", "--config", path), output)
+    disk.resize("90m")
+    assert run_job("train", "--config", path).returncode == 0
+    name = "motion_module.safetensors"
+    assert (output / name).read_bytes() == (trained / "run" / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_disk_that_is_full_while_animating(trained, tmp_path, disk, run_job, share):
+    num_bytes = sum(-(-path.stat().st_size // 4096) * 4096 for path in (trained / "clips").rglob("*") if path.is_file())
+    disk.resize(f"{int(share * num_bytes) // 4096 * 4}k")
+    output = disk.folder / "out"
+    path = write_yaml(tmp_path / "animate.yaml", animate_config(trained, output).model_dump(mode="json"))
+    check_refused(run_job("animate", "--config", path), output)
+    disk.resize("90m")
+    assert run_job("animate", "--config", path).returncode == 0
+    assert hashes(output / "clips") == hashes(trained / "clips" / "clips")
