@@ -21,6 +21,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from animatediff.errors import UserError
+from animatediff.full_storage import saying_full
 from animatediff.uris import printable_text, printable_uri
 
 # botocore's defaults wait 60 s per attempt; a wrong endpoint should be told within seconds.
@@ -328,13 +329,14 @@ def delete_many(uris: Sequence[str]) -> None:
         raise unreachable(uris[0], error) from error
 
 
-def unreachable(uri: str, error: Exception) -> UserError:
+def unreachable(uri: str, error: BaseException) -> UserError:
     """The one line for whatever a storage raised."""
+    full = saying_full(error)
+    hint = "check the bucket's name, the endpoint and the credentials" if "://" in uri else ""
+    if full is not None:
+        error, hint = full, "make room there or raise its quota; the same command goes on"
     # An OSError's own text names the temporary file.
     text = (error.strerror if isinstance(error, OSError) else None) or str(error).strip() or type(error).__name__
     reason = printable_text(text.splitlines()[0])
-    return UserError(
-        f"cannot reach {printable_uri(uri)}: {reason} (check the bucket's name, the endpoint and the credentials)"
-        if "://" in uri
-        else f"cannot use {uri}: {reason}"
-    )
+    what = f"cannot {'reach' if '://' in uri else 'use'} {printable_uri(uri)}: {reason}"
+    return UserError(f"{what} ({hint})" if hint else what)

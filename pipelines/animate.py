@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from pipelines.command import run_job
+from pipelines.folder_lease import leased
 from pipelines.output_folder import check_output
 from pipelines.settings import AnimateConfig
 
@@ -21,9 +22,10 @@ def main(config: AnimateConfig) -> "Counter[str]":
             and everything is written all the same).
     """
     check_output(config.output_uri, "animate")
-    from pipelines.stages.animate_driver import animate
+    with leased(config.output_uri, "animate", is_dry=config.dry_run):
+        from pipelines.stages.animate_driver import animate
 
-    return animate(config)
+        return animate(config)
 
 
 if __name__ == "__main__":

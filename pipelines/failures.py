@@ -16,6 +16,7 @@ import ray
 from ray import exceptions
 
 from animatediff.errors import UserError
+from animatediff.full_storage import is_full
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,14 @@ def find_user_error(error: BaseException | None) -> UserError | None:
     """The `UserError` that a Ray worker raised, if one is at the bottom of `error`."""
     # Ray raises an error that is of the worker's class as well, whose text is a traceback: its cause is meant.
     return next((e for e in _within(error) if isinstance(e, UserError) and not _is_wrapper(e)), None)
+
+
+def find_refusal(error: BaseException) -> OSError | None:
+    """The error of the storage that Ray Train could not put a checkpoint or its list of them into, if it is one."""
+    found = list(_within(error))
+    is_upload = any("_upload_checkpoint" in str(each) for each in found)
+    refusals = (each for each in found if isinstance(each, OSError) and not _is_wrapper(each))
+    return next((each for each in refusals if is_upload or is_full(each)), None)
 
 
 def find_loss(error: BaseException | None) -> Loss | None:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from pipelines.command import run_job
+from pipelines.folder_lease import leased
 from pipelines.output_folder import check_output
 from pipelines.settings import IngestConfig
 
@@ -18,9 +19,10 @@ def main(config: IngestConfig) -> "Manifest | None":
             unusable (everything is written all the same).
     """
     check_output(config.output_uri, "ingest")
-    from pipelines.stages.ingest_driver import ingest
+    with leased(config.output_uri, "ingest", is_dry=config.dry_run):
+        from pipelines.stages.ingest_driver import ingest
 
-    return ingest(config)
+        return ingest(config)
 
 
 if __name__ == "__main__":

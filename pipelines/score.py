@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from pipelines.command import run_job
+from pipelines.folder_lease import leased
 from pipelines.output_folder import check_results
 from pipelines.settings import ScoreConfig
 
@@ -17,9 +18,10 @@ def main(config: ScoreConfig) -> "list[Result]":
         UserError: there are no results in the folder, or no such scorer.
     """
     check_results(config.output_uri)
-    from pipelines.stages.score_driver import score
+    with leased(config.output_uri, "score", is_dry=config.dry_run):
+        from pipelines.stages.score_driver import score
 
-    return score(config)
+        return score(config)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Run the same command again to continue; raise train.num_steps to go on longer.
 from typing import TYPE_CHECKING
 
 from pipelines.command import run_job
+from pipelines.folder_lease import leased
 from pipelines.output_folder import check_output
 from pipelines.settings import TrainConfig
 
@@ -21,9 +22,10 @@ def main(config: TrainConfig) -> "TrainRun | None":
             folder holds another run.
     """
     check_output(config.output_uri, "train")
-    from pipelines.stages.train_driver import train
+    with leased(config.output_uri, "train", is_dry=config.dry_run):
+        from pipelines.stages.train_driver import train
 
-    return train(config)
+        return train(config)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import posixpath
 from collections.abc import Iterator
 from itertools import islice, product
 
@@ -101,8 +102,29 @@ def read_manifest(dataset_uri: str) -> Manifest:
         content = storage.read_bytes(uri)
     except FileNotFoundError as error:
         raise UserError(f"no dataset at {dataset_uri}: {FILE_NAME} is missing (run pipelines/ingest.py)") from error
-    fields = checked_json.load(content, uri, remedy="restore it, or delete it and run ingest again")
+    fields = checked_json.load(content, uri, remedy="restore it")
     try:
         return Manifest.model_validate(fields)
     except ValidationError as error:
         raise UserError(f"{uri} is no manifest of schema version {SCHEMA_VERSION}: {error.errors()[0]}") from error
+
+
+def check_shards(dataset_uri: str, manifest: Manifest) -> None:
+    """Look whether all shards are there in their sizes; they are not read.
+
+    Raises:
+        UserError: one is missing or has another size, or the storage cannot be reached.
+    """
+    folders = sorted({posixpath.dirname(shard.path) for shard in manifest.shards})
+    sizes = {
+        posixpath.join(folder, name): size
+        for folder in folders
+        for name, size in storage.list_sizes(storage.join(dataset_uri, folder)).items()
+    }
+    wrong = [shard for shard in manifest.shards if sizes.get(shard.path) != shard.num_bytes]
+    if wrong:
+        first, size = wrong[0], sizes.get(wrong[0].path)
+        others = f" (and {len(wrong) - 1} others)" if len(wrong) > 1 else ""
+        what = "is missing" if size is None else f"is damaged, it has {size} bytes and not {first.num_bytes}"
+        uri = storage.join(dataset_uri, first.path)
+        raise UserError(f"{uri}{others} {what}: restore it, or ingest again into another folder")

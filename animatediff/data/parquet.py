@@ -7,8 +7,9 @@ taken while zeros held the digest's place. Older files have neither and are read
 
 import hashlib
 import io
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,14 +32,28 @@ def write(table: pa.Table, **options: Any) -> bytes:
     """
     buffer = io.BytesIO()
     row_group_size = options.pop("row_group_size", None)
-    with pq.ParquetWriter(buffer, table.schema, write_page_checksum=True, **options) as writer:
-        writer.write_table(table, row_group_size=row_group_size)
-        writer.add_key_value_metadata({_DIGEST.decode(): _BLANK.decode()})
-    data = buffer.getvalue()
-    start = len(data) - _TAIL_BYTES - int.from_bytes(data[-_TAIL_BYTES:-4], "little")
-    footer = data[start:-_TAIL_BYTES]
-    at = start + footer.rindex(_MARK) + len(_MARK)
-    return data[:at] + hashlib.sha256(footer).hexdigest().encode() + data[at + len(_BLANK) :]
+    with writer(buffer, table.schema, **options) as opened:
+        opened.write_table(table, row_group_size=row_group_size)
+    return buffer.getvalue()
+
+
+@contextmanager
+def writer(file: BinaryIO, schema: pa.Schema, **options: Any) -> Iterator[pq.ParquetWriter]:
+    """Write a Parquet file with checksums, table by table.
+
+    Args:
+        file: can be read and written, and can seek.
+        schema: of all tables.
+        options: of `pyarrow.parquet.ParquetWriter`.
+    """
+    with pq.ParquetWriter(file, schema, write_page_checksum=True, **options) as opened:
+        yield opened
+        opened.add_key_value_metadata({_DIGEST.decode(): _BLANK.decode()})
+    size = file.seek(0, io.SEEK_END)
+    number = int.from_bytes(_last(file, size, _TAIL_BYTES)[:4], "little")
+    footer = _last(file, size, number + _TAIL_BYTES)[:number]
+    file.seek(size - _TAIL_BYTES - number + footer.rindex(_MARK) + len(_MARK))
+    file.write(hashlib.sha256(footer).hexdigest().encode())
 
 
 def read(source: Any, columns: Sequence[str] | None = None, *, row_group: int | None = None) -> pa.Table:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from animatediff import storage
 from animatediff.data import shards
 from animatediff.data.quarantine import Reason, Rejection
+from animatediff.errors import UserError
 
 _FOLDER, _SUFFIX = "parts", ".parquet"
 _REMEDY = "delete it and run ingest again, which makes it anew"
@@ -85,10 +86,13 @@ def read_clips(dataset_uri: str, unit_id: str, bucket: str) -> pa.Table:
     """Read a committed unit's clips of one bucket.
 
     Raises:
-        FileNotFoundError: the part is gone.
-        UserError: the part is damaged.
+        UserError: the part is gone or damaged.
     """
-    table = shards.read_table(part_uri(dataset_uri, unit_id), remedy=_REMEDY)
+    uri = part_uri(dataset_uri, unit_id)
+    try:
+        table = shards.read_table(uri, remedy=_REMEDY)
+    except FileNotFoundError as error:
+        raise UserError(f"{uri} is missing: run ingest again, which makes it anew") from error
     return table.filter(pc.equal(table["bucket"], bucket))
 
 

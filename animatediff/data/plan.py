@@ -100,14 +100,13 @@ def read_settings(dataset_uri: str) -> dict[str, Any]:
     """
     uri = _settings_uri(dataset_uri)
     try:
-        recorded = json.loads(storage.read_bytes(uri))
+        return dict(json.loads(storage.read_bytes(uri)))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{uri}, which says how the dataset was made, is damaged: restore it ({error})") from error
-    return dict(recorded)
 
 
 def write_settings(dataset_uri: str, settings: dict[str, Any]) -> None:
@@ -125,11 +124,15 @@ def write_not_taken(dataset_uri: str, not_taken: NotTaken) -> None:
 
 
 def read_not_taken(dataset_uri: str) -> NotTaken:
-    """The count that `write_not_taken` kept; empty where an older version has planned."""
+    """The count that `write_not_taken` kept; empty where an older version has planned, or where it is damaged."""
     try:
         return NotTaken(json.loads(storage.read_bytes(storage.join(dataset_uri, FOLDER, _NOT_TAKEN_FILE))))
     except FileNotFoundError:
         return NotTaken()
+    except (ValueError, TypeError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
+        return NotTaken()  # the next planning writes it
 
 
 def segments(dataset_uri: str) -> list[str]:

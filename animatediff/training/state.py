@@ -5,7 +5,8 @@ No random state is kept: every draw follows from the seed, the step and the clip
 
 import json
 import pickle
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,22 @@ def save(
     # The file holds the averages; the weights themselves are needed to go on.
     weights = {"weights": model.learning.state_dict()} if ema is not None else {}
     state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), **weights}
-    torch.save(state, folder / _TENSORS)
+    with _telling(folder), (folder / _TENSORS).open("wb") as file:  # by Python, which keeps what the system says
+        torch.save(state, file)
     content = json.dumps(
         {"step": step, "skipped_steps": skipped_steps, "config": recipe.model_dump(mode="json")}, indent=2
     )
     storage.write_bytes(str(folder / _STATE), content.encode())
-    checkpoint_files.seal(folder)
+    with _telling(folder):
+        checkpoint_files.seal(folder)
+
+
+@contextmanager
+def _telling(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # PyTorch raises the second, whatever happened
+        raise storage.unreachable(str(folder), error) from error
 
 
 def write_result(uri: str, model: TrainedModel, ema: Ema | None, recipe: Recipe) -> None:

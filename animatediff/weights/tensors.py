@@ -137,7 +137,7 @@ def save_tensors(uri: str, tensors: Mapping[str, Tensor], metadata: Mapping[str,
         try:
             save_file(separate, path, metadata=dict(metadata) or None)
         except (SafetensorError, RuntimeError) as error:  # the first is how a full disk is told
-            raise UserError(f"cannot write {uri}: {_one_line(error)}") from error
+            raise storage.unreachable(uri, error) from error
 
 
 def _is_safetensors(head: bytes) -> bool:

@@ -120,7 +120,7 @@ def _render(
         What became of the dispatcher, if it was lost.
 
     Raises:
-        UserError: no worker can start, or all are lost.
+        UserError: no worker can start, or all are lost, or the output's storage is full.
     """
     slices = slices_of(items, num_actors)
     # It answers in microseconds and must not wait for a CPU. It dies with the job.
@@ -138,6 +138,8 @@ def _render(
             reports.maybe()
     if dropped.reason:
         ledger.no_result = f"no result: {dropped.reason}"
+    if follower.lost is None and (reason := ray.get(dispatcher.stopped.remote())):
+        raise UserError(reason)
     return follower.lost
 
 

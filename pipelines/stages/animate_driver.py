@@ -32,6 +32,7 @@ def animate(config: AnimateConfig) -> Counter[str]:
             logger.info("%s", line)
         return Counter()
     storage.write_bytes(storage.join(output_uri, "config.yaml"), dump(config).encode())
+    finished = _whole(ledger, finished)
     pending = pending_items(plan, finished)
     if pending:
         logger.info("%d of %d items to render", len(pending), len(plan.items))
@@ -42,6 +43,18 @@ def animate(config: AnimateConfig) -> Counter[str]:
     counts = write_reports(output_uri, ledger.results(plan.items, plan.invalid))
     report(output_uri, counts, ledger.results(plan.items, plan.invalid))
     return counts
+
+
+def _whole(ledger: Ledger, finished: set[str]) -> set[str]:
+    """Finished items whose clips are what was written."""
+    if finished:
+        logger.info("comparing %d clips that are there with their hashes", len(finished))
+    kept = ledger.whole(finished)
+    if ledger.lost:
+        logger.warning(
+            "%d clips are gone or damaged and are rendered again, first %s", len(ledger.lost), ledger.lost[0]
+        )
+    return kept
 
 
 def _plan(config: AnimateConfig, output_uri: str) -> Plan:

@@ -91,13 +91,16 @@ class Dispatcher:
         self._finished: dict[str, str] = {}
         self._holds: dict[str, str] = {}
         self._promised: dict[str, str] = {}
+        self._stopped: str | None = None
 
     def lease(self, ticket: int, worker: str, process: str) -> Lease | None:
-        """The slice of a ticket; None if all are taken.
+        """The slice of a ticket; None if all are taken, or no more is to be rendered.
 
         A ticket that comes again comes from the process that follows one which died: it stands for the same slice.
         """
         again = ticket in self._leased
+        if self._stopped is not None:
+            return None
         if again:
             self._blame(ticket)
         elif (chosen := self._choose(worker)) is not None:
@@ -112,9 +115,9 @@ class Dispatcher:
         return Lease(taken, self._models[taken.model], self._hashes[taken.model], upcoming, *self._judged(taken))
 
     def begin(self, ticket: int, digests: Iterable[str]) -> bool:
-        """A worker begins with these items, or with loading the model if there are none; True, to be waited for."""
+        """A worker begins with these items, or with loading the model if there are none; False if it is not to."""
         self._begun[ticket] = frozenset(digests)
-        return True
+        return self._stopped is None
 
     def finish(self, digest: str, status: str) -> None:
         """A worker is done with an item, or found that another was."""
@@ -123,6 +126,14 @@ class Dispatcher:
     def finished(self) -> Counter[str]:
         """Items that workers are done with so far, by status."""
         return Counter(self._finished.values())
+
+    def stop(self, reason: str) -> None:
+        """Let nothing more be begun: what is rendered could not be written."""
+        self._stopped = self._stopped or reason
+
+    def stopped(self) -> str | None:
+        """The reason that `stop` was given first, if it was."""
+        return self._stopped
 
     def _choose(self, worker: str) -> Slice | None:
         group = self._best(worker)

@@ -9,49 +9,25 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from animatediff import checked_json, storage
 from animatediff.errors import UserError
 from animatediff.rendering.catalog import Item, Result
+from pipelines.stages import clip_files, ledger_table
+from pipelines.stages.ledger_table import TABLE
 
 logger = logging.getLogger(__name__)
 
-TABLE = "results.parquet"
 NO_RESULT = "no result: nothing of it is under items/, and no worker has said why; run the animate job again"
-_NO_CLIP = "its clip is gone or damaged; run the animate job again"
-_CHUNK = 2000
-T = TypeVar("T")
+NO_CLIP = "its clip is gone or damaged; run the animate job again"
+"""What is told of an item whose files are not what was written."""
+_CHUNK = ledger_table.CHUNK
 # Object stores tell the time of a change in whole seconds.
 _CLOCK_S = 2.0
-
-_STRINGS = pa.map_(pa.string(), pa.string())
-_NUMBERS = pa.map_(pa.string(), pa.float64())
-_SIZES = pa.map_(pa.string(), pa.int64())
-_SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("digest", "entry", "model", "prompt", "negative_prompt")),
-        *((name, pa.int64()) for name in ("seed", "priority", "num_inference_steps", "clip_skip")),
-        *((name, pa.string()) for name in ("sampler", "timestep_spacing")),
-        *((name, pa.float64()) for name in ("guidance_scale", "guidance_rescale")),
-        *((name, pa.int64()) for name in ("num_frames", "width", "height")),
-        ("fps", pa.float64()),
-        ("context", pa.struct([("length", pa.int64()), ("overlap", pa.int64())])),
-        ("loop", pa.bool_()),
-        *((name, pa.string()) for name in ("status", "error", "warning")),
-        ("attempts", pa.int64()),
-        ("uri", pa.string()),
-        *((name, _STRINGS) for name in ("files", "sha256", "model_hashes", "versions")),
-        ("num_bytes", _SIZES),
-        *((name, _NUMBERS) for name in ("seconds", "scores")),
-        *((name, pa.string()) for name in ("scored_by", "score_error")),
-    ]
-)
-_MAPS = [field.name for field in _SCHEMA if pa.types.is_map(field.type)]
+_READERS = 16
 
 
 class Ledger:
@@ -70,8 +46,8 @@ class Ledger:
         # Before its content: what is written in between is newer than either.
         made = storage.list_times(output_uri).get(TABLE, 0.0)
         # The bytes are kept, as the rows' numbers count in them and another table may take their place.
-        self._content = _read_content(output_uri)
-        self._scanned = _parse(self._content, ["digest", "status", "files", "num_bytes"])
+        self._content = ledger_table.content(output_uri)
+        self._scanned = ledger_table.parse(self._content, ["digest", "status", "files", "num_bytes"])
         written = storage.list_times(storage.join(output_uri, "items"))
         self._clips = storage.list_sizes(storage.join(output_uri, "clips"))
         self._asked = frozenset(digests)
@@ -84,13 +60,18 @@ class Ledger:
         }
         self._written = self._among(written)
         self._errors: dict[str, str] = {}
+        self.lost: list[str] = []
+        """A file of each clip that `finished` or `whole` has found gone or damaged."""
         self.no_result = NO_RESULT
         """What is told of an item of which nothing is known."""
 
     @cached_property
     def _table(self) -> pa.Table:
         """The scanned rows with all columns."""
-        return _parse(self._content)
+        table = ledger_table.parse(self._content)
+        if len(table) != len(self._scanned):  # one of those that were not scanned is damaged
+            self._rows.clear()
+        return table
 
     def _among(self, names: Collection[str]) -> set[str]:
         return {digest for digest in self._asked if f"{digest}.json" in names}
@@ -108,6 +89,20 @@ class Ledger:
         return kept | {
             result.digest for result in read if self._is_there(result.status, result.files, result.num_bytes, formats)
         }
+
+    def whole(self, finished: Iterable[str]) -> set[str]:
+        """Read the clips of finished items; digests of those that have the bytes that were written."""
+        kept: set[str] = set()
+        with ThreadPoolExecutor(_READERS) as pool:
+            for chunk in ledger_table.chunks(finished):
+                results = list(self._known(set(chunk)).values())
+                damaged = pool.map(lambda result: clip_files.first_damaged(self._output_uri, result), results)
+                for result, path in zip(results, damaged, strict=True):
+                    if path is None:
+                        kept.add(result.digest)
+                    else:
+                        self.lost.append(path)
+        return kept
 
     def forget(self, digests: Iterable[str]) -> None:
         """Delete what is known of items that are to be rendered (again): a file then says that it was done since."""
@@ -144,7 +139,7 @@ class Ledger:
             invalid: why an item was not tried, by digest.
             only_known: leave out those of which nothing is known yet; otherwise they have failed.
         """
-        for chunk in _chunks(items):
+        for chunk in ledger_table.chunks(items):
             found = self._known({item.digest for item in chunk} - invalid.keys())
             for item in chunk:
                 if item.digest in invalid:
@@ -155,24 +150,25 @@ class Ledger:
                     yield result_of(item, status="failed", error=self._errors.get(item.digest, self.no_result))
 
     def _known(self, digests: set[str]) -> dict[str, Result]:
+        table = self._table
         rows = {digest: self._rows[digest] for digest in digests & self._rows.keys()}
-        found = {row["digest"]: _result(row) for row in self._table.take(_indices(rows.values())).to_pylist()}
+        found = {row["digest"]: ledger_table.to_result(row) for row in table.take(_indices(rows.values())).to_pylist()}
         read = self._read((digests - rows.keys()) & self._written)
         return found | {result.digest: result for result in read if result}
 
     def _read(self, digests: Iterable[str]) -> Iterator[Result | None]:
-        with ThreadPoolExecutor(16) as pool:
-            for chunk in _chunks(digests):
+        with ThreadPoolExecutor(_READERS) as pool:
+            for chunk in ledger_table.chunks(digests):
                 yield from pool.map(lambda digest: read_item(self._output_uri, digest), chunk)
 
     def _is_there(
         self, status: str, files: Mapping[str, str], num_bytes: Mapping[str, int], formats: Collection[str]
     ) -> bool:
-        return (
-            status == "ok"
-            and files.keys() >= set(formats)
-            and all(self._is_whole(path, num_bytes.get(kind)) for kind, path in files.items())
-        )
+        if status != "ok" or not files:
+            return False
+        lost = [path for kind, path in files.items() if not self._is_whole(path, num_bytes.get(kind))]
+        self.lost += lost[:1]
+        return not lost and files.keys() >= set(formats)
 
     def _is_whole(self, path: str, num_bytes: int | None) -> bool:
         """Whether a file is there in its size; older results do not say theirs, but no file is empty."""
@@ -228,66 +224,26 @@ def read_results(output_uri: str) -> list[Result]:
     """The rows of the table, with what became of their items since.
 
     Raises:
-        UserError: there is no table.
+        UserError: there is no table, or it is damaged.
     """
-    table = read_table(output_uri)
-    if not len(table):
-        uri = storage.join(output_uri, TABLE)
+    uri, content = storage.join(output_uri, TABLE), ledger_table.content(output_uri)
+    table = ledger_table.parse(content)
+    if not content:
         raise UserError(f"there is no {uri}: render a catalog there first (pipelines/animate.py)")
-    rows = [_result(row) for row in table.to_pylist()]
+    if not len(table):
+        raise UserError(f"{uri} cannot be used: run the animate job again, which makes it anew from items/")
+    rows = [ledger_table.to_result(row) for row in table.to_pylist()]
     ledger = Ledger(output_uri, {row.digest for row in rows})
     there = ledger.finished()
     found = ledger.results(rows, {row.digest: row.error or "" for row in rows if row.status == "invalid"})
     return [
-        result.model_copy(update={"status": "failed", "error": _NO_CLIP})
-        if result.status == "ok" and result.digest not in there
-        else result
-        for result in found
+        without_clip(result) if result.status == "ok" and result.digest not in there else result for result in found
     ]
 
 
-def read_table(output_uri: str) -> pa.Table:
-    """The table as it lies there; empty if there is none, or one that an older version wrote."""
-    return _parse(_read_content(output_uri))
-
-
-def _read_content(output_uri: str) -> bytes:
-    try:
-        return storage.read_bytes(storage.join(output_uri, TABLE))
-    except FileNotFoundError:
-        return b""
-
-
-def _parse(content: bytes, columns: list[str] | None = None) -> pa.Table:
-    empty = _SCHEMA.empty_table().select(columns or _SCHEMA.names)
-    try:
-        file = pq.ParquetFile(pa.BufferReader(content))
-    except pa.ArrowInvalid:
-        return empty
-    return file.read(columns) if file.schema_arrow.equals(_SCHEMA) else empty
-
-
-def write_table(output_uri: str, results: Iterable[Result]) -> None:
-    """Write the table; the results are not held."""
-    with (
-        storage.write_file(storage.join(output_uri, TABLE)) as path,
-        pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer,
-    ):
-        for chunk in _chunks(results):
-            rows = [_row(result, output_uri) for result in chunk]
-            writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
-
-
-def _row(result: Result, output_uri: str) -> dict[str, Any]:
-    row = result.model_dump()
-    path = next(iter(result.files.values()), None)
-    return row | {name: list(row[name].items()) for name in _MAPS} | {"uri": path and storage.join(output_uri, path)}
-
-
-def _result(row: dict[str, Any]) -> Result:
-    return Result.model_validate(
-        {name: dict(value) if name in _MAPS else value for name, value in row.items() if name != "uri"}
-    )
+def without_clip(result: Result) -> Result:
+    """Return what is told of an item whose clip is not what was written: its files are not to be shown."""
+    return result.model_copy(update={"status": "failed", "error": NO_CLIP, "files": {}, "scores": {}})
 
 
 def _indices(rows: Iterable[int]) -> pa.Array:
@@ -296,8 +252,3 @@ def _indices(rows: Iterable[int]) -> pa.Array:
 
 def _values(result: Item, schema: type[Item]) -> dict[str, Any]:
     return {name: getattr(result, name) for name in schema.model_fields}
-
-
-def _chunks(values: Iterable[T]) -> Iterator[list[T]]:
-    iterator = iter(values)
-    return iter(lambda: list(islice(iterator, _CHUNK)), [])

@@ -15,7 +15,7 @@ from animatediff.data import parts, quarantine
 from animatediff.data import plan as planning
 from animatediff.data.clips import ClipConfig
 from animatediff.data.manifest import FILE_NAME as MANIFEST_NAME
-from animatediff.data.manifest import Manifest, read_manifest
+from animatediff.data.manifest import Manifest, check_shards, read_manifest
 from animatediff.data.plan import Planner, UnitRef
 from animatediff.data.scores import load_scorer
 from animatediff.data.seal import Identity, read_quarantine
@@ -186,11 +186,23 @@ def _check_recorded(config: IngestConfig, output_uri: str, settings: dict[str, A
     """
     sealed = read_manifest(output_uri) if storage.exists(storage.join(output_uri, MANIFEST_NAME)) else None
     has_plan = planning.check_settings(output_uri, _recorded(config, settings))
+    if sealed:
+        check_shards(output_uri, sealed)
+    elif has_plan and _has_shards(output_uri) and not parts.committed(output_uri):
+        # What it was made from is deleted when it is sealed, and not before.
+        raise UserError(
+            f"{output_uri} was sealed, but its {MANIFEST_NAME} is missing: restore it, or delete the folders "
+            "bucket=* to encode all videos again"
+        )
     if sealed and not has_plan:
         raise UserError(f"{output_uri} has a manifest but its {planning.FOLDER}/ is missing: restore it")
     if sealed is None and config.retry_quarantined:
         raise UserError(f"{output_uri} is not sealed yet: finish the job, then run it with retry_quarantined")
     return sealed, not has_plan
+
+
+def _has_shards(output_uri: str) -> bool:
+    return any(name.startswith("bucket=") for name in storage.list_names(output_uri))
 
 
 def extend_plan(

@@ -26,12 +26,14 @@ from ray.exceptions import RayError
 
 from animatediff import storage
 from animatediff.errors import UserError
+from animatediff.full_storage import is_full
 from animatediff.rendering.animator import Animator, Clip
 from animatediff.rendering.catalog import Item, Result
 from animatediff.rendering.entries import Model, Settings
 from animatediff.rendering.formats import Format
 from animatediff.rendering.outputs import encode
 from pipelines.failures import is_loss
+from pipelines.stages import clip_files
 from pipelines.stages.dispatch import MAX_DEATHS, Lease
 from pipelines.stages.ledger import describe, read_item, result_of, write_item
 
@@ -134,7 +136,7 @@ class RenderSlices:
         return None
 
     def _begin(self, ticket: int, items: Sequence[Item]) -> bool:
-        """Tell what is begun with; False where nobody is left to tell, and so nothing is to be begun."""
+        """Tell what is begun with; False where it is not to be, or where nobody is left to tell."""
         return bool(_answer(self._dispatcher.begin.remote(ticket, [item.digest for item in items])))
 
     def _finish(self, result: Result) -> Result:
@@ -269,7 +271,7 @@ class RenderSlices:
             seconds["write"] += started - encoded
         # The poster is the first that is made, and the last that anybody asks for.
         paths["poster"] = paths.pop("poster")
-        return paths, {kind: _joined(found) for kind, found in hashes.items()}, dict(sizes)
+        return paths, {kind: clip_files.joined(found) for kind, found in hashes.items()}, dict(sizes)
 
     def _written(self, item: Item, job: Future[Result]) -> Result:
         """What was committed; what could not be written is told all the same."""
@@ -277,6 +279,8 @@ class RenderSlices:
             return job.result()
         except Exception as error:
             logger.exception("item %s", item.digest)
+            if is_full(error):  # all that is rendered after it would be lost, too
+                self._dispatcher.stop.remote(describe(error))
             return result_of(item, status="failed", error=describe(error))
 
     def _failed(self, lease: Lease, item: Item, error: str, *, attempts: int) -> Result:
@@ -333,11 +337,6 @@ def _metadata(item: Item, hashes: Mapping[str, str], versions: Mapping[str, str]
         "model_hashes": json.dumps(dict(hashes)),
         "versions": json.dumps(dict(versions)),
     }
-
-
-def _joined(hashes: Sequence[str]) -> str:
-    """The hash of a file, or that of several files' hashes."""
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def _fault(device: str) -> str | None:

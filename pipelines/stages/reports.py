@@ -9,7 +9,7 @@ from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.rendering.catalog import Result
 from animatediff.rendering.gallery import gallery_html
-from pipelines.stages.ledger import TABLE, write_table
+from pipelines.stages.ledger_table import TABLE, write_table
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,8 @@ from animatediff.rendering.catalog import Result
 from animatediff.rendering.scoring import apply_scorer, load_scorer
 from pipelines.failures import Dropped, told_in_one_line
 from pipelines.runtime import num_cpus
-from pipelines.stages.ledger import describe, write_item
+from pipelines.stages import clip_files
+from pipelines.stages.ledger import describe, without_clip, write_item
 from pipelines.stages.starting import starting
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,10 @@ def score_results(results: list[Result], output_uri: str, scorer: str) -> Iterat
 
 def _score_row(row: dict[str, Any], *, output_uri: str, scorer: str) -> dict[str, Any]:
     result = Result.model_validate_json(row["result"])
+    if clip_files.first_damaged(output_uri, result) is not None:
+        lost = without_clip(result)
+        write_item(output_uri, lost)  # so that it is rendered again
+        return {"result": lost.model_dump_json()}
     outcome: dict[str, Any]
     try:
         outcome = {"scores": apply_scorer(_scorer(scorer), result, _frames(result, output_uri)), "score_error": None}

@@ -3,13 +3,14 @@
 import logging
 
 from animatediff import storage
-from animatediff.errors import naming
+from animatediff.errors import UserError, naming
 from animatediff.rendering.catalog import Result
 from animatediff.rendering.scoring import load_scorer, mean_scores
 from pipelines.progress import Progress
 from pipelines.runtime import connect
 from pipelines.settings import ScoreConfig
-from pipelines.stages.ledger import TABLE, for_item, read_results
+from pipelines.stages.ledger import NO_CLIP, NO_RESULT, for_item, read_results
+from pipelines.stages.ledger_table import TABLE
 from pipelines.stages.reports import write_reports
 from pipelines.stages.score import score_results
 
@@ -48,3 +49,7 @@ def _report(output_uri: str, results: list[Result]) -> None:
         first = unscored[0]
         logger.warning("%d clips have no scores, first (entry %s): %s", len(unscored), first.entry, first.score_error)
     logger.info("scores are in %s and in the gallery", storage.join(output_uri, TABLE))
+    if lost := [result for result in results if result.error in (NO_CLIP, NO_RESULT)]:
+        raise UserError(
+            f"{len(lost)} of {len(results)} items cannot be scored, first (entry {lost[0].entry}): {lost[0].error}"
+        )

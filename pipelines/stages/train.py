@@ -30,7 +30,7 @@ from pipelines.settings import ScalingConfig, TrainConfig
 from pipelines.stages.metrics_board import MetricsBoard
 from pipelines.stages.sample import Renderer
 from pipelines.stages.starting import starting
-from pipelines.stages.train_checkpoints import FOLDER, leave_out_damaged
+from pipelines.stages.train_checkpoints import FOLDER, leave_out_damaged, names_there, told_of_refusal
 from pipelines.stages.train_worker import train_worker
 from pipelines.stages.validate import validate
 
@@ -114,7 +114,7 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
     while True:
         num_known = len(damaged)
         leave_out_damaged(run_uri, damaged)
-        for entry in _fit(_trainer(config, recipe, workers, renderer, board), workers, board):
+        for entry in _fit(_trainer(config, recipe, workers, renderer, board), workers, board, run_uri):
             if "damaged" in entry:
                 damaged.append(entry["damaged"])
             else:
@@ -123,9 +123,10 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
             return
 
 
-def _fit(trainer: Any, workers: Workers, board: Any) -> Iterator[dict[str, Any]]:
+def _fit(trainer: Any, workers: Workers, board: Any, run_uri: str) -> Iterator[dict[str, Any]]:
     """One start of the workers, to their end."""
     number = workers.number if isinstance(workers.number, int) else workers.number[0]
+    before = names_there(run_uri)
     fit = _start(trainer)
     with (
         told_in_one_line(kept=_KEPT, lower=_LOWER),
@@ -137,7 +138,8 @@ def _fit(trainer: Any, workers: Workers, board: Any) -> Iterator[dict[str, Any]]
                 arrived()
             yield from entries
         yield from ray.get(board.take.remote())  # what came since, or before a failure that the loop never saw
-        fit.result()
+        with told_of_refusal(run_uri, before):
+            fit.result()
 
 
 def _trainer(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer, board: Any) -> Any:

@@ -8,7 +8,9 @@ The folder itself stays where it is.
 import json
 import logging
 import re
-from collections.abc import Collection
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -16,6 +18,7 @@ import ray
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.training import checkpoint_files
+from pipelines.failures import find_refusal, find_user_error
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +46,13 @@ def leave_out_damaged(run_uri: str, known: Collection[str] = ()) -> None:
         UserError: there are checkpoints, but none is whole; or the storage cannot be reached.
     """
     folder = storage.join(run_uri, FOLDER)
-    there = {name for name in storage.list_names(folder) if _NAME.fullmatch(name)}
+    there = names_there(run_uri)
     listed = _read_list(folder)
+    if listed is None and not there:
+        # Ray writes its list with the first checkpoint that is whole: what a kill before leaves is in no list, then.
+        _write_list(folder, _make_list([]))
+        return
     if listed is None:
-        if not there:
-            return
         logger.warning("Ray's list of the checkpoints in %s is missing or damaged: it is made anew", folder)
         listed = _make_list(sorted(there))
     names = [entry["checkpoint_dir_name"] for entry in listed["checkpoint_results"]]
@@ -63,6 +68,58 @@ def leave_out_damaged(run_uri: str, known: Collection[str] = ()) -> None:
     if damaged:
         logger.warning("training goes on from checkpoint %s", whole[-1])
     _write_list(folder, _without(listed, damaged))
+
+
+def names_there(run_uri: str) -> set[str]:
+    """Return the names of the checkpoints' folders, whole or not."""
+    return {name for name in storage.list_names(storage.join(run_uri, FOLDER)) if _NAME.fullmatch(name)}
+
+
+@contextmanager
+def told_of_refusal(run_uri: str, before: Collection[str]) -> Iterator[None]:
+    """Raise what ends the training as a `UserError` where the storage has refused a checkpoint, of which nothing stays.
+
+    Args:
+        run_uri: the run's folder.
+        before: the checkpoints that were there before.
+    """
+    try:
+        yield
+    except Exception as error:
+        refusal = None if find_user_error(error) else find_refusal(error)
+        if refusal is None:
+            raise
+        try:
+            delete_half_written(run_uri, before)
+        except UserError as failure:
+            logger.warning("what was written of a checkpoint stays: %s", failure)
+        raise storage.unreachable(storage.join(run_uri, FOLDER), refusal) from error
+
+
+def delete_half_written(run_uri: str, before: Collection[str]) -> None:
+    """Delete what a storage that refused has left of a checkpoint, and make Ray's list anew if it is cut.
+
+    Args:
+        run_uri: the run's folder.
+        before: the checkpoints that were there before, which stay.
+
+    Raises:
+        UserError: the storage cannot be reached.
+    """
+    folder = storage.join(run_uri, FOLDER)
+    for name in names_there(run_uri) - set(before):
+        uri = storage.join(folder, name)
+        if checkpoint_files.LIST in storage.list_sizes(uri) and checkpoint_files.objection(uri) is None:
+            continue
+        if storage.is_local(uri):
+            shutil.rmtree(storage.absolute(uri), ignore_errors=True)
+        else:
+            storage.delete_many([storage.join(uri, file) for file in storage.find_files(uri)])
+    if _read_list(folder) is None:
+        whole = (
+            name for name in names_there(run_uri) if checkpoint_files.objection(storage.join(folder, name)) is None
+        )
+        _write_list(folder, _make_list(sorted(whole)))
 
 
 def _objection(folder: str, name: str, known: Collection[str]) -> str | None:

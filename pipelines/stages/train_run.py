@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from animatediff import storage
 from animatediff.config import Config, differing_fields, dump
 from animatediff.data.loader import ClipLoader, latent_shapes
-from animatediff.data.manifest import Manifest, read_manifest
+from animatediff.data.manifest import Manifest, check_shards, read_manifest
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError, naming
 from animatediff.rendering.catalog import schedule_of
@@ -115,6 +115,7 @@ def check(config: TrainConfig, inputs_uri: str) -> TrainJob:
     """
     with naming("dataset_uri"):
         manifest = read_manifest(config.dataset_uri)
+        check_shards(config.dataset_uri, manifest)
     recipe = _resolved(config, inputs_uri)
     _check_files(recipe)
     for shape in latent_shapes(recipe.dataset_uri, manifest):
@@ -159,6 +160,7 @@ def _input(uri: str, manifest: Manifest) -> DataInput:
 def _read_mix(recipe: Recipe, other_uri: str, manifest: Manifest) -> Manifest:
     """The second dataset's manifest, checked against the first."""
     other = read_manifest(other_uri)
+    check_shards(other_uri, other)
     if other.encoder_fp != manifest.encoder_fp:
         raise UserError(
             f"{other_uri} and {recipe.dataset_uri} were encoded by different VAEs or in different "

@@ -110,7 +110,8 @@ def write_output(folder, catalog):
     """The output folder of a catalog that is rendered, without the clips' content; the table is written last."""
     from animatediff.rendering import catalog_files
     from animatediff.rendering.catalog import expand
-    from pipelines.stages.ledger import Ledger, item_uri, result_of, write_table
+    from pipelines.stages.ledger import Ledger, item_uri, result_of
+    from pipelines.stages.ledger_table import write_table
 
     plan, output = expand(catalog_files.read(str(catalog))), folder / "output"
     for name in ("clips", "items"):

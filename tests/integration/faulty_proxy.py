@@ -21,8 +21,9 @@ class FaultyProxy:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def draw(self):
+    def fault_of(self, method, path):
         """The fault of the next request, or None."""
+        del method, path
         with self._lock:
             self.num_requests += 1
             if self._rng.random() >= self._share:
@@ -36,6 +37,17 @@ class FaultyProxy:
         self._server.server_close()
 
 
+class RefusingProxy(FaultyProxy):
+    """Forwards to `host:port`, but refuses what is written below a key while `refusal` is a status and S3's code."""
+
+    def __init__(self, host, port, *, key=""):
+        super().__init__(host, port, share=0)
+        self.refusal, self.key = None, key
+
+    def fault_of(self, method, path):
+        return self.refusal if method in ("PUT", "POST") and self.key in path else None
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     proxy: FaultyProxy
@@ -43,7 +55,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def handle_request(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fault = self.proxy.draw()
+        fault = self.proxy.fault_of(self.command, self.path)
+        if isinstance(fault, tuple):
+            status, code = fault
+            xml = f"<Error><Code>{code}</Code><Message>it says {code}</Message></Error>"
+            self._answer(status, {"Content-Type": "application/xml"}, xml.encode())
+            return
         if fault in ("500", "503"):
             self._answer(int(fault), {}, b"<Error><Code>SlowDown</Code><Message>later</Message></Error>")
             return

@@ -214,18 +214,21 @@ def test_clips_are_scored_once_and_keep_their_scores(write, tmp_path):
     # Scored already: nothing is read, not even a clip that is broken by now.
     clip = output / results[1].files["mp4"]
     whole = clip.read_bytes()
-    clip.write_bytes(b"not a video".ljust(len(whole)))  # of another size it would count as gone
+    clip.write_bytes(b"not a video".ljust(len(whole)))  # of another size it would count as gone at once
     assert scored(output) == results
-    run(path, output)  # the animate job finds the clips, and leaves the scores
-    assert read_results(str(output)) == results
 
-    again = scored(output, again=True)
+    # Where it is read, it is known as damaged, and is shown no longer; the animate job renders it again.
+    with pytest.raises(
+        UserError, match=r"1 of 3 items cannot be scored, first \(entry bare\): its clip is gone or damaged"
+    ):
+        scored(output, again=True)
+    again = read_results(str(output))
     assert again[0] == results[0]
-    assert (again[1].scores, again[1].status) == ({}, "ok")
-    assert "not_video" in again[1].score_error
+    assert (again[1].scores, again[1].status, again[1].files) == ({}, "failed", {})
+    run(path, output)
+    assert clip.read_bytes() == whole
 
     # A clip that kills whoever measures it costs no other clip its scores.
-    clip.write_bytes(whole)
     crashed = scored(output, again=True, scorer="tests.integration.crashing_scorer:crash_on_red")
     assert (crashed[0].prompt, crashed[0].scores) == ("a red circle", {})
     assert "or crashed; its log: " in crashed[0].score_error

@@ -120,3 +120,15 @@ def test_a_worker_that_ends_between_slices_blames_nobody():
     for worker in "vwxyz":
         lease = dispatch.lease(0, worker, worker)
     assert (lease.suspects, lease.given_up) == (frozenset(), {})
+
+
+def test_after_a_stop_nothing_more_is_begun():
+    held, num_tickets = dispatcher(items_of(a=30, b=30))
+    assert held.stopped() is None
+    assert held.lease(0, "x", "process-1") is not None
+    assert held.begin(0, ["a0"])
+    held.stop("the disk is full")
+    held.stop("it still is")
+    assert held.stopped() == "the disk is full"
+    assert not held.begin(0, ["a1"])
+    assert all(held.lease(ticket, "x", "process-1") is None for ticket in range(num_tickets))

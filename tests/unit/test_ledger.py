@@ -19,8 +19,8 @@ from pipelines.stages.ledger import (
     read_results,
     result_of,
     write_item,
-    write_table,
 )
+from pipelines.stages.ledger_table import write_table
 
 
 def item(number, **changes):
@@ -234,3 +234,29 @@ def test_an_item_that_an_older_version_wrote_is_read(tmp_path, items):
     (tmp_path / "items" / f"{items[0].digest}.json").write_text(result.model_dump_json(exclude={"num_bytes"}))
     assert read_item(str(tmp_path), items[0].digest) == result
     assert items[0].digest in ledger(tmp_path, items).finished()
+
+
+@pytest.mark.parametrize("newer", [["num_bytes"], ["num_bytes", "scored_by", "fps", "context"], []])
+def test_a_table_that_lacks_newer_columns_has_their_defaults(tmp_path, items, newer):
+    report(tmp_path, items)
+    table = pq.read_table(tmp_path / "results.parquet")
+    whole = read_results(str(tmp_path))
+    pq.write_table(table.drop_columns(newer), tmp_path / "results.parquet")
+    assert [result.status for result in read_results(str(tmp_path))] == [result.status for result in whole]
+    age(tmp_path)
+    (tmp_path / "results.parquet").touch()
+    for path in (tmp_path / "items").iterdir():
+        path.write_bytes(b"not read")
+        os.utime(path, (0, 0))
+    assert ledger(tmp_path, items[:3]).finished() == {each.digest for each in items[:3]}
+    assert [result.seed for result in read_results(str(tmp_path))[:3]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("change", [lambda t: t.drop_columns(["digest"]), lambda t: t.drop_columns(["uri"])])
+def test_a_foreign_table_is_told(tmp_path, items, change, caplog):
+    report(tmp_path, items)
+    pq.write_table(change(pq.read_table(tmp_path / "results.parquet")), tmp_path / "results.parquet")
+    with pytest.raises(UserError, match="results.parquet cannot be used: run the animate job again"):
+        read_results(str(tmp_path))
+    assert "it has no column" in caplog.text
+    assert ledger(tmp_path, items).finished() == {each.digest for each in items[:3]}

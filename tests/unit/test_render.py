@@ -1,7 +1,10 @@
 """A worker of the animate job: short memory halves the batch, a fault is its item's alone, and a retry has an end."""
 
+import errno
+import os
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -149,17 +152,17 @@ def test_only_what_has_one_shape_shares_a_batch(worker):
 def test_what_cannot_be_written_is_a_row_and_the_others_go_on(worker, monkeypatch):
     write = storage.write_bytes
 
-    def full(uri, data):
+    def refuse(uri, data):
         if uri.endswith(f"{1:016x}.mp4"):
-            raise UserError("the disk is full")
+            raise UserError("permission denied")
         write(uri, data)
 
-    monkeypatch.setattr(storage, "write_bytes", full)
+    monkeypatch.setattr(storage, "write_bytes", refuse)
     items = items_of("a", "b", "c")
     items = [item.model_copy(update={"digest": f"{item.seed:016x}{'0' * 48}"}) for item in items]
     found = clips(worker, StubAnimator(), items)
     assert [found[i].status for i in range(3)] == ["ok", "failed", "ok"]
-    assert found[1].error == "the disk is full"
+    assert found[1].error == "permission denied"
 
 
 @pytest.mark.parametrize(
@@ -194,3 +197,20 @@ def test_without_a_dispatcher_nothing_is_begun_and_what_is_rendered_is_committed
     found = clips(worker, StubAnimator(), items)
     assert sorted(found) == [0, 1]
     assert [read_item(str(tmp_path), item.digest) is not None for item in items] == [True, True, False]
+
+
+@pytest.mark.parametrize(("number", "stops"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EACCES, False)])
+def test_a_full_storage_stops_the_work_and_another_refusal_does_not(worker, monkeypatch, number, stops):
+    """What cannot be written for want of room would be rendered in vain from now on."""
+    stopped = []
+    worker._dispatcher = SimpleNamespace(stop=SimpleNamespace(remote=stopped.append))
+
+    def refuse(uri, data):
+        raise storage.unreachable(uri, OSError(number, os.strerror(number)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_bytes", refuse)
+        found = clips(worker, StubAnimator(), items_of("a"))
+    assert found[0].status == "failed"
+    assert found[0].error.startswith("cannot use ")
+    assert stopped == ([found[0].error] if stops else [])

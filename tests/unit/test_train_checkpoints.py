@@ -1,10 +1,12 @@
 """What training does about checkpoints that are not what was written: which are left out, and that none passes."""
 
+import errno
 import json
 import shutil
 
 import pytest
 import torch
+from ray.train import WorkerGroupError
 
 from animatediff.errors import UserError
 from animatediff.sprites.base import build_base
@@ -12,7 +14,7 @@ from animatediff.training import checkpoint_files
 from animatediff.training.checkpoint_files import DamagedCheckpointError
 from animatediff.training.recipe import Recipe
 from animatediff.training.trainer import Trainer
-from pipelines.stages.train_checkpoints import leave_out_damaged
+from pipelines.stages.train_checkpoints import leave_out_damaged, told_of_refusal
 from tests.unit.test_data_loader import write_dataset
 
 NAMES = [f"step-{step:08}" for step in (2, 4, 6)]
@@ -111,12 +113,9 @@ def test_a_damaged_list_is_made_anew_from_the_folders(run, content, caplog):
 
 
 def test_ray_reads_the_list_that_is_made(run):
-    from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import _CheckpointManagerState
-
     (run / "checkpoints" / LIST).unlink()
     leave_out_damaged(str(run))
-    state = _CheckpointManagerState.parse_obj(json.loads((run / "checkpoints" / LIST).read_text()))
-    assert state.latest_checkpoint_result.checkpoint_dir_name == NAMES[-1]
+    assert ray_reads(run).latest_checkpoint_result.checkpoint_dir_name == NAMES[-1]
 
 
 def test_a_run_without_a_whole_checkpoint_is_not_begun_again_in_silence(run):
@@ -124,9 +123,73 @@ def test_a_run_without_a_whole_checkpoint_is_not_begun_again_in_silence(run):
         leave_out_damaged(str(run), NAMES)
 
 
-def test_a_run_that_has_not_begun_has_nothing_to_look_at(tmp_path):
+def ray_reads(run):
+    from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import _CheckpointManagerState
+
+    return _CheckpointManagerState.parse_obj(json.loads((run / "checkpoints" / LIST).read_text()))
+
+
+def test_a_kill_in_the_first_checkpoint_loses_no_run(tmp_path):
+    """Ray writes its list with the first whole checkpoint: until then there is an empty one."""
     leave_out_damaged(str(tmp_path))
-    assert not list(tmp_path.iterdir())
+    assert ray_reads(tmp_path).checkpoint_results == []
+    half = tmp_path / "checkpoints" / NAMES[0]
+    half.mkdir()
+    (half / "training_state.pt").write_bytes(b"st")
+    leave_out_damaged(str(tmp_path))
+    assert ray_reads(tmp_path).checkpoint_results == []
+    assert ray_reads(tmp_path).latest_checkpoint_result is None
+
+
+def of_training(cause, where="_upload_checkpoint"):
+    return WorkerGroupError(f"Traceback ...\n  in {where}\n{cause}", {0: cause})
+
+
+REFUSALS = [
+    (of_training(OSError(errno.ENOSPC, "Error writing bytes")), "Error writing bytes .make room there"),
+    (of_training(OSError(errno.EDQUOT, "quota"), where="_save_state"), "quota .make room there"),
+    (of_training(PermissionError(errno.EACCES, "Access Denied")), "Access Denied"),
+    (of_training(OSError(errno.EIO, "Please reduce your request rate")), "Please reduce your request rate"),
+]
+
+
+@pytest.mark.parametrize(("error", "says"), REFUSALS)
+@pytest.mark.parametrize("half", ["training_state.pt", "files.json"])
+@pytest.mark.parametrize("the_list", ["whole", "cut"])
+def test_what_a_storage_refused_is_one_line_and_leaves_nothing(run, error, says, half, the_list):
+    newest = run / "checkpoints" / NAMES[-1]
+    if half == "files.json":
+        (newest / half).unlink()  # it came last
+    else:
+        truncate(newest / half)
+    if the_list == "cut":
+        (run / "checkpoints" / LIST).write_text("")
+    with (
+        pytest.raises(UserError, match=rf"cannot use \S+/checkpoints: {says}") as caught,
+        told_of_refusal(str(run), NAMES[:2]),
+    ):
+        raise error
+    assert "\n" not in str(caught.value)
+    assert not newest.exists()
+    if the_list == "cut":
+        assert listed(run) == NAMES[:-1]
+        leave_out_damaged(str(run))
+        assert listed(run) == NAMES[:-1]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        of_training(OSError(errno.ECONNRESET, "by peer"), where="all_reduce"),
+        of_training(ValueError("odd")),
+        KeyError("x"),
+    ],
+)
+def test_what_no_storage_has_refused_stays_as_it_is(run, error):
+    with pytest.raises(type(error)) as caught, told_of_refusal(str(run), []):
+        raise error
+    assert caught.value is error
+    assert all((run / "checkpoints" / name).exists() for name in NAMES)
 
 
 @pytest.fixture(scope="module")

@@ -536,7 +536,7 @@ def test_a_full_disk_is_one_line(tmp_path, base, other, monkeypatch):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
     try:
-        with pytest.raises(UserError, match=r"cannot write .*unet/diffusion_pytorch_model\.safetensors") as caught:
+        with pytest.raises(UserError, match=r"cannot use .*unet/diffusion_pytorch_model\.safetensors") as caught:
             checkpoints.to_diffusers(uri, str(tmp_path / "out"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
