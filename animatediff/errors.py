@@ -1,7 +1,10 @@
 """Errors that a user can mend: one line that names the thing and the remedy."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+
+_MOST_CHARS = 300
 
 
 class UserError(ValueError):
@@ -23,3 +26,30 @@ def naming(field: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise type(error)(f"{field}: {error}") from error
+
+
+@contextmanager
+def refusing(what: str, reason: Callable[[BaseException], str] | None = None) -> Iterator[None]:
+    """Tell whatever a stranger's file makes a library raise as a `UserError`: a line of `what`, and the reason.
+
+    The panics of libraries in Rust are no `Exception`; they are told as well. What stops the process passes through.
+
+    Args:
+        what: what was done with which file.
+        reason: what is told of an error; default: `one_line`.
+    """
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise UserError(f"{what}: {(reason or one_line)(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, without line breaks and not too long; of a library's bare word, its kind, too."""
+    try:
+        text = " ".join(str(error).split())[:_MOST_CHARS]
+    except Exception:  # of what cannot be printed, such as a number of 5,000 digits
+        text = ""
+    return text if isinstance(error, ValueError | OSError) and text else f"{type(error).__name__}: {text}".rstrip(": ")

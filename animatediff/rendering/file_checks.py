@@ -6,7 +6,7 @@ from functools import partial
 from typing import NamedTuple
 
 from animatediff import storage
-from animatediff.errors import UserError
+from animatediff.errors import UserError, refusing
 from animatediff.rendering.entries import Weights
 from animatediff.rendering.remote_header import remote_header
 from animatediff.weights import lora
@@ -67,7 +67,8 @@ def _problem(given: GivenFile) -> str | None:
     except UserError:  # a broken file fails its own items only
         return None
     try:
-        check_kind(file)
+        with refusing(f"cannot tell what {given.uri} is"):
+            check_kind(file)
     except UserError as error:
         return str(error)
     return None

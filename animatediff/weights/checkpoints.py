@@ -16,13 +16,14 @@ from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.weights import ldm
 from animatediff.weights.architectures import PARTS, known_base, meta_modules
-from animatediff.weights.files import local_copy, parse_json
+from animatediff.weights.files import local_copy, read_json
 from animatediff.weights.identify import expect
 from animatediff.weights.motion_file import TRAINED_FILE, trained_file
 from animatediff.weights.scaled import unscaled
 from animatediff.weights.tensors import TensorFile, open_tensors, save_tensors
 
 State = dict[str, Tensor]
+_MAX_INDEX_BYTES = 16 << 20  # of the largest models some 200 KB
 _HASHED_FOLDERS = {*PARTS, "tokenizer", "tokenizer_2"}
 # What a LoRA or a motion module is read from where it is given as a folder, and what decides its strength or shape.
 _HASHED_FILES = ("adapter_", "pytorch_lora_weights.", "diffusion_pytorch_model.", "config.json", TRAINED_FILE)
@@ -185,7 +186,7 @@ def _file_predicts_v(file: TensorFile) -> bool:
 def _folder_predicts_v(folder: Path) -> bool:
     """Whether the scheduler in a diffusers folder says so."""
     config = folder / "scheduler" / "scheduler_config.json"
-    return config.is_file() and parse_json(config.read_bytes(), str(config)).get("prediction_type") == "v_prediction"
+    return config.is_file() and read_json(config, str(config)).get("prediction_type") == "v_prediction"
 
 
 def _read_folder(folder: Path, uri: str, wanted: Mapping[str, State]) -> dict[str, _Found]:
@@ -202,20 +203,29 @@ def _read_folder(folder: Path, uri: str, wanted: Mapping[str, State]) -> dict[st
 
 def _tensors_in(folder: Path) -> State:
     return {
-        name: tensor for file in _weights_files(folder) for name, tensor in unscaled(open_tensors(str(file))).items()
+        name: tensor for file in weights_files(folder) for name, tensor in unscaled(open_tensors(str(file))).items()
     }
 
 
-def _weights_files(folder: Path) -> list[Path]:
-    """The files of one part: one, or all that an index names; none where there are no weights."""
+def weights_files(folder: Path) -> list[Path]:
+    """The files of one part: one, or all that an index names; none where there are no weights.
+
+    Raises:
+        UserError: the index cannot be read, leads out of its folder, or names what is not there.
+    """
     file = next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), None)
     if file is None or file.suffix != ".json":
         return [file] if file else []
-    index = parse_json(file.read_bytes(), str(file))
+    index = read_json(file, str(file), max_bytes=_MAX_INDEX_BYTES)
     try:
-        return [file.with_name(name) for name in sorted(set(index["weight_map"].values()))]
+        names = sorted(set(index["weight_map"].values()))
+        shards = [file.with_name(name) for name in names]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is no index of weights files") from error
+    for shard in shards:
+        if not shard.is_file():
+            raise UserError(f"{file}: weight_map names {shard.name[:100]!r}, which is no file beside it")
+    return shards
 
 
 def _parts(tensors: Mapping[str, Tensor], wanted: Mapping[str, State]) -> dict[str, _Found]:

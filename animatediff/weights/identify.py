@@ -12,7 +12,7 @@ from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.weights import identify_lora, identify_model
 from animatediff.weights.families import Base, Contents, Description, Family, Identity, find_rule
-from animatediff.weights.files import local_copy, parse_json
+from animatediff.weights.files import local_copy, read_json
 from animatediff.weights.identify_base import text_width
 from animatediff.weights.identify_metadata import printable, read_metadata
 from animatediff.weights.identify_words import misfit
@@ -165,4 +165,4 @@ def _variant(path: Path) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return parse_json(path.read_bytes(), str(path)) if path.is_file() else {}
+    return read_json(path, str(path)) if path.is_file() else {}
