@@ -2,21 +2,35 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 _MOST_CHARS = 300
+_MOST_OF_A_LINE = 8000  # twenty problems of a catalog are told in one
 
 
 class UserError(ValueError):
-    """Something the user gave cannot be used (a file, a base model, a bucket). The jobs print it and exit 1."""
+    """Something the user gave cannot be used (a file, a base model, a bucket). The jobs print it and exit 1.
+
+    What it quotes may be a stranger's megabytes: the middle of a long text is left out.
+    """
 
     exit_code = 1
+
+    def __init__(self, *texts: Any) -> None:
+        super().__init__(*(bounded(text) if isinstance(text, str) else text for text in texts))
 
 
 class UsageError(UserError):
     """The command line or a config file is wrong. The jobs print it and exit 2."""
 
     exit_code = 2
+
+
+def bounded(text: str) -> str:
+    """Return a text of at most 8,000 characters, with its beginning, which names the thing, and its end, the remedy."""
+    half = _MOST_OF_A_LINE // 2
+    return text if len(text) <= _MOST_OF_A_LINE else f"{text[: half - 10]} [...] {text[10 - half :]}"
 
 
 @contextmanager

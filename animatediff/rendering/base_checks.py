@@ -27,7 +27,7 @@ def check_parts(base: str) -> None:
     """
     folder = Path(resolve(base))
     for part, names in _NEEDED if folder.is_dir() else ():
-        if not any((folder / part / name).is_file() for name in names):
+        if not any((folder / part / name).exists() for name in names):
             kind = "weights" if names is WEIGHTS_FILES else names[0]
             raise UserError(f"base {base} has no {kind} in its {part}/: copy the whole folder of the model")
     for part in ("unet", "vae", "text_encoder"):

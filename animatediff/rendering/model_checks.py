@@ -88,8 +88,8 @@ class ModelChecks:
             schedule = self._schedule or own
             unet, vae = load_config(base, "unet"), load_config(base, "vae")
             _check_base(base, unet, vae, schedule)
-            motion_modules.check_fits(motion, unet, base)
             check_parts(base)
+            motion_modules.check_fits(motion, unet, base)
             text_layers = num_text_layers(base)
             distillation = distilled(motion)
         if self._schedule and motion.schedule and self._schedule != own:

@@ -6,6 +6,7 @@ is built on the meta device first, which stops where it outgrows the weights bes
 
 import inspect
 import math
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -118,9 +119,9 @@ def build_on_meta(cls: Any, config: Mapping[str, Any], source: str, *, weights_b
         fault = error
     if isinstance(fault, _OutgrownError):
         has = "" if weights_bytes is None else f", its weights files have {weights_bytes:,} bytes"
-        blamed = _blamed(cls, build, config) or _largest(config)
+        blamed = _blamed(cls, build, config, fault) or _largest(config)
         raise UserError(f"{source} asks for {fault}{has}{blamed}") from fault
-    raise UserError(f"{source} cannot be used{_blamed(cls, build, config)}: {one_line(fault)}") from fault
+    raise UserError(f"{source} cannot be used{_blamed(cls, build, config, fault)}: {one_line(fault)}") from fault
 
 
 class _OutgrownError(Exception):
@@ -162,17 +163,30 @@ def _bounded(most_parameters: int) -> Iterator[None]:
             handle.remove()
 
 
-def _blamed(cls: Any, build: Any, config: Mapping[str, Any]) -> str:
-    """The one field without which the part can be built, as the end of a line; nothing where there is none."""
-    defaults = inspect.signature(cls.__init__).parameters
-    for field, value in config.items():
-        if field.startswith("_") or (field in defaults and defaults[field].default == value):
-            continue
+def _blamed(cls: Any, build: Any, config: Mapping[str, Any], fault: BaseException) -> str:
+    """The field that a part cannot be built for, as the end of a line; nothing where it cannot be told.
+
+    It is the one without which there is no fault; or, as the default of a list may not fit the others, the one whose
+    text the fault quotes, or whose value is of another type than its default.
+    """
+    defaults = {name: field.default for name, field in inspect.signature(cls.__init__).parameters.items()}
+    own = {
+        field: value
+        for field, value in config.items()
+        if not field.startswith("_") and (field not in defaults or defaults[field] != value)
+    }
+    for field, value in own.items():
         try:
             build({name: other for name, other in config.items() if name != field})
         except Exception:  # it is not this one's fault, or not alone
             continue
         return f" ({field} is {_shown(value)})"
+    words = set(re.findall(r"\w+", str(fault)))
+    for field, value in own.items():
+        default = defaults.get(field)
+        is_odd = isinstance(default, list | tuple) and not isinstance(value, list)
+        if is_odd or any(leaf in words for leaf in _leaves(value) if isinstance(leaf, str)):
+            return f" ({field} is {_shown(value)})"
     return ""
 
 

@@ -156,9 +156,8 @@ class Ledger:
 
     def _known(self, digests: set[str]) -> dict[str, Result]:
         rows = {digest: self._rows[digest] for digest in digests & self._rows.keys()}
-        taken = map(_result, self._table.take(_indices(rows.values())).to_pylist())
-        found = {result.digest: result for result in taken if result}
-        read = self._read((digests - found.keys()) & self._written)
+        found = {row["digest"]: _result(row) for row in self._table.take(_indices(rows.values())).to_pylist()}
+        read = self._read((digests - rows.keys()) & self._written)
         return found | {result.digest: result for result in read if result}
 
     def _read(self, digests: Iterable[str]) -> Iterator[Result | None]:
@@ -235,7 +234,7 @@ def read_results(output_uri: str) -> list[Result]:
     if not len(table):
         uri = storage.join(output_uri, TABLE)
         raise UserError(f"there is no {uri}: render a catalog there first (pipelines/animate.py)")
-    rows = [result for row in table.to_pylist() if (result := _result(row))]
+    rows = [_result(row) for row in table.to_pylist()]
     ledger = Ledger(output_uri, {row.digest for row in rows})
     there = ledger.finished()
     found = ledger.results(rows, {row.digest: row.error or "" for row in rows if row.status == "invalid"})
@@ -285,15 +284,10 @@ def _row(result: Result, output_uri: str) -> dict[str, Any]:
     return row | {name: list(row[name].items()) for name in _MAPS} | {"uri": path and storage.join(output_uri, path)}
 
 
-def _result(row: dict[str, Any]) -> Result | None:
-    """A row of the table; None of one that no item has, such as with a NaN in its settings: the item's file tells."""
-    try:
-        return Result.model_validate(
-            {name: dict(value or ()) if name in _MAPS else value for name, value in row.items() if name != "uri"}
-        )
-    except ValueError as error:
-        logger.warning("%s: the row of item %s is damaged and left out: %s", TABLE, row["digest"], describe(error))
-        return None
+def _result(row: dict[str, Any]) -> Result:
+    return Result.model_validate(
+        {name: dict(value) if name in _MAPS else value for name, value in row.items() if name != "uri"}
+    )
 
 
 def _indices(rows: Iterable[int]) -> pa.Array:
