@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-
 _MOST_CHARS = 300
 _MOST_OF_A_LINE = 8000  # twenty problems of a catalog are told in one
 

@@ -7,7 +7,7 @@ from transformers import CLIPTextConfig
 
 from animatediff.errors import UserError
 from animatediff.weights.base import check_part, load_config, resolve
-from animatediff.weights.checkpoints import WEIGHTS_FILES
+from animatediff.weights.part_files import WEIGHTS_FILES
 
 # Of each set of names one file is needed. The configs of UNet and VAE are read anyway.
 _NEEDED: list[tuple[str, Sequence[str]]] = [

@@ -97,7 +97,7 @@ Status = Literal["ok", "failed", "invalid"]
 
 
 def _finite(values: Any) -> Any:
-    """The finite numbers of a mapping: what is NaN or infinite cannot be said, in JSON or on a page, and is left out."""
+    """The finite numbers of a mapping: NaN and infinity cannot be said in JSON or on a page, and are left out."""
     if not isinstance(values, Mapping):
         return values
     return {name: value for name, value in values.items() if not isinstance(value, float) or math.isfinite(value)}

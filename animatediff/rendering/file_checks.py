@@ -6,13 +6,13 @@ from functools import partial
 from typing import NamedTuple
 
 from animatediff import storage
-from animatediff.errors import UserError, refusing
+from animatediff.errors import UserError
 from animatediff.rendering.entries import Weights
 from animatediff.rendering.remote_header import remote_header
 from animatediff.weights import lora
 from animatediff.weights.architectures import PARTS
-from animatediff.weights.checkpoints import WEIGHTS_FILES
 from animatediff.weights.identify import expect
+from animatediff.weights.part_files import WEIGHTS_FILES
 from animatediff.weights.tensors import TensorFile, open_tensors
 
 _NUM_THREADS = 16  # they wait for storage
@@ -67,8 +67,7 @@ def _problem(given: GivenFile) -> str | None:
     except UserError:  # a broken file fails its own items only
         return None
     try:
-        with refusing(f"cannot tell what {given.uri} is"):
-            check_kind(file)
+        check_kind(file)
     except UserError as error:
         return str(error)
     return None

@@ -113,7 +113,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _json_for_html(data: Any) -> str:
-    """JSON that no parser of HTML takes for the end of its element; a NaN would be no JSON, and leave the page blank."""
+    """JSON that no parser of HTML takes for the end of its element; a NaN, which would blank the page, is null."""
     try:
         text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except ValueError:

@@ -211,4 +211,3 @@ def without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     if all(name.startswith("module.") for name in tensors):
         return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors
-

@@ -46,6 +46,8 @@ class Report:
     cases: int = 0
     seconds: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
+    first: dict[str, int] = field(default_factory=dict)
+    """Number of the first case of each outcome."""
     slowest: tuple[float, int] = (0.0, -1)
     """Seconds, and the case's number."""
     peak: tuple[float, int] = (0.0, -1)
@@ -54,7 +56,7 @@ class Report:
     """Number, and why: an error of another class, a deadline or a memory that was not kept, a process that died."""
 
     def __str__(self) -> str:
-        outcomes = ", ".join(f"{count} {name}" for name, count in self.outcomes.most_common())
+        outcomes = ", ".join(f"{count} {name} ({self.first[name]})" for name, count in self.outcomes.most_common())
         return (
             f"{self.subject}: {self.cases} cases in {self.seconds:.0f} s; {outcomes}; slowest {self.slowest[0]:.2f} s "
             f"(case {self.slowest[1]}), peak {self.peak[0]:.0f} MiB (case {self.peak[1]}), {len(self.faults)} faults"
@@ -63,14 +65,16 @@ class Report:
     def add(self, subject: Subject, number: int, outcome: str, seconds: float, peak: float) -> None:
         """Take in a case."""
         self.cases += 1
-        self.outcomes[outcome.partition(":")[0]] += 1
+        word = outcome.partition(":")[0]
+        self.outcomes[word] += 1
+        self.first.setdefault(word, number)
         self.slowest, self.peak = max(self.slowest, (seconds, number)), max(self.peak, (peak, number))
         if outcome.startswith("FAULT"):
             self.faults.append((number, outcome))
         elif seconds > subject.deadline_s:
-            self.faults.append((number, f"{seconds:.1f} s, the deadline is {subject.deadline_s} s"))
+            self.faults.append((number, f"{word} after {seconds:.1f} s, the deadline is {subject.deadline_s} s"))
         elif peak > subject.memory_mb:
-            self.faults.append((number, f"{peak:.0f} MiB, the bound is {subject.memory_mb} MiB"))
+            self.faults.append((number, f"{word} with {peak:.0f} MiB, the bound is {subject.memory_mb} MiB"))
 
 
 def fuzz(subject: Subject, numbers: Iterable[int], *, seed: int, budget_s: float = float("inf")) -> Report:
@@ -148,9 +152,7 @@ def mib_of(status: Path, name: str) -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")), 0.0)
 
 
-def _watch(
-    subject: Subject, child: int, pipe: int, left: list[int], report: Report, end: float
-) -> list[int]:
+def _watch(subject: Subject, child: int, pipe: int, left: list[int], report: Report, end: float) -> list[int]:
     """Read a child's outcomes; returns the cases that it did not come to."""
     left, text = list(left), b""
     patience = 2 * subject.deadline_s + PATIENCE_S

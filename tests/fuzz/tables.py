@@ -14,11 +14,10 @@ import pyarrow.parquet as pq
 
 from animatediff.config import load
 from animatediff.data.plan import Planner
+from animatediff.data.quarantine import VideoError
 from animatediff.data.sources.fetch import fetch
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig
-from animatediff.data.quarantine import VideoError
-from animatediff.errors import UserError
 from animatediff.rendering import catalog_files
 from animatediff.rendering.catalog_files import CatalogFile
 from tests.fuzz.harness import Subject
@@ -34,7 +33,15 @@ _CATALOG = {
 }
 _TRICKS = (
     *("[" * 30_000, "{a: " * 3000, "&a [*a]", "a: &a [x]\nb: &b [*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b]\nd: [*c,*c,*c,*c]"),
-    *("9" * 5000, "!!python/object/apply:os.system [ls]", "? [a]\n: b", "2001-99-99", "%YAML 9.9\n---\n", "\t- a", "<<: *x"),
+    *(
+        "9" * 5000,
+        "!!python/object/apply:os.system [ls]",
+        "? [a]\n: b",
+        "2001-99-99",
+        "%YAML 9.9\n---\n",
+        "\t- a",
+        "<<: *x",
+    ),
     *("=1+1", '"', "\0end\0", "\r", "," * 5000, "file:///dev/zero", "zip://a::http://u:p@h/x", "x" * 300_000, "\ufeff"),
 )
 
@@ -46,7 +53,9 @@ def _seeds() -> dict[str, bytes]:
     rows = [{"id": f"v{i}", "video": f"{i}.mp4", "caption": f"a dog {i}"} for i in range(9)]
     parquet = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), parquet, row_group_size=4)
-    entries = [{"name": f"e{i}", "base": "/n/b", "motion_module": "/n/m", "prompt": "a cat", "seeds": [i]} for i in range(4)]
+    entries = [
+        {"name": f"e{i}", "base": "/n/b", "motion_module": "/n/m", "prompt": "a cat", "seeds": [i]} for i in range(4)
+    ]
     return {
         "webvid.csv": csv.encode(),
         "rows.tsv": csv.replace(",", "\t").encode("utf-16"),
@@ -96,7 +105,9 @@ def _spoil_header(rng: random.Random, info: tarfile.TarInfo) -> None:
         info.type = rng.choice((tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE))
         info.linkname = rng.choice(("", info.name, "../../../etc/passwd", "v1.mp4"))
     elif what == 2:
-        info.name = rng.choice(("../x.mp4", "/etc/x.mp4", "", "x" * 3000 + ".mp4", "a\0b.mp4", ".mp4", "a/b/../../c.mp4"))
+        info.name = rng.choice(
+            ("../x.mp4", "/etc/x.mp4", "", "x" * 3000 + ".mp4", "a\0b.mp4", ".mp4", "a/b/../../c.mp4")
+        )
     elif what == 3:
         info.pax_headers = {rng.choice(("size", "path", "GNU.sparse.size")): rng.choice(("-1", "9" * 400, "x", "\0"))}
     else:

@@ -47,7 +47,10 @@ def _seeds() -> list[tuple[str, bytes]]:
     lightning = {"state_dict": OrderedDict(text), "epoch": 3, "optimizer": [1, (2, 3), {"a": None}]}
     metadata = {"ss_network_module": "networks.lora", "lora_adapter_metadata": '{"unet.r": 2, "unet.lora_alpha": 2}'}
     motion = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.processor"
-    motion_pair = {f"{motion}.to_q_lora.down.weight": torch.ones(2, 64), f"{motion}.to_q_lora.up.weight": torch.ones(64, 2)}
+    motion_pair = {
+        f"{motion}.to_q_lora.down.weight": torch.ones(2, 64),
+        f"{motion}.to_q_lora.up.weight": torch.ones(64, 2),
+    }
     return [
         *((role, save(scaled, metadata)) for role in ("lora", "domain_adapter")),
         ("motion_lora", save(motion_pair)),
@@ -92,7 +95,9 @@ def _with_opcodes(rng: random.Random, data: bytes) -> bytes:
     changed = bytearray(data)
     for _ in range(rng.choice((1, 2, 4))):
         place = rng.randrange(len(changed))
-        changed[place:place] = rng.choice((bytes([rng.choice(_OPS)]), b"q\x01h\x01", b"h\x01\x86q\x01" * 40, b"(]e" * 9))
+        changed[place:place] = rng.choice(
+            (bytes([rng.choice(_OPS)]), b"q\x01h\x01", b"h\x01\x86q\x01" * 40, b"(]e" * 9)
+        )
     return bytes(changed)
 
 
@@ -124,9 +129,9 @@ def _run(rng: random.Random, folder: Path) -> str:
     path = folder / f"file{suffix}"
     path.write_bytes(mutate(rng, data, [other for _, other in seeds]))
     uri = str(path)
-    if role != "motion_module" and (problem := check_files([GivenFile(uri, role)])):
-        if any("\n" in line or len(line) > 8000 for line in problem.values()):
-            return f"FAULT message: {problem}"
+    problems = check_files([GivenFile(uri, role)]) if role != "motion_module" else {}
+    if any("\n" in line or len(line) > 8000 for line in problems.values()):
+        return f"FAULT message: {problems}"
     if role == "embedding":
         token_of(EmbeddingFile(path=uri))
     identify.identify_uri(uri)

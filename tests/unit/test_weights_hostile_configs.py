@@ -9,6 +9,7 @@ import os
 import re
 import resource
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +25,11 @@ CONFIGS = {
     "no groups": ("unet", {"norm_num_groups": 0}, r"unet .*norm_num_groups is 0,"),
     "a dtype": ("unet", {"dtype": "float16"}, r"unet .*dtype is 'float16'"),
     "layers without end": ("unet", {"layers_per_block": 10_000_000}, r"layers_per_block is 10000000,"),
-    "blocks without end": ("unet", {"transformer_layers_per_block": [10**9] * 3}, r"transformer_layers_per_block is \["),
+    "blocks without end": (
+        "unet",
+        {"transformer_layers_per_block": [10**9] * 3},
+        r"transformer_layers_per_block is \[",
+    ),
     "negative channels": ("unet", {"block_out_channels": [-32, 64, 96]}, r"block_out_channels is \[-32, 64, 96\]"),
     "no channels": ("unet", {"block_out_channels": []}, r"block_out_channels is \[\]"),
     "text for channels": ("unet", {"block_out_channels": "32"}, r"block_out_channels is '32'"),
@@ -48,7 +53,11 @@ CONFIGS = {
     "no blocks": ("vae", {"down_block_types": None}, r"down_block_types is None"),
     "text layers without end": ("text_encoder", {"num_hidden_layers": 10**9}, r"num_hidden_layers is 1000000000"),
     "words without end": ("text_encoder", {"vocab_size": 10**12}, r"vocab_size is 1000000000000"),
-    "more words than the file": ("text_encoder", {"vocab_size": 4_000_000}, r"asks for more than .*vocab_size, 4,000,000"),
+    "more words than the file": (
+        "text_encoder",
+        {"vocab_size": 4_000_000},
+        r"asks for more than .*vocab_size, 4,000,000",
+    ),
     "no width": ("text_encoder", {"hidden_size": 0}, r"hidden_size is 0"),
     "heads that do not divide": ("text_encoder", {"num_attention_heads": 7}, r"num_attention_heads is 7"),
     "places of text": ("text_encoder", {"max_position_embeddings": "77"}, r"max_position_embeddings is '77'"),
@@ -61,13 +70,21 @@ TEXTS = {
     "a list": ("text_encoder/config.json", "[1]", "text_encoder of base .* holds a list"),
     "a number of 5,000 digits": ("vae/config.json", '{"a": ' + "9" * 5_000 + "}", "vae of base .* is not valid JSON"),
     "megabytes": ("unet/config.json", '{"a": "' + "x" * 2_000_000 + '"}', "unet of base .* more than 1,048,576 bytes"),
-    "shards elsewhere": ("unet/diffusion_pytorch_model.safetensors.index.json", '{"weight_map": {"a": "../x"}}', "no index"),
+    "shards elsewhere": (
+        "unet/diffusion_pytorch_model.safetensors.index.json",
+        '{"weight_map": {"a": "../x"}}',
+        "no index",
+    ),
     "shards that are gone": (
         "unet/diffusion_pytorch_model.safetensors.index.json",
         '{"weight_map": {"a": "b.safetensors"}}',
         "weight_map names 'b.safetensors', which is no file beside it",
     ),
-    "shards that are numbers": ("vae/diffusion_pytorch_model.safetensors.index.json", '{"weight_map": [1]}', "no index"),
+    "shards that are numbers": (
+        "vae/diffusion_pytorch_model.safetensors.index.json",
+        '{"weight_map": [1]}',
+        "no index",
+    ),
 }
 
 LOADERS = {"unet": load_unet, "vae": load_vae, "text_encoder": load_text_encoder, "tokenizer": load_tokenizer}
@@ -75,7 +92,7 @@ LOADERS = {"unet": load_unet, "vae": load_vae, "text_encoder": load_text_encoder
 
 def copy_of_base(folder):
     """The weights linked; what is changed is written anew."""
-    shutil.copytree(BASE, folder, copy_function=lambda source, target: os.symlink(source, target))
+    shutil.copytree(BASE, folder, copy_function=lambda source, target: Path(target).symlink_to(source))
     return folder
 
 
@@ -122,7 +139,9 @@ def test_a_text_that_is_no_config_is_one_line(row, tmp_path):
     assert_one_line(problem_of(base), expected)
 
 
-@pytest.mark.parametrize("name", ["unet/config.json", "vae/config.json", "text_encoder/config.json", "unet/x.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["unet/config.json", "vae/config.json", "text_encoder/config.json", "unet/x.safetensors"]
+)
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["fifo", "device"])
 def test_what_would_be_waited_for_is_not_opened(name, make, tmp_path):
     base = copy_of_base(tmp_path / "base")
@@ -142,7 +161,10 @@ TOKENIZERS = {
     "a class of its own": ("tokenizer_config.json", b'{"tokenizer_class": 7, "added_tokens_decoder": {"x": 1}}'),
     "deep": ("tokenizer_config.json", b"[" * 100_000),
     "half a tokenizer": ("tokenizer.json", b'{"version": "1.0"'),
-    "a tokenizer of nothing": ("tokenizer.json", b'{"model": {"type": "BPE", "vocab": {"a": -1}, "merges": [["x", "y"]]}}'),
+    "a tokenizer of nothing": (
+        "tokenizer.json",
+        b'{"model": {"type": "BPE", "vocab": {"a": -1}, "merges": [["x", "y"]]}}',
+    ),
     "a tokenizer of gigabytes": ("tokenizer.json", None),
 }
 
