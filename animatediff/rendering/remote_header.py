@@ -11,7 +11,7 @@ from animatediff.weights.safetensors_header import as_texts
 from animatediff.weights.tensors import TensorFile, holds, without_wrapper
 
 _LENGTH_BYTES = 8  # in which the header's own length comes first
-_MAX_BYTES = 100_000_000  # safetensors' own bound
+_MAX_BYTES = 8 << 20  # of the largest models below 1 MB; longer ones are read from a copy of the file
 
 
 def remote_header(uri: str) -> TensorFile | None:

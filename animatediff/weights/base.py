@@ -22,6 +22,7 @@ from animatediff.weights.architectures import PARTS
 from animatediff.weights.files import local_copy, read_json
 
 _CONFIGURED: dict[str, Any] = {**PARTS, "scheduler": DDIMScheduler}  # any scheduler's class reads any other's config
+_FEWEST_TOKENS = 3  # a start, an end, and a word
 _TAKEN_FOR_HUB = "there is no such folder, so it is taken for a hub id"
 
 
@@ -139,7 +140,7 @@ def load_text_encoder(base: str) -> tuple[CLIPTokenizer, CLIPTextModel]:
     """
     if _is_sdxl(base):
         raise UserError(f"base {base} is an SDXL model; clips are rendered with Stable Diffusion 1.x bases only")
-    return _load(CLIPTokenizer, base, "tokenizer"), _load(CLIPTextModel, base, "text_encoder")
+    return _load_tokenizer(base, "tokenizer"), _load(CLIPTextModel, base, "text_encoder")
 
 
 def load_tokenizer(base: str) -> tuple[CLIPTokenizer, int]:
@@ -148,7 +149,7 @@ def load_tokenizer(base: str) -> tuple[CLIPTokenizer, int]:
     Raises:
         UserError: the base has none.
     """
-    tokenizer = _load(CLIPTokenizer, base, "tokenizer")
+    tokenizer = _load_tokenizer(base, "tokenizer")
     config = _load(CLIPTextConfig, base, "text_encoder")
     # A tokenizer saved without its length claims 10^30.
     return tokenizer, min(tokenizer.model_max_length, config.max_position_embeddings) - 2
@@ -160,10 +161,10 @@ def load_text_encoders(base: str) -> dict[str, tuple[CLIPTokenizer, CLIPTextMode
     Raises:
         UserError: the base has none.
     """
-    found = {"text_encoder": (_load(CLIPTokenizer, base, "tokenizer"), _load(CLIPTextModel, base, "text_encoder"))}
+    found = {"text_encoder": (_load_tokenizer(base, "tokenizer"), _load(CLIPTextModel, base, "text_encoder"))}
     if _is_sdxl(base):
         second = _load(CLIPTextModelWithProjection, base, "text_encoder_2")
-        found["text_encoder_2"] = (_load(CLIPTokenizer, base, "tokenizer_2"), second)
+        found["text_encoder_2"] = (_load_tokenizer(base, "tokenizer_2"), second)
     return found
 
 
@@ -186,6 +187,21 @@ def _load(cls: Any, base: str, part: str) -> Any:
         component = cls.from_pretrained(folder, subfolder=part, **_variant(Path(folder) / part))
     # transformers leaves weights in the precision of the file, diffusers does not.
     return component.float().eval().requires_grad_(False) if isinstance(component, torch.nn.Module) else component
+
+
+def _load_tokenizer(base: str, part: str) -> CLIPTokenizer:
+    tokenizer = _load(CLIPTokenizer, base, part)
+    for field in ("model_max_length", "bos_token_id", "eos_token_id", "pad_token_id"):
+        value = getattr(tokenizer, field)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or value < (_FEWEST_TOKENS if "max" in field else 0)
+        ):
+            raise UserError(
+                f"the {part} of base {base} has the {field} {str(value)[:60]}: copy the folder of its model anew"
+            )
+    return tokenizer
 
 
 def _variant(folder: Path) -> dict[str, str]:

@@ -165,4 +165,5 @@ def _why_refused(error: Exception) -> str:
             ".safetensors on an isolated machine"
         )
     fault, *_advice = re.split("Please|Check", reason)
-    return f"is not a whole PyTorch file, or a pickle of another kind ({one_line(fault)}): take a .safetensors file"
+    told = " ".join(fault.split())[:200]
+    return f"is not a whole PyTorch file, or a pickle of another kind ({told}): take a .safetensors file"

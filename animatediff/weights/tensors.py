@@ -24,6 +24,7 @@ from animatediff.weights.files import local_copy
 # Everything below is also the bound on what a hostile file can cost.
 _MAX_TENSORS = 100_000
 _MAX_NAME = 1_000  # characters; the longest published ones have below 200
+_MAX_NAMES = 8 << 20  # characters together; those of 10,000 tensors have 1 MB, and each is compared with many patterns
 _MAX_DEPTH = 4
 _MAX_OF_NONE = 1 << 24  # what is left of the shape of a tensor without numbers, as of a LoRA of rank 0
 _MAX_HEADER_BYTES = 100_000_000  # safetensors' own bound
@@ -185,6 +186,8 @@ def _checked(tensors: dict[str, Tensor], path: Path, uri: str) -> dict[str, Tens
         raise UserError(f"{uri} holds no tensors")
     if len(tensors) > _MAX_TENSORS:
         raise UserError(f"{uri} claims {len(tensors)} tensors: it is no model")
+    if sum(map(len, tensors)) > _MAX_NAMES:
+        raise UserError(f"{uri} has tensors whose names are {sum(map(len, tensors)):,} characters long: it is no model")
     size = path.stat().st_size
     for name, tensor in tensors.items():
         if len(name) > _MAX_NAME:

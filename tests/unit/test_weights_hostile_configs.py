@@ -160,6 +160,8 @@ TOKENIZERS = {
     "merges of what is not there": ("merges.txt", b"#version\nq z\nz q\n" * 9),
     "a class of its own": ("tokenizer_config.json", b'{"tokenizer_class": 7, "added_tokens_decoder": {"x": 1}}'),
     "deep": ("tokenizer_config.json", b"[" * 100_000),
+    "a length that is a list": ("tokenizer_config.json", b'{"model_max_length": [77]}'),
+    "a length of less than nothing": ("tokenizer_config.json", b'{"model_max_length": -5}'),
     "half a tokenizer": ("tokenizer.json", b'{"version": "1.0"'),
     "a tokenizer of nothing": (
         "tokenizer.json",
