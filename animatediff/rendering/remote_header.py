@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from animatediff import storage
-from animatediff.errors import UserError
+from animatediff.errors import UserError, refusing
 from animatediff.weights.safetensors_header import as_texts
 from animatediff.weights.tensors import TensorFile, holds, without_wrapper
 
@@ -38,10 +38,8 @@ def remote_header(uri: str) -> TensorFile | None:
 
 def _size(uri: str) -> int:
     fs, path = storage.filesystem(uri)
-    try:
+    with refusing(f"cannot tell the size of {uri}"):
         return int(fs.size(path))
-    except Exception as error:  # each storage has its own
-        raise storage.unreachable(uri, error) from error
 
 
 def _read(uri: str, start: int, num_bytes: int) -> bytes:
