@@ -1,19 +1,35 @@
 """Errors that a user can mend: one line that names the thing and the remedy."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+_MOST_CHARS = 300
+_MOST_OF_A_LINE = 8000  # twenty problems of a catalog are told in one
 
 
 class UserError(ValueError):
-    """Something the user gave cannot be used (a file, a base model, a bucket). The jobs print it and exit 1."""
+    """Something the user gave cannot be used (a file, a base model, a bucket). The jobs print it and exit 1.
+
+    What it quotes may be a stranger's megabytes: the middle of a long text is left out.
+    """
 
     exit_code = 1
+
+    def __init__(self, *texts: Any) -> None:
+        super().__init__(*(bounded(text) if isinstance(text, str) else text for text in texts))
 
 
 class UsageError(UserError):
     """The command line or a config file is wrong. The jobs print it and exit 2."""
 
     exit_code = 2
+
+
+def bounded(text: str) -> str:
+    """Return a text of at most 8,000 characters, with its beginning, which names the thing, and its end, the remedy."""
+    half = _MOST_OF_A_LINE // 2
+    return text if len(text) <= _MOST_OF_A_LINE else f"{text[: half - 10]} [...] {text[10 - half :]}"
 
 
 @contextmanager
@@ -23,3 +39,30 @@ def naming(field: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise type(error)(f"{field}: {error}") from error
+
+
+@contextmanager
+def refusing(what: str, reason: Callable[[BaseException], str] | None = None) -> Iterator[None]:
+    """Tell whatever a stranger's file makes a library raise as a `UserError`: a line of `what`, and the reason.
+
+    The panics of libraries in Rust are no `Exception`; they are told as well. What stops the process passes through.
+
+    Args:
+        what: what was done with which file.
+        reason: what is told of an error; default: `one_line`.
+    """
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise UserError(f"{what}: {(reason or one_line)(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, without line breaks and not too long; of a library's bare word, its kind, too."""
+    try:
+        text = " ".join(str(error).split())[:_MOST_CHARS]
+    except Exception:  # of what cannot be printed, such as a number of 5,000 digits
+        text = ""
+    return text if isinstance(error, ValueError | OSError) and text else f"{type(error).__name__}: {text}".rstrip(": ")

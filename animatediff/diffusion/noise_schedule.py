@@ -19,7 +19,7 @@ class NoiseSchedule(Config):
     scaled_linear ones from 0.00085 to 0.020 (the reference's sdxl branch).
     """
 
-    num_train_timesteps: int = Field(1000, ge=2)
+    num_train_timesteps: int = Field(1000, ge=2, le=100_000)
     """Timesteps of the diffusion."""
     beta_start: float = Field(0.00085, gt=0, lt=1)
     """Noise variance added at the first timestep."""

@@ -6,8 +6,8 @@ from pathlib import Path
 from transformers import CLIPTextConfig
 
 from animatediff.errors import UserError
-from animatediff.weights.base import reason, resolve
-from animatediff.weights.checkpoints import WEIGHTS_FILES
+from animatediff.weights.base import check_part, load_config, resolve
+from animatediff.weights.part_files import WEIGHTS_FILES
 
 # Of each set of names one file is needed. The configs of UNet and VAE are read anyway.
 _NEEDED: list[tuple[str, Sequence[str]]] = [
@@ -23,22 +23,21 @@ def check_parts(base: str) -> None:
     """Refuse a folder in which a part of a base is missing; what a hub id has is known when it is loaded.
 
     Raises:
-        UserError: it lacks a part or its weights, or cannot be found.
+        UserError: it lacks a part or its weights, or one cannot be built, or it cannot be found.
     """
     folder = Path(resolve(base))
     for part, names in _NEEDED if folder.is_dir() else ():
-        if not any((folder / part / name).is_file() for name in names):
+        if not any((folder / part / name).exists() for name in names):
             kind = "weights" if names is WEIGHTS_FILES else names[0]
             raise UserError(f"base {base} has no {kind} in its {part}/: copy the whole folder of the model")
+    for part in ("unet", "vae", "text_encoder"):
+        check_part(base, part)
 
 
 def num_text_layers(base: str) -> int:
-    """Layers of a base's text encoder.
+    """Layers of a base's text encoder, whose config `check_parts` has read.
 
     Raises:
         UserError: its config cannot be read.
     """
-    try:
-        return int(CLIPTextConfig.from_pretrained(resolve(base), subfolder="text_encoder").num_hidden_layers)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the config of the text_encoder of base {base}: {reason(error)}") from error
+    return CLIPTextConfig.from_dict(load_config(base, "text_encoder")).num_hidden_layers

@@ -1,11 +1,12 @@
 """Catalogs: which prompts to render with which weights, and the items that follow from them."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
 
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError
@@ -95,6 +96,16 @@ Status = Literal["ok", "failed", "invalid"]
 """`invalid` are the items that were not tried, since their entry cannot be rendered as it is written."""
 
 
+def _finite(values: Any) -> Any:
+    """The finite numbers of a mapping: NaN and infinity cannot be said in JSON or on a page, and are left out."""
+    if not isinstance(values, Mapping):
+        return values
+    return {name: value for name, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
+
+
+_Numbers = Annotated[dict[str, float], BeforeValidator(_finite), PlainSerializer(_finite)]
+
+
 class Result(Item):
     """What became of an item."""
 
@@ -105,7 +116,7 @@ class Result(Item):
     """What was done otherwise than written: a prompt that was cut off, or syntax in it that was read as characters."""
     attempts: int = 0
     """Times that a worker began with it."""
-    seconds: dict[str, float] = Field(default_factory=dict)
+    seconds: _Numbers = Field(default_factory=dict)
     """Of the last attempt, by stage: `load` and `text` (the item's share), `unet`, `vae`, `encode`, `write`."""
     files: dict[str, str] = Field(default_factory=dict)
     """Paths under the output folder: `mp4`, `gif`, `webp`, `png` (a folder), `latents`, and `poster`, a still."""
@@ -117,7 +128,7 @@ class Result(Item):
     """SHA-256 of the weights' contents by URI; a base given as a hub id stands for itself."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Of this project and of the packages that decide pixels, and the device."""
-    scores: dict[str, float] = Field(default_factory=dict)
+    scores: _Numbers = Field(default_factory=dict)
     """What the score job measured of the clip, by name."""
     scored_by: str | None = None
     """The scorer's import path."""

@@ -21,6 +21,7 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 """Of files that are tables."""
 
 _BATCH_ROWS = 10_000
+_MOST_QUOTED = 200  # characters of a name or a cell in a message
 _TEXTS = ("prompt", "negative_prompt")  # the columns whose blanks are kept
 # A list of texts or mappings, or a mapping: prompts have brackets and braces of their own, such as `[day:night:0.5]`.
 _JSON_PROMPTS = re.compile(r'\[\s*(\{\s*)?"|\[\s*\]$|\{\s*"')
@@ -68,7 +69,7 @@ def _given(cells: Iterable[tuple[str, Any]], where: str) -> dict[str, Any]:
         try:
             values[name] = _value(name, _plain(cell)) if isinstance(cell, str) else _plain(cell)
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"{where}, column {name!r}: {error} (got {cell!r})") from error
+            raise UsageError(f"{where}, column {name!r}: {error} (got {repr(cell)[:_MOST_QUOTED]})") from error
     return values
 
 
@@ -203,7 +204,7 @@ def _read_parquet(uri: str, known: list[str]) -> Cells:
 def _check_columns(names: Collection[str], known: list[str], uri: str) -> None:
     for name in names:
         if name not in known:
-            raise UsageError(f"{printable_uri(uri)}: unknown column {name!r}, {name_hint(name, known)}")
+            raise UsageError(f"{printable_uri(uri)}: unknown column {name[:_MOST_QUOTED]!r}, {name_hint(name, known)}")
     if len(set(names)) < len(names):
         double = next(name for name in names if list(names).count(name) > 1)
         raise UsageError(f"{printable_uri(uri)}: several columns are named {double!r}")

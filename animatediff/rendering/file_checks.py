@@ -11,8 +11,8 @@ from animatediff.rendering.entries import Weights
 from animatediff.rendering.remote_header import remote_header
 from animatediff.weights import lora
 from animatediff.weights.architectures import PARTS
-from animatediff.weights.checkpoints import WEIGHTS_FILES
 from animatediff.weights.identify import expect
+from animatediff.weights.part_files import WEIGHTS_FILES
 from animatediff.weights.tensors import TensorFile, open_tensors
 
 _NUM_THREADS = 16  # they wait for storage

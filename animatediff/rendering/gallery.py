@@ -6,6 +6,7 @@ a page opened from disk may not fetch. The scripts draw only what is on the scre
 
 import html
 import json
+import math
 import os.path
 import re
 from collections.abc import Sequence
@@ -108,9 +109,21 @@ def _split_paths(paths: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+    return None if value is None or not math.isfinite(value) else round(value, 4)
 
 
 def _json_for_html(data: Any) -> str:
-    """JSON that no parser of HTML takes for the end of its element."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    """JSON that no parser of HTML takes for the end of its element; a NaN, which would blank the page, is null."""
+    try:
+        text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        text = json.dumps(_without_nan(data), ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def _without_nan(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {name: _without_nan(value) for name, value in data.items()}
+    if isinstance(data, list):
+        return [_without_nan(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

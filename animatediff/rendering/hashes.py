@@ -40,7 +40,7 @@ def content_hashes(catalog: Catalog, remembered_uri: str) -> HashFile:
     """
     known = _read(remembered_uri)
     # Hub ids, and files that are not there, count by their names.
-    uris = [uri for uri in dict.fromkeys(_uris(catalog)) if "://" in uri or Path(uri).exists()]
+    uris = [uri for uri in dict.fromkeys(_uris(catalog)) if _is_there(uri)]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         hashes = dict(zip(uris, pool.map(partial(_hashed, known), uris), strict=True))
     found = {printable_uri(uri): one for uri, one in hashes.items() if isinstance(one, _Known) and one.version}
@@ -55,6 +55,13 @@ def content_hashes(catalog: Catalog, remembered_uri: str) -> HashFile:
         return one.sha256
 
     return content_hash
+
+
+def _is_there(uri: str) -> bool:
+    try:
+        return "://" in uri or Path(uri).exists()
+    except OSError:  # a name that is too long for a file
+        return False
 
 
 def _uris(catalog: Catalog) -> Iterator[str]:

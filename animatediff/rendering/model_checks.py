@@ -9,7 +9,7 @@ import torch
 
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import begin, make_scheduler
-from animatediff.errors import UserError, naming
+from animatediff.errors import UserError, naming, refusing
 from animatediff.rendering.base_checks import check_parts, num_text_layers
 from animatediff.rendering.catalog import schedule_of
 from animatediff.rendering.entries import Model
@@ -77,16 +77,21 @@ class ModelChecks:
 
     def _found_pair(self, base: str, motion_module: str) -> _Pair | str:
         try:
+            return self._checked_pair(base, motion_module)
+        except UserError as error:
+            return str(error)
+
+    def _checked_pair(self, base: str, motion_module: str) -> _Pair:
+        with refusing(f"base {base} with motion_module {motion_module}"):
             with naming("motion_module"):
                 motion, own = motion_modules.open_file(motion_module), schedule_of(motion_module)
             schedule = self._schedule or own
             unet, vae = load_config(base, "unet"), load_config(base, "vae")
             _check_base(base, unet, vae, schedule)
-            motion_modules.check_fits(motion, unet, base)
             check_parts(base)
+            motion_modules.check_fits(motion, unet, base)
             text_layers = num_text_layers(base)
-        except UserError as error:
-            return str(error)
+            distillation = distilled(motion)
         if self._schedule and motion.schedule and self._schedule != own:
             self._warn(
                 "noise_schedule is not the one that %s was trained with: expect grey or noisy pictures, or leave it "
@@ -94,7 +99,7 @@ class ModelChecks:
                 motion_module,
             )
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
-        return _Pair(motion, distilled(motion), schedule, factor, text_layers)
+        return _Pair(motion, distillation, schedule, factor, text_layers)
 
     def _setting_problems(self, base: str, motion_module: str, *values: Any) -> tuple[str, ...]:
         pair = self._pair(base, motion_module)
@@ -171,8 +176,9 @@ def _length_problems(settings: Mapping[str, Any], motion: MotionFile) -> Iterato
 
 def _sampler_problems(settings: Mapping[str, Any], schedule: NoiseSchedule) -> Iterator[str]:
     try:
-        scheduler = make_scheduler(settings["sampler"], schedule, settings["timestep_spacing"])
-        begin(scheduler, settings["num_inference_steps"], torch.device("cpu"))
+        with refusing(f"sampler {settings['sampler']} cannot be used with the noise schedule"):
+            scheduler = make_scheduler(settings["sampler"], schedule, settings["timestep_spacing"])
+            begin(scheduler, settings["num_inference_steps"], torch.device("cpu"))
     except UserError as error:
         yield str(error)
 

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 
 from animatediff import storage
-from animatediff.errors import UserError
+from animatediff.errors import UserError, refusing
 from animatediff.weights.safetensors_header import as_texts
-from animatediff.weights.tensors import TensorFile, without_wrapper
+from animatediff.weights.tensors import TensorFile, holds, without_wrapper
 
 _LENGTH_BYTES = 8  # in which the header's own length comes first
-_MAX_BYTES = 100_000_000  # safetensors' own bound
+_MAX_BYTES = 8 << 20  # of the largest models below 1 MB; longer ones are read from a copy of the file
 
 
 def remote_header(uri: str) -> TensorFile | None:
@@ -23,15 +23,23 @@ def remote_header(uri: str) -> TensorFile | None:
     if storage.is_local(uri) or not uri.endswith(".safetensors") or uri.startswith(("http://", "https://")):
         return None
     try:
-        length = int.from_bytes(_read(uri, 0, _LENGTH_BYTES), "little")
-        if length > _MAX_BYTES:
+        length, size = int.from_bytes(_read(uri, 0, _LENGTH_BYTES), "little"), _size(uri)
+        if length > min(_MAX_BYTES, size):
             return None
         header: dict[str, Any] = json.loads(_read(uri, _LENGTH_BYTES, length))
         metadata = as_texts(header.pop("__metadata__", None))
         tensors = {name: torch.zeros(()).expand(entry["shape"]) for name, entry in header.items()}
+        if not all(holds(tensor, size) for tensor in tensors.values()):
+            return None
     except (UserError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError):
         return None
     return TensorFile(uri, without_wrapper(tensors), metadata) if tensors else None
+
+
+def _size(uri: str) -> int:
+    fs, path = storage.filesystem(uri)
+    with refusing(f"cannot tell the size of {uri}"):
+        return int(fs.size(path))
 
 
 def _read(uri: str, start: int, num_bytes: int) -> bytes:

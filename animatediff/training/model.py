@@ -15,6 +15,7 @@ from animatediff.training.settings import ModelConfig
 from animatediff.training.text import TextEncoders
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_config, load_unet
+from animatediff.weights.base_configs import build_on_meta
 from animatediff.weights.resident import Addition, ResidentWeights
 
 BASE = "base"
@@ -132,8 +133,8 @@ def count_parameters(recipe: ModelRecipe) -> tuple[int, int]:
     """
     config, model = load_config(recipe.base, "unet"), recipe.model
     rank = model.lora_rank or _PUBLISHED_RANK.get(recipe.result, 0)
+    unet = _unet_on_meta(config, recipe.base)
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(config)
         if recipe.result == "domain_adapter":
             return _size(unet), _size(LowRankAdapters.for_base(unet, rank))
     motion_config = _fitting_config(config, model, recipe.base)
@@ -232,9 +233,13 @@ def _fitting_config(base_config: dict[str, Any], model: ModelConfig, base: str) 
             file = motion_modules.open_file(model.motion_module)
             motion_modules.check_fits(file, base_config, base)
         return file.config
+    unet = _unet_on_meta(base_config, base)
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(base_config)
         return _fresh(unet, model.motion_config(base_config), base).config
+
+
+def _unet_on_meta(config: dict[str, Any], base: str) -> UNet2DConditionModel:
+    return build_on_meta(UNet2DConditionModel, config, f"the config of the unet of base {base}")
 
 
 def _motion_for(unet: UNet2DConditionModel, model: ModelConfig, base: str) -> MotionModules:

@@ -16,11 +16,13 @@ from huggingface_hub.errors import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from animatediff import storage
-from animatediff.errors import UserError, naming
+from animatediff.errors import UserError, naming, one_line, refusing
+from animatediff.weights import base_configs
 from animatediff.weights.architectures import PARTS
-from animatediff.weights.files import local_copy, parse_json
+from animatediff.weights.files import local_copy, read_json
 
 _CONFIGURED: dict[str, Any] = {**PARTS, "scheduler": DDIMScheduler}  # any scheduler's class reads any other's config
+_FEWEST_TOKENS = 3  # a start, an end, and a word
 _TAKEN_FOR_HUB = "there is no such folder, so it is taken for a hub id"
 
 
@@ -41,19 +43,47 @@ def resolve(base: str) -> str:
 
 
 def load_config(base: str, part: str) -> dict[str, Any]:
-    """The config of a part (`unet`, `vae`, `scheduler`), without its weights.
+    """The config of a part (`unet`, `vae`, `text_encoder`, `scheduler`), without its weights.
 
     Raises:
-        UserError: the base has no such part, or the config cannot be read.
+        UserError: the base has no such part, or its config cannot be read or used.
     """
-    folder = resolve(base)
-    try:
-        return dict(_CONFIGURED[part].load_config(folder, subfolder=part))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the config of the {part} of base {base}: {reason(error)}") from error
+    folder, name = resolve(base), "scheduler_config.json" if part == "scheduler" else "config.json"
+    source = _config_of(base, part)
+    if Path(folder).is_dir():
+        config = read_json(Path(folder) / part / name, source)
+    else:
+        with refusing(f"cannot read {source}", reason):
+            if part.startswith("text_encoder"):
+                config = CLIPTextConfig.get_config_dict(folder, subfolder=part)[0]
+            else:
+                config = dict(_CONFIGURED[part].load_config(folder, subfolder=part))
+    if part.startswith("text_encoder") and config.get("model_type") == "clip":  # of a whole CLIP
+        config = config.get("text_config", config)
+    if part != "scheduler":  # of which one word is read, and which may well say that a bound is infinite
+        base_configs.check_values(config, source)
+    return config
 
 
-def reason(error: Exception) -> str:
+def check_part(base: str, part: str) -> None:
+    """Refuse a base's part that cannot be built, or has more parameters than its files could hold; no weight is read.
+
+    Raises:
+        UserError: the line names the file, the field and its value.
+    """
+    folder = Path(resolve(base), part)
+    num_bytes = base_configs.check_files(folder, storage.join(base, part)) if folder.is_dir() else None
+    config = load_config(base, part)
+    if num_bytes == 0:
+        raise UserError(f"base {base} has no weights in its {part}/: copy the whole folder of the model")
+    base_configs.build_on_meta(PARTS[part], config, _config_of(base, part), weights_bytes=num_bytes)
+
+
+def _config_of(base: str, part: str) -> str:
+    return f"the config of the {part} of base {base}"
+
+
+def reason(error: BaseException) -> str:
     """Why a part could not be loaded, as the end of one line: of the hub's errors, what went wrong with the hub.
 
     diffusers and transformers tell every trouble with the hub as a config file that is missing; what they were told by
@@ -70,7 +100,7 @@ def reason(error: Exception) -> str:
             f"{_TAKEN_FOR_HUB}, but {offline} and the cache {HF_HUB_CACHE} has no copy: name a local folder, or point "
             "HF_HOME at a cache that was filled where there is a network"
         )
-    return " ".join(str(error).split())[:300]
+    return one_line(error)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -113,7 +143,7 @@ def load_text_encoder(base: str) -> tuple[CLIPTokenizer, CLIPTextModel]:
     """
     if _is_sdxl(base):
         raise UserError(f"base {base} is an SDXL model; clips are rendered with Stable Diffusion 1.x bases only")
-    return _load(CLIPTokenizer, base, "tokenizer"), _load(CLIPTextModel, base, "text_encoder")
+    return _load_tokenizer(base, "tokenizer"), _load(CLIPTextModel, base, "text_encoder")
 
 
 def load_tokenizer(base: str) -> tuple[CLIPTokenizer, int]:
@@ -122,8 +152,8 @@ def load_tokenizer(base: str) -> tuple[CLIPTokenizer, int]:
     Raises:
         UserError: the base has none.
     """
-    tokenizer = _load(CLIPTokenizer, base, "tokenizer")
-    config = _load(CLIPTextConfig, base, "text_encoder")
+    tokenizer = _load_tokenizer(base, "tokenizer")
+    config = CLIPTextConfig.from_dict(load_config(base, "text_encoder"))
     # A tokenizer saved without its length claims 10^30.
     return tokenizer, min(tokenizer.model_max_length, config.max_position_embeddings) - 2
 
@@ -134,17 +164,17 @@ def load_text_encoders(base: str) -> dict[str, tuple[CLIPTokenizer, CLIPTextMode
     Raises:
         UserError: the base has none.
     """
-    found = {"text_encoder": (_load(CLIPTokenizer, base, "tokenizer"), _load(CLIPTextModel, base, "text_encoder"))}
+    found = {"text_encoder": (_load_tokenizer(base, "tokenizer"), _load(CLIPTextModel, base, "text_encoder"))}
     if _is_sdxl(base):
         second = _load(CLIPTextModelWithProjection, base, "text_encoder_2")
-        found["text_encoder_2"] = (_load(CLIPTokenizer, base, "tokenizer_2"), second)
+        found["text_encoder_2"] = (_load_tokenizer(base, "tokenizer_2"), second)
     return found
 
 
 def _is_sdxl(base: str) -> bool:
     index = Path(resolve(base)) / "model_index.json"
     if index.is_file():
-        return "text_encoder_2" in parse_json(index.read_bytes(), str(index))
+        return "text_encoder_2" in read_json(index, str(index))
     return load_config(base, "unet").get("addition_embed_type") is not None  # a hub id
 
 
@@ -152,12 +182,29 @@ def _load(cls: Any, base: str, part: str) -> Any:
     folder = resolve(base)
     if Path(folder).is_dir() and not (Path(folder) / part).is_dir():
         raise UserError(f"base {base} has no {part}: a folder {storage.join(base, part)} is needed")
-    try:
+    if cls is PARTS.get(part):
+        check_part(base, part)
+    elif Path(folder).is_dir():
+        base_configs.check_files(Path(folder, part), storage.join(base, part))
+    with refusing(f"cannot load the {part} of base {base}", reason):
         component = cls.from_pretrained(folder, subfolder=part, **_variant(Path(folder) / part))
-    except Exception as error:
-        raise UserError(f"cannot load the {part} of base {base}: {reason(error)}") from error
     # transformers leaves weights in the precision of the file, diffusers does not.
     return component.float().eval().requires_grad_(False) if isinstance(component, torch.nn.Module) else component
+
+
+def _load_tokenizer(base: str, part: str) -> CLIPTokenizer:
+    tokenizer = _load(CLIPTokenizer, base, part)
+    for field in ("model_max_length", "bos_token_id", "eos_token_id", "pad_token_id"):
+        value = getattr(tokenizer, field)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or value < (_FEWEST_TOKENS if "max" in field else 0)
+        ):
+            raise UserError(
+                f"the {part} of base {base} has the {field} {str(value)[:60]}: copy the folder of its model anew"
+            )
+    return tokenizer
 
 
 def _variant(folder: Path) -> dict[str, str]:

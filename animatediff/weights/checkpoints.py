@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 from torch import Size, Tensor, nn
 
 from animatediff import storage
-from animatediff.errors import UserError
+from animatediff.errors import UserError, refusing
 from animatediff.weights import ldm
 from animatediff.weights.architectures import PARTS, known_base, meta_modules
-from animatediff.weights.files import local_copy, parse_json
+from animatediff.weights.files import local_copy, read_json
 from animatediff.weights.identify import expect
 from animatediff.weights.motion_file import TRAINED_FILE, trained_file
+from animatediff.weights.part_files import WEIGHTS_FILES, weights_files
 from animatediff.weights.scaled import unscaled
 from animatediff.weights.tensors import TensorFile, open_tensors, save_tensors
 
@@ -26,22 +27,6 @@ State = dict[str, Tensor]
 _HASHED_FOLDERS = {*PARTS, "tokenizer", "tokenizer_2"}
 # What a LoRA or a motion module is read from where it is given as a folder, and what decides its strength or shape.
 _HASHED_FILES = ("adapter_", "pytorch_lora_weights.", "diffusion_pytorch_model.", "config.json", TRAINED_FILE)
-WEIGHTS_FILES = [
-    stem + ending
-    for ending in (
-        ".safetensors",
-        ".safetensors.index.json",
-        ".fp16.safetensors",
-        ".safetensors.index.fp16.json",
-        ".bin",
-        ".bin.index.json",
-        ".fp16.bin",
-        ".bin.index.fp16.json",
-    )
-    for stem in ("diffusion_pytorch_model", "model", "pytorch_model")
-]
-"""What diffusers and transformers call their weights files, the preferred first. Half precision comes last of its kind:
-where both are there, it is the copy."""
 # What is opened in a folder by its name, here or as a LoRA.
 _OPENED_BY_NAME = ("adapter_", "pytorch_lora_weights.", "diffusion_pytorch_model.", "model.", "pytorch_model.")
 _OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -75,6 +60,11 @@ def load(uri: str, base: Mapping[str, nn.Module], *, predicts_v: bool = False) -
             fits both Stable Diffusion 1.x and SDXL: nothing in it tells which it was made for. One that says that it
             predicts v is refused without `predicts_v`.
     """
+    with refusing(f"cannot read checkpoint {uri}"):
+        return _loaded(uri, base, predicts_v=predicts_v)
+
+
+def _loaded(uri: str, base: Mapping[str, nn.Module], *, predicts_v: bool) -> dict[str, State]:
     wanted = {part: module.state_dict() for part, module in base.items() if part in PARTS}
     path = local_copy(uri)
     if path.is_dir():
@@ -185,7 +175,7 @@ def _file_predicts_v(file: TensorFile) -> bool:
 def _folder_predicts_v(folder: Path) -> bool:
     """Whether the scheduler in a diffusers folder says so."""
     config = folder / "scheduler" / "scheduler_config.json"
-    return config.is_file() and parse_json(config.read_bytes(), str(config)).get("prediction_type") == "v_prediction"
+    return config.is_file() and read_json(config, str(config)).get("prediction_type") == "v_prediction"
 
 
 def _read_folder(folder: Path, uri: str, wanted: Mapping[str, State]) -> dict[str, _Found]:
@@ -202,20 +192,8 @@ def _read_folder(folder: Path, uri: str, wanted: Mapping[str, State]) -> dict[st
 
 def _tensors_in(folder: Path) -> State:
     return {
-        name: tensor for file in _weights_files(folder) for name, tensor in unscaled(open_tensors(str(file))).items()
+        name: tensor for file in weights_files(folder) for name, tensor in unscaled(open_tensors(str(file))).items()
     }
-
-
-def _weights_files(folder: Path) -> list[Path]:
-    """The files of one part: one, or all that an index names; none where there are no weights."""
-    file = next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), None)
-    if file is None or file.suffix != ".json":
-        return [file] if file else []
-    index = parse_json(file.read_bytes(), str(file))
-    try:
-        return [file.with_name(name) for name in sorted(set(index["weight_map"].values()))]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is no index of weights files") from error
 
 
 def _parts(tensors: Mapping[str, Tensor], wanted: Mapping[str, State]) -> dict[str, _Found]:

@@ -34,6 +34,8 @@ VERSION_FIELDS = (
 
 _OF_A_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT}
 
+_MAX_JSON_BYTES = 1 << 20  # a config has some kilobytes
+
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "animatediff"
 """Where copies of remote files are kept, one a version, as long as there is room for new ones."""
 
@@ -52,10 +54,55 @@ def local_copy(uri: str) -> Path:
     if isinstance(fs, LocalFileSystem):
         if not Path(path).exists():
             raise UserError(f"there is no file or folder {uri}")
+        if not Path(path).is_dir():
+            check_regular(Path(path), uri)
         return Path(path)
     if not storage.exists(uri):
         raise UserError(f"there is nothing at {uri}")
     return _fetch(uri)
+
+
+def check_regular(path: Path, name: str) -> None:
+    """Refuse what is no plain file: a pipe would be waited for, and a device read without end.
+
+    Args:
+        path: it is there.
+        name: what it is called in messages.
+
+    Raises:
+        UserError: it is a pipe, a socket or a device.
+    """
+    if not path.is_file():
+        raise UserError(f"{name} is no regular file (a pipe, a socket or a device): copy the content into one")
+
+
+def read_text(path: Path, name: str, *, max_bytes: int = _MAX_JSON_BYTES) -> bytes:
+    """Read a small file of a stranger's.
+
+    Args:
+        path: a local file.
+        name: what it is called in messages.
+        max_bytes: it is refused if it has more.
+
+    Raises:
+        UserError: it is missing, too large, or no regular file, or cannot be read.
+    """
+    if not path.exists():
+        raise UserError(f"{name} cannot be read: there is no such file")
+    check_regular(path, name)
+    try:
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror or error}") from error
+    if len(content) > max_bytes:
+        raise UserError(f"{name} has more than {max_bytes:,} bytes: it is not read")
+    return content
+
+
+def read_json(path: Path, name: str, *, max_bytes: int = _MAX_JSON_BYTES) -> dict[str, Any]:
+    """Read a small JSON object of a stranger's; arguments and errors are those of `read_text` and `parse_json`."""
+    return parse_json(read_text(path, name, max_bytes=max_bytes), name)
 
 
 def parse_json(text: str | bytes, source: str) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from animatediff import storage
-from animatediff.errors import UserError
+from animatediff.errors import UserError, refusing
 from animatediff.weights import identify_lora, identify_model
 from animatediff.weights.families import Base, Contents, Description, Family, Identity, find_rule
-from animatediff.weights.files import local_copy, parse_json
+from animatediff.weights.files import local_copy, read_json
 from animatediff.weights.identify_base import text_width
 from animatediff.weights.identify_metadata import printable, read_metadata
 from animatediff.weights.identify_words import misfit
@@ -32,7 +32,16 @@ _PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_
 
 
 def identify(file: TensorFile) -> Identity:
-    """Tell a file's family and what else its names, shapes and metadata say; of its values only alphas are read."""
+    """Tell a file's family and what else its names, shapes and metadata say; of its values only alphas are read.
+
+    Raises:
+        UserError: names or numbers in it are of a kind that no file has.
+    """
+    with refusing(f"cannot tell what {file.uri} is"):
+        return _identified(file)
+
+
+def _identified(file: TensorFile) -> Identity:
     contents = Contents(file)
     found = _describe(contents)
     if found.text_width is None:
@@ -165,4 +174,4 @@ def _variant(path: Path) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return parse_json(path.read_bytes(), str(path)) if path.is_file() else {}
+    return read_json(path, str(path)) if path.is_file() else {}

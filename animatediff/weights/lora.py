@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from animatediff import storage
-from animatediff.errors import UserError
+from animatediff.errors import UserError, refusing
 from animatediff.weights import identify, lora_scales, textual_inversion
 from animatediff.weights.architectures import KnownBase, known_base
 from animatediff.weights.changes import Change, Product, from_factors
@@ -72,6 +72,11 @@ def read(uri: str, states: States, *, family: LoraFamily) -> dict[Target, Change
             no place in the models.
     """
     file = open_file(uri)
+    with refusing(f"cannot read {uri}"):
+        return _read(file, uri, states, family)
+
+
+def _read(file: TensorFile, uri: str, states: States, family: LoraFamily) -> dict[Target, Change]:
     check_kind(file, family, base=known_base(states["unet"]) if "unet" in states else None)
     file = textual_inversion.without_bundled(file)
     modules = _modules(file, states, family)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.weights.files import parse_json
+from animatediff.weights.files import local_copy, parse_json, read_text
 from animatediff.weights.motion_layouts import from_official
 from animatediff.weights.targets import Module
 from animatediff.weights.tensors import TensorFile
@@ -77,7 +77,8 @@ def strength(factors: Mapping[str, Tensor], rank: int | None, scales: Scales | N
 
 def _number(tensor: Tensor, what: str) -> float:
     if tensor.numel() != 1 or tensor.is_complex() or not math.isfinite(float(tensor)):
-        raise ValueError(f"its {what} is no finite number: {tensor.flatten().tolist()[:4]}")
+        said = tensor.tolist() if tensor.numel() == 1 else f"numbers of the shape {list(tensor.shape)}"
+        raise ValueError(f"its {what} is no finite number: {said}")
     return float(tensor)
 
 
@@ -99,7 +100,7 @@ def read(file: TensorFile, part: str) -> Scales | None:
     folder, _, name = file.uri.rpartition("/")
     beside = storage.join(folder, _CONFIG_FILE)
     if name.startswith("adapter_model.") and storage.exists(beside):
-        return _parse(storage.read_bytes(beside), "", beside)
+        return _parse(read_text(local_copy(beside), beside), "", beside)
     if METADATA_KEY in file.metadata:
         return _parse(file.metadata[METADATA_KEY], _PREFIXES[part], f"{METADATA_KEY} of {file.uri}")
     if any(name.startswith("base_model.model.") for name in file.tensors):

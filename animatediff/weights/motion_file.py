@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from animatediff import storage
-from animatediff.errors import UserError
+from animatediff.errors import UserError, refusing
 from animatediff.models.config import MotionConfig, Version
 from animatediff.models.motion_module import MotionModule, TemporalAttention, TextAttention, sinusoidal_positions
 from animatediff.models.motion_unet import MotionModules
 from animatediff.weights import motion_layouts as layouts
-from animatediff.weights.files import local_copy, parse_json
+from animatediff.weights.files import local_copy, read_json
 from animatediff.weights.identify import expect
 from animatediff.weights.motion_layouts import Detected, Layout
 from animatediff.weights.tensors import TensorFile, open_tensors
@@ -113,6 +113,11 @@ def open_file(uri: str) -> MotionFile:
         UserError: there is nothing at `uri`, it is of another kind, not whole, or of a version that cannot be used.
     """
     file, adapter = _open(uri)
+    with refusing(f"cannot read the motion module {uri}"):
+        return _checked(file, adapter, uri)
+
+
+def _checked(file: TensorFile, adapter: dict[str, Any] | None, uri: str) -> MotionFile:
     found = _detect(file, adapter)
     if what := layouts.unsupported(file.tensors):
         raise UserError(f"{uri} is {what}")
@@ -156,11 +161,7 @@ def _open(uri: str) -> tuple[TensorFile, dict[str, Any] | None]:
 
 
 def _read_adapter_config(folder: Path, uri: str) -> dict[str, Any]:
-    try:
-        text = (folder / "config.json").read_bytes()
-    except OSError as error:
-        raise UserError(f"the config.json in folder {uri} cannot be read: {one_line(error)}") from error
-    return parse_json(text, f"the config.json in folder {uri}")
+    return read_json(folder / "config.json", f"the config.json in folder {uri}")
 
 
 def _detect(file: TensorFile, adapter: dict[str, Any] | None) -> Detected:

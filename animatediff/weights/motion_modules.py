@@ -13,12 +13,13 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from animatediff import storage
-from animatediff.errors import UserError
+from animatediff.errors import UserError, refusing
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_module import sinusoidal_positions
 from animatediff.models.motion_unet import MotionModules, MotionUNet
 from animatediff.weights import motion_layouts as layouts
-from animatediff.weights.motion_file import WEIGHTS_FILES, MotionFile, Places, find_places, one_line, open_file
+from animatediff.weights.base_configs import build_on_meta
+from animatediff.weights.motion_file import WEIGHTS_FILES, MotionFile, Places, find_places, open_file
 from animatediff.weights.motion_layouts import Layout
 from animatediff.weights.tensors import save_tensors
 
@@ -93,12 +94,10 @@ def check_fits(motion: MotionFile, base_config: Mapping[str, Any], base: str) ->
     Raises:
         UserError: it does not fit, or the base is no Stable Diffusion 1.x or SDXL.
     """
-    try:
+    with refusing(f"base {base} cannot carry motion modules"):
+        unet = build_on_meta(UNet2DConditionModel, base_config, f"the config of the unet of base {base}")
         with torch.device("meta"):
-            unet = UNet2DConditionModel.from_config(dict(base_config))
             fitting = MotionUNet(unet, motion.config).motion.state_dict()
-    except ValueError as error:
-        raise UserError(f"base {base} cannot carry motion modules: {one_line(error)}") from error
     if _shapes(motion.state) != _shapes(fitting):
         raise UserError(
             f"motion module {motion.uri} was made for another architecture than {base}: it is {motion.version}, for "

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from animatediff.errors import UserError
 
+_MAX_BYTES = 16 << 20  # of a header; those of the largest models are below 1 MB
 _LENGTH_BYTES = 8  # in which the header's own length comes first
 _DTYPES = {
     "F64": torch.float64,
@@ -76,6 +77,8 @@ def _read(path: Path, uri: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     start = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "little")
     if start > len(content):
         raise ValueError("its header is longer than the file")
+    if start > _MAX_BYTES:
+        raise ValueError(f"its header has more than {_MAX_BYTES:,} bytes")
     header = _parsed(content[_LENGTH_BYTES:start])
     metadata = as_texts(header.pop("__metadata__", None))
     for name, entry in header.items():

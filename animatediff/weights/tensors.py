@@ -5,12 +5,8 @@ and nothing else. What a file is follows from its content, never from its suffix
 """
 
 import itertools
-import pickle
-import re
-import threading
-import warnings
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,16 +17,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from animatediff import storage
-from animatediff.errors import UserError
-from animatediff.weights import safetensors_header
+from animatediff.errors import UserError, one_line, refusing
+from animatediff.weights import pickles, safetensors_header
 from animatediff.weights.files import local_copy
 
 # Everything below is also the bound on what a hostile file can cost.
 _MAX_TENSORS = 100_000
 _MAX_NAME = 1_000  # characters; the longest published ones have below 200
+_MAX_NAMES = 8 << 20  # characters together; those of 10,000 tensors have 1 MB, and each is compared with many patterns
 _MAX_DEPTH = 4
+_MAX_OF_NONE = 1 << 24  # what is left of the shape of a tensor without numbers, as of a LoRA of rank 0
 _MAX_HEADER_BYTES = 100_000_000  # safetensors' own bound
-_MAX_PICKLE_BYTES = 64 << 20  # the pickled index of the largest SDXL checkpoints is below 1 MiB
 
 _PLAIN = (str, int, float, bool)
 _DTYPES = {
@@ -39,40 +36,6 @@ _DTYPES = {
 }
 # Where a file's dict lies in another one: PyTorch Lightning's and other trainers' names for it.
 _WRAPPERS = ("state_dict", "model")
-# torch's reader makes one of any length that a pickle names, and fills it.
-_BOMB = re.compile(rb"c(?:builtins|__builtin__)\nbytearray\n")
-# torch keeps the names that a pickle may use for the whole process, and so do the warnings module its filters.
-_ONE_PICKLE_AT_A_TIME = threading.Lock()
-
-
-class _Inert:
-    """Stands in for a class that published pickles name and nobody needs: it takes anything and does nothing."""
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __setstate__(self, _: Any) -> None: ...
-
-
-class _Parameters(dict[str, Any]):
-    """Stands in for `torch.nn.ParameterDict`, in which the first textual inversions were saved."""
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self.update(state.get("_parameters") or {})
-
-
-# PyTorch Lightning's trainer left these beside the weights of Stable Diffusion's own `.ckpt` files.
-_LEFTOVERS = (
-    "pytorch_lightning.callbacks.ModelCheckpoint",
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-    "pytorch_lightning.callbacks.base.Callback",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.dtype",
-)
-_STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-    (_Parameters, "torch.nn.modules.container.ParameterDict"),
-    *((_Inert, name) for name in _LEFTOVERS),
-]
 
 
 @dataclass(frozen=True)
@@ -101,13 +64,18 @@ def open_tensors(uri: str) -> TensorFile:
     path = local_copy(uri)
     if path.is_dir():
         raise UserError(f"{uri} is a folder, a weights file is needed")
+    with refusing(f"cannot read {uri}"):
+        return _opened(path, uri)
+
+
+def _opened(path: Path, uri: str) -> TensorFile:
     try:
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:
         raise UserError(f"cannot read {uri}: {error.strerror or error}") from error
     if _is_pickle(head) and not _is_safetensors(head):
-        tensors, values = _read_pickle(path, uri)
+        tensors, values = _read_pickle(path, uri, head)
         return TensorFile(uri, _checked(tensors, path, uri), values=values)
     if not _is_safetensors(head):
         raise UserError(f"{uri} {_what_else(head)}")
@@ -146,7 +114,7 @@ def _is_safetensors(head: bytes) -> bool:
 
 
 def _is_pickle(head: bytes) -> bool:
-    return head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
+    return head.startswith((pickles.ZIP, b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
 
 
 def _what_else(head: bytes) -> str:
@@ -173,21 +141,16 @@ def _read_safetensors(path: Path, uri: str) -> tuple[dict[str, Tensor], dict[str
             if len(names) > _MAX_TENSORS:
                 raise UserError(f"{uri} claims {len(names)} tensors: it is no model")
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
-    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError) as error:
-        return safetensors_header.read(path, uri, refused=_one_line(error))
+    except UserError:
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of its Rust, too
+        return safetensors_header.read(path, uri, refused=one_line(error))
 
 
-def _read_pickle(path: Path, uri: str) -> tuple[dict[str, Tensor], dict[str, str | int | float | bool]]:
-    is_zip = zipfile.is_zipfile(path)
-    if is_zip:
-        _check_zip(path, uri)
-    try:
-        content = _load(path, mmap=is_zip)
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{uri} {_why_refused(error)}") from error
-    except Exception as error:  # a broken pickle can fail in any way, and none of them is the user's to debug
-        fault = str(error).partition(". ")[0]  # advice on how to build PyTorch follows
-        raise UserError(f"{uri} is not a whole PyTorch file ({_one_line(fault)}): download it again") from error
+def _read_pickle(path: Path, uri: str, head: bytes) -> tuple[dict[str, Tensor], dict[str, str | int | float | bool]]:
+    content = pickles.load(path, uri, is_zip=head.startswith(pickles.ZIP))
     if isinstance(content, Tensor):
         content = {"": content}
     if not isinstance(content, Mapping):
@@ -199,22 +162,6 @@ def _read_pickle(path: Path, uri: str) -> tuple[dict[str, Tensor], dict[str, str
     return tensors, {name: value for name, value in flat.items() if isinstance(value, _PLAIN)}
 
 
-def _load(path: Path, *, mmap: bool) -> Any:
-    with path.open("rb") as file:
-        if not mmap and _BOMB.search(file.read(_MAX_PICKLE_BYTES)):
-            raise pickle.UnpicklingError("it makes a bytearray, which no weights file does")
-        file.seek(0)
-        # By a path's suffix torch would take a pickle that is called .safetensors for what it is not.
-        is_misnamed = path.suffix == ".safetensors"
-        with (
-            _ONE_PICKLE_AT_A_TIME,
-            torch.serialization.safe_globals(_STAND_INS),
-            warnings.catch_warnings(action="ignore"),
-        ):
-            source: Any = file if is_misnamed else path
-            return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap and not is_misnamed)
-
-
 def _unwrapped(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
     for _ in range(_MAX_DEPTH):
         inner = (content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping))
@@ -222,42 +169,11 @@ def _unwrapped(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
     return content
 
 
-def _check_zip(path: Path, uri: str) -> None:
-    """Refuse archives that grow when opened: torch stores tensors uncompressed."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-            indices = [record for record in records if record.filename.endswith(".pkl")]
-            is_bomb = any(
-                _BOMB.search(archive.read(record)) for record in indices if record.file_size <= _MAX_PICKLE_BYTES
-            )
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise UserError(f"{uri} is not a whole PyTorch file ({_one_line(error)}): download it again") from error
-    if not any(record.filename.endswith("data.pkl") for record in records):
-        raise UserError(f"{uri} is a zip archive, not a PyTorch file: unpack it and name the weights file inside")
-    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-        raise UserError(f"{uri} holds compressed records, which PyTorch never writes: it is not opened")
-    if is_bomb:
-        raise UserError(f"{uri} makes a bytearray, which no weights file does: it is not opened")
-    if any(record.file_size > _MAX_PICKLE_BYTES for record in indices):
-        raise UserError(f"{uri} has an index of more than {_MAX_PICKLE_BYTES >> 20} MiB: it is not opened")
-
-
-def _why_refused(error: Exception) -> str:
-    # torch names the offender after "GLOBAL", in one of several sentences, below a page of advice.
-    reason = str(error).rpartition("WeightsUnpickler error:")[2]
-    if match := re.search(r"GLOBAL:? ([\w.]+)", reason):
-        return (
-            f"is a pickle that wants to run {match[1]}, so it is not read: if you trust it, save its tensors as "
-            ".safetensors on an isolated machine"
-        )
-    fault, *_advice = re.split("Please|Check", reason)
-    return f"is not a whole PyTorch file, or a pickle of another kind ({_one_line(fault)}): take a .safetensors file"
-
-
 def _flatten(content: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
         name = f"{prefix}{key}"
+        if len(name) > _MAX_NAME:  # told here, as each name inside it would begin with it
+            raise UserError(f"it has an entry whose name is {len(name)} characters long: it is no model")
         # An empty one counts as an entry too: the reader of this stops at a number of entries.
         if isinstance(value, Mapping) and value and depth < _MAX_DEPTH:
             yield from _flatten(value, f"{name}.", depth + 1)
@@ -270,6 +186,8 @@ def _checked(tensors: dict[str, Tensor], path: Path, uri: str) -> dict[str, Tens
         raise UserError(f"{uri} holds no tensors")
     if len(tensors) > _MAX_TENSORS:
         raise UserError(f"{uri} claims {len(tensors)} tensors: it is no model")
+    if sum(map(len, tensors)) > _MAX_NAMES:
+        raise UserError(f"{uri} has tensors whose names are {sum(map(len, tensors)):,} characters long: it is no model")
     size = path.stat().st_size
     for name, tensor in tensors.items():
         if len(name) > _MAX_NAME:
@@ -279,9 +197,16 @@ def _checked(tensors: dict[str, Tensor], path: Path, uri: str) -> dict[str, Tens
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             raise UserError(f"{uri}: {name} is a sparse, quantised or absent tensor, plain ones are needed")
         # A stride of 0 makes a terabyte of four bytes.
-        if tensor.numel() * tensor.element_size() > size:
+        if not holds(tensor, size):
             raise UserError(f"{uri}: {name} claims {list(tensor.shape)}, more than the file holds")
     return without_wrapper(tensors)
+
+
+def holds(tensor: Tensor, size: int) -> bool:
+    """Whether a file of `size` bytes can hold a tensor; one without numbers may not be long in another dimension."""
+    if not tensor.numel():
+        return math.prod(length for length in tensor.shape if length) <= _MAX_OF_NONE
+    return tensor.numel() * tensor.element_size() <= size
 
 
 def without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -289,7 +214,3 @@ def without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     if all(name.startswith("module.") for name in tensors):
         return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors
-
-
-def _one_line(error: Exception | str) -> str:
-    return " ".join(str(error).split())[:200]

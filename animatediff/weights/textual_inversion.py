@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 import torch
 from torch import Tensor
 
-from animatediff.errors import UserError
+from animatediff.errors import UserError, refusing
 from animatediff.weights.identify import Base, expect
 from animatediff.weights.tensors import TensorFile, open_tensors
 
@@ -60,11 +60,12 @@ def read(uri: str, *, token: str | None = None, base: Base | None = None) -> Emb
         UserError: the file cannot be read, is no embedding or not for `base`, or its vectors are unusable.
     """
     file = open_tensors(uri)
-    expect(file, {"textual_inversion"}, base=base)
-    tensors = _named(file)
-    vectors = _all_vectors(tensors, f"embedding {uri}")
-    own = next(iter(tensors.keys() - _NO_TOKEN), None)
-    return Embedding(token or own or PurePosixPath(uri).stem, vectors)
+    with refusing(f"cannot read the embedding {uri}"):
+        expect(file, {"textual_inversion"}, base=base)
+        tensors = _named(file)
+        vectors = _all_vectors(tensors, f"embedding {uri}")
+        own = next(iter(tensors.keys() - _NO_TOKEN), None)
+        return Embedding(token or own or PurePosixPath(uri).stem, vectors)
 
 
 def bundled(file: TensorFile) -> list[Embedding]:

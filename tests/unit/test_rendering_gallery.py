@@ -104,6 +104,39 @@ def test_items_keep_their_order_and_their_own_values():
     ]
 
 
+NAN, INF = float("nan"), float("inf")
+# name of the row: fields of a result as a model that was not validated may have them
+NOT_FINITE = {
+    "a score": {"scores": {"motion": NAN, "jitter": 0.5}},
+    "an infinite score": {"scores": {"motion": -INF, "jitter": 0.5}},
+    "seconds": {"seconds": {"unet": NAN, "vae": 0.5}},
+    "infinite seconds": {"seconds": {"unet": INF}},
+    "frames a second": {"fps": NAN},
+    "guidance": {"guidance_scale": INF},
+    "all of them": {"fps": -INF, "guidance_rescale": NAN, "scores": {"a": NAN}, "seconds": {"b": INF}},
+}
+
+
+@pytest.mark.parametrize("row", NOT_FINITE)
+def test_a_number_that_is_none_leaves_the_page_and_its_neighbours_whole(row):
+    fields = {name: getattr(result(), name) for name in Result.model_fields} | NOT_FINITE[row]
+    built = Result.model_construct(**fields)
+    page = gallery_html([built, result(digest="9")])
+    text = page[page.index('id="data"') :]
+    json.loads(text[text.index(">") + 1 : text.index("</script>")], parse_constant=pytest.fail)  # as a browser reads it
+    assert [item["digest"] for item in Page(page).items()] == [built.digest, "9"]
+
+
+@pytest.mark.parametrize("field", ["scores", "seconds"])
+@pytest.mark.parametrize("number", [NAN, INF, -INF])
+def test_a_measure_that_is_none_is_left_out_wherever_a_result_goes(field, number):
+    given, finite = {"a": number, "b": 0.5}, {"b": 0.5}
+    built = Result.model_construct(**{name: getattr(result(), name) for name in Result.model_fields} | {field: given})
+    assert built.model_dump()[field] == built.model_dump(mode="json")[field] == finite
+    assert getattr(Result.model_validate_json(built.model_dump_json()), field) == finite
+    assert getattr(result(**{field: given}), field) == finite
+
+
 HOSTILE = [
     "</script><img src=x onerror=alert(1)>",
     "<!--<script>",

@@ -76,3 +76,21 @@ def test_what_went_wrong_with_the_hub_is_told_as_that(monkeypatch, raised, offli
         with pytest.raises(UserError, match=f"of base owner/name: .*taken for a hub id.* {says}") as caught:
             call("owner/name")
         assert "config.json" not in str(caught.value)
+
+
+def test_a_scheduler_whose_bounds_are_infinite_says_what_the_base_predicts(base, tmp_path):
+    """As DPM-Solver's published configs have `lambda_min_clipped`."""
+    other = shutil.copytree(base, tmp_path / "other")
+    (other / "scheduler" / "scheduler_config.json").write_text(
+        '{"lambda_min_clipped": -Infinity, "prediction_type": "v_prediction"}'
+    )
+    assert bases.prediction_type(str(other)) == "v_prediction"
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_part_without_weights_is_told_as_that(base, tmp_path, part):
+    other = shutil.copytree(base, tmp_path / "other")
+    for file in (other / part).glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(UserError, match=f"has no weights in its {part}/"):
+        bases.check_part(str(other), part)

@@ -1,0 +1,108 @@
+"""The fuzzer: it finds faults of every kind, and finds none in a short run; `make fuzz` is the long one."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+
+from animatediff.errors import UserError
+from tests.fuzz import folders, tables, videos, weights
+from tests.fuzz.harness import Subject, fuzz, rng_of
+
+
+class PanicError(BaseException):
+    """As libraries in Rust raise."""
+
+
+def of_another_class(_rng, _folder):
+    return {}["key"]
+
+
+def panics(_rng, _folder):
+    raise PanicError("called `Option::unwrap()` on a `None` value")
+
+
+def hangs(_rng, _folder):
+    time.sleep(60)
+
+
+def takes_long(_rng, _folder):
+    time.sleep(0.6)
+    return "read"
+
+
+def takes_memory(_rng, _folder):
+    return f"read {np.ones(100 << 20, np.uint8).sum()}"
+
+
+def dies(_rng, _folder):
+    os._exit(1)
+
+
+def tells_lines(_rng, _folder):
+    raise UserError("one\ntwo")
+
+
+FAULTY = (of_another_class, panics, hangs, takes_long, takes_memory, dies, tells_lines)
+
+
+@pytest.mark.parametrize("faulty", FAULTY)
+def test_every_kind_of_fault_is_found_and_costs_its_case_alone(faulty, monkeypatch):
+    monkeypatch.setattr("tests.fuzz.harness.PATIENCE_S", 0.5)
+
+    def run(rng, folder):
+        if rng.random() == rng_of(subject, 3, 1).random():
+            return faulty(rng, folder)
+        return "read"
+
+    subject = Subject("some", run, deadline_s=0.5, memory_mb=64)
+    report = fuzz(subject, range(3), seed=3)
+    assert report.cases == 3
+    assert [number for number, _ in report.faults] == [1]
+
+
+def test_refusals_are_no_faults_and_a_seed_gives_the_same_cases():
+    def run(rng, folder):
+        if rng.random() < 0.5:
+            raise UserError("it is broken")
+        (folder / "a").write_bytes(rng.randbytes(rng.randrange(9)))
+        return (folder / "a").read_bytes().hex() or "none"
+
+    subject = Subject("some", run, deadline_s=5, memory_mb=64)
+    first, again, other = (fuzz(subject, range(20), seed=seed) for seed in (1, 1, 2))
+    assert not first.faults
+    assert first.outcomes["refused"] > 0
+    assert first.outcomes == again.outcomes != other.outcomes
+
+
+@pytest.mark.parametrize(
+    ("subject", "cases", "warm"),
+    [
+        (weights.WEIGHTS, 120, weights.warm),
+        (tables.TABLES, 150, tables.warm),
+        (videos.VIDEOS, 40, videos.warm),
+        (folders.FOLDERS, 12, weights.warm),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_no_file_gets_through(subject, cases, warm):
+    warm()
+    report = fuzz(subject, range(cases), seed=1)
+    assert report.cases == cases
+    assert not report.faults, report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("subject", "cases", "warm"),
+    [
+        (weights.WEIGHTS, 1000, weights.warm),
+        (tables.TABLES, 1000, tables.warm),
+        (videos.VIDEOS, 500, videos.warm),
+        (folders.FOLDERS, 60, weights.warm),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_no_file_of_many_gets_through(subject, cases, warm):
+    test_no_file_gets_through(subject, cases, warm)
