@@ -10,6 +10,7 @@ import tyro
 
 from animatediff.commands_dataset import show, verify
 from animatediff.errors import UsageError, UserError
+from animatediff.uris import hide_secrets
 from animatediff.weights import textual_inversion
 from animatediff.weights.identify import Identity, identify_uri
 from animatediff.weights.identify_metadata import printable
@@ -70,7 +71,7 @@ def identify(
     """
     if not files:
         raise UsageError("name the files: animatediff identify FILE [FILE ...]")
-    found = [_identify(uri) for uri in files]
+    found = [_identify(hide_secrets(uri)) for uri in files]
     if json:
         rows = [item.model_dump() if isinstance(item, Identity) else item._asdict() for item in found]
         _say(json_format.dumps(rows, indent=2))
@@ -97,6 +98,7 @@ def convert(
     # Its readers import diffusers and transformers, which takes seconds that `identify` does not need.
     from animatediff.weights.convert import convert as convert_file
 
+    source, target = hide_secrets(source), hide_secrets(target)
     written = convert_file(source, target, to=to)
     _say(f"wrote {target}: {name(written)}, {written.layout} layout, {written.parameters:,} parameters")
     return 0
@@ -117,6 +119,7 @@ def metadata(file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="F
     # Torch takes seconds that `identify` does not need.
     from animatediff.rendering.outputs import read_metadata
 
+    file = hide_secrets(file)
     try:
         found = read_metadata(file)
     except FileNotFoundError as error:

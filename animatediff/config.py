@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from animatediff.errors import UsageError
+from animatediff.uris import hide_secrets, printable_text
 from animatediff.yaml_files import read_yaml
 
 
@@ -101,11 +102,11 @@ def differing_fields(old: dict[str, Any], new: dict[str, Any], prefix: str = "")
 def _split_config_flag(argv: list[str]) -> tuple[str | None, list[str]]:
     for i, argument in enumerate(argv):
         if argument.startswith("--config="):
-            return argument.removeprefix("--config="), argv[:i] + argv[i + 1 :]
+            return hide_secrets(argument.removeprefix("--config=")), argv[:i] + argv[i + 1 :]
         if argument == "--config":
             if i + 1 == len(argv):
                 raise UsageError("--config needs a file: --config run.yaml")
-            return argv[i + 1], argv[:i] + argv[i + 2 :]
+            return hide_secrets(argv[i + 1]), argv[:i] + argv[i + 2 :]
     return None, argv
 
 
@@ -178,7 +179,7 @@ def describe_value(item: Mapping[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = printable_text(repr(value))  # first: what is cut would not be known for a URI
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
 
 

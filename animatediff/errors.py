@@ -2,12 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from animatediff.uris import printable_text
 
 
 class UserError(ValueError):
-    """Something the user gave cannot be used (a file, a base model, a bucket). The jobs print it and exit 1."""
+    """Something the user gave cannot be used (a file, a base model, a bucket). The jobs print it and exit 1.
+
+    Its text becomes rows, pages and lines of logs: whatever it was made from, there is no secret of a URI in it.
+    """
 
     exit_code = 1
+
+    def __init__(self, *texts: Any) -> None:
+        super().__init__(*(printable_text(text) if isinstance(text, str) else text for text in texts))
 
 
 class UsageError(UserError):

@@ -16,6 +16,7 @@ import ray
 from ray import exceptions
 
 from animatediff.errors import UserError
+from animatediff.uris import printable_text
 
 logger = logging.getLogger(__name__)
 
@@ -295,4 +296,4 @@ def _found(pattern: str, text: str) -> str | None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(re.sub(r"\x1b\[\d+m", "", text).split())
+    return printable_text(" ".join(re.sub(r"\x1b\[\d+m", "", text).split()))

@@ -17,6 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from animatediff import storage
 from animatediff.errors import UserError, naming
+from animatediff.uris import printable_text
 from animatediff.weights.architectures import PARTS
 from animatediff.weights.files import local_copy, parse_json
 
@@ -70,7 +71,7 @@ def reason(error: Exception) -> str:
             f"{_TAKEN_FOR_HUB}, but {offline} and the cache {HF_HUB_CACHE} has no copy: name a local folder, or point "
             "HF_HOME at a cache that was filled where there is a network"
         )
-    return " ".join(str(error).split())[:300]
+    return " ".join(printable_text(str(error)).split())[:300]
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -17,6 +17,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from animatediff import storage
 from animatediff.errors import UserError
+from animatediff.storage_errors import public, unreachable
+from animatediff.uris import printable_uri, with_secrets
 
 # S3, GCS, Azure; web servers; fsspec's file systems in memory and elsewhere.
 VERSION_FIELDS = (
@@ -80,18 +82,18 @@ def _fetch(uri: str) -> Path:
         raise
     except OSError as error:
         if error.errno not in _OF_A_DISK:
-            raise storage.unreachable(uri, error) from error
+            raise unreachable(uri, error) from public(error)
         where = f"cannot keep a copy of {uri} in {CACHE}: {error.strerror}"
         raise UserError(f"{where}; make room, or name another folder in XDG_CACHE_HOME") from error
     except Exception as error:  # every storage has its own
-        raise storage.unreachable(uri, error) from error
+        raise unreachable(uri, error) from public(error)
 
 
 def _fetched(uri: str) -> Path:
     fs, path = storage.filesystem(uri)
     infos = _infos(fs, path)
-    key = hashlib.sha256(repr((uri, _versions(infos))).encode()).hexdigest()[:16]
-    target = CACHE / key / Path(path).name
+    key = hashlib.sha256(repr((with_secrets(uri), _versions(infos))).encode()).hexdigest()[:16]
+    target = CACHE / key / Path(printable_uri(path)).name
     # It is used, which another process that makes room is to see before it is found here. Another user's cannot be
     # marked, nor does that user's process delete it while it is young.
     with suppress(FileNotFoundError, PermissionError):

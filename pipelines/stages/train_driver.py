@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 
 from animatediff.config import dump
-from animatediff.uris import printable_text
+from animatediff.uris import printable_uri
 from pipelines.run_context import device, flatten
 from pipelines.runtime import connect
 from pipelines.settings import TrainConfig
@@ -42,7 +42,7 @@ def train(config: TrainConfig) -> TrainRun | None:
     # A server that was away may have got the run as late as now.
     run = run.model_copy(update={"mlflow_run_id": tracker.run_id or run.mlflow_run_id})
     run.write(config.output_uri)
-    logger.info("%s; MLflow run %s at %s", job.result, run.mlflow_run_id, tracking_uri())
+    logger.info("%s; MLflow run %s at %s", job.result, run.mlflow_run_id, printable_uri(tracking_uri()))
     if version is not None:
         logger.info("registered: models:/%s/%s", model_name, version)
     return run
@@ -56,7 +56,7 @@ def _open_tracker(config: TrainConfig, job: TrainJob, workers: Workers) -> Track
         tags=_tags(config, job) | {"device": device(use_gpu=workers.use_gpu)},
         inputs=job.inputs,
     )
-    tracker.log_file("config.yaml", printable_text(dump(config)).encode())
+    tracker.log_file("config.yaml", dump(config).encode())
     return tracker
 
 

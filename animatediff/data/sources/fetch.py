@@ -13,6 +13,7 @@ from animatediff.data.sources.http import get, too_large
 from animatediff.data.sources.parquet_files import read_cell
 from animatediff.data.sources.uris import ParquetCell, TarMember, describe, parse_locator
 from animatediff.errors import UserError
+from animatediff.storage_errors import is_absence
 from animatediff.uris import printable_uri
 
 ATTEMPTS = 3
@@ -132,7 +133,7 @@ def _read_parquet(part: ParquetCell, max_bytes: int) -> bytes:
 
 def _judge(uri: str, error: Exception) -> VideoError:
     name, status = printable_uri(uri), getattr(error, "status", None)
-    if status in (404, 410) or isinstance(error, FileNotFoundError | NotADirectoryError):
+    if is_absence(error):
         return VideoError("fetch", Reason.NOT_FOUND, f"there is nothing at {name}")
     if status and 300 <= status < 500 and status not in _PASSING_STATUS:
         return VideoError("fetch", Reason.FETCH_REFUSED, f"{name} is refused: {describe(error)}")

@@ -14,7 +14,7 @@ from animatediff.data.sources.parquet_files import read_parquet
 from animatediff.data.sources.spec import AMBIGUOUS_SUFFIXES, VIDEO_SUFFIXES, SourceConfig, SourceVideo
 from animatediff.data.sources.tars import read_tars
 from animatediff.errors import UserError
-from animatediff.uris import printable_uri
+from animatediff.uris import printable_uri, with_secrets
 
 BATCH_VIDEOS = 10_000
 _FORMATS = {
@@ -133,6 +133,6 @@ def _refuse_unused(source: SourceConfig, kind: str) -> None:
 
 
 def _absolute(source: SourceConfig) -> SourceConfig:
-    """With URIs that a worker in another folder understands."""
-    videos_uri = storage.absolute(source.videos_uri) if source.videos_uri is not None else None
-    return source.model_copy(update={"uri": storage.absolute(source.uri), "videos_uri": videos_uri})
+    """With URIs to open, and that a worker in another folder understands."""
+    videos_uri = with_secrets(storage.absolute(source.videos_uri)) if source.videos_uri is not None else None
+    return source.model_copy(update={"uri": with_secrets(storage.absolute(source.uri)), "videos_uri": videos_uri})

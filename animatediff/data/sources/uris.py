@@ -69,6 +69,8 @@ def id_from(uri: str) -> str:
     """
     name = printable_uri(uri)
     name = name.partition("://")[2] or name
+    if "://" in uri and "@" in (host := name.partition("/")[0]):  # a container, which has never been part of it
+        name = name[host.rindex("@") + 1 :]
     name = name.removeprefix("./").lstrip("/")
     content = _hidden_content(uri)
     if content:
