@@ -12,9 +12,9 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,16 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from animatediff.errors import UserError
-from animatediff.storage_errors import is_absence, public, unreachable
+from animatediff.storage_errors import is_absence, public, reason, unreachable
 from animatediff.uris import joined, parent, printable_uri, with_secrets
+
+
+@cache
+def _web_timeout() -> Any:
+    import aiohttp  # which takes long, and few need it
+
+    return aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
+
 
 # Defaults wait 60 s per attempt, or five minutes for a whole file; a wrong endpoint should be told within seconds.
 _PROTOCOL_OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -32,13 +40,6 @@ _PROTOCOL_OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 _DRAFT = re.compile(r"\.(.+\.)?[0-9a-f]{32}\.tmp")  # what `staged` and `write_file` name theirs
-
-
-@cache
-def _web_timeout() -> Any:
-    import aiohttp  # which takes long, and few need it
-
-    return aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -51,8 +52,7 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         return fsspec.core.url_to_fs(with_secrets(uri), **_PROTOCOL_OPTIONS.get(protocol, dict)())
     except Exception as error:  # some connect at once, and each fails in its own way
-        text = " ".join(str(error).split())
-        raise UserError(f"cannot open {printable_uri(uri)}: {text}") from public(error)
+        raise UserError(f"cannot open {printable_uri(uri)}: {reason(error)}") from public(error)
 
 
 def join(uri: str, *parts: str) -> str:

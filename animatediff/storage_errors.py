@@ -1,14 +1,12 @@
 """What a storage's errors mean: that there is no such file, or that it could not be asked; and both in one line."""
 
-import socket
+import ftplib
 from typing import Any
 
 from animatediff.errors import UserError
 from animatediff.uris import printable_text, printable_uri
 
 _ABSENT = (404, 410)
-_CLIENTS = {"aiohttp", "botocore", "httpx", "huggingface_hub", "requests", "urllib3"}
-_LOST = (ConnectionError, TimeoutError, PermissionError, socket.gaierror)
 
 
 def is_absence(error: BaseException) -> bool:
@@ -16,15 +14,15 @@ def is_absence(error: BaseException) -> bool:
 
     fsspec's web client raises FileNotFoundError for a host without a name, a closed port and whatever a server says.
     """
-    if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        return _status(error) in _ABSENT
-    cause = error.__cause__
-    if cause is None:
-        return True
-    status = _status(cause)
+    status = _status(error)
     if status is not None:
         return status in _ABSENT
-    return not isinstance(cause, _LOST) and type(cause).__module__.partition(".")[0] not in _CLIENTS
+    if isinstance(error, ftplib.error_perm):
+        return str(error).startswith("550")
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return cause is None or isinstance(cause, LookupError) or is_absence(cause)
+    return False
 
 
 def _status(error: BaseException) -> int | None:
@@ -38,16 +36,22 @@ def _status(error: BaseException) -> int | None:
     return next((number for number in found if isinstance(number, int)), None)
 
 
+def reason(error: BaseException) -> str:
+    """The line in which a storage's error says what happened."""
+    if isinstance(error, FileNotFoundError) and error.__cause__:  # which says no more than the name
+        return reason(error.__cause__)
+    # An OSError's own text names the temporary file.
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error).strip() or type(error).__name__
+    first, *more = text.splitlines()
+    return printable_text(f"{first} {more[0]}" if more and first.endswith(":") else first)
+
+
 def unreachable(uri: str, error: Exception) -> UserError:
     """The one line for whatever a storage raised."""
-    said = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
-    # An OSError's own text names the temporary file.
-    text = (said.strerror if isinstance(said, OSError) else None) or str(said).strip() or type(said).__name__
-    reason = printable_text(text.splitlines()[0])
     return UserError(
-        f"cannot reach {printable_uri(uri)}: {reason} (check the bucket's name, the endpoint and the credentials)"
+        f"cannot reach {printable_uri(uri)}: {reason(error)} (check the bucket's name, the endpoint and the credentials)"
         if "://" in uri
-        else f"cannot use {uri}: {reason}"
+        else f"cannot use {uri}: {reason(error)}"
     )
 
 

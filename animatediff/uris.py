@@ -41,6 +41,7 @@ class SecretUri(str):
     """With its secrets."""
 
     def __new__(cls, whole: str) -> "SecretUri":
+        """Keep `whole` apart from the text."""
         uri = super().__new__(cls, printable_uri(whole))
         uri.whole = whole
         _remember(whole, str.__str__(uri))

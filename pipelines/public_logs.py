@@ -15,7 +15,7 @@ _make_record = logging.getLogRecordFactory()
 
 
 def keep_logs_public() -> None:
-    """Take secrets out of this process's log records as they are made, and out of the traceback that it may end with."""
+    """Take secrets out of the log records of this process, and out of the traceback that it may end with."""
     logging.setLogRecordFactory(_public_record)
     sys.excepthook = _tell
 

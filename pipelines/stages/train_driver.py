@@ -4,7 +4,6 @@ import logging
 from dataclasses import replace
 
 from animatediff.config import dump
-from animatediff.uris import printable_uri
 from pipelines.run_context import device, flatten
 from pipelines.runtime import connect
 from pipelines.settings import TrainConfig
@@ -42,7 +41,7 @@ def train(config: TrainConfig) -> TrainRun | None:
     # A server that was away may have got the run as late as now.
     run = run.model_copy(update={"mlflow_run_id": tracker.run_id or run.mlflow_run_id})
     run.write(config.output_uri)
-    logger.info("%s; MLflow run %s at %s", job.result, run.mlflow_run_id, printable_uri(tracking_uri()))
+    logger.info("%s; MLflow run %s at %s", job.result, run.mlflow_run_id, tracking_uri())
     if version is not None:
         logger.info("registered: models:/%s/%s", model_name, version)
     return run
