@@ -3,6 +3,7 @@
 Writes are atomic: a reader sees the whole new file or none of it.
 """
 
+import errno
 import math
 import os
 import posixpath
@@ -116,7 +117,7 @@ def read_bytes(uri: str) -> bytes:
         return bytes(fs.cat_file(path))
     except Exception as error:
         if is_absence(error):
-            raise
+            raise FileNotFoundError(errno.ENOENT, "there is no such file", printable_uri(uri)) from public(error)
         raise unreachable(uri, error) from public(error)
 
 

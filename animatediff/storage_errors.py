@@ -40,9 +40,11 @@ def reason(error: BaseException) -> str:
     """The line in which a storage's error says what happened."""
     if isinstance(error, FileNotFoundError) and error.__cause__:  # which says no more than the name
         return reason(error.__cause__)
+    if (status := getattr(error, "status", None)) and (message := getattr(error, "message", None)):
+        return f"HTTP {status} {printable_text(str(message))}"
     # An OSError's own text names the temporary file.
     text = (error.strerror if isinstance(error, OSError) else None) or str(error).strip() or type(error).__name__
-    first, *more = text.splitlines()
+    first, *more = map(str.strip, text.strip().splitlines())
     return printable_text(f"{first} {more[0]}" if more and first.endswith(":") else first)
 
 

@@ -6,6 +6,7 @@ writes it; only what opens it asks for the rest by `with_secrets`. So a field th
 
 import posixpath
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import quote, unquote
@@ -26,7 +27,7 @@ _PARAMETER_IN_TEXT = re.compile(r"(?<=[?&;#])(?P<name>[\w%.-]+)=(?P<value>[^\s&;
 # What stands before the `@` there is a container or a repository.
 _NAME_BEFORE_HOST = re.compile(r"(abfss?|wasbs?)://[^:]*@|github://.*")
 _SIGNS = re.compile("[@=?#]")  # without them there is nothing to leave out
-_BETWEEN_PIECES = re.compile(r"[/?#&;=:@]+")
+_BETWEEN_PIECES = re.compile(r"[/?#:@]+")
 _MIN_PIECE = 6  # characters from on a part of a secret is looked for in texts: shorter ones are in many words
 _MAX_PIECES = 1000
 
@@ -49,6 +50,9 @@ class SecretUri(str):
 
     def __str__(self) -> str:  # a copy would have lost the rest, as command lines make of their defaults
         return self
+
+    def __format__(self, form: str) -> str:
+        return format(str.__str__(self), form)
 
     def __eq__(self, other: object) -> bool:
         return self.whole == (other.whole if isinstance(other, SecretUri) else other)
@@ -200,11 +204,24 @@ _pieces: dict[str, None] = {}
 
 
 def _remember(whole: str, printable: str) -> None:
-    for piece in _BETWEEN_PIECES.split(whole):
-        if len(piece) >= _MIN_PIECE and piece not in printable and not is_secret(piece):
+    for piece in (piece for link in whole.split("::") for piece in _hidden_pieces(_split(link))):
+        if len(piece) >= _MIN_PIECE and piece not in printable:
             _pieces.update(dict.fromkeys((piece, unquote(piece), quote(piece, safe=""))))
     while len(_pieces) > _MAX_PIECES:
         _pieces.pop(next(iter(_pieces)), None)
+
+
+def _hidden_pieces(parts: _Parts) -> Iterator[str]:
+    """The password, or the user without one, in the pieces that a client may take it for; and parameters' values."""
+    user, _, password = parts.user.removesuffix("@").partition(":")
+    yield from _BETWEEN_PIECES.split(password or user)
+    folders = re.split("[/;]", parts.path)
+    for parameter in (*folders, *re.split("[?#&]", parts.query + parts.fragment)):
+        name, _, value = parameter.partition("=")
+        if is_secret(name):
+            yield value
+        elif "://" in (inner := unquote(value)):
+            yield from _hidden_pieces(_split(inner))
 
 
 def printable_text(text: str) -> str:

@@ -40,7 +40,16 @@ MINIMAL = {
     },
 }
 NO_PLACES = {
-    *("source.encoding", "decode.decoders.0", "scorers.0", "run_name", "registered_model", "where", "mix.where", "scorer"),
+    *(
+        "source.encoding",
+        "decode.decoders.0",
+        "scorers.0",
+        "run_name",
+        "registered_model",
+        "where",
+        "mix.where",
+        "scorer",
+    ),
     *("sample.prompts.0", "negative_prompt", "prompts.0.prompt", "prompts.0.negative_prompt"),
     *("entries.0.name", "entries.0.negative_prompt", "entries.0.prompts.0.prompt"),
     *("entries.0.prompts.0.negative_prompt", "entries.0.embeddings.0.token"),
@@ -114,7 +123,9 @@ def planted(schema: type[Config], path: str, uri: str) -> Config:
 
 
 def test_every_field_of_text_is_a_place_or_known_to_be_none():
-    assert [(schema.__name__, path) for schema, path, meta in FIELDS if MARK not in meta and path not in NO_PLACES] == []
+    assert [
+        (schema.__name__, path) for schema, path, meta in FIELDS if MARK not in meta and path not in NO_PLACES
+    ] == []
     assert len(PLACES) > 20
 
 
@@ -128,12 +139,21 @@ def test_what_is_planted_is_opened_and_not_published(schema, path):
         assert with_secrets(value_at(schema.model_validate(config.model_dump()), path)) == uri
         params = {name: shown(each) for name, each in flatten(config.model_dump(mode="json")).items()}
         published = [
-            *(dump(config), config.model_dump_json(), repr(config), str(config), f"{config}", repr(config.model_dump())),
+            *(
+                dump(config),
+                config.model_dump_json(),
+                repr(config),
+                str(config),
+                f"{config}",
+                repr(config.model_dump()),
+            ),
             *(f"{value}", "%s" % value, value + "/x", "/".join([value, "x"]), repr(params)),
         ]
         assert [text for text in published if SECRET in text] == [], uri
         # What was written down is a config, and the same one to whoever compares them.
-        assert schema.model_validate(yaml.safe_load(dump(config))).model_dump(mode="json") == config.model_dump(mode="json")
+        assert schema.model_validate(yaml.safe_load(dump(config))).model_dump(mode="json") == config.model_dump(
+            mode="json"
+        )
 
 
 @pytest.mark.parametrize("uri", PLANTED)

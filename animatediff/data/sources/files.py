@@ -13,7 +13,6 @@ from fsspec.utils import infer_compression
 
 from animatediff import storage
 from animatediff.data.sources.encodings import decode, extends_ascii, wide_codec
-from animatediff.data.sources.uris import describe
 from animatediff.errors import UserError
 from animatediff.storage_errors import is_absence, public, unreachable
 from animatediff.uris import printable_text, printable_uri
@@ -38,7 +37,7 @@ def told(uri: str) -> Iterator[None]:
     except Exception as error:  # each storage has its own
         if is_absence(error):
             raise UserError(f"there is no file {name} (source.uri)") from public(error)
-        raise unreachable(name, OSError(describe(error))) from public(error)
+        raise unreachable(name, error) from public(error)
 
 
 def suffix_of(uri: str) -> str:
