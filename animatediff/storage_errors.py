@@ -50,11 +50,10 @@ def reason(error: BaseException) -> str:
 
 def unreachable(uri: str, error: Exception) -> UserError:
     """The one line for whatever a storage raised."""
-    return UserError(
-        f"cannot reach {printable_uri(uri)}: {reason(error)} (check the bucket's name, the endpoint and the credentials)"
-        if "://" in uri
-        else f"cannot use {uri}: {reason(error)}"
-    )
+    if "://" not in uri:
+        return UserError(f"cannot use {uri}: {reason(error)}")
+    remedy = "check the bucket's name, the endpoint and the credentials"
+    return UserError(f"cannot reach {printable_uri(uri)}: {reason(error)} ({remedy})")
 
 
 def public(error: Exception) -> Exception:

@@ -26,6 +26,7 @@ _URI_IN_TEXT = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+")
 _PARAMETER_IN_TEXT = re.compile(r"(?<=[?&;#])(?P<name>[\w%.-]+)=(?P<value>[^\s&;#'\"<>)]+)")
 # What stands before the `@` there is a container or a repository.
 _NAME_BEFORE_HOST = re.compile(r"(abfss?|wasbs?)://[^:]*@|github://.*")
+_LINKS = re.compile(r"::(?=[A-Za-z][\w+.-]*(?:://|::|$))")  # of a chain; addresses and passwords may have colons, too
 _SIGNS = re.compile("[@=?#]")  # without them there is nothing to leave out
 _BETWEEN_PIECES = re.compile(r"[/?#:@]+")
 _MIN_PIECE = 6  # characters from on a part of a secret is looked for in texts: shorter ones are in many words
@@ -96,7 +97,7 @@ def printable_uri(uri: str) -> str:
         return str.__str__(uri)
     if "://" not in uri or not _SIGNS.search(uri):
         return uri
-    return "::".join(_printable_link(link) for link in uri.split("::"))
+    return "::".join(map(_printable_link, _LINKS.split(uri)))
 
 
 def printable_values(value: Any) -> Any:
@@ -181,22 +182,24 @@ def joined(uri: str, *names: str) -> str:
     whole = with_secrets(uri)
     if printable_uri(whole) == whole:
         return posixpath.join(uri, *names)
-    first, separator, rest = whole.partition("::")
+    first, *others = _LINKS.split(whole)
     parts = _split(first)
     if parts.scheme.startswith("http"):
         first = "".join(parts._replace(path=posixpath.join(parts.path or "/", *names)))
     else:
         first = posixpath.join(first, *names)
-    return hide_secrets(first + separator + rest) if isinstance(uri, SecretUri) else first + separator + rest
+    whole = "::".join([first, *others])
+    return hide_secrets(whole) if isinstance(uri, SecretUri) else whole
 
 
 def parent(uri: str) -> str:
     """Return the URI of the folder that `uri` lies in, which is opened with the same secrets."""
     if not isinstance(uri, SecretUri):
         return posixpath.dirname(uri)
-    first, separator, rest = uri.whole.partition("::")
+    first, *others = _LINKS.split(uri.whole)
     parts = _split(first)
-    return hide_secrets("".join(parts._replace(path=posixpath.dirname(parts.path))) + separator + rest)
+    folder = "".join(parts._replace(path=posixpath.dirname(parts.path)))
+    return hide_secrets("::".join([folder, *others]))
 
 
 # Libraries tell pieces of a URI: a password as a port that is no number, a parameter's value.
@@ -204,7 +207,7 @@ _pieces: dict[str, None] = {}
 
 
 def _remember(whole: str, printable: str) -> None:
-    for piece in (piece for link in whole.split("::") for piece in _hidden_pieces(_split(link))):
+    for piece in (piece for link in _LINKS.split(whole) for piece in _hidden_pieces(_split(link))):
         if len(piece) >= _MIN_PIECE and piece not in printable:
             _pieces.update(dict.fromkeys((piece, unquote(piece), quote(piece, safe=""))))
     while len(_pieces) > _MAX_PIECES:

@@ -159,9 +159,7 @@ def read_unit(dataset_uri: str, ref: UnitRef) -> Unit:
     start, end = np.searchsorted(ordinals, [ref.ordinal, ref.ordinal + 1]).tolist()
     videos = rows.slice(start, end - start).select(["video_id", "uri", "caption"]).to_pylist()
     for video, whole in zip(videos, ref.whole_uris, strict=False):
-        # A source that lies elsewhere by now names other places.
-        if whole is not None and printable_uri(whole) == printable_uri(video["uri"]):
-            video["uri"] = whole
+        video["uri"] = whole or video["uri"]
     return Unit(ref.ordinal, ref.unit_id, tuple(SourceVideo(**video) for video in videos))
 
 

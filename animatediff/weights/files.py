@@ -93,7 +93,7 @@ def _fetched(uri: str) -> Path:
     fs, path = storage.filesystem(uri)
     infos = _infos(fs, path)
     key = hashlib.sha256(repr((with_secrets(uri), _versions(infos))).encode()).hexdigest()[:16]
-    target = CACHE / key / Path(printable_uri(path)).name
+    target = CACHE / key / Path(printable_uri(f"x://host/{path}")).name  # others may list the folder
     # It is used, which another process that makes room is to see before it is found here. Another user's cannot be
     # marked, nor does that user's process delete it while it is young.
     with suppress(FileNotFoundError, PermissionError):
@@ -104,7 +104,10 @@ def _fetched(uri: str) -> Path:
     partial = _draft() / target.name
     partial.parent.mkdir(parents=True)
     try:
-        fs.get(path, str(partial), recursive=fs.isdir(path))
+        if fs.isdir(path):
+            fs.get(path, str(partial), recursive=True)
+        else:  # not `get`, which takes the `?` of a query for a pattern, and makes a folder
+            fs.get_file(path, str(partial))
         os.utime(partial.parent)  # it may have taken long, and is not to be old when it is there
         partial.parent.rename(target.parent)
     except OSError:

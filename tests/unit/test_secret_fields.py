@@ -147,7 +147,7 @@ def test_what_is_planted_is_opened_and_not_published(schema, path):
                 f"{config}",
                 repr(config.model_dump()),
             ),
-            *(f"{value}", "%s" % value, value + "/x", "/".join([value, "x"]), repr(params)),
+            *(f"{value}", str(value), value + "/x", "/".join([value, "x"]), repr(params)),
         ]
         assert [text for text in published if SECRET in text] == [], uri
         # What was written down is a config, and the same one to whoever compares them.

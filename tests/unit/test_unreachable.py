@@ -1,4 +1,4 @@
-"""A storage that does not answer the question: nobody takes it for one that has no such file, and each says what it is."""
+"""A storage that does not answer: nobody takes it for one that has no such file, and each says what it is."""
 
 import socket
 import threading
@@ -39,7 +39,7 @@ class Status(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815
 
     def log_message(self, *_):
         pass
@@ -117,11 +117,10 @@ def check_weights(uri):
 
 
 def fetch(uri):
-    try:
+    with pytest.raises(VideoError) as caught:
         fetching.fetch(with_secrets(uri), max_bytes=1000)
-    except VideoError as error:
-        assert error.reason in (Reason.FETCH_ERROR, Reason.FETCH_REFUSED)
-        raise UserError(error.detail) from error
+    assert caught.value.reason in (Reason.FETCH_ERROR, Reason.FETCH_REFUSED)
+    raise UserError(caught.value.detail)
 
 
 ASKED = {

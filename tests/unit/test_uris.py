@@ -33,6 +33,9 @@ from animatediff.uris import hide_secrets, joined, parent, printable_text, print
         ("https://h/?url=https://me:pass@x/a&v=1", "https://h/?url=https://x/a&v=1"),
         ("https://h/?url=https%3A%2F%2Fx%2Fa%3Ftoken%3Ds", "https://h/?url=https%3A%2F%2Fx%2Fa"),
         ("https://h/a.mp4?", "https://h/a.mp4"),
+        ("https://me:a::b@h/a.mp4", "https://h/a.mp4"),
+        ("https://me:pass@[fe80::1]:80/a", "https://[fe80::1]:80/a"),
+        ("zip://a::simplecache::https://me:pass@[::1]/a.zip", "zip://a::simplecache::https://[::1]/a.zip"),
         ("abfs://videos@account.dfs.core.windows.net/a", "abfs://videos@account.dfs.core.windows.net/a"),
         ("abfs://videos:pass@account/a", "abfs://account/a"),
         ("github://owner:repository@main/a", "github://owner:repository@main/a"),
@@ -89,6 +92,7 @@ def test_pieces_of_known_secrets_are_in_no_text(uri, secrets, others):
         ("https://h/x/y.csv?v=1&token=s/t", "https://h/x/y.csv/a/b?v=1&token=s/t", "https://h/x?v=1&token=s/t"),
         ("https://h/x/y.csv#token=s", "https://h/x/y.csv/a/b#token=s", "https://h/x#token=s"),
         ("ftp://me:secret@h/x", "ftp://me:secret@h/x/a/b", "ftp://me:secret@h/"),
+        ("https://me:secret@[fe80::1]/x", "https://me:secret@[fe80::1]/x/a/b", None),
         ("zip://x::https://me:secret@h/a.zip", "zip://x/a/b::https://me:secret@h/a.zip", None),
     ],
 )

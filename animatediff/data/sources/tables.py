@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from animatediff import storage
 from animatediff.data.quarantine import Reason
 from animatediff.data.sources.captions import clean_caption
 from animatediff.data.sources.encodings import decode
@@ -159,4 +160,4 @@ class Table:
         return SourceVideo(name, self._locate(text), *words)
 
     def _locate(self, path: str) -> str:
-        return path if path.startswith("/") or "://" in path else f"{self.folder}/{path}"
+        return path if path.startswith("/") or "://" in path else storage.join(self.folder, path)
