@@ -9,8 +9,8 @@ from typing import Annotated, Literal, NamedTuple
 import tyro
 
 from animatediff.commands_dataset import show, verify
+from animatediff.config import hide_in_arguments
 from animatediff.errors import UsageError, UserError
-from animatediff.uris import hide_secrets
 from animatediff.weights import textual_inversion
 from animatediff.weights.identify import Identity, identify_uri
 from animatediff.weights.identify_metadata import printable
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             {"identify": identify, "convert": convert, "show": show, "verify": verify, "metadata": metadata},
             prog="animatediff",
             description=__doc__,
-            args=argv,
+            args=hide_in_arguments(sys.argv[1:] if argv is None else argv),
         )
     except UserError as error:
         sys.stderr.write(f"animatediff: {error}\n")
@@ -71,7 +71,7 @@ def identify(
     """
     if not files:
         raise UsageError("name the files: animatediff identify FILE [FILE ...]")
-    found = [_identify(hide_secrets(uri)) for uri in files]
+    found = [_identify(uri) for uri in files]
     if json:
         rows = [item.model_dump() if isinstance(item, Identity) else item._asdict() for item in found]
         _say(json_format.dumps(rows, indent=2))
@@ -98,7 +98,6 @@ def convert(
     # Its readers import diffusers and transformers, which takes seconds that `identify` does not need.
     from animatediff.weights.convert import convert as convert_file
 
-    source, target = hide_secrets(source), hide_secrets(target)
     written = convert_file(source, target, to=to)
     _say(f"wrote {target}: {name(written)}, {written.layout} layout, {written.parameters:,} parameters")
     return 0
@@ -119,7 +118,6 @@ def metadata(file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="F
     # Torch takes seconds that `identify` does not need.
     from animatediff.rendering.outputs import read_metadata
 
-    file = hide_secrets(file)
     try:
         found = read_metadata(file)
     except FileNotFoundError as error:

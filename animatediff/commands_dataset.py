@@ -9,7 +9,6 @@ import tyro
 from animatediff import storage
 from animatediff.data.manifest import Manifest, read_manifest
 from animatediff.errors import UserError
-from animatediff.uris import hide_secrets
 from animatediff.yaml_files import read_yaml
 
 
@@ -32,7 +31,6 @@ def show(
     """
     from animatediff.data.show import lineage, summary
 
-    dataset, base = hide_secrets(dataset), base and hide_secrets(base)
     manifest = read_manifest(dataset)
     if clip is not None:
         found = lineage(dataset, manifest, clip)
@@ -57,7 +55,7 @@ def verify(dataset: Annotated[str, tyro.conf.Positional]) -> int:
     """
     from animatediff.data.verify import verify as check
 
-    report = check(hide_secrets(dataset))
+    report = check(dataset)
     sys.stdout.write(
         f"{report.num_planned} planned videos: {report.num_videos} in {report.num_shards} shards with "
         f"{report.num_clips} clips; {report.num_quarantined} quarantine rows, those without a unit included\n"

@@ -58,7 +58,7 @@ def parse(
         UsageError: an unreadable file, or an unknown field or a value out of range in it.
         SystemExit: `--help` (0); a flag that does not exist, or a value out of range (2).
     """
-    config_uri, rest = _split_config_flag(list(argv))
+    config_uri, rest = _split_config_flag(hide_in_arguments(argv))
     config_uri = config_uri or default_uri
     if not rest:
         return load(schema, config_uri, others=others) if config_uri else _validate(schema, {}, "defaults")
@@ -82,6 +82,18 @@ def load(schema: type[ConfigT], uri: str, *, others: Mapping[str, Collection[str
     return _validate(schema, content, uri)
 
 
+def hide_in_arguments(argv: Sequence[str]) -> list[str]:
+    """Return a command line whose messages tell no secret of its URIs, and whose values are opened with them."""
+    arguments: list[str] = []
+    for argument in argv:
+        flag, sign, value = argument.partition("=")
+        if argument.startswith("--") and sign and hide_secrets(value) is not value:
+            arguments += [flag, hide_secrets(value)]
+        else:
+            arguments.append(hide_secrets(argument))
+    return arguments
+
+
 def dump(config: Config) -> str:
     """The config as YAML, every field spelled out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
@@ -102,11 +114,11 @@ def differing_fields(old: dict[str, Any], new: dict[str, Any], prefix: str = "")
 def _split_config_flag(argv: list[str]) -> tuple[str | None, list[str]]:
     for i, argument in enumerate(argv):
         if argument.startswith("--config="):
-            return hide_secrets(argument.removeprefix("--config=")), argv[:i] + argv[i + 1 :]
+            return argument.removeprefix("--config="), argv[:i] + argv[i + 1 :]
         if argument == "--config":
             if i + 1 == len(argv):
                 raise UsageError("--config needs a file: --config run.yaml")
-            return hide_secrets(argv[i + 1]), argv[:i] + argv[i + 2 :]
+            return argv[i + 1], argv[:i] + argv[i + 2 :]
     return None, argv
 
 

@@ -163,9 +163,12 @@ def test_flags_beside_a_file_lose_no_secret(uri, tmp_path, capsys):
     config = parse(AnimateConfig, ["--config", str(path), "--crf", "20"])
     assert (with_secrets(config.catalog_uri), config.crf) == (uri, 20)
     assert with_secrets(parse(AnimateConfig, ["--catalog-uri", uri, "--output-uri", "out"]).catalog_uri) == uri
-    with pytest.raises(SystemExit):
-        parse(AnimateConfig, ["--config", str(path), "--help"])
-    assert SECRET not in capsys.readouterr().out
+    assert with_secrets(parse(AnimateConfig, [f"--catalog-uri={uri}", "--output-uri", "out"]).catalog_uri) == uri
+    wrong = (["--help"], ["--nonsense", uri], [f"--nonsense={uri}"], ["--crf", uri], [f"--crf={uri}"], [uri])
+    for arguments in wrong:
+        with pytest.raises(SystemExit):
+            parse(AnimateConfig, ["--config", str(path), *arguments])
+        assert SECRET not in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("uri", PLANTED)
