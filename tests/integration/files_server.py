@@ -1,4 +1,4 @@
-"""A web server for a folder that any user, password and query are good for; it refuses what lies below a status."""
+"""A web server for a folder that wants a user and a token, whichever; it refuses what lies below a status."""
 
 import functools
 import threading
@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 class _Handler(SimpleHTTPRequestHandler):
     def send_head(self) -> Any:
         """Answer with the status that the first folder names, if it names one."""
-        first = urlsplit(self.path).path.split("/")[1]
-        if first.isdigit():
-            self.send_error(int(first))
+        url = urlsplit(self.path)
+        first = url.path.split("/")[1]
+        if first.isdigit() or "token=" not in url.query or "Authorization" not in self.headers:
+            self.send_error(int(first) if first.isdigit() else 401)
             return None
         return super().send_head()
 

@@ -118,7 +118,12 @@ def write_configs(folder, web, port, base, root, secret):
             "output_uri": f"ftp://me:{secret('Output')}@{closed}/data",
             "base": base,
         },
-        "animate": {"catalog_uri": at("catalog.yaml", "Catalog"), "output_uri": f"{root}/clips", "formats": ["mp4"]},
+        "animate": {
+            "catalog_uri": at("catalog.yaml", "Catalog"),
+            "output_uri": f"{root}/clips",
+            "formats": ["mp4"],
+            "num_actors": 1,
+        },
         "animate-nowhere": {"catalog_uri": at("catalog.yaml", "Catalog", closed), "output_uri": f"{root}/nowhere"},
         "score": {"output_uri": f"{root}/clips", "scorer": "tests.integration.crashing_scorer:crash_on_red"},
         "score-nowhere": {"output_uri": at("clips", "Output", closed), "scorer": "tests.support:mp4"},
@@ -130,7 +135,10 @@ def write_configs(folder, web, port, base, root, secret):
         {"name": "keys", "loras": [f"s3://key:{secret('Lora')}@bucket/a.safetensors"]},
         {"name": "gone", "domain_adapter": at("a.safetensors;jsessionid=x", "Adapter")},
         {"name": "broken", "motion_loras": [at("videos/a.mp4", "MotionLora")]},
-        {"name": "chain", "embeddings": [{"path": f"zip://a.pt::{at('a.zip', 'Embedding', closed)}", "token": "red"}]},
+        {
+            "name": "chain",
+            "embeddings": [{"path": f"zip://a.pt::{at('a.zip', 'Embedding', closed)}", "token": "square"}],
+        },
         {"name": "base", "base": at("base", "Base", closed)},
         {"name": "module", "motion_module": at("500/motion.safetensors", "Motion")},
     ]
@@ -141,7 +149,7 @@ def write_configs(folder, web, port, base, root, secret):
         **{"width": 32, "height": 32, "num_frames": 4, "num_inference_steps": 1},
         "entries": entries,
     }
-    (web / "prompts.txt").write_text("a blue square, red\n")
+    (web / "prompts.txt").write_text("a blue square\n")
     (web / "catalog.yaml").write_text(yaml.safe_dump(catalog))
     folder.mkdir()
     for name, content in configs.items():
@@ -191,17 +199,17 @@ def test_no_secret_is_written_anywhere(kind, store, web, base, tmp_path):
     with served(str(web)) as port:
         names = write_configs(tmp_path / "configs", web, port, base, root, secret)
         try:
-            done = subprocess.run(
-                [sys.executable, "-m", "tests.integration.all_jobs", str(tmp_path / "configs")],
-                cwd=work,
-                env=os.environ
-                | {"PYTHONPATH": str(REPOSITORY), "XDG_CACHE_HOME": str(work / "cache"), "RAY_TMPDIR": str(temporary)},
-                capture_output=True,
-                text=True,
-                timeout=400,
-            )
-            said = done.stdout + done.stderr
-            (tmp_path / "said").write_text(said)
+            environment = {"XDG_CACHE_HOME": str(work / "cache"), "RAY_TMPDIR": str(temporary)}
+            with (tmp_path / "said").open("w") as said:
+                done = subprocess.run(
+                    [sys.executable, "-m", "tests.integration.all_jobs", str(tmp_path / "configs")],
+                    cwd=work,
+                    env=os.environ | environment | {"PYTHONPATH": str(REPOSITORY)},
+                    stdout=said,
+                    stderr=subprocess.STDOUT,
+                    timeout=300,
+                )
+            said = (tmp_path / "said").read_text()
             assert done.returncode == 0, said
             found = [*leaks(files_below(work, temporary, tmp_path / "out"))]
             assert any(name.endswith(".log") for name, _ in files_below(temporary))
