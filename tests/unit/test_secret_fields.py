@@ -8,16 +8,22 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
+import torch
 import yaml
 from pydantic import BaseModel
+from safetensors.torch import save_file
 
+from animatediff.commands import main
 from animatediff.config import Config, dump, parse
 from animatediff.errors import UsageError, UserError
 from animatediff.rendering.catalog_files import CatalogFile
 from animatediff.uris import Uri, with_secrets
+from animatediff.weights import files
 from pipelines.public_logs import keep_logs_public
 from pipelines.run_context import flatten, shown
 from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
+from tests.integration.files_server import served
+from tests.support import mp4
 
 LORA = {"path": "a.safetensors"}
 MINIMAL = {
@@ -210,3 +216,28 @@ def test_an_uncaught_error_tells_no_secret():
     assert done.returncode == 1
     assert "ValueError: invalid literal" in done.stderr
     assert SECRET not in done.stderr
+
+
+def test_the_command_reads_with_secrets_and_prints_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(files, "CACHE", tmp_path / "cache")
+    (tmp_path / "web").mkdir()
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    tensors = {f"{name}.lora_down.weight": torch.zeros(2, 320), f"{name}.lora_up.weight": torch.zeros(320, 2)}
+    save_file(tensors, tmp_path / "web" / "lora.safetensors")
+    (tmp_path / "web" / "clip.mp4").write_bytes(mp4(2))
+    with served(str(tmp_path / "web")) as port:
+        lora, clip = (
+            f"http://me:{SECRET}@127.0.0.1:{port}/{name}?token={SECRET}" for name in ("lora.safetensors", "clip.mp4")
+        )
+        for arguments, code in (
+            (["identify", lora], 0),
+            (["identify", "--json", lora, clip], 1),
+            (["metadata", clip], 1),
+        ):
+            with pytest.raises(SystemExit) as caught:
+                main(arguments)
+            said = "".join(capsys.readouterr())
+            assert caught.value.code == code
+            assert SECRET not in said
+            assert "cannot reach" not in said
+    assert {path.name for path in (tmp_path / "cache").glob("*/*")} == {"lora.safetensors", "clip.mp4"}
