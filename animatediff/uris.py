@@ -100,6 +100,14 @@ def printable_uri(uri: str) -> str:
     return "::".join(map(_printable_link, _LINKS.split(uri)))
 
 
+def printable_place(uri: str) -> str:
+    """`printable_uri` without what stands before the host, secret or not: as ids of videos have always had it."""
+    if "://" not in uri:
+        return uri
+    parts = _split(printable_uri(uri))
+    return "".join(parts._replace(user=""))
+
+
 def printable_values(value: Any) -> Any:
     """Plain values with every text in them as `printable_uri` gives it; older versions kept some whole."""
     if isinstance(value, dict):

@@ -25,6 +25,7 @@ from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig, SourceVideo
 from animatediff.data.whole_uris import WholeUris
 from animatediff.errors import UserError, naming
+from animatediff.uris import printable_place
 from animatediff.weights.base import load_vae
 from animatediff.weights.vae import fingerprint
 from pipelines.settings import IngestConfig
@@ -171,7 +172,8 @@ def _recorded(config: IngestConfig, settings: dict[str, Any]) -> dict[str, Any]:
     # The source is no part of the key, as a moved source gives the same clips; but two sources may not share ids.
     # How captions are read may change: those that could not be read before are further videos then.
     source = absolute_source(config).model_dump(mode="json", exclude={"encoding"})
-    return settings | {"source": source}
+    places = {name: printable_place(source[name]) for name in ("uri", "videos_uri") if source[name]}
+    return settings | {"source": source | places}
 
 
 def _check_recorded(config: IngestConfig, output_uri: str, settings: dict[str, Any]) -> tuple[Manifest | None, bool]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from animatediff.uris import hide_secrets, joined, parent, printable_text, printable_uri, with_secrets
+from animatediff.uris import hide_secrets, joined, parent, printable_place, printable_text, printable_uri, with_secrets
 
 
 @pytest.mark.parametrize(
@@ -111,3 +111,18 @@ def test_uris_that_differ_in_their_secrets_are_different():
     assert one != other != "https://h/get"
     assert hide_secrets("s3://bucket/a") == "s3://bucket/a"
     assert type(hide_secrets("s3://bucket/a")) is str
+
+
+@pytest.mark.parametrize(
+    ("uri", "place"),
+    [
+        ("abfs://videos@account.dfs.core.windows.net/a@b", "abfs://account.dfs.core.windows.net/a@b"),
+        ("github://owner:repository@main/a", "github://main/a"),
+        ("https://me:pass@h:80/@a/b?token=s&v=1", "https://h:80/@a/b?v=1"),
+        ("s3://bucket/a@b.mp4", "s3://bucket/a@b.mp4"),
+        ("zip://a::https://me:pass@h/a.zip", "zip://a::https://h/a.zip"),
+        ("videos/a@b.mp4", "videos/a@b.mp4"),
+    ],
+)
+def test_ids_are_told_from_the_host_on(uri, place):
+    assert printable_place(uri) == place

@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from animatediff.data.sources.spec import VIDEO_SUFFIXES
 from animatediff.storage_errors import reason
-from animatediff.uris import is_secret, printable_uri
+from animatediff.uris import is_secret, printable_place
 
 _TAR_MEMBER = re.compile(r"(?P<uri>.+)#offset=(?P<offset>\d+)&bytes=(?P<num_bytes>\d+)", re.DOTALL)
 _PARQUET_CELL = re.compile(r"(?P<uri>.+)#group=(?P<group>\d+)&row=(?P<row>\d+)&column=(?P<column>[^&#]+)", re.DOTALL)
@@ -65,10 +65,8 @@ def id_from(uri: str) -> str:
     Signatures are left out, so that a signed URL keeps its id when it is signed again. A parameter that is only called
     like a secret (`get?key=1.mp4`) is part of the id, as a hash.
     """
-    name = printable_uri(uri)
+    name = printable_place(uri)
     name = name.partition("://")[2] or name
-    if "://" in uri and "@" in (host := name.partition("/")[0]):  # a container, which has never been part of it
-        name = name[host.rindex("@") + 1 :]
     name = name.removeprefix("./").lstrip("/")
     content = _hidden_content(uri)
     if content:
