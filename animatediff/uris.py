@@ -14,8 +14,9 @@ from urllib.parse import quote, unquote
 from pydantic import ValidatorFunctionWrapHandler, WrapValidator
 
 _SECRET_PARAMETER = re.compile(
-    r"x-(amz|goog|ms)-.*|.*(token|secret|password|passwd|credential|signature|session).*|sig|sid|auth|authorization|bearer"
-    r"|(.*[-_])?(api|access)?[-_]?key|pass|pwd|pw|jwt|hmac|hdnts|hdntl|hdnea|__gda__|awsaccesskeyid|googleaccessid"
+    r"x-(amz|goog|ms|oss|cos)-.*|.*(token|secret|password|passwd|passphrase|passcode|credential|signature|session).*"
+    r"|.*access[-_]?key.*|sig|sign|q-sign.*|sid|.*sessid|sas|auth|oauth.*|authorization|bearer|creds?|cookie|otp|ticket"
+    r"|(.*[-_])?(api|access)?[-_]?key|pass|pwd|pswd|psw|pw|jwt|hmac|hdnts|hdntl|hdnea|__gda__|googleaccessid"
     r"|key-pair-id|policy|expires",
     re.IGNORECASE,
 )

@@ -33,6 +33,8 @@ from animatediff.uris import hide_secrets, joined, parent, printable_place, prin
         ("https://h/?url=https://me:pass@x/a&v=1", "https://h/?url=https://x/a&v=1"),
         ("https://h/?url=https%3A%2F%2Fx%2Fa%3Ftoken%3Ds", "https://h/?url=https%3A%2F%2Fx%2Fa"),
         ("https://h/a.mp4?", "https://h/a.mp4"),
+        ("https://h/a?OSSAccessKeyId=s&x-oss-token=s&PHPSESSID=s&sign=s&q-sign-algorithm=s&v=1", "https://h/a?v=1"),
+        ("https://h/a?passphrase=s&otp=s&sas=s&oauth_nonce=s&cred=s&ticket=s&cookie=s&cast=1", "https://h/a?cast=1"),
         ("https://me:a::b@h/a.mp4", "https://h/a.mp4"),
         ("https://me:pass@[fe80::1]:80/a", "https://[fe80::1]:80/a"),
         ("zip://a::simplecache::https://me:pass@[::1]/a.zip", "zip://a::simplecache::https://[::1]/a.zip"),
