@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 import tyro
 
 from animatediff.commands_dataset import show, verify
+from animatediff.config import hide_in_arguments
 from animatediff.errors import UsageError, UserError
 from animatediff.weights import textual_inversion
 from animatediff.weights.identify import Identity, identify_uri
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             {"identify": identify, "convert": convert, "show": show, "verify": verify, "metadata": metadata},
             prog="animatediff",
             description=__doc__,
-            args=argv,
+            args=hide_in_arguments(sys.argv[1:] if argv is None else argv),
         )
     except UserError as error:
         sys.stderr.write(f"animatediff: {error}\n")

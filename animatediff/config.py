@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from animatediff.errors import UsageError
+from animatediff.uris import hide_secrets, printable_text
 from animatediff.yaml_files import read_yaml
 
 
@@ -57,7 +58,7 @@ def parse(
         UsageError: an unreadable file, or an unknown field or a value out of range in it.
         SystemExit: `--help` (0); a flag that does not exist, or a value out of range (2).
     """
-    config_uri, rest = _split_config_flag(list(argv))
+    config_uri, rest = _split_config_flag(hide_in_arguments(argv))
     config_uri = config_uri or default_uri
     if not rest:
         return load(schema, config_uri, others=others) if config_uri else _validate(schema, {}, "defaults")
@@ -79,6 +80,18 @@ def load(schema: type[ConfigT], uri: str, *, others: Mapping[str, Collection[str
     if likely is not None and num_known[likely] > len(content.keys() & schema.model_fields.keys()):
         raise UsageError(f"{uri} looks like {likely}")
     return _validate(schema, content, uri)
+
+
+def hide_in_arguments(argv: Sequence[str]) -> list[str]:
+    """Return a command line whose messages tell no secret of its URIs, and whose values are opened with them."""
+    arguments: list[str] = []
+    for argument in argv:
+        flag, sign, value = argument.partition("=")
+        if argument.startswith("--") and sign and hide_secrets(value) is not value:
+            arguments += [flag, hide_secrets(value)]
+        else:
+            arguments.append(hide_secrets(argument))
+    return arguments
 
 
 def dump(config: Config) -> str:
@@ -178,7 +191,7 @@ def describe_value(item: Mapping[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = printable_text(repr(value))  # first: what is cut would not be known for a URI
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
 
 

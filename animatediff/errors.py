@@ -4,20 +4,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from animatediff.uris import printable_text
+
 _MOST_CHARS = 300
 _MOST_OF_A_LINE = 8000  # twenty problems of a catalog are told in one
+_MOST_TO_SEARCH = 1_000_000
 
 
 class UserError(ValueError):
     """Something the user gave cannot be used (a file, a base model, a bucket). The jobs print it and exit 1.
 
-    What it quotes may be a stranger's megabytes: the middle of a long text is left out.
+    Its text becomes rows, pages and lines of logs: whatever it was made from, there is no secret of a URI in it. What
+    it quotes may be a stranger's megabytes: the middle of a long text is left out.
     """
 
     exit_code = 1
 
     def __init__(self, *texts: Any) -> None:
-        super().__init__(*(bounded(text) if isinstance(text, str) else text for text in texts))
+        super().__init__(*(_publishable(text) if isinstance(text, str) else text for text in texts))
 
 
 class UsageError(UserError):
@@ -26,10 +30,15 @@ class UsageError(UserError):
     exit_code = 2
 
 
-def bounded(text: str) -> str:
-    """Return a text of at most 8,000 characters, with its beginning, which names the thing, and its end, the remedy."""
-    half = _MOST_OF_A_LINE // 2
-    return text if len(text) <= _MOST_OF_A_LINE else f"{text[: half - 10]} [...] {text[10 - half :]}"
+def bounded(text: str, most: int = _MOST_OF_A_LINE) -> str:
+    """Return a text of at most `most` characters, with its beginning, which names the thing, and its end."""
+    half = most // 2
+    return text if len(text) <= most else f"{text[: half - 10]} [...] {text[10 - half :]}"
+
+
+def _publishable(text: str) -> str:
+    # What is cut is searched before: half a secret would not be found.
+    return bounded(printable_text(bounded(text, _MOST_TO_SEARCH)))
 
 
 @contextmanager
@@ -62,7 +71,7 @@ def refusing(what: str, reason: Callable[[BaseException], str] | None = None) ->
 def one_line(error: BaseException) -> str:
     """What an error says, without line breaks and not too long; of a library's bare word, its kind, too."""
     try:
-        text = " ".join(str(error).split())[:_MOST_CHARS]
+        text = " ".join(printable_text(bounded(str(error), _MOST_TO_SEARCH)).split())[:_MOST_CHARS]
     except Exception:  # of what cannot be printed, such as a number of 5,000 digits
         text = ""
     return text if isinstance(error, ValueError | OSError) and text else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -10,6 +10,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from animatediff import storage
+from animatediff.storage_errors import unreachable
 
 # What a store without conditional requests is given until all that wrote at once have written.
 _SETTLE_S = 3.0
@@ -35,7 +36,7 @@ def create(uri: str, data: bytes) -> bool:
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise storage.unreachable(uri, error) from error
+        raise unreachable(uri, error) from error
 
 
 def renew(uri: str, data: bytes) -> None:
@@ -54,7 +55,7 @@ def renew(uri: str, data: bytes) -> None:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise storage.unreachable(uri, error) from error
+        raise unreachable(uri, error) from error
 
 
 def clock(folder_uri: str) -> float:

@@ -3,6 +3,7 @@
 Writes are atomic: a reader sees the whole new file or none of it.
 """
 
+import errno
 import math
 import os
 import posixpath
@@ -11,9 +12,10 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,21 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from animatediff.errors import UserError
-from animatediff.full_storage import saying_full
-from animatediff.uris import printable_text, printable_uri
+from animatediff.storage_errors import is_absence, public, reason, unreachable
+from animatediff.uris import joined, parent, printable_uri, with_secrets
 
-# botocore's defaults wait 60 s per attempt; a wrong endpoint should be told within seconds.
-_PROTOCOL_OPTIONS: dict[str, dict[str, Any]] = {
-    "s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 4}}},
+
+@cache
+def _web_timeout() -> Any:
+    import aiohttp  # which takes long, and few need it
+
+    return aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
+
+
+# Defaults wait 60 s per attempt, or five minutes for a whole file; a wrong endpoint should be told within seconds.
+_PROTOCOL_OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
+    "s3": lambda: {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 4}}},
+    **dict.fromkeys(("http", "https"), lambda: {"client_kwargs": {"timeout": _web_timeout()}}),
 }
 
 _DRAFT = re.compile(r"\.(.+\.)?[0-9a-f]{32}\.tmp")  # what `staged` and `write_file` name theirs
@@ -40,15 +51,19 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """
     protocol = uri.split("://", 1)[0] if "://" in uri else "file"
     try:
-        return fsspec.core.url_to_fs(uri, **_PROTOCOL_OPTIONS.get(protocol, {}))
+        return fsspec.core.url_to_fs(with_secrets(uri), **_PROTOCOL_OPTIONS.get(protocol, dict)())
     except Exception as error:  # some connect at once, and each fails in its own way
-        text = printable_text(" ".join(str(error).split()))
-        raise UserError(f"cannot open {printable_uri(uri)}: {text}") from error
+        raise UserError(f"cannot open {printable_uri(uri)}: {reason(error)}") from public(error)
 
 
 def join(uri: str, *parts: str) -> str:
     """`uri/part/part`, for local paths and URIs alike."""
-    return posixpath.join(uri, *parts)
+    return joined(uri, *parts)
+
+
+def beside(uri: str, name: str) -> str:
+    """The file `name` in the folder that `uri` lies in."""
+    return joined(parent(uri), name)
 
 
 def is_local(uri: str) -> bool:
@@ -78,9 +93,16 @@ def exists(uri: str) -> bool:
     """
     fs, path = filesystem(uri)
     try:
-        return bool(fs.exists(path))
+        if isinstance(fs, LocalFileSystem):
+            Path(path).stat()
+        else:
+            # Not `exists`, to which most file systems say no whatever went wrong.
+            fs.info(path)
+        return True
     except Exception as error:
-        raise unreachable(uri, error) from error
+        if is_absence(error):
+            return False
+        raise unreachable(uri, error) from public(error)
 
 
 def read_bytes(uri: str) -> bytes:
@@ -93,10 +115,10 @@ def read_bytes(uri: str) -> bytes:
     fs, path = filesystem(uri)
     try:
         return bytes(fs.cat_file(path))
-    except FileNotFoundError:
-        raise
     except Exception as error:
-        raise unreachable(uri, error) from error
+        if is_absence(error):
+            raise FileNotFoundError(errno.ENOENT, "there is no such file", printable_uri(uri)) from public(error)
+        raise unreachable(uri, error) from public(error)
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -115,7 +137,7 @@ def write_bytes(uri: str, data: bytes) -> None:
         else:
             fs.pipe_file(path, data)
     except Exception as error:
-        raise unreachable(uri, error) from error
+        raise unreachable(uri, error) from public(error)
 
 
 @contextmanager
@@ -138,7 +160,7 @@ def write_file(uri: str) -> Iterator[Path]:
                 yield temporary
                 _upload(fs, temporary, path, uri)
     except OSError as error:
-        raise unreachable(uri, error) from error
+        raise unreachable(uri, error) from public(error)
 
 
 @contextmanager
@@ -160,7 +182,7 @@ def staged(uri: str) -> Iterator[str]:
         yield str(draft)
         draft.rename(path)
     except OSError as error:
-        raise unreachable(uri, error) from error
+        raise unreachable(uri, error) from public(error)
     except UserError as error:
         if str(draft) not in str(error):
             raise
@@ -190,7 +212,7 @@ def _upload(fs: fsspec.AbstractFileSystem, local: Path, path: str, uri: str) -> 
     try:
         fs.put_file(str(local), path)
     except Exception as error:
-        raise unreachable(uri, error) from error
+        raise unreachable(uri, error) from public(error)
 
 
 def list_files(uri: str) -> list[str]:
@@ -250,10 +272,10 @@ def _entries(uri: str, *, detail: bool = True) -> list[Any]:
         # Object stores cache listings; another worker may have written since.
         fs.invalidate_cache(path)
         return list(fs.ls(path, detail=detail))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
     except Exception as error:
-        raise unreachable(uri, error) from error
+        if is_absence(error):
+            return []
+        raise unreachable(uri, error) from public(error)
 
 
 def find_files(uri: str) -> list[str]:
@@ -265,10 +287,10 @@ def find_files(uri: str) -> list[str]:
     fs, path = filesystem(uri)
     try:
         found = fs.find(path)
-    except FileNotFoundError:
-        return []
     except Exception as error:
-        raise unreachable(uri, error) from error
+        if is_absence(error):
+            return []
+        raise unreachable(uri, error) from public(error)
     return sorted(posixpath.relpath(name, path) for name in found)
 
 
@@ -281,10 +303,10 @@ def delete(uri: str) -> None:
     fs, path = filesystem(uri)
     try:
         fs.rm_file(path)
-    except FileNotFoundError:
-        return
     except Exception as error:
-        raise unreachable(uri, error) from error
+        if is_absence(error):
+            return
+        raise unreachable(uri, error) from public(error)
 
 
 def delete_drafts(uri: str, *, older_than_s: float = 0.0) -> None:
@@ -323,20 +345,7 @@ def delete_many(uris: Sequence[str]) -> None:
         return
     try:
         fs.rm([filesystem(uri)[1] for uri in uris])
-    except FileNotFoundError:
-        return
     except Exception as error:
-        raise unreachable(uris[0], error) from error
-
-
-def unreachable(uri: str, error: BaseException) -> UserError:
-    """The one line for whatever a storage raised."""
-    full = saying_full(error)
-    hint = "check the bucket's name, the endpoint and the credentials" if "://" in uri else ""
-    if full is not None:
-        error, hint = full, "make room there or raise its quota; the same command goes on"
-    # An OSError's own text names the temporary file.
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error).strip() or type(error).__name__
-    reason = printable_text(text.splitlines()[0])
-    what = f"cannot {'reach' if '://' in uri else 'use'} {printable_uri(uri)}: {reason}"
-    return UserError(f"{what} ({hint})" if hint else what)
+        if is_absence(error):
+            return
+        raise unreachable(uris[0], error) from public(error)

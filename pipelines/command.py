@@ -12,7 +12,6 @@ from typing import TypeVar
 
 from animatediff.config import Config, parse
 from animatediff.errors import UserError
-from animatediff.uris import printable_uri
 from pipelines import interrupts
 from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
 from pipelines.submitted import refuse_relative_outputs, runs_folder
@@ -55,7 +54,7 @@ def run_job(main: Callable[[ConfigT], object], schema: type[ConfigT], *, embedde
         config = parse(schema, argv, others=_OTHERS) if argv else None
         if config is not None:
             refuse_relative_outputs(config)
-        logger.info("MLflow: %s", printable_uri(tracking_uri()))
+        logger.info("MLflow: %s", tracking_uri())
     except UserError as error:
         logger.error("%s", error)
         sys.exit(error.exit_code)

@@ -17,6 +17,7 @@ from ray import exceptions
 
 from animatediff.errors import UserError
 from animatediff.full_storage import is_full
+from animatediff.uris import printable_text
 
 logger = logging.getLogger(__name__)
 
@@ -319,4 +320,4 @@ def _found(pattern: str, text: str) -> str | None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(re.sub(r"\x1b\[\d+m", "", text).split())
+    return printable_text(" ".join(re.sub(r"\x1b\[\d+m", "", text).split()))

@@ -19,7 +19,7 @@ from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.rendering.catalog import Catalog
 from animatediff.rendering.entries import EmbeddingFile, Entry, Lora
-from animatediff.uris import printable_uri
+from animatediff.uris import with_secrets
 from animatediff.weights.checkpoints import content_hash
 from pipelines.tracking import open_client, patient, reason, tracking_uri
 
@@ -193,7 +193,7 @@ def _repository(root: str) -> Any:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     # MLflow's own functions for `models:/` ask the server of the whole process, which need not be this one.
-    return get_artifact_repository(root, tracking_uri=tracking_uri())
+    return get_artifact_repository(root, tracking_uri=with_secrets(tracking_uri()))
 
 
 def _some(names: Iterable[str]) -> str:
@@ -209,7 +209,7 @@ def _asking(missing: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # the client, and each storage behind it, has its own
-        where = printable_uri(tracking_uri())
+        where = tracking_uri()
         if getattr(error, "error_code", None) in _NOT_FOUND:
             raise UserError(f"MLflow at {where} has {missing}: check it, and MLFLOW_TRACKING_URI") from error
         raise UserError(f"cannot use MLflow at {where}: {reason(error)} (check MLFLOW_TRACKING_URI)") from error

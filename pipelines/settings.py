@@ -11,6 +11,7 @@ from animatediff.data.quarantine import Reason
 from animatediff.data.sources.spec import SourceConfig
 from animatediff.rendering.formats import Format
 from animatediff.training.recipe import Recipe
+from animatediff.uris import Uri
 
 _Count = Annotated[int, Field(ge=1)]
 
@@ -31,9 +32,9 @@ class IngestConfig(Config):
     """Videos to latent shards."""
 
     source: SourceConfig
-    output_uri: str
+    output_uri: Uri
     """Folder of the dataset; a rerun with the same config continues it."""
-    base: str
+    base: Uri
     """Stable Diffusion base whose VAE encodes: a diffusers folder, a URI, or a hub id."""
     clips: ClipConfig = ClipConfig()
     decode: DecodeConfig = DecodeConfig()
@@ -129,7 +130,7 @@ class TrainConfig(Recipe):
 
     run_name: str
     """Name of the MLflow run."""
-    output_uri: str
+    output_uri: Uri
     """Folder of the run: checkpoints, the weights, sample clips. Rerunning with it continues the run."""
     num_checkpoints: int = Field(2, ge=1)
     """Newest checkpoints that are kept, beside the weights of the one with the best held-out loss."""
@@ -163,7 +164,7 @@ class TrainConfig(Recipe):
 class ScoreConfig(Config):
     """Rendered clips to scores."""
 
-    output_uri: str
+    output_uri: Uri
     """Folder that the animate job wrote to."""
     scorer: str
     """`package.module:function`, as `animatediff.rendering.scoring` describes it, importable on the workers."""
@@ -199,9 +200,9 @@ class RenderRate(Config):
 class AnimateConfig(Config):
     """A catalog to clips and a gallery."""
 
-    catalog_uri: str
+    catalog_uri: Uri
     """The catalog: a YAML file, or a table in CSV, TSV, JSONL or Parquet."""
-    output_uri: str
+    output_uri: Uri
     """Folder of the clips, the table and the gallery; a rerun renders what is not there or failed."""
     formats: tuple[Format, ...] = Field(("mp4", "gif"), min_length=1)
     """Files of each clip."""

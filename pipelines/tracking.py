@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from animatediff import storage
-from animatediff.uris import printable_text, printable_uri
+from animatediff.uris import hide_secrets, printable_text, with_secrets
 from pipelines.run_context import DataInput, context_tags, experiment_id, shown
 from pipelines.submitted import runs_folder
 
@@ -122,7 +122,7 @@ class Tracker:
         if self.run_id is None and time.monotonic() >= self._retry_at:
             self.run_id = self._attempt(self._begin)
             if self.run_id is not None and self._has_warned:
-                logger.info("MLflow at %s answers now", printable_uri(tracking_uri()))
+                logger.info("MLflow at %s answers now", tracking_uri())
         return self.run_id is not None
 
     def _open(self, run_name: str, params: dict[str, Any], tags: dict[str, str], inputs: Sequence[DataInput]) -> str:
@@ -220,15 +220,15 @@ class Tracker:
             self._retry_at = time.monotonic() + self._wait_s
             self._wait_s = min(2 * self._wait_s, _MOST_RETRY_AFTER_S)
             if not self._has_warned:
-                where = printable_uri(tracking_uri())
+                where = tracking_uri()
                 logger.warning("MLflow at %s %s, the run goes on without it: %s", where, trouble, reason(error))
             self._has_warned = True
             return None
 
 
 def tracking_uri() -> str:
-    """Where runs are tracked: `MLFLOW_TRACKING_URI`, or an SQLite file in `runs_folder`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs_folder() / 'mlflow.db'}"
+    """Where runs are tracked: `MLFLOW_TRACKING_URI`, or an SQLite file in `runs_folder`; text without secrets."""
+    return hide_secrets(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs_folder() / 'mlflow.db'}")
 
 
 def reason(error: Exception) -> str:
@@ -259,7 +259,7 @@ def open_client() -> Any:
         logging.getLogger(name).setLevel(logging.ERROR)
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         runs_folder().mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri())
+    return MlflowClient(with_secrets(tracking_uri()))
 
 
 def _create_model(client: Any, name: str) -> None:

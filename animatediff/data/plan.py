@@ -67,6 +67,8 @@ class UnitRef:
     num_videos: int
     segment: str
     """Name of the file that holds it."""
+    whole_uris: tuple[str | None, ...] = ()
+    """Those of its videos that the file has without their secrets, where it has any."""
 
 
 def dataset_key(settings: dict[str, Any]) -> str:
@@ -163,6 +165,8 @@ def read_unit(dataset_uri: str, ref: UnitRef) -> Unit:
     ordinals = rows["ordinal"].to_numpy()
     start, end = np.searchsorted(ordinals, [ref.ordinal, ref.ordinal + 1]).tolist()
     videos = rows.slice(start, end - start).select(["video_id", "uri", "caption"]).to_pylist()
+    for video, whole in zip(videos, ref.whole_uris, strict=False):
+        video["uri"] = whole or video["uri"]
     return Unit(ref.ordinal, ref.unit_id, tuple(SourceVideo(**video) for video in videos))
 
 
@@ -289,7 +293,8 @@ def _unit_id(key: str, ordinal: int, videos: tuple[SourceVideo, ...]) -> str:
 
 
 def _segment_table(units: list[Unit]) -> pa.Table:
-    rows = [(unit.ordinal, unit.unit_id, v.video_id, v.uri, v.caption) for unit in units for v in unit.videos]
+    videos = [(unit, video) for unit in units for video in unit.videos]
+    rows = [(unit.ordinal, unit.unit_id, v.video_id, printable_uri(v.uri), v.caption) for unit, v in videos]
     return pa.table([pa.array(column) for column in zip(*rows, strict=True)], names=_SCHEMA.names).cast(_SCHEMA)
 
 

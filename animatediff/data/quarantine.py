@@ -8,6 +8,8 @@ from enum import StrEnum
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from animatediff.uris import printable_text
+
 
 class Reason(StrEnum):
     """Why a video was rejected."""
@@ -70,6 +72,7 @@ class VideoError(Exception):
     """
 
     def __init__(self, stage: str, reason: Reason, detail: str) -> None:
+        detail = printable_text(detail)
         super().__init__(stage, reason, detail)
         self.stage, self.reason, self.detail = stage, reason, detail
 

@@ -16,6 +16,7 @@ from animatediff import storage
 from animatediff.data import parquet
 from animatediff.data.scores import SCORE_COLUMNS
 from animatediff.errors import UserError
+from animatediff.storage_errors import is_absence, public, unreachable
 
 ROW_GROUP_ROWS = 64
 SCHEMA_VERSION = 2
@@ -153,15 +154,24 @@ def _own_metadata(file: Any) -> dict[str, str]:
 
 def _opened(uri: str, **options: Any) -> Any:
     fs, path = storage.filesystem(uri)
-    return fs.open(path, "rb", **options)
+    try:
+        return fs.open(path, "rb", **options)
+    except Exception as error:  # each storage has its own
+        if is_absence(error):
+            raise FileNotFoundError(uri) from public(error)
+        raise unreachable(uri, error) from public(error)
 
 
 @contextmanager
 def _telling(uri: str, remedy: str = "restore it, or ingest again into another folder") -> Iterator[None]:
     try:
         yield
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"{uri} is missing: {remedy}") from error
+    except (ConnectionError, TimeoutError, PermissionError) as error:
+        raise unreachable(uri, error) from public(error)
     # Files without checksums, when damaged, fail in many ways.
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -22,7 +22,7 @@ from animatediff.rendering.entries import (
     WeightsUri,
 )
 from animatediff.rendering.many import sha256, with_fields
-from animatediff.uris import printable_uri
+from animatediff.uris import printable_uri, with_secrets
 from animatediff.weights import base, checkpoints, motion_modules, textual_inversion
 
 RENDER_VERSION = 4
@@ -220,6 +220,8 @@ class _Identities:
         return {model.base: self._hash_base(model.base)} | {uri: self._hash(uri) for uri in weights_uris(model)}
 
     def __call__(self, model: Model, hashes: Mapping[str, str]) -> dict[str, Any]:
+        # What cannot be read counts by all of its name.
+        hashes = {uri: with_secrets(found) for uri, found in hashes.items()}
         return {
             "base": hashes[model.base],
             "motion_module": hashes[model.motion_module],

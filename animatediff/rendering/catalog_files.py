@@ -1,6 +1,5 @@
 """Catalogs as files: a YAML, with tables of entries and of prompts beside it where there are many; or one table."""
 
-import posixpath
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +14,7 @@ from animatediff.rendering.catalog_cells import Cells
 from animatediff.rendering.catalog_tables import SUFFIXES, Row, read_rows
 from animatediff.rendering.entries import Entry, Prompt, SeededSettings
 from animatediff.rendering.many import sha256, with_fields
-from animatediff.uris import printable_uri
+from animatediff.uris import Uri, printable_uri
 
 
 class CatalogFile(Catalog):
@@ -23,10 +22,10 @@ class CatalogFile(Catalog):
 
     entries: tuple[Entry, ...] = ()
     """Those of `entries_uri` come after them."""
-    entries_uri: str | None = Field(None, min_length=1)
+    entries_uri: Uri | None = Field(None, min_length=1)
     """A table of entries (CSV, TSV, JSONL, Parquet), from the YAML's folder. Its columns are the fields of an entry;
     rows with one name and the same weights are one model with several prompts."""
-    prompts_uri: str | None = Field(None, min_length=1)
+    prompts_uri: Uri | None = Field(None, min_length=1)
     """Prompts for every entry that names none of its own: a table, or a `.txt` with one a line; from the YAML's
     folder."""
 
@@ -60,7 +59,7 @@ def read(uri: str) -> Catalog:
 
 
 def _beside(uri: str, name: str) -> str:
-    return name if "://" in name or name.startswith(("/", "~")) else storage.join(posixpath.dirname(uri), name)
+    return name if "://" in name or name.startswith(("/", "~")) else storage.beside(uri, name)
 
 
 def _of_table(uri: str) -> Catalog:

@@ -9,9 +9,10 @@ from animatediff.config import Config
 from animatediff.diffusion.context import Context
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import Sampler, TimestepSpacing
+from animatediff.uris import Uri
 from animatediff.weights.resident import Addition
 
-WeightsUri = Annotated[str, AfterValidator(storage.absolute_if_there)]
+WeightsUri = Annotated[Uri, AfterValidator(storage.absolute_if_there)]
 
 
 class Settings(Config):

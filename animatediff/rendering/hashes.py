@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.rendering.catalog import Catalog, HashFile, base_folder, weights_uris
+from animatediff.storage_errors import is_absence, public, unreachable
 from animatediff.uris import printable_uri
 from animatediff.weights import checkpoints
 from animatediff.weights.files import VERSION_FIELDS
@@ -102,7 +103,7 @@ def _content_hash(uri: str) -> str:
     except UserError:
         raise
     except Exception as error:  # each storage has its own
-        raise storage.unreachable(uri, error) from error
+        raise unreachable(uri, error) from public(error)
 
 
 def _is_pefts(uri: str) -> bool:
@@ -112,7 +113,7 @@ def _is_pefts(uri: str) -> bool:
 
 def _version(uri: str) -> str:
     """What tells a file's or folder's content from that before; empty where the storage does not say."""
-    beside = [storage.join(posixpath.dirname(uri), "adapter_config.json")] if _is_pefts(uri) else []
+    beside = [storage.beside(uri, "adapter_config.json")] if _is_pefts(uri) else []
     infos = [info for each in (uri, *beside) for info in _infos(each)]
     if not infos or not all(any(field in info for field in VERSION_FIELDS) for info in infos):
         return ""
@@ -128,10 +129,10 @@ def _infos(uri: str) -> list[dict[str, Any]]:
         if info["type"] != "directory":
             return [info]
         return [found for _, found in sorted(fs.find(path, detail=True).items())]
-    except FileNotFoundError:
-        return []
     except Exception as error:  # each storage has its own
-        raise storage.unreachable(uri, error) from error
+        if is_absence(error):
+            return []
+        raise unreachable(uri, error) from public(error)
 
 
 def _read(uri: str) -> dict[str, _Known]:

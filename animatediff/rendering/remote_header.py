@@ -7,6 +7,7 @@ import torch
 
 from animatediff import storage
 from animatediff.errors import UserError, refusing
+from animatediff.storage_errors import public, unreachable
 from animatediff.weights.safetensors_header import as_texts
 from animatediff.weights.tensors import TensorFile, holds, without_wrapper
 
@@ -47,4 +48,4 @@ def _read(uri: str, start: int, num_bytes: int) -> bytes:
     try:
         return bytes(fs.cat_file(path, start=start, end=start + num_bytes))
     except Exception as error:  # each storage has its own
-        raise storage.unreachable(uri, error) from error
+        raise unreachable(uri, error) from public(error)

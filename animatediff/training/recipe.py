@@ -8,6 +8,7 @@ from animatediff.config import Config
 from animatediff.data.scores import condition
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.training.settings import ModelConfig, ObjectiveConfig, OptimConfig
+from animatediff.uris import Uri
 
 RecipeName = Literal["domain_adapter", "motion_module", "motion_lora", "finetune"]
 Result = Literal["motion_module", "domain_adapter", "motion_lora"]
@@ -27,7 +28,7 @@ _Condition = Annotated[str, AfterValidator(_readable)]
 class MixConfig(Config):
     """A second dataset whose batches come among the first one's: what a module must not forget."""
 
-    dataset_uri: str | None = None
+    dataset_uri: Uri | None = None
     """Folder of a dataset that ingest has sealed, with the same VAE. Default: none, nothing is mixed in."""
     where: _Condition = ""
     """Which of its clips, as for the first dataset."""
@@ -84,16 +85,16 @@ class Recipe(Config):
     the base's pictures. motion_module: motion modules, on the base with or without that adapter. motion_lora: LoRA on
     the temporal attention of `model.motion_module`, for one kind of motion. finetune: `model.motion_module` itself,
     or with `model.lora_rank` a LoRA on it, on a new domain."""
-    dataset_uri: str
+    dataset_uri: Uri
     """Folder of a dataset that ingest has sealed."""
     where: _Condition = ""
     """Which of its clips, by their scores: `motion > 0.02 and not duplicate`, or the presets `web` and `anime`.
     Default: all."""
     mix: MixConfig = MixConfig()
     """A second dataset against forgetting, such as the one that the motion module was trained on before."""
-    base: str
+    base: Uri
     """Stable Diffusion base, frozen: a diffusers folder, a URI, or a hub id."""
-    base_checkpoints: tuple[str, ...] = ()
+    base_checkpoints: tuple[Uri, ...] = ()
     """Personalised checkpoints of the base to train on, worker r on number r modulo their number, so that the motion
     suits them all; `base` stands for the base as it is. Default: the base on all workers."""
     model: ModelConfig = ModelConfig()

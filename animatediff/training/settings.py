@@ -6,12 +6,13 @@ from pydantic import Field, model_validator
 
 from animatediff.config import Config
 from animatediff.models.config import MotionConfig, Version
+from animatediff.uris import Uri
 
 
 class AdapterFile(Config):
     """A domain adapter, and how much of it."""
 
-    path: str | None = None
+    path: Uri | None = None
     """A weights file, local, at a URI, or MLflow's. Default: none."""
     scale: float = 1.0
     """1 is as trained."""
@@ -22,7 +23,7 @@ class ModelConfig(Config):
 
     version: Version | None = None
     """Published version whose shape fresh motion modules have; default: v3."""
-    motion_module: str | None = None
+    motion_module: Uri | None = None
     """Motion module to start from: a file at any URI, a run's folder, or `models:/` and `runs:/` of MLflow. It brings
     its own shape. Default: fresh ones, zero output."""
     num_heads: int | None = Field(None, ge=1)

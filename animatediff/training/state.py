@@ -14,6 +14,7 @@ import torch
 
 from animatediff import storage
 from animatediff.models.lora import LowRankAdapters
+from animatediff.storage_errors import unreachable
 from animatediff.training import checkpoint_files
 from animatediff.training.checkpoint_files import DamagedCheckpointError
 from animatediff.training.ema import Ema
@@ -67,7 +68,7 @@ def _telling(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:  # PyTorch raises the second, whatever happened
-        raise storage.unreachable(str(folder), error) from error
+        raise unreachable(str(folder), error) from error
 
 
 def write_result(uri: str, model: TrainedModel, ema: Ema | None, recipe: Recipe) -> None:

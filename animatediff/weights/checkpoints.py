@@ -5,6 +5,7 @@ named, and no module is built to read one.
 """
 
 import hashlib
+import posixpath
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -129,8 +130,7 @@ def content_hash(uri: str) -> str:
         hashes = {file.relative_to(path).as_posix(): _file_hash(file) for file in _hashed_files(path)}
     else:
         # The file alone was fetched; its config is found where the reader of LoRAs finds it.
-        folder, _, name = uri.rpartition("/")
-        beside = storage.join(folder, "adapter_config.json")
+        name, beside = posixpath.basename(uri), storage.beside(uri, "adapter_config.json")
         if not (name.startswith("adapter_model.") and storage.exists(beside)):
             return _file_hash(path)
         hashes = {"adapter_config.json": _file_hash(local_copy(beside)), name: _file_hash(path)}

@@ -17,6 +17,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from animatediff import storage
 from animatediff.errors import UserError
+from animatediff.storage_errors import public, unreachable
+from animatediff.uris import printable_uri, with_secrets
 
 # S3, GCS, Azure; web servers; fsspec's file systems in memory and elsewhere.
 VERSION_FIELDS = (
@@ -127,18 +129,18 @@ def _fetch(uri: str) -> Path:
         raise
     except OSError as error:
         if error.errno not in _OF_A_DISK:
-            raise storage.unreachable(uri, error) from error
+            raise unreachable(uri, error) from public(error)
         where = f"cannot keep a copy of {uri} in {CACHE}: {error.strerror}"
         raise UserError(f"{where}; make room, or name another folder in XDG_CACHE_HOME") from error
     except Exception as error:  # every storage has its own
-        raise storage.unreachable(uri, error) from error
+        raise unreachable(uri, error) from public(error)
 
 
 def _fetched(uri: str) -> Path:
     fs, path = storage.filesystem(uri)
     infos = _infos(fs, path)
-    key = hashlib.sha256(repr((uri, _versions(infos))).encode()).hexdigest()[:16]
-    target = CACHE / key / Path(path).name
+    key = hashlib.sha256(repr((with_secrets(uri), _versions(infos))).encode()).hexdigest()[:16]
+    target = CACHE / key / Path(printable_uri(f"x://host/{path}")).name  # others may list the folder
     # It is used, which another process that makes room is to see before it is found here. Another user's cannot be
     # marked, nor does that user's process delete it while it is young.
     with suppress(FileNotFoundError, PermissionError):
@@ -149,7 +151,10 @@ def _fetched(uri: str) -> Path:
     partial = _draft() / target.name
     partial.parent.mkdir(parents=True)
     try:
-        fs.get(path, str(partial), recursive=fs.isdir(path))
+        if fs.isdir(path):
+            fs.get(path, str(partial), recursive=True)
+        else:  # not `get`, which takes the `?` of a query for a pattern, and makes a folder
+            fs.get_file(path, str(partial))
         os.utime(partial.parent)  # it may have taken long, and is not to be old when it is there
         partial.parent.rename(target.parent)
     except OSError:

@@ -6,6 +6,7 @@ copies it into the file's metadata, once for each part of the model. Without any
 
 import logging
 import math
+import posixpath
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -97,9 +98,8 @@ def read(file: TensorFile, part: str) -> Scales | None:
     Raises:
         UserError: it cannot be read, or is of another algorithm than LoRA, LoHa and LoKr.
     """
-    folder, _, name = file.uri.rpartition("/")
-    beside = storage.join(folder, _CONFIG_FILE)
-    if name.startswith("adapter_model.") and storage.exists(beside):
+    beside = storage.beside(file.uri, _CONFIG_FILE)
+    if posixpath.basename(file.uri).startswith("adapter_model.") and storage.exists(beside):
         return _parse(read_text(local_copy(beside), beside), "", beside)
     if METADATA_KEY in file.metadata:
         return _parse(file.metadata[METADATA_KEY], _PREFIXES[part], f"{METADATA_KEY} of {file.uri}")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from animatediff import storage
 from animatediff.errors import UserError, one_line, refusing
+from animatediff.storage_errors import unreachable
 from animatediff.weights import pickles, safetensors_header
 from animatediff.weights.files import local_copy
 
@@ -105,7 +106,7 @@ def save_tensors(uri: str, tensors: Mapping[str, Tensor], metadata: Mapping[str,
         try:
             save_file(separate, path, metadata=dict(metadata) or None)
         except (SafetensorError, RuntimeError) as error:  # the first is how a full disk is told
-            raise storage.unreachable(uri, error) from error
+            raise unreachable(uri, error) from error
 
 
 def _is_safetensors(head: bytes) -> bool:

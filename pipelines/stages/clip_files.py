@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from animatediff import storage
 from animatediff.rendering.catalog import Result
+from animatediff.storage_errors import unreachable
 
 
 def joined(hashes: Sequence[str]) -> str:
@@ -41,4 +42,4 @@ def _sha256(uri: str) -> str:
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise storage.unreachable(uri, error) from error
+        raise unreachable(uri, error) from error

@@ -8,12 +8,11 @@ from animatediff.data.card import write_card
 from animatediff.data.manifest import Manifest
 from animatediff.data.seal import QUARANTINE_FILE, clean_up
 from animatediff.errors import UserError
-from animatediff.uris import printable_uri
 from pipelines.runtime import connect, wants_gpus
 from pipelines.settings import IngestConfig
 from pipelines.stages.dry_run import estimate
 from pipelines.stages.ingest_watch import encode
-from pipelines.stages.plan import IngestJob, check_before, prepare, read_inputs, without_secrets
+from pipelines.stages.plan import IngestJob, check_before, prepare, read_inputs
 from pipelines.stages.seal import seal_job
 
 logger = logging.getLogger(__name__)
@@ -21,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 def ingest(config: IngestConfig) -> Manifest | None:
     """Do the job; see `pipelines.ingest.main`."""
-    logger.info("ingest: %s -> %s", printable_uri(config.source.uri), config.output_uri)
+    logger.info("ingest: %s -> %s", config.source.uri, config.output_uri)
     inputs = read_inputs(config)
     sealed = check_before(config, inputs)
     if config.dry_run:
@@ -35,10 +34,10 @@ def ingest(config: IngestConfig) -> Manifest | None:
         logger.info("nothing to do: every video of the source is sealed already")
         manifest = job.sealed
     else:
-        storage.write_bytes(storage.join(job.output_uri, "config.yaml"), dump(without_secrets(config)).encode())
+        storage.write_bytes(storage.join(job.output_uri, "config.yaml"), dump(config).encode())
         encode(config, job, use_gpu=use_gpu)
         manifest = seal_job(job, shard_bytes=config.shard_mb * 1_000_000)
-    write_card(job.output_uri, manifest, printable_uri(config.source.uri), config.base)
+    write_card(job.output_uri, manifest, config.source.uri, config.base)
     _report(config, job, manifest)
     return manifest
 

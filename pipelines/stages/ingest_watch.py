@@ -20,7 +20,7 @@ from pipelines.run_context import DataInput, device, flatten
 from pipelines.runtime import num_cpus, num_gpus
 from pipelines.settings import IngestConfig
 from pipelines.stages.encode import CPUS_PER_ACTOR, Decode, Encode, EncodeSpec, UnitResult, encode_units
-from pipelines.stages.plan import IngestJob, without_secrets
+from pipelines.stages.plan import IngestJob
 from pipelines.stages.starting import starting
 from pipelines.tracking import Tracker
 
@@ -163,7 +163,7 @@ def _tracker(config: IngestConfig, job: IngestJob, state: State, *, use_gpu: boo
     return Tracker(
         f"ingest-{posixpath.basename(job.output_uri.rstrip('/'))}",
         run_id=state.mlflow_run_id,
-        params=flatten(without_secrets(config).model_dump(mode="json")),
+        params=flatten(config.model_dump(mode="json")),
         tags={
             "job": "ingest",
             "dataset_uri": job.output_uri,

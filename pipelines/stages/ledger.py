@@ -16,6 +16,7 @@ import pyarrow as pa
 from animatediff import checked_json, storage
 from animatediff.errors import UserError
 from animatediff.rendering.catalog import Item, Result
+from animatediff.uris import printable_text
 from pipelines.stages import clip_files, ledger_table
 from pipelines.stages.ledger_table import TABLE
 
@@ -211,7 +212,7 @@ def result_of(item: Item, **outcome: Any) -> Result:
 
 def describe(error: Exception) -> str:
     """An error as one line for a row."""
-    text = " ".join(str(error).split())[:500]
+    text = " ".join(printable_text(str(error)).split())[:500]
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 

@@ -23,15 +23,15 @@ from animatediff.data.shards import SCHEMA_VERSION
 from animatediff.data.sources.not_taken import NotTaken, in_words
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig, SourceVideo
+from animatediff.data.whole_uris import WholeUris
 from animatediff.errors import UserError, naming
-from animatediff.uris import printable_uri
+from animatediff.uris import printable_place
 from animatediff.weights.base import load_vae
 from animatediff.weights.vae import fingerprint
 from pipelines.settings import IngestConfig
 
 logger = logging.getLogger(__name__)
 
-_URIS = ("uri", "videos_uri")
 _ALL_WINDOWS = 8  # of a WebVid video: 18 s on average, while clips of 16 frames at 8 frames a second last 2 s
 
 
@@ -109,12 +109,6 @@ def absolute_source(config: IngestConfig) -> SourceConfig:
     return source.model_copy(update={"uri": storage.absolute(source.uri), "videos_uri": videos_uri})
 
 
-def without_secrets(config: IngestConfig) -> IngestConfig:
-    """The config as it may be written down: passwords and signatures in the source's address are left out."""
-    uris = {name: uri and printable_uri(uri) for name, uri in config.source.model_dump().items() if name in _URIS}
-    return config.model_copy(update={"source": config.source.model_copy(update=uris)})
-
-
 def prepare(config: IngestConfig, inputs: Inputs, *, use_gpu: bool) -> IngestJob:
     """Write or extend the plan, and see what of it is done.
 
@@ -128,11 +122,14 @@ def prepare(config: IngestConfig, inputs: Inputs, *, use_gpu: bool) -> IngestJob
     sealed, is_new = _check_recorded(config, output_uri, settings)
     if is_new:
         planning.write_settings(output_uri, _recorded(config, settings))
-    units, rejected = extend_plan(config, inputs.videos, output_uri, sealed, key=key, is_dry=False)
+    whole_uris = WholeUris()
+    videos = whole_uris.noting(inputs.videos)
+    units, rejected = extend_plan(config, videos, output_uri, sealed, key=key, is_dry=False)
     tell_left_out(rejected, inputs.not_taken)
     planning.write_not_taken(output_uri, inputs.not_taken)
     done = parts.committed(output_uri)
     pending = [unit for unit in units[sealed.num_units if sealed else 0 :] if unit.unit_id not in done]
+    pending = whole_uris.attached(output_uri, pending)
     identity = Identity(key, settings["encoder_fp"], inputs.vae.config.scaling_factor)
     return IngestJob(output_uri, inputs.base, dtype, identity, units, pending, rejected, sealed)
 
@@ -174,8 +171,9 @@ def _settings(config: IngestConfig, inputs: Inputs, dtype: str) -> dict[str, Any
 def _recorded(config: IngestConfig, settings: dict[str, Any]) -> dict[str, Any]:
     # The source is no part of the key, as a moved source gives the same clips; but two sources may not share ids.
     # How captions are read, and what is fetched, may change: those that could not be had are further videos then.
-    source = absolute_source(without_secrets(config)).model_dump(mode="json", exclude={"encoding", "trusted"})
-    return settings | {"source": source}
+    source = absolute_source(config).model_dump(mode="json", exclude={"encoding", "trusted"})
+    places = {name: printable_place(source[name]) for name in ("uri", "videos_uri") if source[name]}
+    return settings | {"source": source | places}
 
 
 def _check_recorded(config: IngestConfig, output_uri: str, settings: dict[str, Any]) -> tuple[Manifest | None, bool]:

@@ -17,6 +17,7 @@ import ray
 
 from animatediff import storage
 from animatediff.errors import UserError
+from animatediff.storage_errors import unreachable
 from animatediff.training import checkpoint_files
 from pipelines.failures import find_refusal, find_user_error
 
@@ -93,7 +94,7 @@ def told_of_refusal(run_uri: str, before: Collection[str]) -> Iterator[None]:
             delete_half_written(run_uri, before)
         except UserError as failure:
             logger.warning("what was written of a checkpoint stays: %s", failure)
-        raise storage.unreachable(storage.join(run_uri, FOLDER), refusal) from error
+        raise unreachable(storage.join(run_uri, FOLDER), refusal) from error
 
 
 def delete_half_written(run_uri: str, before: Collection[str]) -> None:

@@ -4,7 +4,6 @@ import logging
 from dataclasses import replace
 
 from animatediff.config import dump
-from animatediff.uris import printable_text
 from pipelines.run_context import device, flatten
 from pipelines.runtime import connect
 from pipelines.settings import TrainConfig
@@ -56,7 +55,7 @@ def _open_tracker(config: TrainConfig, job: TrainJob, workers: Workers) -> Track
         tags=_tags(config, job) | {"device": device(use_gpu=workers.use_gpu)},
         inputs=job.inputs,
     )
-    tracker.log_file("config.yaml", printable_text(dump(config)).encode())
+    tracker.log_file("config.yaml", dump(config).encode())
     return tracker
 
 

@@ -17,6 +17,7 @@ from animatediff.rendering.file_checks import GivenFile, check_files
 from animatediff.training.captions import count_long
 from animatediff.training.model import BASE, check_fit
 from animatediff.training.recipe import Recipe
+from animatediff.uris import printable_values
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_config
 from animatediff.yaml_files import read_yaml
@@ -245,7 +246,7 @@ def _read(output_uri: str) -> TrainRun | None:
 
 def _check_same(config: TrainConfig, run: TrainRun, sealed: Sequence[_Sealed]) -> None:
     old = read_yaml(storage.join(config.output_uri, _CONFIG))
-    changes = differing_fields(old, config.model_dump(mode="json"))
+    changes = differing_fields(printable_values(old), config.model_dump(mode="json"))
     changes = [change for change in changes if not change.startswith(_MAY_CHANGE)]
     changes += _changed_clips(run, sealed)
     if changes and config.allow_config_change:

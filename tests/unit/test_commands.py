@@ -19,6 +19,7 @@ from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering.outputs import encode_png
 from animatediff.sprites.base import build_base
+from animatediff.storage_errors import unreachable
 from animatediff.weights import checkpoints, files, motion_modules
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 from tests.support_weights import ldm_file
@@ -188,7 +189,7 @@ def test_a_conversion_that_fails_midway_leaves_nothing_and_can_be_repeated(capsy
     write_bytes = storage.write_bytes
 
     def full(uri, data):
-        raise storage.unreachable(uri, OSError(errno.ENOSPC, "No space left on device"))
+        raise unreachable(uri, OSError(errno.ENOSPC, "No space left on device"))
 
     monkeypatch.setattr(storage, "write_bytes", full)
     assert "No space left" in fail(capsys, "convert", module, out, "--to", "diffusers")

@@ -15,6 +15,7 @@ from animatediff.errors import UserError
 from animatediff.rendering.animator import Clip
 from animatediff.rendering.catalog import Item
 from animatediff.rendering.entries import Model
+from animatediff.storage_errors import unreachable
 from pipelines.stages import render
 from pipelines.stages.dispatch import Lease, Slice
 from pipelines.stages.ledger import read_item
@@ -206,7 +207,7 @@ def test_a_full_storage_stops_the_work_and_another_refusal_does_not(worker, monk
     worker._dispatcher = SimpleNamespace(stop=SimpleNamespace(remote=stopped.append))
 
     def refuse(uri, data):
-        raise storage.unreachable(uri, OSError(number, os.strerror(number)))
+        raise unreachable(uri, OSError(number, os.strerror(number)))
 
     with monkeypatch.context() as patch:
         patch.setattr(storage, "write_bytes", refuse)

@@ -90,7 +90,7 @@ def long_ago(*paths):
 def test_another_process_s_running_download_is_left_alone(cache, monkeypatch):
     memory = fsspec.filesystem("memory")
     memory.pipe({"/slow/a.bin": b"a" * 100, "/slow/b.bin": b"b" * 100})
-    get = type(memory).get
+    get = type(memory).get_file
 
     def slow_get(self, path, local, **options):
         """An hour and more, in which another file is asked for, and its process makes room."""
@@ -99,7 +99,7 @@ def test_another_process_s_running_download_is_left_alone(cache, monkeypatch):
             long_ago(Path(local).parent)  # its folder was made then; the file in it still grows
             local_copy("memory://slow/b.bin")
 
-    monkeypatch.setattr(type(memory), "get", slow_get)
+    monkeypatch.setattr(type(memory), "get_file", slow_get)
     a = local_copy("memory://slow/a.bin")
     assert a.read_bytes() == b"a" * 100
     assert local_copy("memory://slow/b.bin").read_bytes() == b"b" * 100
@@ -183,7 +183,7 @@ def test_a_broken_download_is_one_line_and_leaves_nothing(cache, monkeypatch):
             file.write(b"x" * 50)
         raise ConnectionError("the connection was cut\nin the middle")
 
-    monkeypatch.setattr(type(memory), "get", breaks)
+    monkeypatch.setattr(type(memory), "get_file", breaks)
     with pytest.raises(UserError, match="cannot reach memory://b/m.safetensors: the connection was cut") as caught:
         local_copy("memory://b/m.safetensors")
     assert "\n" not in str(caught.value)

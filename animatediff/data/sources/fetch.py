@@ -20,6 +20,7 @@ from animatediff.data.sources.parquet_cells import read_cell
 from animatediff.data.sources.reach import is_chain, is_web
 from animatediff.data.sources.uris import ParquetCell, TarMember, describe, parse_locator
 from animatediff.errors import UserError
+from animatediff.storage_errors import is_absence
 from animatediff.uris import printable_uri
 
 ATTEMPTS = 3
@@ -168,7 +169,7 @@ def _read_parquet(part: ParquetCell, max_bytes: int) -> bytes:
 
 def _judge(uri: str, error: Exception) -> VideoError:
     name, status = printable_uri(uri), getattr(error, "status", None)
-    if status in (404, 410) or isinstance(error, FileNotFoundError | NotADirectoryError) or _is_no_name(error):
+    if is_absence(error) or _is_no_name(error):
         return VideoError("fetch", Reason.NOT_FOUND, f"there is nothing at {name}")
     if isinstance(error, NotRegularError):
         return VideoError("fetch", Reason.FETCH_REFUSED, f"{name} is no regular file")

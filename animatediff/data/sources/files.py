@@ -16,8 +16,8 @@ from animatediff import storage
 from animatediff.data.sources.encodings import MARKING, decode_line, extends_ascii, table_codec
 from animatediff.data.sources.limits import MAX_LINE_BYTES, MAX_SKIPPED_BYTES
 from animatediff.data.sources.local import local_path, open_regular
-from animatediff.data.sources.uris import describe
 from animatediff.errors import UserError
+from animatediff.storage_errors import is_absence, public, unreachable
 from animatediff.uris import printable_text, printable_uri
 
 _MAGIC = re.compile(r"[*?\[{]")
@@ -37,10 +37,10 @@ def told(uri: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(printable_text(str(error))) from error
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"there is no file {name} (source.uri)") from error
     except Exception as error:  # each storage has its own
-        raise storage.unreachable(name, OSError(describe(error))) from error
+        if is_absence(error):
+            raise UserError(f"there is no file {name} (source.uri)") from public(error)
+        raise unreachable(name, error) from public(error)
 
 
 def suffix_of(uri: str) -> str:

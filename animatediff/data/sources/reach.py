@@ -11,7 +11,7 @@ from animatediff.data.quarantine import Reason
 from animatediff.data.sources.limits import MAX_NAME_CHARS
 from animatediff.data.sources.local import local_path
 from animatediff.data.sources.spec import Fault
-from animatediff.uris import printable_uri
+from animatediff.uris import joined, printable_uri
 
 WEB = ("http://", "https://")
 _PROTOCOLS = frozenset({"http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf"})
@@ -75,7 +75,7 @@ class Reach(NamedTuple):
             return fault
         if "://" in path:
             return Fault(Reason.BAD_ROW, f"{printable_uri(path)[:200]} is a URL, and a relative path is needed")
-        uri = f"{self.folder}/{path}"
+        uri = joined(self.folder, path)
         if is_chain(uri):
             return self._refused(path, _A_CHAIN)
         is_bound = not self.trusted and not self._is_local and local_path(self.folder) is not None

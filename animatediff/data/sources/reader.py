@@ -16,7 +16,7 @@ from animatediff.data.sources.reach import is_chain
 from animatediff.data.sources.spec import AMBIGUOUS_SUFFIXES, VIDEO_SUFFIXES, SourceConfig, SourceVideo
 from animatediff.data.sources.tars import read_tars
 from animatediff.errors import UserError
-from animatediff.uris import printable_uri
+from animatediff.uris import printable_uri, with_secrets
 
 BATCH_VIDEOS = 10_000
 _FORMATS = {
@@ -146,7 +146,7 @@ def _refuse_unused(source: SourceConfig, kind: str) -> None:
 
 
 def _absolute(source: SourceConfig) -> SourceConfig:
-    """With URIs that a worker in another folder understands.
+    """With URIs to open, and that a worker in another folder understands.
 
     Raises:
         UserError: they are none that its files can be fetched from.
@@ -155,5 +155,5 @@ def _absolute(source: SourceConfig) -> SourceConfig:
         if is_chain(getattr(source, name) or ""):
             detail = "chains file systems (`::`), which read and keep files without bounds: name the files themselves"
             raise UserError(f"{printable_uri(getattr(source, name))} {detail} (source.{name})")
-    videos_uri = storage.absolute(source.videos_uri) if source.videos_uri is not None else None
-    return source.model_copy(update={"uri": storage.absolute(source.uri), "videos_uri": videos_uri})
+    videos_uri = with_secrets(storage.absolute(source.videos_uri)) if source.videos_uri is not None else None
+    return source.model_copy(update={"uri": with_secrets(storage.absolute(source.uri)), "videos_uri": videos_uri})

@@ -7,6 +7,7 @@ from pydantic import field_validator
 
 from animatediff.config import Config
 from animatediff.data.quarantine import Reason
+from animatediff.uris import Uri
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"),
@@ -62,11 +63,11 @@ class Columns(Config):
 class SourceConfig(Config):
     """Where captioned videos come from."""
 
-    uri: str
+    uri: Uri
     """A table, a folder or tars; a pattern (`*.tar`, `{00000..00099}.tar`) names several files."""
     format: Literal["auto", "webvid", "csv", "tsv", "jsonl", "parquet", "folder", "webdataset"] = "auto"
     """auto goes by the file's suffix, a CSV's columns, and what a folder holds."""
-    videos_uri: str | None = None
+    videos_uri: Uri | None = None
     """Folder that a table's relative paths start from; default: the table's own, for WebVid `videos` beside it."""
     columns: Columns = Columns()
     encoding: str | None = None

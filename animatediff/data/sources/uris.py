@@ -6,7 +6,8 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 from animatediff.data.sources.spec import VIDEO_SUFFIXES
-from animatediff.uris import is_secret, printable_text, printable_uri
+from animatediff.storage_errors import reason
+from animatediff.uris import is_secret, printable_place
 
 _TAR_MEMBER = re.compile(r"(?P<uri>.+)#offset=(?P<offset>\d+)&bytes=(?P<num_bytes>\d+)", re.DOTALL)
 _PARQUET_CELL = re.compile(r"(?P<uri>.+)#group=(?P<group>\d+)&row=(?P<row>\d+)&column=(?P<column>[^&#]+)", re.DOTALL)
@@ -55,10 +56,7 @@ def parse_locator(uri: str) -> TarMember | ParquetCell | None:
 
 def describe(error: Exception) -> str:
     """One line for whatever a storage raised, without secrets."""
-    status, message = getattr(error, "status", None), getattr(error, "message", "")
-    text = f"HTTP {status} {message}" if status else getattr(error, "strerror", None) or str(error)
-    lines = text.strip().splitlines() or [type(error).__name__]
-    return printable_text(lines[0].strip())[:300]
+    return reason(error)[:300]
 
 
 def id_from(uri: str) -> str:
@@ -67,7 +65,7 @@ def id_from(uri: str) -> str:
     Signatures are left out, so that a signed URL keeps its id when it is signed again. A parameter that is only called
     like a secret (`get?key=1.mp4`) is part of the id, as a hash.
     """
-    name = printable_uri(uri)
+    name = printable_place(uri)
     name = name.partition("://")[2] or name
     name = name.removeprefix("./").lstrip("/")
     content = _hidden_content(uri)
