@@ -31,12 +31,13 @@ def kill(pids):
 
 
 def of_kind(processes, kind, driver):
-    """Pids of the driver, decoding children, VAE actors, render actors, their dispatcher, or any worker of Ray."""
+    """Pids of the driver, of decoding children, of actors of one of Ray's jobs, or of any worker of Ray."""
     wanted = {
         "driver": lambda pid, command: pid == driver,
         "decode child": lambda pid, command: "animatediff.data.decoding.child" in command,
         "vae actor": lambda pid, command: command.startswith("ray::") and "Encode" in command,
         "render actor": lambda pid, command: command.startswith("ray::") and "RenderSlices" in command,
+        "training worker": lambda pid, command: command.startswith("ray::") and "TrainWorker" in command,
         "dispatcher": lambda pid, command: command.startswith("ray::Dispatcher"),
         "worker": lambda pid, command: command.startswith("ray::"),
     }[kind]

@@ -121,6 +121,6 @@ def test_an_actor_the_dispatcher_and_the_driver_killed(tmp_path):
 
 
 @pytest.mark.slow
-def test_twelve_kills_in_sixty_items(tmp_path):
-    runs, num_before = run_with_kills(tmp_path, num_prompts=20, num_kills=12, deadline_s=1800)
-    print(f"12 kills, {runs} runs of the command, {num_before} of 60 items were committed before the last")  # noqa: T201
+def test_twenty_five_kills_in_a_hundred_and_twenty_items(tmp_path):
+    runs, num_before = run_with_kills(tmp_path, num_prompts=40, num_kills=25, deadline_s=2700)
+    print(f"25 kills, {runs} runs of the command, {num_before} of 120 items were committed before the last")  # noqa: T201
