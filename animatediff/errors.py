@@ -1,9 +1,11 @@
 """Errors that a user can mend: one line that names the thing and the remedy."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _MOST_CHARS = 300
 _MOST_OF_A_LINE = 8000  # twenty problems of a catalog are told in one
 
@@ -11,13 +13,13 @@ _MOST_OF_A_LINE = 8000  # twenty problems of a catalog are told in one
 class UserError(ValueError):
     """Something the user gave cannot be used (a file, a base model, a bucket). The jobs print it and exit 1.
 
-    What it quotes may be a stranger's megabytes: the middle of a long text is left out.
+    What it quotes may be a stranger's, and of any length: its text is `printed`.
     """
 
     exit_code = 1
 
     def __init__(self, *texts: Any) -> None:
-        super().__init__(*(bounded(text) if isinstance(text, str) else text for text in texts))
+        super().__init__(*(printed(text) if isinstance(text, str) else text for text in texts))
 
 
 class UsageError(UserError):
@@ -26,10 +28,15 @@ class UsageError(UserError):
     exit_code = 2
 
 
-def bounded(text: str) -> str:
-    """Return a text of at most 8,000 characters, with its beginning, which names the thing, and its end, the remedy."""
+def printed(text: str) -> str:
+    """Return a text as one line that any log, table and page can hold.
+
+    Of one over 8,000 characters the beginning, which names the thing, and the end, the remedy, are left; control
+    characters, and halves of characters, which no file can be written with, are spaces.
+    """
     half = _MOST_OF_A_LINE // 2
-    return text if len(text) <= _MOST_OF_A_LINE else f"{text[: half - 10]} [...] {text[10 - half :]}"
+    text = text if len(text) <= _MOST_OF_A_LINE else f"{text[: half - 10]} [...] {text[10 - half :]}"
+    return _UNPRINTABLE.sub(" ", text)
 
 
 @contextmanager

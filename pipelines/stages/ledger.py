@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from animatediff import checked_json, storage
-from animatediff.errors import UserError
+from animatediff.errors import UserError, printed
 from animatediff.rendering.catalog import Item, Result
 
 logger = logging.getLogger(__name__)
@@ -215,7 +215,7 @@ def result_of(item: Item, **outcome: Any) -> Result:
 
 def describe(error: Exception) -> str:
     """An error as one line for a row."""
-    text = " ".join(str(error).split())[:500]
+    text = printed(" ".join(str(error).split())[:500])
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
