@@ -1,11 +1,13 @@
 """Errors that a user can mend: one line that names the thing and the remedy."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from animatediff.uris import printable_text
 
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _MOST_CHARS = 300
 _MOST_OF_A_LINE = 8000  # twenty problems of a catalog are told in one
 _MOST_TO_SEARCH = 1_000_000
@@ -14,14 +16,14 @@ _MOST_TO_SEARCH = 1_000_000
 class UserError(ValueError):
     """Something the user gave cannot be used (a file, a base model, a bucket). The jobs print it and exit 1.
 
-    Its text becomes rows, pages and lines of logs: whatever it was made from, there is no secret of a URI in it. What
-    it quotes may be a stranger's megabytes: the middle of a long text is left out.
+    Its text becomes rows, pages and lines of logs, and what it quotes may be a stranger's, of any length: it is
+    `printed`.
     """
 
     exit_code = 1
 
     def __init__(self, *texts: Any) -> None:
-        super().__init__(*(_publishable(text) if isinstance(text, str) else text for text in texts))
+        super().__init__(*(printed(text) if isinstance(text, str) else text for text in texts))
 
 
 class UsageError(UserError):
@@ -30,15 +32,21 @@ class UsageError(UserError):
     exit_code = 2
 
 
-def bounded(text: str, most: int = _MOST_OF_A_LINE) -> str:
-    """Return a text of at most `most` characters, with its beginning, which names the thing, and its end."""
+def printed(text: str) -> str:
+    """Return a text as one line that any log, table and page can hold.
+
+    There is no secret of a URI in it, whatever it was made from. Of one over 8,000 characters the beginning, which names
+    the thing, and the end, the remedy, are left; control characters, and halves of characters, which no file can be
+    written with, are spaces.
+    """
+    # What is cut is searched before: half a secret would not be found.
+    text = printable_text(_bounded(text, _MOST_TO_SEARCH))
+    return _UNPRINTABLE.sub(" ", _bounded(text, _MOST_OF_A_LINE))
+
+
+def _bounded(text: str, most: int) -> str:
     half = most // 2
     return text if len(text) <= most else f"{text[: half - 10]} [...] {text[10 - half :]}"
-
-
-def _publishable(text: str) -> str:
-    # What is cut is searched before: half a secret would not be found.
-    return bounded(printable_text(bounded(text, _MOST_TO_SEARCH)))
 
 
 @contextmanager
@@ -71,7 +79,7 @@ def refusing(what: str, reason: Callable[[BaseException], str] | None = None) ->
 def one_line(error: BaseException) -> str:
     """What an error says, without line breaks and not too long; of a library's bare word, its kind, too."""
     try:
-        text = " ".join(printable_text(bounded(str(error), _MOST_TO_SEARCH)).split())[:_MOST_CHARS]
+        text = " ".join(printable_text(_bounded(str(error), _MOST_TO_SEARCH)).split())[:_MOST_CHARS]
     except Exception:  # of what cannot be printed, such as a number of 5,000 digits
         text = ""
     return text if isinstance(error, ValueError | OSError) and text else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -14,9 +14,8 @@ from typing import Any
 import pyarrow as pa
 
 from animatediff import checked_json, storage
-from animatediff.errors import UserError
+from animatediff.errors import UserError, printed
 from animatediff.rendering.catalog import Item, Result
-from animatediff.uris import printable_text
 from pipelines.stages import clip_files, ledger_table
 from pipelines.stages.ledger_table import TABLE
 
@@ -212,7 +211,7 @@ def result_of(item: Item, **outcome: Any) -> Result:
 
 def describe(error: Exception) -> str:
     """An error as one line for a row."""
-    text = " ".join(printable_text(str(error)).split())[:500]
+    text = printed(" ".join(str(error).split()))[:500]
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 

@@ -64,9 +64,9 @@ def _loop(file: Path) -> None:
 
 
 def _long(file: Path) -> None:
-    """Gigabytes that take no disk."""
+    """Hundreds of megabytes that take no disk."""
     with file.open("wb") as opened:
-        opened.truncate(1 << 30)
+        opened.truncate(256 << 20)
 
 
 def _index(file: Path) -> None:

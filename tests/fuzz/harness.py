@@ -1,7 +1,6 @@
 """Runs the cases of a subject in child processes, and keeps what came of each."""
 
 import contextlib
-import gc
 import json
 import os
 import random
@@ -111,7 +110,6 @@ def _fork(subject: Subject, numbers: list[int], seed: int) -> tuple[int, int]:
 
 def _serve(subject: Subject, numbers: list[int], seed: int, pipe: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    gc.collect()
     for number in numbers:
         with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
             outcome, seconds, peak = run_case(subject, rng_of(subject, seed, number), Path(folder))

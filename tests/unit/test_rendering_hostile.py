@@ -70,6 +70,11 @@ def encoded(times):
     return b"\x80\x02}" + text(b"a") + hexed + b"s."
 
 
+def encoded_names(name):
+    """A pickle of a tensor, made of numbers alone, under a name that no text can have."""
+    return b"\x80\x02}" + text(name) + b"ctorch\nTensor\n](G" + b"\0" * 8 + b"G" + b"\0" * 8 + b"e\x85Rs."
+
+
 def doubled(times):
     """A pickle whose dict has a key of tuples in tuples, each twice: hashing it takes 2^times steps."""
     return b"\x80\x02})" + b"q\x01h\x01\x86" * times + b"K\x01s."
@@ -123,6 +128,9 @@ FILES = {
     ),
     "a key of a million digits": ("embeddings", ".pt", pt({1 << 4_000_000: torch.ones(1, 768)})),
     "lists in lists": ("checkpoint", ".ckpt", zipped(b"\x80\x02" + b"]" * 90_000 + b"a" * 89_999 + b".")),
+    "names of half a character": ("loras", ".pt", zipped(encoded_names(b"\xed\xa0\x80.lora_down.weight"))),
+    "a word of half a character": ("embeddings", ".pt", zipped(encoded_names(b"\xed\xa0\x80"))),
+    "names of a terminal": ("checkpoint", ".ckpt", pt({"\x1b[2J\r\n" * 9: torch.ones(2, 2)})),
     # Headers that lie.
     "a header of no shapes": ("loras", ".safetensors", header({f"{KEY}.alpha": {"dtype": "F32"}})),
     "a header of lists": ("loras", ".safetensors", header([1, 2])),
@@ -228,6 +236,8 @@ def animator():
 def assert_one_line(line):
     assert "\n" not in line
     assert len(line) < 1000
+    assert line.encode()
+    assert "\x1b" not in line
 
 
 def test_the_good_entry_has_no_problem(catalog, problems):
