@@ -8,8 +8,11 @@ from urllib.parse import quote, unquote, urlsplit
 from animatediff.data.sources.spec import VIDEO_SUFFIXES
 from animatediff.uris import is_secret, printable_text, printable_uri
 
-_TAR_MEMBER = re.compile(r"(?P<uri>.+)#offset=(?P<offset>\d+)&bytes=(?P<num_bytes>\d+)", re.DOTALL)
-_PARQUET_CELL = re.compile(r"(?P<uri>.+)#group=(?P<group>\d+)&row=(?P<row>\d+)&column=(?P<column>[^&#]+)", re.DOTALL)
+# Of so many digits that 64 bits hold them.
+_TAR_MEMBER = re.compile(r"(?P<uri>.+)#offset=(?P<offset>\d{1,18})&bytes=(?P<num_bytes>\d{1,18})", re.DOTALL | re.ASCII)
+_PARQUET_CELL = re.compile(
+    r"(?P<uri>.+)#group=(?P<group>\d{1,18})&row=(?P<row>\d{1,18})&column=(?P<column>[^&#]+)", re.DOTALL | re.ASCII
+)
 
 _SIGNATURE = re.compile(r"x-(amz|goog|ms)-signature|signature|sig", re.IGNORECASE)
 _ALWAYS_SECRET = re.compile(r"x-(amz|goog|ms)-.*|.*(secret|password|credential|signature).*|sig|expires", re.IGNORECASE)
