@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 from animatediff import storage
 from animatediff.config import name_hint
 from animatediff.data.sources.files import opened, read_lines, suffix_of
+from animatediff.data.sources.parquet_files import read_footer
+from animatediff.data.sources.parquet_pages import portions, read_columns
 from animatediff.errors import UsageError, UserError
 from animatediff.uris import printable_uri
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 """Of files that are tables."""
 
-_BATCH_ROWS = 10_000
 _TEXTS = ("prompt", "negative_prompt")  # the columns whose blanks are kept
 # A list of texts or mappings, or a mapping: prompts have brackets and braces of their own, such as `[day:night:0.5]`.
 _JSON_PROMPTS = re.compile(r'\[\s*(\{\s*)?"|\[\s*\]$|\{\s*"')
@@ -191,13 +192,20 @@ def _read_parquet(uri: str, known: list[str]) -> Cells:
         _check_columns(names, known, uri)
         number = 0
         try:
-            for batch in parquet.iter_batches(_BATCH_ROWS, columns=names):
+            for batch in _batches(parquet, file, names, uri):
                 for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     number += 1
                     yield f"row {number}", zip(names, row, strict=True)
         except (pa.ArrowException, ValueError, OverflowError, OSError) as error:  # a damaged page, a text not in UTF-8
             reason = " ".join(str(error).split())
             raise UsageError(f"{printable_uri(uri)} cannot be read beyond row {number}: {reason}") from error
+
+
+def _batches(parquet: pq.ParquetFile, file: Any, names: list[str], uri: str) -> Iterator[pa.RecordBatch]:
+    """The rows, as many at once as little memory holds: a file of kilobytes can repeat one long text for ever."""
+    for group, columns in enumerate(read_columns(read_footer(file, uri), set(names))):
+        rows = portions(file, columns, set(names), uri, keeps_dictionaries=False).rows
+        yield from parquet.iter_batches(rows, row_groups=[group], columns=names, use_threads=False)
 
 
 def _check_columns(names: Collection[str], known: list[str], uri: str) -> None:

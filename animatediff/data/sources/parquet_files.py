@@ -56,7 +56,7 @@ def _open(file: Any, uri: str) -> pq.ParquetFile:
     if not file.seekable():
         raise no_ranges(uri)
     try:
-        _footer(file, uri)
+        read_footer(file, uri)
         return pq.ParquetFile(file, **_READING)
     except pa.ArrowInvalid as error:
         raise UserError(f"{printable_uri(uri)} is no Parquet file: {describe(error)}") from error
@@ -64,7 +64,7 @@ def _open(file: Any, uri: str) -> pq.ParquetFile:
         raise error if isinstance(error, UserError) else no_ranges(uri) from error
 
 
-def _footer(file: Any, uri: str) -> bytes:
+def read_footer(file: Any, uri: str) -> bytes:
     """Whatever stands where the footer does.
 
     Raises:
@@ -120,7 +120,7 @@ def _read_columns(
         for name in wanted:
             if parquet.schema_arrow.names.count(name) > 1:
                 raise UserError(f"{printable_uri(uri)} has several columns {name!r}: name them apart")
-        for group, columns in enumerate(read_columns(_footer(file, uri), set(wanted))):
+        for group, columns in enumerate(read_columns(read_footer(file, uri), set(wanted))):
             rows, texts = portions(file, columns, set(wanted), uri)
             reader = pq.ParquetFile(file, metadata=parquet.metadata, read_dictionary=texts, **_READING)
             batches = reader.iter_batches(rows, row_groups=[group], columns=wanted, use_threads=False)
