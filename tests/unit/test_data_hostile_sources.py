@@ -347,4 +347,5 @@ def test_a_catalogs_table_has_the_same_bounds(tmp_path, suffix):
     with pytest.raises(UserError) as error:
         list(read_rows(str(path), ["name", "checkpoint", "prompt"]))
     assert len(str(error.value)) < 1000
-    assert ("1200000 characters" in str(error.value)) == (suffix != "csv")  # where Python's own bound is lower
+    # Python's own bound for the cells of a CSV is lower, until something in the process has raised it.
+    assert "1200000 characters" in str(error.value) or (suffix == "csv" and "field limit" in str(error.value))
