@@ -35,9 +35,9 @@ class UsageError(UserError):
 def printed(text: str) -> str:
     """Return a text as one line that any log, table and page can hold.
 
-    There is no secret of a URI in it, whatever it was made from. Of one over 8,000 characters the beginning, which names
-    the thing, and the end, the remedy, are left; control characters, and halves of characters, which no file can be
-    written with, are spaces.
+    There is no secret of a URI in it, whatever it was made from. Of one over 8,000 characters the beginning, which
+    names the thing, and the end, the remedy, are left; control characters, and halves of characters, which no file can
+    be written with, are spaces.
     """
     # What is cut is searched before: half a secret would not be found.
     text = printable_text(_bounded(text, _MOST_TO_SEARCH))

@@ -14,14 +14,16 @@ import pyarrow.parquet as pq
 from animatediff import storage
 from animatediff.config import name_hint
 from animatediff.data.sources.files import opened, read_lines, suffix_of
+from animatediff.data.sources.limits import MAX_CAPTION_CHARS
+from animatediff.data.sources.parquet_files import read_footer
+from animatediff.data.sources.parquet_pages import portions, read_columns
 from animatediff.errors import UsageError, UserError
 from animatediff.uris import printable_uri
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 """Of files that are tables."""
 
-_BATCH_ROWS = 10_000
-_MOST_QUOTED = 200  # characters of a name or a cell in a message
+_SHOWN_CHARS = 200  # of a name or a cell in a message
 _TEXTS = ("prompt", "negative_prompt")  # the columns whose blanks are kept
 # A list of texts or mappings, or a mapping: prompts have brackets and braces of their own, such as `[day:night:0.5]`.
 _JSON_PROMPTS = re.compile(r'\[\s*(\{\s*)?"|\[\s*\]$|\{\s*"')
@@ -69,8 +71,13 @@ def _given(cells: Iterable[tuple[str, Any]], where: str) -> dict[str, Any]:
         try:
             values[name] = _value(name, _plain(cell)) if isinstance(cell, str) else _plain(cell)
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"{where}, column {name!r}: {error} (got {repr(cell)[:_MOST_QUOTED]})") from error
+            raise UsageError(f"{where}, column {name!r}: {error} (got {_shown(cell)})") from error
     return values
+
+
+def _shown(value: Any) -> str:
+    text = repr(value[:_SHOWN_CHARS] if isinstance(value, str | list) else value)
+    return text if len(text) <= _SHOWN_CHARS + 2 else f"{text[:_SHOWN_CHARS]}..."
 
 
 def _value(name: str, text: str) -> Any:
@@ -89,6 +96,8 @@ def _is_json(name: str, text: str) -> bool:
 def _plain(value: Any) -> Any:
     """What JSON can say, too: Parquet has more types, and a struct of it has all its fields, given or not."""
     if isinstance(value, str):
+        if len(value) > MAX_CAPTION_CHARS:
+            raise ValueError(f"a text of {len(value)} characters, {MAX_CAPTION_CHARS} are allowed")
         value.encode()  # JSON's escapes can be halves of characters, which nothing can write
         return value
     if isinstance(value, list | tuple):
@@ -177,7 +186,7 @@ def _read_jsonl(uri: str, known: list[str]) -> Cells:
             reason = f"no JSON: {error}; each line needs a whole object"
             raise UsageError(f"{printable_uri(uri)}, line {number}: {reason}") from error
         if not isinstance(row, dict):
-            raise UsageError(f"{printable_uri(uri)}, line {number}: a JSON object is needed, not {row!r}")
+            raise UsageError(f"{printable_uri(uri)}, line {number}: a JSON object is needed, not {_shown(row)}")
         _check_columns(row.keys(), known, f"{uri}, line {number}")
         yield f"line {number}", row.items()
 
@@ -192,7 +201,7 @@ def _read_parquet(uri: str, known: list[str]) -> Cells:
         _check_columns(names, known, uri)
         number = 0
         try:
-            for batch in parquet.iter_batches(_BATCH_ROWS, columns=names):
+            for batch in _batches(parquet, file, names, uri):
                 for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     number += 1
                     yield f"row {number}", zip(names, row, strict=True)
@@ -201,10 +210,17 @@ def _read_parquet(uri: str, known: list[str]) -> Cells:
             raise UsageError(f"{printable_uri(uri)} cannot be read beyond row {number}: {reason}") from error
 
 
+def _batches(parquet: pq.ParquetFile, file: Any, names: list[str], uri: str) -> Iterator[pa.RecordBatch]:
+    """The rows, as many at once as little memory holds: a file of kilobytes can repeat one long text for ever."""
+    for group, columns in enumerate(read_columns(read_footer(file, uri), set(names))):
+        rows = portions(file, columns, set(names), uri, keeps_dictionaries=False).rows
+        yield from parquet.iter_batches(rows, row_groups=[group], columns=names, use_threads=False)
+
+
 def _check_columns(names: Collection[str], known: list[str], uri: str) -> None:
     for name in names:
         if name not in known:
-            raise UsageError(f"{printable_uri(uri)}: unknown column {name[:_MOST_QUOTED]!r}, {name_hint(name, known)}")
+            raise UsageError(f"{printable_uri(uri)}: unknown column {name[:_SHOWN_CHARS]!r}, {name_hint(name, known)}")
     if len(set(names)) < len(names):
         double = next(name for name in names if list(names).count(name) > 1)
         raise UsageError(f"{printable_uri(uri)}: several columns are named {double!r}")

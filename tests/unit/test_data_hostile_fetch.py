@@ -139,6 +139,10 @@ def test_files_change_nothing(tmp_path):
         tar.addfile(info, io.BytesIO(VIDEO))
     assert fetch(f"{tmp_path}/t.tar#offset=512&bytes={len(VIDEO)}", max_bytes=1000) == VIDEO
     assert "0 of 9 bytes came" in refusal(f"{tmp_path}/t.tar#offset=99999999999&bytes=9").detail
+    for number in ("9" * 5000, "9" * 19):
+        for part in (f"#offset={number}&bytes=9", f"#offset=0&bytes={number}", f"#group=0&row={number}&column=video"):
+            assert refusal(f"{tmp_path}/t.tar{part}").reason is Reason.NOT_FOUND
+    assert refusal(f"{tmp_path}/t.tar#offset=0&bytes={'9' * 18}").reason is Reason.TOO_LARGE
     touch(tmp_path / "a::b.mp4", VIDEO)
     (tmp_path / "link.mp4").symlink_to("a::b.mp4")
     for name in ("a::b.mp4", "link.mp4"):

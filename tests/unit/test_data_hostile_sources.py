@@ -22,6 +22,7 @@ from animatediff.data.sources.captions import clean_caption
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig
 from animatediff.errors import UserError
+from animatediff.rendering.catalog_tables import read_rows
 from tests.unit.test_data_sources import read, touch
 from tests.unit.test_data_sources_tars import sample, write_tar
 
@@ -330,3 +331,21 @@ def test_a_damaged_footer_neither_ends_the_process_nor_escapes(tmp_path, version
             outcomes["told"] += "t.parquet" in str(error) and "\n" not in str(error)
     assert outcomes.total() == 400
     assert min(outcomes.values()) > 20
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl", "csv"])
+def test_a_catalogs_table_has_the_same_bounds(tmp_path, suffix):
+    path, text = tmp_path / f"t.{suffix}", "x" * 1_200_000
+    if suffix == "parquet":
+        names = pa.array(["m"] * 5000)
+        table = pa.table({"name": names, "checkpoint": names, "prompt": repeated(text, 5000)})
+        pq.write_table(table, path, compression="zstd", dictionary_pagesize_limit=1 << 30, store_schema=False)
+    elif suffix == "jsonl":
+        path.write_text(json.dumps({"name": "m", "checkpoint": "m", "prompt": text}))
+    else:
+        path.write_text(f"name,checkpoint,prompt\nm,m,{text}\n")
+    with pytest.raises(UserError) as error:
+        list(read_rows(str(path), ["name", "checkpoint", "prompt"]))
+    assert len(str(error.value)) < 1000
+    # Python's own bound for the cells of a CSV is lower, until something in the process has raised it.
+    assert "1200000 characters" in str(error.value) or (suffix == "csv" and "field limit" in str(error.value))

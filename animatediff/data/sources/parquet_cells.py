@@ -28,9 +28,13 @@ class _Cursor:
         else:
             fs, remote = storage.filesystem(cell.uri)
             self._file = fs.open(remote, "rb")
-        parquet = pq.ParquetFile(self._file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
-        if cell.group >= parquet.num_row_groups:
-            raise IndexError(cell.group)
+        try:
+            parquet = pq.ParquetFile(self._file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+            if cell.group >= parquet.num_row_groups:
+                raise IndexError(cell.group)
+        except BaseException:
+            self.close()
+            raise
         # One at a time: a dictionary can make many rows of one long value.
         self._batches = parquet.iter_batches(1, row_groups=[cell.group], columns=[cell.column], use_threads=False)
         self._read: deque[tuple[int, pa.Array]] = deque(maxlen=_KEPT_ROWS)

@@ -28,8 +28,8 @@ from animatediff.uris import printable_uri
 _BYTES_GUESSES = ("bytes", "video_bytes", "video", "mp4", "data", "content")
 _MAX_FOOTER_BYTES = 64_000_000
 """Which become about a gigabyte in memory."""
-_BUFFER_BYTES = 1 << 20
-"""Read at once of each column, in place of the whole row group's."""
+# A megabyte of each column at once, in place of the whole row group's.
+_READING: dict[str, Any] = {"buffer_size": 1 << 20, "pre_buffer": False}
 
 
 def read_parquet(uri: str, source: SourceConfig) -> Iterator[SourceVideo]:
@@ -52,19 +52,19 @@ def read_parquet(uri: str, source: SourceConfig) -> Iterator[SourceVideo]:
         )
 
 
-def _open(file: Any, uri: str, **options: Any) -> pq.ParquetFile:
+def _open(file: Any, uri: str) -> pq.ParquetFile:
     if not file.seekable():
         raise no_ranges(uri)
     try:
-        _footer(file, uri)
-        return pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False, **options)
+        read_footer(file, uri)
+        return pq.ParquetFile(file, **_READING)
     except pa.ArrowInvalid as error:
         raise UserError(f"{printable_uri(uri)} is no Parquet file: {describe(error)}") from error
     except ValueError as error:  # fsspec's, where the server answered with the whole file
         raise error if isinstance(error, UserError) else no_ranges(uri) from error
 
 
-def _footer(file: Any, uri: str) -> bytes:
+def read_footer(file: Any, uri: str) -> bytes:
     """Whatever stands where the footer does.
 
     Raises:
@@ -120,9 +120,9 @@ def _read_columns(
         for name in wanted:
             if parquet.schema_arrow.names.count(name) > 1:
                 raise UserError(f"{printable_uri(uri)} has several columns {name!r}: name them apart")
-        for group, columns in enumerate(read_columns(_footer(file, uri), set(wanted))):
+        for group, columns in enumerate(read_columns(read_footer(file, uri), set(wanted))):
             rows, texts = portions(file, columns, set(wanted), uri)
-            reader = _open(file, uri, metadata=parquet.metadata, read_dictionary=texts)
+            reader = pq.ParquetFile(file, metadata=parquet.metadata, read_dictionary=texts, **_READING)
             batches = reader.iter_batches(rows, row_groups=[group], columns=wanted, use_threads=False)
             while (batch := next(batches, None)) is not None:
                 lists = {name: _values(batch.column(name)) for name in wanted}

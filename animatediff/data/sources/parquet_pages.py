@@ -108,7 +108,9 @@ def _column(chunk: dict[int, Any]) -> Column:
     return Column(path, is_text, chunk[_CHUNK_VALUES], min(starts, default=0), chunk[_CHUNK_BYTES])
 
 
-def portions(file: Any, columns: list[Column], names: set[str], uri: str) -> Portions:
+def portions(
+    file: Any, columns: list[Column], names: set[str], uri: str, *, keeps_dictionaries: bool = True
+) -> Portions:
     """How to read the columns of a row group in little memory.
 
     Args:
@@ -116,6 +118,7 @@ def portions(file: Any, columns: list[Column], names: set[str], uri: str) -> Por
         columns: the row group's.
         names: of the columns that are read.
         uri: the file's, for the message.
+        keeps_dictionaries: whether the reader can do with numbers and a dictionary.
 
     Raises:
         UserError: one of its pages, or its lists, would take too much memory at any rate.
@@ -130,7 +133,7 @@ def portions(file: Any, columns: list[Column], names: set[str], uri: str) -> Por
         is_list = name not in names
         if is_list and (chunk.num_values > _MAX_LIST_VALUES or chunk.page_bytes > _MAX_LIST_BYTES):
             raise _too_large(uri, name, f"{chunk.num_values} values of {chunk.page_bytes} bytes in lists")
-        if chunk.dictionary_bytes and chunk.keeps_dictionary and column.is_text:
+        if chunk.dictionary_bytes and chunk.keeps_dictionary and column.is_text and keeps_dictionaries:
             dictionaries.append(name)
         else:
             chunk.value_bytes = max(chunk.value_bytes, chunk.dictionary_bytes)

@@ -9,8 +9,11 @@ from animatediff.data.sources.spec import VIDEO_SUFFIXES
 from animatediff.storage_errors import reason
 from animatediff.uris import is_secret, printable_place
 
-_TAR_MEMBER = re.compile(r"(?P<uri>.+)#offset=(?P<offset>\d+)&bytes=(?P<num_bytes>\d+)", re.DOTALL)
-_PARQUET_CELL = re.compile(r"(?P<uri>.+)#group=(?P<group>\d+)&row=(?P<row>\d+)&column=(?P<column>[^&#]+)", re.DOTALL)
+# Of so many digits that 64 bits hold them.
+_TAR_MEMBER = re.compile(r"(?P<uri>.+)#offset=(?P<offset>\d{1,18})&bytes=(?P<num_bytes>\d{1,18})", re.DOTALL | re.ASCII)
+_PARQUET_CELL = re.compile(
+    r"(?P<uri>.+)#group=(?P<group>\d{1,18})&row=(?P<row>\d{1,18})&column=(?P<column>[^&#]+)", re.DOTALL | re.ASCII
+)
 
 _SIGNATURE = re.compile(r"x-(amz|goog|ms)-signature|signature|sig", re.IGNORECASE)
 _ALWAYS_SECRET = re.compile(r"x-(amz|goog|ms)-.*|.*(secret|password|credential|signature).*|sig|expires", re.IGNORECASE)
