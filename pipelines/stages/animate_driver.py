@@ -48,11 +48,11 @@ def animate(config: AnimateConfig) -> Counter[str]:
 def _whole(ledger: Ledger, finished: set[str]) -> set[str]:
     """Finished items whose clips are what was written."""
     if finished:
-        logger.info("comparing %d clips that are there with their hashes", len(finished))
+        logger.info("comparing the clips that are there with their hashes: %d", len(finished))
     kept = ledger.whole(finished)
     if ledger.lost:
         logger.warning(
-            "%d clips are gone or damaged and are rendered again, first %s", len(ledger.lost), ledger.lost[0]
+            "clips that are gone or damaged are rendered again: %d, first %s", len(ledger.lost), ledger.lost[0]
         )
     return kept
 

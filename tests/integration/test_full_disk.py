@@ -53,7 +53,7 @@ def check_refused(done, folder):
 
 
 def test_a_disk_that_is_full_when_shards_are_written(cluster, base, tmp_path, disk, run_job):
-    csv = write_videos(tmp_path / "source", num_videos=24, height=64, width=64)
+    csv = write_videos(tmp_path / "source", num_videos=8, height=64, width=64)
 
     def config(output):
         source = SourceConfig(uri=str(csv))
@@ -61,9 +61,9 @@ def test_a_disk_that_is_full_when_shards_are_written(cluster, base, tmp_path, di
 
     output = disk.folder / "out"
     path = write_yaml(tmp_path / "ingest.yaml", config(output).model_dump(mode="json"))
-    disk.resize("1200k")  # the parts take 0.9 MB, and so does the shard
+    disk.resize("400k")  # the parts take 0.3 MB, and so does the shard
     check_refused(run_job("ingest", "--config", path), output)
-    assert len(list((output / "parts").iterdir())) == 12
+    assert len(list((output / "parts").iterdir())) == 4
     assert not list(output.glob("bucket=*/*"))
     disk.resize("20m")
     ingest.main(config(output))

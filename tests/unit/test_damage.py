@@ -196,7 +196,7 @@ DAMAGES = {
 }
 
 RESTORE = "restore it"
-AGAIN = "1 clips are gone or damaged and are rendered again"
+AGAIN = "clips that are gone or damaged are rendered again: 1, first clips/"
 RERUN = "cannot be scored, .*run the animate job again"
 LEFT_OUT = f"checkpoint .*{STEPS[-1]} is damaged and left out: "
 PIECE = "piece of the dataset's plan"

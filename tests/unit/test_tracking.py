@@ -12,6 +12,7 @@ import torch
 from mlflow import MlflowClient
 
 from animatediff import storage
+from animatediff.uris import with_secrets
 from pipelines import tracking
 from pipelines.run_context import DataInput, flatten
 from pipelines.tracking import Tracker, open_client, patient, tracking_uri
@@ -282,3 +283,13 @@ def test_a_server_that_takes_no_datasets_costs_a_warning_alone(monkeypatch, capl
         tracker.log_metrics(1, {"loss": 1.0})
     assert run_of(tracker).data.metrics == {"loss": 1.0}
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_a_server_s_password_is_used_and_told_to_nobody(monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:S3cretValue@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert with_secrets(tracking_uri()) == "http://me:S3cretValue@127.0.0.1:9"
+    with Tracker("run", run_id=None, params={}, tags={}) as tracker:
+        tracker.log_metrics(1, {"loss": 1.0})
+    assert "MLflow at http://127.0.0.1:9 cannot be used" in caplog.text
+    assert "S3cretValue" not in caplog.text
