@@ -8,16 +8,16 @@ the job runs. Its owner is gone if its process is, where that can be seen, or if
 import logging
 import random
 import re
-import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from animatediff import exclusive, storage
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
+from pipelines import interrupts
 from pipelines.lease_holder import Holder
 
 logger = logging.getLogger(__name__)
@@ -45,16 +45,14 @@ def leased(output_uri: str, job: str, *, is_dry: bool) -> Iterator[None]:
     if is_dry:
         yield
         return
-    lease = Lease(storage.absolute(output_uri), Holder.of_this_process(job), renewed_every_s=_RENEWED_EVERY_S)
-    try:
-        lease.acquire()
-        yield
-    except KeyboardInterrupt:
-        if lease.loss:
-            raise UserError(lease.loss) from None
-        raise
-    finally:
-        lease.release()
+    with interrupts.given_up() as give_up:
+        holder = Holder.of_this_process(job)
+        lease = Lease(storage.absolute(output_uri), holder, renewed_every_s=_RENEWED_EVERY_S, lost=give_up)
+        try:
+            lease.acquire()
+            yield
+        finally:
+            lease.release()
 
 
 class Lease:
@@ -65,6 +63,7 @@ class Lease:
         holder: who wants it.
         expires_s: seconds without a renewal after which another's lease counts no more.
         renewed_every_s: seconds from one renewal to the next.
+        lost: called, in a thread, with the reason for which it is held no longer.
     """
 
     def __init__(
@@ -74,8 +73,9 @@ class Lease:
         *,
         expires_s: float = EXPIRES_S,
         renewed_every_s: float = _RENEWED_EVERY_S,
+        lost: Callable[[UserError], None] = lambda reason: logger.error("%s", reason),
     ) -> None:
-        self._folder_uri, self._holder = folder_uri, holder
+        self._folder_uri, self._holder, self._lost = folder_uri, holder, lost
         self._expires_s, self._renewed_every_s = expires_s, renewed_every_s
         self._number: int | None = None
         self._made = _absent_folders(folder_uri)
@@ -93,8 +93,7 @@ class Lease:
         """
         while not self._try():
             time.sleep(random.uniform(0, _LOOK_S / 10))  # two that gave way to each other
-        main = threading.current_thread() is threading.main_thread()
-        self._thread = threading.Thread(target=self._keep, args=(main,), daemon=True, name="lease")
+        self._thread = threading.Thread(target=self._keep, daemon=True, name="lease")
         self._thread.start()
 
     def release(self) -> None:
@@ -171,7 +170,7 @@ class Lease:
         folder = printable_uri(self._folder_uri)
         return f"output_uri: {folder} is in use by {whose}: wait for its end, or choose another folder"
 
-    def _keep(self, interrupts_main: bool) -> None:
+    def _keep(self) -> None:
         """Renew the lease until it is released or lost."""
         while not self._ended.wait(self._renewed_every_s):
             try:
@@ -182,7 +181,7 @@ class Lease:
                     logger.warning("the lease on the folder could not be renewed, and is tried again: %s", error)
                 continue
             if self.loss:
-                _end_main_thread() if interrupts_main else logger.error("%s", self.loss)
+                self._lost(UserError(self.loss))
                 return
             if self._failed_since is not None:
                 logger.info("the lease on the folder is renewed again")
@@ -231,11 +230,3 @@ def _absent_folders(uri: str) -> list[Path]:
         return []
     path = Path(uri)
     return [folder for folder in (path, *path.parents) if not folder.exists()]
-
-
-def _end_main_thread() -> None:
-    """Interrupt what the main thread does, also where it waits, by a signal that nobody has told it to ignore."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if callable(signal.getsignal(number)):
-            signal.pthread_kill(threading.main_thread().ident or 0, number)
-            return

@@ -152,8 +152,9 @@ class Ledger:
     def _known(self, digests: set[str]) -> dict[str, Result]:
         table = self._table
         rows = {digest: self._rows[digest] for digest in digests & self._rows.keys()}
-        found = {row["digest"]: ledger_table.to_result(row) for row in table.take(_indices(rows.values())).to_pylist()}
-        read = self._read((digests - rows.keys()) & self._written)
+        told = map(ledger_table.to_result, table.take(_indices(rows.values())).to_pylist())
+        found = {result.digest: result for result in told if result}
+        read = self._read((digests - found.keys()) & self._written)
         return found | {result.digest: result for result in read if result}
 
     def _read(self, digests: Iterable[str]) -> Iterator[Result | None]:
@@ -232,7 +233,7 @@ def read_results(output_uri: str) -> list[Result]:
         raise UserError(f"there is no {uri}: render a catalog there first (pipelines/animate.py)")
     if not len(table):
         raise UserError(f"{uri} cannot be used: run the animate job again, which makes it anew from items/")
-    rows = [ledger_table.to_result(row) for row in table.to_pylist()]
+    rows = [result for row in table.to_pylist() if (result := ledger_table.to_result(row))]
     ledger = Ledger(output_uri, {row.digest for row in rows})
     there = ledger.finished()
     found = ledger.results(rows, {row.digest: row.error or "" for row in rows if row.status == "invalid"})

@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import pyarrow as pa
+from pydantic import ValidationError
 
 from animatediff import storage
 from animatediff.data import parquet
@@ -117,11 +118,15 @@ def _row(result: Result, output_uri: str) -> dict[str, Any]:
     return row | {name: list(row[name].items()) for name in _MAPS} | {"uri": path and storage.join(output_uri, path)}
 
 
-def to_result(row: dict[str, Any]) -> Result:
-    """Return what a row says."""
-    return Result.model_validate(
-        {name: dict(value) if name in _MAPS else value for name, value in row.items() if name != "uri"}
-    )
+def to_result(row: dict[str, Any]) -> Result | None:
+    """Return what a row says; None, with a warning, of one that says what no result does, such as a NaN as its fps."""
+    values = {name: dict(value) if name in _MAPS else value for name, value in row.items() if name != "uri"}
+    try:
+        return Result.model_validate(values)
+    except ValidationError as error:
+        field = ".".join(map(str, error.errors()[0]["loc"]))
+        logger.warning("the row of %s in %s is no result, and does not count: its %s", row["digest"], TABLE, field)
+        return None
 
 
 def chunks(values: Iterable[T]) -> Iterator[list[T]]:

@@ -260,3 +260,22 @@ def test_a_foreign_table_is_told(tmp_path, items, change, caplog):
         read_results(str(tmp_path))
     assert "it has no column" in caplog.text
     assert ledger(tmp_path, items).finished() == {each.digest for each in items[:3]}
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("fps", float("nan")), ("guidance_scale", float("inf")), ("num_frames", 0), ("status", "fine")],
+)
+def test_a_row_that_says_what_no_result_does_costs_itself(tmp_path, items, column, value, caplog):
+    age(tmp_path)
+    report(tmp_path, items)
+    table = pq.read_table(tmp_path / "results.parquet")
+    index = table.schema.get_field_index(column)
+    values = [value, *table[column].to_pylist()[1:]]
+    changed = table.set_column(index, table.schema.field(index), pa.array(values, table.schema.field(index).type))
+    pq.write_table(changed, tmp_path / "results.parquet")
+    assert [result.seed for result in read_results(str(tmp_path))] == [1, 2, 3, 4]
+    assert f"{items[0].digest} in results.parquet is no result, and does not count: its {column}" in caplog.text
+    # Its own file tells what became of it.
+    found = list(ledger(tmp_path, items[:1]).results(items[:1], {}))
+    assert [result.status for result in found] == ["ok"]
