@@ -32,16 +32,16 @@ class UsageError(UserError):
     exit_code = 2
 
 
-def printed(text: str) -> str:
+def printed(text: str, most: int = _MOST_OF_A_LINE) -> str:
     """Return a text as one line that any log, table and page can hold.
 
-    There is no secret of a URI in it, whatever it was made from. Of one over 8,000 characters the beginning, which
+    There is no secret of a URI in it, whatever it was made from. Of one over `most` characters the beginning, which
     names the thing, and the end, the remedy, are left; control characters, and halves of characters, which no file can
     be written with, are spaces.
     """
     # What is cut is searched before: half a secret would not be found.
     text = printable_text(_bounded(text, _MOST_TO_SEARCH))
-    return _UNPRINTABLE.sub(" ", _bounded(text, _MOST_OF_A_LINE))
+    return _UNPRINTABLE.sub(" ", _bounded(text, most))
 
 
 def _bounded(text: str, most: int) -> str:
@@ -79,7 +79,7 @@ def refusing(what: str, reason: Callable[[BaseException], str] | None = None) ->
 def one_line(error: BaseException) -> str:
     """What an error says, without line breaks and not too long; of a library's bare word, its kind, too."""
     try:
-        text = " ".join(printable_text(_bounded(str(error), _MOST_TO_SEARCH)).split())[:_MOST_CHARS]
+        text = " ".join(printed(str(error)).split())[:_MOST_CHARS]
     except Exception:  # of what cannot be printed, such as a number of 5,000 digits
         text = ""
     return text if isinstance(error, ValueError | OSError) and text else f"{type(error).__name__}: {text}".rstrip(": ")

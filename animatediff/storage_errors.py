@@ -1,13 +1,15 @@
 """What a storage's errors mean: that there is no such file, or that it could not be asked; and both in one line."""
 
+import errno
 import ftplib
 from typing import Any
 
-from animatediff.errors import UserError
+from animatediff.errors import UserError, printed
 from animatediff.full_storage import saying_full
-from animatediff.uris import printable_text, printable_uri
+from animatediff.uris import printable_text
 
 _ABSENT = (404, 410)
+_MOST_OF_A_URI = 1000  # characters that are shown
 
 
 def is_absence(error: BaseException) -> bool:
@@ -23,7 +25,9 @@ def is_absence(error: BaseException) -> bool:
     cause = error.__cause__
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return cause is None or isinstance(cause, LookupError) or is_absence(cause)
-    return False
+    # No file can be called so: too long, a link to itself, a NUL.
+    number = error.errno if isinstance(error, OSError) else None
+    return number in (errno.ENAMETOOLONG, errno.ELOOP) or (type(error) is ValueError and "null byte" in str(error))
 
 
 def _status(error: BaseException) -> int | None:
@@ -51,7 +55,7 @@ def reason(error: BaseException) -> str:
 
 def unreachable(uri: str, error: BaseException) -> UserError:
     """The one line for whatever a storage raised."""
-    what = f"cannot {'reach' if '://' in uri else 'use'} {printable_uri(uri)}"
+    what = f"cannot {'reach' if '://' in uri else 'use'} {printed(uri, most=_MOST_OF_A_URI)}"
     if (full := saying_full(error)) is not None:
         return UserError(f"{what}: {reason(full)} (make room there or raise its quota; the same command goes on)")
     remedy = "check the bucket's name, the endpoint and the credentials"

@@ -14,6 +14,7 @@ from pathlib import Path
 import boto3
 import fsspec
 import pytest
+import s3fs
 from fsspec.implementations.memory import MemoryFileSystem
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
@@ -53,7 +54,9 @@ def one_by_one(monkeypatch):
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
     boto3.client("s3").create_bucket(Bucket="leases")
+    s3fs.S3FileSystem.clear_instance_cache()  # those know other tests' servers
     yield "s3://leases/out"
+    s3fs.S3FileSystem.clear_instance_cache()
     server.shutdown()
 
 

@@ -1,6 +1,5 @@
 """The bytes of one video, from wherever a source says it lies."""
 
-import errno
 import os
 import random
 import time
@@ -169,7 +168,7 @@ def _read_parquet(part: ParquetCell, max_bytes: int) -> bytes:
 
 def _judge(uri: str, error: Exception) -> VideoError:
     name, status = printable_uri(uri), getattr(error, "status", None)
-    if is_absence(error) or _is_no_name(error):
+    if is_absence(error):
         return VideoError("fetch", Reason.NOT_FOUND, f"there is nothing at {name}")
     if isinstance(error, NotRegularError):
         return VideoError("fetch", Reason.FETCH_REFUSED, f"{name} is no regular file")
@@ -180,12 +179,6 @@ def _judge(uri: str, error: Exception) -> VideoError:
     if status and 300 <= status < 500 and status not in _PASSING_STATUS:
         return VideoError("fetch", Reason.FETCH_REFUSED, f"{name} is refused: {describe(error)}")
     return VideoError("fetch", Reason.FETCH_ERROR, f"cannot read {name}: {describe(error)}")
-
-
-def _is_no_name(error: Exception) -> bool:
-    """Whether no file can be called so: too long, a link to itself, a NUL."""
-    number = error.errno if isinstance(error, OSError) else None
-    return number in (errno.ENAMETOOLONG, errno.ELOOP) or (type(error) is ValueError and "null byte" in str(error))
 
 
 def _may_pass(error: Exception, reason: Reason) -> bool:
