@@ -65,7 +65,25 @@ def parse(
     default: Any = load(schema, config_uri, others=others) if config_uri else tyro.MISSING_NONPROP
     # An enum's members are named by their values, as in a file.
     markers = (tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues)
-    return tyro.cli(schema, args=rest, default=default, config=markers)
+    parsed = tyro.cli(schema, args=rest, default=default, config=markers)
+    return _only_given(parsed, default if config_uri else None, rest)
+
+
+def _only_given(parsed: ConfigT, default: ConfigT | None, argv: Sequence[str]) -> ConfigT:
+    """The same config, in which no more is set than the file and the flags do; tyro sets every field."""
+    content = default.model_dump(exclude_unset=True) if default is not None else {}
+    for flag in (argument.partition("=")[0] for argument in argv if argument.startswith("--")):
+        value: Any = parsed
+        *above, name = flag.removeprefix("--").replace("-", "_").split(".")
+        inside = content
+        for part in above:
+            value = getattr(value, part)
+            if not isinstance(inside.get(part), dict):
+                inside[part] = {}
+            inside = inside[part]
+        name = name if hasattr(value, name) else name.removeprefix("no_")  # `--no-flip`
+        inside[name] = getattr(value, name)
+    return type(parsed).model_validate(content)
 
 
 def load(schema: type[ConfigT], uri: str, *, others: Mapping[str, Collection[str]] = MappingProxyType({})) -> ConfigT:

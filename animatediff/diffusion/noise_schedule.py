@@ -1,12 +1,15 @@
 """What a noise schedule may say; `schedule` computes with it. Configs are read before torch is imported."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from animatediff.config import Config
 
 PredictionType = Literal["epsilon", "v_prediction"]
+_BetaSchedule = Literal["linear", "scaled_linear"]
+_Timesteps = Annotated[int, Field(ge=2, le=100_000)]
+_Beta = Annotated[float, Field(gt=0, lt=1)]
 
 
 class NoiseSchedule(Config):
@@ -19,13 +22,13 @@ class NoiseSchedule(Config):
     scaled_linear ones from 0.00085 to 0.020 (the reference's sdxl branch).
     """
 
-    num_train_timesteps: int = Field(1000, ge=2, le=100_000)
+    num_train_timesteps: _Timesteps = 1000
     """Timesteps of the diffusion."""
-    beta_start: float = Field(0.00085, gt=0, lt=1)
+    beta_start: _Beta = 0.00085
     """Noise variance added at the first timestep."""
-    beta_end: float = Field(0.012, gt=0, lt=1)
+    beta_end: _Beta = 0.012
     """The same at the last one."""
-    beta_schedule: Literal["linear", "scaled_linear"] = "linear"
+    beta_schedule: _BetaSchedule = "linear"
     """What rises evenly between them: the betas (linear) or their square roots (scaled_linear)."""
     prediction_type: PredictionType = "epsilon"
     """What the model predicts: the noise (epsilon), or the `velocity` (v_prediction)."""
@@ -41,3 +44,36 @@ class NoiseSchedule(Config):
                 "where only noise is left, predicting it teaches nothing"
             )
         return self
+
+
+class GivenSchedule(Config):
+    """What a config says of a noise schedule, field by field; of the rest it says nothing.
+
+    Null is nothing, so that it does not matter how a field was set, or whether it was.
+    """
+
+    num_train_timesteps: _Timesteps | None = None
+    """Timesteps of the diffusion."""
+    beta_start: _Beta | None = None
+    """Noise variance added at the first timestep."""
+    beta_end: _Beta | None = None
+    """The same at the last one."""
+    beta_schedule: _BetaSchedule | None = None
+    """What rises evenly between them: the betas (linear) or their square roots (scaled_linear)."""
+    prediction_type: PredictionType | None = None
+    """What the model predicts: the noise (epsilon), or the `velocity` (v_prediction)."""
+    zero_terminal_snr: bool | None = None
+    """Whether the last timestep holds no signal at all; see `NoiseSchedule`."""
+
+    @classmethod
+    def whole(cls, schedule: NoiseSchedule) -> Self:
+        """Give all of a schedule."""
+        return cls(**schedule.model_dump())
+
+    def over(self, schedule: NoiseSchedule) -> NoiseSchedule:
+        """Return `schedule` with what is given in place of its own.
+
+        Raises:
+            ValueError: the two together are no schedule.
+        """
+        return NoiseSchedule.model_validate(schedule.model_dump() | self.model_dump(exclude_none=True))

@@ -19,8 +19,9 @@ from animatediff.diffusion.sampling import sample
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionUNet
+from animatediff.module_schedule import schedule_of
 from animatediff.rendering import prompt_syntax
-from animatediff.rendering.catalog import Item, schedule_of
+from animatediff.rendering.catalog import Item
 from animatediff.rendering.entries import Model, Settings, Weights
 from animatediff.weights import lora, motion_modules, textual_inversion
 from animatediff.weights.architectures import known_base

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError
@@ -23,7 +23,7 @@ from animatediff.rendering.entries import (
 )
 from animatediff.rendering.many import sha256, with_fields
 from animatediff.uris import printable_uri, with_secrets
-from animatediff.weights import base, checkpoints, motion_modules, textual_inversion
+from animatediff.weights import base, checkpoints, textual_inversion
 
 RENDER_VERSION = 4
 """Part of every digest; raise it when a change of the code changes pixels."""
@@ -271,20 +271,6 @@ def _items(entry: Entry, prompt: Prompt, settings: dict[str, Any], model: str, p
     own = settings | {"entry": entry.name, "model": model, "priority": entry.priority, "prompt": prompt.prompt}
     for seed in seeds:
         yield with_fields(_ITEM, _ITEM_FIELDS, **own, seed=seed, digest=sha256(pixels | {"seed": seed}))
-
-
-def schedule_of(motion_module: str | None) -> NoiseSchedule:
-    """The noise schedule that a motion module's file says it was trained with; the reference's where it says none.
-
-    Raises:
-        UserError: the file cannot be read, or says something else.
-    """
-    found = motion_modules.open_file(motion_module).schedule if motion_module is not None else None
-    try:
-        return NoiseSchedule.model_validate(found or {})
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise UserError(f"the noise schedule in {motion_module} cannot be used: {reason}") from error
 
 
 def token_of(file: EmbeddingFile) -> str | None:

@@ -10,8 +10,8 @@ import torch
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import begin, make_scheduler
 from animatediff.errors import UserError, naming, refusing
+from animatediff.module_schedule import schedule_of
 from animatediff.rendering.base_checks import check_parts, num_text_layers
-from animatediff.rendering.catalog import schedule_of
 from animatediff.rendering.entries import Model
 from animatediff.rendering.few_step import Distilled, distilled, mismatch
 from animatediff.weights import lora, motion_modules

@@ -41,7 +41,7 @@ class ModelRecipe(Protocol):
         """See `Recipe`."""
 
     @property
-    def schedule(self) -> NoiseSchedule:
+    def noise_schedule(self) -> NoiseSchedule:
         """See `Recipe`."""
 
     @property
@@ -166,7 +166,7 @@ def build(recipe: ModelRecipe, text_encoders: TextEncoders, *, seed: int, rank: 
     unet, model = load_unet(recipe.base), recipe.model
     adapter = model.domain_adapter
     encoders = {part: encoder for part, (_, encoder) in text_encoders.items()}
-    predicts_v = recipe.schedule.prediction_type == "v_prediction"
+    predicts_v = recipe.noise_schedule.prediction_type == "v_prediction"
     ResidentWeights({"unet": unet, **encoders}, predicts_v=predicts_v).load(
         _checkpoint(recipe.base_checkpoints, rank),
         [Addition(adapter.path, adapter.scale, "domain_adapter")] if adapter.path is not None else [],

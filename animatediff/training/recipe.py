@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from animatediff.config import Config
 from animatediff.data.scores import condition
-from animatediff.diffusion.noise_schedule import NoiseSchedule
+from animatediff.diffusion.noise_schedule import GivenSchedule, NoiseSchedule
 from animatediff.training.settings import ModelConfig, ObjectiveConfig, OptimConfig
 from animatediff.uris import Uri
 
@@ -100,8 +100,8 @@ class Recipe(Config):
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optim: OptimConfig = OptimConfig()
-    schedule: NoiseSchedule = NoiseSchedule()
-    """Of the noise. Default: the one that the file of `model.motion_module` names, else the reference's."""
+    schedule: GivenSchedule = GivenSchedule()
+    """Of the noise. What it leaves out is as the file of `model.motion_module` names it, else the reference's."""
     train: StepConfig = StepConfig()
     compute: ComputeConfig = ComputeConfig()
 
@@ -123,14 +123,17 @@ class Recipe(Config):
                 raise ValueError(f"recipe domain_adapter trains on single frames, without motion: leave out {names}")
             if self.compute.activation_checkpointing == "motion":
                 raise ValueError("recipe domain_adapter has no motion modules: compute.activation_checkpointing all")
-        first = self.objective.fade_from
-        if first is not None and first >= self.schedule.num_train_timesteps:
-            raise ValueError(
-                f"objective.fade_from {first} is none of the {self.schedule.num_train_timesteps} timesteps"
-            )
+        first, number = self.objective.fade_from, self.schedule.num_train_timesteps
+        if first is not None and number is not None and first >= number:
+            raise ValueError(f"objective.fade_from {first} is none of the {number} timesteps")
         if self.result == "motion_lora" and model.text_conditioned:
             raise ValueError("a LoRA does not train the attention to captions that model.text_conditioned adds")
         return self
+
+    @property
+    def noise_schedule(self) -> NoiseSchedule:
+        """The schedule of a recipe that `training.schedules.with_schedule` has completed."""
+        return self.schedule.over(NoiseSchedule())
 
     @property
     def result(self) -> Result:

@@ -80,7 +80,7 @@ def write_result(uri: str, model: TrainedModel, ema: Ema | None, recipe: Recipe)
         if isinstance(model.learning, LowRankAdapters):
             adapters.write(uri, model.learning, metadata={})
         else:
-            motion_modules.write(uri, model.learning, schedule=recipe.schedule.model_dump())
+            motion_modules.write(uri, model.learning, schedule=recipe.noise_schedule.model_dump())
 
 
 def load(

@@ -23,6 +23,7 @@ from animatediff.training.model import build, place
 from animatediff.training.objective import quartile_sums
 from animatediff.training.optimizer import keep_scale, learning_rate, make_optimizer, update
 from animatediff.training.recipe import Recipe
+from animatediff.training.schedules import with_schedule
 from animatediff.training.skips import Skips
 from animatediff.training.step import Draws, clip_losses, draw, of_clips, single_frames, to_device
 from animatediff.training.text import CaptionEncoder
@@ -56,6 +57,7 @@ class Trainer:
     """
 
     def __init__(self, recipe: Recipe, *, device: torch.device, rank: int = 0, world_size: int = 1) -> None:
+        recipe = with_schedule(recipe)
         self._recipe, self._device, self._world_size = recipe, device, world_size
         encoders = load_text_encoders(recipe.base)
         self.model = build(recipe, encoders, seed=recipe.train.seed, rank=rank)
@@ -74,7 +76,7 @@ class Trainer:
             overflows=dtype == torch.float16,
             on_skip=lambda: keep_scale(self._scaler),
         )
-        self._signal = alphas_cumprod(recipe.schedule).to(device)
+        self._signal = alphas_cumprod(recipe.noise_schedule).to(device)
         self._predict = self._distributed(recipe)
         self.loader = _loader(recipe, rank, world_size)
 
@@ -96,7 +98,7 @@ class Trainer:
             seed=train.seed,
             step=step,
             first_index=batch.first_index,
-            num_timesteps=self._recipe.schedule.num_train_timesteps,
+            num_timesteps=self._recipe.noise_schedule.num_train_timesteps,
             caption_dropout=train.caption_dropout,
         )
         losses = self._accumulate(batch, draws)
@@ -107,7 +109,7 @@ class Trainer:
             self.ema.update(step)
         self.skips.add(step, done.is_finite, losses, batch.clip_ids)
         return StepResult(
-            quartile_sums(losses, draws.timesteps, self._recipe.schedule.num_train_timesteps), done.grad_norm
+            quartile_sums(losses, draws.timesteps, self._recipe.noise_schedule.num_train_timesteps), done.grad_norm
         )
 
     def _accumulate(self, batch: ClipBatch, draws: Draws) -> Tensor:
@@ -127,7 +129,7 @@ class Trainer:
                     text,
                     of_clips(draws, chosen),
                     self._signal,
-                    schedule=self._recipe.schedule,
+                    schedule=self._recipe.noise_schedule,
                     objective=self._recipe.objective,
                 )
                 # Workers' shares may differ by a clip: their mean of these is the batch's mean all the same.

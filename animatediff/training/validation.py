@@ -12,6 +12,7 @@ from animatediff.data.manifest import read_manifest
 from animatediff.diffusion.schedule import alphas_cumprod
 from animatediff.training.model import build, place
 from animatediff.training.recipe import Recipe
+from animatediff.training.schedules import with_schedule
 from animatediff.training.state import load_result
 from animatediff.training.step import clip_losses, draw, of_clips, single_frames
 from animatediff.training.text import CaptionEncoder
@@ -43,12 +44,13 @@ def validation_loss(recipe: Recipe, weights_uri: str, *, device: torch.device, n
     Raises:
         UserError: nothing is held out, or a part cannot be read.
     """
+    recipe = with_schedule(recipe)
     encoders = load_text_encoders(recipe.base)
     model = build(recipe, encoders, seed=0)
     load_result(weights_uri, model)
     dtype = place(model, device, recipe.compute.precision)
     encode = CaptionEncoder(encoders, device, dtype)
-    signal = alphas_cumprod(recipe.schedule).to(device)
+    signal = alphas_cumprod(recipe.noise_schedule).to(device)
     loader = ClipLoader(
         recipe.dataset_uri,
         read_manifest(recipe.dataset_uri),
@@ -60,7 +62,7 @@ def validation_loss(recipe: Recipe, weights_uri: str, *, device: torch.device, n
     )
 
     def loss(index: int, batch: ClipBatch) -> float:
-        num_timesteps = recipe.schedule.num_train_timesteps
+        num_timesteps = recipe.noise_schedule.num_train_timesteps
         draws = draw(
             tuple(batch.latents.shape),
             objective=recipe.objective,
@@ -77,7 +79,7 @@ def validation_loss(recipe: Recipe, weights_uri: str, *, device: torch.device, n
         four = replace(of_clips(draws, torch.zeros(_QUARTERS, dtype=torch.long)), timesteps=middles)
         latents = latents.expand(_QUARTERS, *latents.shape[1:]).to(device)
         text, pooled = encode(batch.captions * _QUARTERS)
-        predict, schedule, objective = partial(model, pooled=pooled), recipe.schedule, recipe.objective
+        predict, schedule, objective = partial(model, pooled=pooled), recipe.noise_schedule, recipe.objective
         return clip_losses(predict, latents, text, four, signal, schedule=schedule, objective=objective).mean().item()
 
     losses = {}

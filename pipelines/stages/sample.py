@@ -64,7 +64,7 @@ class Renderer:
         is_still = self.recipe.result == "domain_adapter"
         motion_module = weights_uri if self.recipe.result == "motion_module" else self.recipe.model.motion_module
         device = "cuda" if self.on_gpu else "cpu"
-        animator = Animator(self.recipe.base, motion_module, schedule=self.recipe.schedule, device=device)
+        animator = Animator(self.recipe.base, motion_module, schedule=self.recipe.noise_schedule, device=device)
         animator.load(self._entry(weights_uri))
         files: dict[str, bytes] = {}
         for i, prompt in enumerate(self.prompts):

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from pydantic import ValidationError
 
@@ -12,13 +12,12 @@ from animatediff.data.loader import ClipLoader, latent_shapes
 from animatediff.data.manifest import Manifest, check_shards, read_manifest
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError, naming
-from animatediff.rendering.catalog import schedule_of
 from animatediff.rendering.file_checks import GivenFile, check_files
 from animatediff.training.captions import count_long
 from animatediff.training.model import BASE, check_fit
 from animatediff.training.recipe import Recipe
+from animatediff.training.schedules import with_schedule
 from animatediff.uris import printable_values
-from animatediff.weights import motion_modules
 from animatediff.weights.base import load_config
 from animatediff.yaml_files import read_yaml
 from pipelines.model_uris import resolve_model_uri
@@ -72,6 +71,8 @@ class TrainRun(Config):
     """Version of the dataset that it trains on, and of the one that is mixed in."""
     datasets: tuple[DataVersion, ...] = ()
     """The same in full; empty in the runs of earlier versions, which kept one of `Manifest.counted_digests`."""
+    noise_schedule: NoiseSchedule | None = None
+    """What it trains with; None in the runs of earlier versions."""
     mlflow_run_id: str | None = None
     """The MLflow run that later jobs continue."""
     num_steps: int = 0
@@ -132,7 +133,7 @@ def check(config: TrainConfig, inputs_uri: str) -> TrainJob:
     logger.log(logging.WARNING if long.number else logging.INFO, "%s", long)
     result = storage.join(storage.absolute(config.output_uri), recipe.result_file)
     inputs = [_input(uri, found) for uri, found in sealed]
-    return TrainJob(recipe, manifest, num_clips, held_out, _find_run(config, sealed), inputs, result)
+    return TrainJob(recipe, manifest, num_clips, held_out, _find_run(config, recipe, sealed), inputs, result)
 
 
 def prepare(config: TrainConfig) -> TrainJob:
@@ -189,13 +190,17 @@ def _check_files(recipe: Recipe) -> None:
             raise UserError(f"{field}: {problems[file]}")
 
 
-def _find_run(config: TrainConfig, sealed: Sequence[_Sealed]) -> TrainRun:
+def _find_run(config: TrainConfig, recipe: Recipe, sealed: Sequence[_Sealed]) -> TrainRun:
     """The run that the folder holds, or a new one."""
     run = _read(config.output_uri)
     if run is not None:
-        _check_same(config, run, sealed)
+        _check_same(config, recipe, run, sealed)
     datasets = tuple(DataVersion.of(manifest) for _, manifest in sealed)
-    data = {"dataset_digest": "+".join(version.digest for version in datasets), "datasets": datasets}
+    data = {
+        "dataset_digest": "+".join(version.digest for version in datasets),
+        "datasets": datasets,
+        "noise_schedule": recipe.noise_schedule,
+    }
     return run.model_copy(update=data) if run else TrainRun.model_validate(data)
 
 
@@ -214,24 +219,13 @@ def _resolved(config: TrainConfig, inputs_uri: str) -> Recipe:
     if model.motion_module is not None:
         with naming("model.motion_module"):
             uri = storage.absolute_if_there(resolve_model_uri(model.motion_module, inputs_uri))
-            recipe["schedule"] = _schedule(config, uri)
         model = model.model_copy(update={"motion_module": uri})
     if model.domain_adapter.path is not None:
         with naming("model.domain_adapter.path"):
             uri = storage.absolute_if_there(resolve_model_uri(model.domain_adapter.path, inputs_uri))
         adapter = model.domain_adapter.model_copy(update={"path": uri})
         model = model.model_copy(update={"domain_adapter": adapter})
-    return Recipe(**(recipe | {"model": model}))
-
-
-def _schedule(config: TrainConfig, motion_module: str) -> NoiseSchedule:
-    """The config's, or where it says nothing the one that the motion module was trained with before."""
-    before = schedule_of(motion_module)
-    if "schedule" not in config.model_fields_set:
-        return before
-    if motion_modules.open_file(motion_module).schedule is not None and config.schedule != before:
-        logger.warning("the schedule is not the one that %s was trained with before", motion_module)
-    return config.schedule
+    return with_schedule(Recipe(**(recipe | {"model": model})))
 
 
 def _read(output_uri: str) -> TrainRun | None:
@@ -244,10 +238,15 @@ def _read(output_uri: str) -> TrainRun | None:
         raise UserError(f"{uri} is not the state of a training run: {error.errors()[0]['msg']}") from error
 
 
-def _check_same(config: TrainConfig, run: TrainRun, sealed: Sequence[_Sealed]) -> None:
+def _check_same(config: TrainConfig, recipe: Recipe, run: TrainRun, sealed: Sequence[_Sealed]) -> None:
     old = read_yaml(storage.join(config.output_uri, _CONFIG))
-    changes = differing_fields(printable_values(old), config.model_dump(mode="json"))
+    new = config.model_dump(mode="json")
+    changes = differing_fields(printable_values(old | _unsaid(old, new)), new)
     changes = [change for change in changes if not change.startswith(_MAY_CHANGE)]
+    if run.noise_schedule is not None and not any(change.startswith("schedule.") for change in changes):
+        # The motion module's file says another one than it did.
+        was, now = (schedule.model_dump() for schedule in (run.noise_schedule, recipe.noise_schedule))
+        changes += differing_fields(was, now, "the noise schedule's ")
     changes += _changed_clips(run, sealed)
     if changes and config.allow_config_change:
         logger.warning("the run goes on with a changed config: %s", "; ".join(changes))
@@ -256,6 +255,15 @@ def _check_same(config: TrainConfig, run: TrainRun, sealed: Sequence[_Sealed]) -
             f"{config.output_uri} holds the run {old.get('run_name')!r}, which differs in {'; '.join(changes)}: "
             "change it back, choose another output_uri, or go on all the same with --allow-config-change"
         )
+
+
+def _unsaid(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """What earlier versions wrote of the noise schedule, without the defaults where the config says nothing."""
+    given, default = old.get("schedule"), NoiseSchedule().model_dump(mode="json")
+    if not isinstance(given, dict) or None in given.values():
+        return {}
+    now = new["schedule"]
+    return {"schedule": {n: None if now.get(n) is None and v == default.get(n) else v for n, v in given.items()}}
 
 
 def _changed_clips(run: TrainRun, sealed: Sequence[_Sealed]) -> Iterator[str]:

@@ -75,7 +75,7 @@ def _measure(renderer: Renderer, weights: Path, step: int, run_uri: str) -> dict
         "holdout": recipe.train.holdout,
         "num_loss_clips": sample.num_loss_clips,
         "objective": recipe.objective.model_dump(mode="json"),
-        "schedule": recipe.schedule.model_dump(mode="json"),
+        "schedule": recipe.noise_schedule.model_dump(mode="json"),
     }
     record = {"step": step, "val_loss": found.loss, "measure": measure}
     keep_best(run_uri, f"best_{recipe.result_file}", weights, record)

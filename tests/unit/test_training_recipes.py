@@ -88,7 +88,7 @@ def test_a_recipe_trains_its_own_weights_and_leaves_a_file_of_their_kind(make, w
     trainer.write_result(uri)
     assert identify.identify(open_tensors(uri)).family == kinds.get(name, "motion_lora")
     if name == "motion_module":
-        assert motion_modules.open_file(uri).schedule == trainer._recipe.schedule.model_dump()
+        assert motion_modules.open_file(uri).schedule == trainer._recipe.noise_schedule.model_dump()
     # Nothing else moved.
     base = trainer.model.unet if name == "domain_adapter" else trainer.model.unet.base
     for own, old in zip(base.state_dict().values(), load_unet(str(world / "base")).state_dict().values(), strict=True):
