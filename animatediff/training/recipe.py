@@ -124,6 +124,8 @@ class Recipe(Config):
             if self.compute.activation_checkpointing == "motion":
                 raise ValueError("recipe domain_adapter has no motion modules: compute.activation_checkpointing all")
         first, number = self.objective.fade_from, self.schedule.num_train_timesteps
+        if model.motion_module is None:  # whose file says the rest
+            number = self.noise_schedule.num_train_timesteps
         if first is not None and number is not None and first >= number:
             raise ValueError(f"objective.fade_from {first} is none of the {number} timesteps")
         if self.result == "motion_lora" and model.text_conditioned:

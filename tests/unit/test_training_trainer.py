@@ -14,6 +14,7 @@ from animatediff.training.model import ModelConfig, check_fit, place
 from animatediff.training.model import build as build_for
 from animatediff.training.optimizer import OptimConfig
 from animatediff.training.recipe import ComputeConfig, Recipe
+from animatediff.training.schedules import with_schedule
 from animatediff.training.trainer import Trainer
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_text_encoders, load_unet
@@ -153,7 +154,7 @@ def test_a_state_is_a_motion_module_file_and_a_record(trained, recipe, tmp_path)
     trainer.save(tmp_path, step=4)
     motion = motion_modules.read(str(tmp_path / MOTION_MODULE))
     assert motion.config == trainer.model.unet.config
-    record = {"step": 4, "skipped_steps": 0, "config": recipe.model_dump(mode="json")}
+    record = {"step": 4, "skipped_steps": 0, "config": with_schedule(recipe).model_dump(mode="json")}
     assert json.loads((tmp_path / "state.json").read_text()) == record
 
 
