@@ -1,5 +1,6 @@
 """Each recipe trains what it says, every option does what it says, and a resumed run is the same run."""
 
+import hashlib
 import itertools
 import math
 
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from animatediff.data import shards
 from animatediff.data.loader import ClipLoader
-from animatediff.data.manifest import read_manifest
+from animatediff.data.manifest import read_manifest, write_manifest
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
@@ -280,7 +281,7 @@ def test_a_second_datasets_batches_come_among_the_first_ones(make, world):
 
 
 def poison(folder, clip_id, shape=SHAPE):
-    """The dataset's latents of one clip become infinite."""
+    """The dataset's latents of one clip become infinite, as if they had been sealed so."""
     uri = next(folder.rglob("shard-*.parquet"))
     table = pq.read_table(uri)
     rows = table.to_pylist()
@@ -288,6 +289,10 @@ def poison(folder, clip_id, shape=SHAPE):
         if row["clip_id"] == clip_id:
             row["latent"] = np.full(shape, np.inf, np.float16).tobytes()
     pq.write_table(type(table).from_pylist(rows, schema=shards.SCHEMA), uri)
+    manifest, content = read_manifest(str(folder)), uri.read_bytes()
+    told = {"num_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    changed = [s.model_copy(update=told) if s.path == str(uri.relative_to(folder)) else s for s in manifest.shards]
+    write_manifest(str(folder), manifest.model_copy(update={"shards": changed}))
 
 
 def test_a_bad_clip_costs_its_steps_and_is_named_and_too_many_stop_the_run(make, world, tmp_path):
