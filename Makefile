@@ -27,7 +27,7 @@ integration: .venv/.installed
 fuzz: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
 
-# The full-size checks: 8 minutes and 15 GiB of memory on 2 cores.
+# The full-size checks, and the long kills and full disks: about an hour and 15 GiB of memory on 2 cores.
 slow: .venv/.installed
 	$(BIN)/python -m pytest tests -q -s -m slow
 
