@@ -26,6 +26,8 @@ _KILLED = "was killed, as the system does where memory runs out, or crashed"
 # What compiled code leaves in its process's log where it crashed; one that was killed leaves nothing.
 _CRASH = re.compile(rb"\*\*\* (SIG[A-Z]+) received|Fatal Python error: ([^\n]+)")
 _LOG_TAIL = 64_000
+# What Ray says of a process whose connection broke, as it finds it out first: from the socket, or by the next call.
+_BROKE_OFF = ("connection error code", "unrecoverable failure")
 _STREAMING = "ray.data._internal.execution.streaming_executor_state"
 
 
@@ -229,7 +231,7 @@ def _loss(error: BaseException) -> Loss | None:
     if type(error) is exceptions.RayError and "ActorDiedError isn't serializable" in str(error):
         return _actor_died(str(error), could_start=True)  # Ray cannot send one on, and sends its text
     if isinstance(error, exceptions.WorkerCrashedError):
-        return Loss(f"a worker {last_death() or _ended('connection error code', 0, None)}", True)
+        return Loss(f"a worker {last_death() or _ended(_BROKE_OFF[0], 0, None)}", True)
     if isinstance(error, exceptions.ObjectStoreFullError):
         return Loss("Ray's object store on a machine is full; see `ray memory`", True)
     if isinstance(error, exceptions.OutOfDiskError):
@@ -280,7 +282,7 @@ def _actor_died(text: str, *, could_start: bool) -> Loss:
     pid = int(_found(r"\tpid: (\d+)", text) or 0)
     if "its node has died" in text:
         return Loss(f"{name} was lost with its machine{f' {where}' if where else ''}")
-    lacks_memory = "NODE_OUT_OF_MEMORY" in text or "connection error code" in text
+    lacks_memory = "NODE_OUT_OF_MEMORY" in text or any(words in text for words in _BROKE_OFF)
     return Loss(f"{name} {_ended(text, pid, where)}", lacks_memory)
 
 
@@ -292,7 +294,7 @@ def _ended(detail: str, pid: int, where: str | None) -> str:
         why, log = "was ended by Ray, as its machine ran out of memory", f"{_logs()}/raylet.out"
     elif crash := _crash_in(log):
         why = f"crashed ({crash})"
-    elif "connection error code" in detail:
+    elif any(words in detail for words in _BROKE_OFF):
         why = _KILLED
     else:
         why = f"ended: {_one_line(_found(r'Worker exit detail: (.+)', detail) or detail)[:300]}"

@@ -27,6 +27,11 @@ KILLED = (
     "unexpectedly exits with a connection error code 2. End of file."
 )
 
+BROKEN = (
+    "Worker exit type: SYSTEM_ERROR Worker exit detail: The leased worker has unrecoverable failure. Worker is requested "
+    "to be destroyed when it is returned. RPC error: Socket closed"
+)
+
 
 def died(message):
     context = ActorDiedErrorContext(
@@ -73,6 +78,7 @@ LOSSES = [
     (OutOfMemoryError("of another Ray, in other words"), "a machine ran out of memory", True),
     (died(KILLED), "Dispatcher (pid 4321 on 10.0.0.3) was killed, as the system does where memory runs out", True),
     (died(KILLED), "worker-*-4321.err", True),
+    (died(BROKEN), "Dispatcher (pid 4321 on 10.0.0.3) was killed, as the system does where memory runs out", True),
     (died("Worker exit type: NODE_OUT_OF_MEMORY"), "was ended by Ray, as its machine ran out of memory", True),
     (died("The actor died because its node has died."), "Dispatcher was lost with its machine 10.0.0.3", False),
     (died("Worker exit detail: Exit code 3."), "ended: Exit code 3.", False),
