@@ -28,8 +28,8 @@ KILLED = (
 )
 
 BROKEN = (
-    "Worker exit type: SYSTEM_ERROR Worker exit detail: The leased worker has unrecoverable failure. Worker is requested "
-    "to be destroyed when it is returned. RPC error: Socket closed"
+    "Worker exit type: SYSTEM_ERROR Worker exit detail: The leased worker has unrecoverable failure. Worker is "
+    "requested to be destroyed when it is returned. RPC error: Socket closed"
 )
 
 
