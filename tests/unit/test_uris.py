@@ -2,7 +2,14 @@
 
 import pytest
 
+from animatediff import uris
 from animatediff.uris import hide_secrets, joined, parent, printable_place, printable_text, printable_uri, with_secrets
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch):
+    """No pieces of the secrets of other tests: they are looked for in every text of the process."""
+    monkeypatch.setattr(uris, "_pieces", {})
 
 
 @pytest.mark.parametrize(
