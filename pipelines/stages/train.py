@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
@@ -30,13 +31,21 @@ from pipelines.settings import ScalingConfig, TrainConfig
 from pipelines.stages.metrics_board import MetricsBoard
 from pipelines.stages.sample import Renderer
 from pipelines.stages.starting import starting
-from pipelines.stages.train_checkpoints import FOLDER, leave_out_damaged, names_there, told_of_refusal
+from pipelines.stages.train_checkpoints import (
+    FOLDER,
+    ChangedListError,
+    leave_out_damaged,
+    names_there,
+    told_of_refusal,
+)
 from pipelines.stages.train_worker import train_worker
 from pipelines.stages.validate import validate
 
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
+_LIST_TRIES = 4
+_LIST_RETRY_S = 2.0
 _KEPT = "the checkpoints are kept, and the same command goes on from the last"
 _LOWER = "compute.micro_batch_size, train.batch_size or scaling.num_workers"
 
@@ -111,14 +120,24 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
     run_uri, board = storage.absolute(config.output_uri), beside_the_driver(MetricsBoard)
     # A look at names and sizes tells most damage; bytes that differ are found by the workers, which read them all.
     damaged: list[str] = []
+    num_tries_left = _LIST_TRIES
     while True:
         num_known = len(damaged)
         leave_out_damaged(run_uri, damaged)
-        for entry in _fit(_trainer(config, recipe, workers, renderer, board), workers, board, run_uri):
-            if "damaged" in entry:
-                damaged.append(entry["damaged"])
-            else:
-                yield entry
+        try:
+            for entry in _fit(_trainer(config, recipe, workers, renderer, board), workers, board, run_uri):
+                if "damaged" in entry:
+                    damaged.append(entry["damaged"])
+                else:
+                    yield entry
+        except ChangedListError:
+            # The processes of a run that was killed a moment ago end when they find their driver gone.
+            num_tries_left -= 1
+            if num_tries_left == 0:
+                raise
+            logger.info("the list of the checkpoints was written to just now, by a run that is ending: trying again")
+            time.sleep(_LIST_RETRY_S)
+            continue
         if len(damaged) == num_known:
             return
 

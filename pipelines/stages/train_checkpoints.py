@@ -23,12 +23,19 @@ from pipelines.failures import find_refusal, find_user_error
 
 logger = logging.getLogger(__name__)
 
+
+class ChangedListError(UserError):
+    """The list was no longer whole as Ray read it: processes of a killed run can write for a moment more."""
+
+
 FOLDER = "checkpoints"
 """In a run's folder: Ray Train's, with a folder for each checkpoint."""
 
 # Ray Train's own file; the fields of its version 0 are written below.
 _LIST = "checkpoint_manager_snapshot.json"
 _NAME = re.compile(r"step-(\d{8,})")
+# Ray Train's, for a list that is no JSON and for one that names a checkpoint that is not there.
+_UNREADABLE = "CheckpointManagerInitializationError"
 
 
 def name_of(step: int) -> str:
@@ -83,10 +90,16 @@ def told_of_refusal(run_uri: str, before: Collection[str]) -> Iterator[None]:
     Args:
         run_uri: the run's folder.
         before: the checkpoints that were there before.
+
+    Raises:
+        ChangedListError: Ray could not read its list.
     """
     try:
         yield
     except Exception as error:
+        if _UNREADABLE in str(error):
+            folder = storage.join(run_uri, FOLDER)
+            raise ChangedListError(f"something else writes to {folder}, the run's checkpoints: stop it") from error
         refusal = None if find_user_error(error) else find_refusal(error)
         if refusal is None:
             raise

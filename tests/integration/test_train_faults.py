@@ -16,6 +16,8 @@ from animatediff.errors import UserError
 from animatediff.weights import motion_modules
 from pipelines import tracking
 from pipelines.settings import TrainConfig
+from pipelines.stages import train
+from pipelines.stages.train_checkpoints import leave_out_damaged
 from pipelines.tracking import open_client
 from pipelines.train import main
 from tests.integration.processes import below, kill
@@ -210,6 +212,24 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_alone(straight, make_config
     assert "training goes on from checkpoint step-00000006" in caplog.text
     assert losses(run) == {step: losses(straight)[step] for step in (7, 8)}
     assert torch.equal(weights(name), weights("straight"))
+
+
+def test_a_list_that_a_dying_run_still_writes_to_is_read_again(straight, make_config, caplog, monkeypatch):
+    shutil.copytree("straight", "written")
+    path = Path("written/checkpoints/checkpoint_manager_snapshot.json")
+    half_written = [b"", path.read_bytes().replace(b"step-00000006", b"step-00000099")]
+
+    def leave_out_then_write(run_uri, known=()):
+        leave_out_damaged(run_uri, known)
+        if half_written:
+            path.write_bytes(half_written.pop(0))
+
+    monkeypatch.setattr(train, "leave_out_damaged", leave_out_then_write)
+    state = json.loads(Path("written/run.json").read_text())
+    Path("written/run.json").write_text(json.dumps(state | {"num_steps": 0, "mlflow_run_id": None}))
+    run = main(make_config("written", num_steps=STEPS + 1).model_copy(update={"run_name": "straight"}))
+    assert caplog.text.count("by a run that is ending: trying again") == 2
+    assert list(losses(run)) == [STEPS + 1]
 
 
 def test_fewer_steps_than_are_done_are_refused(straight, make_config):
