@@ -12,9 +12,9 @@ from animatediff.commands_dataset import show, verify
 from animatediff.config import hide_in_arguments
 from animatediff.errors import UsageError, UserError
 from animatediff.weights import textual_inversion
-from animatediff.weights.identify import Identity, identify_uri
-from animatediff.weights.identify_metadata import printable
-from animatediff.weights.identify_words import name
+from animatediff.weights.identify.identify import Identity, identify_uri
+from animatediff.weights.identify.messages import name
+from animatediff.weights.identify.metadata import printable
 
 _COLUMNS = ("family", "version", "base", "rank", "alpha", "dtype", "parameters", "sha256", "file")
 _RIGHT_ALIGNED = {"parameters"}

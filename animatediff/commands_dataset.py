@@ -29,7 +29,7 @@ def show(
         num_clips: clips to show.
         base: whose VAE decodes them; default: the base that the dataset's config names.
     """
-    from animatediff.data.show import lineage, summary
+    from animatediff.data.inspection.show import lineage, summary
 
     manifest = read_manifest(dataset)
     if clip is not None:
@@ -53,7 +53,7 @@ def verify(dataset: Annotated[str, tyro.conf.Positional]) -> int:
     Returns:
         1 if something is wrong, each with a line; 0 otherwise.
     """
-    from animatediff.data.verify import verify as check
+    from animatediff.data.inspection.verify import verify as check
 
     report = check(dataset)
     sys.stdout.write(
@@ -74,8 +74,8 @@ def _base_of(dataset: str) -> str:
 
 def _draw(dataset: str, manifest: Manifest, output: Path, num_clips: int, base: str) -> None:
     # Torch, diffusers and matplotlib take seconds that the text does not need.
-    from animatediff.data.histograms import histograms
-    from animatediff.data.show import measures, read_scores
+    from animatediff.data.inspection.histograms import histograms
+    from animatediff.data.inspection.show import measures, read_scores
     from animatediff.rendering import preview
     from animatediff.rendering.outputs import encode_gif, encode_mp4
     from animatediff.weights.base import load_vae

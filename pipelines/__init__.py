@@ -1,6 +1,6 @@
 """The Ray jobs."""
 
-from pipelines.public_logs import keep_logs_public
+from pipelines.terminal.public_logs import keep_logs_public
 
 # In workers, too, which import a part of this package and run no command line.
 keep_logs_public()

@@ -3,8 +3,7 @@
 from typing import TYPE_CHECKING
 
 from pipelines.command import run_job
-from pipelines.folder_lease import leased
-from pipelines.output_folder import check_output
+from pipelines.outputs.claim import claimed
 from pipelines.settings import AnimateConfig
 
 if TYPE_CHECKING:
@@ -21,14 +20,11 @@ def main(config: AnimateConfig) -> "Counter[str]":
         UserError: nothing in the catalog can be rendered as it is written, or items failed (the others are rendered
             and everything is written all the same).
     """
-    check_output(config.output_uri, "animate")
-    with leased(config.output_uri, "animate", is_dry=config.dry_run):
-        from pipelines.stages.animate_driver import animate
+    with claimed(config.output_uri, "animate", is_dry=config.dry_run):
+        from pipelines.stages.animate.driver import animate
 
         return animate(config)
 
 
 if __name__ == "__main__":
-    from pipelines.embedded import animate_default
-
-    run_job(main, AnimateConfig, embedded=animate_default)
+    run_job(main, AnimateConfig)

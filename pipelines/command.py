@@ -4,18 +4,17 @@ That is why the entry files import their job's driver where they call it, and no
 """
 
 import logging
-import os
 import sys
-import warnings
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from animatediff.config import Config, parse
 from animatediff.errors import UserError
-from pipelines import interrupts
+from pipelines.cluster.submitted import refuse_relative_outputs, runs_folder
 from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
-from pipelines.submitted import refuse_relative_outputs, runs_folder
-from pipelines.tracking import tracking_uri
+from pipelines.terminal import interrupts
+from pipelines.terminal.logs import configure_logging
+from pipelines.tracking.tracker import tracking_uri
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +38,12 @@ _OTHERS: dict[str, Collection[str]] = {
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-def run_job(main: Callable[[ConfigT], object], schema: type[ConfigT], *, embedded: Callable[[], str]) -> None:
+def run_job(main: Callable[[ConfigT], object], schema: type[ConfigT]) -> None:
     """A job's command line: exit code 0 when it did its work, 1 when it could not, 2 when it was asked wrongly.
 
     Args:
         main: the job.
-        schema: its config.
-        embedded: makes ready what the embedded default needs (the sprite world) and returns the URI of its config;
-            called when the command line is empty.
+        schema: its config. With an empty command line it is the embedded default's.
     """
     configure_logging()
     argv = sys.argv[1:]
@@ -59,24 +56,13 @@ def run_job(main: Callable[[ConfigT], object], schema: type[ConfigT], *, embedde
         logger.error("%s", error)
         sys.exit(error.exit_code)
     with interrupts.told_in_one_line():  # a signal while Ray and torch are imported, too
-        from pipelines.runtime import end_with_one_line
+        from pipelines.cluster.runtime import end_with_one_line
 
-    end_with_one_line(lambda: main(config if config is not None else _embedded(schema, embedded)))
+    end_with_one_line(lambda: main(config if config is not None else _embedded(schema)))
 
 
-def _embedded(schema: type[ConfigT], embedded: Callable[[], str]) -> ConfigT:
+def _embedded(schema: type[ConfigT]) -> ConfigT:
+    from pipelines.embedded import DEFAULTS  # no job of a cluster loads the sprite world
+
     logger.info("no arguments: running the embedded default (the sprite world) in %s", runs_folder())
-    return parse(schema, [], default_uri=embedded())
-
-
-def configure_logging() -> None:
-    """Log lines of this project to standard error; the libraries' only from warnings on."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", force=True
-    )
-    for name in ("pipelines", "animatediff", "__main__"):
-        logging.getLogger(name).setLevel(logging.INFO)
-    # diffusers asks the hub with it, whoever asks diffusers.
-    warnings.filterwarnings("ignore", message="The `local_dir_use_symlinks` argument")
-    if not sys.stderr.isatty():
-        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    return parse(schema, [], default_uri=DEFAULTS[schema]())

@@ -5,9 +5,9 @@ import logging
 from animatediff import storage
 from animatediff.config import load
 from pipelines import animate, embedded, ingest, score, train
-from pipelines.runtime import end_with_one_line
+from pipelines.cluster.runtime import end_with_one_line
 from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
-from pipelines.tracking import tracking_uri
+from pipelines.tracking.tracker import tracking_uri
 
 logger = logging.getLogger("pipelines.demo")
 

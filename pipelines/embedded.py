@@ -6,14 +6,15 @@ job's config. The base, its motion module and two personalised files are shipped
 does without.
 """
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from animatediff import storage
-from animatediff.config import load
+from animatediff.config import Config, load
 from animatediff.sprites import shipped
-from pipelines import animate, ingest, train
-from pipelines.settings import AnimateConfig, IngestConfig, TrainConfig
-from pipelines.submitted import is_submitted, runs_folder
+from pipelines.cluster.submitted import is_submitted, runs_folder
+from pipelines.outputs.claim import claimed
+from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
 
 CONFIGS = Path(__file__).parent / "configs" / "sprites"
 NUM_VIDEOS = 60
@@ -70,7 +71,10 @@ def train_default() -> str:
     """Ingest the sprite videos, unless that is done."""
     config = load(IngestConfig, ingest_default())
     if not storage.exists(storage.join(config.output_uri, "manifest.json")):
-        ingest.main(config)
+        with claimed(config.output_uri, "ingest", is_dry=False):
+            from pipelines.stages.ingest.driver import ingest
+
+            ingest(config)
     return config_uri("train")
 
 
@@ -78,7 +82,10 @@ def animate_default() -> str:
     """Train on the sprite shards and make the DreamBooth checkpoint, unless that is done."""
     config = load(TrainConfig, train_default())
     if not storage.exists(storage.join(config.output_uri, "motion_module.safetensors")):
-        train.main(config)
+        with claimed(config.output_uri, "train", is_dry=False):
+            from pipelines.stages.train.driver import train
+
+            train(config)
     prepare_checkpoint()
     return config_uri("animate")
 
@@ -87,5 +94,17 @@ def score_default() -> str:
     """Animate the sprite catalog, unless that is done."""
     config = load(AnimateConfig, animate_default())
     if not storage.exists(storage.join(config.output_uri, "results.parquet")):
-        animate.main(config)
+        with claimed(config.output_uri, "animate", is_dry=False):
+            from pipelines.stages.animate.driver import animate
+
+            animate(config)
     return config_uri("score")
+
+
+DEFAULTS: Mapping[type[Config], Callable[[], str]] = {
+    IngestConfig: ingest_default,
+    TrainConfig: train_default,
+    AnimateConfig: animate_default,
+    ScoreConfig: score_default,
+}
+"""By a job's config: makes ready what it needs, and returns its config's URI."""

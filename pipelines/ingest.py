@@ -3,8 +3,7 @@
 from typing import TYPE_CHECKING
 
 from pipelines.command import run_job
-from pipelines.folder_lease import leased
-from pipelines.output_folder import check_output
+from pipelines.outputs.claim import claimed
 from pipelines.settings import IngestConfig
 
 if TYPE_CHECKING:
@@ -18,14 +17,11 @@ def main(config: IngestConfig) -> "Manifest | None":
         UserError: the source or the base cannot be read, the output holds another dataset, or too many videos are
             unusable (everything is written all the same).
     """
-    check_output(config.output_uri, "ingest")
-    with leased(config.output_uri, "ingest", is_dry=config.dry_run):
-        from pipelines.stages.ingest_driver import ingest
+    with claimed(config.output_uri, "ingest", is_dry=config.dry_run):
+        from pipelines.stages.ingest.driver import ingest
 
         return ingest(config)
 
 
 if __name__ == "__main__":
-    from pipelines.embedded import ingest_default
-
-    run_job(main, IngestConfig, embedded=ingest_default)
+    run_job(main, IngestConfig)

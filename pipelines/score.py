@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING
 
 from pipelines.command import run_job
-from pipelines.folder_lease import leased
-from pipelines.output_folder import check_results
+from pipelines.outputs.folder_lease import leased
+from pipelines.outputs.output_folder import check_results
 from pipelines.settings import ScoreConfig
 
 if TYPE_CHECKING:
-    from animatediff.rendering.catalog import Result
+    from animatediff.rendering.catalog.catalog import Result
 
 
 def main(config: ScoreConfig) -> "list[Result]":
@@ -19,12 +19,10 @@ def main(config: ScoreConfig) -> "list[Result]":
     """
     check_results(config.output_uri)
     with leased(config.output_uri, "score", is_dry=config.dry_run):
-        from pipelines.stages.score_driver import score
+        from pipelines.stages.animate.score_driver import score
 
         return score(config)
 
 
 if __name__ == "__main__":
-    from pipelines.embedded import score_default
-
-    run_job(main, ScoreConfig, embedded=score_default)
+    run_job(main, ScoreConfig)

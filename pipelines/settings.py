@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from animatediff.config import Config
-from animatediff.data.clips import ClipConfig
+from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.quarantine import Reason
 from animatediff.data.sources.spec import SourceConfig

@@ -6,12 +6,11 @@ Run the same command again to continue; raise train.num_steps to go on longer.
 from typing import TYPE_CHECKING
 
 from pipelines.command import run_job
-from pipelines.folder_lease import leased
-from pipelines.output_folder import check_output
+from pipelines.outputs.claim import claimed
 from pipelines.settings import TrainConfig
 
 if TYPE_CHECKING:
-    from pipelines.stages.train_run import TrainRun
+    from pipelines.stages.train.run import TrainRun
 
 
 def main(config: TrainConfig) -> "TrainRun | None":
@@ -21,14 +20,11 @@ def main(config: TrainConfig) -> "TrainRun | None":
         UserError: the dataset or the base cannot be read, they do not fit, no clip is chosen, or the
             folder holds another run.
     """
-    check_output(config.output_uri, "train")
-    with leased(config.output_uri, "train", is_dry=config.dry_run):
-        from pipelines.stages.train_driver import train
+    with claimed(config.output_uri, "train", is_dry=config.dry_run):
+        from pipelines.stages.train.driver import train
 
         return train(config)
 
 
 if __name__ == "__main__":
-    from pipelines.embedded import train_default
-
-    run_job(main, TrainConfig, embedded=train_default)
+    run_job(main, TrainConfig)

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from animatediff.data.decoding.decoders_pyav import PyAV
+from animatediff.data.decoding.decoders.pyav import PyAV
 
 
 class Marked(PyAV):

@@ -3,10 +3,11 @@
 import numpy as np
 import pyarrow as pa
 
-from animatediff.data import parts, quarantine, seal
-from animatediff.data import plan as planning
+from animatediff.data import quarantine
+from animatediff.data.ingest import parts, seal
+from animatediff.data.ingest import plan as planning
+from animatediff.data.ingest.plan import Planner
 from animatediff.data.manifest import read_manifest
-from animatediff.data.plan import Planner
 from animatediff.data.quarantine import Reason, Rejection
 from animatediff.data.sources.spec import SourceVideo
 from animatediff.errors import UserError

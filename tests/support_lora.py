@@ -5,7 +5,7 @@ import re
 import torch
 from safetensors.torch import save_file
 
-from animatediff.weights import lora
+from animatediff.weights.lora import read as lora
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
 ATTENTION = f"{BLOCK}.attn1"

@@ -5,8 +5,8 @@ What a file is follows from names, shapes and types. So these can have their tru
 
 import torch
 
-from animatediff.weights.identify import identify
-from animatediff.weights.tensors import TensorFile
+from animatediff.weights.identify.identify import identify
+from animatediff.weights.reading.tensors import TensorFile
 
 LDM = "model.diffusion_model."
 SD1_WIDTHS = (320, 640, 1280, 1280)

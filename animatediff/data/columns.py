@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from animatediff import storage
-from animatediff.data import duplicates, shards
+from animatediff.data import shards
 from animatediff.data.manifest import Manifest, Shard
+from animatediff.data.scoring import duplicates
 
 DUPLICATES_FILE = "duplicates.parquet"
 DUPLICATE = "duplicate"

@@ -8,10 +8,11 @@ from itertools import islice, product
 
 from pydantic import ValidationError
 
-from animatediff import checked_json, storage
+from animatediff import storage
 from animatediff.config import Config
 from animatediff.data.shards import SCHEMA_VERSION
 from animatediff.errors import UserError
+from animatediff.storage import checked_json
 
 FILE_NAME = "manifest.json"
 

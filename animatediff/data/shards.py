@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from animatediff import storage
 from animatediff.data import parquet
-from animatediff.data.scores import SCORE_COLUMNS
+from animatediff.data.scoring.scores import SCORE_COLUMNS
 from animatediff.errors import UserError
-from animatediff.storage_errors import is_absence, public, unreachable
+from animatediff.storage.errors import is_absence, public, unreachable
 
 ROW_GROUP_ROWS = 64
 SCHEMA_VERSION = 2

@@ -20,12 +20,13 @@ from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.module_schedule import schedule_of
-from animatediff.rendering import prompt_syntax
-from animatediff.rendering.catalog import Item
-from animatediff.rendering.entries import Model, Settings, Weights
-from animatediff.weights import lora, motion_modules, textual_inversion
-from animatediff.weights.architectures import known_base
+from animatediff.rendering.catalog import prompt_syntax
+from animatediff.rendering.catalog.catalog import Item
+from animatediff.rendering.catalog.entries import Model, Settings, Weights
+from animatediff.weights import motion_modules, textual_inversion
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
+from animatediff.weights.layouts.architectures import known_base
+from animatediff.weights.lora import read as lora
 from animatediff.weights.resident import Reading, ResidentWeights
 from animatediff.weights.text import PromptEncoder, word_key
 from animatediff.weights.textual_inversion import Embedding

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from animatediff.plugins import load_function
-from animatediff.rendering.catalog import Result
+from animatediff.rendering.catalog.catalog import Result
 
 Scorer = Callable[[Result, np.ndarray], Mapping[str, float]]
 """What was rendered and its frames, (f h w 3) uint8 RGB -> scores by name; what cannot be said is NaN or left out."""

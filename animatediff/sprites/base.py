@@ -12,10 +12,10 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from animatediff.errors import UserError
-from animatediff.sprites.drawing import render
-from animatediff.sprites.parts import SAMPLE_SIZE, make_pipeline, make_text_encoder, make_unet, make_vae
-from animatediff.sprites.tokenizer import build_tokenizer
-from animatediff.sprites.world import caption_words, sample_scenes
+from animatediff.sprites.models.parts import make_pipeline, make_text_encoder, make_unet, make_vae
+from animatediff.sprites.models.tokenizer import build_tokenizer
+from animatediff.sprites.scenes.drawing import SAMPLE_SIZE, render
+from animatediff.sprites.scenes.world import caption_words, sample_scenes
 
 _TEXT_WIDTH = 32
 

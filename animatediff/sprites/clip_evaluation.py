@@ -13,17 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from animatediff.rendering import checks
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog import Catalog, Item, token_of
-from animatediff.rendering.entries import Entry
-from animatediff.sprites.clip_measures import follows, measure_clip
+from animatediff.rendering.catalog.catalog import Catalog, Item, token_of
+from animatediff.rendering.catalog.entries import Entry
+from animatediff.rendering.checks import catalog as checks
 from animatediff.sprites.command import run
-from animatediff.sprites.drawing import render
-from animatediff.sprites.parts import SAMPLE_SIZE
 from animatediff.sprites.personalise import NEW_COLOUR
+from animatediff.sprites.readings.clips import follows, measure_clip
+from animatediff.sprites.scenes.drawing import SAMPLE_SIZE, render
+from animatediff.sprites.scenes.world import Scene, caption, sample_scenes
 from animatediff.sprites.scoring import KNOWN_COLOURS, style_of
-from animatediff.sprites.world import Scene, caption, sample_scenes
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,10 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw
 
 from animatediff.sprites.command import run
-from animatediff.sprites.measures import Attributes, matches, read
-from animatediff.sprites.parts import SAMPLE_SIZE, make_pipeline
-from animatediff.sprites.world import Scene, caption, sample_scenes
+from animatediff.sprites.models.parts import make_pipeline
+from animatediff.sprites.readings.pictures import Attributes, matches, read
+from animatediff.sprites.scenes.drawing import SAMPLE_SIZE
+from animatediff.sprites.scenes.world import Scene, caption, sample_scenes
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 
 logger = logging.getLogger(__name__)

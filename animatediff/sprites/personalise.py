@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from animatediff.sprites.autoencoder import encode_stills
 from animatediff.sprites.command import run
-from animatediff.sprites.fitting import Fit
-from animatediff.sprites.stills import Stills, draw_stills
-from animatediff.sprites.text_to_image import TextToImage, fit_captioned, tokenize
-from animatediff.sprites.world import Rgb
-from animatediff.weights import ldm
+from animatediff.sprites.models.autoencoder import encode_stills
+from animatediff.sprites.models.fitting import Fit
+from animatediff.sprites.models.text_to_image import TextToImage, fit_captioned, tokenize
+from animatediff.sprites.scenes.stills import Stills, draw_stills
+from animatediff.sprites.scenes.world import Rgb
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
-from animatediff.weights.tensors import save_tensors
+from animatediff.weights.layouts import ldm
+from animatediff.weights.reading.tensors import save_tensors
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,17 @@ from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
 from animatediff.errors import UserError
-from animatediff.sprites.autoencoder import train_vae
 from animatediff.sprites.command import run
-from animatediff.sprites.fitting import Fit
-from animatediff.sprites.parts import make_pipeline
-from animatediff.sprites.text_to_image import TextToImage, make_tokenizer, refine_text_to_image, train_text_to_image
-from animatediff.sprites.words import Captions, teach_words
+from animatediff.sprites.models.autoencoder import train_vae
+from animatediff.sprites.models.fitting import Fit
+from animatediff.sprites.models.parts import make_pipeline
+from animatediff.sprites.models.text_encoder import Captions, teach_words
+from animatediff.sprites.models.text_to_image import (
+    TextToImage,
+    make_tokenizer,
+    refine_text_to_image,
+    train_text_to_image,
+)
 
 logger = logging.getLogger(__name__)
 

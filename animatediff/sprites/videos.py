@@ -17,8 +17,8 @@ from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.rendering.outputs import encode_mp4
 from animatediff.sprites.command import run
-from animatediff.sprites.drawing import render
-from animatediff.sprites.world import Scene, caption, sample_scenes
+from animatediff.sprites.scenes.drawing import render
+from animatediff.sprites.scenes.world import Scene, caption, sample_scenes
 
 logger = logging.getLogger(__name__)
 

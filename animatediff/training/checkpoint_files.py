@@ -4,8 +4,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from animatediff import checked_json, storage
+from animatediff import storage
 from animatediff.errors import UserError
+from animatediff.storage import checked_json
 
 LIST = "files.json"
 """In a checkpoint's folder, written last: size and SHA-256 of each of its files."""

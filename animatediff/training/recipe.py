@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from animatediff.config import Config
-from animatediff.data.scores import condition
+from animatediff.data.scoring.scores import condition
 from animatediff.diffusion.noise_schedule import GivenSchedule, NoiseSchedule
 from animatediff.training.settings import ModelConfig, ObjectiveConfig, OptimConfig
 from animatediff.uris import Uri

@@ -14,7 +14,7 @@ import torch
 
 from animatediff import storage
 from animatediff.models.lora import LowRankAdapters
-from animatediff.storage_errors import unreachable
+from animatediff.storage.errors import unreachable
 from animatediff.training import checkpoint_files
 from animatediff.training.checkpoint_files import DamagedCheckpointError
 from animatediff.training.ema import Ema

@@ -11,9 +11,9 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from animatediff.data.loader import ClipBatch, ClipLoader
+from animatediff.data.loading.loader import ClipBatch, ClipLoader
+from animatediff.data.loading.mixing import MixedLoader
 from animatediff.data.manifest import read_manifest
-from animatediff.data.mixing import MixedLoader
 from animatediff.diffusion.schedule import alphas_cumprod
 from animatediff.errors import UserError
 from animatediff.models.motion_unet import MotionUNet

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from animatediff.data.loader import ClipBatch, ClipLoader
+from animatediff.data.loading.loader import ClipBatch, ClipLoader
 from animatediff.data.manifest import read_manifest
 from animatediff.diffusion.schedule import alphas_cumprod
 from animatediff.training.model import build, place

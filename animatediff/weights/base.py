@@ -18,8 +18,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from animatediff import storage
 from animatediff.errors import UserError, naming, one_line, refusing
 from animatediff.weights import base_configs
-from animatediff.weights.architectures import PARTS
-from animatediff.weights.files import local_copy, read_json
+from animatediff.weights.layouts.architectures import PARTS
+from animatediff.weights.reading.files import local_copy, read_json
 
 _CONFIGURED: dict[str, Any] = {**PARTS, "scheduler": DDIMScheduler}  # any scheduler's class reads any other's config
 _FEWEST_TOKENS = 3  # a start, an end, and a word

@@ -20,8 +20,8 @@ from torch.nn.modules import module as torch_module
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from animatediff.errors import UserError, one_line, refusing
-from animatediff.weights.files import check_regular
-from animatediff.weights.part_files import weights_files
+from animatediff.weights.reading.files import check_regular
+from animatediff.weights.reading.part_files import weights_files
 
 # Far above any published model, of SDXL's 3,468,837,867 parameters in 2,713 modules.
 _MOST_PARAMETERS = 10**10

@@ -15,14 +15,14 @@ from torch import Size, Tensor, nn
 
 from animatediff import storage
 from animatediff.errors import UserError, refusing
-from animatediff.weights import ldm
-from animatediff.weights.architectures import PARTS, known_base, meta_modules
-from animatediff.weights.files import local_copy, read_json
-from animatediff.weights.identify import expect
+from animatediff.weights.identify.identify import expect
+from animatediff.weights.layouts import ldm
+from animatediff.weights.layouts.architectures import PARTS, known_base, meta_modules
 from animatediff.weights.motion_file import TRAINED_FILE, trained_file
-from animatediff.weights.part_files import WEIGHTS_FILES, weights_files
-from animatediff.weights.scaled import unscaled
-from animatediff.weights.tensors import TensorFile, open_tensors, save_tensors
+from animatediff.weights.reading.files import local_copy, read_json
+from animatediff.weights.reading.part_files import WEIGHTS_FILES, weights_files
+from animatediff.weights.reading.scaled import unscaled
+from animatediff.weights.reading.tensors import TensorFile, open_tensors, save_tensors
 
 State = dict[str, Tensor]
 _HASHED_FOLDERS = {*PARTS, "tokenizer", "tokenizer_2"}

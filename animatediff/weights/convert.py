@@ -5,9 +5,10 @@ from typing import Literal
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.weights import checkpoints, lora_convert, motion_modules
-from animatediff.weights.identify import Identity, identify_uri
-from animatediff.weights.identify_words import name
+from animatediff.weights import checkpoints, motion_modules
+from animatediff.weights.identify.identify import Identity, identify_uri
+from animatediff.weights.identify.messages import name
+from animatediff.weights.lora import convert as lora_convert
 
 Layout = Literal["official", "diffusers"]
 

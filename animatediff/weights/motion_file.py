@@ -15,11 +15,11 @@ from animatediff.errors import UserError, refusing
 from animatediff.models.config import MotionConfig, Version
 from animatediff.models.motion_module import MotionModule, TemporalAttention, TextAttention, sinusoidal_positions
 from animatediff.models.motion_unet import MotionModules
-from animatediff.weights import motion_layouts as layouts
-from animatediff.weights.files import local_copy, read_json
-from animatediff.weights.identify import expect
-from animatediff.weights.motion_layouts import Detected, Layout
-from animatediff.weights.tensors import TensorFile, open_tensors
+from animatediff.weights.identify.identify import expect
+from animatediff.weights.layouts import motion as layouts
+from animatediff.weights.layouts.motion import Detected, Layout
+from animatediff.weights.reading.files import local_copy, read_json
+from animatediff.weights.reading.tensors import TensorFile, open_tensors
 
 _log = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from animatediff.errors import UserError, refusing
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_module import sinusoidal_positions
 from animatediff.models.motion_unet import MotionModules, MotionUNet
-from animatediff.weights import motion_layouts as layouts
 from animatediff.weights.base_configs import build_on_meta
+from animatediff.weights.layouts import motion as layouts
+from animatediff.weights.layouts.motion import Layout
 from animatediff.weights.motion_file import WEIGHTS_FILES, MotionFile, Places, find_places, open_file
-from animatediff.weights.motion_layouts import Layout
-from animatediff.weights.tensors import save_tensors
+from animatediff.weights.reading.tensors import save_tensors
 
 __all__ = ["MotionFile", "check_fits", "convert", "open_file", "read", "write"]
 

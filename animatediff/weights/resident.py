@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from animatediff.errors import UserError
-from animatediff.weights import checkpoints, lora
-from animatediff.weights.changes import Change, LowRank
-from animatediff.weights.lora import Target
+from animatediff.weights import checkpoints
+from animatediff.weights.lora import read as lora
+from animatediff.weights.lora.deltas import Change, LowRank
+from animatediff.weights.lora.read import Target
 
 # Float32 bytes of the weights in one batched product: dozens of attention matrices, and little beside any model. On a
 # CPU nothing is gained by a batch, and fresh memory has its price: there it is one weight at a time.

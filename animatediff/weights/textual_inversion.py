@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from animatediff.errors import UserError, refusing
-from animatediff.weights.identify import Base, expect
-from animatediff.weights.tensors import TensorFile, open_tensors
+from animatediff.weights.identify.identify import Base, expect
+from animatediff.weights.reading.tensors import TensorFile, open_tensors
 
 _log = logging.getLogger(__name__)
 

@@ -148,9 +148,9 @@ def rss_of_actor(process):
 
 def job(folder, number, catalog):
     """Our job on a cluster that runs; its seconds, what its actors held, and its rows."""
+    from animatediff.rendering.results.ledger import read_results
     from pipelines.animate import main
     from pipelines.settings import AnimateConfig
-    from pipelines.stages.ledger import read_results
 
     output = str(folder / f"job-{number}")
     peak = Peak()
@@ -207,7 +207,8 @@ def main():
         folder, steps, guidance = arguments.loop
         loop(Path(folder), int(steps), float(guidance))
         return
-    from pipelines.runtime import configure_logging, connect
+    from pipelines.cluster.runtime import connect
+    from pipelines.terminal.logs import configure_logging
 
     configure_logging()
     connect()

@@ -28,8 +28,8 @@ import json, sys, time
 begun = start = time.perf_counter()
 import ray
 from animatediff.rendering import catalog_files, checks
-from animatediff.rendering.catalog import expand
-from animatediff.rendering.hashes import content_hashes
+from animatediff.rendering.catalog.catalog import expand
+from animatediff.rendering.catalog.hashes import content_hashes
 seconds = {}
 def lap(name, start=[start]):
     now = time.perf_counter()
@@ -40,8 +40,8 @@ problems = checks.check(catalog); lap("check")
 hashes = content_hashes(catalog, sys.argv[2]); lap("hash")
 plan = expand(catalog, problems=problems, content_hash=hashes); lap("expand")
 if len(sys.argv) > 3:
-    from pipelines.stages.animate import pending_items
-    from pipelines.stages.ledger import Ledger
+    from pipelines.stages.animate.launch import pending_items
+    from animatediff.rendering.results.ledger import Ledger
     finished = Ledger(sys.argv[3], {item.digest for item in plan.items}).finished(("mp4",)); lap("scan")
     seconds["pending"] = len(pending_items(plan, finished)); lap("plan")
 status = open("/proc/self/status").read()
@@ -108,10 +108,10 @@ def write_catalogs(folder, num_items):
 
 def write_output(folder, catalog):
     """The output folder of a catalog that is rendered, without the clips' content; the table is written last."""
-    from animatediff.rendering import catalog_files
-    from animatediff.rendering.catalog import expand
-    from pipelines.stages.ledger import Ledger, item_uri, result_of
-    from pipelines.stages.ledger_table import write_table
+    from animatediff.rendering.catalog import files as catalog_files
+    from animatediff.rendering.catalog.catalog import expand
+    from animatediff.rendering.results.ledger import Ledger, item_uri, result_of
+    from animatediff.rendering.results.table import write_table
 
     plan, output = expand(catalog_files.read(str(catalog))), folder / "output"
     for name in ("clips", "items"):

@@ -27,11 +27,11 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-from animatediff.rendering.catalog import Result
-from animatediff.rendering.gallery import gallery_html
+from animatediff.rendering.catalog.catalog import Result
 from animatediff.rendering.outputs import encode
-from animatediff.sprites.drawing import STYLES, render
-from animatediff.sprites.world import caption, sample_scenes
+from animatediff.rendering.results.gallery import gallery_html
+from animatediff.sprites.scenes.drawing import STYLES, render
+from animatediff.sprites.scenes.world import caption, sample_scenes
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 NUM_PROMPTS, SEEDS = 25, (0, 1)

@@ -21,9 +21,9 @@ import torch
 import yaml
 from diffusers import AutoencoderKL
 
-from animatediff.data.clips import ClipConfig
+from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding.cut import cut
-from animatediff.data.decoding.decoders import load_decoders
+from animatediff.data.decoding.decoders.choice import load_decoders
 from animatediff.sprites.base import build_base
 from animatediff.sprites.videos import write_videos
 from animatediff.weights.base import load_vae
@@ -36,7 +36,7 @@ PLAN_ROWS = (100_000, 1_000_000, 10_000_000)
 PLAN = """
 import sys, time
 from pathlib import Path
-from animatediff.data.plan import Planner
+from animatediff.data.ingest.plan import Planner
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig
 

@@ -28,9 +28,9 @@ from animatediff.diffusion.samplers import make_scheduler
 from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.sprites.clip_evaluation import clip_scenes
-from animatediff.sprites.clip_measures import measure_clip
+from animatediff.sprites.readings.clips import measure_clip
+from animatediff.sprites.scenes.world import caption
 from animatediff.sprites.shipped import BASE, MOTION_MODULE
-from animatediff.sprites.world import caption
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 from animatediff.weights.text import PromptEncoder

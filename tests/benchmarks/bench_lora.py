@@ -12,8 +12,8 @@ import time
 
 import torch
 
-from animatediff.weights.architectures import meta_modules
-from animatediff.weights.changes import LowRank
+from animatediff.weights.layouts.architectures import meta_modules
+from animatediff.weights.lora.deltas import LowRank
 from animatediff.weights.resident import Addition, ResidentWeights
 
 ROUNDS = 7

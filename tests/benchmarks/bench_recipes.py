@@ -23,16 +23,15 @@ from PIL import Image, ImageDraw
 
 from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog import Item
-from animatediff.rendering.entries import Entry, Lora
+from animatediff.rendering.catalog.catalog import Item
+from animatediff.rendering.catalog.entries import Entry, Lora
 from animatediff.sprites import shipped
-from animatediff.sprites.clip_measures import measure_clip
-from animatediff.sprites.drawing import render
 from animatediff.sprites.evaluation import GUIDANCE_SCALE, NUM_STEPS, contact_sheet, still_scenes
-from animatediff.sprites.measures import read
-from animatediff.sprites.parts import SAMPLE_SIZE
+from animatediff.sprites.readings.clips import measure_clip
+from animatediff.sprites.readings.pictures import read
+from animatediff.sprites.scenes.drawing import SAMPLE_SIZE, render
+from animatediff.sprites.scenes.world import Scene, caption, sample_scenes
 from animatediff.sprites.videos import write_scenes
-from animatediff.sprites.world import Scene, caption, sample_scenes
 from animatediff.training.recipe import Recipe
 from animatediff.training.trainer import Trainer
 from animatediff.training.validation import validation_loss

@@ -14,12 +14,12 @@ import torch
 
 from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog import Item
-from animatediff.rendering.entries import Entry
+from animatediff.rendering.catalog.catalog import Item
+from animatediff.rendering.catalog.entries import Entry
 from animatediff.sprites import shipped
-from animatediff.sprites.clip_measures import follows, measure_clip
-from animatediff.sprites.parts import SAMPLE_SIZE
-from animatediff.sprites.world import MOTIONS, Scene, caption, sample_scenes
+from animatediff.sprites.readings.clips import follows, measure_clip
+from animatediff.sprites.scenes.drawing import SAMPLE_SIZE
+from animatediff.sprites.scenes.world import MOTIONS, Scene, caption, sample_scenes
 
 NUM_PROMPTS = 80
 MAIN = ("left", "right", "up", "down", "bounce")

@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 from animatediff.errors import UserError
-from animatediff.rendering.entries import Model
-from animatediff.rendering.file_checks import GivenFile, check_files
-from animatediff.rendering.model_checks import ModelChecks
+from animatediff.rendering.catalog.entries import Model
+from animatediff.rendering.checks.files import GivenFile, check_files
+from animatediff.rendering.checks.models import ModelChecks
 from animatediff.weights.base import load_text_encoder, load_tokenizer, load_unet, load_vae, prediction_type
 from animatediff.weights.checkpoints import content_hash
 from tests.fuzz.harness import Subject

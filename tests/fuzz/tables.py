@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from animatediff.config import load
-from animatediff.data.plan import Planner
+from animatediff.data.ingest.plan import Planner
 from animatediff.data.quarantine import VideoError
-from animatediff.data.sources.fetch import fetch
+from animatediff.data.sources.fetching.fetch import fetch
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig
-from animatediff.rendering import catalog_files
-from animatediff.rendering.catalog_files import CatalogFile
+from animatediff.rendering.catalog import files as catalog_files
+from animatediff.rendering.catalog.files import CatalogFile
 from tests.fuzz.harness import Subject
 from tests.fuzz.mutations import mutate_bytes, mutate_tree
 

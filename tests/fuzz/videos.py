@@ -4,7 +4,7 @@ import random
 from functools import cache
 from pathlib import Path
 
-from animatediff.data.clips import ClipConfig
+from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding.supervisor import DecodeConfig, Supervisor
 from animatediff.data.quarantine import VideoError
 from animatediff.errors import UserError

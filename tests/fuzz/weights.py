@@ -12,13 +12,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import load, save
 
-from animatediff.rendering.checks import token_of
-from animatediff.rendering.entries import EmbeddingFile
-from animatediff.rendering.file_checks import GivenFile, check_files
-from animatediff.weights import checkpoints, identify, lora, motion_modules, textual_inversion
-from animatediff.weights.architectures import PARTS
+from animatediff.rendering.catalog.entries import EmbeddingFile
+from animatediff.rendering.checks.catalog import token_of
+from animatediff.rendering.checks.files import GivenFile, check_files
+from animatediff.weights import checkpoints, motion_modules, textual_inversion
 from animatediff.weights.base import load_config
 from animatediff.weights.base_configs import build_on_meta
+from animatediff.weights.identify import identify
+from animatediff.weights.layouts.architectures import PARTS
+from animatediff.weights.lora import read as lora
 from tests.fuzz.harness import Subject
 from tests.fuzz.mutations import mutate_bytes, mutate_tree
 

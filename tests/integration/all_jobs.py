@@ -7,7 +7,7 @@ from pathlib import Path
 from animatediff.config import load
 from animatediff.errors import UserError
 from pipelines import animate, ingest, score, train
-from pipelines.runtime import end_with_one_line
+from pipelines.cluster.runtime import end_with_one_line
 from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
 
 _JOBS = {

@@ -12,7 +12,8 @@ import yaml
 
 from animatediff.sprites.base import build_base
 from animatediff.sprites.videos import break_videos, write_videos
-from pipelines.runtime import configure_logging, connect
+from pipelines.cluster.runtime import connect
+from pipelines.terminal.logs import configure_logging
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from animatediff.data.clips import ClipConfig
+from animatediff.data.clips.config import ClipConfig
 from animatediff.sprites.videos import write_videos
 from pipelines import animate, ingest, train
 from pipelines.settings import AnimateConfig, IngestConfig, SourceConfig, TrainConfig

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from animatediff.weights import checkpoints
-from animatediff.weights.architectures import PARTS, meta_modules
+from animatediff.weights.layouts.architectures import PARTS, meta_modules
 from tests.support_weights import ldm_file
 
 pytestmark = pytest.mark.slow
@@ -19,7 +19,7 @@ import sys, threading
 from pathlib import Path
 import torch
 from animatediff.weights import checkpoints
-from animatediff.weights.architectures import meta_modules
+from animatediff.weights.layouts.architectures import meta_modules
 from animatediff.weights.resident import ResidentWeights
 
 def anonymous():  # bytes that are the process's own: the mapped file's pages are the page cache's

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from animatediff.data import shards
-from animatediff.data.clips import ClipConfig
+from animatediff.data.clips.config import ClipConfig
+from animatediff.data.ingest.seal import read_quarantine
 from animatediff.data.manifest import read_manifest
-from animatediff.data.seal import read_quarantine
 from animatediff.errors import UsageError, UserError
 from pipelines import ingest
 from pipelines.settings import IngestConfig, SourceConfig
-from pipelines.stages import ingest_driver
+from pipelines.stages.ingest import driver as ingest_driver
 from tests.integration.conftest import hashes, write_yaml
 from tests.support import mp4
 

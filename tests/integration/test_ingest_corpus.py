@@ -5,17 +5,17 @@ from collections import Counter
 import pytest
 
 from animatediff.data import shards
-from animatediff.data.clips import ClipConfig
+from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding.supervisor import DecodeConfig
-from animatediff.data.seal import read_quarantine
-from animatediff.data.verify import verify
+from animatediff.data.ingest.seal import read_quarantine
+from animatediff.data.inspection.verify import verify
 from pipelines import ingest
 from pipelines.settings import IngestConfig, SourceConfig
 from tests.fake_decoders import Hang, Hungry, Segfault
 from tests.support import audio_only, encode, gradient_frames, mp4
 from tests.support_videos import encode_frames, remux
-from tests.unit.test_data_found_videos import repeat
-from tests.unit.test_data_videos import claiming
+from tests.unit.data.decoding.test_found_videos import repeat
+from tests.unit.data.decoding.test_videos import claiming
 
 pytestmark = pytest.mark.ray
 NUM_GOOD = 209

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from animatediff.data.clips import ClipConfig
-from animatediff.data.verify import verify
+from animatediff.data.clips.config import ClipConfig
+from animatediff.data.inspection.verify import verify
 from animatediff.sprites.videos import break_videos, write_videos
 from pipelines import ingest
 from pipelines.settings import IngestConfig, SourceConfig

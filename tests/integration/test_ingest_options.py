@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from animatediff.data import shards
-from animatediff.data.clips import ClipConfig
+from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding.cut import cut
-from animatediff.data.decoding.decoders import load_decoders
+from animatediff.data.decoding.decoders.choice import load_decoders
+from animatediff.data.ingest.seal import read_quarantine
+from animatediff.data.inspection.verify import verify
 from animatediff.data.quarantine import Reason
-from animatediff.data.seal import read_quarantine
-from animatediff.data.verify import verify
 from animatediff.errors import UserError
 from animatediff.weights.base import load_vae
 from animatediff.weights.vae import encode_frames

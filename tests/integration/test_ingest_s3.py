@@ -7,7 +7,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from animatediff.data.clips import ClipConfig
+from animatediff.data.clips.config import ClipConfig
 from pipelines.settings import IngestConfig, SourceConfig
 from tests.integration.conftest import hashes, write_yaml
 from tests.integration.faulty_proxy import FaultyProxy

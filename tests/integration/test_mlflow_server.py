@@ -15,13 +15,13 @@ import yaml
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
+from animatediff.rendering.results.ledger import read_results
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
 from pipelines.animate import main
-from pipelines.model_uris import resolve_model_uri
 from pipelines.settings import AnimateConfig
-from pipelines.stages.ledger import read_results
-from pipelines.tracking import Tracker, open_client
+from pipelines.tracking.model_uris import resolve_model_uri
+from pipelines.tracking.tracker import Tracker, open_client
 
 _START_S = 90  # imports, tables, and a worker of its own; 20 s on two busy cores
 

@@ -17,7 +17,7 @@ from animatediff.weights import motion_modules
 from pipelines.settings import TrainConfig
 from pipelines.train import main
 from tests.integration.conftest import REPOSITORY, write_yaml
-from tests.unit.test_data_loader import write_dataset
+from tests.unit.data.loading.test_loader import write_dataset
 
 pytestmark = pytest.mark.ray
 

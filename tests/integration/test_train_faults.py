@@ -14,15 +14,15 @@ from mlflow import MlflowClient
 
 from animatediff.errors import UserError
 from animatediff.weights import motion_modules
-from pipelines import tracking
 from pipelines.settings import TrainConfig
-from pipelines.stages import train
-from pipelines.stages.train_checkpoints import leave_out_damaged
-from pipelines.tracking import open_client
+from pipelines.stages.train import launch as train
+from pipelines.stages.train.checkpoints import leave_out_damaged
+from pipelines.tracking import tracker as tracking
+from pipelines.tracking.tracker import open_client
 from pipelines.train import main
 from tests.integration.processes import below, kill
-from tests.unit.test_data_loader import write_dataset
-from tests.unit.test_training_recipes import poison
+from tests.unit.data.loading.test_loader import write_dataset
+from tests.unit.training.test_recipes import poison
 
 # Large enough for well-conditioned norms: in tiny latents rounding of 1e-8 grows chaotically.
 SHAPE = (4, 4, 16, 16)

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from pipelines.settings import TrainConfig
 from tests.integration.conftest import write_yaml
 from tests.integration.processes import Job
-from tests.unit.test_data_loader import write_dataset
+from tests.unit.data.loading.test_loader import write_dataset
 
 pytestmark = pytest.mark.ray
 KINDS = ("training worker", "driver", "worker")

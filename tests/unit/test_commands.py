@@ -19,9 +19,10 @@ from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering.outputs import encode_png
 from animatediff.sprites.base import build_base
-from animatediff.storage_errors import unreachable
-from animatediff.weights import checkpoints, files, motion_modules
+from animatediff.storage.errors import unreachable
+from animatediff.weights import checkpoints, motion_modules
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
+from animatediff.weights.reading import files
 from tests.support_weights import ldm_file
 from tests.weights_samples import ATTN2, adapter, as_kohya, motion_lora
 
@@ -136,7 +137,7 @@ def test_a_file_that_may_not_be_read(capsys, tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("animatediff.weights.identify.open_tensors", refuse)  # root may read anything
+    monkeypatch.setattr("animatediff.weights.identify.identify.open_tensors", refuse)  # root may read anything
     code, lines = run(capsys, "identify", path)
     assert code == 1
     assert lines[-1] == f"    error: cannot read {path}: Permission denied"
@@ -202,7 +203,7 @@ def test_a_conversion_that_fails_midway_leaves_nothing_and_can_be_repeated(capsy
 
 def test_a_refused_conversion_names_what_the_user_named(capsys, tmp_path, module, monkeypatch):
     """Whoever refuses: each writer knows only the draft, which is not the user's."""
-    for writer in ("animatediff.weights.motion_modules.convert", "animatediff.weights.lora_convert.convert"):
+    for writer in ("animatediff.weights.motion_modules.convert", "animatediff.weights.lora.convert.convert"):
 
         def refuse(uri, out_uri, *, to):
             raise UserError(f"{out_uri} cannot hold what {uri} is")

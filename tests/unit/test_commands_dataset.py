@@ -8,15 +8,15 @@ import pytest
 from PIL import Image
 
 from animatediff.commands import main
-from animatediff.data import parts
-from animatediff.data import plan as planning
-from animatediff.data.histograms import histograms
+from animatediff.data.ingest import parts
+from animatediff.data.ingest import plan as planning
+from animatediff.data.inspection.histograms import histograms
 from animatediff.data.manifest import read_manifest, write_manifest
 from animatediff.rendering.preview import choose
 from animatediff.sprites import shipped
-from animatediff.sprites.drawing import render
-from animatediff.sprites.measures import read
-from animatediff.sprites.world import caption, sample_scenes
+from animatediff.sprites.readings.pictures import read
+from animatediff.sprites.scenes.drawing import render
+from animatediff.sprites.scenes.world import caption, sample_scenes
 from animatediff.weights.base import load_vae
 from animatediff.weights.vae import encode_frames, fingerprint
 from tests.support_data import clip_row, do_seal, make_dataset, make_videos, plan

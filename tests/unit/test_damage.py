@@ -13,21 +13,26 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from animatediff.data import parts
-from animatediff.data import plan as planning
-from animatediff.data.seal import write_shard
-from animatediff.data.verify import verify
+from animatediff.data.ingest import parts
+from animatediff.data.ingest import plan as planning
+from animatediff.data.ingest.seal import write_shard
+from animatediff.data.inspection.verify import verify
 from animatediff.errors import UserError
-from animatediff.rendering.catalog import Result
+from animatediff.rendering.catalog.catalog import Result
+from animatediff.rendering.results import clip_files
+from animatediff.rendering.results.ledger import result_of, write_item
 from animatediff.sprites import shipped
 from animatediff.training.checkpoint_files import DamagedCheckpointError
 from animatediff.training.trainer import Trainer
 from pipelines import animate, ingest, score
 from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
-from pipelines.stages import animate_driver, clip_files, ingest_driver, score_driver, seal, train_run
-from pipelines.stages.ledger import result_of, write_item
-from pipelines.stages.score import _score_row
-from pipelines.stages.train_checkpoints import leave_out_damaged
+from pipelines.stages.animate import driver as animate_driver
+from pipelines.stages.animate import score_driver
+from pipelines.stages.animate.score import _score_row
+from pipelines.stages.ingest import driver as ingest_driver
+from pipelines.stages.ingest import seal
+from pipelines.stages.train import run as train_run
+from pipelines.stages.train.checkpoints import leave_out_damaged
 from tests.integration.conftest import write_yaml
 from tests.support import mp4
 from tests.support_data import clip_row

@@ -15,9 +15,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from animatediff.data.clips import ClipConfig
+from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding.cut import cut
-from animatediff.data.decoding.decoders import Decoder, is_memory_error, load_decoders
+from animatediff.data.decoding.decoders.choice import Decoder, is_memory_error, load_decoders
 from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.decoding.videos import VideoInfo, one_line
 from animatediff.data.quarantine import Reason, VideoError

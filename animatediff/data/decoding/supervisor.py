@@ -5,9 +5,9 @@ from types import TracebackType
 from pydantic import Field, field_validator
 
 from animatediff.config import Config
-from animatediff.data.clips import ClipConfig
+from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding.cut import Window
-from animatediff.data.decoding.decoders import KNOWN, is_memory_error
+from animatediff.data.decoding.decoders.choice import KNOWN, is_memory_error
 from animatediff.data.decoding.process import DecodeProcess, ProcessError
 from animatediff.data.decoding.videos import MAX_PIXELS
 from animatediff.data.quarantine import Reason, VideoError

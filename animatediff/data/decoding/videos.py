@@ -13,13 +13,13 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from animatediff.data.clips import Run
+from animatediff.data.clips.config import Run
+from animatediff.data.clips.rates import Rate, fit_rate
 from animatediff.data.decoding.colours import Colours, read_colours
 from animatediff.data.decoding.fields import is_interlaced
 from animatediff.data.decoding.sizes import HeaderChanges
 from animatediff.data.decoding.timeline import Packet, describe, read_timeline
 from animatediff.data.quarantine import Reason, VideoError
-from animatediff.data.rates import Rate, fit_rate
 
 MAX_PIXELS = 8192 * 8192
 """Most pixels of a source frame, where a config does not say."""

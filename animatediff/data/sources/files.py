@@ -14,10 +14,10 @@ from fsspec.utils import infer_compression
 
 from animatediff import storage
 from animatediff.data.sources.encodings import MARKING, decode_line, extends_ascii, table_codec
+from animatediff.data.sources.fetching.local import local_path, open_regular
 from animatediff.data.sources.limits import MAX_LINE_BYTES, MAX_SKIPPED_BYTES
-from animatediff.data.sources.local import local_path, open_regular
 from animatediff.errors import UserError
-from animatediff.storage_errors import is_absence, public, unreachable
+from animatediff.storage.errors import is_absence, public, unreachable
 from animatediff.uris import printable_text, printable_uri
 
 _MAGIC = re.compile(r"[*?\[{]")

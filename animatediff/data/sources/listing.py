@@ -13,9 +13,9 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
 from animatediff import storage
+from animatediff.data.sources.collections.not_taken import HIDDEN, NotTaken
 from animatediff.data.sources.files import is_file, told
 from animatediff.data.sources.limits import MAX_FILES
-from animatediff.data.sources.not_taken import HIDDEN, NotTaken
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 

@@ -4,17 +4,17 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 
 from animatediff import storage
-from animatediff.data.sources.csv_files import read_csv
+from animatediff.data.sources.collections.folder import read_folder
+from animatediff.data.sources.collections.not_taken import NotTaken, kind_of
+from animatediff.data.sources.collections.tars import read_tars
+from animatediff.data.sources.fetching.reach import is_chain
 from animatediff.data.sources.files import is_file, root_of, suffix_of, told
-from animatediff.data.sources.folder import read_folder
-from animatediff.data.sources.jsonl_files import read_jsonl
 from animatediff.data.sources.limits import BATCH_BYTES
 from animatediff.data.sources.listing import expand, list_folder
-from animatediff.data.sources.not_taken import NotTaken, kind_of
-from animatediff.data.sources.parquet_files import read_parquet
-from animatediff.data.sources.reach import is_chain
 from animatediff.data.sources.spec import AMBIGUOUS_SUFFIXES, VIDEO_SUFFIXES, SourceConfig, SourceVideo
-from animatediff.data.sources.tars import read_tars
+from animatediff.data.sources.tables.csv_files import read_csv
+from animatediff.data.sources.tables.jsonl_files import read_jsonl
+from animatediff.data.sources.tables.parquet_files import read_parquet
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri, with_secrets
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 from animatediff.data.sources.spec import VIDEO_SUFFIXES
-from animatediff.storage_errors import reason
+from animatediff.storage.errors import reason
 from animatediff.uris import is_secret, printable_place
 
 # Of so many digits that 64 bits hold them.

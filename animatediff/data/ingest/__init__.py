@@ -1,0 +1,1 @@
+"""Ingest without Ray: plan, units, parts, seal."""

@@ -1,0 +1,308 @@
+"""The plan: which videos make up which unit of work.
+
+A unit is encoded and committed as a whole. Units are written in segments of many, each a file that never changes;
+videos that the source gains later are appended as further units. Planning streams: neither the source nor the plan is
+ever in memory as a whole, only eight bytes a video.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from animatediff import storage
+from animatediff.config import differing_fields
+from animatediff.data import quarantine, shards
+from animatediff.data.ingest.id_set import Seen
+from animatediff.data.quarantine import Reason, Rejection
+from animatediff.data.sources.collections.not_taken import NotTaken
+from animatediff.data.sources.spec import SourceVideo
+from animatediff.errors import UsageError, UserError
+from animatediff.uris import printable_uri
+
+FOLDER = "plan"
+_SETTINGS_FILE = "settings.json"
+_NOT_TAKEN_FILE = "not_taken.json"
+_UNITS_PER_SEGMENT = 512
+_SEGMENT_CHARS = 64_000_000
+"""Of a segment's texts, which each worker has in memory."""
+_MAX_REJECTED = 1_000_000
+"""Rows that may be set aside where hardly any is of use: a file of kilobytes can list billions of nulls."""
+_DUPLICATE = (
+    "an earlier video of the source has the same id: set source.columns.id if it is another one (what looks like a "
+    "password or a signature in a URL does not count)"
+)
+_SCHEMA = pa.schema(
+    [
+        ("ordinal", pa.int32()),
+        ("unit_id", pa.string()),
+        ("video_id", pa.string()),
+        ("uri", pa.string()),
+        ("caption", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Videos that are encoded and committed together."""
+
+    ordinal: int
+    unit_id: str
+    videos: tuple[SourceVideo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRef:
+    """A unit by name; `read_unit` gives its videos."""
+
+    ordinal: int
+    unit_id: str
+    num_videos: int
+    segment: str
+    """Name of the file that holds it."""
+    whole_uris: tuple[str | None, ...] = ()
+    """Those of its videos that the file has without their secrets, where it has any."""
+
+
+def dataset_key(settings: dict[str, Any]) -> str:
+    """Hash of everything that decides a clip's latents."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def check_settings(dataset_uri: str, settings: dict[str, Any]) -> bool:
+    """Whether the dataset has a plan already; it must have been made with the same settings.
+
+    Raises:
+        UsageError: it was made with others; the message says which.
+    """
+    recorded = read_settings(dataset_uri)
+    if not recorded:
+        return False
+    differing = differing_fields(recorded, settings)
+    if differing:
+        raise UsageError(
+            f"the dataset {dataset_uri} was made with other settings ({'; '.join(differing)}): "
+            "its clips cannot be mixed, so choose another output_uri"
+        )
+    return True
+
+
+def read_settings(dataset_uri: str) -> dict[str, Any]:
+    """The settings that a plan was begun with; empty where there is none.
+
+    Raises:
+        UserError: they are damaged, or the storage cannot be reached.
+    """
+    uri = _settings_uri(dataset_uri)
+    try:
+        return dict(json.loads(storage.read_bytes(uri)))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{uri}, which says how the dataset was made, is damaged: restore it ({error})") from error
+
+
+def write_settings(dataset_uri: str, settings: dict[str, Any]) -> None:
+    """Begin a plan, before its first segment."""
+    content = json.dumps(settings, sort_keys=True, indent=2) + "\n"
+    storage.write_bytes(_settings_uri(dataset_uri), content.encode())
+
+
+def write_not_taken(dataset_uri: str, not_taken: NotTaken) -> None:
+    """Keep the count of the source's files that are no videos, as the newest planning has found them."""
+    if not_taken == read_not_taken(dataset_uri):
+        return
+    content = json.dumps(dict(sorted(not_taken.items())), indent=2) + "\n"
+    storage.write_bytes(storage.join(dataset_uri, FOLDER, _NOT_TAKEN_FILE), content.encode())
+
+
+def read_not_taken(dataset_uri: str) -> NotTaken:
+    """The count that `write_not_taken` kept; empty where an older version has planned, or where it is damaged."""
+    try:
+        return NotTaken(json.loads(storage.read_bytes(storage.join(dataset_uri, FOLDER, _NOT_TAKEN_FILE))))
+    except FileNotFoundError:
+        return NotTaken()
+    except (ValueError, TypeError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
+        return NotTaken()  # the next planning writes it
+
+
+def segments(dataset_uri: str) -> list[str]:
+    """Names of the plan's segments, in order."""
+    return [name for name in storage.list_files(storage.join(dataset_uri, FOLDER)) if name.endswith(".parquet")]
+
+
+def read_segment(dataset_uri: str, name: str) -> pa.Table:
+    """One segment: a row a video, in order.
+
+    Raises:
+        UserError: it is gone or damaged.
+    """
+    uri = storage.join(dataset_uri, FOLDER, name)
+    try:
+        return shards.read_table(uri, remedy="it is a piece of the dataset's plan: restore it")
+    except FileNotFoundError as error:
+        raise UserError(f"{uri}, a piece of the dataset's plan, is missing: restore it") from error
+
+
+def read_unit(dataset_uri: str, ref: UnitRef) -> Unit:
+    """The unit's videos.
+
+    Raises:
+        UserError: the plan cannot be read.
+    """
+    rows = _cached_segment(dataset_uri, ref.segment)
+    ordinals = rows["ordinal"].to_numpy()
+    start, end = np.searchsorted(ordinals, [ref.ordinal, ref.ordinal + 1]).tolist()
+    videos = rows.slice(start, end - start).select(["video_id", "uri", "caption"]).to_pylist()
+    for video, whole in zip(videos, ref.whole_uris, strict=False):
+        video["uri"] = whole or video["uri"]
+    return Unit(ref.ordinal, ref.unit_id, tuple(SourceVideo(**video) for video in videos))
+
+
+# Units of a segment follow one another to the workers.
+_cached_segment = lru_cache(maxsize=4)(read_segment)
+
+
+class Planner:
+    """Cuts a stream of videos into units; what some unit has already passes through without a trace.
+
+    Args:
+        dataset_uri: where segments are written; None plans without writing.
+        key: the dataset's, part of every unit's name.
+        videos_per_unit: how many make up a unit.
+
+    Raises:
+        UserError: the plan so far cannot be read, or a piece of it is missing.
+    """
+
+    def __init__(self, dataset_uri: str | None, *, key: str, videos_per_unit: int) -> None:
+        self._dataset_uri, self._key, self._videos_per_unit = dataset_uri, key, videos_per_unit
+        self._planned, self._in_source = Seen(), Seen()
+        self._rejected: list[pa.Table] = []
+        self._pending: list[SourceVideo] = []
+        self._draft: list[Unit] = []
+        self._draft_chars = 0
+        self.units: list[UnitRef] = []
+        """All units, those of earlier runs first."""
+        self.num_videos = 0
+        """Usable videos that the source has."""
+
+    def resume(self, dataset_uri: str) -> None:
+        """Begin with the units of earlier runs.
+
+        Raises:
+            UserError: a piece of the plan is missing or damaged.
+        """
+        for name in segments(dataset_uri):
+            rows = read_segment(dataset_uri, name)
+            self._planned.add(rows["video_id"].to_pylist())
+            found = list(_refs(rows, name))
+            if not found or found[0].ordinal != len(self.units):
+                raise UserError(f"the plan of {dataset_uri} has a gap before {name}: restore the missing segment")
+            self.units += found
+
+    def add(self, videos: Iterable[SourceVideo]) -> None:
+        """The source's next videos; a UserError where millions of its rows are of no use, and hardly any is."""
+        batch = list(videos)
+        usable = self._select(batch)
+        self.num_videos += len(usable)
+        if (number := sum(map(len, self._rejected))) > max(_MAX_REJECTED, 10 * self.num_videos):
+            line = quarantine.examples(self._rejected[-1])[0]
+            raise UserError(f"{number} rows of the source are of no use, as in: {line} (source.uri)")
+        is_new = ~self._planned.contains([video.video_id for video in usable])
+        self.add_again(video for video, new in zip(usable, is_new.tolist(), strict=True) if new)
+
+    def add_again(self, videos: Iterable[SourceVideo]) -> None:
+        """Videos for further units, even if one has them already."""
+        self._pending += videos
+        whole = len(self._pending) - len(self._pending) % self._videos_per_unit
+        self._cut(whole)
+
+    def finish(self) -> pa.Table:
+        """Plan what is left; returns the quarantine rows of the videos that were set aside."""
+        self._cut(len(self._pending))
+        self._write()
+        return pa.concat_tables([quarantine.SCHEMA.empty_table(), *self._rejected])
+
+    def _select(self, batch: list[SourceVideo]) -> list[SourceVideo]:
+        """Set aside what needs no look at the file."""
+        is_first = self._in_source.add([video.video_id for video in batch]).tolist()
+        chosen, rejected = [], []
+        for video, first in zip(batch, is_first, strict=True):
+            rejection = _objection(video, is_first=first)
+            if rejection is None:
+                chosen.append(video)
+            else:
+                rejected.append(rejection)
+        if rejected:
+            self._rejected.append(quarantine.to_table(rejected))
+        return chosen
+
+    def _cut(self, num: int) -> None:
+        for start in range(0, num, self._videos_per_unit):
+            videos = tuple(self._pending[start : min(start + self._videos_per_unit, num)])
+            ordinal = len(self.units) + len(self._draft)
+            self._draft.append(Unit(ordinal, _unit_id(self._key, ordinal, videos), videos))
+            self._draft_chars += sum(video.num_chars for video in videos)
+            if len(self._draft) == _UNITS_PER_SEGMENT or self._draft_chars > _SEGMENT_CHARS:
+                self._write()
+        del self._pending[:num]
+
+    def _write(self) -> None:
+        if not self._draft:
+            return
+        name = f"segment-{self._draft[0].ordinal:07d}.parquet"
+        if self._dataset_uri is not None:
+            uri = storage.join(self._dataset_uri, FOLDER, name)
+            storage.write_bytes(uri, shards.to_parquet(_segment_table(self._draft), {}))
+        self.units += [UnitRef(unit.ordinal, unit.unit_id, len(unit.videos), name) for unit in self._draft]
+        self._draft, self._draft_chars = [], 0
+
+
+def _objection(video: SourceVideo, *, is_first: bool) -> Rejection | None:
+    if video.fault is not None and not video.video_id:
+        reason, detail = video.fault
+    elif not video.video_id or ".." in video.video_id.split("/") or video.video_id.startswith("/"):
+        reason, detail = Reason.BAD_ID, f"the id {video.video_id!r} is empty or leads out of the videos' folder"
+    elif not is_first:
+        reason, detail = Reason.DUPLICATE_ID, _DUPLICATE
+    elif video.fault is not None:
+        reason, detail = video.fault
+    elif not video.caption:
+        reason, detail = Reason.NO_CAPTION, "the caption is missing or empty"
+    else:
+        return None
+    return Rejection(video.video_id, printable_uri(video.uri), "", "plan", reason, " ".join(detail.split())[:1000])
+
+
+def _unit_id(key: str, ordinal: int, videos: tuple[SourceVideo, ...]) -> str:
+    # Not their URIs: the same collection at another place gives the same bytes.
+    content = repr((key, ordinal, [(video.video_id, video.caption) for video in videos]))
+    return f"{ordinal:07d}-{hashlib.sha256(content.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def _segment_table(units: list[Unit]) -> pa.Table:
+    videos = [(unit, video) for unit in units for video in unit.videos]
+    rows = [(unit.ordinal, unit.unit_id, v.video_id, printable_uri(v.uri), v.caption) for unit, v in videos]
+    return pa.table([pa.array(column) for column in zip(*rows, strict=True)], names=_SCHEMA.names).cast(_SCHEMA)
+
+
+def _refs(rows: pa.Table, segment: str) -> Iterator[UnitRef]:
+    pairs = zip(rows["ordinal"].to_pylist(), rows["unit_id"].to_pylist(), strict=True)
+    for (ordinal, unit_id), group in groupby(pairs):
+        yield UnitRef(ordinal, unit_id, sum(1 for _ in group), segment)
+
+
+def _settings_uri(dataset_uri: str) -> str:
+    return storage.join(dataset_uri, FOLDER, _SETTINGS_FILE)

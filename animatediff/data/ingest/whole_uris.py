@@ -1,0 +1,34 @@
+"""URIs of videos that hold secrets: the plan's files have them without, and workers get the rest from the driver."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from animatediff.data.ingest.plan import UnitRef, read_unit
+from animatediff.data.sources.spec import SourceVideo
+from animatediff.uris import printable_uri
+
+
+class WholeUris:
+    """What a source says of the videos whose URIs are not written down whole. It is in memory: signed URLs only."""
+
+    def __init__(self) -> None:
+        self._uris: dict[str, str] = {}
+
+    def noting(self, batches: Iterable[list[SourceVideo]]) -> Iterator[list[SourceVideo]]:
+        """The batches as they are, each noted."""
+        for batch in batches:
+            self._uris.update((v.video_id, v.uri) for v in batch if printable_uri(v.uri) != v.uri)
+            yield batch
+
+    def attached(self, dataset_uri: str, units: Iterable[UnitRef]) -> list[UnitRef]:
+        """The units with what workers need beside the plan's files to read their videos.
+
+        Raises:
+            UserError: the plan cannot be read.
+        """
+        if not self._uris:
+            return list(units)
+        return [replace(unit, whole_uris=self._of(dataset_uri, unit)) for unit in units]
+
+    def _of(self, dataset_uri: str, unit: UnitRef) -> tuple[str | None, ...]:
+        return tuple(self._uris.get(video.video_id) for video in read_unit(dataset_uri, unit).videos)

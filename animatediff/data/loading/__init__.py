@@ -1,0 +1,1 @@
+"""Sealed datasets to batches: selection, order, mixing, loading."""

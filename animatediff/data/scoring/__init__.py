@@ -1,0 +1,1 @@
+"""What is measured on clips, and which of them are duplicates."""

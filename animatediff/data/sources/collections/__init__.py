@@ -1,0 +1,1 @@
+"""Collections without a table: folders and tars, with captions beside the videos."""

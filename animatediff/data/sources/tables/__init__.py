@@ -1,0 +1,1 @@
+"""Tables of videos: CSV, TSV, JSONL and Parquet."""

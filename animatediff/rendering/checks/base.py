@@ -1,0 +1,43 @@
+"""What a base's folder lacks, and how deep its text encoder is: told from names and configs, with no weights read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import CLIPTextConfig
+
+from animatediff.errors import UserError
+from animatediff.weights.base import check_part, load_config, resolve
+from animatediff.weights.reading.part_files import WEIGHTS_FILES
+
+# Of each set of names one file is needed. The configs of UNet and VAE are read anyway.
+_NEEDED: list[tuple[str, Sequence[str]]] = [
+    ("unet", WEIGHTS_FILES),
+    ("vae", WEIGHTS_FILES),
+    ("text_encoder", ["config.json"]),
+    ("text_encoder", WEIGHTS_FILES),
+    ("tokenizer", ["tokenizer.json", "vocab.json"]),
+]
+
+
+def check_parts(base: str) -> None:
+    """Refuse a folder in which a part of a base is missing; what a hub id has is known when it is loaded.
+
+    Raises:
+        UserError: it lacks a part or its weights, or one cannot be built, or it cannot be found.
+    """
+    folder = Path(resolve(base))
+    for part, names in _NEEDED if folder.is_dir() else ():
+        if not any((folder / part / name).exists() for name in names):
+            kind = "weights" if names is WEIGHTS_FILES else names[0]
+            raise UserError(f"base {base} has no {kind} in its {part}/: copy the whole folder of the model")
+    for part in ("unet", "vae", "text_encoder"):
+        check_part(base, part)
+
+
+def num_text_layers(base: str) -> int:
+    """Layers of a base's text encoder, whose config `check_parts` has read.
+
+    Raises:
+        UserError: its config cannot be read.
+    """
+    return CLIPTextConfig.from_dict(load_config(base, "text_encoder")).num_hidden_layers

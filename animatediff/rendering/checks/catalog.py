@@ -1,0 +1,182 @@
+"""What can be found wrong with a catalog before anything is rendered."""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import combinations
+
+from animatediff.errors import UserError
+from animatediff.rendering.catalog import files as catalog_files
+from animatediff.rendering.catalog.catalog import Catalog, Place, settings_of_prompt, token_of
+from animatediff.rendering.catalog.entries import EmbeddingFile, Entry
+from animatediff.rendering.checks.files import check_files, files_of
+from animatediff.rendering.checks.models import CHECKED_SETTINGS, ModelChecks
+from animatediff.weights.text import uses
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MAX_TOLD = 20  # problems in a message
+_MAX_NAMED = 3  # entries of one problem
+_PROMPT_CHARS = 40
+
+
+def read(uri: str) -> Catalog:
+    """Read a catalog of which every entry is needed.
+
+    Raises:
+        UsageError: the file is missing or does not fit the schema.
+        UserError: an entry has a problem.
+    """
+    catalog = catalog_files.read(uri)
+    if problems := check(catalog):
+        raise UserError(report(problems, catalog))
+    return catalog
+
+
+def check(catalog: Catalog) -> dict[Place, str]:
+    """What keeps entries, or some of their prompts, from being rendered; everything else can go ahead.
+
+    That is: files that do not exist, or are of another family or for another base than they are given as; a motion
+    module that does not fit the base; folders of weights in which parts are missing; sizes, lengths and steps that they
+    cannot do; embeddings that no prompt uses, or that have one token; names that no file can have, or that stand for
+    several models. A file that is there but cannot be read is left to its entry's items, which fail with it.
+
+    Returns:
+        All problems of an entry, or of a prompt, as one line.
+
+    Raises:
+        UserError: nothing can be rendered; the line tells why, what all entries share once.
+    """
+    found: dict[Place, list[str]] = defaultdict(list)
+    for place, problem in _problems(catalog):
+        found[place].append(problem)
+    if found and all(_is_lost(catalog, index, found) for index in range(len(catalog.entries))):
+        lines = _lines(found, catalog)
+        count = f"{len(lines)} problem{'s' if len(lines) > 1 else ''}"
+        raise UserError(f"the catalog has {count}: {_some(lines)}")
+    return {place: "; ".join(problems) for place, problems in found.items()}
+
+
+def report(problems: Mapping[Place, str], catalog: Catalog) -> str:
+    """The problems that `check` found as one line for a log; at most 20 of them by name."""
+    if not problems:
+        return f"all {len(catalog.entries)} entries can be rendered"
+    entries = sum(isinstance(place, int) for place in problems)
+    prompts = len(problems) - entries
+    counts = [f"{entries} of {len(catalog.entries)} entries"] if entries else []
+    counts += [f"{prompts} prompt{'s' if prompts > 1 else ''}{' of others' if entries else ''}"] if prompts else []
+    lines = _lines({place: [problem] for place, problem in problems.items()}, catalog)
+    return f"{' and '.join(counts)} cannot be rendered: {_some(lines)}"
+
+
+def _problems(catalog: Catalog) -> Iterator[tuple[Place, str]]:
+    """Every problem with the place that has it."""
+    yield from _name_problems(catalog)
+    files = check_files(file for entry in catalog.entries for file in files_of(entry))
+    models = ModelChecks(catalog.noise_schedule)
+    tokens = cache(lambda path, token: token_of(EmbeddingFile(path=path, token=token)))
+    for index, entry in enumerate(catalog.entries):
+        yield from ((index, f"{file.field}: {files[file]}") for file in files_of(entry) if file in files)
+        if not catalog.prompts_of(entry):
+            yield index, "it has no prompts: give it some, or the whole catalog"
+        words = [(file.path, token) for file in entry.embeddings if (token := tokens(file.path, file.token))]
+        for path, token in words:
+            if not any(uses(text, token) for text in _texts(catalog, entry)):
+                yield index, f"no prompt uses the embedding {path}: write {token!r} where it belongs"
+        yield from ((index, problem) for problem in _token_problems(words))
+        yield from _model_problems(catalog, index, models)
+
+
+def _name_problems(catalog: Catalog) -> Iterator[tuple[int, str]]:
+    by_name = defaultdict(list)
+    for index, entry in enumerate(catalog.entries):
+        by_name[entry.name].append(index)
+        if not _SAFE_NAME.fullmatch(entry.name):
+            yield index, "use letters, digits, '.', '_' and '-' in the name"
+    for indexes in by_name.values():
+        entries = [catalog.entries[index] for index in indexes]
+        if any(not _has_weights_of(entry, entries[0]) for entry in entries[1:]):
+            problem = f"{len(indexes)} entries have this name and not the same weights: give each model its own"
+            yield from ((index, problem) for index in indexes)
+
+
+def _has_weights_of(entry: Entry, other: Entry) -> bool:
+    return all(getattr(entry, name) == getattr(other, name) for name in _WEIGHTS)
+
+
+def _token_problems(words: Sequence[tuple[str, str]]) -> Iterator[str]:
+    for (path, token), (other_path, other) in combinations(words, 2):
+        if uses(token, other) and uses(other, token):  # each is in the other: they are the same
+            yield f"{path} and {other_path} both have the token {token!r}: give one of them another, as `token:`"
+
+
+def _texts(catalog: Catalog, entry: Entry) -> Iterator[str]:
+    """Where the words of an entry's embeddings may stand."""
+    yield catalog.settings_of(entry)["negative_prompt"]
+    for prompt in catalog.prompts_of(entry):
+        yield prompt.prompt
+        yield prompt.negative_prompt
+
+
+def _model_problems(catalog: Catalog, index: int, models: ModelChecks) -> Iterator[tuple[Place, str]]:
+    entry = catalog.entries[index]
+    try:
+        model = catalog.model(entry)
+    except UserError as error:
+        yield index, str(error)
+        return
+    if problem := models.model(model):
+        yield index, problem
+        return
+    shared = catalog.settings_of(entry)
+    of_entry = cache(lambda: models.settings(model, shared))
+    found = [
+        of_entry()
+        if prompt.model_fields_set.isdisjoint(CHECKED_SETTINGS)
+        else models.settings(model, settings_of_prompt(shared, prompt))
+        for prompt in catalog.prompts_of(entry)
+    ]
+    if len(set(found)) == 1:  # also where every prompt says it
+        yield from ((index, problem) for problem in found[0])
+        return
+    yield from (((index, number), problem) for number, problems in enumerate(found) for problem in problems)
+
+
+def _is_lost(catalog: Catalog, index: int, found: Collection[Place]) -> bool:
+    num_prompts = len(catalog.prompts_of(catalog.entries[index]))
+    return index in found or all((index, number) in found for number in range(num_prompts))
+
+
+def _lines(found: Mapping[Place, Sequence[str]], catalog: Catalog) -> list[str]:
+    """Each problem once, with the entries that have it."""
+    places = defaultdict(list)
+    for place, problems in found.items():
+        for problem in problems:
+            places[problem].append(place)
+    return [_line(problem, owners, catalog) for problem, owners in places.items()]
+
+
+def _line(problem: str, places: Sequence[Place], catalog: Catalog) -> str:
+    if len(places) == len(catalog.entries) > 1 and all(isinstance(place, int) for place in places):
+        return problem
+    names = list(dict.fromkeys(_name(place, catalog) for place in places))
+    if len(names) == 1:
+        return f"entry {names[0]}: {problem}"
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return f"entries {', '.join(names[:_MAX_NAMED])}{more}: {problem}"
+
+
+def _name(place: Place, catalog: Catalog) -> str:
+    if isinstance(place, int):
+        return repr(catalog.entries[place].name)
+    entry = catalog.entries[place[0]]
+    text = catalog.prompts_of(entry)[place[1]].prompt
+    return f"{entry.name!r} (prompt {text if len(text) <= _PROMPT_CHARS else f'{text[:_PROMPT_CHARS]}...'!r})"
+
+
+def _some(lines: Sequence[str]) -> str:
+    more = [f"and {len(lines) - _MAX_TOLD} more"] if len(lines) > _MAX_TOLD else []
+    return "; ".join([*lines[:_MAX_TOLD], *more])
+
+
+_WEIGHTS = ("base", "motion_module", "checkpoint", "vae", "loras", "domain_adapter", "motion_loras", "embeddings")

@@ -1,0 +1,1 @@
+"""What became of a catalog's items: the ledger, the table, the gallery."""

@@ -1,0 +1,45 @@
+"""The files of rendered clips: their hashes, and whether they still are what was written."""
+
+import hashlib
+from collections.abc import Sequence
+
+from animatediff import storage
+from animatediff.rendering.catalog.catalog import Result
+from animatediff.storage.errors import unreachable
+
+
+def joined(hashes: Sequence[str]) -> str:
+    """Return the hash of a file, or that of several files' hashes."""
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def first_damaged(output_uri: str, result: Result) -> str | None:
+    """Read a clip's files, and return the path of the first that is gone or has other bytes than were written.
+
+    Raises:
+        UserError: the storage cannot be reached or refuses access.
+    """
+    for kind, path in result.files.items():
+        try:
+            hashes = [_sha256(uri) for uri in _uris(output_uri, kind, path)]
+        except FileNotFoundError:
+            return path
+        if kind in result.sha256 and (not hashes or joined(hashes) != result.sha256[kind]):
+            return path
+    return None
+
+
+def _uris(output_uri: str, kind: str, path: str) -> list[str]:
+    uri = storage.join(output_uri, path)
+    return [storage.join(uri, name) for name in storage.list_files(uri)] if kind == "png" else [uri]
+
+
+def _sha256(uri: str) -> str:
+    fs, path = storage.filesystem(uri)
+    try:
+        with fs.open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise unreachable(uri, error) from error

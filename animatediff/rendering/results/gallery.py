@@ -1,0 +1,129 @@
+"""One static HTML page that shows all clips of a catalog; it needs nothing but the clips beside it.
+
+The page is in `page/`: its skeleton, style and scripts, which are put into one file together with the items as JSON, as
+a page opened from disk may not fetch. The scripts draw only what is on the screen.
+"""
+
+import html
+import json
+import math
+import os.path
+import re
+from collections.abc import Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from typing import Any
+from urllib.parse import quote
+
+from animatediff.rendering.catalog.catalog import Result
+from animatediff.rendering.catalog.entries import Settings
+
+# In the order in which they build on each other.
+_SCRIPTS = ("items.js", "state.js", "playing.js", "rows.js", "views.js", "detail.js", "main.js")
+
+
+def gallery_html(results: Sequence[Result], *, title: str = "Catalog") -> str:
+    """The page, with links relative to the folder that it is written to.
+
+    Args:
+        results: in the order to show; their files are paths relative to the page.
+        title: its heading.
+    """
+    page = resources.files("animatediff.rendering.results") / "page"
+    parts = {
+        "title": html.escape(title),
+        "style": _text(page / "page.css"),
+        "script": "".join(_text(page / name) for name in _SCRIPTS),
+        "data": _json_for_html(_data(results)),
+    }
+    # In one pass: what is put in may itself look like a place.
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _text(page / "page.html"))
+
+
+def _text(file: Traversable) -> str:
+    return file.read_text(encoding="utf-8")
+
+
+class _Distinct:
+    """Values that many items share: kept once, and named by their place."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+        self.values: list[Any] = []
+
+    def place(self, value: Any) -> int:
+        key = value if isinstance(value, str) else json.dumps(value)
+        if key not in self._places:
+            self._places[key] = len(self.values)
+            self.values.append(value)
+        return self._places[key]
+
+
+def _data(results: Sequence[Result]) -> dict[str, Any]:
+    """The items as columns; a column in `shared` holds places in the list of that name."""
+    shared = {name: _Distinct() for name in ("entry", "prompt", "settings", "origin", "note", "kinds")}
+    stages = list(dict.fromkeys(name for result in results for name in result.seconds))
+    scores = list(dict.fromkeys(name for result in results for name in result.scores))
+    rows = []
+    for result in results:
+        places = {name: shared[name].place(value) for name, value in _shared_values(result).items()}
+        stem, suffixes = _split_paths(list(result.files.values()))
+        rows.append(
+            places
+            | {
+                "kinds": shared["kinds"].place(dict(zip(result.files, suffixes, strict=True))),
+                "stem": stem,
+                "digest": result.digest,
+                "seed": str(result.seed),  # JavaScript's numbers end at 2**53
+                "status": result.status,
+                "attempts": result.attempts,
+                "seconds": [_rounded(result.seconds.get(name)) for name in stages],
+                "scores": [_rounded(result.scores.get(name)) for name in scores],
+                "sha256": [result.sha256.get(kind, "") for kind in result.files],
+            }
+        )
+    columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+    texts = {name: distinct.values for name, distinct in shared.items()}
+    return {"stages": stages, "scores": scores, "shared": texts, "items": columns}
+
+
+def _shared_values(result: Result) -> dict[str, Any]:
+    notes = {name: getattr(result, name) for name in ("error", "warning", "score_error")}
+    return {
+        "entry": result.entry,
+        "prompt": result.prompt,
+        "settings": result.model_dump(mode="json", include=set(Settings.model_fields)),
+        "origin": {
+            "weights": result.model_hashes,
+            "versions": result.versions,
+            "scored_by": result.scored_by,
+        },
+        "note": {name: text for name, text in notes.items() if text},
+    }
+
+
+def _split_paths(paths: Sequence[str]) -> tuple[str, list[str]]:
+    """What a clip's paths begin with, and what follows in each: the latter are the same for most clips; URL-quoted."""
+    stem = os.path.commonprefix(paths)  # noqa: RUF071 - of characters: `clips/1a2b.` of an MP4 and its poster
+    return quote(stem), [quote(path.removeprefix(stem)) for path in paths]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, 4)
+
+
+def _json_for_html(data: Any) -> str:
+    """JSON that no parser of HTML takes for the end of its element; a NaN, which would blank the page, is null."""
+    try:
+        text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        text = json.dumps(_without_nan(data), ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def _without_nan(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {name: _without_nan(value) for name, value in data.items()}
+    if isinstance(data, list):
+        return [_without_nan(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

@@ -1,0 +1,257 @@
+"""What became of the items of a catalog: one JSON file each, written when its clip is there, and a table of all.
+
+`items/{digest}.json` is the truth; a repeated slice, job or command renders only what has none. The table,
+`results.parquet`, is what people read, and spares the next run reading the files of clips that are older than it.
+"""
+
+import logging
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from animatediff import storage
+from animatediff.errors import UserError, printed
+from animatediff.rendering.catalog.catalog import Item, Result
+from animatediff.rendering.results import clip_files
+from animatediff.rendering.results import table as ledger_table
+from animatediff.rendering.results.table import TABLE
+from animatediff.storage import checked_json
+
+logger = logging.getLogger(__name__)
+
+NO_RESULT = "no result: nothing of it is under items/, and no worker has said why; run the animate job again"
+NO_CLIP = "its clip is gone or damaged; run the animate job again"
+"""What is told of an item whose files are not what was written."""
+_CHUNK = ledger_table.CHUNK
+# Object stores tell the time of a change in whole seconds.
+_CLOCK_S = 2.0
+_READERS = 16
+
+
+class Ledger:
+    """The items' outcomes under an output folder.
+
+    Args:
+        output_uri: the folder.
+        digests: the items that are asked about.
+
+    Raises:
+        UserError: the storage cannot be reached or refuses access.
+    """
+
+    def __init__(self, output_uri: str, digests: Collection[str]) -> None:
+        self._output_uri = output_uri
+        # Before its content: what is written in between is newer than either.
+        made = storage.list_times(output_uri).get(TABLE, 0.0)
+        # The bytes are kept, as the rows' numbers count in them and another table may take their place.
+        self._content = ledger_table.content(output_uri)
+        self._scanned = ledger_table.parse(self._content, ["digest", "status", "files", "num_bytes"])
+        written = storage.list_times(storage.join(output_uri, "items"))
+        self._clips = storage.list_sizes(storage.join(output_uri, "clips"))
+        self._asked = frozenset(digests)
+        rows = zip(self._scanned["digest"].to_pylist(), self._scanned["status"].to_pylist(), strict=True)
+        # A row that has no clip may have been written before its item was: only the item's file tells.
+        self._rows = {
+            digest: row
+            for row, (digest, status) in enumerate(rows)
+            if status == "ok" and digest in self._asked and written.get(f"{digest}.json", math.inf) < made - _CLOCK_S
+        }
+        self._written = self._among(written)
+        self._errors: dict[str, str] = {}
+        self.lost: list[str] = []
+        """A file of each clip that `finished` or `whole` has found gone or damaged."""
+        self.no_result = NO_RESULT
+        """What is told of an item of which nothing is known."""
+
+    @cached_property
+    def _table(self) -> pa.Table:
+        """The scanned rows with all columns."""
+        table = ledger_table.parse(self._content)
+        if len(table) != len(self._scanned):  # one of those that were not scanned is damaged
+            self._rows.clear()
+        return table
+
+    def _among(self, names: Collection[str]) -> set[str]:
+        return {digest for digest in self._asked if f"{digest}.json" in names}
+
+    def finished(self, formats: Collection[str] = ()) -> set[str]:
+        """Digests whose clips are there whole, in these formats at least."""
+        batches = self._scanned.take(_indices(self._rows.values())).to_batches(_CHUNK)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        kept = {
+            row["digest"]
+            for row in rows
+            if self._is_there(row["status"], dict(row["files"]), dict(row["num_bytes"] or ()), formats)
+        }
+        read = (result for result in self._read(self._written - self._rows.keys()) if result)
+        return kept | {
+            result.digest for result in read if self._is_there(result.status, result.files, result.num_bytes, formats)
+        }
+
+    def whole(self, finished: Iterable[str]) -> set[str]:
+        """Read the clips of finished items; digests of those that have the bytes that were written."""
+        kept: set[str] = set()
+        with ThreadPoolExecutor(_READERS) as pool:
+            for chunk in ledger_table.chunks(finished):
+                results = list(self._known(set(chunk)).values())
+                damaged = pool.map(lambda result: clip_files.first_damaged(self._output_uri, result), results)
+                for result, path in zip(results, damaged, strict=True):
+                    if path is None:
+                        kept.add(result.digest)
+                    else:
+                        self.lost.append(path)
+        return kept
+
+    def forget(self, digests: Iterable[str]) -> None:
+        """Delete what is known of items that are to be rendered (again): a file then says that it was done since."""
+        forgotten = set(digests)
+        storage.delete_many([item_uri(self._output_uri, digest) for digest in forgotten & self._written])
+        self._written -= forgotten
+        for digest in forgotten:
+            self._rows.pop(digest, None)
+
+    def look_again(self) -> None:
+        """Find what was written since, also by workers that did not live to tell.
+
+        Raises:
+            UserError: the storage cannot be reached or refuses access.
+        """
+        self._written = self._among(storage.list_names(storage.join(self._output_uri, "items")))
+
+    def wrote(self, digest: str, error: str) -> None:
+        """An item's file was written since, or could not be, for the reason that its worker gives."""
+        self._written.add(digest)
+        self._errors[digest] = error or NO_RESULT
+
+    def is_written(self, digest: str) -> bool:
+        """Whether an item's file is there, as far as it is known."""
+        return digest in self._written
+
+    def results(
+        self, items: Iterable[Item], invalid: Mapping[str, str], *, only_known: bool = False
+    ) -> Iterator[Result]:
+        """A result for each item, also for those that share another's digest.
+
+        Args:
+            items: any number; they are not held.
+            invalid: why an item was not tried, by digest.
+            only_known: leave out those of which nothing is known yet; otherwise they have failed.
+        """
+        for chunk in ledger_table.chunks(items):
+            found = self._known({item.digest for item in chunk} - invalid.keys())
+            for item in chunk:
+                if item.digest in invalid:
+                    yield result_of(item, status="invalid", error=invalid[item.digest])
+                elif item.digest in found:
+                    yield for_item(found[item.digest], item)
+                elif not only_known:
+                    yield result_of(item, status="failed", error=self._errors.get(item.digest, self.no_result))
+
+    def _known(self, digests: set[str]) -> dict[str, Result]:
+        table = self._table
+        rows = {digest: self._rows[digest] for digest in digests & self._rows.keys()}
+        told = map(ledger_table.to_result, table.take(_indices(rows.values())).to_pylist())
+        found = {result.digest: result for result in told if result}
+        read = self._read((digests - found.keys()) & self._written)
+        return found | {result.digest: result for result in read if result}
+
+    def _read(self, digests: Iterable[str]) -> Iterator[Result | None]:
+        with ThreadPoolExecutor(_READERS) as pool:
+            for chunk in ledger_table.chunks(digests):
+                yield from pool.map(lambda digest: read_item(self._output_uri, digest), chunk)
+
+    def _is_there(
+        self, status: str, files: Mapping[str, str], num_bytes: Mapping[str, int], formats: Collection[str]
+    ) -> bool:
+        if status != "ok" or not files:
+            return False
+        lost = [path for kind, path in files.items() if not self._is_whole(path, num_bytes.get(kind))]
+        self.lost += lost[:1]
+        return not lost and files.keys() >= set(formats)
+
+    def _is_whole(self, path: str, num_bytes: int | None) -> bool:
+        """Whether a file is there in its size; older results do not say theirs, but no file is empty."""
+        name = path.removeprefix("clips/").partition("/")[0]
+        size = self._clips.get(name)
+        if size is None:  # a folder of frames, or nothing
+            return name in self._clips
+        return size > 0 and num_bytes in (None, size)
+
+
+def item_uri(output_uri: str, digest: str) -> str:
+    """Where the result of an item lies."""
+    return storage.join(output_uri, "items", f"{digest}.json")
+
+
+def read_item(output_uri: str, digest: str) -> Result | None:
+    """The result of an item, of whichever entry it was rendered for; None if there is none, or a damaged one."""
+    uri = item_uri(output_uri, digest)
+    try:
+        content = storage.read_bytes(uri)
+    except FileNotFoundError:
+        return None
+    try:
+        return Result.model_validate(checked_json.load(content, uri, remedy="it is rendered again"))
+    except ValueError as error:  # pydantic's, and ours
+        logger.warning("%s", error if isinstance(error, UserError) else f"{uri} is no result: it is rendered again")
+        return None
+
+
+def write_item(output_uri: str, result: Result) -> None:
+    """Commit an item."""
+    content = checked_json.dump(result.model_dump(mode="json"))
+    storage.write_bytes(item_uri(output_uri, result.digest), content)
+
+
+def result_of(item: Item, **outcome: Any) -> Result:
+    """An item with what became of it."""
+    return Result.model_construct(**_values(item, Item), **outcome)
+
+
+def describe(error: Exception) -> str:
+    """An error as one line for a row."""
+    text = printed(" ".join(str(error).split()))[:500]
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
+def for_item(result: Result, item: Item) -> Result:
+    """What became of an item that another one of the same digest was rendered for."""
+    return Result.model_construct(**_values(result, Result) | _values(item, Item))
+
+
+def read_results(output_uri: str) -> list[Result]:
+    """The rows of the table, with what became of their items since.
+
+    Raises:
+        UserError: there is no table, or it is damaged.
+    """
+    uri, content = storage.join(output_uri, TABLE), ledger_table.content(output_uri)
+    table = ledger_table.parse(content)
+    if not content:
+        raise UserError(f"there is no {uri}: render a catalog there first (pipelines/animate.py)")
+    if not len(table):
+        raise UserError(f"{uri} cannot be used: run the animate job again, which makes it anew from items/")
+    rows = [result for row in table.to_pylist() if (result := ledger_table.to_result(row))]
+    ledger = Ledger(output_uri, {row.digest for row in rows})
+    there = ledger.finished()
+    found = ledger.results(rows, {row.digest: row.error or "" for row in rows if row.status == "invalid"})
+    return [
+        without_clip(result) if result.status == "ok" and result.digest not in there else result for result in found
+    ]
+
+
+def without_clip(result: Result) -> Result:
+    """Return what is told of an item whose clip is not what was written: its files are not to be shown."""
+    return result.model_copy(update={"status": "failed", "error": NO_CLIP, "files": {}, "scores": {}})
+
+
+def _indices(rows: Iterable[int]) -> pa.Array:
+    return pa.array(list(rows), pa.int64())
+
+
+def _values(result: Item, schema: type[Item]) -> dict[str, Any]:
+    return {name: getattr(result, name) for name in schema.model_fields}

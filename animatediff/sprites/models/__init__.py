@@ -1,0 +1,1 @@
+"""The small models of the sprite world, and how they are trained."""

@@ -1,0 +1,1 @@
+"""The sprite world: scenes, their motion, pictures and captions."""

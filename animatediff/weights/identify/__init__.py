@@ -1,0 +1,1 @@
+"""What a weights file is, told from its content."""

@@ -1,0 +1,97 @@
+"""What to tell a user of a file: what it is, and where it belongs instead."""
+
+from collections.abc import Set as AbstractSet
+
+from animatediff.weights.identify.model import UNUSUAL_INPUTS
+from animatediff.weights.layouts.families import Base, Family, Identity
+
+_FAMILIES: dict[Family, str] = {
+    "motion_module": "motion module",
+    "motion_lora": "MotionLoRA",
+    "domain_adapter": "domain adapter (LoRA on the base's attention, rank 128)",
+    "checkpoint": "checkpoint",
+    "vae": "VAE",
+    "lora": "LoRA",
+    "textual_inversion": "textual inversion",
+    "controlnet": "ControlNet",
+    "t2i_adapter": "T2I-Adapter",
+    "sparse_control": "SparseCtrl encoder",
+    "ip_adapter": "IP-Adapter",
+    "upscaler": "upscaler",
+}
+_VERSIONED = ("motion_module", "motion_lora", "lora")
+_FIELDS: dict[Family, str] = {
+    "motion_module": "motion_module",
+    "motion_lora": "motion_loras",
+    "domain_adapter": "domain_adapter",
+    "checkpoint": "checkpoint",
+    "vae": "vae",
+    "lora": "loras",
+    "textual_inversion": "embeddings",
+}
+_BASES: dict[Base, str] = {
+    "sd1": "Stable Diffusion 1.x",
+    "sd2": "Stable Diffusion 2",
+    "sdxl": "SDXL",
+    "sdxl-refiner": "SDXL refiner",
+    "sd3": "Stable Diffusion 3",
+    "flux": "Flux",
+}
+
+
+def name(identity: Identity) -> str:
+    """Such as `an SDXL LoRA`."""
+    if identity.family == "unknown":
+        return f"no weights file of a known kind: {identity.note}"
+    words = [_BASES.get(identity.base, "") if identity.base else "", _FAMILIES[identity.family]]
+    if identity.family == "checkpoint" and identity.version:
+        words.insert(1, identity.version)
+    if identity.family == "domain_adapter":
+        words = words[1:]  # there are none but for Stable Diffusion 1.x
+    if identity.family in _VERSIONED and identity.version not in (None, "LoRA", identity.base):
+        words.append(f"({identity.version})")
+    text = _with_article(" ".join(word for word in words if word))
+    return f"{text} for another kind of model" if identity.base == "other" else text
+
+
+def model_name(base: Base) -> str:
+    """Such as `an SDXL model`."""
+    return f"{_with_article(_BASES[base])} model"
+
+
+def misfit(identity: Identity, families: AbstractSet[Family], base: Base | None) -> str | None:
+    """Why a file cannot be used, as the end of a sentence that begins with its name; None if it can.
+
+    Args:
+        identity: the file's.
+        families: what it may be.
+        base: the model it is to be used with; None is any.
+    """
+    what = name(identity)
+    if identity.family not in families:
+        wanted = " or ".join(
+            _with_article(_FAMILIES[family].partition(" (")[0]) for family in sorted(families - {"unknown"})
+        )
+        if identity.family == "unknown":
+            return f"is {what}; {wanted} is needed"
+        field = _FIELDS.get(identity.family)
+        return f"is {what}, not {wanted}: {f'give it as `{field}:`' if field else 'nothing here uses it'}"
+    channels = {use: number for number, use in UNUSUAL_INPUTS.items()}
+    if identity.family == "checkpoint" and identity.version in channels:
+        return (
+            f"is {what} (its UNet takes {channels[identity.version]} channels): take the text-to-image checkpoint that "
+            "it was made from"
+        )
+    if base is not None and identity.base not in (None, base):
+        return f"is {what}, the base is {_BASES[base]}: {_remedy(identity, base)}"
+    return None
+
+
+def _remedy(identity: Identity, base: Base) -> str:
+    if identity.base in ("sd1", "sdxl"):
+        return f"use it with {_with_article(_BASES[identity.base])} base"
+    return f"take one that was made for {_BASES[base]}"
+
+
+def _with_article(words: str) -> str:
+    return f"{'an' if words.startswith(('SDXL', 'IP', 'inpainting', 'upscal')) else 'a'} {words}"

@@ -1,0 +1,1 @@
+"""What the layouts of weights files call their tensors: tables of names alone."""

@@ -1,0 +1,169 @@
+"""What the names in a weights file give away: a table of patterns, most telling first.
+
+The names are those of the programs that write the files; each is read off real files or the code that writes them.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from pydantic import Field
+
+from animatediff.config import Config
+from animatediff.weights.reading.tensors import TensorFile
+
+Family = Literal[
+    "motion_module",
+    "motion_lora",
+    "domain_adapter",
+    "checkpoint",
+    "vae",
+    "lora",
+    "textual_inversion",
+    "controlnet",
+    "t2i_adapter",
+    "sparse_control",
+    "ip_adapter",
+    "upscaler",
+    "unknown",
+]
+Base = Literal["sd1", "sd2", "sdxl", "sdxl-refiner", "sd3", "flux", "other"]
+
+# A low-rank factor: kohya's `.lora_down.weight`, diffusers' `.lora.down.weight` and `.processor.to_q_lora.down.weight`,
+# PEFT's `.lora_A.weight` or `.lora_A.default.weight`, MotionDirector's `.processor.0_lora.down.weight`.
+_FACTOR = r"[._](?:lora|lora_linear_layer)[._]{}(?:\.[\w-]+)?(?:\.weight)?$"
+DOWN = _FACTOR.format(r"(?:down|A|embedding_A)")
+UP = _FACTOR.format(r"(?:up|B|embedding_B)")
+
+ALGORITHMS: tuple[tuple[str, str], ...] = (
+    ("DoRA", r"[._](?:dora_scale|lora_magnitude_vector)\b"),
+    ("GLoRA", r"^(?:lora|lycoris)_.+\.[ab][12]\.weight$"),
+    ("IA3", r"\.on_input$|[._]ia3_l\b"),
+    ("OFT", r"[._]oft_(?:blocks|diag|[rR])\b"),
+    ("LoHa", r"[._]hada_w[12]"),
+    ("LoKr", r"[._]lokr_w[12]"),
+    ("LoCon", r"[._]lora_mid\.weight$"),
+    ("LoRA", f"{DOWN}|{UP}"),
+    ("full", r"^(?:lora|lycoris)_.+\.(?:diff|diff_b|w_norm|b_norm)$"),
+)
+"""How a file changes the weights of a model, by a pattern among its names; the first that is found."""
+
+
+class Rule(NamedTuple):
+    """A kind of file: what it is if all patterns are found among its names."""
+
+    family: Family
+    patterns: tuple[str, ...]
+    layout: str | None = None
+    version: str | None = None
+
+
+RULES: tuple[Rule, ...] = (
+    # Adapters first: several of them hold low-rank factors, or parts of a UNet under its own names.
+    Rule("ip_adapter", (r"[._]to_k_ip\.", r"^image_proj\."), version="IP-Adapter"),
+    Rule("ip_adapter", (r"^(?:ip_adapter\.)?\d+\.to_k_ip\.",), version="IP-Adapter"),
+    Rule("controlnet", (r"^lora_controlnet$",), "ldm", "Control-LoRA"),
+    Rule("controlnet", (r"^lllite_(?:unet|conds)",), "kohya", "ControlNet-LLLite"),
+    Rule("lora", ("|".join(pattern for _, pattern in ALGORITHMS),)),
+    Rule("sparse_control", (r"(?:^|\.)controlnet_cond_embedding\.conv_in\.", r"motion_modules\."), version="scribble"),
+    Rule("sparse_control", (r"(?:^|\.)controlnet_cond_embedding\.", r"motion_modules\."), version="rgb"),
+    Rule("controlnet", (r"(?:^|\.)controlnet_cond_embedding\.",), "diffusers", "ControlNet"),
+    Rule("controlnet", (r"^control_model\.|^input_hint_block\.\d|^zero_convs\.\d",), "ldm", "ControlNet"),
+    Rule("t2i_adapter", (r"^(?:adapter\.)?body\.\d+\.(?:block1\.|resnets\.\d+\.block1\.)",), version="T2I-Adapter"),
+    Rule("motion_module", (r"motion_modules\.\d+\.|temporal_attentions\.\d+\.",)),
+    # Stable Diffusion and its parts.
+    Rule("checkpoint", (r"^model\.diffusion_model\.",), "ldm"),
+    Rule("checkpoint", (r"^model_ema\.diffusion_model",), "ldm"),  # only the averaged UNet was kept
+    Rule(
+        "checkpoint",
+        (r"^(?:diffusion_model\.)?(?:input_blocks\.0\.0|joint_blocks\.0|double_blocks\.0)\.",),
+        "ldm",
+        "UNet",
+    ),
+    Rule("checkpoint", (r"^conv_in\.weight$", r"^down_blocks\.0\.", r"^time_embedding\."), "diffusers", "UNet"),
+    Rule("vae", (r"^(?:first_stage_model\.)?(?:encoder|decoder)\.(?:down|up)\.\d+\.block\.",), "ldm"),
+    Rule("vae", (r"^(?:vae\.)?(?:encoder|decoder)\.(?:down|up)_blocks\.\d+\.resnets\.",), "diffusers"),
+    Rule("checkpoint", (r"^(?:cond_stage_model|conditioner)\.",), "ldm", "text encoder"),
+    Rule("checkpoint", (r"^(?:text_model\.)?encoder\.layers\.0\.self_attn\.q_proj\.",), "diffusers", "text encoder"),
+    Rule("checkpoint", (r"^transformer\.resblocks\.0\.", r"token_embedding\.weight$"), "ldm", "text encoder"),
+    Rule("checkpoint", (r"^encoder\.block\.0\.layer\.0\.SelfAttention\.",), "diffusers", "text encoder"),
+    # The rest.
+    Rule("textual_inversion", (r"^string_to_param\.|^emb_params$|^clip_[lg]$",), "a1111"),
+    Rule("textual_inversion", (r"^<[^\n]+>$",), "diffusers"),
+    Rule("upscaler", (r"\brdb1\.conv1\.|\bRDB1\.conv1\.|^layers\.0\.residual_group\.",), version="ESRGAN or SwinIR"),
+)
+
+
+class Contents:
+    """A file's tensors, with their names joined to search them all at once.
+
+    `^` and `$` in a pattern are a name's start and end.
+    """
+
+    def __init__(self, file: TensorFile) -> None:
+        self.tensors = file.tensors
+        self.metadata = file.metadata
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in file.tensors.items()}
+        self._lines = "\n".join(map(_line, file.tensors))
+
+    def has(self, pattern: str) -> bool:
+        """Whether a name matches somewhere."""
+        return re.search(pattern, self._lines, re.MULTILINE) is not None
+
+    def matching(self, pattern: str | re.Pattern[str]) -> Iterator[str]:
+        """The names that match somewhere."""
+        search = re.compile(pattern).search
+        return (name for name in self.shapes if search(_line(name)))
+
+
+def _line(name: str) -> str:
+    return name.replace("\n", " ")
+
+
+class Identity(Config):
+    """What a file is. None stands for what its content does not tell."""
+
+    uri: str
+    family: Family
+    version: str | None = None
+    """Of a motion module: v1, v2, v3, sdxl, animatelcm, hotshotxl, pia, animatelcm-i2v; of a LoRA its algorithm: LoRA,
+    LoCon, LoHa, ...; of a checkpoint that is no text-to-image model what it is for; of an embedding its vectors."""
+    layout: str | None = None
+    """Whose key names: official, diffusers, kohya, peft, ldm, a1111, ..."""
+    base: Base | None = None
+    """The model it was made for."""
+    text_width: int | None = None
+    """Numbers a token of the text embeddings that it reads, or of an embedding: 768 of SD 1.x, 1024 of SD 2, 2048 of
+    SDXL; of a small or unknown base any other."""
+    rank: str | None = None
+    """Of a low-rank file: one number, or `4-64` where its layers differ."""
+    alpha: str | None = None
+    """Likewise; None where the file has none, which stands for the rank."""
+    dtype: str | None = None
+    """Such as `float16`; several are joined with `+`."""
+    parameters: int = 0
+    """Trained numbers: without position tables, alphas and EMA copies."""
+    sha256: str | None = None
+    """Of the file's bytes."""
+    metadata: dict[str, str] = Field(default_factory=dict)
+    """What the file says of itself: title, author, licence, trigger words, base."""
+    note: str | None = None
+    """What a user should know about this kind of file."""
+
+
+class Description(NamedTuple):
+    """What names and shapes tell of a file; the fields mean the same as those of its `Identity`."""
+
+    family: Family
+    version: str | None = None
+    layout: str | None = None
+    base: Base | None = None
+    rank: str | None = None
+    alpha: str | None = None
+    note: str | None = None
+    text_width: int | None = None
+
+
+def find_rule(contents: Contents) -> Rule | None:
+    """The first rule that the file fulfils."""
+    return next((rule for rule in RULES if all(contents.has(pattern) for pattern in rule.patterns)), None)

@@ -1,0 +1,1 @@
+"""Low-rank files: read, resolved to weights of a model, scaled, written."""

@@ -1,0 +1,253 @@
+"""Low-rank files: LoRA, LoCon, LoHa, LoKr, full differences, MotionLoRAs and domain adapters, in every known layout.
+
+A file becomes the changes of weights that it holds. A key that has no place in the models is an error, never a silent
+loss; so are factors that are missing, do not fit, or are no numbers.
+"""
+
+import logging
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from animatediff import storage
+from animatediff.errors import UserError, refusing
+from animatediff.weights import textual_inversion
+from animatediff.weights.identify import identify
+from animatediff.weights.layouts.architectures import KnownBase, known_base
+from animatediff.weights.layouts.families import Family
+from animatediff.weights.lora import scales as lora_scales
+from animatediff.weights.lora.deltas import Change, Product, from_factors
+from animatediff.weights.lora.scales import Scales
+from animatediff.weights.lora.targets import Module, States, Targets
+from animatediff.weights.lora.targets import Target as Target
+from animatediff.weights.motion_file import WEIGHTS_FILES
+from animatediff.weights.reading.tensors import TensorFile, open_tensors
+
+LoraFamily = Literal["lora", "domain_adapter", "motion_lora"]
+
+_log = logging.getLogger(__name__)
+
+_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+_FILES_OF_A_FOLDER = (
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "pytorch_lora_weights.safetensors",
+    "pytorch_lora_weights.bin",
+    *WEIGHTS_FILES,  # MotionLoRAs on the hub
+)
+
+# peft puts the adapter's own name, mostly `default`, into the keys of a model that it has not saved itself.
+_KEY = re.compile(
+    r"(.+?)[._](?:"
+    r"(?:lora|lora_linear_layer)[._](down|up|mid|A|B)(?:\.[\w-]+)?\.weight"
+    r"|(hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)|diff|diff_b|w_norm|b_norm|alpha|scalar)(?:\.default)?"
+    r")"
+)
+_STRENGTHS = ("alpha", "scalar")
+_SAME_FACTOR = {"A": "down", "B": "up", "w_norm": "diff", "b_norm": "diff_b"}
+
+_NOT_APPLIED = {
+    "DoRA": "its strength depends on the base's own weights",
+    "GLoRA": "it changes the base's own weights by products with them",
+    "IA3": "it scales activations",
+    "OFT": "it rotates weights",
+    "BOFT": "it rotates weights",
+}
+_TEXT_WIDTHS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL"}
+
+
+def read(uri: str, states: States, *, family: LoraFamily) -> dict[Target, Change]:
+    """A file's changes, by what they change.
+
+    Args:
+        uri: a weights file, or a folder that peft or diffusers wrote.
+        states: the resident models' state dicts by part; only names and shapes are read.
+        family: what the file is said to be. A domain adapter is a LoRA: either may be given as the other.
+
+    Raises:
+        UserError: the file is of another family or for another base, is incomplete or broken, or holds a key that has
+            no place in the models.
+    """
+    file = open_file(uri)
+    with refusing(f"cannot read {uri}"):
+        return _read(file, uri, states, family)
+
+
+def _read(file: TensorFile, uri: str, states: States, family: LoraFamily) -> dict[Target, Change]:
+    check_kind(file, family, base=known_base(states["unet"]) if "unet" in states else None)
+    file = textual_inversion.without_bundled(file)
+    modules = _modules(file, states, family)
+    scales = {part: lora_scales.read(file, part) for part in {module.part for module in modules}}
+    changes: dict[Target, Change] = {}
+    for module, factors in modules.items():
+        try:
+            found = _changes(module, factors, scales[module.part])
+        except ValueError as error:
+            raise UserError(f"{uri}: {module.path}: {error}") from error
+        for name, change in found.items():
+            _check_fit(change, states[module.part].get(name), name, uri)
+            changes[module.part, name] = change
+    if changes and not any(getattr(change, "scale", 1.0) for change in changes.values()):
+        _log.warning("%s changes nothing: its alphas or scalars are all 0", uri)
+    return changes
+
+
+def open_file(uri: str) -> TensorFile:
+    """A low-rank file, or the one in a folder that peft or diffusers wrote.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    if not uri.endswith(_SUFFIXES):
+        for name in _FILES_OF_A_FOLDER:
+            if storage.exists(storage.join(uri, name)):
+                return open_tensors(storage.join(uri, name))
+    return open_tensors(uri)
+
+
+def check_kind(file: TensorFile, family: LoraFamily, *, base: KnownBase | None) -> None:
+    """Refuse a file of another family, for another base, or of an algorithm that is not applied.
+
+    Args:
+        file: the file.
+        family: what it is said to be.
+        base: the model it is to be used with; None is any.
+
+    Raises:
+        UserError: the line says what it is and where it belongs.
+    """
+    families: set[Family] = {"motion_lora"} if family == "motion_lora" else {"lora", "domain_adapter"}
+    algorithm = identify.expect(file, families, base=base).version
+    if algorithm in _NOT_APPLIED:
+        raise UserError(
+            f"{file.uri} is of the kind {algorithm}, which is not applied ({_NOT_APPLIED[algorithm]}): take a LoRA, or "
+            "merge it into a checkpoint with the tool that made it"
+        )
+
+
+def split_key(key: str) -> tuple[str, str] | None:
+    """A module's name as the file spells it, and the factor's name as LyCORIS' or kohya's; None for any other key."""
+    if match := _KEY.fullmatch(key):
+        factor = match[2] or match[3]
+        return match[1], _SAME_FACTOR.get(factor, factor)
+    return None
+
+
+def checked(tensor: Tensor, factor: str, what: str) -> Tensor:
+    """The tensor, if it can be a factor.
+
+    Raises:
+        UserError: it is of integers, empty, or holds NaN or infinite numbers; the line begins with `what`.
+    """
+    if factor in _STRENGTHS:
+        return tensor
+    if not tensor.is_floating_point():
+        raise UserError(f"{what} is of {tensor.dtype}, floating-point numbers are needed")
+    if not tensor.numel() or not tensor.ndim:
+        raise UserError(f"{what} is empty")
+    if not torch.isfinite(tensor.float()).all():
+        raise UserError(f"{what} holds NaN or infinite numbers: the file is broken")
+    return tensor
+
+
+def _modules(file: TensorFile, states: States, family: LoraFamily) -> dict[Module, dict[str, Tensor]]:
+    """The file's factors by the module that they change."""
+    targets = Targets(states, motion=family == "motion_lora")
+    modules: dict[Module, dict[str, str]] = defaultdict(dict)
+    unknown = []
+    for key in file.tensors:
+        name, factor = split_key(key) or (None, "")
+        found = targets.find(name) if name else []
+        if not found:
+            unknown.append(key)
+            continue
+        if len(found) > 1:
+            parts = " or ".join(module.part for module in found)
+            raise UserError(f"{file.uri}: {key} does not say what it changes, {parts}: put that before its name")
+        keys = modules[found[0]]
+        if factor in keys:
+            raise UserError(f"{file.uri} has two factors {factor} for {found[0].path}, one of them {key}")
+        keys[factor] = key
+    if unknown and not (modules and _is_of_absent_mid_block(unknown, states, family)):
+        raise UserError(
+            f"{file.uri}: {len(unknown)} of its keys match nothing in the model, such as {_why(unknown[0], targets)}"
+        )
+    if unknown:
+        _log.warning("%s is for a motion module with a mid block (v2); what it changes there is left out", file.uri)
+    return _without_idle(file, modules)
+
+
+def _without_idle(file: TensorFile, modules: Mapping[Module, Mapping[str, str]]) -> dict[Module, dict[str, Tensor]]:
+    """The checked factors of each module, by the factors' keys; modules without any, or of rank 0, are left out."""
+    idle = {
+        module
+        for module, keys in modules.items()
+        if not any(file.tensors[key].numel() for factor, key in keys.items() if factor not in _STRENGTHS)
+    }
+    if idle:
+        _log.warning(
+            "%s: %d of its %d modules have rank 0, or an alpha and no factors, such as %s: they change nothing",
+            *(file.uri, len(idle), len(modules), min(idle).path),
+        )
+    return {
+        module: {factor: checked(file.tensors[key], factor, f"{file.uri}: {key}") for factor, key in keys.items()}
+        for module, keys in modules.items()
+        if module not in idle
+    }
+
+
+def _is_of_absent_mid_block(unknown: Sequence[str], states: States, family: LoraFamily) -> bool:
+    if family != "motion_lora" or any(name.startswith("mid_block.") for name in states.get("motion", ())):
+        return False
+    return all("mid_block" in key and "motion_modules" in key and split_key(key) for key in unknown)
+
+
+def _why(key: str, targets: Targets) -> str:
+    name, _ = split_key(key) or (key, "")
+    part = targets.absent_part(name)
+    return f"{key}: it is for a model with a {part}" if part else key
+
+
+def _changes(module: Module, factors: Mapping[str, Tensor], scales: Scales | None) -> dict[str, Change]:
+    """A module's changes by parameter name.
+
+    Raises:
+        ValueError: factors are missing or do not go together.
+    """
+
+    def scale(rank: int | None) -> float:
+        return lora_scales.strength(factors, rank, scales, module)
+
+    if "scalar" in factors and "diff" in factors:
+        raise ValueError("a scalar stands beside its full difference, which has none")
+    changes: dict[str, Change] = {}
+    if "diff_b" in factors:
+        changes[f"{module.path}.bias"] = Product((factors["diff_b"],), 1.0)
+    of_weight = {name: factor for name, factor in factors.items() if name not in (*_STRENGTHS, "diff_b")}
+    if of_weight or not changes:
+        changes[f"{module.path}.weight"] = from_factors(of_weight, scale)
+    return changes
+
+
+def _check_fit(change: Change, weight: Tensor | None, name: str, uri: str) -> None:
+    if weight is None:
+        raise UserError(f"{uri} changes {name}, which the model does not have")
+    shape, wanted = _without_ones(change.shape), _without_ones(tuple(weight.shape))
+    is_flat = len(shape) == 2 and shape == (wanted[0], math.prod(wanted[1:]))
+    if shape == wanted or is_flat:
+        return
+    width = change.shape[-1] if re.search(r"\.attn2\.to_[kv]\.weight$", name) else None
+    hint = f": it was made for {_TEXT_WIDTHS[width]}" if width in _TEXT_WIDTHS else ""
+    raise UserError(
+        f"{uri} does not fit the base{hint}: {name} is {list(weight.shape)}, the file's change {list(change.shape)}"
+    )
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A 1x1 convolution is a matrix."""
+    return shape[:2] if all(size == 1 for size in shape[2:]) else shape

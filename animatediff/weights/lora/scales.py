@@ -1,0 +1,145 @@
+"""How strong a low-rank change is by itself: its alpha, which the layouts keep in different places.
+
+kohya and LyCORIS write an alpha beside the factors of each module. peft writes one config, beside the file; diffusers
+copies it into the file's metadata, once for each part of the model. Without any, the change is its factors' product.
+"""
+
+import logging
+import math
+import posixpath
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from torch import Tensor
+
+from animatediff import storage
+from animatediff.errors import UserError
+from animatediff.weights.layouts.motion import from_official
+from animatediff.weights.lora.targets import Module
+from animatediff.weights.reading.files import local_copy, parse_json, read_text
+from animatediff.weights.reading.tensors import TensorFile
+
+_log = logging.getLogger(__name__)
+
+_CONFIG_FILE = "adapter_config.json"
+METADATA_KEY = "lora_adapter_metadata"
+"""diffusers' name for it in a file's metadata."""
+_PREFIXES = {"unet": "unet.", "motion": "unet.", "text_encoder": "text_encoder.", "text_encoder_2": "text_encoder_2."}
+_Rank = Annotated[int, Field(gt=0, le=1 << 20)]
+_APPLIED = ("LORA", "LOHA", "LOKR")
+
+
+class Scales(BaseModel):
+    """What of peft's config decides the strength of a change; a pattern's number is for the module that it names."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    peft_type: str = "LORA"
+    r: _Rank
+    alpha: FiniteFloat = Field(validation_alias=AliasChoices("lora_alpha", "alpha"))
+    use_rslora: bool = False
+    use_dora: bool | None = False
+    rank_pattern: dict[str, _Rank] = {}
+    alpha_pattern: dict[str, FiniteFloat] = {}
+
+    def of(self, module: str, rank: int | None) -> float:
+        """The factor of one module's change: alpha / rank, or alpha / sqrt(rank) where it is a rank-stabilised.
+
+        Args:
+            module: its path in the model.
+            rank: of its factors; None where they have none, so that the config's counts.
+        """
+        rank = rank or int(_of_pattern(self.rank_pattern, module, self.r))
+        alpha = _of_pattern(self.alpha_pattern, module, self.alpha)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+
+def strength(factors: Mapping[str, Tensor], rank: int | None, scales: Scales | None, module: Module) -> float:
+    """What a module's change is multiplied by.
+
+    Args:
+        factors: the module's, of which `alpha` and LyCORIS' `scalar` count: the latter multiplies the change as it is.
+        rank: of its factors; None where they have none.
+        scales: peft's, for modules without an alpha of their own.
+        module: whose change it is.
+
+    Raises:
+        ValueError: alpha or scalar is no number.
+    """
+    alpha = factors.get("alpha")
+    scalar = _number(factors["scalar"], "scalar") if "scalar" in factors else 1.0
+    # Two whole matrices have no rank. LyCORIS then writes any alpha, 1e10 too, and does not use it.
+    if alpha is None or rank is None:
+        return scalar * (scales.of(_path_in_peft(module), rank) if scales else 1.0)
+    return scalar * _number(alpha, "alpha") / rank
+
+
+def _number(tensor: Tensor, what: str) -> float:
+    if tensor.numel() != 1 or tensor.is_complex() or not math.isfinite(float(tensor)):
+        said = tensor.tolist() if tensor.numel() == 1 else f"numbers of the shape {list(tensor.shape)}"
+        raise ValueError(f"its {what} is no finite number: {said}")
+    return float(tensor)
+
+
+def _path_in_peft(module: Module) -> str:
+    """The module's path in the models that peft trains: diffusers', and transformers' of the time."""
+    if module.part == "motion":
+        return from_official(module.path, "diffusers")
+    if module.part.startswith("text_encoder"):
+        return f"text_model.{module.path.removeprefix('text_model.')}"
+    return module.path
+
+
+def read(file: TensorFile, part: str) -> Scales | None:
+    """What peft says of one part, beside the file or in its metadata; None where it says nothing.
+
+    Raises:
+        UserError: it cannot be read, or is of another algorithm than LoRA, LoHa and LoKr.
+    """
+    beside = storage.beside(file.uri, _CONFIG_FILE)
+    if posixpath.basename(file.uri).startswith("adapter_model.") and storage.exists(beside):
+        return _parse(read_text(local_copy(beside), beside), "", beside)
+    if METADATA_KEY in file.metadata:
+        return _parse(file.metadata[METADATA_KEY], _PREFIXES[part], f"{METADATA_KEY} of {file.uri}")
+    if any(name.startswith("base_model.model.") for name in file.tensors):
+        _log.warning("%s came without its %s: alpha is taken to be the rank", file.uri, _CONFIG_FILE)
+    return None
+
+
+def _parse(text: bytes | str, prefix: str, source: str) -> Scales | None:
+    content = parse_json(text, source)
+    # The file of a single part has no prefixes.
+    found = _without_prefix(content, prefix) if any("." in key for key in content) else content
+    try:
+        scales = Scales.model_validate(found) if found else None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if scales and scales.use_dora:
+        raise UserError(f"{source} is of the kind DoRA, which is not applied here: take a LoRA")
+    if scales and scales.peft_type not in _APPLIED:
+        raise UserError(f"{source} is of peft's {scales.peft_type}, which is not applied here: take a LoRA")
+    for pattern in (scales.rank_pattern, scales.alpha_pattern) if scales else ():
+        _check_names(pattern, source)
+    return scales
+
+
+def _without_prefix(content: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {key.removeprefix(prefix): value for key, value in content.items() if key.startswith(prefix)}
+
+
+def _check_names(pattern: Mapping[str, float], source: str) -> None:
+    # peft takes a name for a regular expression. A stranger's is not run: it can be made to take for ever.
+    for name in pattern:
+        if not re.fullmatch(r"\^?[\w.-]+", name):
+            raise UserError(f"{source} has a rank or alpha for {name}: regular expressions are not read, name modules")
+
+
+def _of_pattern(pattern: Mapping[str, float], module: str, default: float) -> float:
+    """The number of the first name that is the module's path or, as in peft, the end of it."""
+    for name, value in pattern.items():
+        if module == name.removeprefix("^") or module.endswith(f".{name}"):
+            return value
+    return default

@@ -1,0 +1,112 @@
+"""Which weight of the resident models a low-rank file means.
+
+Every layout names a module by its path in the model that was trained: with dots or with underscores, in diffusers'
+names or in the original repositories', with the model's own name before it or without. So the resident models' names
+are the table, and a file's name that is not in it has no place in these models.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+from animatediff.weights.layouts.ldm import unet_names
+from animatediff.weights.layouts.motion import from_official
+
+Target = tuple[str, str]
+"""A part's name and a weight's name in it: ("unet", "conv_in.weight")."""
+
+States = Mapping[str, Mapping[str, Tensor]]
+"""State dicts by part."""
+
+_WRAPPER = "base_model_model_"  # peft's, around the whole model
+_PREFIXES = (
+    # kohya, OneTrainer
+    ("lora_unet_", "unet"),
+    ("lora_te1_", "text_encoder"),
+    ("lora_te2_", "text_encoder_2"),
+    ("lora_te_", "text_encoder"),
+    # LyCORIS outside kohya's scripts
+    ("lycoris_", "unet"),
+    # diffusers
+    ("unet_", "unet"),
+    ("text_encoder_2_", "text_encoder_2"),
+    ("text_encoder_", "text_encoder"),
+    # ComfyUI
+    ("diffusion_model_", "unet"),
+    ("text_encoders_clip_l_transformer_", "text_encoder"),
+    ("text_encoders_clip_g_transformer_", "text_encoder_2"),
+)
+
+
+class Module(NamedTuple):
+    """A module of the resident models."""
+
+    part: str
+    path: str
+
+
+class Targets:
+    """The modules that a file may change, by every name that files have for them.
+
+    Args:
+        states: the resident models' state dicts; only names are read.
+        motion: whether the file is for the motion module. It is a part of the UNet in files, and of its names.
+    """
+
+    def __init__(self, states: States, *, motion: bool) -> None:
+        parts = {"unet": "motion"} if motion else {part: part for _, part in _PREFIXES}
+        self._modules = {said: _modules(part, states[part]) for said, part in parts.items() if part in states}
+
+    def find(self, name: str) -> list[Module]:
+        """What a file's name for a module can mean: mostly one module, none if it has no place in the models."""
+        said, flat = _split(name)
+        known = [modules for part, modules in self._modules.items() if said in (part, None)]
+        return [modules[flat] for modules in known if flat in modules]
+
+    def absent_part(self, name: str) -> str | None:
+        """The part that a file's name for a module speaks of, if the models have none such."""
+        said, _ = _split(name)
+        return None if said is None or said in self._modules else said
+
+
+def _modules(part: str, names: Iterable[str]) -> dict[str, Module]:
+    """The part's modules by their flat names, in each layout."""
+    paths = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
+    aliases = [*zip(paths, paths, strict=True), *zip(_other_names(part, paths), paths, strict=True)]
+    return {_flat(alias): Module(part, path) for alias, path in aliases}
+
+
+def _other_names(part: str, paths: list[str]) -> list[str]:
+    if part == "motion":
+        return [from_official(path, "diffusers") for path in paths]
+    if part == "unet":
+        try:
+            return list(unet_names(paths).values())
+        except ValueError:  # a UNet with something that the original layout never had, as an LCM's guidance input
+            return paths
+    return paths
+
+
+def _split(name: str) -> tuple[str | None, str]:
+    """The part that a file's name for a module speaks of, if it does, and the rest of it, flat."""
+    name = name.replace(".", "_").removeprefix(_WRAPPER)
+    for prefix, part in _PREFIXES:
+        if name.startswith(prefix):
+            while name.startswith(prefix):  # some savers put it before names that have it already
+                name = name.removeprefix(prefix)
+            return part, _flat(name)
+    return None, _flat(name)
+
+
+def _flat(path: str) -> str:
+    """One spelling of a path for all layouts."""
+    flat = path.replace(".", "_")
+    # transformers has moved between names with and without this.
+    flat = flat.removeprefix("text_model_")
+    # diffusers' first layout, MotionDirector's: the factors belong to an attention processor, and the text encoder's
+    # projections are called as the UNet's.
+    flat = re.sub(r"_self_attn_to_(q|k|v|out)$", r"_self_attn_\1_proj", flat.replace("_processor_", "_"))
+    # The output projection is the first of a list, whose second is a dropout.
+    return flat.removesuffix("_0") if flat.endswith("_to_out_0") else flat

@@ -1,0 +1,1 @@
+"""Weights files at any URI to tensors by name, whoever wrote them."""

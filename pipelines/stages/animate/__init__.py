@@ -1,0 +1,1 @@
+"""The animate job, and the score job that reads its clips."""

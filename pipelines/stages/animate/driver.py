@@ -1,0 +1,74 @@
+"""The animate job on its driver: plan the catalog, render what is missing, write the table and the gallery."""
+
+import logging
+from collections import Counter
+
+from animatediff import storage
+from animatediff.config import dump
+from animatediff.errors import naming
+from animatediff.rendering.catalog import files as catalog_files
+from animatediff.rendering.catalog import prompt_syntax
+from animatediff.rendering.catalog.catalog import Plan, expand
+from animatediff.rendering.catalog.hashes import content_hashes
+from animatediff.rendering.checks import catalog as checks
+from animatediff.rendering.results.ledger import Ledger
+from pipelines.settings import AnimateConfig
+from pipelines.stages.animate.dry_run import estimate
+from pipelines.stages.animate.launch import pending_items, render_pending
+from pipelines.stages.animate.reports import report, write_reports
+from pipelines.tracking.model_uris import resolve_catalog
+
+logger = logging.getLogger(__name__)
+
+
+def animate(config: AnimateConfig) -> Counter[str]:
+    """Do the job; see `pipelines.animate.main`."""
+    output_uri = storage.absolute(config.output_uri)
+    logger.info("animate: %s -> %s", config.catalog_uri, output_uri)
+    plan = _plan(config, output_uri)
+    ledger = Ledger(output_uri, {item.digest for item in plan.items})
+    finished = ledger.finished(config.formats)
+    if config.dry_run:
+        done = ledger.results((item for item in plan.items if item.digest in finished), {})
+        for line in estimate(plan, finished, config.rate, done):
+            logger.info("%s", line)
+        return Counter()
+    storage.write_bytes(storage.join(output_uri, "config.yaml"), dump(config).encode())
+    finished = _whole(ledger, finished)
+    pending = pending_items(plan, finished)
+    if pending:
+        logger.info("%d of %d items to render", len(pending), len(plan.items))
+        render_pending(config, plan, pending, ledger)
+    else:
+        there = sum(item.digest in finished for item in plan.items)
+        logger.info("nothing to render: %d of %d items are there", there, len(plan.items))
+    counts = write_reports(output_uri, ledger.results(plan.items, plan.invalid))
+    report(output_uri, counts, ledger.results(plan.items, plan.invalid))
+    return counts
+
+
+def _whole(ledger: Ledger, finished: set[str]) -> set[str]:
+    """Finished items whose clips are what was written."""
+    if finished:
+        logger.info("comparing the clips that are there with their hashes: %d", len(finished))
+    kept = ledger.whole(finished)
+    if ledger.lost:
+        logger.warning(
+            "clips that are gone or damaged are rendered again: %d, first %s", len(ledger.lost), ledger.lost[0]
+        )
+    return kept
+
+
+def _plan(config: AnimateConfig, output_uri: str) -> Plan:
+    with naming("catalog_uri"):
+        catalog = catalog_files.read(config.catalog_uri)
+    catalog = resolve_catalog(catalog, output_uri)
+    problems = checks.check(catalog)
+    if problems:
+        logger.warning("%s", checks.report(problems, catalog))
+    # There may be terabytes of checkpoints: they are read once, not at every resume.
+    remembered_uri = storage.join(output_uri, "inputs", "hashes.json")
+    plan = expand(catalog, problems=problems, content_hash=content_hashes(catalog, remembered_uri))
+    if syntax := prompt_syntax.report(text for item in plan.items for text in prompt_syntax.texts_of(item)):
+        logger.warning("%s", syntax)
+    return plan

@@ -1,0 +1,216 @@
+"""Animate on Ray workers: actors that keep one base in memory take slices of a catalog, a ticket for each."""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
+from animatediff import storage
+from animatediff.errors import UserError
+from animatediff.rendering.catalog.catalog import Item, Plan, base_folder
+from animatediff.rendering.results.ledger import Ledger
+from animatediff.weights.layouts.architectures import PARTS
+from pipelines.cluster.runtime import beside_the_driver, connect, num_cpus, num_gpus, wants_gpus
+from pipelines.cluster.starting import starting
+from pipelines.settings import AnimateConfig
+from pipelines.stages.animate.dispatch import Dispatcher, slices_of
+from pipelines.stages.animate.reports import InterimReports, write_reports
+from pipelines.stages.animate.worker import RenderSlices, RenderSpec
+from pipelines.terminal.failures import Dropped, Loss, death_of, describe_loss, find_loss, told_in_one_line
+from pipelines.terminal.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+# A worker dies at most so often with each of a slice's items, or while it loads their model, or to make room; beyond
+# these it is the machines' fault.
+_MAX_TASK_RETRIES = 50
+# Deaths of one worker besides those to make room, which are one a ticket at most: a worker that dies as it starts must
+# not be started for ever.
+_MAX_CRASHES = 1000
+# A new dispatcher goes on with what is not committed; the workers load their models anew for it.
+_MAX_DISPATCHERS = 5
+_DISPATCHER_LOST = "the process that shares out the work was lost"
+_KEPT = "what is rendered is kept, and the same command goes on"
+_LOWER = "num_actors or batch_size"
+# What is younger may be another driver's, which is still at work.
+_DRAFT_AGE_S = 3600.0
+_FOLLOW_S = 2.0
+_BATCH_SIZES = {"cpu": 1, "cuda": 8}
+# What a worker on a CPU takes before it has a base, and how much larger than its files a base is with its activations:
+# Stable Diffusion 1.5 has 2.7 GB in half precision, and takes some 8 GB for clips of 512 x 512 in single precision.
+_WORKER_BYTES, _TIMES_THE_BASE = 1e9, 3
+
+
+def pending_items(plan: Plan, finished: set[str]) -> list[Item]:
+    """The items that can be rendered and are not, one of each digest: that of the highest priority."""
+    chosen: dict[str, Item] = {}
+    for item in plan.items:
+        if item.digest not in chosen or item.priority > chosen[item.digest].priority:
+            chosen[item.digest] = item
+    return [
+        item
+        for item in plan.items
+        if item is chosen[item.digest] and item.digest not in finished and item.digest not in plan.invalid
+    ]
+
+
+def render_pending(config: AnimateConfig, plan: Plan, pending: list[Item], ledger: Ledger) -> None:
+    """Render items on the cluster, with progress and reports on the way.
+
+    Args:
+        config: the job's.
+        plan: what the catalog expands to.
+        pending: items of distinct digests.
+        ledger: of the output folder; it learns what is written.
+
+    Raises:
+        UserError: the work ended before its end; what is rendered is kept.
+    """
+    connect()
+    use_gpu = wants_gpus(config.use_gpu)
+    device = "cuda" if use_gpu else "cpu"
+    output_uri = storage.absolute(config.output_uri)
+    spec = RenderSpec(
+        output_uri=output_uri,
+        device=device,
+        batch_size=config.batch_size or _BATCH_SIZES[device],
+        formats=config.formats,
+        crf=config.crf,
+        max_models=config.recycle.max_models,
+        max_memory_gb=config.recycle.max_memory_gb,
+    )
+    storage.delete_drafts(output_uri, older_than_s=_DRAFT_AGE_S)  # of processes that were killed
+    ledger.forget(item.digest for item in pending)
+    reports = InterimReports(
+        lambda: write_reports(output_uri, ledger.results(plan.items, plan.invalid, only_known=True))
+    )
+    num_actors = config.num_actors or _default_actors(plan, use_gpu)
+    with Progress("animate", total=len(pending), unit="item") as progress:
+        left = pending
+        for number in range(1, _MAX_DISPATCHERS + 1):
+            lost = _render(plan, left, ledger, reports, spec, num_actors, progress)
+            ledger.look_again()
+            left = [item for item in left if not ledger.is_written(item.digest)]
+            if lost is None or not left:
+                return
+            if number == _MAX_DISPATCHERS:
+                hint = f"where memory is short, lower {_LOWER}"
+                raise UserError(f"{_DISPATCHER_LOST} {number} times: {lost.text}; {_KEPT}; {hint}")
+            logger.warning("%s: %s; a new one goes on with the %d items left", _DISPATCHER_LOST, lost.text, len(left))
+
+
+def _render(
+    plan: Plan,
+    items: list[Item],
+    ledger: Ledger,
+    reports: InterimReports,
+    spec: RenderSpec,
+    num_actors: int,
+    progress: Progress,
+) -> Loss | None:
+    """Render items, as far as the dispatcher lives.
+
+    Returns:
+        What became of the dispatcher, if it was lost.
+
+    Raises:
+        UserError: no worker can start, or all are lost, or the output's storage is full.
+    """
+    slices = slices_of(items, num_actors)
+    # It answers in microseconds and must not wait for a CPU. It dies with the job.
+    dispatcher = beside_the_driver(Dispatcher, slices, plan.models, plan.hashes, death_of)
+    number = min(num_actors, len(slices))
+    with (
+        Dropped() as dropped,
+        _following(dispatcher, progress, progress.total - len(items)) as follower,
+        told_in_one_line(kept=_KEPT, lower=_LOWER),
+        starting("render worker", number, _needs(spec), classes=(RenderSlices.__name__,), lower=_LOWER) as arrived,
+    ):
+        for row in _dataset(len(slices), dispatcher, spec, number).iter_rows():
+            arrived()
+            ledger.wrote(row["digest"], row["error"])
+            reports.maybe()
+    if dropped.reason:
+        ledger.no_result = f"no result: {dropped.reason}"
+    if follower.lost is None and (reason := ray.get(dispatcher.stopped.remote())):
+        raise UserError(reason)
+    return follower.lost
+
+
+def _default_actors(plan: Plan, use_gpu: bool) -> int:
+    """One a GPU, or one a CPU as far as the memory goes."""
+    if use_gpu:
+        return max(1, num_gpus())
+    base = max(_num_bytes(uri) for uri in {model.base for model in plan.models.values()})
+    fitting = ray.cluster_resources().get("memory", 0) // (_WORKER_BYTES + _TIMES_THE_BASE * base)
+    return max(1, min(num_cpus(), int(fitting)))
+
+
+def _num_bytes(base_uri: str) -> int:
+    folder = Path(base_folder(base_uri))
+    return sum(file.stat().st_size for part in PARTS for file in folder.glob(f"{part}/*") if file.is_file())
+
+
+class _Follower(threading.Thread):
+    """Shows how far the workers are, as the rows of a slice come only when all of it is done."""
+
+    def __init__(self, dispatcher: ActorHandle, progress: Progress, before: int) -> None:
+        super().__init__(daemon=True)
+        self._dispatcher, self._progress, self._before = dispatcher, progress, before
+        self.ended = threading.Event()
+        self.lost: Loss | None = None
+
+    def run(self) -> None:
+        """Ask until the work ends or the dispatcher does."""
+        is_last = False
+        while not is_last:
+            is_last = self.ended.wait(_FOLLOW_S)
+            try:
+                finished: Counter[str] = ray.get(self._dispatcher.finished.remote())
+            except RayError as error:
+                self.lost = find_loss(error) or Loss(describe_loss(error))
+                ray.kill(self._dispatcher)  # one that only does not answer must not come back
+                return
+            done = self._before + finished.total()
+            self._progress.update(done - self._progress.num_done, failed=finished["failed"])
+
+
+@contextmanager
+def _following(dispatcher: ActorHandle, progress: Progress, before: int) -> Iterator[_Follower]:
+    follower = _Follower(dispatcher, progress, before)
+    follower.start()
+    try:
+        yield follower
+    finally:
+        follower.ended.set()
+        follower.join()
+
+
+def _needs(spec: RenderSpec) -> dict[str, float]:
+    """The resources of one worker."""
+    return {"CPU": 1, "GPU": 1} if spec.device == "cuda" else {"CPU": 1}
+
+
+def _dataset(num_tickets: int, dispatcher: ActorHandle, spec: RenderSpec, num_actors: int) -> ray.data.Dataset:
+    """Rows of `digest` and `error` of the items of finished slices; a lost slice has none."""
+    # In memory from the start: what must be read first would wait for a CPU that the actors have taken.
+    tickets = ray.data.from_items([{"id": i} for i in range(num_tickets)], override_num_blocks=num_tickets)
+    # A slice that kills its actor must not end the others, and a slow one on a CPU is not a hang.
+    tickets.context.max_errored_blocks = -1
+    tickets.context.execution_no_progress_timeout_s = -1
+    return tickets.map_batches(
+        RenderSlices,
+        fn_constructor_args=(dispatcher, spec),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=num_actors, max_tasks_in_flight_per_actor=1),
+        num_cpus=_needs(spec)["CPU"],
+        num_gpus=_needs(spec).get("GPU", 0),
+        max_task_retries=_MAX_TASK_RETRIES,
+        max_restarts=num_tickets + _MAX_CRASHES,
+    )

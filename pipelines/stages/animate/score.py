@@ -1,0 +1,94 @@
+"""Scores on Ray workers: each rendered clip is read once and measured, and its result takes the scores.
+
+The scores are written into the item's own `items/{digest}.json`, so that they last as long as the clip does: a clip
+that is rendered anew is scored anew, and a later run of either job finds what is there.
+"""
+
+import logging
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import ray
+
+from animatediff import storage
+from animatediff.data.decoding.decoders.choice import load_decoders, read_frames
+from animatediff.data.decoding.videos import probe
+from animatediff.errors import UserError
+from animatediff.rendering.catalog.catalog import Result
+from animatediff.rendering.results import clip_files
+from animatediff.rendering.results.ledger import describe, without_clip, write_item
+from animatediff.rendering.scoring import apply_scorer, load_scorer
+from pipelines.cluster.runtime import num_cpus
+from pipelines.cluster.starting import starting
+from pipelines.terminal.failures import Dropped, told_in_one_line
+
+logger = logging.getLogger(__name__)
+
+# Enough that a crash costs few clips their scores, few enough for tasks of a worthwhile length.
+_MOST_BLOCKS = 500
+_KEPT = "what is scored is kept, and the same command goes on"
+_LOWER = "what the scorer takes, or the CPUs that Ray may use on a machine"
+
+_DECODERS = ("decord", "pyav")
+
+_scorer = cache(load_scorer)
+_decoders = cache(load_decoders)
+
+
+def score_results(results: list[Result], output_uri: str, scorer: str) -> Iterator[Result]:
+    """Score the clips of `results`, of distinct digests, and give them as they are done.
+
+    A clip that cannot be read or measured keeps its result, with the reason as its `score_error`; so does one whose
+    worker died with every retry, and it is tried again by the next run.
+    """
+    missing = {result.digest: result for result in results}
+    num_blocks = min(len(results), _MOST_BLOCKS)
+    dataset = ray.data.from_items(
+        [{"result": result.model_dump_json()} for result in results], override_num_blocks=num_blocks
+    )
+    # A clip that kills its worker must not end the others, and a slow scorer is not a hang.
+    dataset.context.max_errored_blocks = -1
+    dataset.context.execution_no_progress_timeout_s = -1
+    scored = dataset.map(_score_row, fn_kwargs={"output_uri": output_uri, "scorer": scorer}, num_cpus=1, max_retries=1)
+    with (
+        Dropped() as dropped,
+        told_in_one_line(kept=_KEPT, lower=_LOWER),
+        starting("scoring task", min(num_blocks, num_cpus()), {"CPU": 1}, classes=(), lower=_LOWER) as arrived,
+    ):
+        for row in scored.iter_rows():
+            arrived()
+            result = Result.model_validate_json(row["result"])
+            del missing[result.digest]
+            yield result
+    for result in missing.values():
+        why = f"no scores: {dropped.reason}"
+        yield result.model_copy(update={"scores": {}, "scored_by": None, "score_error": why})
+
+
+def _score_row(row: dict[str, Any], *, output_uri: str, scorer: str) -> dict[str, Any]:
+    result = Result.model_validate_json(row["result"])
+    if clip_files.first_damaged(output_uri, result) is not None:
+        lost = without_clip(result)
+        write_item(output_uri, lost)  # so that it is rendered again
+        return {"result": lost.model_dump_json()}
+    outcome: dict[str, Any]
+    try:
+        outcome = {"scores": apply_scorer(_scorer(scorer), result, _frames(result, output_uri)), "score_error": None}
+    except Exception as error:
+        logger.exception("item %s of entry %s", result.digest, result.entry)
+        outcome = {"scores": {}, "score_error": describe(error)}
+    scored = result.model_copy(update={**outcome, "scored_by": scorer})
+    write_item(output_uri, scored)
+    return {"result": scored.model_dump_json()}
+
+
+def _frames(result: Result, output_uri: str) -> np.ndarray:
+    """All frames of a clip, (f h w 3) uint8 RGB."""
+    if "mp4" not in result.files:
+        raise UserError("it was not written as MP4: render it again with mp4 among the formats")
+    data = storage.read_bytes(storage.join(output_uri, result.files["mp4"]))
+    info = probe(data)
+    indices, decoders = np.arange(len(info.pts)), _decoders(_DECODERS)
+    return read_frames(data, info, indices, decoders, height=result.height, width=result.width)[0]

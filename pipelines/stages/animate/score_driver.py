@@ -1,0 +1,55 @@
+"""The score job on its driver: read the results, score what is not scored yet, write table and gallery again."""
+
+import logging
+
+from animatediff import storage
+from animatediff.errors import UserError, naming
+from animatediff.rendering.catalog.catalog import Result
+from animatediff.rendering.results.ledger import NO_CLIP, NO_RESULT, for_item, read_results
+from animatediff.rendering.results.table import TABLE
+from animatediff.rendering.scoring import load_scorer, mean_scores
+from pipelines.cluster.runtime import connect
+from pipelines.settings import ScoreConfig
+from pipelines.stages.animate.reports import write_reports
+from pipelines.stages.animate.score import score_results
+from pipelines.terminal.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+
+def score(config: ScoreConfig) -> list[Result]:
+    """Do the job; see `pipelines.score.main`."""
+    output_uri = storage.absolute(config.output_uri)
+    logger.info("score: %s by %s", output_uri, config.scorer)
+    with naming("scorer"):
+        load_scorer(config.scorer)
+    results = read_results(output_uri)
+    by_digest = {result.digest: result for result in results}
+    pending = [r for r in by_digest.values() if r.status == "ok" and (config.again or r.scored_by != config.scorer)]
+    if config.dry_run:
+        logger.info("to score: %d of %d clips", len(pending), len(by_digest))
+        return results
+    if pending:
+        connect()
+        with Progress("score", total=len(pending), unit="clip") as progress:
+            for result in score_results(pending, output_uri, config.scorer):
+                by_digest[result.digest] = result
+                progress.update(1)
+    scored = [for_item(by_digest[result.digest], result) for result in results]
+    write_reports(output_uri, scored)
+    _report(output_uri, scored)
+    return scored
+
+
+def _report(output_uri: str, results: list[Result]) -> None:
+    for entry, scores in mean_scores(results).items():
+        logger.info("%s: %s", entry, ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
+    unscored = [result for result in results if result.score_error]
+    if unscored:
+        first = unscored[0]
+        logger.warning("%d clips have no scores, first (entry %s): %s", len(unscored), first.entry, first.score_error)
+    logger.info("scores are in %s and in the gallery", storage.join(output_uri, TABLE))
+    if lost := [result for result in results if result.error in (NO_CLIP, NO_RESULT)]:
+        raise UserError(
+            f"{len(lost)} of {len(results)} items cannot be scored, first (entry {lost[0].entry}): {lost[0].error}"
+        )

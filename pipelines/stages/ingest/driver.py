@@ -1,0 +1,62 @@
+"""The ingest job on its driver: plan, encode, seal, publish."""
+
+import logging
+
+from animatediff import storage
+from animatediff.config import dump
+from animatediff.data.ingest.seal import QUARANTINE_FILE, clean_up
+from animatediff.data.inspection.card import write_card
+from animatediff.data.manifest import Manifest
+from animatediff.errors import UserError
+from pipelines.cluster.runtime import connect, wants_gpus
+from pipelines.settings import IngestConfig
+from pipelines.stages.ingest.dry_run import estimate
+from pipelines.stages.ingest.plan import IngestJob, check_before, prepare, read_inputs
+from pipelines.stages.ingest.seal import seal_job
+from pipelines.stages.ingest.watch import encode
+
+logger = logging.getLogger(__name__)
+
+
+def ingest(config: IngestConfig) -> Manifest | None:
+    """Do the job; see `pipelines.ingest.main`."""
+    logger.info("ingest: %s -> %s", config.source.uri, config.output_uri)
+    inputs = read_inputs(config)
+    sealed = check_before(config, inputs)
+    if config.dry_run:
+        estimate(config, inputs, sealed)
+        return None
+    connect()
+    use_gpu = wants_gpus(config.use_gpu)
+    job = prepare(config, inputs, use_gpu=use_gpu)
+    if job.sealed and job.is_sealed:
+        clean_up(job.output_uri, [unit.unit_id for unit in job.units])
+        logger.info("nothing to do: every video of the source is sealed already")
+        manifest = job.sealed
+    else:
+        storage.write_bytes(storage.join(job.output_uri, "config.yaml"), dump(config).encode())
+        encode(config, job, use_gpu=use_gpu)
+        manifest = seal_job(job, shard_bytes=config.shard_mb * 1_000_000)
+    write_card(job.output_uri, manifest, config.source.uri, config.base)
+    _report(config, job, manifest)
+    return manifest
+
+
+def _report(config: IngestConfig, job: IngestJob, manifest: Manifest) -> None:
+    num_bad = sum(manifest.quarantined.values())
+    reasons = ", ".join(f"{number} {reason}" for reason, number in manifest.quarantined.items()) or "none"
+    logger.info(
+        "dataset %s: %d clips of %d videos in %d shards; quarantined: %s",
+        job.output_uri,
+        manifest.num_clips,
+        manifest.num_videos,
+        len(manifest.shards),
+        reasons,
+    )
+    rate = num_bad / max(1, num_bad + manifest.num_videos)
+    if rate > config.max_quarantine_rate:
+        rows = storage.join(job.output_uri, QUARANTINE_FILE)
+        raise UserError(
+            f"{rate:.0%} of the videos are quarantined, more than max_quarantine_rate "
+            f"{config.max_quarantine_rate:.0%}: {reasons} (rows in {rows})"
+        )

@@ -1,0 +1,74 @@
+"""A dry run of the ingest job: what it would do, how large the result is, how long it takes. Nothing is written."""
+
+import logging
+import math
+
+from animatediff import storage
+from animatediff.data.ingest import parts
+from animatediff.data.manifest import Manifest
+from pipelines.settings import IngestConfig
+from pipelines.stages.ingest.plan import Inputs, clips_per_video, extend_plan, tell_left_out
+from pipelines.terminal.hours import cost, duration
+
+logger = logging.getLogger(__name__)
+
+_RATED_PIXELS = 16 * 256 * 256  # of the clips that `RateConfig.clips_per_s` counts
+_BYTES = 2  # a latent value is float16
+
+
+def estimate(config: IngestConfig, inputs: Inputs, sealed: Manifest | None) -> None:
+    """Log what the job would do.
+
+    Args:
+        config: the job's.
+        inputs: its source and its VAE.
+        sealed: the dataset so far.
+
+    Raises:
+        UserError: the source cannot be read, or the output holds another dataset's plan.
+    """
+    output_uri = storage.absolute(config.output_uri)
+    units, rejected = extend_plan(config, inputs.videos, output_uri, sealed, key="dry run", is_dry=True)
+    tell_left_out(rejected, inputs.not_taken)
+    done = parts.committed(output_uri)
+    unsealed = units[sealed.num_units if sealed else 0 :]
+    pending = [unit for unit in unsealed if unit.unit_id not in done]
+    num_videos = sum(unit.num_videos for unit in pending)
+    num_clips = num_videos * clips_per_video(config.clips)
+    logger.info(
+        "to encode: %d videos in %d units, %s %d clips of %s; %d units are done, %d videos would be set aside",
+        num_videos,
+        len(pending),
+        "about" if config.clips.windows == "all" else "at most",
+        num_clips,
+        config.clips.bucket,
+        len(units) - len(pending),
+        len(rejected),
+    )
+    logger.info("latents: %s", _size(num_clips * _clip_bytes(config, inputs)))
+    _log_hours(config, num_clips)
+
+
+def _clip_bytes(config: IngestConfig, inputs: Inputs) -> int:
+    vae, clips = inputs.vae.config, config.clips
+    factor = 2 ** (len(vae.block_out_channels) - 1)
+    height, width = clips.height // factor, clips.width // factor
+    return int(clips.num_frames * vae.latent_channels * height * width * _BYTES)
+
+
+def _log_hours(config: IngestConfig, num_clips: int) -> None:
+    rate, clips = config.rate, config.clips
+    clips_per_s = rate.clips_per_s * rate.num_workers * _RATED_PIXELS / (clips.num_frames * clips.height * clips.width)
+    hours = num_clips / clips_per_s / 3600
+    logger.info(
+        "time: %s at %.3g clips/s on %d VAE workers%s; rate.* says what to reckon with",
+        duration(hours),
+        clips_per_s,
+        rate.num_workers,
+        cost(hours, rate.num_workers, rate.usd_per_hour),
+    )
+
+
+def _size(num_bytes: float) -> str:
+    power = min(4, int(math.log(max(1.0, num_bytes), 1000)))
+    return f"{num_bytes / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"

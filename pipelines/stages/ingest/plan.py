@@ -1,0 +1,270 @@
+"""Ingest before any worker starts: what the source holds, what is done already, and what is left to do."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from diffusers import AutoencoderKL
+
+from animatediff import storage
+from animatediff.data import quarantine
+from animatediff.data.clips.config import ClipConfig
+from animatediff.data.ingest import parts
+from animatediff.data.ingest import plan as planning
+from animatediff.data.ingest.plan import Planner, UnitRef
+from animatediff.data.ingest.seal import Identity, read_quarantine
+from animatediff.data.ingest.whole_uris import WholeUris
+from animatediff.data.manifest import FILE_NAME as MANIFEST_NAME
+from animatediff.data.manifest import Manifest, check_shards, read_manifest
+from animatediff.data.scoring.scores import load_scorer
+from animatediff.data.shards import SCHEMA_VERSION
+from animatediff.data.sources.collections.not_taken import NotTaken, in_words
+from animatediff.data.sources.reader import read_source
+from animatediff.data.sources.spec import SourceConfig, SourceVideo
+from animatediff.errors import UserError, naming
+from animatediff.uris import printable_place
+from animatediff.weights.base import load_vae
+from animatediff.weights.vae import fingerprint
+from pipelines.settings import IngestConfig
+
+logger = logging.getLogger(__name__)
+
+_ALL_WINDOWS = 8  # of a WebVid video: 18 s on average, while clips of 16 frames at 8 frames a second last 2 s
+
+
+@dataclass(frozen=True)
+class IngestJob:
+    """One ingest, as far as it can be known without decoding anything."""
+
+    output_uri: str
+    base: str
+    dtype: str
+    identity: Identity
+    units: list[UnitRef]
+    """The whole plan."""
+    pending: list[UnitRef]
+    """Units without a committed part."""
+    rejected: pa.Table
+    """Quarantine rows of the videos set aside while planning."""
+    sealed: Manifest | None
+    """The dataset so far."""
+
+    @property
+    def unsealed(self) -> list[UnitRef]:
+        """Units that no shard holds."""
+        return self.units[self.sealed.num_units if self.sealed else 0 :]
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether every video of the source is in a shard or in quarantine already."""
+        if self.sealed is None or self.unsealed:
+            return False
+        rows = read_quarantine(self.output_uri)
+        return rows.filter(pc.equal(rows["unit_id"], "")).to_pylist() == self.rejected.to_pylist()
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the user named, opened and checked before anything is started."""
+
+    videos: Iterator[list[SourceVideo]]
+    """The source, not read yet but for its first videos."""
+    not_taken: NotTaken
+    """Gets the source's files that are no videos, while `videos` are read."""
+    base: str
+    vae: AutoencoderKL
+
+
+def read_inputs(config: IngestConfig) -> Inputs:
+    """Open the source and read the base's VAE.
+
+    Raises:
+        UserError: one of them cannot be read.
+    """
+    base = storage.absolute_if_there(config.base)
+    vae = load_vae(base)
+    not_taken = NotTaken()
+    with naming("scorers"):
+        for path in config.scorers:
+            load_scorer(path)
+    with naming("source"):
+        batches = read_source(config.source, not_taken)
+        first = next(batches, [])
+    return Inputs(chain([first], batches), not_taken, base, vae)
+
+
+def clips_per_video(clips: ClipConfig) -> int:
+    """Clips that a video gives at most; with `windows: all` and no bound, about."""
+    windows = clips.windows_per_video or (_ALL_WINDOWS if clips.windows == "all" else 1)
+    return windows * (2 if clips.flip else 1)
+
+
+def absolute_source(config: IngestConfig) -> SourceConfig:
+    """The source, so that a process with another working directory opens the same files."""
+    source = config.source
+    videos_uri = storage.absolute(source.videos_uri) if source.videos_uri else None
+    return source.model_copy(update={"uri": storage.absolute(source.uri), "videos_uri": videos_uri})
+
+
+def prepare(config: IngestConfig, inputs: Inputs, *, use_gpu: bool) -> IngestJob:
+    """Write or extend the plan, and see what of it is done.
+
+    Raises:
+        UserError: the output holds a dataset with other settings, or cannot be reached.
+    """
+    output_uri = storage.absolute(config.output_uri)
+    dtype = _dtype(config, use_gpu=use_gpu)
+    settings = _settings(config, inputs, dtype)
+    key = planning.dataset_key(settings)
+    sealed, is_new = _check_recorded(config, output_uri, settings)
+    if is_new:
+        planning.write_settings(output_uri, _recorded(config, settings))
+    whole_uris = WholeUris()
+    videos = whole_uris.noting(inputs.videos)
+    units, rejected = extend_plan(config, videos, output_uri, sealed, key=key, is_dry=False)
+    tell_left_out(rejected, inputs.not_taken)
+    planning.write_not_taken(output_uri, inputs.not_taken)
+    done = parts.committed(output_uri)
+    pending = [unit for unit in units[sealed.num_units if sealed else 0 :] if unit.unit_id not in done]
+    pending = whole_uris.attached(output_uri, pending)
+    identity = Identity(key, settings["encoder_fp"], inputs.vae.config.scaling_factor)
+    return IngestJob(output_uri, inputs.base, dtype, identity, units, pending, rejected, sealed)
+
+
+def check_before(config: IngestConfig, inputs: Inputs) -> Manifest | None:
+    """Find out, before there is a cluster, whether the output can take what the job would make; nothing is written.
+
+    Returns:
+        The dataset so far.
+
+    Raises:
+        UserError: it holds a dataset with other settings, or cannot be reached.
+    """
+    output_uri = storage.absolute(config.output_uri)
+    dtype = _dtype(config, use_gpu=config.use_gpu or False)
+    # Which precision `auto` means is the cluster's to say: until then it is the one of the dataset that is there.
+    if config.vae_dtype == "auto" and config.use_gpu is None:
+        recorded = planning.read_settings(output_uri).get("vae_dtype")
+        dtype = recorded if recorded in ("float16", "float32") else dtype
+    return _check_recorded(config, output_uri, _settings(config, inputs, dtype))[0]
+
+
+def _dtype(config: IngestConfig, *, use_gpu: bool) -> str:
+    return config.vae_dtype if config.vae_dtype != "auto" else ("float16" if use_gpu else "float32")
+
+
+def _settings(config: IngestConfig, inputs: Inputs, dtype: str) -> dict[str, Any]:
+    """What decides a clip's latents."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "clips": config.clips.model_dump(mode="json"),
+        "decoders": list(config.decode.decoders),
+        "scorers": list(config.scorers),
+        "vae_dtype": dtype,
+        "encoder_fp": fingerprint(inputs.vae, dtype),
+    }
+
+
+def _recorded(config: IngestConfig, settings: dict[str, Any]) -> dict[str, Any]:
+    # The source is no part of the key, as a moved source gives the same clips; but two sources may not share ids.
+    # How captions are read, and what is fetched, may change: those that could not be had are further videos then.
+    source = absolute_source(config).model_dump(mode="json", exclude={"encoding", "trusted"})
+    places = {name: printable_place(source[name]) for name in ("uri", "videos_uri") if source[name]}
+    return settings | {"source": source | places}
+
+
+def _check_recorded(config: IngestConfig, output_uri: str, settings: dict[str, Any]) -> tuple[Manifest | None, bool]:
+    """The dataset so far, and whether its plan is yet to be begun.
+
+    Raises:
+        UserError: it was made with other settings, or a piece of it is missing.
+    """
+    sealed = read_manifest(output_uri) if storage.exists(storage.join(output_uri, MANIFEST_NAME)) else None
+    has_plan = planning.check_settings(output_uri, _recorded(config, settings))
+    if sealed:
+        check_shards(output_uri, sealed)
+    elif has_plan and _has_shards(output_uri) and not parts.committed(output_uri):
+        # What it was made from is deleted when it is sealed, and not before.
+        raise UserError(
+            f"{output_uri} was sealed, but its {MANIFEST_NAME} is missing: restore it, or delete the folders "
+            "bucket=* to encode all videos again"
+        )
+    if sealed and not has_plan:
+        raise UserError(f"{output_uri} has a manifest but its {planning.FOLDER}/ is missing: restore it")
+    if sealed is None and config.retry_quarantined:
+        raise UserError(f"{output_uri} is not sealed yet: finish the job, then run it with retry_quarantined")
+    return sealed, not has_plan
+
+
+def _has_shards(output_uri: str) -> bool:
+    return any(name.startswith("bucket=") for name in storage.list_names(output_uri))
+
+
+def extend_plan(
+    config: IngestConfig,
+    videos: Iterator[list[SourceVideo]],
+    output_uri: str,
+    sealed: Manifest | None,
+    *,
+    key: str,
+    is_dry: bool,
+) -> tuple[list[UnitRef], pa.Table]:
+    """Plan the videos that no unit has, and the quarantined ones that are to be tried again.
+
+    Returns:
+        All units, and the quarantine rows of the videos that were set aside.
+    """
+    planner = Planner(
+        None if is_dry else output_uri,
+        key=key,
+        videos_per_unit=max(1, config.clips_per_unit // clips_per_video(config.clips)),
+    )
+    planner.resume(output_uri)
+    num_old = len(planner.units)
+    if sealed and sealed.num_units > num_old:
+        raise UserError(f"the plan of {output_uri} has fewer units than its manifest: restore its {planning.FOLDER}/")
+    for batch in videos:
+        planner.add(batch)
+    retries = config.retry_quarantined
+    again = _quarantined(output_uri, planner.units[:num_old], sealed, config) if sealed and retries else []
+    planner.add_again(again)
+    rejected = planner.finish()
+    logger.info(
+        "plan: %d videos in %d units, %d of them new; %d videos set aside%s",
+        planner.num_videos,
+        len(planner.units),
+        len(planner.units) - num_old,
+        len(rejected),
+        f"; {len(again)} quarantined ones are tried again" if config.retry_quarantined else "",
+    )
+    return planner.units, rejected
+
+
+def tell_left_out(rejected: pa.Table, not_taken: NotTaken) -> None:
+    """Log what of the source is no part of the plan, and why."""
+    for line in quarantine.examples(rejected):
+        logger.warning("set aside: %s", line)
+    if not_taken:
+        logger.warning("not taken: %s", in_words(not_taken))
+
+
+def _quarantined(output_uri: str, units: list[UnitRef], sealed: Manifest, config: IngestConfig) -> list[SourceVideo]:
+    """The quarantined videos with the wanted reasons, in plan order; not those that a unit to come has already."""
+    rows = read_quarantine(output_uri)
+    reasons = pa.array([str(reason) for reason in config.retry_quarantined])
+    wanted = rows.filter(pc.and_(pc.is_in(rows["reason"], reasons), pc.not_equal(rows["unit_id"], "")))
+    units_of = dict(zip(wanted["video_id"].to_pylist(), wanted["unit_id"].to_pylist(), strict=True))
+    chosen: dict[str, SourceVideo] = {}
+    for name in sorted({unit.segment for unit in units}):
+        segment = planning.read_segment(output_uri, name)
+        found = segment.filter(pc.is_in(segment["video_id"], pa.array(list(units_of), pa.string())))
+        for row in found.to_pylist():
+            if row["ordinal"] >= sealed.num_units:
+                chosen.pop(row["video_id"], None)
+            elif row["unit_id"] == units_of[row["video_id"]]:
+                chosen[row["video_id"]] = SourceVideo(row["video_id"], row["uri"], row["caption"])
+    return list(chosen.values())

@@ -1,0 +1,71 @@
+"""Sealing on Ray workers: shards are written side by side, and the driver publishes them."""
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import pyarrow.compute as pc
+import ray
+
+from animatediff.data import quarantine
+from animatediff.data.ingest import parts
+from animatediff.data.ingest import plan as planning
+from animatediff.data.ingest.seal import (
+    Identity,
+    ShardPlan,
+    clean_up,
+    merge_rejections,
+    plan_shards,
+    publish,
+    read_quarantine,
+    write_shard,
+)
+from animatediff.data.manifest import Manifest, Shard
+from pipelines.cluster.runtime import num_cpus
+from pipelines.stages.ingest.plan import IngestJob
+from pipelines.terminal.failures import told_in_one_line
+from pipelines.terminal.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+_KEPT = "what is encoded is kept, and the same command goes on"
+
+
+def seal_job(job: IngestJob, *, shard_bytes: int) -> Manifest:
+    """Seal the units that are not sealed yet; all of them are committed.
+
+    Raises:
+        UserError: the storage failed.
+    """
+    summaries = parts.read_summaries(job.output_uri, [unit.unit_id for unit in job.unsealed])
+    plans = plan_shards(summaries, job.sealed, shard_bytes=shard_bytes)
+    new_shards = []
+    with Progress("seal", total=len(plans), unit="shard") as progress, told_in_one_line(kept=_KEPT, lower="shard_mb"):
+        for shard in _write_shards(job.output_uri, plans, job.identity):
+            new_shards.append(shard)
+            progress.update(1)
+    old = read_quarantine(job.output_uri) if job.sealed else quarantine.SCHEMA.empty_table()
+    rejections = merge_rejections(old, summaries, job.rejected, _video_ids(job) if len(old) else ())
+    manifest = publish(job.output_uri, len(job.units), job.sealed, new_shards, rejections, job.identity)
+    clean_up(job.output_uri, [unit.unit_id for unit in job.units])
+    return manifest
+
+
+def _video_ids(job: IngestJob) -> Iterator[str]:
+    """Ids of the videos in the units that are sealed now."""
+    first = len(job.units) - len(job.unsealed)
+    for name in sorted({unit.segment for unit in job.unsealed}):
+        rows = planning.read_segment(job.output_uri, name)
+        yield from rows.filter(pc.greater_equal(rows["ordinal"], first))["video_id"].to_pylist()
+
+
+def _write_shards(output_uri: str, plans: Sequence[ShardPlan], identity: Identity) -> Iterator[Shard]:
+    """The shards in order; no more are being written than the cluster has CPUs, as each is in memory as a whole."""
+    remote = ray.remote(num_cpus=1, max_retries=2)(write_shard)
+    running: deque[ray.ObjectRef[Shard]] = deque()
+    for plan in plans:
+        if len(running) >= max(1, num_cpus()):
+            yield ray.get(running.popleft())
+        running.append(remote.remote(output_uri, plan, identity))
+    while running:
+        yield ray.get(running.popleft())

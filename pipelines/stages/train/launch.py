@@ -1,0 +1,216 @@
+"""Training on Ray Train's workers, and how their metrics reach the driver.
+
+Ray Train keeps `checkpoints/` in the run's folder, with a list of the checkpoints that are whole. Starting it again
+on that folder, in this job after a failure or in the next one after a kill, continues from the newest.
+"""
+
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ValidationConfig
+from ray.train import ScalingConfig as RayScalingConfig
+
+from animatediff import storage
+from animatediff.errors import UserError
+from animatediff.training.recipe import Recipe
+from pipelines.cluster.runtime import beside_the_driver, num_gpus, wants_gpus
+from pipelines.cluster.starting import starting
+from pipelines.settings import ScalingConfig, TrainConfig
+from pipelines.stages.train.checkpoints import (
+    FOLDER,
+    ChangedListError,
+    leave_out_damaged,
+    names_there,
+    told_of_refusal,
+)
+from pipelines.stages.train.metrics_board import MetricsBoard
+from pipelines.stages.train.sample import Renderer
+from pipelines.stages.train.validate import validate
+from pipelines.stages.train.worker import train_worker
+from pipelines.terminal.failures import told_in_one_line
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.5
+_LIST_TRIES = 4
+_LIST_RETRY_S = 2.0
+_KEPT = "the checkpoints are kept, and the same command goes on from the last"
+_LOWER = "compute.micro_batch_size, train.batch_size or scaling.num_workers"
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many workers, and what each has."""
+
+    number: int | tuple[int, int]
+    """Or the fewest and the most."""
+    use_gpu: bool
+    cpus: float
+    spare_gpu: bool
+    """Whether the cluster has a GPU that no worker takes."""
+
+    @property
+    def needs(self) -> dict[str, float]:
+        """What Ray reserves for one."""
+        return {"CPU": self.cpus} | ({"GPU": 1} if self.use_gpu else {})
+
+    @classmethod
+    def plan(cls, scaling: ScalingConfig, *, batch_size: int, validates: bool) -> "Workers":
+        """The workers on the connected cluster, defaults filled in.
+
+        Args:
+            scaling: what the config says.
+            batch_size: clips in a step; there are no more workers than that.
+            validates: whether checkpoints are validated on the way, for which one of several GPUs is then left.
+
+        Raises:
+            UserError: GPUs are wanted, but neither config nor cluster says how many.
+        """
+        gpus = num_gpus()
+        if scaling.use_gpu and scaling.num_workers is None and not gpus:
+            raise UserError("scaling.use_gpu needs scaling.num_workers on a cluster that has no GPU yet")
+        use_gpu = wants_gpus(scaling.use_gpu)
+        for_training = gpus - 1 if validates and gpus > 1 else gpus
+        number = scaling.num_workers or (min(for_training, batch_size) if use_gpu else 1)
+        most = number if isinstance(number, int) else number[1]
+        cpus = scaling.cpus_per_worker or (1.0 if use_gpu else _cpu_share(most))
+        spare_gpu = use_gpu and gpus > most
+        if use_gpu and validates and not spare_gpu:
+            logger.warning(
+                "sample.every: all GPUs train, so that checkpoints are validated on the CPU, which can take very long; "
+                "a lower scaling.num_workers leaves one for it"
+            )
+        return cls(number, use_gpu, cpus, spare_gpu)
+
+
+def _cpu_share(num_workers: int) -> float:
+    """CPUs of the smallest machine, shared by the workers that it gets."""
+    machines = [cpus for node in ray.nodes() if node["Alive"] and (cpus := node["Resources"].get("CPU", 0))]
+    return float(min(machines) / math.ceil(num_workers / len(machines)))
+
+
+def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer) -> Iterator[dict[str, Any]]:
+    """Train to the recipe's last step and write the weights file.
+
+    Yields:
+        What rank 0 measured: `step`, `loss`, `loss_q1` to `loss_q4` (by quarters of the timesteps, from clean to
+        noisy), `grad_norm`, `lr`, `clips_per_s`, `data_wait` (the share of the time spent waiting for data),
+        `peak_memory_gb` and `skipped_steps`. The first entry of a start has `step` alone: the steps done before.
+        A skipped step is an entry of `skipped` and `clip_ids`, a validation one as `validate` describes it.
+
+    Raises:
+        UserError: what a worker raised, or that one was lost, after `scaling.max_failures` new starts; or no checkpoint
+            of the run is whole.
+        TrainingFailedError: the workers raised anything else.
+    """
+    # Ray's controller looks at the workers every 2 s by default, and each checkpoint and the end wait for its look.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    run_uri, board = storage.absolute(config.output_uri), beside_the_driver(MetricsBoard)
+    # A look at names and sizes tells most damage; bytes that differ are found by the workers, which read them all.
+    damaged: list[str] = []
+    num_tries_left = _LIST_TRIES
+    while True:
+        num_known = len(damaged)
+        leave_out_damaged(run_uri, damaged)
+        try:
+            for entry in _fit(_trainer(config, recipe, workers, renderer, board), workers, board, run_uri):
+                if "damaged" in entry:
+                    damaged.append(entry["damaged"])
+                else:
+                    yield entry
+        except ChangedListError:
+            # The processes of a run that was killed a moment ago end when they find their driver gone.
+            num_tries_left -= 1
+            if num_tries_left == 0:
+                raise
+            logger.info("the list of the checkpoints was written to just now, by a run that is ending: trying again")
+            time.sleep(_LIST_RETRY_S)
+            continue
+        if len(damaged) == num_known:
+            return
+
+
+def _fit(trainer: Any, workers: Workers, board: Any, run_uri: str) -> Iterator[dict[str, Any]]:
+    """One start of the workers, to their end."""
+    number = workers.number if isinstance(workers.number, int) else workers.number[0]
+    before = names_there(run_uri)
+    fit = _start(trainer)
+    with (
+        told_in_one_line(kept=_KEPT, lower=_LOWER),
+        starting("training worker", number, workers.needs, classes=("RayTrainWorker",), lower=_LOWER) as arrived,
+    ):
+        while not fit.done():
+            wait([fit], timeout=_POLL_S)
+            if entries := ray.get(board.take.remote()):
+                arrived()
+            yield from entries
+        yield from ray.get(board.take.remote())  # what came since, or before a failure that the loop never saw
+        with told_of_refusal(run_uri, before):
+            fit.result()
+
+
+def _trainer(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer, board: Any) -> Any:
+    return ray.train.torch.TorchTrainer(
+        train_worker,
+        # The recipe as plain values: Ray's controller opens this too, and should not import torch for it.
+        train_loop_config={
+            "recipe": recipe.model_dump(),
+            "run_uri": storage.absolute(config.output_uri),
+            "board": board,
+            "validate_every": config.sample.every,
+        },
+        scaling_config=RayScalingConfig(
+            num_workers=workers.number,
+            use_gpu=workers.use_gpu,
+            resources_per_worker=workers.needs,
+        ),
+        run_config=_run_config(config),
+        validation_config=ValidationConfig(
+            fn=partial(
+                validate,
+                renderer=renderer,
+                run_uri=storage.absolute(config.output_uri),
+                board=board,
+                has_idle_cpus=workers.use_gpu,
+            ),
+            # No CPU of its own: on a full cluster it would never come, and the workers' share stays theirs.
+            ray_remote_kwargs={"num_cpus": 0, "num_gpus": 1 if workers.spare_gpu else 0, "max_retries": 0},
+        ),
+    )
+
+
+def _run_config(config: TrainConfig) -> RunConfig:
+    fs, path = storage.filesystem(config.output_uri)
+    return RunConfig(
+        name=FOLDER,
+        storage_path=path,
+        storage_filesystem=None if storage.is_local(config.output_uri) else PyFileSystem(FSSpecHandler(fs)),
+        failure_config=FailureConfig(max_failures=config.scaling.max_failures),
+        checkpoint_config=CheckpointConfig(num_to_keep=config.num_checkpoints),
+    )
+
+
+def _start(trainer: Any) -> Future[Any]:
+    """Run the trainer in a thread: the main one shows progress, and Ctrl-C stays ours."""
+    future: Future[Any] = Future()
+
+    def fit() -> None:
+        try:
+            future.set_result(trainer.fit())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=fit, daemon=True, name="ray-train").start()
+    return future

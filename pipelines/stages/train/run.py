@@ -1,0 +1,285 @@
+"""The folder of a training run: what it was started with, and how far it is."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Self
+
+from pydantic import ValidationError
+
+from animatediff import storage
+from animatediff.config import Config, differing_fields, dump
+from animatediff.data.loading.loader import ClipLoader, latent_shapes
+from animatediff.data.manifest import Manifest, check_shards, read_manifest
+from animatediff.diffusion.noise_schedule import NoiseSchedule
+from animatediff.errors import UserError, naming
+from animatediff.rendering.checks.files import GivenFile, check_files
+from animatediff.training.captions import count_long
+from animatediff.training.model import BASE, check_fit
+from animatediff.training.recipe import Recipe
+from animatediff.training.schedules import with_schedule
+from animatediff.uris import printable_values
+from animatediff.weights.base import load_config
+from animatediff.yaml_files import read_yaml
+from pipelines.settings import TrainConfig
+from pipelines.tracking.model_uris import resolve_model_uri
+from pipelines.tracking.run_context import DataInput
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "run.json"
+"""In a run's folder: its `TrainRun`."""
+
+_CONFIG = "config.yaml"
+# These may differ between a run and its continuation: they change no step that is done already.
+_MAY_CHANGE = (
+    "output_uri:",
+    "num_checkpoints:",
+    "registered_model:",
+    "allow_config_change:",
+    "train.num_steps:",
+    "train.log_every:",
+    "train.checkpoint_every:",
+    "train.max_skipped_steps:",
+    "compute.",
+    "scaling.",
+    "sample.",
+    "dry_run:",
+    "rate:",
+    "rate.",
+)
+
+_Sealed = tuple[str, Manifest]  # a dataset's URI before it
+
+
+class DataVersion(Config):
+    """What a run trains on of one dataset."""
+
+    digest: str
+    num_shards: int
+    num_clips: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        """The dataset as it is sealed now."""
+        return cls(digest=manifest.digest(), num_shards=len(manifest.shards), num_clips=manifest.num_clips)
+
+
+class TrainRun(Config):
+    """State of a run, kept as `run.json`."""
+
+    dataset_digest: str
+    """Version of the dataset that it trains on, and of the one that is mixed in."""
+    datasets: tuple[DataVersion, ...] = ()
+    """The same in full; empty in the runs of earlier versions, which kept one of `Manifest.counted_digests`."""
+    noise_schedule: NoiseSchedule | None = None
+    """What it trains with; None in the runs of earlier versions."""
+    mlflow_run_id: str | None = None
+    """The MLflow run that later jobs continue."""
+    num_steps: int = 0
+    """Steps of the weights that are written; 0 while there are none."""
+    first_loss: float | None = None
+    """Mean loss of the first logged steps."""
+    loss: float | None = None
+    """Moving average of the loss at the end."""
+
+    def write(self, output_uri: str) -> None:
+        """Keep it in the run's folder."""
+        storage.write_bytes(storage.join(output_uri, STATE_FILE), self.model_dump_json(indent=2).encode() + b"\n")
+
+
+class TrainJob(NamedTuple):
+    """A run that is ready to be started or continued."""
+
+    recipe: Recipe
+    """The config's, its local paths absolute."""
+    manifest: Manifest
+    num_clips: int
+    """Clips of the dataset that are trained on."""
+    num_held_out: int
+    """Clips of the dataset that the loss is validated on."""
+    run: TrainRun
+    inputs: list[DataInput]
+    """What it trains on, as MLflow is told."""
+    result: str
+    """URI of the weights file that comes out."""
+
+
+def check(config: TrainConfig, inputs_uri: str) -> TrainJob:
+    """Check everything that can be checked without a worker; nothing is written to the run's folder.
+
+    Args:
+        config: the run's.
+        inputs_uri: folder below which weights are put that MLflow keeps.
+
+    Raises:
+        UserError: the dataset or the base cannot be read, they do not fit, no clip is chosen, or the folder holds a run
+            with another config or on another version of the dataset. The line begins with the field.
+    """
+    with naming("dataset_uri"):
+        manifest = read_manifest(config.dataset_uri)
+        check_shards(config.dataset_uri, manifest)
+    recipe = _resolved(config, inputs_uri)
+    _check_files(recipe)
+    for shape in latent_shapes(recipe.dataset_uri, manifest):
+        check_fit(recipe, shape)
+    num_clips = _count(recipe, recipe.dataset_uri, manifest, recipe.where)
+    validates = config.sample.every > 0 and recipe.train.holdout > 0
+    held_out = _count(recipe, recipe.dataset_uri, manifest, recipe.where, held_out=True) if validates else 0
+    sealed = [(recipe.dataset_uri, manifest)]
+    if recipe.mix.dataset_uri is not None:
+        with naming("mix"):
+            sealed.append((recipe.mix.dataset_uri, _read_mix(recipe, recipe.mix.dataset_uri, manifest)))
+    long = count_long(recipe.dataset_uri, manifest, recipe.base)
+    logger.log(logging.WARNING if long.number else logging.INFO, "%s", long)
+    result = storage.join(storage.absolute(config.output_uri), recipe.result_file)
+    inputs = [_input(uri, found) for uri, found in sealed]
+    return TrainJob(recipe, manifest, num_clips, held_out, _find_run(config, recipe, sealed), inputs, result)
+
+
+def prepare(config: TrainConfig) -> TrainJob:
+    """Start a run in its folder or take it up, once all that `check` checks is well.
+
+    Raises:
+        UserError: as `check` says.
+    """
+    job = check(config, storage.absolute(config.output_uri))
+    storage.write_bytes(storage.join(config.output_uri, _CONFIG), dump(config).encode())
+    job.run.write(config.output_uri)
+    return job
+
+
+def _count(recipe: Recipe, uri: str, manifest: Manifest, where: str, *, held_out: bool = False) -> int:
+    """Clips that are chosen of a dataset; finding none is told here, and not by a worker."""
+    holdout = recipe.train.holdout
+    return ClipLoader(uri, manifest, batch_size=1, seed=0, where=where, holdout=holdout, held_out=held_out).num_clips
+
+
+def _input(uri: str, manifest: Manifest) -> DataInput:
+    counts = {"clips": manifest.num_clips, "videos": manifest.num_videos, "shards": len(manifest.shards)}
+    return DataInput(uri, manifest.digest(), counts)
+
+
+def _read_mix(recipe: Recipe, other_uri: str, manifest: Manifest) -> Manifest:
+    """The second dataset's manifest, checked against the first."""
+    other = read_manifest(other_uri)
+    check_shards(other_uri, other)
+    if other.encoder_fp != manifest.encoder_fp:
+        raise UserError(
+            f"{other_uri} and {recipe.dataset_uri} were encoded by different VAEs or in different "
+            "precision: their latents do not mix, ingest one of them anew"
+        )
+    for shape in latent_shapes(other_uri, other):
+        check_fit(recipe, shape)
+    _count(recipe, other_uri, other, recipe.mix.where)
+    return other
+
+
+def _check_files(recipe: Recipe) -> None:
+    """What no worker could open, by the field that names it."""
+    load_config(recipe.base, "unet")
+    named = {
+        f"base_checkpoints[{index}]": GivenFile(uri, "checkpoint")
+        for index, uri in enumerate(recipe.base_checkpoints)
+        if uri != BASE
+    }
+    if recipe.model.domain_adapter.path is not None:
+        named["model.domain_adapter.path"] = GivenFile(recipe.model.domain_adapter.path, "domain_adapter")
+    problems = check_files(named.values())
+    for field, file in named.items():
+        if file in problems:
+            raise UserError(f"{field}: {problems[file]}")
+
+
+def _find_run(config: TrainConfig, recipe: Recipe, sealed: Sequence[_Sealed]) -> TrainRun:
+    """The run that the folder holds, or a new one."""
+    run = _read(config.output_uri)
+    if run is not None:
+        _check_same(config, recipe, run, sealed)
+    datasets = tuple(DataVersion.of(manifest) for _, manifest in sealed)
+    data = {
+        "dataset_digest": "+".join(version.digest for version in datasets),
+        "datasets": datasets,
+        "noise_schedule": recipe.noise_schedule,
+    }
+    return run.model_copy(update=data) if run else TrainRun.model_validate(data)
+
+
+def _resolved(config: TrainConfig, inputs_uri: str) -> Recipe:
+    """The config's recipe, its local paths absolute: workers have another working directory."""
+    recipe = {name: getattr(config, name) for name in Recipe.model_fields}
+    recipe["dataset_uri"] = storage.absolute(config.dataset_uri)
+    recipe["base"] = storage.absolute_if_there(config.base)
+    recipe["base_checkpoints"] = tuple(
+        name if name == BASE else storage.absolute(name) for name in config.base_checkpoints
+    )
+    if config.mix.dataset_uri is not None:
+        uri = storage.absolute(config.mix.dataset_uri)
+        recipe["mix"] = config.mix.model_copy(update={"dataset_uri": uri})
+    model = config.model
+    if model.motion_module is not None:
+        with naming("model.motion_module"):
+            uri = storage.absolute_if_there(resolve_model_uri(model.motion_module, inputs_uri))
+        model = model.model_copy(update={"motion_module": uri})
+    if model.domain_adapter.path is not None:
+        with naming("model.domain_adapter.path"):
+            uri = storage.absolute_if_there(resolve_model_uri(model.domain_adapter.path, inputs_uri))
+        adapter = model.domain_adapter.model_copy(update={"path": uri})
+        model = model.model_copy(update={"domain_adapter": adapter})
+    return with_schedule(Recipe(**(recipe | {"model": model})))
+
+
+def _read(output_uri: str) -> TrainRun | None:
+    uri = storage.join(output_uri, STATE_FILE)
+    try:
+        return TrainRun.model_validate_json(storage.read_bytes(uri))
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise UserError(f"{uri} is not the state of a training run: {error.errors()[0]['msg']}") from error
+
+
+def _check_same(config: TrainConfig, recipe: Recipe, run: TrainRun, sealed: Sequence[_Sealed]) -> None:
+    old = read_yaml(storage.join(config.output_uri, _CONFIG))
+    new = config.model_dump(mode="json")
+    changes = differing_fields(printable_values(old | _unsaid(old, new)), new)
+    changes = [change for change in changes if not change.startswith(_MAY_CHANGE)]
+    if run.noise_schedule is not None and not any(change.startswith("schedule.") for change in changes):
+        # The motion module's file says another one than it did.
+        was, now = (schedule.model_dump() for schedule in (run.noise_schedule, recipe.noise_schedule))
+        changes += differing_fields(was, now, "the noise schedule's ")
+    changes += _changed_clips(run, sealed)
+    if changes and config.allow_config_change:
+        logger.warning("the run goes on with a changed config: %s", "; ".join(changes))
+    elif changes:
+        raise UserError(
+            f"{config.output_uri} holds the run {old.get('run_name')!r}, which differs in {'; '.join(changes)}: "
+            "change it back, choose another output_uri, or go on all the same with --allow-config-change"
+        )
+
+
+def _unsaid(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """What earlier versions wrote of the noise schedule, without the defaults where the config says nothing."""
+    given, default = old.get("schedule"), NoiseSchedule().model_dump(mode="json")
+    if not isinstance(given, dict) or None in given.values():
+        return {}
+    now = new["schedule"]
+    return {"schedule": {n: None if now.get(n) is None and v == default.get(n) else v for n, v in given.items()}}
+
+
+def _changed_clips(run: TrainRun, sealed: Sequence[_Sealed]) -> Iterator[str]:
+    """Which datasets are not what the run has trained on so far."""
+    digests = run.dataset_digest.split("+")
+    # Another number of datasets is a change of the config, which is told by itself.
+    for number, (digest, (uri, manifest)) in enumerate(zip(digests, sealed, strict=False)):
+        if digest == manifest.digest():
+            continue
+        if not run.datasets:
+            if digest not in manifest.counted_digests():
+                yield f"the content of {uri}"
+            continue
+        before = run.datasets[number]
+        added = manifest.num_clips - before.num_clips
+        if added > 0 and digest == manifest.digest(before.num_shards):
+            yield f"the clips of {uri} ({added} were added to {before.num_clips})"
+        else:
+            yield f"the clips of {uri} (its {manifest.num_clips} are not the {before.num_clips} of before)"

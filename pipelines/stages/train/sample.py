@@ -1,0 +1,127 @@
+"""The clips that show what a training run has learned."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from animatediff import storage
+from animatediff.data.loading.loader import ClipLoader
+from animatediff.data.manifest import Manifest
+from animatediff.errors import UserError
+from animatediff.rendering.animator import Animator
+from animatediff.rendering.catalog import prompt_syntax
+from animatediff.rendering.catalog.catalog import Item
+from animatediff.rendering.catalog.entries import Entry, Lora
+from animatediff.rendering.outputs import encode_gif, encode_mp4, encode_png
+from animatediff.training.recipe import Recipe
+from pipelines.settings import SampleConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """Renders a run's samples with its weights file, in the size of the dataset's clips.
+
+    Motion modules and MotionLoRAs give clips. A domain adapter gives single pictures: it knows no motion.
+
+    Attributes:
+        recipe: the run's, its paths absolute.
+        sample: how to render.
+        prompts: at least one.
+        size: (f h w) of the dataset's clips, in frames and pixels.
+        on_gpu: whether a GPU is at hand.
+    """
+
+    recipe: Recipe
+    sample: SampleConfig
+    prompts: tuple[str, ...]
+    size: tuple[int, int, int]
+    on_gpu: bool
+
+    @classmethod
+    def plan(cls, sample: SampleConfig, recipe: Recipe, manifest: Manifest, *, on_gpu: bool) -> "Renderer":
+        """The renderer of a run, its prompts filled in.
+
+        Raises:
+            UserError: the dataset's clips cannot be read.
+        """
+        try:
+            f, h, w = (int(number) for number in manifest.shards[0].bucket.split("x"))
+        except ValueError as error:
+            raise UserError(f"the bucket {manifest.shards[0].bucket!r} names no frames, height and width") from error
+        if syntax := prompt_syntax.report(sample.prompts):
+            logger.warning("sample.prompts: %s", syntax)
+        return cls(recipe, sample, sample.prompts or (_caption(recipe, manifest),), (f, h, w), on_gpu)
+
+    def render(self, weights_uri: str) -> dict[str, bytes]:
+        """The files' contents by name: `0.mp4` and `0.gif` of the first prompt, or `0.png`, and so on.
+
+        Raises:
+            UserError: the base has no VAE, or the weights give NaN pixels.
+        """
+        is_still = self.recipe.result == "domain_adapter"
+        motion_module = weights_uri if self.recipe.result == "motion_module" else self.recipe.model.motion_module
+        device = "cuda" if self.on_gpu else "cpu"
+        animator = Animator(self.recipe.base, motion_module, schedule=self.recipe.noise_schedule, device=device)
+        animator.load(self._entry(weights_uri))
+        files: dict[str, bytes] = {}
+        for i, prompt in enumerate(self.prompts):
+            frames = animator.render(self._item(prompt, 1 if is_still else self.size[0]))
+            files |= self._encoded(str(i), frames)
+        return files
+
+    def _entry(self, weights_uri: str) -> Entry:
+        learned = Lora(path=weights_uri)
+        return Entry(
+            name="sample",
+            prompts=self.prompts,
+            domain_adapter=learned if self.recipe.result == "domain_adapter" else None,
+            motion_loras=(learned,) if self.recipe.result == "motion_lora" else (),
+        )
+
+    def _item(self, prompt: str, num_frames: int) -> Item:
+        return Item(
+            digest="",
+            entry="sample",
+            model="",
+            prompt=prompt,
+            seed=self.sample.seed,
+            num_inference_steps=self.sample.num_inference_steps,
+            guidance_scale=self.sample.guidance_scale,
+            num_frames=num_frames,
+            height=self.size[1],
+            width=self.size[2],
+            fps=self.sample.fps,
+        )
+
+    def _encoded(self, name: str, frames: np.ndarray) -> dict[str, bytes]:
+        if len(frames) == 1:
+            return {f"{name}.png": encode_png(frames[0])}
+        fps = self.sample.fps
+        return {f"{name}.mp4": encode_mp4(frames, fps=fps), f"{name}.gif": encode_gif(frames, fps=fps)}
+
+
+def write_files(folder_uri: str, files: dict[str, bytes]) -> list[str]:
+    """Put files into a folder.
+
+    Returns:
+        Their URIs.
+    """
+    for name, content in files.items():
+        storage.write_bytes(storage.join(folder_uri, name), content)
+    return [storage.join(folder_uri, name) for name in files]
+
+
+def _caption(recipe: Recipe, manifest: Manifest) -> str:
+    loader = ClipLoader(
+        recipe.dataset_uri,
+        manifest,
+        batch_size=1,
+        seed=recipe.train.seed,
+        where=recipe.where,
+        holdout=recipe.train.holdout,
+        held_out=recipe.train.holdout > 0,
+    )
+    return loader.load(0).captions[0]

@@ -1,0 +1,156 @@
+"""The driver's side of training: progress on the terminal, metrics and files to MLflow, the run's state on disk."""
+
+import json
+import logging
+import posixpath
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from animatediff import storage
+from animatediff.errors import UserError
+from pipelines.settings import TrainConfig
+from pipelines.stages.train.launch import Workers, train
+from pipelines.stages.train.run import TrainJob, TrainRun
+from pipelines.stages.train.sample import Renderer, write_files
+from pipelines.stages.train.validate import FOLDER
+from pipelines.terminal.failures import find_user_error
+from pipelines.terminal.progress import Progress
+from pipelines.tracking.tracker import Tracker
+
+logger = logging.getLogger(__name__)
+
+SKIPPED_FILE = "skipped.jsonl"
+"""In a run's folder: the steps that were skipped, and their clips."""
+
+# Entries that the shown loss is averaged over: single batches of random timesteps scatter widely.
+_WINDOW = 10
+
+
+class Watch:
+    """Follows a run: what comes from the workers goes to the terminal, to MLflow and into the run's folder."""
+
+    def __init__(self, config: TrainConfig, run: TrainRun, tracker: Tracker) -> None:
+        self._config, self.run, self._tracker = config, run, tracker
+        self._losses: deque[float] = deque(maxlen=_WINDOW)
+
+    def follow(self, entries: Iterator[dict[str, Any]]) -> TrainRun:
+        """Take in all entries of `train`.
+
+        Returns:
+            The run's new state, not yet written.
+
+        Raises:
+            UserError: what a worker raised.
+        """
+        num_steps = self._config.train.num_steps
+        start = self._done = self._start(entries)
+        if start:
+            logger.info("continuing after step %d", start)
+        with Progress("train", total=num_steps - int(start), unit="step") as progress:
+            for entry in entries:
+                if "validated" in entry:
+                    self._validated(entry)
+                elif "skipped" in entry:
+                    self._note_skip(entry)
+                elif "loss" not in entry:
+                    logger.warning("the workers failed and started again after step %d", entry["step"])
+                else:
+                    shown = self._measured(entry)
+                    # After a new start the steps since the checkpoint are done again.
+                    progress.update(max(0, int(entry["step"] - self._done)), **shown)
+                    self._done = max(self._done, entry["step"])
+        self._keep_run_id()
+        if self._losses:
+            self.run = self.run.model_copy(update={"loss": sum(self._losses) / len(self._losses)})
+            logger.info("loss %.4f after %d steps, %.4f at first", self.run.loss, num_steps, self.run.first_loss)
+        return self.run.model_copy(update={"num_steps": num_steps})
+
+    def _start(self, entries: Iterator[dict[str, Any]]) -> int:
+        """The steps done before. A validation that an earlier job began may come in front."""
+        for entry in entries:
+            if "validated" not in entry:
+                return int(entry["step"])
+            self._validated(entry)
+        raise UserError("the training ended before its workers began")
+
+    def _keep_run_id(self) -> None:
+        """MLflow may answer later than the run began; its next job is to find the MLflow run all the same."""
+        if self._tracker.run_id not in (None, self.run.mlflow_run_id):
+            self.run = self.run.model_copy(update={"mlflow_run_id": self._tracker.run_id})
+            with _costing_a_warning("the run's state was not written"):
+                self.run.write(self._config.output_uri)
+
+    def _measured(self, entry: dict[str, Any]) -> dict[str, str]:
+        self._losses.append(entry["loss"])
+        if self.run.first_loss is None:
+            self.run = self.run.model_copy(update={"first_loss": entry["loss"]})
+            with _costing_a_warning("the run's state was not written"):
+                self.run.write(self._config.output_uri)
+        self._tracker.log_metrics(int(entry["step"]), {name: v for name, v in entry.items() if name != "step"})
+        self._keep_run_id()
+        return {"loss": f"{sum(self._losses) / len(self._losses):.4f}", "clips/s": f"{entry['clips_per_s']:.1f}"}
+
+    def _note_skip(self, entry: dict[str, Any]) -> None:
+        clips = ", ".join(entry["clip_ids"]) or "none to blame: the loss scaler found its range"
+        logger.warning("step %d was skipped, its loss or gradient is not finite (clips: %s)", entry["skipped"], clips)
+        line = json.dumps({"step": entry["skipped"], "clip_ids": entry["clip_ids"]}) + "\n"
+        uri = storage.join(self._config.output_uri, SKIPPED_FILE)
+        with _costing_a_warning("the skipped step was not noted"):
+            earlier = storage.read_bytes(uri) if storage.exists(uri) else b""
+            storage.write_bytes(uri, earlier + line.encode())
+
+    def _validated(self, entry: dict[str, Any]) -> None:
+        step = int(entry["validated"])
+        for error in entry["errors"]:
+            logger.warning("the validation of step %d is not complete: %s", step, error)
+        if entry.get("left_out"):
+            clips = ", ".join(entry["left_out"])
+            logger.warning("held-out clips whose loss is not finite are left out of the mean: %s", clips)
+        if "val_loss" in entry:
+            logger.info("held-out loss %.4f after %d steps", entry["val_loss"], step)
+            self._tracker.log_metrics(step, {"val_loss": entry["val_loss"]})
+        for uri in entry["files"]:
+            name = posixpath.join(FOLDER, f"step-{step:08d}", posixpath.basename(uri))
+            with _costing_a_warning("a sample is not shown in MLflow"):
+                self._tracker.log_file(name, storage.read_bytes(uri))
+
+
+@contextmanager
+def _costing_a_warning(what: str) -> Iterator[None]:
+    """Storage that fails for a moment ends no run: what is written here is for people to look at, or comes again."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        logger.warning("%s: %s", what, error)
+
+
+def watch(config: TrainConfig, job: TrainJob, workers: Workers, renderer: Renderer, tracker: Tracker) -> TrainRun:
+    """Train, showing and tracking the metrics.
+
+    Returns:
+        The run's new state, not yet written.
+
+    Raises:
+        UserError: what a worker raised.
+    """
+    run = job.run.model_copy(update={"mlflow_run_id": tracker.run_id or job.run.mlflow_run_id})
+    run.write(config.output_uri)
+    return Watch(config, run, tracker).follow(train(config, job.recipe, workers, renderer))
+
+
+def publish_sample(config: TrainConfig, job: TrainJob, workers: Workers, renderer: Renderer, tracker: Tracker) -> None:
+    """Render the sample into the run's folder and to MLflow; a failure costs a warning, not the training."""
+    gpus = 1 if workers.use_gpu else 0
+    task = ray.remote(num_cpus=0 if gpus else workers.cpus, num_gpus=gpus, max_retries=0)(Renderer.render)
+    try:
+        files = ray.get(task.remote(renderer, job.result))
+        write_files(storage.join(config.output_uri, "sample"), files)
+    except Exception as error:
+        logger.warning("no sample clip: %s", find_user_error(error) or error)
+        return
+    for name, content in files.items():
+        tracker.log_file(f"sample/{name}", content)

@@ -1,0 +1,1 @@
+"""MLflow: runs, what is told of them, and the models that it keeps."""

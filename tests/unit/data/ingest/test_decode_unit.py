@@ -1,0 +1,112 @@
+"""A unit's videos end as clips or as one rejection each; an outage is neither."""
+
+import pytest
+
+from animatediff.data.clips.config import ClipConfig
+from animatediff.data.decoding.supervisor import DecodeConfig, Supervisor
+from animatediff.data.ingest import decode_unit as units
+from animatediff.data.ingest.plan import Unit
+from animatediff.data.quarantine import Reason, VideoError
+from animatediff.data.sources.spec import SourceVideo
+from animatediff.errors import UserError
+from tests.fake_decoders import Segfault
+from tests.support import bar_position, encode, gradient_frames, mp4
+
+CLIPS = ClipConfig(num_frames=4, stride=2, height=32, width=48, windows_per_video=2)
+DECODE = DecodeConfig(decoders=("tests.fake_decoders:Segfault",))
+
+
+@pytest.fixture(scope="module")
+def supervisor():
+    with Supervisor(DECODE, CLIPS) as made:
+        yield made
+
+
+def make_unit(folder, contents):
+    videos = []
+    for name, data in contents.items():
+        path = folder / name
+        if data is not None:
+            path.write_bytes(data)
+        videos.append(SourceVideo(name, str(path), f"caption of {name}"))
+    return Unit(0, "u", tuple(videos))
+
+
+def decode(unit, supervisor, max_bytes=10_000_000):
+    return units.decode_unit(unit, supervisor, max_bytes=max_bytes)
+
+
+def test_every_video_ends_as_clips_or_as_one_rejection(tmp_path, supervisor):
+    crash = encode(gradient_frames(20), codec="libx264", title=Segfault.marker)
+    contents = {"good": mp4(20), "short": mp4(5), "empty": b"", "gone": None, "crash": crash, "other": mp4(24)}
+    result = decode(make_unit(tmp_path, contents), supervisor)
+    assert [clip.clip_id for clip in result.clips] == ["good-0", "good-1", "other-0", "other-1"]
+    first, last = result.clips[:2]
+    assert first.window.frames.shape == (4, 32, 48, 3)
+    assert (first.window.t_start, round(last.window.t_end, 3)) == (0.0, 19 / 25)
+    positions = [bar_position(frame) for frame in first.window.frames]
+    assert positions == sorted(positions)
+    assert first.window.scores["motion"] > 0
+    assert first.num_windows == 2
+    assert [(r.video_id, r.stage, r.reason, r.attempts) for r in result.rejected] == [
+        ("short", "probe", Reason.TOO_SHORT, 1),
+        ("empty", "probe", Reason.EMPTY, 1),
+        ("gone", "fetch", Reason.NOT_FOUND, 1),
+        ("crash", "decode", Reason.DECODER_CRASH, 3),
+    ]
+    assert [r.bytes for r in result.rejected] == [len(mp4(5)), 0, None, len(crash)]
+
+
+def test_too_large_a_file_is_not_read(tmp_path, supervisor):
+    (rejection,) = decode(make_unit(tmp_path, {"big": mp4(20), "good": b""}), supervisor, max_bytes=100).rejected[:1]
+    assert (rejection.reason, rejection.bytes) == (Reason.TOO_LARGE, None)
+
+
+def test_one_failing_fetch_is_a_row_but_an_outage_is_not(tmp_path, supervisor, monkeypatch):
+    unit = make_unit(tmp_path, {"good": mp4(20), "bad": mp4(20)})
+    real = units.fetch
+
+    def failing(names):
+        def fetch(uri, *, max_bytes, trusted):
+            if uri.endswith(names):
+                raise VideoError("fetch", Reason.FETCH_ERROR, "503")
+            return real(uri, max_bytes=max_bytes)
+
+        return fetch
+
+    monkeypatch.setattr(units, "fetch", failing(("bad",)))
+    result = decode(unit, supervisor)
+    assert [(r.video_id, r.reason, r.attempts) for r in result.rejected] == [("bad", Reason.FETCH_ERROR, 3)]
+    monkeypatch.setattr(units, "fetch", failing(("good", "bad")))
+    with pytest.raises(UserError, match="no video of unit u can be fetched, nor others .*, is the storage down"):
+        decode(unit, supervisor)
+    asked = []
+    result = units.decode_unit(unit, supervisor, max_bytes=10_000_000, is_outage=lambda unit: bool(asked.append(unit)))
+    assert asked == [unit]
+    assert [r.reason for r in result.rejected] == [Reason.FETCH_ERROR] * 2
+
+
+def test_secrets_of_an_address_stay_out_of_the_quarantine(supervisor):
+    video = SourceVideo("a", "http://127.0.0.1:9/a.mp4?token=secret", "a bar")
+    good = SourceVideo("b", "/nowhere/b.mp4", "a bar")
+    result = decode(Unit(0, "u", (video, good)), supervisor)
+    assert "secret" not in repr(result.rejected)
+    assert {r.reason for r in result.rejected} == {Reason.FETCH_ERROR, Reason.NOT_FOUND}
+
+
+def test_videos_are_fetched_ahead_but_never_all(tmp_path, supervisor, monkeypatch):
+    unit = make_unit(tmp_path, {f"v{i}": mp4(20) for i in range(20)})
+    fetched, most = [], []
+    real_fetch, real_cut = units.fetch, supervisor.cut
+    monkeypatch.setattr(units, "fetch", lambda uri, **kw: (fetched.append(uri), real_fetch(uri, **kw))[1])
+    cuts = []
+
+    def cut(name, data):
+        cuts.append(name)
+        most.append(len(fetched) - len(cuts))
+        return real_cut(name, data)
+
+    monkeypatch.setattr(supervisor, "cut", cut)
+    result = decode(unit, supervisor)
+    assert [clip.video.video_id for clip in result.clips[::2]] == [f"v{i}" for i in range(20)]
+    assert 1 <= max(most) <= 5

@@ -1,0 +1,67 @@
+"""What a dry run of the animate job tells: counts that add up, and hours by measure or by rate."""
+
+import pytest
+
+from animatediff.diffusion.context import Context
+from animatediff.rendering.catalog.catalog import Catalog, Item, Result, expand
+from pipelines.stages.animate.dry_run import RenderRate, estimate, measured_rate, work_units
+
+CATALOG = {
+    "base": "owner/base",
+    "motion_module": "mm.safetensors",
+    "prompts": ["a", "b", "c"],
+    "entries": [
+        {"name": "one"},
+        {"name": "two", "loras": [{"path": "two.safetensors"}]},
+        {"name": "again"},
+        {"name": "bad"},
+    ],
+}
+
+
+def item(**values):
+    return Item(digest="d", entry="e", model="m", prompt="p", seed=0, **values)
+
+
+@pytest.fixture
+def plan():
+    return expand(Catalog.model_validate(CATALOG), problems={3: "no"}, content_hash=lambda uri: uri)
+
+
+def test_counts_add_up(plan):
+    lines = estimate(plan, {plan.items[0].digest, "of another catalog"}, RenderRate())
+    assert lines[:2] == [
+        "to render: 5 of 12 items; 1 are done, 3 have the content of another, 3 cannot be rendered",
+        "they are 5 clips of 80 frames with 2 models",
+    ]
+
+
+def test_hours_follow_the_rate(plan):
+    units = 5 * 16 * 25 * 512 * 512 / 1e6
+    rate = RenderRate(seconds_per_unit=36, num_workers=4, usd_per_hour=2)
+    hours = units * 36 / 3600 / 4
+    line = estimate(plan, {plan.items[0].digest}, rate)[2]
+    assert line == f"time: {hours:.1f} h on 4 workers, {hours * 8:.2f} USD (rate.* says what to reckon with)"
+    assert estimate(plan, {i.digest for i in plan.items}, rate)[2].startswith("time: 0.0 min on 4 workers, 0.00 USD")
+
+
+def test_what_finished_items_took_is_better(plan):
+    seconds = {"unet": 50, "vae": 10, "encode": 20, "write": 20}  # the last two while another clip is computed
+    done = Result(**plan.items[0].model_dump(), status="ok", seconds=seconds)
+    failed = Result(**plan.items[1].model_dump(), status="failed", seconds={"unet": 5000})
+    assert measured_rate([failed]) is None
+    line = estimate(plan, {done.digest}, RenderRate(), [done, failed])[2]
+    assert line == "time: 5.0 min on 1 worker (as its finished items took)"
+
+
+def test_the_default_is_the_figure_it_names():
+    # 2.17 steps a second (Kosinkadink/ComfyUI-AnimateDiff-Evolved#146)
+    assert RenderRate().seconds_per_unit * work_units(item()) == pytest.approx(25 / 2.17, rel=0.01)
+
+
+def test_guidance_and_windows_take_more():
+    whole = work_units(item(num_frames=64))
+    assert work_units(item(num_frames=64, guidance_scale=1)) == whole / 2
+    assert work_units(item(num_frames=64, context=Context(length=16, overlap=8))) == 2 * whole
+    assert work_units(item(num_frames=64, context=Context(length=64, overlap=8))) == whole
+    assert work_units(item(num_frames=64, num_inference_steps=50, width=256)) == whole

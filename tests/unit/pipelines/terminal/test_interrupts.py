@@ -1,0 +1,117 @@
+"""Signals to a job: one line, the shell's exit code, the clean-up done; a second one does not wait for it."""
+
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+JOB = """
+    import os, signal, sys, time
+    from pipelines.cluster.runtime import end_with_one_line
+
+    def job():
+        try:
+            print("ready", flush=True)
+            time.sleep(60)
+        finally:
+            {clean_up}
+            print("cleaned up", flush=True)
+
+    end_with_one_line(job)
+"""
+
+
+def started(clean_up="pass", ignored=None):
+    command = [sys.executable, "-c", textwrap.dedent(JOB.format(clean_up=clean_up))]
+    if ignored:
+        before = signal.signal(ignored, signal.SIG_IGN)  # as `nohup` and a shell's `&` leave it
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if ignored:
+        signal.signal(ignored, before)
+    assert job.stdout.readline() == "ready\n"
+    return job
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_a_job_by_one_line(number, code):
+    job = started()
+    job.send_signal(number)
+    job.send_signal(number)  # `timeout` sends its signal to the process and to its group
+    out, err = job.communicate()
+    assert job.returncode == code
+    assert out == "cleaned up\n"
+    (line,) = err.splitlines()
+    assert line.endswith("interrupted; the same command continues where this one stopped")
+
+
+def test_a_second_signal_does_not_wait_for_the_clean_up():
+    job = started(clean_up="print('cleaning', flush=True); time.sleep(1.2); print('again', flush=True); time.sleep(60)")
+    job.send_signal(signal.SIGTERM)
+    assert job.stdout.readline() == "cleaning\n"
+    assert job.stdout.readline() == "again\n"
+    job.send_signal(signal.SIGINT)
+    out, err = job.communicate()
+    assert job.returncode == 130
+    assert out == ""
+    assert err.splitlines() == ["interrupted; the same command continues where this one stopped"]
+
+
+def test_what_is_to_be_ignored_stays_ignored():
+    job = started(ignored=signal.SIGHUP)
+    job.send_signal(signal.SIGHUP)
+    job.send_signal(signal.SIGTERM)
+    job.communicate()
+    assert job.returncode == 143
+
+
+GIVEN_UP = """
+    import threading, time
+    from animatediff.errors import UserError
+    from pipelines import interrupts
+    from pipelines.cluster.runtime import end_with_one_line
+
+    def job():
+        with interrupts.given_up() as give_up:
+            {inside}
+        {after}
+
+    end_with_one_line(job)
+"""
+LATER = "threading.Timer(0.2, give_up, [UserError('nothing can start')]).start()"
+
+
+@pytest.mark.parametrize(
+    ("inside", "after", "code", "told"),
+    [
+        (f"{LATER}; time.sleep(60)", "pass", 1, "ERROR nothing can start"),
+        (f"{LATER}; threading.Event().wait()", "pass", 1, "ERROR nothing can start"),
+        # The work ended by itself before.
+        (LATER, "time.sleep(1); print('done')", 0, ""),
+        # The user's own signal is told as what it is.
+        ("import os, signal; os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", "pass", 143, "stopped"),
+    ],
+)
+def test_a_thread_ends_what_waits_in_vain(inside, after, code, told):
+    job = textwrap.dedent(GIVEN_UP.format(inside=inside, after=after))
+    ended = subprocess.run([sys.executable, "-c", job], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code
+    assert ended.stderr.rstrip().endswith(told)
+    assert len(ended.stderr.splitlines()) == (1 if told else 0)
+
+
+def test_a_signal_while_modules_are_imported_ends_by_one_line(tmp_path):
+    config = tmp_path / "ingest.yaml"
+    config.write_text(f"source: {{uri: {tmp_path}}}\noutput_uri: {tmp_path / 'out'}\nbase: base\n")
+    command = [sys.executable, "-m", "pipelines.ingest", "--config", str(config)]
+    job = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert "MLflow" in job.stderr.readline()  # the last that is done before them
+    time.sleep(random.random())
+    job.send_signal(signal.SIGTERM)
+    err = job.communicate()[1]
+    assert job.returncode == 143, err
+    (line,) = err.splitlines()
+    assert line.endswith("interrupted; the same command continues where this one stopped")

@@ -1,0 +1,142 @@
+"""Remembered hashes: a file is read once, and again when it has changed; what is remembered decides nothing else."""
+
+import json
+import os
+
+import fsspec
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from animatediff.errors import UserError
+from animatediff.rendering.catalog import hashes
+from animatediff.rendering.catalog.catalog import Catalog, expand
+from animatediff.rendering.catalog.hashes import content_hashes
+from animatediff.weights import checkpoints
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The files that were read since."""
+    found = []
+    monkeypatch.setattr(
+        hashes.checkpoints, "content_hash", lambda uri, of=checkpoints.content_hash: found.append(uri) or of(uri)
+    )
+    return found
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    (tmp_path / "base" / "unet").mkdir(parents=True)
+    for name in ("base/model_index.json", "base/unet/config.json"):
+        (tmp_path / name).write_text("{}")
+    for name in ("motion", "a", "b"):
+        save_file({"x": torch.full((2,), float(ord(name[0])))}, tmp_path / f"{name}.safetensors")
+    entries = [
+        {"name": name, "prompts": ["x"], "loras": [{"path": str(tmp_path / f"{name[0]}.safetensors")}]}
+        for name in ("a", "b", "b2", "no")
+    ]
+    motion = str(tmp_path / "motion.safetensors")
+    return Catalog.model_validate({"base": str(tmp_path / "base"), "motion_module": motion, "entries": entries})
+
+
+def test_files_are_read_once(catalog, tmp_path, read):
+    kept = str(tmp_path / "out" / "inputs" / "hashes.json")
+    first = expand(catalog, content_hash=content_hashes(catalog, kept))
+    assert sorted(read) == sorted([catalog.base, *(str(tmp_path / f"{n}.safetensors") for n in ("motion", "a", "b"))])
+    read.clear()
+    assert expand(catalog, content_hash=content_hashes(catalog, kept)) == first
+    assert read == []
+    assert first == expand(catalog)
+
+
+def test_a_changed_file_is_read_again(catalog, tmp_path, read):
+    kept = str(tmp_path / "hashes.json")
+    before = expand(catalog, content_hash=content_hashes(catalog, kept))
+    file = tmp_path / "a.safetensors"
+    times = file.stat().st_atime_ns, file.stat().st_mtime_ns + 1_000_000_000
+    save_file({"x": torch.full((2,), 99.0)}, file)
+    os.utime(file, ns=times)
+    (tmp_path / "base" / "unet" / "config.json").write_text('{"a": 1}')
+    read.clear()
+    after = expand(catalog, content_hash=content_hashes(catalog, kept))
+    assert set(read) == {str(file), catalog.base}
+    assert after == expand(catalog)
+    assert not {item.digest for item in after.items} & {item.digest for item in before.items}
+
+
+def test_the_config_beside_pefts_file_counts(tmp_path):
+    file, config = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
+    save_file({"x": torch.ones(2)}, file)
+    entries = [{"name": "a", "prompts": ["x"], "loras": [{"path": str(file)}]}]
+    catalog = Catalog.model_validate({"base": "owner/name", "motion_module": str(file), "entries": entries})
+    found = set()
+    for text in (None, "{}", '{"r": 8}'):
+        if text:
+            config.write_text(text)
+        found.add(content_hashes(catalog, str(tmp_path / "hashes.json"))(str(file)))
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}', '{"a": {"version": "x"}}', "\x00"])
+def test_what_cannot_be_read_is_found_again(catalog, tmp_path, text):
+    kept = tmp_path / "hashes.json"
+    kept.write_text(text)
+    assert expand(catalog, content_hash=content_hashes(catalog, str(kept))) == expand(catalog)
+    assert len(json.loads(kept.read_text())) == 4
+
+
+def test_nothing_new_is_nothing_written(catalog, tmp_path):
+    kept = tmp_path / "hashes.json"
+    content_hashes(catalog, str(kept))
+    before = kept.stat().st_ino
+    fewer = catalog.model_copy(update={"entries": catalog.entries[:1]})
+    content_hashes(fewer, str(kept))
+    assert kept.stat().st_ino == before
+
+
+def test_remote_files_are_known_by_what_their_storage_says(tmp_path, monkeypatch):
+    monkeypatch.setattr("animatediff.weights.reading.files.CACHE", tmp_path / "cache")
+    remote = fsspec.filesystem("memory")
+    entries = [{"name": "a", "prompts": ["x"]}]
+    uri = f"memory://{tmp_path.name}/motion.safetensors"
+    catalog = Catalog.model_validate({"base": "owner/name", "motion_module": uri, "entries": entries})
+    kept = f"memory://{tmp_path.name}/out/hashes.json"
+    remote.pipe_file(uri, b"one")
+    found = [content_hashes(catalog, kept)(uri)]
+    opened = []
+    monkeypatch.setattr(type(remote), "open", lambda *_, **__: opened.append(_))
+    found.append(content_hashes(catalog, kept)(uri))
+    assert not opened
+    monkeypatch.undo()
+    monkeypatch.setattr("animatediff.weights.reading.files.CACHE", tmp_path / "cache")
+    remote.pipe_file(uri, b"two")  # of the same size
+    found.append(content_hashes(catalog, kept)(uri))
+    assert found[0] == found[1] != found[2]
+    assert not (tmp_path / "cache").exists()
+    assert found[2] == checkpoints.content_hash(uri)
+
+
+def test_remote_folders_and_pefts_files_have_the_hash_that_they_have_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr("animatediff.weights.reading.files.CACHE", tmp_path / "cache")
+    remote = fsspec.filesystem("memory")
+    for name in ("folder/model.safetensors", "adapter_model.safetensors", "adapter_config.json"):
+        remote.pipe_file(f"memory://{tmp_path.name}/{name}", b"{}")
+    for name in ("folder", "adapter_model.safetensors"):
+        uri = f"memory://{tmp_path.name}/{name}"
+        entries = [{"name": "a", "prompts": ["x"]}]
+        catalog = Catalog.model_validate({"base": "owner/name", "motion_module": uri, "entries": entries})
+        assert content_hashes(catalog, str(tmp_path / "hashes.json"))(uri) == checkpoints.content_hash(uri)
+
+
+def test_a_file_without_a_version_is_not_remembered(catalog, tmp_path, monkeypatch, read):
+    monkeypatch.setattr(hashes, "VERSION_FIELDS", ("ETag",))
+    kept = str(tmp_path / "hashes.json")
+    for _ in range(2):
+        content_hashes(catalog, kept)
+    assert len(read) == 8
+
+
+def test_what_is_missing_is_told_when_it_is_asked_for(catalog, tmp_path):
+    with pytest.raises(UserError, match="there is no file or folder .*n.safetensors"):
+        content_hashes(catalog, str(tmp_path / "hashes.json"))(str(tmp_path / "n.safetensors"))

@@ -1,0 +1,103 @@
+"""Motion modules for SDXL train as those for Stable Diffusion 1.x do, conditioned as in diffusers' own pipeline."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from animatediff.sprites.models.text_to_image import make_tokenizer
+from animatediff.training.recipe import Recipe
+from animatediff.training.text import CaptionEncoder
+from animatediff.training.trainer import Trainer
+from animatediff.weights import motion_modules
+from animatediff.weights.base import load_text_encoders
+from tests.unit.data.loading.test_loader import write_dataset
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """SDXL in miniature."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer = make_tokenizer(folder)
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(tokenizer), "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
+    texts = [CLIPTextConfig(hidden_size=w, projection_dim=w, max_position_embeddings=24, **sizes) for w in (8, 16)]
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(32, 32, 64),
+        norm_num_groups=8,
+        cross_attention_dim=24,
+        attention_head_dim=(2, 4, 8),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1, 2),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=16 + 6 * 8,
+    )
+    return StableDiffusionXLPipeline(
+        vae=AutoencoderKL(block_out_channels=(8,) * 4, norm_num_groups=4, latent_channels=4),
+        text_encoder=CLIPTextModel(texts[0]),
+        text_encoder_2=CLIPTextModelWithProjection(texts[1]),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(),
+    )
+
+
+@pytest.fixture(scope="module")
+def base(pipeline, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sdxl") / "base"
+    pipeline.save_pretrained(folder)
+    return str(folder)
+
+
+def test_captions_condition_as_in_diffusers(pipeline, base):
+    captions = ["a large red star moving left", ""]
+    found = CaptionEncoder(load_text_encoders(base), CPU, torch.float32)(captions)
+    text, _, pooled, _ = pipeline.encode_prompt(captions, device=CPU, do_classifier_free_guidance=False)
+    torch.testing.assert_close(found.text, text)
+    torch.testing.assert_close(found.pooled, pooled)
+
+
+@pytest.mark.parametrize("recipe", ["motion_module", "domain_adapter"])
+def test_a_recipe_trains_on_an_sdxl_base(base, tmp_path, recipe):
+    data = write_dataset(tmp_path / "data", shards=(4,), shapes=((3, 4, 8, 8),))
+    trainer = Trainer(
+        Recipe(
+            recipe=recipe,
+            dataset_uri=data,
+            base=base,
+            model={"version": "sdxl"} if recipe == "motion_module" else {"lora_rank": 2},
+            optim={"lr": 3e-3},
+            train={"num_steps": 3, "batch_size": 2},
+        ),
+        device=CPU,
+    )
+    before = [parameter.detach().clone() for parameter in trainer.model.learning.parameters()]
+    results = [result for _, result in trainer.steps(0)]
+    assert all(result.sums.isfinite().all() for result in results)
+    # Of a fresh module's or adapter's parameters the last layer's learn first, the others from the next step on.
+    after = trainer.model.learning.parameters()
+    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    if recipe == "motion_module":
+        trainer.write_result(str(tmp_path / "motion_module.safetensors"))
+        assert motion_modules.open_file(str(tmp_path / "motion_module.safetensors")).version == "sdxl"
+
+
+def test_the_pooled_caption_and_the_pictures_size_reach_the_unet(base, tmp_path):
+    data = write_dataset(tmp_path / "data", shards=(4,), shapes=((3, 4, 8, 8),))
+    trainer = Trainer(Recipe(dataset_uri=data, base=base, model={"version": "sdxl"}), device=CPU)
+    sample, text = torch.randn(1, 4, 3, 8, 8), trainer._text(["a red star"])
+    seen = []
+    trainer.model.unet.base.add_embedding.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        one = trainer.model(sample, torch.tensor([500]), *text)
+        other = trainer.model(sample, torch.tensor([500]), text.text, text.pooled + 1)
+    assert not torch.equal(one, other)
+    times = trainer.model.unet.base.add_time_proj(torch.tensor([64.0, 64, 0, 0, 64, 64])).flatten()
+    torch.testing.assert_close(seen[0][0], torch.cat([text.pooled[0], times]))
