@@ -70,7 +70,7 @@ def parse(
 
 
 def _only_given(parsed: ConfigT, default: ConfigT | None, argv: Sequence[str]) -> ConfigT:
-    """The same config, in which no more is set than the file and the flags do; tyro sets every field."""
+    """Return the same config, in which no more is set than the file and the flags do; tyro sets every field."""
     content = default.model_dump(exclude_unset=True) if default is not None else {}
     for flag in (argument.partition("=")[0] for argument in argv if argument.startswith("--")):
         value: Any = parsed
@@ -113,12 +113,12 @@ def hide_in_arguments(argv: Sequence[str]) -> list[str]:
 
 
 def dump(config: Config) -> str:
-    """The config as YAML, every field spelled out."""
+    """Return the config as YAML, every field spelled out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def differing_fields(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two dumped configs, as `section.field: old -> new`."""
+    """Return what differs between two dumped configs, as `section.field: old -> new`."""
     lines = []
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)
@@ -197,13 +197,13 @@ def _closest(name: str, known: Collection[str]) -> str | None:
 
 
 def name_hint(name: str, known: Collection[str]) -> str:
-    """What somebody may have meant who wrote a name that is not known."""
+    """Return what somebody may have meant who wrote a name that is not known."""
     close = _closest(name, known)
     return f"did you mean {close!r}?" if close else f"known here: {', '.join(known)}"
 
 
 def describe_value(item: Mapping[str, Any]) -> str:
-    """What one of pydantic's errors says of a value, in the words of files rather than Python's."""
+    """Return what one of pydantic's errors says of a value, in the words of files rather than Python's."""
     message = _WORDS.get(item["type"]) or item["msg"].removeprefix("Value error, ")
     return message if item["type"] in ("missing", "value_error") else f"{message} (got {_short(item['input'])})"
 
@@ -227,7 +227,7 @@ def _fields_at(schema: type[BaseModel], place: tuple[int | str, ...]) -> list[st
 
 
 def _paths(schema: type[BaseModel], above: str = "") -> Iterator[str]:
-    """The dotted paths of all fields."""
+    """Yield the dotted paths of all fields."""
     for name, field in schema.model_fields.items():
         yield f"{above}{name}"
         for model in _models_in(field.annotation):

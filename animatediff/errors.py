@@ -77,7 +77,7 @@ def refusing(what: str, reason: Callable[[BaseException], str] | None = None) ->
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, without line breaks and not too long; of a library's bare word, its kind, too."""
+    """Return what an error says, without line breaks and not too long; of a library's bare word, its kind, too."""
     try:
         text = " ".join(printed(str(error)).split())[:_MOST_CHARS]
     except Exception:  # of what cannot be printed, such as a number of 5,000 digits

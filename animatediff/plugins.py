@@ -7,7 +7,7 @@ from animatediff.errors import UserError
 
 
 def load_function(path: str, what: str) -> Any:
-    """The function at `package.module:function`.
+    """Return the function at `package.module:function`.
 
     Args:
         path: where it is.

@@ -173,13 +173,13 @@ def _is_secret_folder(name: str) -> bool:
 
 
 def _public(text: str, separator: str) -> str:
-    """The parts that are no secrets."""
+    """Return the parts that are no secrets."""
     kept = (part for part in text.split(separator) if "=" not in part or not is_secret(part.partition("=")[0]))
     return separator.join(map(_public_value, kept))
 
 
 def _public_value(part: str) -> str:
-    """A parameter that may have a URI for its value, such as a proxy's."""
+    """Return a parameter that may have a URI for its value, such as a proxy's."""
     name, _, value = part.partition("=")
     inner = unquote(value)
     public = printable_uri(inner)
@@ -224,7 +224,10 @@ def _remember(whole: str, printable: str) -> None:
 
 
 def _hidden_pieces(parts: _Parts) -> Iterator[str]:
-    """The password, or the user without one, in the pieces that a client may take it for; and parameters' values."""
+    """Yield the password, or the user without one, in the pieces that a client may take it for.
+
+    And parameters' values.
+    """
     user, _, password = parts.user.removesuffix("@").partition(":")
     yield from _BETWEEN_PIECES.split(password or user)
     folders = re.split("[/;]", parts.path)

@@ -39,7 +39,10 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 
 def run_job(main: Callable[[ConfigT], object], schema: type[ConfigT]) -> None:
-    """A job's command line: exit code 0 when it did its work, 1 when it could not, 2 when it was asked wrongly.
+    """Run a job by its command line.
+
+    Exit code 0 when it did its work, 1 when it could not, 2 when it was asked wrongly.
+
 
     Args:
         main: the job.

@@ -26,7 +26,7 @@ def root() -> Path:
 
 
 def config_uri(job: str) -> str:
-    """The config of a job: the shipped one, or in a submitted job a copy of it whose paths are in `root`."""
+    """Return the config of a job: the shipped one, or in a submitted job a copy of it whose paths are in `root`."""
     return _writing_to_root(f"{job}.yaml") if is_submitted() else str(CONFIGS / f"{job}.yaml")
 
 

@@ -63,7 +63,7 @@ def read(dataset_uri: str, shard: Shard, wanted: Collection[str], repeated: pa.A
 
 
 def _own(table: pa.Table) -> dict[str, pa.Array]:
-    """The map column's scores, a column each."""
+    """Return the map column's scores, a column each."""
     rows = [dict(pairs or ()) for pairs in table["scores"].to_pylist()]
     found = sorted({name for scores in rows for name in scores})
     return {name: pa.array([scores.get(name) for scores in rows], pa.float32()) for name in found}
@@ -101,7 +101,7 @@ def read_duplicates(dataset_uri: str) -> pa.Table:
 
 
 def _contents(clips: pa.Table) -> pa.Array:
-    """What a clip shows: the source's bytes, the times, and whether it is mirrored."""
+    """Return what a clip shows: the source's bytes, the times, and whether it is mirrored."""
     parts = [clips["src_sha256"], *(pc.cast(clips[name], pa.string()) for name in ("t_start", "t_end", "flip"))]
     # Where nothing is known of the source, the clip's own id: it repeats nothing.
     return pc.binary_join_element_wise(*(pc.coalesce(part, clips["clip_id"]) for part in parts), "/")

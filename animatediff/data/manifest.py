@@ -60,7 +60,9 @@ class Manifest(Config):
     shards: list[Shard]
 
     def digest(self, num_shards: int | None = None) -> str:
-        """The dataset's version: sha256 of what training reads, which are the clips, their order and their scale.
+        """Return the dataset's version.
+
+        Sha256 of what training reads, which are the clips, their order and their scale.
 
         Videos that give no clip change nothing of it.
 
@@ -71,7 +73,7 @@ class Manifest(Config):
         return hashlib.sha256(json.dumps([self.encoder_fp, self.scaling_factor, shards]).encode()).hexdigest()
 
     def counted_digests(self) -> Iterator[str]:
-        """The versions as they were told before, of the whole manifest, of quarantined videos and units, too.
+        """Yield the versions as they were told before, of the whole manifest, of quarantined videos and units, too.
 
         The present one comes first, then some thousands of what they may have been when the same clips were there and
         fewer videos had been tried: equal digests prove equal clips.
@@ -92,7 +94,7 @@ def write_manifest(dataset_uri: str, manifest: Manifest) -> None:
 
 
 def read_manifest(dataset_uri: str) -> Manifest:
-    """The manifest of a sealed dataset.
+    """Return the manifest of a sealed dataset.
 
     Raises:
         UserError: there is none (ingest has not finished, or the path is wrong), it is of another version, or it was

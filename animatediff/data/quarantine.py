@@ -110,13 +110,13 @@ SCHEMA = pa.schema(
 
 
 def to_table(rejections: Iterable[Rejection]) -> pa.Table:
-    """The quarantine rows as a table."""
+    """Return the quarantine rows as a table."""
     rows = [asdict(rejection) | {"reason": rejection.reason.value} for rejection in rejections]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 def examples(table: pa.Table) -> list[str]:
-    """A line for each reason, most frequent first: how many rows have it, and the first of them."""
+    """Return a line for each reason, most frequent first: how many rows have it, and the first of them."""
     lines = []
     for reason, number in count_reasons(table).items():
         row = table.slice(pc.index(table["reason"], reason).as_py(), 1).to_pylist()[0]

@@ -54,7 +54,7 @@ _LATENT_COLUMNS = ("latent",)
 
 
 def to_parquet(table: pa.Table, metadata: dict[str, str]) -> bytes:
-    """A Parquet file with `metadata` in its footer. The same table gives the same bytes.
+    """Return a Parquet file with `metadata` in its footer. The same table gives the same bytes.
 
     Float data does not compress (8 % at 2-3 times the reading cost, measured), so only the other columns are.
     """
@@ -179,7 +179,7 @@ def _telling(uri: str, remedy: str = "restore it, or ingest again into another f
 
 
 def latent_from_row(row: dict[str, Any]) -> np.ndarray:
-    """The latents of one row: (f c h w) in their stored dtype, unscaled."""
+    """Return the latents of one row: (f c h w) in their stored dtype, unscaled."""
     return np.frombuffer(row["latent"], dtype=row["latent_dtype"]).reshape(row["latent_shape"])
 
 

@@ -200,7 +200,10 @@ def _without_nan(column: Any) -> Any:
 
 
 def _like(value: Any, other: Any) -> Any:
-    """A constant in the type of the floats that it is compared with, or a stored 0.02 would be less than 0.02."""
+    """Return a constant in the type of the floats that it is compared with.
+
+    Or a stored 0.02 would be less than 0.02.
+    """
     if isinstance(value, pa.ChunkedArray | pa.Array):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool) and pa.types.is_floating(other.type):

@@ -26,8 +26,8 @@ class Context(Config):
         return self
 
 
-def windows(num_frames: int, context: Context | None, loop: bool, turned: float) -> list[list[int]]:
-    """The frames that the motion module sees together: indices, the windows being of one length.
+def windows(num_frames: int, context: Context | None, loop: bool, progress: float) -> list[list[int]]:
+    """Return the frames that the motion module sees together: indices, the windows being of one length.
 
     The first window of a clip without `loop` begins at its first frame, the last one ends at its last. With `loop`,
     windows go on from the last frame to the first.
@@ -41,11 +41,11 @@ def windows(num_frames: int, context: Context | None, loop: bool, turned: float)
         num_frames: of the clip.
         context: None is one window.
         loop: whether the last frame goes over into the first.
-        turned: share in [0, 1) of the denoising steps that are done.
+        progress: share in [0, 1) of the denoising steps that are done.
     """
     length = min(num_frames, context.length if context else num_frames)
     if context is None or length == num_frames:
-        starts = [int(turned * num_frames) if loop else 0]
+        starts = [int(progress * num_frames) if loop else 0]
     else:
         # Spread evenly: a stride that does not fit the clip becomes a shorter one.
         way = num_frames if loop else num_frames - length
@@ -69,7 +69,7 @@ def window_shares(seen: Sequence[Sequence[int]]) -> Tensor:
 def initial_noise(
     shape: tuple[int, ...], generator: torch.Generator, context: Context | None = None, loop: bool = False
 ) -> Tensor:
-    """The noise that a clip begins with: `torch.randn`, and for more than one window, all of them begin alike.
+    """Return the noise that a clip begins with: `torch.randn`, and for more than one window, all of them begin alike.
 
     The frames that a window adds take the noise of those that it leaves, in random order (FreeNoise, arXiv
     2310.15169). What a window shows follows from its noise, and where two of them show different things, the subject
@@ -83,7 +83,7 @@ def initial_noise(
         loop: as in `windows`.
     """
     noise = torch.randn(shape, generator=generator)
-    seen = windows(shape[2], context, loop, turned=0.0)
+    seen = windows(shape[2], context, loop, progress=0.0)
     done = set(seen[0])
     for before, after in itertools.pairwise(seen):
         left = [frame for frame in before if frame not in after]

@@ -42,7 +42,7 @@ _LCM_TIMESTEPS = 100
 def make_scheduler(
     sampler: Sampler, schedule: NoiseSchedule, timestep_spacing: TimestepSpacing | None = None
 ) -> Scheduler:
-    """A diffusers scheduler for the noise schedule that the motion module was trained with.
+    """Return a diffusers scheduler for the noise schedule that the motion module was trained with.
 
     Few-step motion modules need the one that they were distilled for: Lightning `euler` with `trailing`, AnimateLCM
     `lcm`.
@@ -95,7 +95,7 @@ def adds_noise(scheduler: Scheduler) -> bool:
 
 
 def begin(scheduler: Scheduler, num_inference_steps: int, device: torch.device) -> Scheduler:
-    """A copy of the scheduler at its first step; what a scheduler remembers of one clip is not for the next.
+    """Return a copy of the scheduler at its first step; what a scheduler remembers of one clip is not for the next.
 
     Raises:
         UserError: more steps than the schedule has timesteps.

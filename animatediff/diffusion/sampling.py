@@ -41,7 +41,7 @@ def sample(
         noise: (b c f h w), standard normal; for long clips, `initial_noise`.
         num_inference_steps: steps from noise to latents, at most the schedule's timesteps.
         guidance_scale: how far to lead; at 1 and below the negative half is not computed.
-        guidance_rescale: see `guide`.
+        guidance_rescale: see `classifier_free_guidance`.
         generators: one a clip, on the CPU, for a sampler that draws noise at its steps (Euler a, LCM): a clip's noise
             is its own, whatever it shares the batch with.
         context: windows of frames that the UNet sees at a time; default: all frames at once.
@@ -63,17 +63,19 @@ def sample(
     latents = noise.float() * scheduler.init_noise_sigma
     for step, timestep in enumerate(scheduler.timesteps):
         model_input = scheduler.scale_model_input(latents, timestep)
-        seen = windows(noise.shape[2], context, loop, turned=step / num_inference_steps)
+        seen = windows(noise.shape[2], context, loop, progress=step / num_inference_steps)
         predictions = _predict(unet, model_input, timestep, texts, seen, max_batch)
         prediction = predictions[-1]
         if is_guided:
-            prediction = guide(predictions[0], prediction, guidance_scale, guidance_rescale)
+            prediction = classifier_free_guidance(predictions[0], prediction, guidance_scale, guidance_rescale)
         latents = scheduler.step(prediction, timestep, latents, **draws).prev_sample
     return latents
 
 
-def guide(negative: Tensor, positive: Tensor, guidance_scale: float, guidance_rescale: float = 0.0) -> Tensor:
-    """Classifier-free guidance: from the negative prediction past the positive one; 1 is the positive one.
+def classifier_free_guidance(
+    negative: Tensor, positive: Tensor, guidance_scale: float, guidance_rescale: float = 0.0
+) -> Tensor:
+    """Go from the negative prediction past the positive one; 1 is the positive one.
 
     Args:
         negative: (b c f h w).
@@ -97,7 +99,7 @@ def _predict(
     seen: Sequence[Sequence[int]],
     max_batch: int | None,
 ) -> Tensor:
-    """The predictions for whole clips, put together from those for their windows.
+    """Return the predictions for whole clips, put together from those for their windows.
 
     Args:
         unet: as in `sample`.

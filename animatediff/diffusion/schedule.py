@@ -9,8 +9,8 @@ from torch import Tensor
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 
 
-def alphas_cumprod(schedule: NoiseSchedule) -> Tensor:
-    """The share of the signal's variance that is left at each timestep: (num_train_timesteps) float32, falling.
+def compute_alphas_cumprod(schedule: NoiseSchedule) -> Tensor:
+    """Return the share of the signal's variance that is left at each timestep: (num_train_timesteps) float32, falling.
 
     With `zero_terminal_snr` the last one is 0.
     """
@@ -19,31 +19,31 @@ def alphas_cumprod(schedule: NoiseSchedule) -> Tensor:
         betas = torch.linspace(first, last, steps)
     else:
         betas = torch.linspace(first**0.5, last**0.5, steps) ** 2
-    signal = torch.cumprod(1.0 - betas, dim=0)
-    return _to_zero(signal) if schedule.zero_terminal_snr else signal
+    alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
+    return _to_zero(alphas_cumprod) if schedule.zero_terminal_snr else alphas_cumprod
 
 
-def _to_zero(signal: Tensor) -> Tensor:
+def _to_zero(alphas_cumprod: Tensor) -> Tensor:
     """Lin et al.'s algorithm 1: the roots shifted to end at 0, and stretched to begin where they did."""
-    roots = signal.sqrt()
+    roots = alphas_cumprod.sqrt()
     return ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
 
 
-def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, signal: Tensor) -> Tensor:
+def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
     """Noisy latents, each clip at its own timestep.
 
     Args:
         latents: (b ...) clean, multiplied by the VAE's scaling factor.
         noise: the same shape, standard normal.
         timesteps: (b) integers.
-        signal: `alphas_cumprod` of the schedule, on the latents' device.
+        alphas_cumprod: `alphas_cumprod` of the schedule, on the latents' device.
     """
-    kept = _for_clips(signal[timesteps], latents)
+    kept = _for_clips(alphas_cumprod[timesteps], latents)
     return kept.sqrt() * latents + (1 - kept).sqrt() * noise
 
 
-def fading_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, signal: Tensor, *, first: int) -> Tensor:
-    """The noise with which `add_noise` shows less of the latents than the schedule does, the less the later.
+def fading_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor, *, first: int) -> Tensor:
+    """Return the noise with which `add_noise` shows less of the latents than the schedule does, the less the later.
 
     Their amplitude falls from the schedule's at the timestep `first`, evenly, to none after the last timestep; noise of
     the same distribution fills its place. Before `first` it is `noise` as it is.
@@ -52,19 +52,22 @@ def fading_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, signal: Tens
         latents: (b ...) clean.
         noise: the same shape, standard normal.
         timesteps: (b) integers.
-        signal: `alphas_cumprod` of the schedule, on the latents' device.
+        alphas_cumprod: `alphas_cumprod` of the schedule, on the latents' device.
         first: in [0, the number of timesteps).
     """
-    share = ((len(signal) - timesteps) / (len(signal) - first)).clamp(max=1)
-    shown = _for_clips(share**2 * signal[timesteps], latents)
-    kept = _for_clips(signal[timesteps], latents)
+    share = ((len(alphas_cumprod) - timesteps) / (len(alphas_cumprod) - first)).clamp(max=1)
+    shown = _for_clips(share**2 * alphas_cumprod[timesteps], latents)
+    kept = _for_clips(alphas_cumprod[timesteps], latents)
     hiding = (shown.sqrt() * latents + (1 - shown).sqrt() * noise - kept.sqrt() * latents) / (1 - kept).sqrt()
     return torch.where(_for_clips(timesteps < first, latents), noise, hiding)
 
 
-def velocity(latents: Tensor, noise: Tensor, timesteps: Tensor, signal: Tensor) -> Tensor:
-    """What a v-predicting model predicts of `add_noise` with the same arguments (Salimans and Ho, arXiv 2202.00512)."""
-    kept = _for_clips(signal[timesteps], latents)
+def velocity(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """Return what a v-predicting model predicts of `add_noise` with the same arguments.
+
+    Salimans and Ho, arXiv 2202.00512.
+    """
+    kept = _for_clips(alphas_cumprod[timesteps], latents)
     return kept.sqrt() * noise - (1 - kept).sqrt() * latents
 
 
@@ -73,7 +76,7 @@ def _for_clips(values: Tensor, clips: Tensor) -> Tensor:
 
 
 def scheduler_config(schedule: NoiseSchedule) -> dict[str, Any]:
-    """The schedule in the words of diffusers' schedulers."""
+    """Return the schedule in the words of diffusers' schedulers."""
     return {
         "num_train_timesteps": schedule.num_train_timesteps,
         "beta_start": schedule.beta_start,
@@ -85,7 +88,7 @@ def scheduler_config(schedule: NoiseSchedule) -> dict[str, Any]:
 
 
 def ddim_scheduler(schedule: NoiseSchedule) -> DDIMScheduler:
-    """The DDIM sampler of this schedule.
+    """Return the DDIM sampler of this schedule.
 
     `steps_offset` and `clip_sample` are the reference's; its configs leave `set_alpha_to_one` at diffusers' default.
     With `zero_terminal_snr` the steps are spaced from the last timestep down, as Lin et al. have it: the reference's

@@ -39,7 +39,9 @@ class MotionConfig(Config):
 
     @classmethod
     def for_version(cls, version: Version) -> Self:
-        """The config of a published version: v1, v2, v3, animatelcm on SD 1.x; sdxl (SDXL-beta), hotshotxl on SDXL.
+        """Return the config of a published version: v1, v2, v3, animatelcm on SD 1.x.
+
+        Sdxl (SDXL-beta), hotshotxl on SDXL.
 
         Sources of the last two: `PositionalEncoding` and `ResnetBlock3D` in G-U-N/AnimateLCM and hotshotco/Hotshot-XL.
         """

@@ -97,7 +97,10 @@ def _join(parts: list[Tensor]) -> Tensor:
 
 
 def _add(totals: tuple[Tensor, ...] | None, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The sums so far and the next slice's parts, in float32 at least; autograd rounds them to the weights' own."""
+    """Return the sums so far and the next slice's parts, in float32 at least.
+
+    Autograd rounds them to the weights' own.
+    """
     if totals is None:
         return parts
     wide = torch.promote_types(parts[0].dtype, torch.float32)

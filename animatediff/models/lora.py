@@ -43,7 +43,7 @@ class LowRank(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the change adds to the layer's output, (... i) to (... o), in the precision of `x`."""
+        """Return what the change adds to the layer's output, (... i) to (... o), in the precision of `x`."""
         # The factors are cast, not the features: they are the smaller ones by far.
         return F.linear(F.linear(x, self.down.weight.to(x.dtype)), self.up.weight.to(x.dtype))
 
@@ -82,7 +82,10 @@ class LowRankAdapters(nn.Module):
 
     @classmethod
     def for_motion(cls, motion: MotionModules, rank: int) -> "LowRankAdapters":
-        """A fresh MotionLoRA (paper, section 4.3): on the temporal self-attentions; the published ones have rank 64."""
+        """Return a fresh MotionLoRA (paper, section 4.3): on the temporal self-attentions.
+
+        The published ones have rank 64.
+        """
         layers: list[Layer] = []
         for name, module in motion.named_modules():
             if isinstance(module, TemporalAttention):
@@ -92,7 +95,10 @@ class LowRankAdapters(nn.Module):
 
     @classmethod
     def for_base(cls, unet: UNet2DConditionModel, rank: int) -> "LowRankAdapters":
-        """A fresh domain adapter (paper, section 4.1): on the base's attentions; the published one has rank 128."""
+        """Return a fresh domain adapter (paper, section 4.1): on the base's attentions.
+
+        The published one has rank 128.
+        """
         attentions = [(name, module) for name, module in unet.named_modules() if isinstance(module, Attention)]
         names = ("to_q", "to_k", "to_v", "to_out.0")
         return cls("unet", rank, [(a.get_submodule(n), [f"{path}.{n}"]) for path, a in attentions for n in names])
@@ -105,7 +111,10 @@ class LowRankAdapters(nn.Module):
 
 
 def adapter_name(path: str) -> str:
-    """What the official files call the change of the matrix at `path`: `x.to_out.0` is `x.processor.to_out_lora`."""
+    """Return what the official files call the change of the matrix at `path`.
+
+    `x.to_out.0` is `x.processor.to_out_lora`.
+    """
     parent, _, matrix = path.removesuffix(".0").rpartition(".")
     return f"{parent}.processor.{matrix}_lora"
 

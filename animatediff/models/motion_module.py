@@ -20,7 +20,7 @@ _MAX_ATTENTION_ROWS = 32_768
 
 
 def sinusoidal_positions(num_frames: int, channels: int) -> Tensor:
-    """The position table of "Attention is all you need", base 10000: sin in even channels, cos in odd ones.
+    """Return the position table of "Attention is all you need", base 10000: sin in even channels, cos in odd ones.
 
     Returns:
         (f, c) float32. A longer table begins with the shorter one, so a file's own table is never needed.

@@ -87,7 +87,7 @@ class MotionModules(nn.Module):
         self.up_blocks = nn.ModuleList(_Slot(channels, config) for channels in up)
 
     def mid_slot(self) -> list[MotionModule]:
-        """The middle block's motion modules: one in v2, none elsewhere."""
+        """Return the middle block's motion modules: one in v2, none elsewhere."""
         return list(self.mid_block) if self.mid_block is not None else []
 
     @classmethod
@@ -232,7 +232,7 @@ class MotionUNet(nn.Module):
         text: Tensor,
         f: int,
     ) -> Tensor:
-        """What a block repeats, on channels that may come in `parts`: the features so far and a skip."""
+        """Return what a block repeats, on channels that may come in `parts`: the features so far and a skip."""
 
         def features(*parts: Tensor) -> Tensor:
             x = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
@@ -263,7 +263,7 @@ class MotionUNet(nn.Module):
     def _time_embedding(
         self, x: Tensor, timestep: Tensor | int, text: Tensor, added_cond: dict[str, Tensor] | None
     ) -> Tensor:
-        """A row a frame, (b f) d.
+        """Return (b f) d, a row a frame.
 
         One timestep for all goes through the base's own path, a row a frame, so that its bits are the base's. A
         timestep a clip is embedded once a clip, as the reference does: a matrix product rounds by its row count.

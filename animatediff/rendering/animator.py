@@ -100,7 +100,7 @@ class Animator:
 
     @classmethod
     def for_model(cls, model: Model, *, device: str) -> "Animator":
-        """The animator of a model's base and motion module."""
+        """Return the animator of a model's base and motion module."""
         return cls(model.base, model.motion_module, schedule=model.noise_schedule, device=device)
 
     def prefetch(self, weights: Weights) -> None:
@@ -146,7 +146,7 @@ class Animator:
         return _Files(reading, tuple(embeddings), tuple(words))
 
     def render(self, item: Item) -> np.ndarray:
-        """The frames of one clip, (f h w 3) uint8 RGB.
+        """Return the frames of one clip, (f h w 3) uint8 RGB.
 
         Raises:
             UserError: the weights gave NaN or infinite numbers.
@@ -255,7 +255,7 @@ class Animator:
 
 
 def _bundled(wanted: Weights) -> Iterator[tuple[str, Embedding]]:
-    """The embeddings in the files of LoRAs that are not left out, with their paths."""
+    """Yield the embeddings in the files of LoRAs that are not left out, with their paths."""
     for addition in wanted.loras:
         if addition.scale:
             yield from ((addition.path, found) for found in textual_inversion.bundled(lora.open_file(addition.path)))

@@ -47,7 +47,7 @@ def encode(
     crf: int = 18,
     metadata: Mapping[str, str] | None = None,
 ) -> Iterator[Encoded]:
-    """A clip's files one after the other: the poster, then the formats in their order.
+    """Yield a clip's files one after the other: the poster, then the formats in their order.
 
     The bytes depend on the arguments alone. The poster is a thumbnail and has no metadata.
 
@@ -80,7 +80,7 @@ def encode(
 
 
 def encode_mp4(frames: np.ndarray, *, fps: float, crf: int = 18, metadata: Mapping[str, str] | None = None) -> bytes:
-    """An H.264 MP4 that every browser plays.
+    """Return an H.264 MP4 that every browser plays.
 
     Args:
         frames: (f h w 3) uint8 RGB. Odd sizes are padded by one pixel, as yuv420p needs even ones.
@@ -114,7 +114,7 @@ def encode_mp4(frames: np.ndarray, *, fps: float, crf: int = 18, metadata: Mappi
 
 
 def encode_gif(frames: np.ndarray, *, fps: float, metadata: Mapping[str, str] | None = None) -> bytes:
-    """An endlessly looping GIF.
+    """Return an endlessly looping GIF.
 
     Args:
         frames: (f h w 3) uint8 RGB.
@@ -135,7 +135,7 @@ def encode_gif(frames: np.ndarray, *, fps: float, metadata: Mapping[str, str] | 
 def encode_webp(
     frames: np.ndarray, *, fps: float, quality: int = 80, metadata: Mapping[str, str] | None = None
 ) -> bytes:
-    """An endlessly looping WebP with all colours.
+    """Return an endlessly looping WebP with all colours.
 
     Args:
         frames: (f h w 3) uint8 RGB.
@@ -164,7 +164,7 @@ def encode_webp(
 
 
 def encode_png(frame: np.ndarray, *, metadata: Mapping[str, str] | None = None) -> bytes:
-    """A single picture, (h w 3) uint8 RGB; the metadata are JSON in the text `parameters`."""
+    """Return a single picture, (h w 3) uint8 RGB; the metadata are JSON in the text `parameters`."""
     text = PngImagePlugin.PngInfo()
     if metadata:
         text.add_itxt(_KEY, _json(metadata))
@@ -174,14 +174,14 @@ def encode_png(frame: np.ndarray, *, metadata: Mapping[str, str] | None = None) 
 
 
 def encode_latents(latents: Tensor, *, metadata: Mapping[str, str] | None = None) -> bytes:
-    """A safetensors file with the tensor `latents`; the metadata are JSON in its own under `parameters`."""
+    """Return a safetensors file with the tensor `latents`; the metadata are JSON in its own under `parameters`."""
     # One name, since safetensors writes several in an order that changes from call to call.
     texts = {_KEY: _json(metadata)} if metadata else None
     return safetensors.torch.save({"latents": latents.detach().cpu().contiguous()}, texts)
 
 
 def encode_poster(frames: np.ndarray) -> bytes:
-    """A small WebP still, its longest side at most `POSTER_PIXELS`.
+    """Return a small WebP still, its longest side at most `POSTER_PIXELS`.
 
     It shows the middle, so that posters of one prompt compare over models; where the middle is rather empty, as in a
     clip that fades out, the frame with the most contrast.
@@ -202,7 +202,7 @@ def encode_poster(frames: np.ndarray) -> bytes:
 
 
 def read_metadata(uri: str) -> dict[str, str]:
-    """What was written inside a file of any format, told from its content; empty where there is nothing of ours.
+    """Return what was written inside a file of any format, told from its content; empty where there is nothing of ours.
 
     Raises:
         FileNotFoundError: there is no file.

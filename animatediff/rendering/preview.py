@@ -42,7 +42,7 @@ def choose(manifest: Manifest, num: int) -> list[tuple[int, int]]:
 def decode(
     dataset_uri: str, manifest: Manifest, vae: AutoencoderKL, num: int
 ) -> Iterator[tuple[str, np.ndarray, float]]:
-    """Some clips' captions, frames (f h w 3) uint8 RGB, and frames per second.
+    """Yield some clips' captions, frames (f h w 3) uint8 RGB, and frames per second.
 
     Args:
         dataset_uri: a sealed dataset.

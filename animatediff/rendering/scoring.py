@@ -13,7 +13,7 @@ Scorer = Callable[[Result, np.ndarray], Mapping[str, float]]
 
 
 def load_scorer(path: str) -> Scorer:
-    """The function at `package.module:function`.
+    """Return the function at `package.module:function`.
 
     Raises:
         UserError: there is none.
@@ -23,7 +23,7 @@ def load_scorer(path: str) -> Scorer:
 
 
 def apply_scorer(scorer: Scorer, result: Result, frames: np.ndarray) -> dict[str, float]:
-    """The finite scores of a clip, as plain floats."""
+    """Return the finite scores of a clip, as plain floats."""
     scores = {name: float(value) for name, value in scorer(result, frames).items()}
     return {name: value for name, value in scores.items() if math.isfinite(value)}
 

@@ -21,7 +21,7 @@ _TEXT_WIDTH = 32
 
 
 def build_base(folder: Path, *, seed: int = 0) -> Path:
-    """Makes the base model, unless the folder holds one already.
+    """Make the base model, unless the folder holds one already.
 
     The folder appears whole or not at all; the same seed gives the same bytes; torch's own random state is untouched.
 
@@ -78,7 +78,10 @@ def _build_pipeline(draft: Path, seed: int) -> StableDiffusionPipeline:
 
 @torch.no_grad()
 def _measure_scaling_factor(vae: AutoencoderKL) -> float:
-    """What makes the latents of the world's pictures have unit variance; three digits, the same on every machine."""
+    """Return what makes the latents of the world's pictures have unit variance.
+
+    Three digits, the same on every machine.
+    """
     scenes = sample_scenes(18, seed=0)
     frames = [render(s, num_frames=1, height=SAMPLE_SIZE, width=SAMPLE_SIZE)[0] for s in scenes]
     pixels = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2) / 127.5 - 1  # b c h w

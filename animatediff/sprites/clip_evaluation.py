@@ -106,7 +106,7 @@ def figures(clips: Iterable[np.ndarray], scenes: Sequence[Scene], *, style: str,
 
 
 def table(rows: dict[str, Figures]) -> str:
-    """The figures as aligned text, a line a model."""
+    """Return the figures as aligned text, a line a model."""
     width = max(map(len, rows))
     lines = ["  ".join([" " * width, *_COLUMNS])]
     for name, row in rows.items():
@@ -162,7 +162,7 @@ def _travels(scene: Scene) -> bool:
 
 
 def _filled(values: Sequence[float], stand_in: Callable[[list[float]], float]) -> list[float]:
-    """The values, with one of the known in place of each NaN."""
+    """Return the values, with one of the known in place of each NaN."""
     known = [value for value in values if not math.isnan(value)]
     return [stand_in(known) if math.isnan(value) else value for value in values] if known else [math.nan]
 

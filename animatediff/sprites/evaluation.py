@@ -48,7 +48,7 @@ def main(base: str, sheet: Path | None = None, num_seen: int = _NUM_SEEN, num_he
 
 
 def open_base(base: str) -> StableDiffusionPipeline:
-    """The pipeline of a base model, in float32.
+    """Return the pipeline of a base model, in float32.
 
     Raises:
         UserError: there is none.

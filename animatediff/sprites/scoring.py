@@ -49,7 +49,7 @@ def score(result: Result, frames: np.ndarray) -> dict[str, float]:
 
 
 def style_of(name: str) -> str:
-    """The style that an entry's name ends with, plain if it ends with none."""
+    """Return the style that an entry's name ends with, plain if it ends with none."""
     return next((style for style in STYLES if name.endswith(style)), "plain")
 
 

@@ -42,7 +42,7 @@ _NEW_PICTURES = 500_000  # between the seeds of one stage and the next
 
 
 def main(output: Path, seed: int = 0) -> None:
-    """The VAE; text encoder and UNet; these two refined; all words, and the UNet that reads them.
+    """Train the VAE; text encoder and UNet; these two refined; all words, and the UNet that reads them.
 
     Run it again to go on after a kill.
 
@@ -109,7 +109,7 @@ def _teach_words(
 
 
 def _open_in_float32(config: Path) -> None:
-    """Transformers opens weights in the precision that the config says, diffusers in float32: they would not fit."""
+    """Set a config to float32, in which diffusers opens weights; transformers takes the one that the config says."""
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
 
 
@@ -121,7 +121,10 @@ def _forget_place(config: Path) -> None:
 
 
 def _vae(work: Path, seed: int) -> tuple[AutoencoderKL, float]:
-    """The trained VAE, kept beside its checkpoint: training it draws thousands of pictures before the first step."""
+    """Return the trained VAE, kept beside its checkpoint.
+
+    Training it draws thousands of pictures before the first step.
+    """
     folder, seconds = work / "vae", work / "vae_seconds"
     if not seconds.exists():
         vae, spent_s = train_vae(seed=seed, plan=VAE_PLAN, checkpoint=work / "vae.pt")

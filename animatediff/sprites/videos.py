@@ -96,7 +96,7 @@ def write_scenes(
     num_frames: int = NUM_FRAMES,
     fps: float = FPS,
 ) -> Path:
-    """Writes `folder/videos/{page_dir}/{videoid}.mp4` and `folder/videos.csv`.
+    """Write `folder/videos/{page_dir}/{videoid}.mp4` and `folder/videos.csv`.
 
     The CSV has WebVid's columns: `videoid`, `contentUrl` (the file's path relative to `folder`), `duration`
     (`PT00H00M03S`), `page_dir` (`000001_000050`) and `name` (the caption). Ids come from what a video shows and how it
@@ -193,7 +193,7 @@ def _csv_bytes(rows: list[dict[str, str]]) -> bytes:
 
 
 def _first_half(mp4: bytes) -> bytes:
-    """An MP4 up to the middle of its frames' data; the index stands before it and stays.
+    """Return an MP4 up to the middle of its frames' data; the index stands before it and stays.
 
     The boxes' headers are read, not the file's length, so that a file already cut is not cut again.
     """

@@ -44,7 +44,7 @@ _DRAFT = re.compile(r"\.(.+\.)?[0-9a-f]{32}\.tmp")  # what `staged` and `write_f
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system that serves `uri`, and the path inside it.
+    """Return the file system that serves `uri`, and the path inside it.
 
     Raises:
         UserError: no file system is known for the protocol, or its package is not installed.
@@ -62,7 +62,7 @@ def join(uri: str, *parts: str) -> str:
 
 
 def beside(uri: str, name: str) -> str:
-    """The file `name` in the folder that `uri` lies in."""
+    """Return the file `name` in the folder that `uri` lies in."""
     return joined(parent(uri), name)
 
 
@@ -106,7 +106,7 @@ def exists(uri: str) -> bool:
 
 
 def read_bytes(uri: str) -> bytes:
-    """The whole file.
+    """Return the whole file.
 
     Raises:
         FileNotFoundError: there is none.
@@ -142,7 +142,7 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 @contextmanager
 def write_file(uri: str) -> Iterator[Path]:
-    """A local path to write a file at that need not fit in memory; after the block it is at `uri`, whole.
+    """Give a local path to write a file at that need not fit in memory; after the block it is at `uri`, whole.
 
     If the block raises, `uri` stays as it was. The file has the usual permissions, whatever its writer set.
 
@@ -193,7 +193,7 @@ def staged(uri: str) -> Iterator[str]:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place after the block."""
+    """Give a temporary path beside `path` that takes its place after the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:

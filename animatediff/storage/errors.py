@@ -31,7 +31,7 @@ def is_absence(error: BaseException) -> bool:
 
 
 def _status(error: BaseException) -> int | None:
-    """What a server said, wherever its client keeps it."""
+    """Return what a server said, wherever its client keeps it."""
     response: Any = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore's
         found = [response.get("ResponseMetadata", {}).get("HTTPStatusCode")]
@@ -42,7 +42,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def reason(error: BaseException) -> str:
-    """The line in which a storage's error says what happened."""
+    """Return the line in which a storage's error says what happened."""
     if isinstance(error, FileNotFoundError) and error.__cause__:  # which says no more than the name
         return reason(error.__cause__)
     if (status := getattr(error, "status", None)) and (message := getattr(error, "message", None)):
@@ -54,7 +54,7 @@ def reason(error: BaseException) -> str:
 
 
 def unreachable(uri: str, error: BaseException) -> UserError:
-    """The one line for whatever a storage raised."""
+    """Return the one line for whatever a storage raised."""
     what = f"cannot {'reach' if '://' in uri else 'use'} {printed(uri, most=_MOST_OF_A_URI)}"
     if (full := saying_full(error)) is not None:
         return UserError(f"{what}: {reason(full)} (make room there or raise its quota; the same command goes on)")
@@ -63,7 +63,7 @@ def unreachable(uri: str, error: BaseException) -> UserError:
 
 
 def public(error: Exception) -> Exception:
-    """What an error is said to be caused by: itself, or its text where that holds the secrets of a URI.
+    """Return what an error is said to be caused by: itself, or its text where that holds the secrets of a URI.
 
     Python and Ray print the causes of errors into logs, with all that they say.
     """

@@ -28,12 +28,12 @@ class Ema:
         torch._foreach_lerp_(self.averages, list(self._parameters), 1 - self.decay_at(step))
 
     def decay_at(self, step: int) -> float:
-        """The decay in effect, which rises from 0.1: with the full one the first weights would last for long."""
+        """Return the decay in effect, which rises from 0.1: with the full one the first weights would last for long."""
         return min(self._decay, (1 + step) / (10 + step))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The parameters are the averages inside."""
+        """Put the averages in the place of the parameters during the block."""
         kept = [p.detach().clone() for p in self._parameters]
         self._set(self.averages)
         try:

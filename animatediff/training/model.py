@@ -54,13 +54,13 @@ class TrainedModel(nn.Module):
 
     Args:
         unet: predicts; the base's UNet alone where single frames are trained on.
-        learning: what is trained: the UNet's motion modules, or adapters on its layers.
+        trainable: what is trained: the UNet's motion modules, or adapters on its layers.
     """
 
-    def __init__(self, unet: MotionUNet | UNet2DConditionModel, learning: MotionModules | LowRankAdapters) -> None:
+    def __init__(self, unet: MotionUNet | UNet2DConditionModel, trainable: MotionModules | LowRankAdapters) -> None:
         super().__init__()
         self.unet = unet.requires_grad_(False).eval()
-        self.learning = learning.requires_grad_(True)
+        self.trainable = trainable.requires_grad_(True)
 
     @property
     def takes_single_frames(self) -> bool:
@@ -75,7 +75,7 @@ class TrainedModel(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Switch what is trained; what is frozen stays in evaluation mode."""
         self.training = mode
-        self.learning.train(mode)
+        self.trainable.train(mode)
         return self
 
     def forward(self, sample: Tensor, timesteps: Tensor, text: Tensor, pooled: Tensor | None = None) -> Tensor:
@@ -152,7 +152,7 @@ def _size(module: nn.Module) -> int:
 
 
 def build(recipe: ModelRecipe, text_encoders: TextEncoders, *, seed: int, rank: int = 0) -> TrainedModel:
-    """The model on the CPU in float32: the base frozen, the rest to be trained.
+    """Return the model on the CPU in float32: the base frozen, the rest to be trained.
 
     Args:
         recipe: the base and the model.
@@ -195,9 +195,9 @@ def place(model: TrainedModel, device: torch.device, precision: str) -> torch.dt
     """
     dtype = _auto_dtype(device) if precision == "auto" else getattr(torch, precision)
     model.to(device)
-    learning = {id(module) for module in model.learning.modules()}
+    trainable = {id(module) for module in model.trainable.modules()}
     for module in model.unet.modules():
-        if id(module) not in learning:
+        if id(module) not in trainable:
             _cast_own(module, dtype)
     return dtype
 
@@ -227,7 +227,7 @@ def _checkpoint(checkpoints: tuple[str, ...], rank: int) -> str | None:
 
 
 def _fitting_config(base_config: dict[str, Any], model: ModelConfig, base: str) -> MotionConfig:
-    """The config of motion modules that fit the base; no weight is read or made."""
+    """Return the config of motion modules that fit the base; no weight is read or made."""
     if model.motion_module is not None:
         with naming("model.motion_module"):
             file = motion_modules.open_file(model.motion_module)

@@ -9,14 +9,14 @@ from animatediff.training.settings import ObjectiveConfig
 
 
 def biased_timestep(num_timesteps: int, power: float, generator: torch.Generator) -> Tensor:
-    """A timestep in [0, num_timesteps), distributed as `timestep_power` says: (1) int64."""
+    """Return a timestep in [0, num_timesteps), distributed as `timestep_power` says: (1) int64."""
     u = torch.rand(1, dtype=torch.float64, generator=generator)
     # A high power rounds to 1 what is just below it.
     return (num_timesteps * u ** (1 / power)).long().clamp(max=num_timesteps - 1)
 
 
 def with_shared_parts(noise: Tensor, objective: ObjectiveConfig, generator: torch.Generator) -> Tensor:
-    """A clip's noise with what its frames, or all places of a channel, have in common.
+    """Return a clip's noise with what its frames, or all places of a channel, have in common.
 
     Args:
         noise: (c f h w) standard normal, independent.
@@ -33,31 +33,34 @@ def with_shared_parts(noise: Tensor, objective: ObjectiveConfig, generator: torc
 
 
 def target(
-    latents: Tensor, noise: Tensor, timesteps: Tensor, signal: Tensor, prediction_type: PredictionType
+    latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor, prediction_type: PredictionType
 ) -> Tensor:
-    """What the model should predict of noisy latents, in their shape; the other arguments are those of `add_noise`."""
-    return noise if prediction_type == "epsilon" else velocity(latents, noise, timesteps, signal)
+    """Return what the model should predict of noisy latents, in their shape.
+
+    The other arguments are those of `add_noise`.
+    """
+    return noise if prediction_type == "epsilon" else velocity(latents, noise, timesteps, alphas_cumprod)
 
 
-def min_snr_weights(signal: Tensor, gamma: float, prediction_type: PredictionType) -> Tensor:
-    """The weight min(SNR, gamma) of the clean latents' error, put as one of what the model predicts.
+def min_snr_weights(alphas_cumprod: Tensor, gamma: float, prediction_type: PredictionType) -> Tensor:
+    """Return the weight min(SNR, gamma) of the clean latents' error, put as one of what the model predicts.
 
     Args:
-        signal: (b) the share of the signal's variance at each clip's timestep, in [0, 1).
+        alphas_cumprod: (b) the share of the signal's variance at each clip's timestep, in [0, 1).
         gamma: the highest weight of an error of the clean latents.
         prediction_type: what the model predicts.
 
     Returns:
         (b) min(SNR, gamma) / SNR for the noise, min(SNR, gamma) / (SNR + 1) for the velocity.
     """
-    snr = signal / (1 - signal)
+    snr = alphas_cumprod / (1 - alphas_cumprod)
     if prediction_type == "epsilon":
         return (gamma / snr).clamp(max=1)
     return snr.clamp(max=gamma) / (snr + 1)
 
 
 def quartile_sums(losses: Tensor, timesteps: Tensor, num_timesteps: int) -> Tensor:
-    """Sums to log the loss by quarters of the timesteps, from the clean to the noisy end, without gradients.
+    """Return the sums to log the loss by quarters of the timesteps, from the clean to the noisy end, without gradients.
 
     They add up over workers and steps.
 

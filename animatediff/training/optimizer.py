@@ -18,7 +18,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> t
 
 
 def learning_rate(config: OptimConfig, *, step: int, num_steps: int) -> float:
-    """The rate of a step, counted from 0, of a run of `num_steps`."""
+    """Return the rate of a step, counted from 0, of a run of `num_steps`."""
     rising = (step + 1) / max(1, config.warmup_steps)
     left = min(1.0, (num_steps - step) / max(1, config.decay_steps))
     falling = left if config.decay == "linear" else (1 - math.cos(math.pi * left)) / 2

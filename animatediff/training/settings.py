@@ -50,7 +50,7 @@ class ModelConfig(Config):
         return self
 
     def motion_config(self, base_config: dict[str, Any]) -> MotionConfig:
-        """The shape of fresh motion modules on a base.
+        """Return the shape of fresh motion modules on a base.
 
         Args:
             base_config: the base UNet's config.

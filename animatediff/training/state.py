@@ -51,7 +51,7 @@ def save(
     """
     write_result(str(folder / recipe.result_file), model, ema, recipe)
     # The file holds the averages; the weights themselves are needed to go on.
-    weights = {"weights": model.learning.state_dict()} if ema is not None else {}
+    weights = {"weights": model.trainable.state_dict()} if ema is not None else {}
     state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), **weights}
     with _telling(folder), (folder / _TENSORS).open("wb") as file:  # by Python, which keeps what the system says
         torch.save(state, file)
@@ -77,10 +77,10 @@ def write_result(uri: str, model: TrainedModel, ema: Ema | None, recipe: Recipe)
     Motion modules say which noise schedule they were trained with.
     """
     with ema.in_place() if ema is not None else nullcontext():
-        if isinstance(model.learning, LowRankAdapters):
-            adapters.write(uri, model.learning, metadata={})
+        if isinstance(model.trainable, LowRankAdapters):
+            adapters.write(uri, model.trainable, metadata={})
         else:
-            motion_modules.write(uri, model.learning, schedule=recipe.noise_schedule.model_dump())
+            motion_modules.write(uri, model.trainable, schedule=recipe.noise_schedule.model_dump())
 
 
 def load(
@@ -104,9 +104,9 @@ def load(
     state, record = _read(folder)
     load_result(str(folder / file_name), model)
     if ema is not None:
-        ema.load([parameter.detach() for parameter in model.learning.parameters()])
+        ema.load([parameter.detach() for parameter in model.trainable.parameters()])
     if "weights" in state:
-        model.learning.load_state_dict(state["weights"])
+        model.trainable.load_state_dict(state["weights"])
     _load_moments(optimizer, state["optimizer"])
     # It is empty from a precision that needs no scaler; the run may have another one now.
     if state["scaler"]:
@@ -115,7 +115,7 @@ def load(
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The tensors and the record; what older versions wrote has no checksums."""
+    """Return the tensors and the record; what older versions wrote has no checksums."""
     try:
         # weights_only: a checkpoint from elsewhere must not run code.
         state = torch.load(folder / _TENSORS, map_location="cpu", weights_only=True)
@@ -138,7 +138,7 @@ def load_result(uri: str, model: TrainedModel) -> None:
     Raises:
         UserError: it is damaged or was made for another model.
     """
-    if isinstance(model.learning, LowRankAdapters):
-        adapters.read_into(uri, model.learning, model.host)
+    if isinstance(model.trainable, LowRankAdapters):
+        adapters.read_into(uri, model.trainable, model.host)
     else:
-        model.learning.load_state_dict(motion_modules.read(uri).state_dict())
+        model.trainable.load_state_dict(motion_modules.read(uri).state_dict())

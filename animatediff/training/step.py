@@ -41,7 +41,7 @@ def draw(
     num_timesteps: int,
     caption_dropout: float,
 ) -> Draws:
-    """The draws of a worker's share of a batch.
+    """Return the draws of a worker's share of a batch.
 
     Each clip has its own generator, seeded by the run's seed, the step and the clip's index in the global batch. So
     they are the same for any number of workers, and a resumed run needs no saved random state.
@@ -68,7 +68,7 @@ def draw(
 
 
 def of_clips(draws: Draws, chosen: Tensor) -> Draws:
-    """The draws of some of a batch's clips, by their indices (k)."""
+    """Return the draws of some of a batch's clips, by their indices (k)."""
     indices = chosen.tolist()
     return Draws(
         draws.noise[chosen],
@@ -79,7 +79,7 @@ def of_clips(draws: Draws, chosen: Tensor) -> Draws:
 
 
 def single_frames(latents: Tensor, draws: Draws) -> tuple[Tensor, Draws]:
-    """The frame of each clip that the draws chose, (b c 1 h w), with its own noise."""
+    """Return the frame of each clip that the draws chose, (b c 1 h w), with its own noise."""
     rows, frames = torch.arange(len(latents)), torch.tensor(draws.frames)
     noise = draws.noise[rows, :, frames, None]
     return latents[rows, :, frames, None], Draws(noise, draws.timesteps, draws.dropped, [0] * len(latents))
@@ -102,7 +102,7 @@ def clip_losses(
     latents: Tensor,
     text: Tensor,
     draws: Draws,
-    signal: Tensor,
+    alphas_cumprod: Tensor,
     *,
     schedule: NoiseSchedule,
     objective: ObjectiveConfig,
@@ -114,7 +114,7 @@ def clip_losses(
         latents: (b c f h w) float32, multiplied by the scaling factor, on the model's device.
         text: (b n d) text embeddings, one a clip; their dtype is the model's under autocast.
         draws: noise and timesteps; they are moved to the latents' device.
-        signal: `alphas_cumprod` of the noise schedule, on the latents' device.
+        alphas_cumprod: `alphas_cumprod` of the noise schedule, on the latents' device.
         schedule: says what the model predicts.
         objective: says what the clips weigh.
 
@@ -123,12 +123,12 @@ def clip_losses(
     """
     noise, timesteps = (to_device(t, latents.device) for t in (draws.noise, draws.timesteps))
     if objective.fade_from is not None:
-        noise = fading_noise(latents, noise, timesteps, signal, first=objective.fade_from)
+        noise = fading_noise(latents, noise, timesteps, alphas_cumprod, first=objective.fade_from)
     with torch.autocast(latents.device.type, text.dtype, enabled=text.dtype != torch.float32):
-        prediction = predict(add_noise(latents, noise, timesteps, signal), timesteps, text)
-    wanted = target(latents, noise, timesteps, signal, schedule.prediction_type)
+        prediction = predict(add_noise(latents, noise, timesteps, alphas_cumprod), timesteps, text)
+    wanted = target(latents, noise, timesteps, alphas_cumprod, schedule.prediction_type)
     # One reduction a clip: one over the rows of a batch rounds differently for different numbers of clips.
     losses = torch.stack([F.mse_loss(p, w) for p, w in zip(prediction.float(), wanted, strict=True)])
     if objective.min_snr_gamma is None:
         return losses
-    return losses * min_snr_weights(signal[timesteps], objective.min_snr_gamma, schedule.prediction_type)
+    return losses * min_snr_weights(alphas_cumprod[timesteps], objective.min_snr_gamma, schedule.prediction_type)

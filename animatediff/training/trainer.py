@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from animatediff.data.loading.loader import ClipBatch, ClipLoader
 from animatediff.data.loading.mixing import MixedLoader
 from animatediff.data.manifest import read_manifest
-from animatediff.diffusion.schedule import alphas_cumprod
+from animatediff.diffusion.schedule import compute_alphas_cumprod
 from animatediff.errors import UserError
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.training import state
@@ -65,7 +65,7 @@ class Trainer:
         if world_size > 1:
             _check_same_precision(dtype, world_size)
         self._text = CaptionEncoder(encoders, device, dtype)
-        self._parameters = list(self.model.learning.parameters())
+        self._parameters = list(self.model.trainable.parameters())
         self.optimizer = make_optimizer(self._parameters, recipe.optim)
         self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.ema = Ema(self._parameters, recipe.train.ema_decay) if recipe.train.ema_decay else None
@@ -76,7 +76,7 @@ class Trainer:
             overflows=dtype == torch.float16,
             on_skip=lambda: keep_scale(self._scaler),
         )
-        self._signal = alphas_cumprod(recipe.noise_schedule).to(device)
+        self._signal = compute_alphas_cumprod(recipe.noise_schedule).to(device)
         self._predict = self._distributed(recipe)
         self.loader = _loader(recipe, rank, world_size)
 
@@ -113,7 +113,10 @@ class Trainer:
         )
 
     def _accumulate(self, batch: ClipBatch, draws: Draws) -> Tensor:
-        """The gradients of the global batch's mean loss, on the parameters; and this worker's clips' losses, (b)."""
+        """Return the gradients of the global batch's mean loss, on the parameters.
+
+        And this worker's clips' losses, (b).
+        """
         latents = batch.latents
         if self.model.takes_single_frames:
             latents, draws = single_frames(latents, draws)

@@ -9,7 +9,7 @@ import torch
 
 from animatediff.data.loading.loader import ClipBatch, ClipLoader
 from animatediff.data.manifest import read_manifest
-from animatediff.diffusion.schedule import alphas_cumprod
+from animatediff.diffusion.schedule import compute_alphas_cumprod
 from animatediff.training.model import build, place
 from animatediff.training.recipe import Recipe
 from animatediff.training.schedules import with_schedule
@@ -50,7 +50,7 @@ def validation_loss(recipe: Recipe, weights_uri: str, *, device: torch.device, n
     load_result(weights_uri, model)
     dtype = place(model, device, recipe.compute.precision)
     encode = CaptionEncoder(encoders, device, dtype)
-    signal = alphas_cumprod(recipe.noise_schedule).to(device)
+    alphas_cumprod = compute_alphas_cumprod(recipe.noise_schedule).to(device)
     loader = ClipLoader(
         recipe.dataset_uri,
         read_manifest(recipe.dataset_uri),
@@ -80,7 +80,11 @@ def validation_loss(recipe: Recipe, weights_uri: str, *, device: torch.device, n
         latents = latents.expand(_QUARTERS, *latents.shape[1:]).to(device)
         text, pooled = encode(batch.captions * _QUARTERS)
         predict, schedule, objective = partial(model, pooled=pooled), recipe.noise_schedule, recipe.objective
-        return clip_losses(predict, latents, text, four, signal, schedule=schedule, objective=objective).mean().item()
+        return (
+            clip_losses(predict, latents, text, four, alphas_cumprod, schedule=schedule, objective=objective)
+            .mean()
+            .item()
+        )
 
     losses = {}
     for i in range(min(num_clips, loader.num_clips)):

@@ -27,7 +27,7 @@ _TAKEN_FOR_HUB = "there is no such folder, so it is taken for a hub id"
 
 
 def resolve(base: str) -> str:
-    """What diffusers can open: a local folder's path, or a hub id (`owner/name`) as it is.
+    """Return what diffusers can open: a local folder's path, or a hub id (`owner/name`) as it is.
 
     Raises:
         UserError: `base` is a path or URI with no model folder behind it.
@@ -43,7 +43,7 @@ def resolve(base: str) -> str:
 
 
 def load_config(base: str, part: str) -> dict[str, Any]:
-    """The config of a part (`unet`, `vae`, `text_encoder`, `scheduler`), without its weights.
+    """Return the config of a part (`unet`, `vae`, `text_encoder`, `scheduler`), without its weights.
 
     Raises:
         UserError: the base has no such part, or its config cannot be read or used.
@@ -110,7 +110,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def prediction_type(base: str) -> str:
-    """What the base predicts, in diffusers' words; `epsilon`, as most do, where it has no scheduler that says it."""
+    """Return what the base predicts, in diffusers' words.
+
+    `epsilon`, as most do, where it has no scheduler that says it.
+    """
     try:
         return str(load_config(base, "scheduler").get("prediction_type", "epsilon"))
     except UserError:
@@ -118,7 +121,7 @@ def prediction_type(base: str) -> str:
 
 
 def load_vae(base: str) -> AutoencoderKL:
-    """The frozen VAE, float32, in evaluation mode.
+    """Return the frozen VAE, float32, in evaluation mode.
 
     Raises:
         UserError: the base has none.
@@ -127,7 +130,7 @@ def load_vae(base: str) -> AutoencoderKL:
 
 
 def load_unet(base: str) -> UNet2DConditionModel:
-    """The frozen UNet, float32, in evaluation mode.
+    """Return the frozen UNet, float32, in evaluation mode.
 
     Raises:
         UserError: the base has none.
@@ -136,7 +139,7 @@ def load_unet(base: str) -> UNet2DConditionModel:
 
 
 def load_text_encoder(base: str) -> tuple[CLIPTokenizer, CLIPTextModel]:
-    """The tokenizer and the frozen text encoder, float32.
+    """Return the tokenizer and the frozen text encoder, float32.
 
     Raises:
         UserError: the base has none, or is an SDXL with two.
@@ -147,7 +150,7 @@ def load_text_encoder(base: str) -> tuple[CLIPTokenizer, CLIPTextModel]:
 
 
 def load_tokenizer(base: str) -> tuple[CLIPTokenizer, int]:
-    """The tokenizer of the (first) text encoder, and how many tokens are read of a text, without start and end.
+    """Return the tokenizer of the (first) text encoder, and how many tokens are read of a text, without start and end.
 
     Raises:
         UserError: the base has none.
@@ -159,7 +162,9 @@ def load_tokenizer(base: str) -> tuple[CLIPTokenizer, int]:
 
 
 def load_text_encoders(base: str) -> dict[str, tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWithProjection]]:
-    """The tokenizers and the frozen text encoders, float32, by part: `text_encoder`, and SDXL's `text_encoder_2`.
+    """Return the tokenizers and the frozen text encoders, float32, by part.
+
+    `text_encoder`, and SDXL's `text_encoder_2`.
 
     Raises:
         UserError: the base has none.
@@ -208,6 +213,6 @@ def _load_tokenizer(base: str, part: str) -> CLIPTokenizer:
 
 
 def _variant(folder: Path) -> dict[str, str]:
-    """What diffusers must be told of a part whose weights are there in half precision alone."""
+    """Return what diffusers must be told of a part whose weights are there in half precision alone."""
     weights = [file.name for file in folder.glob("*") if file.suffix in (".safetensors", ".bin")]
     return {"variant": "fp16"} if weights and all(".fp16" in name for name in weights) else {}

@@ -97,7 +97,7 @@ def check_files(folder: Path, name: str) -> int:
 
 
 def build_on_meta(cls: Any, config: Mapping[str, Any], source: str, *, weights_bytes: int | None = None) -> Any:
-    """A part without memory for its weights.
+    """Return a part without memory for its weights.
 
     Args:
         cls: its class.
@@ -164,7 +164,7 @@ def _bounded(most_parameters: int) -> Iterator[None]:
 
 
 def _blamed(cls: Any, build: Any, config: Mapping[str, Any], fault: BaseException) -> str:
-    """The field that a part cannot be built for, as the end of a line; nothing where it cannot be told.
+    """Return the field that a part cannot be built for, as the end of a line; nothing where it cannot be told.
 
     It is the one without which there is no fault; or, as the default of a list may not fit the others, the one whose
     text the fault quotes, or whose value is of another type than its default.
@@ -191,7 +191,7 @@ def _blamed(cls: Any, build: Any, config: Mapping[str, Any], fault: BaseExceptio
 
 
 def _largest(config: Mapping[str, Any]) -> str:
-    """The largest of a config's sizes, as the end of a line: no field by itself is too much."""
+    """Return the largest of a config's sizes, as the end of a line: no field by itself is too much."""
     sizes = {field: max(_leaves(value)) for field, value in _fields(config) if field in _SIZES and value is not None}
     field = max(sizes, key=sizes.__getitem__, default=None)
     return f" (its largest size is {field}, {sizes[field]:,})" if field else ""
@@ -228,7 +228,7 @@ def _unusable(source: str, field: str, value: Any, needed: str) -> UserError:
 
 
 def _shown(value: Any, most: int = 60) -> str:
-    """A value in a message."""
+    """Return a value in a message."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of 5,000 digits, or lists in lists

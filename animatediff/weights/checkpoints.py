@@ -41,7 +41,7 @@ class _Found(NamedTuple):
 
 
 def load(uri: str, base: Mapping[str, nn.Module], *, predicts_v: bool = False) -> dict[str, State]:
-    """The state dicts of the parts that a checkpoint has, each complete for the base's part.
+    """Return the state dicts of the parts that a checkpoint has, each complete for the base's part.
 
     Args:
         uri: one of
@@ -139,7 +139,10 @@ def content_hash(uri: str) -> str:
 
 
 def _file_of_training(uri: str) -> str | None:
-    """The motion module in a folder that training wrote; None where other readers find something of theirs, too."""
+    """Return the motion module in a folder that training wrote.
+
+    None where other readers find something of theirs, too.
+    """
     file = trained_file(uri)
     if file is None or any(storage.exists(storage.join(uri, part)) for part in sorted(_HASHED_FOLDERS)):
         return None
@@ -179,7 +182,7 @@ def _folder_predicts_v(folder: Path) -> bool:
 
 
 def _read_folder(folder: Path, uri: str, wanted: Mapping[str, State]) -> dict[str, _Found]:
-    """A folder of parts; or one part's own folder, as VAEs are often published."""
+    """Open a folder of parts; or one part's own folder, as VAEs are often published."""
     parts = [part for part in wanted if (folder / part).is_dir()]
     if not parts:
         return _parts(_tensors_in(folder), wanted)
@@ -197,7 +200,7 @@ def _tensors_in(folder: Path) -> State:
 
 
 def _parts(tensors: Mapping[str, Tensor], wanted: Mapping[str, State]) -> dict[str, _Found]:
-    """The parts that are among a file's tensors, whichever layout it has."""
+    """Return the parts that are among a file's tensors, whichever layout it has."""
     if all(name.startswith("vae.") for name in tensors):  # cut out of a whole model
         tensors = {name.removeprefix("vae."): tensor for name, tensor in tensors.items()}
     parts = {part: ldm.part_of(tensors, part) for part in wanted}
@@ -244,7 +247,7 @@ def _check_kind(given: Mapping[str, Tensor], base: Mapping[str, Tensor], uri: st
 
 
 def _kind(unet: Mapping[str, Tensor]) -> str | None:
-    """What a UNet is for, told from the two widths and the one embedding in which the published ones differ."""
+    """Return what a UNet is for, told from the two widths and the one embedding in which the published ones differ."""
     channels = _width(unet, "conv_in.weight") or _width(unet, "input_blocks.0.0.weight")
     width = _width(unet, "attn2.to_k.weight")
     if not channels or not width:
@@ -263,7 +266,7 @@ def _width(tensors: Mapping[str, Tensor], suffix: str) -> int:
 
 
 def _fit(found: _Found, wanted: State, what: str) -> State:
-    """The part under the base's own names and shapes."""
+    """Return the part under the base's own names and shapes."""
     fitted = {name: _read(found.tensors, found.sources[name], name, like.shape, what) for name, like in wanted.items()}
     known = {source.name for source in found.sources.values()}
     for name in found.tensors:

@@ -55,7 +55,7 @@ class Places(NamedTuple):
 
 
 def find_places(state: Mapping[str, Tensor]) -> Places:
-    """The places of a state dict with official names, read from the norms' shapes."""
+    """Return the places of a state dict with official names, read from the norms' shapes."""
     found = {match.groups(): state[name].numel() for name in state if (match := _NORM.fullmatch(name))}
     sides: dict[str, dict[int, list[int]]] = {"down": {}, "mid": {}, "up": {}}
     for side, block, index in sorted(found, key=lambda place: (place[0], int(place[1] or 0), int(place[2]))):
@@ -79,7 +79,7 @@ class MotionFile:
     """Fields of the `NoiseSchedule` that it was trained with; None where the file does not say."""
 
     def build(self) -> MotionModules:
-        """The motion modules, float32.
+        """Return the motion modules, float32.
 
         Raises:
             UserError: there are NaN or infinite numbers among the weights.
@@ -131,7 +131,7 @@ def _checked(file: TensorFile, adapter: dict[str, Any] | None, uri: str) -> Moti
 
 
 def trained_file(uri: str) -> str | None:
-    """The motion module in the folder of a training run or of one of its checkpoints; None where there is none.
+    """Return the motion module in the folder of a training run or of one of its checkpoints; None where there is none.
 
     Raises:
         UserError: the storage cannot be reached.
@@ -236,5 +236,5 @@ def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, without line breaks and not too long."""
+    """Return what an error says, without line breaks and not too long."""
     return " ".join(str(error).split())[:200]

@@ -27,7 +27,7 @@ __all__ = ["MotionFile", "check_fits", "convert", "open_file", "read", "write"]
 
 
 def read(uri: str) -> MotionModules:
-    """The motion modules in a file or a diffusers folder, float32.
+    """Return the motion modules in a file or a diffusers folder, float32.
 
     Raises:
         UserError: as `open_file` says, or there are NaN or infinite numbers among the weights.
@@ -110,7 +110,7 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 
 
 def _tables(config: MotionConfig, state: Mapping[str, Tensor], to: Layout) -> Iterator[tuple[str, Tensor]]:
-    """The position tables of a file, in the precision of the weights beside them."""
+    """Yield the position tables of a file, in the precision of the weights beside them."""
     end = "proj_in.weight"
     for name, tensor in state.items():
         if name.endswith(f".temporal_transformer.{end}"):
@@ -121,7 +121,7 @@ def _tables(config: MotionConfig, state: Mapping[str, Tensor], to: Layout) -> It
 
 
 def _adapter_config(uri: str, config: MotionConfig, places: Places) -> dict[str, Any]:
-    """The `config.json` of diffusers' `MotionAdapter`."""
+    """Return the `config.json` of diffusers' `MotionAdapter`."""
     regular = places.regular()
     problems = {
         f"{config.num_layers} temporal attentions in a motion module, it knows 2 only": config.num_layers != 2,

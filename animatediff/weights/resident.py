@@ -45,7 +45,7 @@ class Reading(NamedTuple):
     changes: Changes
 
     def source(self, target: Target) -> str:
-        """What replaces a weight, for messages."""
+        """Return what replaces a weight, for messages."""
         return f"VAE {self.vae}" if target[0] == "vae" and self.vae is not None else f"checkpoint {self.checkpoint}"
 
 
@@ -213,5 +213,5 @@ def _joined(found: Sequence[tuple[Change, Addition]], device: torch.device) -> t
 
 
 def _matrix(weight: Tensor) -> Tensor:
-    """A kernel or a bias as (o i)."""
+    """Return a kernel or a bias as (o i)."""
     return weight.reshape(len(weight), -1)

@@ -111,7 +111,7 @@ class PromptEncoder:
 
     @torch.no_grad()
     def encode_xl(self, texts: list[str]) -> tuple[Tensor, Tensor | None]:
-        """What SDXL takes of each of its encoders.
+        """Return what SDXL takes of each of its encoders.
 
         Returns:
             (b n d), the hidden state before the last layer; and (b p), the pooled and projected embedding, of an
@@ -121,7 +121,7 @@ class PromptEncoder:
         return out.hidden_states[-2], getattr(out, "text_embeds", None)
 
     def cut_off(self, text: str) -> str | None:
-        """What `encode` leaves out of a prompt, in one line; None if it reads all of it."""
+        """Return what `encode` leaves out of a prompt, in one line; None if it reads all of it."""
         return self._cut_off(text, self._tokens(text))
 
     def _run(self, texts: list[str], **options: bool) -> Any:
@@ -166,7 +166,7 @@ class PromptEncoder:
         return [tokenizer.bos_token_id, *ids[:room], tokenizer.eos_token_id, *padding]
 
     def _tokens(self, text: str) -> list[int]:
-        """The words' ids, without start and end; learned ones are negative.
+        """Return the words' ids, without start and end; learned ones are negative.
 
         CLIP's tokenizer never joins what a space parts, so the text around a learned word can be read by itself.
         """
@@ -207,7 +207,7 @@ def _width(width: int) -> str:
 
 
 def word_key(token: str) -> str:
-    """What is the same for words that are one in prompts."""
+    """Return what is the same for words that are one in prompts."""
     return " ".join(_normal(token).casefold().split())
 
 

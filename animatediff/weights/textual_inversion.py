@@ -69,7 +69,7 @@ def read(uri: str, *, token: str | None = None, base: Base | None = None) -> Emb
 
 
 def bundled(file: TensorFile) -> list[Embedding]:
-    """The embeddings that a LoRA's file has beside its factors, each under its own word.
+    """Return the embeddings that a LoRA's file has beside its factors, each under its own word.
 
     Raises:
         UserError: their vectors are unusable.
@@ -85,7 +85,7 @@ def bundled(file: TensorFile) -> list[Embedding]:
 
 
 def without_bundled(file: TensorFile) -> TensorFile:
-    """A LoRA's file without the embeddings in it; those of a kind that is not read are told."""
+    """Return a LoRA's file without the embeddings in it; those of a kind that is not read are told."""
     bundle = [name for name in file.tensors if name.startswith(_BUNDLE)]
     if not bundle:
         return file
@@ -107,7 +107,7 @@ def _all_vectors(tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
 
 
 def _named(file: TensorFile) -> dict[str, Tensor]:
-    """The file's vectors under their own name: a token, `emb_params`, A1111's `*`, `clip_l` and `clip_g`."""
+    """Return the file's vectors under their own name: a token, `emb_params`, A1111's `*`, `clip_l` and `clip_g`."""
     # `string_to_token` is the placeholder's id in the vocabulary that the file was trained with.
     tensors = {n: tensor for n, tensor in file.tensors.items() if not n.startswith("string_to_token.")}
     if tensors and tensors.keys() <= _PAIR.keys():

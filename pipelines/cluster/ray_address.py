@@ -28,7 +28,7 @@ _TOKEN = "its token in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE
 
 
 def cluster_address() -> str | None:
-    """The address of the running cluster that `RAY_ADDRESS` names; None where it names none.
+    """Return the address of the running cluster that `RAY_ADDRESS` names; None where it names none.
 
     Raises:
         UserError: it is no address of a cluster, or this process cannot join the cluster there.
@@ -133,7 +133,7 @@ def _check_is_ray(address: str) -> None:
 
 
 def _ask(address: str) -> set[str]:
-    """The ids of the cluster's nodes."""
+    """Return the ids of the cluster's nodes."""
     channel = create_gcs_channel(address)
     try:
         stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)

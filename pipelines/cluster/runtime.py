@@ -136,6 +136,6 @@ def wants_gpus(use_gpu: bool | None) -> bool:
 
 
 def beside_the_driver(cls: type, *arguments: Any) -> ActorHandle:
-    """An actor that takes no CPU and lives on the driver's machine: on another it could be lost alone."""
+    """Return an actor that takes no CPU and lives on the driver's machine: on another it could be lost alone."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(num_cpus=0, scheduling_strategy=here)(cls).remote(*arguments)

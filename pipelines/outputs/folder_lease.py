@@ -160,7 +160,7 @@ class Lease:
         return False
 
     def _last_sign(self, number: int) -> tuple[bytes, float] | None:
-        """What a renewal changes of a lease; None if it is gone."""
+        """Return what a renewal changes of a lease; None if it is gone."""
         try:
             content = storage.read_bytes(self._uri(number))
         except FileNotFoundError:
@@ -226,7 +226,7 @@ class Lease:
 
 
 def _absent_folders(uri: str) -> list[Path]:
-    """The folders that are made along with a local one, innermost first."""
+    """Return the folders that are made along with a local one, innermost first."""
     if not storage.is_local(uri):
         return []
     path = Path(uri)

@@ -32,7 +32,7 @@ class Holder(Config):
 
     @classmethod
     def of_this_process(cls, job: str) -> Self:
-        """A new holder."""
+        """Return a new holder."""
         return cls(
             job=job,
             host=socket.gethostname(),
@@ -68,7 +68,7 @@ class Holder(Config):
 
 
 def _machine() -> str | None:
-    """This boot of this machine, and the container: a pid means something there alone."""
+    """Name this boot of this machine, and the container: a pid means something there alone."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"

@@ -128,13 +128,16 @@ def _above(output_uri: str) -> str | None:
 
 
 def _marks(uri: str, names: Collection[str]) -> dict[str, str]:
-    """The jobs whose folder this is, each with the file that tells."""
+    """Return the jobs whose folder this is, each with the file that tells."""
     found = {job: _mark(uri, folder, names) for job, folder in _FOLDERS.items()}
     return {job: mark for job, mark in found.items() if mark is not None}
 
 
 def _mark(uri: str, folder: _Folder, names: Collection[str] | None = None) -> str | None:
-    """The file that tells whose the folder is, if it is this one; `names` are those in it, where they are known."""
+    """Return the file that tells whose the folder is, if it is this one.
+
+    `names` are those in it, where they are known.
+    """
     for name, inside in folder.marks.items():
         if names is not None and name.partition("/")[0] not in names:
             continue

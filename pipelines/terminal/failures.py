@@ -44,13 +44,13 @@ class Loss(NamedTuple):
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:
-    """The `UserError` that a Ray worker raised, if one is at the bottom of `error`."""
+    """Return the `UserError` that a Ray worker raised, if one is at the bottom of `error`."""
     # Ray raises an error that is of the worker's class as well, whose text is a traceback: its cause is meant.
     return next((e for e in _within(error) if isinstance(e, UserError) and not _is_wrapper(e)), None)
 
 
 def find_refusal(error: BaseException) -> OSError | None:
-    """The error of the storage that Ray Train could not put a checkpoint or its list of them into, if it is one."""
+    """Return the error of a storage that took no checkpoint, or no list of them, if it is one."""
     found = list(_within(error))
     is_upload = any("_upload_checkpoint" in str(each) for each in found)
     refusals = (each for each in found if isinstance(each, OSError) and not _is_wrapper(each))
@@ -58,7 +58,7 @@ def find_refusal(error: BaseException) -> OSError | None:
 
 
 def find_loss(error: BaseException | None) -> Loss | None:
-    """The lost process or machine at the bottom of `error`, if that is what it tells of."""
+    """Return the lost process or machine at the bottom of `error`, if that is what it tells of."""
     return next((loss for each in _within(error) if (loss := _loss(each))), None)
 
 
@@ -68,7 +68,7 @@ def is_loss(error: exceptions.RayError) -> bool:
 
 
 def in_one_line(error: BaseException, *, kept: str = _GOES_ON, lower: str | None = None) -> UserError | None:
-    """What ended the work, for its user; None if it is neither a worker's own error of that kind nor a loss.
+    """Return what ended the work, for its user; None if it is neither a worker's own error of that kind nor a loss.
 
     Args:
         error: what was raised.
@@ -181,7 +181,7 @@ def num_ended_for_memory(since_s: float) -> int:
 
 
 def _dead_workers() -> list[Any]:
-    """What Ray knows of the processes that ended without being told to, the last one last."""
+    """Return what Ray knows of the processes that ended without being told to, the last one last."""
     from ray._private.state import state
     from ray.core.generated.common_pb2 import NODE_OUT_OF_MEMORY, SYSTEM_ERROR
     from ray.core.generated.gcs_pb2 import WorkerTableData
@@ -202,7 +202,7 @@ def _end_of(dead: Any) -> str:
 
 
 def _within(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and all that it wraps, outermost first."""
+    """Yield an error and all that it wraps, outermost first."""
     waiting: list[Any] = [error]
     seen: set[int] = set()
     while waiting:
@@ -302,7 +302,7 @@ def _ended(detail: str, pid: int, where: str | None) -> str:
 
 
 def _crash_in(log: str) -> str | None:
-    """The signal or the fatal error that a log on this machine ends with."""
+    """Return the signal or the fatal error that a log on this machine ends with."""
     path = Path(log)
     for file in path.parent.glob(path.name):
         found = _CRASH.search(file.read_bytes()[-_LOG_TAIL:])

@@ -7,5 +7,5 @@ def duration(hours: float) -> str:
 
 
 def cost(hours: float, num_workers: int, usd_per_hour: float | None) -> str:
-    """What follows the time in a sentence; empty where no price is known."""
+    """Return what follows the time in a sentence; empty where no price is known."""
     return "" if usd_per_hour is None else f", {hours * num_workers * usd_per_hour:,.2f} USD"

@@ -21,7 +21,7 @@ from animatediff.rendering.catalog.catalog import Catalog
 from animatediff.rendering.catalog.entries import EmbeddingFile, Entry, Lora
 from animatediff.uris import with_secrets
 from animatediff.weights.checkpoints import content_hash
-from pipelines.tracking.tracker import open_client, patient, reason, tracking_uri
+from pipelines.tracking.tracker import long_waits, open_client, reason, tracking_uri
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class _Artifact(NamedTuple):
 
 
 def resolve_catalog(catalog: Catalog, output_uri: str) -> Catalog:
-    """A catalog whose weights are all where workers can open them.
+    """Return a catalog whose weights are all where workers can open them.
 
     Args:
         catalog: it may name weights by `models:/` and `runs:/` URIs, bases excepted.
@@ -118,7 +118,7 @@ def _put(path: Path, uri: str) -> None:
 
 
 def _artifact(uri: str) -> _Artifact:
-    """What a URI names, as an address that needs no registry."""
+    """Return what a URI names, as an address that needs no registry."""
     if run := _RUN.fullmatch(uri):
         return _Artifact(_root_of_run(run["run_id"]), run["path"] or "")
     if model := _MODEL.fullmatch(uri):
@@ -151,8 +151,8 @@ def _root_of_model(name: str, alias: str | None, version: str | None) -> str:
 
 
 def _fetch(uri: str, artifact: _Artifact, folder: Path) -> list[Path]:
-    """The one weights file of an artifact in a local folder, and after it the config that belongs to it."""
-    with _asking(f"no artifacts at {uri}"), patient():
+    """Return the one weights file of an artifact in a local folder, and after it the config that belongs to it."""
+    with _asking(f"no artifacts at {uri}"), long_waits():
         root, path = _weights_file(uri, artifact)
         wanted = [path]
         below, name = posixpath.split(path)
@@ -163,7 +163,7 @@ def _fetch(uri: str, artifact: _Artifact, folder: Path) -> list[Path]:
 
 
 def _weights_file(uri: str, artifact: _Artifact) -> _Artifact:
-    """The one weights file in an artifact's folder, or the artifact itself where that is a file."""
+    """Return the one weights file in an artifact's folder, or the artifact itself where that is a file."""
     files = _files_below(*artifact)
     if not files:
         above, _, name = posixpath.join(*artifact).rstrip("/").rpartition("/")

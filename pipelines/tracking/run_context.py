@@ -63,7 +63,7 @@ def context_tags() -> dict[str, str]:
 
 
 def device(*, use_gpu: bool) -> str:
-    """What the workers of the connected cluster compute on, such as `cuda (H200)`."""
+    """Return what the workers of the connected cluster compute on, such as `cuda (H200)`."""
     import ray  # a command line is read without it
 
     if not use_gpu:
@@ -74,7 +74,7 @@ def device(*, use_gpu: bool) -> str:
 
 
 def experiment_id(client: Any, artifact_location: str | None) -> str:
-    """The experiment of all runs, which is made where there is none; a kind that a user gave it stays."""
+    """Return the experiment of all runs, which is made where there is none; a kind that a user gave it stays."""
     experiment = client.get_experiment_by_name(_EXPERIMENT)
     if experiment is None:
         return str(client.create_experiment(_EXPERIMENT, artifact_location=artifact_location, tags=_KIND))
@@ -93,7 +93,10 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def shown(value: object) -> str:
-    """A value without passwords, and no longer than MLflow takes it: one that is too long would cost all others."""
+    """Return a value without passwords, and no longer than MLflow takes it.
+
+    One that is too long would cost all others.
+    """
     return printable_text(str(value))[:_MOST_CHARS]
 
 

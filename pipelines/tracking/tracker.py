@@ -197,7 +197,7 @@ class Tracker:
             if version is None:
                 # A folder for each content: what an earlier version points at stays as it is.
                 folder = f"models/{sha256[:16]}"
-                with patient():
+                with long_waits():
                     self._client.log_artifact(self.run_id, str(path), folder)
                 # A server takes no source but one among the run's artifacts, in its own notation.
                 source = f"{self._client.get_run(self.run_id).info.artifact_uri}/{folder}"
@@ -232,12 +232,12 @@ def tracking_uri() -> str:
 
 
 def reason(error: Exception) -> str:
-    """What an error says, as the end of one line."""
+    """Return what an error says, as the end of one line."""
     return " ".join(printable_text(str(error)).split())[:300] or type(error).__name__
 
 
 @contextmanager
-def patient() -> Iterator[None]:
+def long_waits() -> Iterator[None]:
     """Longer waits for answers while files of gigabytes are sent or fetched; a user's own setting stands."""
     is_ours = os.environ.get(_TIMEOUT) == _TIMEOUT_S
     if is_ours:
@@ -274,7 +274,7 @@ def _create_model(client: Any, name: str) -> None:
 
 @contextmanager
 def _local_file(uri: str) -> Iterator[Path]:
-    """The file itself, or a copy of a remote one."""
+    """Give the file itself, or a copy of a remote one."""
     fs, path = storage.filesystem(uri)
     if storage.is_local(uri):
         yield Path(path)

@@ -85,7 +85,7 @@ def ranks(values):
 
 def borders(num_frames):
     """Index into `differences` of where a window begins or ends within the clip."""
-    found = windows(num_frames, CONTEXT, loop=False, turned=0.0)
+    found = windows(num_frames, CONTEXT, loop=False, progress=0.0)
     return sorted({window[0] - 1 for window in found[1:]} | {window[-1] for window in found[:-1]})
 
 

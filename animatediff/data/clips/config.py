@@ -149,7 +149,7 @@ def plan_windows(
     config: ClipConfig,
     runs: Sequence[Run] = (),
 ) -> list[WindowPlan]:
-    """The clips to cut from a video. They depend on nothing but the video and the config.
+    """Return the clips to cut from a video. They depend on nothing but the video and the config.
 
     Args:
         timestamps: (n,) seconds, the start of each source frame, ascending. The rate that is fitted to them gives the
@@ -182,7 +182,7 @@ def plan_windows(
 
 
 def _closest_size(sizes: Iterable[tuple[int, int]], *, height: int, width: int) -> tuple[int, int]:
-    """The (height, width) whose aspect ratio is closest to the source's.
+    """Return the (height, width) whose aspect ratio is closest to the source's.
 
     Among equals it is the largest that needs no upscaling, or the smallest where all need it.
     """
@@ -218,7 +218,7 @@ def _times(
 
 
 def frames_at(timestamps: np.ndarray, times: np.ndarray, *, frame_s: float | None = None) -> np.ndarray:
-    """Indices of the frames on screen at `times`: the last that has started, or is about to within rounding.
+    """Return the indices of the frames on screen at `times`: the last that has started, or is about to within rounding.
 
     Args:
         timestamps: (n,) seconds, ascending.

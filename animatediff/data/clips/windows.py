@@ -30,7 +30,7 @@ def draw(possible: np.ndarray, number: int, *, key: str, seed: int) -> np.ndarra
 
 
 def back_to_back(possible: np.ndarray, length: float) -> np.ndarray:
-    """The first start, and then always the first that lies `length` or more behind the one before.
+    """Return the first start, and then always the first that lies `length` or more behind the one before.
 
     Args:
         possible: (n,) seconds, ascending.

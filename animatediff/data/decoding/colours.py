@@ -50,7 +50,7 @@ class Colours(NamedTuple):
 
 
 def read_colours(frame: Any, stream_tags: Colours, codec_tag: str) -> Colours:
-    """What a frame is tagged with, and where it is not, its container.
+    """Return what a frame is tagged with, and where it is not, its container.
 
     Args:
         frame: PyAV's, the first of the video; None where none decodes.
@@ -105,7 +105,7 @@ def to_srgb(pixels: np.ndarray, colours: Colours) -> np.ndarray:
 
 
 def _tone(brightest: np.ndarray) -> np.ndarray:
-    """The factor that brings a pixel below white: 1 up to the knee, where the curve bends without a corner."""
+    """Return the factor that brings a pixel below white: 1 up to the knee, where the curve bends without a corner."""
     above = np.maximum(brightest - _KNEE, 0) / (1 - _KNEE)
     return np.where(above > 0, (_KNEE + (1 - _KNEE) * above / (1 + above)) / np.maximum(brightest, _KNEE), 1)
 

@@ -106,7 +106,7 @@ def _cut_run(
     with_boxes: bool,
     on_decode: OnDecode,
 ) -> list[Window]:
-    """The windows that are cut from frames of one size."""
+    """Return the windows that are cut from frames of one size."""
     # Overlapping windows share frames, mirrored ones their crops as well: each is made once.
     views, rows = np.unique(np.concatenate([_views(plan, info) for plan in plans]), axis=0, return_inverse=True)
     frames, decoder = read_frames(

@@ -54,7 +54,7 @@ def _push(graph: Any, frame: Any, stamps: deque[Any], stamp: Any) -> None:
 
 
 def _end(graph: Any, run: list[Any], stamps: deque[Any]) -> Iterator[Any]:
-    """What is left when a run of frames ends."""
+    """Yield what is left when a run of frames ends."""
     if graph is None:
         graph = _bwdif(run[0])
         _push(graph, run[0], stamps, run[0].pts)
@@ -79,7 +79,7 @@ def _bwdif(frame: Any) -> Any:
 
 
 def _pull(graph: Any, stamps: deque[Any]) -> Iterator[Any]:
-    """What the filter has ready, under the timestamps of the frames it was given: it counts in others."""
+    """Yield what the filter has ready, under the timestamps of the frames it was given: it counts in others."""
     while stamps:
         try:
             frame = graph.pull()

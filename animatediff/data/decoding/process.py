@@ -105,7 +105,7 @@ class DecodeProcess:
             raise self._death() from error
 
     def _receive(self, deadline: float) -> tuple[str, Any]:
-        """The child's next answer; an `error` is raised."""
+        """Return the child's next answer; an `error` is raised."""
         while True:
             ready = wait(self._sources, max(0.0, deadline - time.monotonic()))
             if not ready:
@@ -168,7 +168,7 @@ def _execute(fd: int) -> subprocess.Popen[bytes]:
 
 
 def _environment() -> dict[str, str]:
-    """The parent's, with its module path as Ray or a notebook has set it, and with one heap and one BLAS thread.
+    """Return the parent's, with its module path as Ray or a notebook has set it, and with one heap and one BLAS thread.
 
     Each further one takes some 64 MB of address space, which counts against the limit.
     """

@@ -23,7 +23,7 @@ _LONGEST_SEARCH = 4096
 
 
 def sequence_header(codec: str, data: bytes, extradata: bytes | None) -> bytes:
-    """The part of a key frame's packet that tells the picture's size; empty where it tells none.
+    """Return the part of a key frame's packet that tells the picture's size; empty where it tells none.
 
     Args:
         codec: FFmpeg's name.

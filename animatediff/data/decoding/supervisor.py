@@ -122,7 +122,7 @@ def _give_up(failures: list[ProcessError], decode: DecodeConfig) -> None:
 
 
 def _start(decode: DecodeConfig, clips: ClipConfig) -> DecodeProcess:
-    """A process that has loaded its decoders.
+    """Return a process that has loaded its decoders.
 
     Raises:
         UserError: it cannot.

@@ -48,12 +48,12 @@ class Timeline:
 
 
 def describe(packet: Any) -> Packet:
-    """What is kept of PyAV's packet: not its data, which would hold the file in memory twice."""
+    """Return what is kept of PyAV's packet: not its data, which would hold the file in memory twice."""
     return Packet(packet.pts, packet.dts, packet.size, packet.is_keyframe, packet.is_discard)
 
 
 def read_timeline(packets: Sequence[Packet], first_pts: int | None) -> Timeline:
-    """The frames that can be seen: from the first that decodes, each at a time of its own.
+    """Return the frames that can be seen: from the first that decodes, each at a time of its own.
 
     Args:
         packets: at least one, in the file's order.

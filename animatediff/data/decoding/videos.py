@@ -109,7 +109,7 @@ class VideoInfo:
         return (Run(0, self.width, self.height), *(Run(change.first, *change.displayed) for change in self.changes))
 
     def of_run(self, number: int) -> "VideoInfo":
-        """What is told here, with the size of the run `number`."""
+        """Return what is told here, with the size of the run `number`."""
         if not number:
             return self
         change = self.changes[number - 1]
@@ -267,7 +267,10 @@ def _size_from(packet: Any, context: Any) -> tuple[tuple[int, int], Fraction | N
 def _changes(
     headers: HeaderChanges, context: Any, stored: tuple[int, int], aspect: Fraction | None, rotation: int
 ) -> list[SizeChange]:
-    """The sizes that begin at the key frames whose headers change; `first` is the packet's number in the file."""
+    """Return the sizes that begin at the key frames whose headers change.
+
+    `first` is the packet's number in the file.
+    """
     changes: list[SizeChange] = []
     for number, packet in headers.packets:
         size = _size_from(packet, context)
@@ -287,7 +290,7 @@ def _displayed(stored: tuple[int, int], aspect: Fraction | None, rotation: int) 
 
 
 def one_line(error: BaseException | str) -> str:
-    """The first line of an error's text, without the clock times and addresses that differ from run to run."""
+    """Return the first line of an error's text, without the clock times and addresses that differ from run to run."""
     text = str(getattr(error, "strerror", "") or error).strip()
     text = re.sub(r"\[\d\d:\d\d:\d\d\] ?| @ 0x[0-9a-f]+", "", text)
     return text.splitlines()[0][:200] if text else type(error).__name__

@@ -96,7 +96,7 @@ def decode_unit(
 
 
 def _fetch_ahead(unit: Unit, max_bytes: int, trusted: bool) -> Iterator[_Fetched]:
-    """The videos' bytes, in order; a few are on their way, never all of them in memory."""
+    """Yield the videos' bytes, in order; a few are on their way, never all of them in memory."""
     with ThreadPoolExecutor(_FETCHED_AHEAD, thread_name_prefix="fetch") as pool:
         ahead: list[Future[_Fetched]] = []
         for video in unit.videos:

@@ -86,7 +86,7 @@ def _spread(dataset_uri: str, unit: Unit) -> Iterator[str]:
 
 
 def _from_all_over(uris: list[str]) -> list[str]:
-    """The same URIs, so that any first few of them lie far apart: 0, 1/2, 1/4, 3/4, 1/8, ... of the way."""
+    """Return the same URIs, so that any first few of them lie far apart: 0, 1/2, 1/4, 3/4, 1/8, ... of the way."""
     bits = max(1, (len(uris) - 1).bit_length())
     order = (int(f"{rank:0{bits}b}"[::-1], 2) for rank in range(1 << bits))
     return [uris[index] for index in order if index < len(uris)]

@@ -67,7 +67,7 @@ def committed(dataset_uri: str) -> set[str]:
 
 
 def read_summaries(dataset_uri: str, unit_ids: Iterable[str]) -> list[Summary]:
-    """What committed units hold, in the order given; their clips are not read.
+    """Return what committed units hold, in the order given; their clips are not read.
 
     Raises:
         UserError: a part is missing or damaged.

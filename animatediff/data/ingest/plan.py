@@ -95,7 +95,7 @@ def check_settings(dataset_uri: str, settings: dict[str, Any]) -> bool:
 
 
 def read_settings(dataset_uri: str) -> dict[str, Any]:
-    """The settings that a plan was begun with; empty where there is none.
+    """Return the settings that a plan was begun with; empty where there is none.
 
     Raises:
         UserError: they are damaged, or the storage cannot be reached.
@@ -126,7 +126,10 @@ def write_not_taken(dataset_uri: str, not_taken: NotTaken) -> None:
 
 
 def read_not_taken(dataset_uri: str) -> NotTaken:
-    """The count that `write_not_taken` kept; empty where an older version has planned, or where it is damaged."""
+    """Return the count that `write_not_taken` kept.
+
+    Empty where an older version has planned, or where it is damaged.
+    """
     try:
         return NotTaken(json.loads(storage.read_bytes(storage.join(dataset_uri, FOLDER, _NOT_TAKEN_FILE))))
     except FileNotFoundError:
@@ -156,7 +159,7 @@ def read_segment(dataset_uri: str, name: str) -> pa.Table:
 
 
 def read_unit(dataset_uri: str, ref: UnitRef) -> Unit:
-    """The unit's videos.
+    """Return the unit's videos.
 
     Raises:
         UserError: the plan cannot be read.
@@ -213,7 +216,7 @@ class Planner:
             self.units += found
 
     def add(self, videos: Iterable[SourceVideo]) -> None:
-        """The source's next videos; a UserError where millions of its rows are of no use, and hardly any is."""
+        """Add the source's next videos; a UserError where millions of its rows are of no use, and hardly any is."""
         batch = list(videos)
         usable = self._select(batch)
         self.num_videos += len(usable)

@@ -143,7 +143,7 @@ def publish(
 def merge_rejections(
     old: pa.Table, summaries: Iterable[Summary], in_plan: pa.Table, planned_again: Iterable[str]
 ) -> pa.Table:
-    """The dataset's quarantine after sealing more units; what a repeated seal adds replaces itself.
+    """Return the dataset's quarantine after sealing more units; what a repeated seal adds replaces itself.
 
     Args:
         old: the quarantine so far.
@@ -168,7 +168,7 @@ def clean_up(dataset_uri: str, unit_ids: Iterable[str]) -> None:
 
 
 def read_quarantine(dataset_uri: str) -> pa.Table:
-    """The quarantine rows of a sealed dataset.
+    """Return the quarantine rows of a sealed dataset.
 
     Raises:
         UserError: the dataset has none, because it is not sealed, or it is damaged.

@@ -15,13 +15,13 @@ class WholeUris:
         self._uris: dict[str, str] = {}
 
     def noting(self, batches: Iterable[list[SourceVideo]]) -> Iterator[list[SourceVideo]]:
-        """The batches as they are, each noted."""
+        """Yield the batches as they are, each noted."""
         for batch in batches:
             self._uris.update((v.video_id, v.uri) for v in batch if printable_uri(v.uri) != v.uri)
             yield batch
 
     def attached(self, dataset_uri: str, units: Iterable[UnitRef]) -> list[UnitRef]:
-        """The units with what workers need beside the plan's files to read their videos.
+        """Return the units with what workers need beside the plan's files to read their videos.
 
         Raises:
             UserError: the plan cannot be read.

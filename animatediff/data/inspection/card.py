@@ -28,7 +28,7 @@ def write_card(dataset_uri: str, manifest: Manifest, source_uri: str, base: str)
 def render_card(
     manifest: Manifest, scores: list[tuple[str, np.ndarray]], source_uri: str, base: str, not_taken: str = ""
 ) -> str:
-    """The card's Markdown.
+    """Return the card's Markdown.
 
     Args:
         manifest: of the dataset.

@@ -11,7 +11,7 @@ _BINS = 40
 
 
 def histograms(scores: Sequence[tuple[str, np.ndarray]]) -> bytes:
-    """A PNG with one histogram a score.
+    """Return a PNG with one histogram a score.
 
     Args:
         scores: names, and values (n,) of the clips.

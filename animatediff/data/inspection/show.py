@@ -23,7 +23,7 @@ _NOT_MEASURES = ("phash",)
 
 
 def summary(dataset_uri: str, manifest: Manifest) -> str:
-    """Counts, scores and schema as lines of text.
+    """Return counts, scores and schema as lines of text.
 
     Raises:
         UserError: a shard cannot be read.
@@ -54,7 +54,7 @@ def summary(dataset_uri: str, manifest: Manifest) -> str:
 
 
 def read_scores(dataset_uri: str, manifest: Manifest) -> pa.Table:
-    """What is known of all clips that can be measured or counted, a column each.
+    """Return what is known of all clips that can be measured or counted, a column each.
 
     Raises:
         UserError: a shard cannot be read.
@@ -67,7 +67,7 @@ def read_scores(dataset_uri: str, manifest: Manifest) -> pa.Table:
 
 
 def measures(rows: pa.Table) -> Iterator[tuple[str, np.ndarray]]:
-    """The scores that can be ordered: each one's name and its values (n,) float, without nulls."""
+    """Yield the scores that can be ordered: each one's name and its values (n,) float, without nulls."""
     for name in rows.column_names:
         if name in ("t_start", "t_end", "decoder", *_NOT_MEASURES):
             continue

@@ -54,7 +54,7 @@ def verify(dataset_uri: str) -> Report:
 
 
 def _read_shard(dataset_uri: str, shard: Shard, manifest: Manifest, report: Report) -> pa.Table | None:
-    """The shard's rows without latents, if its bytes are those that the manifest promises."""
+    """Return the shard's rows without latents, if its bytes are those that the manifest promises."""
     try:
         data = storage.read_bytes(storage.join(dataset_uri, shard.path))
     except FileNotFoundError:

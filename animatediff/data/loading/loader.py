@@ -99,7 +99,7 @@ class ClipLoader:
         """Seconds that the consumer has waited for data so far."""
 
     def batches(self, start: int = 0) -> Iterator[ClipBatch]:
-        """The batches from number `start` on, without end.
+        """Yield the batches from number `start` on, without end.
 
         Raises:
             UserError: a shard is missing or damaged.
@@ -115,7 +115,7 @@ class ClipLoader:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def load(self, index: int) -> ClipBatch:
-        """This worker's share of global batch `index`, read now.
+        """Read this worker's share of global batch `index` now.
 
         Raises:
             UserError: a shard is missing or damaged.
@@ -158,7 +158,7 @@ def latent_shapes(dataset_uri: str, manifest: Manifest) -> list[tuple[int, int, 
 
 
 def _choose(dataset_uri: str, manifest: Manifest, where: str, holdout: float, held_out: bool) -> list[list[_Group]]:
-    """The row groups of each bucket that has a chosen clip."""
+    """Return the row groups of each bucket that has a chosen clip."""
     _refuse_empty(dataset_uri, manifest)
     masks = _masks(dataset_uri, manifest, where) if where else (np.ones(s.num_clips, bool) for s in manifest.shards)
     if holdout or held_out:

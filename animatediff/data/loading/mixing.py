@@ -28,7 +28,7 @@ class MixedLoader:
         return self._loader.wait_s + self._other.wait_s
 
     def batches(self, start: int = 0) -> Iterator[ClipBatch]:
-        """The batches from number `start` on, without end.
+        """Yield the batches from number `start` on, without end.
 
         Raises:
             UserError: a shard is missing or damaged.

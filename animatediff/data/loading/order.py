@@ -49,7 +49,7 @@ class ClipOrder:
         self._buffer = lru_cache(maxsize=2)(self._plan_buffer)
 
     def batch(self, index: int) -> list[Place]:
-        """The clips of global batch `index`, in order."""
+        """Return the clips of global batch `index`, in order."""
         first = index * self._batch_size
         return [self._place(position) for position in range(first, first + self._batch_size)]
 
@@ -100,7 +100,7 @@ class BucketOrder:
         self._cycle = lru_cache(maxsize=2)(self._plan_cycle)
 
     def batch(self, index: int) -> list[Place]:
-        """The clips of global batch `index`, in order; groups are counted over all buckets."""
+        """Return the clips of global batch `index`, in order; groups are counted over all buckets."""
         cycle, position = divmod(index, int(self._turns.sum()))
         buckets, turns = self._cycle(cycle)
         bucket = int(buckets[position])

@@ -103,7 +103,10 @@ def _earliest(groups: np.ndarray, clips: np.ndarray, num_groups: int) -> np.ndar
 
 
 def _earliest_of_other(groups: np.ndarray, videos: np.ndarray, earliest: np.ndarray) -> np.ndarray:
-    """(groups,) the first clip of another video than the group's first; the number of clips where there is none."""
+    """Return the first clip of another video than the group's first.
+
+    The number of clips where there is none.
+    """
     result = np.full(len(earliest), len(groups))
     others = np.flatnonzero(videos != videos[earliest[groups]])
     np.minimum.at(result, groups[others], others)
@@ -131,7 +134,7 @@ def _close_pairs(hashes: np.ndarray, max_distance: int) -> Iterator[np.ndarray]:
 
 
 def _key(hashes: np.ndarray, blocks: Iterable[tuple[int, int]]) -> np.ndarray:
-    """The bits of some blocks side by side, the last 32 of them."""
+    """Return the bits of some blocks side by side, the last 32 of them."""
     key = np.zeros_like(hashes)
     for low, high in blocks:
         block = hashes >> np.uint64(low) & np.uint64((1 << (high - low)) - 1)

@@ -61,7 +61,10 @@ def bar_share(luma: np.ndarray) -> float:
 
 
 def _bar(lines: np.ndarray) -> int:
-    """Number of lines in the bar at the start of (f n m) uint8 pictures; none in a picture that is a bar throughout."""
+    """Return the number of lines in the bar at the start of (f n m) uint8 pictures.
+
+    None in a picture that is a bar throughout.
+    """
     level = int(np.median(lines[:, 0]))
     same = (lines >= max(0, level - _BAR_TOLERANCE)) & (lines <= min(255, level + _BAR_TOLERANCE))
     off = 1 - same.mean((0, 2))

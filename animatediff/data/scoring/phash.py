@@ -13,7 +13,7 @@ _DEAD_ZONE = 0.03
 
 
 def phash(luma: np.ndarray) -> int:
-    """The signs of the lowest frequencies.
+    """Return the signs of the lowest frequencies.
 
     Args:
         luma: (32 32) float, the picture reduced by area.

@@ -46,7 +46,7 @@ PRESETS = {
 
 
 def condition(where: str, columns: Collection[str] | None = None) -> Where:
-    """The condition that selects clips: the one of a preset, or as it is written.
+    """Return the condition that selects clips: the one of a preset, or as it is written.
 
     Args:
         where: a name of `PRESETS`, or what `parse` reads.
@@ -70,7 +70,7 @@ Scorer = Callable[[np.ndarray, str], Mapping[str, float]]
 
 
 def score(frames: np.ndarray) -> dict[str, float | bool | int]:
-    """The scores of one clip that need no weights.
+    """Return the scores of one clip that need no weights.
 
     Args:
         frames: (f h w 3) uint8 RGB.
@@ -99,7 +99,7 @@ def _reduce(frame: np.ndarray) -> np.ndarray:
 
 
 def load_scorer(path: str) -> Scorer:
-    """The function at `package.module:function`.
+    """Return the function at `package.module:function`.
 
     Raises:
         UserError: there is none.
@@ -109,7 +109,7 @@ def load_scorer(path: str) -> Scorer:
 
 
 def run_scorer(scorer: Scorer, frames: np.ndarray, caption: str) -> dict[str, float]:
-    """The finite scores that a user's function gives a clip, as plain floats; NaN and infinity are left out.
+    """Return the finite scores that a user's function gives a clip, as plain floats; NaN and infinity are left out.
 
     Raises:
         UserError: it returned something else than numbers by names that `where` can say.

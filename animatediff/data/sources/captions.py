@@ -27,7 +27,7 @@ _MAX_MARKS = 64
 
 
 def clean_caption(text: str) -> str:
-    """The caption's words, nothing added.
+    """Return the caption's words, nothing added.
 
     HTML entities become their characters, HTML tags, control and invisible characters go, white space is collapsed,
     quotes around the whole caption are stripped, and Unicode is composed (NFC). Cleaning a clean caption changes

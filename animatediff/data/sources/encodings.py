@@ -31,7 +31,7 @@ codecs.register_error(MARKING, _mark)
 
 
 def decode(content: bytes, encoding: str | None = None) -> str:
-    """The text of a caption file, a cell or a line, without its byte order mark.
+    """Return the text of a caption file, a cell or a line, without its byte order mark.
 
     Args:
         content: the bytes.
@@ -105,7 +105,7 @@ def extends_ascii(encoding: str) -> bool:
 
 
 def _try(content: bytes, encoding: str) -> tuple[str | None, str]:
-    """The text, or None and why there is none."""
+    """Return the text, or None and why there is none."""
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:

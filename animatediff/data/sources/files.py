@@ -26,7 +26,7 @@ _HEAD_BYTES = 32
 
 
 @contextmanager
-def told(uri: str) -> Iterator[None]:
+def errors_named(uri: str) -> Iterator[None]:
     """Turn whatever the storage raises in the block into one line without secrets.
 
     Raises:
@@ -44,7 +44,7 @@ def told(uri: str) -> Iterator[None]:
 
 
 def suffix_of(uri: str) -> str:
-    """The file's suffix in lower case, without that of a compression: `.csv` of `a.CSV.gz`."""
+    """Return the file's suffix in lower case, without that of a compression: `.csv` of `a.CSV.gz`."""
     stem, suffix = posixpath.splitext(_file_name(uri))
     return (posixpath.splitext(stem)[1] if infer_compression(stem + suffix) else suffix).lower()
 
@@ -55,7 +55,7 @@ def _file_name(uri: str) -> str:
 
 
 def root_of(uri: str) -> str:
-    """The folder that the files of a pattern are named from: the last one that the pattern leaves fixed."""
+    """Return the folder that the files of a pattern are named from: the last one that the pattern leaves fixed."""
     return posixpath.dirname(uri if is_file(uri) else _MAGIC.split(uri, maxsplit=1)[0])
 
 
@@ -66,7 +66,7 @@ def is_file(uri: str) -> bool:
 
 @contextmanager
 def opened(uri: str, **options: Any) -> Iterator[Any]:
-    """The file, open for reading.
+    """Open a file for reading.
 
     Args:
         uri: the file.
@@ -75,7 +75,7 @@ def opened(uri: str, **options: Any) -> Iterator[Any]:
     Raises:
         UserError: it is not there, or the storage cannot be reached; reads inside the block raise their own errors.
     """
-    with told(uri):
+    with errors_named(uri):
         file = _open(uri, **options)
     with file:
         yield file
@@ -91,7 +91,9 @@ def _open(uri: str, *, compression: str | None = None, **options: Any) -> Any:
 
 
 def read_lines(uri: str) -> Iterator[bytes]:
-    """The lines of a file, unpacked where its suffix says `.gz`, `.bz2`, `.xz` or `.zst`; a byte order mark is cut.
+    """Yield the lines of a file, unpacked where its suffix says `.gz`, `.bz2`, `.xz` or `.zst`.
+
+    A byte order mark is cut.
 
     Raises:
         UserError: it cannot be read, it is damaged, or a line is longer than lines are.
@@ -104,7 +106,9 @@ def read_lines(uri: str) -> Iterator[bytes]:
 
 
 def read_text_lines(uri: str, encoding: str | None) -> Iterator[str | ValueError]:
-    """The lines of a file as text; one that cannot be read as text, or is far too long, is the error that says why.
+    """Yield the lines of a file as text.
+
+    One that cannot be read as text, or is far too long, is the error that says why.
 
     Args:
         uri: the file, which may be compressed.
@@ -114,7 +118,7 @@ def read_text_lines(uri: str, encoding: str | None) -> Iterator[str | ValueError
         UserError: it cannot be read, or it is damaged.
     """
     with _buffered(uri) as reader:
-        with told(uri):
+        with errors_named(uri):
             head = reader.peek(_HEAD_BYTES)[:_HEAD_BYTES]
         codec = table_codec(head)
         if codec is None and encoding is not None and not extends_ascii(encoding):
@@ -144,8 +148,8 @@ def _lines(reader: io.BufferedReader, uri: str) -> Iterator[bytes | ValueError]:
 
 
 def _bounded(readline: Callable[[int], AnyStr], end: AnyStr, uri: str) -> Iterator[AnyStr | ValueError]:
-    """The lines, each in memory by itself; one that is longer than lines are is passed over, and is an error."""
-    with told(uri):
+    """Yield the lines, each in memory by itself; one that is longer than lines are is passed over, and is an error."""
+    with errors_named(uri):
         while line := readline(MAX_LINE_BYTES + 1):
             if len(line) <= MAX_LINE_BYTES:
                 yield line
@@ -168,5 +172,5 @@ def _unmarked(line: str | ValueError, codec: str) -> str | ValueError:
 
 
 def no_ranges(uri: str) -> UserError:
-    """The one line for a server that cannot serve a part of a file."""
+    """Return the one line for a server that cannot serve a part of a file."""
     return UserError(f"the server of {printable_uri(uri)} serves no byte ranges, which tars and Parquet need: copy it")

@@ -14,7 +14,7 @@ from fsspec.utils import glob_translate
 
 from animatediff import storage
 from animatediff.data.sources.collections.not_taken import HIDDEN, NotTaken
-from animatediff.data.sources.files import is_file, told
+from animatediff.data.sources.files import errors_named, is_file
 from animatediff.data.sources.limits import MAX_FILES
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
@@ -30,7 +30,9 @@ _Identity = tuple[int, int]
 
 
 def expand(uri: str, not_taken: NotTaken) -> list[str]:
-    """The files that `uri` names: one, those of its brace ranges, or those that its `*`, `?` and `[]` match, sorted.
+    """Return the files that `uri` names.
+
+    One, those of its brace ranges, or those that its `*`, `?` and `[]` match, sorted.
 
     Raises:
         UserError: nothing matches, or the storage cannot be reached.
@@ -75,7 +77,7 @@ def _glob(uri: str, not_taken: NotTaken) -> list[str]:
     # A web server lists nothing to match with, and "?" starts its query.
     if uri.startswith(("http://", "https://")) or not _GLOB.search(uri):
         return [uri]
-    with told(uri):
+    with errors_named(uri):
         fs, path = storage.filesystem(uri)
         matches = _match(path, not_taken) if isinstance(fs, LocalFileSystem) else iter(fs.glob(path))
         found = sorted(islice(matches, MAX_FILES + 1))
@@ -110,7 +112,7 @@ def list_folder(uri: str, not_taken: NotTaken) -> list[str]:
     Raises:
         UserError: the folder cannot be read.
     """
-    with told(uri):
+    with errors_named(uri):
         fs, path = storage.filesystem(uri)
         if isinstance(fs, LocalFileSystem):
             names = sorted(_walk(path, not_taken))
@@ -125,7 +127,10 @@ def list_folder(uri: str, not_taken: NotTaken) -> list[str]:
 
 
 def _walk(root: str, not_taken: NotTaken) -> Iterator[str]:
-    """The files, in no order. What lies in the folder itself comes before what is linked, so that it keeps its name."""
+    """Yield the files, in no order.
+
+    What lies in the folder itself comes before what is linked, so that it keeps its name.
+    """
     if not Path(root).is_dir():
         return
     seen: set[_Identity] = set()

@@ -8,7 +8,7 @@ from animatediff.data.sources.collections.folder import read_folder
 from animatediff.data.sources.collections.not_taken import NotTaken, kind_of
 from animatediff.data.sources.collections.tars import read_tars
 from animatediff.data.sources.fetching.reach import is_chain
-from animatediff.data.sources.files import is_file, root_of, suffix_of, told
+from animatediff.data.sources.files import errors_named, is_file, root_of, suffix_of
 from animatediff.data.sources.limits import BATCH_BYTES
 from animatediff.data.sources.listing import expand, list_folder
 from animatediff.data.sources.spec import AMBIGUOUS_SUFFIXES, VIDEO_SUFFIXES, SourceConfig, SourceVideo
@@ -94,13 +94,13 @@ def _is_folder(uri: str, kind: str) -> bool:
     # Writers of Parquet call folders so; to a web server a folder is a page like any other.
     if not is_file(uri) or (uri.startswith(("http://", "https://")) and _kind_of(uri) == kind):
         return False
-    with told(uri):
+    with errors_named(uri):
         fs, path = storage.filesystem(uri)
         return bool(fs.isdir(path))
 
 
 def _kind_within(uri: str, names: Sequence[str]) -> str:
-    """What a folder holds: videos, tars or Parquet files."""
+    """Return what a folder holds: videos, tars or Parquet files."""
     there = {_FORMATS.get(suffix_of(name)) for name in names if suffix_of(name) not in AMBIGUOUS_SUFFIXES}
     there &= {"folder", "webdataset", "parquet"}
     if len(there) > 1:
@@ -135,7 +135,7 @@ def _read_table(uri: str, source: SourceConfig, kind: str) -> Iterator[SourceVid
 
 
 def _refuse_unused(source: SourceConfig, kind: str) -> None:
-    """Settings that would change nothing are mistakes."""
+    """Refuse settings that would change nothing: they are mistakes."""
     is_table = kind not in ("folder", "webdataset")
     unused = [] if is_table or source.videos_uri is None else ["videos_uri"]
     names = (["bytes"] if kind != "parquet" else []) if is_table else ["id", "video", "bytes"]

@@ -47,7 +47,7 @@ class ParquetCell(NamedTuple):
 
 
 def parse_locator(uri: str) -> TarMember | ParquetCell | None:
-    """The part of a file that `uri` names; None when it names a whole file, whose name may well hold a `#`."""
+    """Return the part of a file that `uri` names; None when it names a whole file, whose name may well hold a `#`."""
     if "#" not in uri:
         return None
     if match := _TAR_MEMBER.fullmatch(uri):
@@ -63,7 +63,7 @@ def describe(error: Exception) -> str:
 
 
 def id_from(uri: str) -> str:
-    """A video's id from where it lies: host and path, or the relative path.
+    """Return a video's id from where it lies: host and path, or the relative path.
 
     Signatures are left out, so that a signed URL keeps its id when it is signed again. A parameter that is only called
     like a secret (`get?key=1.mp4`) is part of the id, as a hash.
@@ -81,7 +81,7 @@ def id_from(uri: str) -> str:
 
 
 def _hidden_content(uri: str) -> list[str]:
-    """The parts of a URL's query that `printable_uri` leaves out though they say which file is meant."""
+    """Return the parts of a URL's query that `printable_uri` leaves out though they say which file is meant."""
     if "://" not in uri or "?" not in uri:
         return []
     url = urlsplit(uri)

@@ -44,7 +44,7 @@ class Catalog(SeededSettings):
     entries: tuple[Entry, ...] = Field(min_length=1)
 
     def model(self, entry: Entry) -> Model:
-        """The entry's weights.
+        """Return the entry's weights.
 
         Raises:
             UserError: neither the entry nor the catalog names a base or a motion module.
@@ -58,17 +58,17 @@ class Catalog(SeededSettings):
         return Model.model_construct(_MODEL_FIELDS, **shared, noise_schedule=self.noise_schedule, **weights)
 
     def prompts_of(self, entry: Entry) -> tuple[Prompt, ...]:
-        """The entry's own prompts, or the catalog's."""
+        """Return the entry's own prompts, or the catalog's."""
         return entry.prompts or self.prompts
 
     def settings_of(self, entry: Entry) -> dict[str, Any]:
-        """The fields of `SeededSettings` for prompts of the entry that say nothing else."""
+        """Return the fields of `SeededSettings` for prompts of the entry that say nothing else."""
         own = entry.model_fields_set
         return {name: getattr(entry if name in own else self, name) for name in SeededSettings.model_fields}
 
 
 def settings_of_prompt(shared: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
-    """A prompt's settings.
+    """Return a prompt's settings.
 
     Args:
         shared: what `Catalog.settings_of` gives for its entry.
@@ -97,7 +97,10 @@ Status = Literal["ok", "failed", "invalid"]
 
 
 def _finite(values: Any) -> Any:
-    """The finite numbers of a mapping: NaN and infinity cannot be said in JSON or on a page, and are left out."""
+    """Return the finite numbers of a mapping.
+
+    NaN and infinity cannot be said in JSON or on a page, and are left out.
+    """
     if not isinstance(values, Mapping):
         return values
     return {name: value for name, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
@@ -243,7 +246,7 @@ def base_folder(base_uri: str) -> str:
 
 
 def weights_uris(model: Model) -> list[str]:
-    """The URIs of a model's weights files, without the base."""
+    """Return the URIs of a model's weights files, without the base."""
     embeddings = (file.path for file in model.embeddings)
     additions = (file.uri for file in model.additions())
     replacing = (uri for uri in (model.checkpoint, model.vae) if uri is not None)
@@ -274,7 +277,10 @@ def _items(entry: Entry, prompt: Prompt, settings: dict[str, Any], model: str, p
 
 
 def token_of(file: EmbeddingFile) -> str | None:
-    """The word that stands for an embedding in prompts; None if its file cannot be read, which its items will tell."""
+    """Return the word that stands for an embedding in prompts.
+
+    None if its file cannot be read, which its items will tell.
+    """
     try:
         return textual_inversion.read(file.path, token=file.token).token
     except UserError:

@@ -27,7 +27,7 @@ class Cells:
         self._given: dict[frozenset[str], set[str]] = {}
 
     def read(self, schema: type[ConfigT], text: str, values: Mapping[str, Any], place: str) -> ConfigT | None:
-        """A row as a config; None where it has a problem, which is noted.
+        """Return a row as a config; None where it has a problem, which is noted.
 
         Args:
             schema: the config's class.

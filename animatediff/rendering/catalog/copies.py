@@ -14,7 +14,7 @@ as_key = json.JSONEncoder(sort_keys=True).encode
 
 
 def with_fields(config: ConfigT, given: set[str] | None = None, /, **values: Any) -> ConfigT:
-    """A copy with other values, which are not validated.
+    """Return a copy with other values, which are not validated.
 
     Args:
         config: what to copy.

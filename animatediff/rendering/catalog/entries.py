@@ -127,7 +127,7 @@ class Weights(Config):
     """Textual inversions, used where their words stand in a prompt or a negative prompt."""
 
     def additions(self) -> list[Addition]:
-        """The low-rank files by what they are."""
+        """Return the low-rank files by what they are."""
         adapter = [self.domain_adapter] if self.domain_adapter else []
         return [
             *(Addition(file.path, file.scale, "domain_adapter") for file in adapter),

@@ -77,7 +77,9 @@ def _of_table(uri: str) -> Catalog:
 
 
 def _read_entries(uri: str) -> Iterator[Entry]:
-    """A table's entries, in the order of their first rows: one for each name and weights, and each row without prompt.
+    """Yield a table's entries, in the order of their first rows.
+
+    One for each name and weights, and each row without prompt.
 
     A row's settings go to its prompt: so one row's problem is no other's.
     """

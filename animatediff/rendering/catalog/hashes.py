@@ -112,7 +112,7 @@ def _is_pefts(uri: str) -> bool:
 
 
 def _version(uri: str) -> str:
-    """What tells a file's or folder's content from that before; empty where the storage does not say."""
+    """Return what tells a file's or folder's content from that before; empty where the storage does not say."""
     beside = [storage.beside(uri, "adapter_config.json")] if _is_pefts(uri) else []
     infos = [info for each in (uri, *beside) for info in _infos(each)]
     if not infos or not all(any(field in info for field in VERSION_FIELDS) for info in infos):

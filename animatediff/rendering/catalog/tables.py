@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 
 def read_rows(uri: str, columns: Iterable[str]) -> Iterator[Row]:
-    """The rows of a table, in its order.
+    """Yield the rows of a table, in its order.
 
     Args:
         uri: its suffix says its format; CSV and JSONL may be compressed (`.csv.gz`). A CSV's first row says whether
@@ -94,7 +94,7 @@ def _is_json(name: str, text: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can say, too: Parquet has more types, and a struct of it has all its fields, given or not."""
+    """Return what JSON can say, too: Parquet has more types, and a struct of it has all its fields, given or not."""
     if isinstance(value, str):
         if len(value) > MAX_CAPTION_CHARS:
             raise ValueError(f"a text of {len(value)} characters, {MAX_CAPTION_CHARS} are allowed")
@@ -211,7 +211,7 @@ def _read_parquet(uri: str, known: list[str]) -> Cells:
 
 
 def _batches(parquet: pq.ParquetFile, file: Any, names: list[str], uri: str) -> Iterator[pa.RecordBatch]:
-    """The rows, as many at once as little memory holds: a file of kilobytes can repeat one long text for ever."""
+    """Yield the rows, as many at once as little memory holds: a file of kilobytes can repeat one long text for ever."""
     for group, columns in enumerate(read_columns(read_footer(file, uri), set(names))):
         rows = portions(file, columns, set(names), uri, keeps_dictionaries=False).rows
         yield from parquet.iter_batches(rows, row_groups=[group], columns=names, use_threads=False)

@@ -34,7 +34,7 @@ def read(uri: str) -> Catalog:
 
 
 def check(catalog: Catalog) -> dict[Place, str]:
-    """What keeps entries, or some of their prompts, from being rendered; everything else can go ahead.
+    """Return what keeps entries, or some of their prompts, from being rendered; everything else can go ahead.
 
     That is: files that do not exist, or are of another family or for another base than they are given as; a motion
     module that does not fit the base; folders of weights in which parts are missing; sizes, lengths and steps that they
@@ -58,7 +58,7 @@ def check(catalog: Catalog) -> dict[Place, str]:
 
 
 def report(problems: Mapping[Place, str], catalog: Catalog) -> str:
-    """The problems that `check` found as one line for a log; at most 20 of them by name."""
+    """Return the problems that `check` found as one line for a log; at most 20 of them by name."""
     if not problems:
         return f"all {len(catalog.entries)} entries can be rendered"
     entries = sum(isinstance(place, int) for place in problems)

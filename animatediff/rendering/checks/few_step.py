@@ -25,7 +25,7 @@ class Distilled(NamedTuple):
 
 
 def distilled(motion: MotionFile) -> Distilled | None:
-    """What a motion module's content, name and metadata say; None for those that take many steps.
+    """Return what a motion module's content, name and metadata say; None for those that take many steps.
 
     Lightning's files have v2's names and shapes: only what they are called tells them.
     """
@@ -37,7 +37,7 @@ def distilled(motion: MotionFile) -> Distilled | None:
 
 
 def mismatch(motion: Distilled, settings: Mapping[str, Any]) -> str | None:
-    """What to set instead of what spoils the pictures of a few-step motion module; None where all is well.
+    """Return what to set instead of what spoils the pictures of a few-step motion module; None where all is well.
 
     Args:
         motion: the motion module.

@@ -32,7 +32,7 @@ class GivenFile(NamedTuple):
 
 
 def files_of(weights: Weights) -> list[GivenFile]:
-    """The files that an entry names."""
+    """Return the files that an entry names."""
     return [
         *([GivenFile(weights.checkpoint, "checkpoint")] if weights.checkpoint is not None else []),
         *([GivenFile(weights.vae, "vae")] if weights.vae is not None else []),
@@ -42,7 +42,7 @@ def files_of(weights: Weights) -> list[GivenFile]:
 
 
 def check_files(files: Iterable[GivenFile]) -> Mapping[GivenFile, str]:
-    """What is wrong with files; those with which all is well are left out.
+    """Return what is wrong with files; those with which all is well are left out.
 
     A file that is there but cannot be read is no problem here: its entry's items fail with it.
     """
@@ -80,7 +80,7 @@ def _names_in(uri: str) -> list[str] | None:
 
 
 def _folder_problem(given: GivenFile, names: Collection[str]) -> str | None:
-    """What a checkpoint or a VAE that is a folder lacks; its parts say themselves what they are."""
+    """Return what a checkpoint or a VAE that is a folder lacks; its parts say themselves what they are."""
     what = given.uri
     parts = [part for part in _PARTS[given.role] if any(name.startswith(f"{part}/") for name in names)]
     lacking = [part for part in parts if not _has_weights(names, f"{part}/")]

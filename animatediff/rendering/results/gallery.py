@@ -23,7 +23,7 @@ _SCRIPTS = ("items.js", "state.js", "playing.js", "rows.js", "views.js", "detail
 
 
 def gallery_html(results: Sequence[Result], *, title: str = "Catalog") -> str:
-    """The page, with links relative to the folder that it is written to.
+    """Return the page, with links relative to the folder that it is written to.
 
     Args:
         results: in the order to show; their files are paths relative to the page.
@@ -60,7 +60,7 @@ class _Distinct:
 
 
 def _data(results: Sequence[Result]) -> dict[str, Any]:
-    """The items as columns; a column in `shared` holds places in the list of that name."""
+    """Return the items as columns; a column in `shared` holds places in the list of that name."""
     shared = {name: _Distinct() for name in ("entry", "prompt", "settings", "origin", "note", "kinds")}
     stages = list(dict.fromkeys(name for result in results for name in result.seconds))
     scores = list(dict.fromkeys(name for result in results for name in result.scores))
@@ -103,7 +103,10 @@ def _shared_values(result: Result) -> dict[str, Any]:
 
 
 def _split_paths(paths: Sequence[str]) -> tuple[str, list[str]]:
-    """What a clip's paths begin with, and what follows in each: the latter are the same for most clips; URL-quoted."""
+    """Return what a clip's paths begin with, and what follows in each: the latter are the same for most clips.
+
+    URL-quoted.
+    """
     stem = os.path.commonprefix(paths)  # noqa: RUF071 - of characters: `clips/1a2b.` of an MP4 and its poster
     return quote(stem), [quote(path.removeprefix(stem)) for path in paths]
 

@@ -123,7 +123,7 @@ class Ledger:
         self._written = self._among(storage.list_names(storage.join(self._output_uri, "items")))
 
     def wrote(self, digest: str, error: str) -> None:
-        """An item's file was written since, or could not be, for the reason that its worker gives."""
+        """Note that an item's file was written since, or could not be, for the reason that its worker gives."""
         self._written.add(digest)
         self._errors[digest] = error or NO_RESULT
 
@@ -134,7 +134,7 @@ class Ledger:
     def results(
         self, items: Iterable[Item], invalid: Mapping[str, str], *, only_known: bool = False
     ) -> Iterator[Result]:
-        """A result for each item, also for those that share another's digest.
+        """Yield a result for each item, also for those that share another's digest.
 
         Args:
             items: any number; they are not held.
@@ -188,7 +188,7 @@ def item_uri(output_uri: str, digest: str) -> str:
 
 
 def read_item(output_uri: str, digest: str) -> Result | None:
-    """The result of an item, of whichever entry it was rendered for; None if there is none, or a damaged one."""
+    """Return the result of an item, of whichever entry it was rendered for; None if there is none, or a damaged one."""
     uri = item_uri(output_uri, digest)
     try:
         content = storage.read_bytes(uri)
@@ -208,23 +208,23 @@ def write_item(output_uri: str, result: Result) -> None:
 
 
 def result_of(item: Item, **outcome: Any) -> Result:
-    """An item with what became of it."""
+    """Return an item with what became of it."""
     return Result.model_construct(**_values(item, Item), **outcome)
 
 
 def describe(error: Exception) -> str:
-    """An error as one line for a row."""
+    """Return an error as one line for a row."""
     text = printed(" ".join(str(error).split()))[:500]
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def for_item(result: Result, item: Item) -> Result:
-    """What became of an item that another one of the same digest was rendered for."""
+    """Return what became of an item that another one of the same digest was rendered for."""
     return Result.model_construct(**_values(result, Result) | _values(item, Item))
 
 
 def read_results(output_uri: str) -> list[Result]:
-    """The rows of the table, with what became of their items since.
+    """Return the rows of the table, with what became of their items since.
 
     Raises:
         UserError: there is no table, or it is damaged.

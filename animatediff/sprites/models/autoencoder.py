@@ -34,7 +34,7 @@ _EDGE_WEIGHT = 0.1
 def train_vae(
     *, seed: int, plan: Fit, checkpoint: Path | None = None, num_pictures: int = _NUM_PICTURES
 ) -> tuple[AutoencoderKL, float]:
-    """A VAE whose latents have zero mean and unit variance in every channel over the world's plain pictures.
+    """Return a VAE whose latents have zero mean and unit variance in every channel over the world's plain pictures.
 
     It sees all styles of the world and odd colours, as Stable Diffusion's has seen far more than its UNet: a
     personalised checkpoint brings its own style, and the base's VAE has to show it. The first steps see crops about

@@ -112,7 +112,7 @@ def _save(
 def _restore(
     checkpoint: Path | None, model: nn.Module, averaged: AveragedModel, optimizer: torch.optim.Optimizer
 ) -> tuple[int, float]:
-    """The step to go on with, and the seconds spent until there."""
+    """Return the step to go on with, and the seconds spent until there."""
     if checkpoint is None or not checkpoint.exists():
         return 0, 0.0
     state = torch.load(checkpoint, weights_only=True)

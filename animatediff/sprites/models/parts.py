@@ -72,7 +72,7 @@ def make_unet(
 
 
 def make_scheduler() -> DDIMScheduler:
-    """The schedule AnimateDiff samples with: linear betas, where Stable Diffusion's own are scaled_linear."""
+    """Return the schedule AnimateDiff samples with: linear betas, where Stable Diffusion's own are scaled_linear."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -86,7 +86,7 @@ def make_scheduler() -> DDIMScheduler:
 def make_pipeline(
     vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel
 ) -> StableDiffusionPipeline:
-    """The parts together, with no safety checker."""
+    """Return the parts together, with no safety checker."""
     return StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,

@@ -44,7 +44,7 @@ class TextToImage(nn.Module):
 
 
 def make_tokenizer(folder: Path) -> CLIPTokenizer:
-    """The base's tokenizer; its two files are written to `folder`, which exists."""
+    """Return the base's tokenizer; its two files are written to `folder`, which exists."""
     return build_tokenizer(caption_words(), folder, max_length=MAX_LENGTH)
 
 
@@ -163,18 +163,18 @@ def fit_captioned(
     Returns:
         Seconds that the steps took.
     """
-    signal = make_scheduler().alphas_cumprod
-    weights = signal.rsqrt()
+    alphas_cumprod = make_scheduler().alphas_cumprod
+    weights = alphas_cumprod.rsqrt()
     empty = tokenize(tokenizer, [""])
 
     def loss(step: int) -> Tensor:
         rng = np.random.default_rng((seed, step))
         chosen = torch.from_numpy(rng.integers(len(latents), size=batch_size))
-        timesteps = draw_timesteps(rng, signal, batch_size)
+        timesteps = draw_timesteps(rng, alphas_cumprod, batch_size)
         noise = torch.from_numpy(rng.standard_normal((batch_size, *latents.shape[1:]), np.float32))
         dropped = torch.from_numpy(rng.random((batch_size, 1)) < _CAPTION_DROPOUT)
         predicted = model(
-            add_noise(latents[chosen], noise, timesteps, signal),
+            add_noise(latents[chosen], noise, timesteps, alphas_cumprod),
             timesteps,
             torch.where(dropped, empty, token_ids[chosen]),
         )
@@ -190,8 +190,8 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     return encoded.input_ids
 
 
-def draw_timesteps(rng: np.random.Generator, signal: Tensor, num: int) -> Tensor:
-    """Timesteps (num) at which the noise's size is distributed log-normally, by `signal`, the schedule's shares."""
-    sizes = (1 / signal - 1).sqrt().numpy()
+def draw_timesteps(rng: np.random.Generator, alphas_cumprod: Tensor, num: int) -> Tensor:
+    """Draw timesteps (num) at which the noise's size is distributed log-normally."""
+    sizes = (1 / alphas_cumprod - 1).sqrt().numpy()
     wanted = np.exp(rng.normal(_LOG_NOISE_MEAN, _LOG_NOISE_DEVIATION, num))
     return torch.from_numpy(np.searchsorted(sizes, wanted).clip(max=len(sizes) - 1))

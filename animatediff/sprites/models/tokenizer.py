@@ -15,7 +15,7 @@ Pair = tuple[str, str]
 
 
 def build_tokenizer(words: Iterable[str], folder: Path, *, max_length: int = 77) -> CLIPTokenizer:
-    """Writes CLIP's two files, `vocab.json` and `merges.txt`, and opens them.
+    """Write CLIP's two files, `vocab.json` and `merges.txt`, and open them.
 
     As in CLIP's own vocabulary, bytes come first, then bytes that end a word, then merges, then the start and the end
     token; the end token has the highest id.

@@ -152,7 +152,7 @@ def _angles(readings: Sequence[Reading]) -> np.ndarray:
 
 
 def _seen_motion(measure: ClipMeasure) -> str | None:
-    """The one motion that the clip shows; None for none of them, or more than one."""
+    """Return the one motion that the clip shows; None for none of them, or more than one."""
     places, radii = _places(measure.readings), _radii(measure.readings)
     if _share_known(radii) < _LEAST_FOLLOWED:
         return None

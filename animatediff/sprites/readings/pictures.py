@@ -112,7 +112,7 @@ class _Look:
 
 
 def matches(reading: Reading, scene: Scene) -> Attributes:
-    """Compares a still's reading with its scene. The size means nothing in clips that grow or shrink."""
+    """Compare a still's reading with its scene. The size means nothing in clips that grow or shrink."""
     return Attributes(
         shape=reading.shape == scene.shape,
         colour=reading.colour == scene.colour,
@@ -122,7 +122,7 @@ def matches(reading: Reading, scene: Scene) -> Attributes:
 
 
 def read(frame: np.ndarray, *, colours: Mapping[str, Rgb] = COLOURS) -> Reading:
-    """Reads one picture.
+    """Read one picture.
 
     Args:
         frame: (h w 3) uint8 RGB, best 64 pixels high and wide.
@@ -147,7 +147,7 @@ def read(frame: np.ndarray, *, colours: Mapping[str, Rgb] = COLOURS) -> Reading:
 
 
 def _name(rgb: np.ndarray, names: Mapping[str, Rgb]) -> str | None:
-    """The nearest name, unless it is far or another is about as near."""
+    """Return the nearest name, unless it is far or another is about as near."""
     if not names:
         raise ValueError("there must be at least one colour to name")
     nearest, *others = sorted((math.dist(rgb, named), name) for name, named in names.items())
@@ -174,7 +174,7 @@ def _subject(pixels: np.ndarray) -> np.ndarray | None:
 
 
 def _largest_part(marked: np.ndarray) -> np.ndarray | None:
-    """The largest connected part (h w), holes filled; None if it cannot be a picture's only subject."""
+    """Return the largest connected part (h w), holes filled; None if it cannot be a picture's only subject."""
     parts, num = ndimage.label(ndimage.binary_fill_holes(marked))
     if not num:
         return None
@@ -186,12 +186,12 @@ def _largest_part(marked: np.ndarray) -> np.ndarray | None:
 
 
 def _border(picture: np.ndarray) -> np.ndarray:
-    """The outermost pixels of (h w ...), in one row."""
+    """Return the outermost pixels of (h w ...), in one row."""
     return np.concatenate([picture[0], picture[-1], picture[1:-1, 0], picture[1:-1, -1]])
 
 
 def _fit_shape(mask: np.ndarray) -> tuple[str, Pose, bool]:
-    """The shape and pose whose drawing overlaps most with the mask, and whether the shape is certain."""
+    """Return the shape and pose whose drawing overlaps most with the mask, and whether the shape is certain."""
     likely = sorted(_likely_poses(mask), key=lambda found: found[0], reverse=True)[:3]
     overlaps = [_overlap(mask, shape, pose) for _, shape, pose in likely]
     first, second = np.argsort(overlaps)[::-1][:2]
@@ -241,7 +241,10 @@ def _unit_area(shape: str) -> float:
 
 @cache
 def _templates(shape: str) -> np.ndarray:
-    """The shape at evenly spaced angles in its symmetry, with an area of a quarter. (angles pixels), unit rows."""
+    """Return the shape at evenly spaced angles in its symmetry, with an area of a quarter.
+
+    (angles pixels), unit rows.
+    """
     period = 2 * math.pi / SYMMETRIES[shape]
     angles = np.linspace(0.0, period, max(1, int(period / _ANGLE_STEP)), endpoint=False)
     radius = 0.5 / math.sqrt(_unit_area(shape))
@@ -255,7 +258,7 @@ def _templates(shape: str) -> np.ndarray:
 
 
 def _fit_look(pixels: np.ndarray, shape: str, pose: Pose) -> _Look | None:
-    """The style whose drawing comes closest to the picture; None if none comes close or two do."""
+    """Return the style whose drawing comes closest to the picture; None if none comes close or two do."""
     picture = _blurred(pixels, _PICTURE_BLUR)
     distance, slant = _around(pixels.shape[:2], shape, pose)
     looks = []
@@ -296,7 +299,7 @@ def _distances(shape: str) -> np.ndarray:
 
 
 def _parts(style: str, distance: np.ndarray, slant: np.ndarray) -> np.ndarray:
-    """A style's drawing is a sum of its colour, its background and what is always the same: how much of the first two.
+    """Return how much of its colour and of its background a style's drawing has; the rest is always the same.
 
     Returns:
         (h w 5): the colour's share, the background's share, and the rest in RGB.

@@ -91,7 +91,10 @@ def _plain(mask: Mask, slant: np.ndarray, colour: np.ndarray, background: np.nda
 
 
 def _cel(mask: Mask, slant: np.ndarray, colour: np.ndarray, background: np.ndarray) -> Picture:
-    """An animator's cel: an ink outline, two flat tones, and a paler background, so that the ink shows on black too."""
+    """Draw an animator's cel.
+
+    An ink outline, two flat tones, and a paler background, so that the ink shows on black too.
+    """
     tones = np.where(slant > 0.02, _SHADE * colour, colour)
     paper = _over(background, np.array(0.45), _WHITE)
     picture: Picture = _over(_over(paper, mask(0.0), _INK), mask(_LINE), tones)
@@ -99,7 +102,7 @@ def _cel(mask: Mask, slant: np.ndarray, colour: np.ndarray, background: np.ndarr
 
 
 def _chalk(mask: Mask, slant: np.ndarray, colour: np.ndarray, background: np.ndarray) -> Picture:
-    """A pale line and hatching on a blackboard, whatever the background was to be."""
+    """Draw a pale line and hatching on a blackboard, whatever the background was to be."""
     chalk = _over(colour, np.array(0.25), _WHITE)
     stripes = 0.5 + 0.5 * np.cos(slant * (2 * np.pi / _HATCH_PERIOD))
     hatched = _over(_BOARD, 0.25 + 0.35 * stripes, chalk)

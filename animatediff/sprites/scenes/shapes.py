@@ -89,7 +89,7 @@ def _distance(outline: Outline, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _outline(points: np.ndarray, reach: float) -> Outline:
-    """Moves `points` (v 2), in order around the shape, to their area's centroid and scales them to `reach`."""
+    """Move `points` (v 2), in order around the shape, to their area's centroid and scale them to `reach`."""
     centred = points - _centroid(points)
     vertices = centred * (reach / np.hypot(*centred.T).max())
     angles = np.arctan2(vertices[:, 1], vertices[:, 0])
@@ -124,7 +124,7 @@ def _heart() -> np.ndarray:
 
 
 def _cross(arm: float) -> np.ndarray:
-    """A plus sign whose arms are `arm` wide to each side and 1 long. (12 2)."""
+    """Return a plus sign whose arms are `arm` wide to each side and 1 long. (12 2)."""
     quarter = np.array([[arm, -1.0], [arm, -arm], [1.0, -arm]])
     quarter_turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
     return np.concatenate([quarter @ np.linalg.matrix_power(quarter_turn, k) for k in range(4)])

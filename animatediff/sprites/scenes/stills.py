@@ -85,7 +85,7 @@ def draw_stills(
 
 
 def _colour(rng: np.random.Generator, scene: Scene, odd_colours: float) -> tuple[str, Rgb]:
-    """What the caption calls the shape's colour, and the colour."""
+    """Return what the caption calls the shape's colour, and the colour."""
     if rng.random() < odd_colours:
         return "", _odd_colour(rng, scene.shape, BACKGROUNDS[scene.background])
     return scene.colour, COLOURS[scene.colour]

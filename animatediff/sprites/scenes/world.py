@@ -196,7 +196,7 @@ class Said:
 
 
 def parse_caption(text: str, colours: Iterable[str] = tuple(COLOURS)) -> Said:
-    """Reads a caption back, in any of the wordings or in others that use the world's words.
+    """Read a caption back, in any of the wordings or in others that use the world's words.
 
     Args:
         text: "a large red star moving left on a dark blue background".

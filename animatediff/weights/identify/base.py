@@ -52,7 +52,7 @@ _READS_SECOND = re.compile(rf"{DOWN}|\.hada_w1_b(?:\.default)?$|\.diff$|to_[kv](
 
 
 def find_base(contents: Contents) -> Base | None:
-    """The model that a network's weights, or changes to them, were made for; None where nothing tells.
+    """Return the model that a network's weights, or changes to them, were made for; None where nothing tells.
 
     The metadata counts only where names and shapes say nothing, as it can be wrong.
     """
@@ -99,7 +99,7 @@ def _of_another_kind(contents: Contents) -> Base | None:
 
 
 def _widths(contents: Contents, place: re.Pattern[str]) -> set[int]:
-    """What the layers at `place` read, in numbers a token."""
+    """Return what the layers at `place` read, in numbers a token."""
     return {width for name in contents.matching(place) for width in _reads(name, contents.shapes)}
 
 

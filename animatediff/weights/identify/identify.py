@@ -76,7 +76,7 @@ def identify_uri(uri: str) -> Identity:
 
 
 def expect(file: TensorFile, families: Collection[Family], *, base: Base | None = None) -> Identity:
-    """The file's identity, if it is of one of `families` and not for another base than `base`.
+    """Return the file's identity, if it is of one of `families` and not for another base than `base`.
 
     A checkpoint that is no text-to-image model is refused as well.
 

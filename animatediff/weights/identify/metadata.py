@@ -25,7 +25,10 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 
 
 def read_metadata(file: TensorFile) -> dict[str, str]:
-    """The fields that a user looks for, each on one printable line of at most 200 characters; empty ones left out."""
+    """Return the fields that a user looks for, each on one printable line of at most 200 characters.
+
+    Empty ones left out.
+    """
     said = {name: str(value) for name, value in file.values.items()} | dict(file.metadata)
     found = {label: _first(said, fields) for label, fields in _FIELDS.items()}
     return {label: text for label, text in found.items() if text}
@@ -43,7 +46,7 @@ def _first(said: Mapping[str, str], fields: tuple[str, ...]) -> str:
 
 
 def _decoded(text: str) -> str:
-    """Some programs write every value as JSON."""
+    """Return the text of a value, which some programs write as JSON."""
     if not text.startswith(('"', "[")):
         return text
     try:

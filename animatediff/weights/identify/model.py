@@ -47,7 +47,10 @@ def describe(rule: Rule, contents: Contents) -> Description:
 
 
 def describe_unnamed(contents: Contents) -> Description:
-    """A file that no rule knows: diffusers' embeddings are one tensor named after any word; all else is unknown."""
+    """Name a file that no rule knows: diffusers' embeddings are one tensor named after any word.
+
+    All else is unknown.
+    """
     name, shape = next(iter(contents.shapes.items()), ("", ()))
     is_known_width = shape[-1:] in {(width,) for width in _TEXT_ENCODER_WIDTHS}
     # Parameters have dots. So may words, if nothing else about them is a parameter's.

@@ -91,7 +91,7 @@ CONFIGS: Mapping[KnownBase, Mapping[str, dict[str, Any]]] = {
 
 
 def meta_modules(base: KnownBase) -> dict[str, nn.Module]:
-    """A base's modules on torch's meta device: names, shapes and configs, but no memory for weights."""
+    """Return a base's modules on torch's meta device: names, shapes and configs, but no memory for weights."""
     with torch.device("meta"):
         return {part: _build(PARTS[part], config) for part, config in CONFIGS[base].items()}
 

@@ -111,7 +111,7 @@ class Contents:
         return re.search(pattern, self._lines, re.MULTILINE) is not None
 
     def matching(self, pattern: str | re.Pattern[str]) -> Iterator[str]:
-        """The names that match somewhere."""
+        """Yield the names that match somewhere."""
         search = re.compile(pattern).search
         return (name for name in self.shapes if search(_line(name)))
 
@@ -165,5 +165,5 @@ class Description(NamedTuple):
 
 
 def find_rule(contents: Contents) -> Rule | None:
-    """The first rule that the file fulfils."""
+    """Return the first rule that the file fulfils."""
     return next((rule for rule in RULES if all(contents.has(pattern) for pattern in rule.patterns)), None)

@@ -96,7 +96,7 @@ class Source(NamedTuple):
     transposed: bool = False
 
     def read(self, tensor: Tensor) -> Tensor:
-        """The wanted tensor, of the one that is called `name`; a view of it."""
+        """Return the wanted tensor, of the one that is called `name`; a view of it."""
         if self.third is not None:
             return torch.atleast_1d(tensor).tensor_split(3)[self.third]
         return tensor.transpose(0, -1) if self.transposed else tensor
@@ -119,7 +119,7 @@ def sources(part: str, names: Iterable[str]) -> dict[str, Source]:
 
 
 def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    """What a file holds of a part, without the part's prefix; empty where it has none."""
+    """Return what a file holds of a part, without the part's prefix; empty where it has none."""
     for prefix in _PREFIXES[part]:
         found = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         # Merges have one file's constants beside the other's weights.
@@ -130,7 +130,7 @@ def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
 
 
 def averaged_unet(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-    """The averaged (EMA) UNet's tensors, as far as a file has them, by their original names without `UNET_PREFIX`.
+    """Return the averaged (EMA) UNet's tensors that a file has, by their original names without `UNET_PREFIX`.
 
     Args:
         tensors: the file's.
@@ -143,7 +143,7 @@ def averaged_unet(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[s
 
 
 def unet_names(names: Iterable[str]) -> dict[str, str]:
-    """The UNet's names in the original layout, without `UNET_PREFIX`, by diffusers' names.
+    """Return the UNet's names in the original layout, without `UNET_PREFIX`, by diffusers' names.
 
     Raises:
         UserError: the layout has no place for a name.
@@ -186,7 +186,7 @@ def _unet_name(name: str, layers: dict[tuple[str, int], int], with_attention: se
 
 
 def vae_names(names: Iterable[str]) -> dict[str, str]:
-    """The VAE's names in the original layout, without `VAE_PREFIX`, by diffusers' names.
+    """Return the VAE's names in the original layout, without `VAE_PREFIX`, by diffusers' names.
 
     The attention's matrices are 1x1 convolutions in that layout.
 
@@ -220,7 +220,7 @@ def _vae_name(name: str, last_up: int) -> str:
 
 
 def clip_names(names: Iterable[str]) -> dict[str, str]:
-    """The names of CLIP-L's text encoder in the file, without `SD1_TEXT_PREFIX` or `SDXL_TEXT_PREFIX`.
+    """Return the names of CLIP-L's text encoder in the file, without `SD1_TEXT_PREFIX` or `SDXL_TEXT_PREFIX`.
 
     They are transformers' own. transformers has moved between names with and without `text_model.` in front.
     """

@@ -101,7 +101,7 @@ def detect(
 
 
 def unsupported(tensors: Mapping[str, Tensor]) -> str | None:
-    """What a relative of the motion module is that cannot be used as one; None for motion modules."""
+    """Return what a relative of the motion module is that cannot be used as one; None for motion modules."""
     for fragment, what in _RELATIVES:
         if any(fragment in name for name in tensors):
             return what
@@ -115,7 +115,7 @@ def unsupported(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def own_config(metadata: Mapping[str, str]) -> MotionConfig | None:
-    """The config in the metadata of a file that was written here.
+    """Return the config in the metadata of a file that was written here.
 
     Raises:
         ValueError: it cannot be read.
@@ -125,7 +125,7 @@ def own_config(metadata: Mapping[str, str]) -> MotionConfig | None:
 
 
 def own_schedule(metadata: Mapping[str, str]) -> dict[str, Any] | None:
-    """The noise schedule that a file written here was trained with, if it says so.
+    """Return the noise schedule that a file written here was trained with, if it says so.
 
     Raises:
         ValueError: the config cannot be read.
@@ -135,7 +135,7 @@ def own_schedule(metadata: Mapping[str, str]) -> dict[str, Any] | None:
 
 
 def own_metadata(config: MotionConfig, schedule: Mapping[str, Any] | None) -> dict[str, str]:
-    """What `own_config` and `own_schedule` read back.
+    """Return what `own_config` and `own_schedule` read back.
 
     It is one entry: the order of several is left to chance, and the file's bytes with it.
     """
@@ -188,7 +188,7 @@ def is_whole_unet(names: Collection[str]) -> bool:
 
 
 def to_official(name: str, layout: Layout) -> str | None:
-    """A tensor's name in the official layout; None for names outside motion modules.
+    """Return a tensor's name in the official layout; None for names outside motion modules.
 
     A name that does not belong in the layout keeps what is odd about it.
     """
@@ -203,7 +203,7 @@ def to_official(name: str, layout: Layout) -> str | None:
 
 
 def from_official(name: str, layout: Layout) -> str:
-    """The name in `layout` of a tensor with an official name, as `to_official` reads it back."""
+    """Return the name in `layout` of a tensor with an official name, as `to_official` reads it back."""
     match = _NAME.fullmatch(name)
     if match is None or layout == "official":
         return name
@@ -249,7 +249,7 @@ def _num_layers(names: Collection[str], layout: Layout) -> int:
 
 
 def _version(layout: Layout, names: Collection[str], frames: int | None, whole_unet: bool) -> Version:
-    """The version of a published file; the position table's length tells those of one shape apart."""
+    """Return the version of a published file; the position table's length tells those of one shape apart."""
     if layout == "hotshotxl" or _num_down_blocks(names) == 3:
         return "hotshotxl" if layout == "hotshotxl" or frames == 24 else "sdxl"
     if _has_mid_block(names):
@@ -258,7 +258,7 @@ def _version(layout: Layout, names: Collection[str], frames: int | None, whole_u
 
 
 def _closest(config: MotionConfig, num_down_blocks: int) -> Version:
-    """The published version that shares most of a config."""
+    """Return the published version that shares most of a config."""
     xl = ("sdxl", "hotshotxl")
     is_xl = num_down_blocks == 3 and config.text_width in _XL_TEXT  # a small base may have three blocks, too
     versions: list[Version] = [v for v in get_args(Version) if (v in xl) == is_xl]

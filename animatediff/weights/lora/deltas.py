@@ -29,10 +29,10 @@ class Change(ABC):
 
     @abstractmethod
     def weight(self) -> Tensor:
-        """The change at strength 1, float32."""
+        """Return the change at strength 1, float32."""
 
     def to(self, device: torch.device) -> Self:
-        """The same change with its factors on `device`."""
+        """Return the same change with its factors on `device`."""
         moved = {field.name: _moved(getattr(self, field.name), device) for field in fields(self)}  # type: ignore[arg-type]
         return replace(self, **moved)  # type: ignore[type-var]
 
@@ -140,7 +140,7 @@ _LOKR_FORMS = tuple(first | second for first in _LOKR_FIRST for second in _LOKR_
 
 
 def from_factors(factors: Mapping[str, Tensor], strength: Callable[[int | None], float]) -> Change:
-    """The change that a file's factors make.
+    """Return the change that a file's factors make.
 
     Args:
         factors: by kohya's names (`down`, `up`, `mid`), LyCORIS' (`hada_w1_a`, `lokr_t2`, `diff`, ...).
@@ -176,7 +176,7 @@ def _lora(factors: Mapping[str, Tensor], scale: float) -> Change:
 
 
 def _matrix(factor: Tensor) -> Tensor:
-    """A linear layer's weight or a 1x1 convolution's, which are the same matrix."""
+    """Return a linear layer's weight or a 1x1 convolution's, which are the same matrix."""
     if factor.ndim == 2 or (factor.ndim == 4 and factor.shape[2:] == (1, 1)):
         return factor.flatten(1)
     raise ValueError(f"a factor is {list(factor.shape)}, not a matrix")

@@ -62,7 +62,7 @@ _TEXT_WIDTHS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SD
 
 
 def read(uri: str, states: States, *, family: LoraFamily) -> dict[Target, Change]:
-    """A file's changes, by what they change.
+    """Return a file's changes, by what they change.
 
     Args:
         uri: a weights file, or a folder that peft or diffusers wrote.
@@ -98,7 +98,7 @@ def _read(file: TensorFile, uri: str, states: States, family: LoraFamily) -> dic
 
 
 def open_file(uri: str) -> TensorFile:
-    """A low-rank file, or the one in a folder that peft or diffusers wrote.
+    """Return a low-rank file, or the one in a folder that peft or diffusers wrote.
 
     Raises:
         UserError: there is none, or it cannot be read.
@@ -131,7 +131,10 @@ def check_kind(file: TensorFile, family: LoraFamily, *, base: KnownBase | None) 
 
 
 def split_key(key: str) -> tuple[str, str] | None:
-    """A module's name as the file spells it, and the factor's name as LyCORIS' or kohya's; None for any other key."""
+    """Return a module's name as the file spells it, and the factor's name as LyCORIS' or kohya's.
+
+    None for any other key.
+    """
     if match := _KEY.fullmatch(key):
         factor = match[2] or match[3]
         return match[1], _SAME_FACTOR.get(factor, factor)
@@ -139,7 +142,7 @@ def split_key(key: str) -> tuple[str, str] | None:
 
 
 def checked(tensor: Tensor, factor: str, what: str) -> Tensor:
-    """The tensor, if it can be a factor.
+    """Return the tensor, if it can be a factor.
 
     Raises:
         UserError: it is of integers, empty, or holds NaN or infinite numbers; the line begins with `what`.
@@ -156,7 +159,7 @@ def checked(tensor: Tensor, factor: str, what: str) -> Tensor:
 
 
 def _modules(file: TensorFile, states: States, family: LoraFamily) -> dict[Module, dict[str, Tensor]]:
-    """The file's factors by the module that they change."""
+    """Return the file's factors by the module that they change."""
     targets = Targets(states, motion=family == "motion_lora")
     modules: dict[Module, dict[str, str]] = defaultdict(dict)
     unknown = []
@@ -183,7 +186,10 @@ def _modules(file: TensorFile, states: States, family: LoraFamily) -> dict[Modul
 
 
 def _without_idle(file: TensorFile, modules: Mapping[Module, Mapping[str, str]]) -> dict[Module, dict[str, Tensor]]:
-    """The checked factors of each module, by the factors' keys; modules without any, or of rank 0, are left out."""
+    """Return the checked factors of each module, by the factors' keys.
+
+    Modules without any, or of rank 0, are left out.
+    """
     idle = {
         module
         for module, keys in modules.items()
@@ -214,7 +220,7 @@ def _why(key: str, targets: Targets) -> str:
 
 
 def _changes(module: Module, factors: Mapping[str, Tensor], scales: Scales | None) -> dict[str, Change]:
-    """A module's changes by parameter name.
+    """Return a module's changes by parameter name.
 
     Raises:
         ValueError: factors are missing or do not go together.
@@ -249,5 +255,5 @@ def _check_fit(change: Change, weight: Tensor | None, name: str, uri: str) -> No
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A 1x1 convolution is a matrix."""
+    """Return a weight as a matrix, which a 1x1 convolution is, too."""
     return shape[:2] if all(size == 1 for size in shape[2:]) else shape

@@ -45,7 +45,7 @@ class Scales(BaseModel):
     alpha_pattern: dict[str, FiniteFloat] = {}
 
     def of(self, module: str, rank: int | None) -> float:
-        """The factor of one module's change: alpha / rank, or alpha / sqrt(rank) where it is a rank-stabilised.
+        """Return the factor of one module's change: alpha / rank, or alpha / sqrt(rank) where it is a rank-stabilised.
 
         Args:
             module: its path in the model.
@@ -57,7 +57,7 @@ class Scales(BaseModel):
 
 
 def strength(factors: Mapping[str, Tensor], rank: int | None, scales: Scales | None, module: Module) -> float:
-    """What a module's change is multiplied by.
+    """Return what a module's change is multiplied by.
 
     Args:
         factors: the module's, of which `alpha` and LyCORIS' `scalar` count: the latter multiplies the change as it is.
@@ -84,7 +84,7 @@ def _number(tensor: Tensor, what: str) -> float:
 
 
 def _path_in_peft(module: Module) -> str:
-    """The module's path in the models that peft trains: diffusers', and transformers' of the time."""
+    """Return the module's path in the models that peft trains: diffusers', and transformers' of the time."""
     if module.part == "motion":
         return from_official(module.path, "diffusers")
     if module.part.startswith("text_encoder"):
@@ -93,7 +93,7 @@ def _path_in_peft(module: Module) -> str:
 
 
 def read(file: TensorFile, part: str) -> Scales | None:
-    """What peft says of one part, beside the file or in its metadata; None where it says nothing.
+    """Return what peft says of one part, beside the file or in its metadata; None where it says nothing.
 
     Raises:
         UserError: it cannot be read, or is of another algorithm than LoRA, LoHa and LoKr.
@@ -138,7 +138,7 @@ def _check_names(pattern: Mapping[str, float], source: str) -> None:
 
 
 def _of_pattern(pattern: Mapping[str, float], module: str, default: float) -> float:
-    """The number of the first name that is the module's path or, as in peft, the end of it."""
+    """Return the number of the first name that is the module's path or, as in peft, the end of it."""
     for name, value in pattern.items():
         if module == name.removeprefix("^") or module.endswith(f".{name}"):
             return value

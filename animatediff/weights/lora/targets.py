@@ -60,19 +60,19 @@ class Targets:
         self._modules = {said: _modules(part, states[part]) for said, part in parts.items() if part in states}
 
     def find(self, name: str) -> list[Module]:
-        """What a file's name for a module can mean: mostly one module, none if it has no place in the models."""
+        """Return what a file's name for a module can mean: mostly one module, none if it has no place in the models."""
         said, flat = _split(name)
         known = [modules for part, modules in self._modules.items() if said in (part, None)]
         return [modules[flat] for modules in known if flat in modules]
 
     def absent_part(self, name: str) -> str | None:
-        """The part that a file's name for a module speaks of, if the models have none such."""
+        """Return the part that a file's name for a module speaks of, if the models have none such."""
         said, _ = _split(name)
         return None if said is None or said in self._modules else said
 
 
 def _modules(part: str, names: Iterable[str]) -> dict[str, Module]:
-    """The part's modules by their flat names, in each layout."""
+    """Return the part's modules by their flat names, in each layout."""
     paths = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
     aliases = [*zip(paths, paths, strict=True), *zip(_other_names(part, paths), paths, strict=True)]
     return {_flat(alias): Module(part, path) for alias, path in aliases}
@@ -90,7 +90,7 @@ def _other_names(part: str, paths: list[str]) -> list[str]:
 
 
 def _split(name: str) -> tuple[str | None, str]:
-    """The part that a file's name for a module speaks of, if it does, and the rest of it, flat."""
+    """Return the part that a file's name for a module speaks of, if it does, and the rest of it, flat."""
     name = name.replace(".", "_").removeprefix(_WRAPPER)
     for prefix, part in _PREFIXES:
         if name.startswith(prefix):

@@ -47,7 +47,7 @@ _FREE_SHARE, _RECENT_S = 0.1, 3600
 
 
 def local_copy(uri: str) -> Path:
-    """A local path with the content of a file or folder at `uri`, fetched once per version.
+    """Return a local path with the content of a file or folder at `uri`, fetched once per version.
 
     Raises:
         UserError: there is nothing at `uri`, or the storage cannot be reached.
@@ -108,7 +108,7 @@ def read_json(path: Path, name: str, *, max_bytes: int = _MAX_JSON_BYTES) -> dic
 
 
 def parse_json(text: str | bytes, source: str) -> dict[str, Any]:
-    """A JSON object out of a stranger's file.
+    """Return a JSON object out of a stranger's file.
 
     Raises:
         UserError: it is none, or nested without end; the line begins with `source`.
@@ -166,7 +166,7 @@ def _fetched(uri: str) -> Path:
 
 
 def _draft() -> Path:
-    """A folder beside the copies that is none of them, until it is renamed."""
+    """Return a folder beside the copies that is none of them, until it is renamed."""
     return CACHE / f".{uuid.uuid4().hex}.tmp"
 
 
@@ -214,7 +214,7 @@ def _infos(fs: AbstractFileSystem, path: str) -> list[tuple[str, dict[str, Any]]
 
 
 def _versions(infos: list[tuple[str, dict[str, Any]]]) -> list[object]:
-    """What the storage says of the files' versions, so that a replaced file is fetched anew.
+    """Return what the storage says of the files' versions, so that a replaced file is fetched anew.
 
     A web server may give no more than the size; a file replaced by another of the same size goes unnoticed then.
     """

@@ -26,7 +26,7 @@ where both are there, it is the copy."""
 
 
 def weights_files(folder: Path) -> list[Path]:
-    """The files of one part: one, or all that an index names; none where there are no weights.
+    """Return the files of one part: one, or all that an index names; none where there are no weights.
 
     Raises:
         UserError: the index cannot be read, leads out of its folder, or names what is not there.

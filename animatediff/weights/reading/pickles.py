@@ -63,7 +63,7 @@ _STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def load(path: Path, uri: str, *, is_zip: bool) -> Any:
-    """What a pickled file holds; its tensors are views of the mapped file.
+    """Return what a pickled file holds; its tensors are views of the mapped file.
 
     Args:
         path: the file.

@@ -37,7 +37,7 @@ _NOT_READ = {"F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"
 
 
 def as_texts(metadata: object) -> dict[str, str]:
-    """A header's metadata as they should be, text by name: whatever else stands there as JSON.
+    """Return a header's metadata as they should be, text by name: whatever else stands there as JSON.
 
     Nulls are left out, and so is all of what is no object at all.
     """
@@ -51,7 +51,7 @@ def as_texts(metadata: object) -> dict[str, str]:
 
 
 def read(path: Path, uri: str, *, refused: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors, memory-mapped, and the metadata of a file whose header the official reader refuses.
+    """Return the tensors, memory-mapped, and the metadata of a file whose header the official reader refuses.
 
     What is forgiven: metadata that are no texts, padding behind the header or the last tensor.
 

@@ -17,7 +17,7 @@ def is_scale(name: str) -> bool:
 
 
 def unscaled(file: TensorFile) -> dict[str, Tensor]:
-    """A file's tensors with their scales multiplied in, in float32; those without a scale as they are.
+    """Return a file's tensors with their scales multiplied in, in float32; those without a scale as they are.
 
     Raises:
         UserError: a scale is of no weight, or of blocks of one, or its weight is packed.

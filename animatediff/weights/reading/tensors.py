@@ -119,7 +119,7 @@ def _is_pickle(head: bytes) -> bool:
 
 
 def _what_else(head: bytes) -> str:
-    """What a file is that is no weights: most often a download that went wrong."""
+    """Return what a file is that is no weights: most often a download that went wrong."""
     if not head:
         return "is empty: download it again"
     if head.startswith(b"version https://git-lfs"):
@@ -211,7 +211,7 @@ def holds(tensor: Tensor, size: int) -> bool:
 
 
 def without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by the names that they have without DDP's `module.` around the whole model."""
+    """Return the tensors by the names that they have without DDP's `module.` around the whole model."""
     if all(name.startswith("module.") for name in tensors):
         return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors

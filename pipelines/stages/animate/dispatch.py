@@ -94,7 +94,7 @@ class Dispatcher:
         self._stopped: str | None = None
 
     def lease(self, ticket: int, worker: str, process: str) -> Lease | None:
-        """The slice of a ticket; None if all are taken, or no more is to be rendered.
+        """Return the slice of a ticket; None if all are taken, or no more is to be rendered.
 
         A ticket that comes again comes from the process that follows one which died: it stands for the same slice.
         """
@@ -115,12 +115,15 @@ class Dispatcher:
         return Lease(taken, self._models[taken.model], self._hashes[taken.model], upcoming, *self._judged(taken))
 
     def begin(self, ticket: int, digests: Iterable[str]) -> bool:
-        """A worker begins with these items, or with loading the model if there are none; False if it is not to."""
+        """Note that a worker begins with these items, or with loading the model if there are none.
+
+        False if it is not to.
+        """
         self._begun[ticket] = frozenset(digests)
         return self._stopped is None
 
     def finish(self, digest: str, status: str) -> None:
-        """A worker is done with an item, or found that another was."""
+        """Note that a worker is done with an item, or found that another was."""
         self._finished[digest] = status
 
     def finished(self) -> Counter[str]:
@@ -132,7 +135,7 @@ class Dispatcher:
         self._stopped = self._stopped or reason
 
     def stopped(self) -> str | None:
-        """The reason that `stop` was given first, if it was."""
+        """Return the reason that `stop` was given first, if it was."""
         return self._stopped
 
     def _choose(self, worker: str) -> Slice | None:
@@ -144,7 +147,10 @@ class Dispatcher:
         return chosen
 
     def _best(self, worker: str) -> list[Slice] | None:
-        """The group to take from: the worker's own, the one promised to it, a fresh one, or a part of others'."""
+        """Return the group to take from.
+
+        The worker's own, the one promised to it, a fresh one, or a part of others'.
+        """
         if not self._waiting:
             return None
         groups = self._waiting[max(self._waiting)]

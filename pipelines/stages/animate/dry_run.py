@@ -11,7 +11,7 @@ _MEASURED = 10_000  # finished items that are looked at: more tell no more
 
 
 def estimate(plan: Plan, done: Collection[str], rate: RenderRate, results: Iterable[Result] = ()) -> list[str]:
-    """What a run would do, in lines for a log.
+    """Return what a run would do, in lines for a log.
 
     Args:
         plan: of the catalog.

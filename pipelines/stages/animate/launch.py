@@ -48,7 +48,7 @@ _WORKER_BYTES, _TIMES_THE_BASE = 1e9, 3
 
 
 def pending_items(plan: Plan, finished: set[str]) -> list[Item]:
-    """The items that can be rendered and are not, one of each digest: that of the highest priority."""
+    """Return the items that can be rendered and are not, one of each digest: that of the highest priority."""
     chosen: dict[str, Item] = {}
     for item in plan.items:
         if item.digest not in chosen or item.priority > chosen[item.digest].priority:
@@ -193,7 +193,7 @@ def _following(dispatcher: ActorHandle, progress: Progress, before: int) -> Iter
 
 
 def _needs(spec: RenderSpec) -> dict[str, float]:
-    """The resources of one worker."""
+    """Return the resources of one worker."""
     return {"CPU": 1, "GPU": 1} if spec.device == "cuda" else {"CPU": 1}
 
 

@@ -106,7 +106,7 @@ class RenderSlices:
             os._exit(0)
 
     def _render(self, ticket: int, lease: Lease) -> list[Result]:
-        """The results of a slice; each is committed when it is made."""
+        """Return the results of a slice; each is committed when it is made."""
         settled = [self._settled(lease, item) for item in lease.slice.items]
         pending = [item for item, result in zip(lease.slice.items, settled, strict=True) if result is None]
         results = [self._finish(result) for result in settled if result]
@@ -128,7 +128,7 @@ class RenderSlices:
         return results + list(self._clips(ticket, lease, animator, pending, load_s))
 
     def _settled(self, lease: Lease, item: Item) -> Result | None:
-        """What is committed of an item already, by a worker that died since, or is to be, since workers die of it."""
+        """Return what is committed of an item already, or is to be, since workers die of it."""
         if done := read_item(self._spec.output_uri, item.digest):
             return done
         if reason := lease.given_up.get(item.digest):
@@ -209,7 +209,10 @@ class RenderSlices:
         yield batch[0], outcome[0] if isinstance(outcome, list) else outcome, attempts
 
     def _smaller(self, batch: list[Item], failure: Exception) -> list[list[Item]]:
-        """What to try in place of a batch that failed: halves where memory was short, else each item by itself."""
+        """Return what to try in place of a batch that failed.
+
+        Halves where memory was short, else each item by itself.
+        """
         shape = _shape(batch[0])
         size = self._batch_size(shape)
         if _is_out_of_memory(failure) and size > 1:
@@ -274,7 +277,7 @@ class RenderSlices:
         return paths, {kind: clip_files.joined(found) for kind, found in hashes.items()}, dict(sizes)
 
     def _written(self, item: Item, job: Future[Result]) -> Result:
-        """What was committed; what could not be written is told all the same."""
+        """Return what was committed; what could not be written is told all the same."""
         try:
             return job.result()
         except Exception as error:
@@ -299,7 +302,7 @@ class RenderSlices:
 
 
 def _answer(reference: Any) -> Any:
-    """What the dispatcher says; None where it is lost: a new one goes on with what is not committed."""
+    """Return what the dispatcher says; None where it is lost: a new one goes on with what is not committed."""
     try:
         return ray.get(reference)
     except RayError as error:
@@ -310,12 +313,12 @@ def _answer(reference: Any) -> Any:
 
 
 def _resident(model: Model) -> tuple[object, ...]:
-    """What stays in memory while models change."""
+    """Return what stays in memory while models change."""
     return model.base, model.motion_module, model.noise_schedule
 
 
 def _shape(item: Item) -> tuple[object, ...]:
-    """What items must have in common to be rendered in one batch."""
+    """Return what items must have in common to be rendered in one batch."""
     own = {"negative_prompt", "fps"}
     return tuple(getattr(item, name) for name in Settings.model_fields if name not in own)
 
@@ -326,7 +329,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _metadata(item: Item, hashes: Mapping[str, str], versions: Mapping[str, str]) -> dict[str, str]:
-    """What a clip's files say of themselves."""
+    """Return what a clip's files say of themselves."""
     return {
         "prompt": item.prompt,
         "negative_prompt": item.negative_prompt,
@@ -356,6 +359,6 @@ def _fault(device: str) -> str | None:
 
 
 def _memory_gb() -> float:
-    """What the process holds in memory, in GB; 0 where the system does not say."""
+    """Return what the process holds in memory, in GB; 0 where the system does not say."""
     statm = Path("/proc/self/statm")
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e9 if statm.exists() else 0.0

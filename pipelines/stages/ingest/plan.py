@@ -104,7 +104,7 @@ def clips_per_video(clips: ClipConfig) -> int:
 
 
 def absolute_source(config: IngestConfig) -> SourceConfig:
-    """The source, so that a process with another working directory opens the same files."""
+    """Return the source, so that a process with another working directory opens the same files."""
     source = config.source
     videos_uri = storage.absolute(source.videos_uri) if source.videos_uri else None
     return source.model_copy(update={"uri": storage.absolute(source.uri), "videos_uri": videos_uri})
@@ -158,7 +158,7 @@ def _dtype(config: IngestConfig, *, use_gpu: bool) -> str:
 
 
 def _settings(config: IngestConfig, inputs: Inputs, dtype: str) -> dict[str, Any]:
-    """What decides a clip's latents."""
+    """Return what decides a clip's latents."""
     return {
         "schema_version": SCHEMA_VERSION,
         "clips": config.clips.model_dump(mode="json"),
@@ -178,7 +178,7 @@ def _recorded(config: IngestConfig, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_recorded(config: IngestConfig, output_uri: str, settings: dict[str, Any]) -> tuple[Manifest | None, bool]:
-    """The dataset so far, and whether its plan is yet to be begun.
+    """Return the dataset so far, and whether its plan is yet to be begun.
 
     Raises:
         UserError: it was made with other settings, or a piece of it is missing.
@@ -253,7 +253,10 @@ def tell_left_out(rejected: pa.Table, not_taken: NotTaken) -> None:
 
 
 def _quarantined(output_uri: str, units: list[UnitRef], sealed: Manifest, config: IngestConfig) -> list[SourceVideo]:
-    """The quarantined videos with the wanted reasons, in plan order; not those that a unit to come has already."""
+    """Return the quarantined videos with the wanted reasons, in plan order.
+
+    Not those that a unit to come has already.
+    """
     rows = read_quarantine(output_uri)
     reasons = pa.array([str(reason) for reason in config.retry_quarantined])
     wanted = rows.filter(pc.and_(pc.is_in(rows["reason"], reasons), pc.not_equal(rows["unit_id"], "")))

@@ -60,7 +60,10 @@ def _video_ids(job: IngestJob) -> Iterator[str]:
 
 
 def _write_shards(output_uri: str, plans: Sequence[ShardPlan], identity: Identity) -> Iterator[Shard]:
-    """The shards in order; no more are being written than the cluster has CPUs, as each is in memory as a whole."""
+    """Yield the shards in order.
+
+    No more are being written than the cluster has CPUs, as each is in memory as a whole.
+    """
     remote = ray.remote(num_cpus=1, max_retries=2)(write_shard)
     running: deque[ray.ObjectRef[Shard]] = deque()
     for plan in plans:

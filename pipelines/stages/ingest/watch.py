@@ -112,7 +112,7 @@ class Board:
 
     @classmethod
     def at_start(cls, config: IngestConfig, job: IngestJob, state: State) -> "Board":
-        """What is in shards and in committed parts. Videos that are tried again count when they are done."""
+        """Return what is in shards and in committed parts. Videos that are tried again count when they are done."""
         pending = {unit.unit_id for unit in job.pending}
         summaries = parts.read_summaries(
             job.output_uri, [unit.unit_id for unit in job.unsealed if unit.unit_id not in pending]
@@ -160,7 +160,7 @@ class Board:
 
 
 def _tracker(config: IngestConfig, job: IngestJob, state: State, *, use_gpu: bool) -> Tracker:
-    """The dataset's MLflow run, one over all restarts."""
+    """Return the dataset's MLflow run, one over all restarts."""
     return Tracker(
         f"ingest-{posixpath.basename(job.output_uri.rstrip('/'))}",
         run_id=state.mlflow_run_id,
@@ -176,7 +176,7 @@ def _tracker(config: IngestConfig, job: IngestJob, state: State, *, use_gpu: boo
 
 
 def _input(config: IngestConfig, job: IngestJob) -> DataInput:
-    """The source, as far as it is planned."""
+    """Return the source, as far as it is planned."""
     units = "\n".join(unit.unit_id for unit in job.units)
     counts = {"videos": sum(unit.num_videos for unit in job.units), "set_aside": len(job.rejected)}
     return DataInput(config.source.uri, hashlib.sha256(units.encode()).hexdigest(), counts, context="ingest")

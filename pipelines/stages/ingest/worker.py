@@ -112,7 +112,7 @@ class Encode:
         self._metrics = IngestMetrics()
 
     def __call__(self, batch: Batch) -> Batch:
-        """`decoded` -> `result` (a pickled `UnitResult`) of the committed unit, or `error`."""
+        """Turn `decoded` into `result` (a pickled `UnitResult`) of the committed unit, or `error`."""
         (data,), (decode_s,), (error,) = batch["decoded"], batch["decode_s"], batch["error"]
         result = b""
         if not error:

@@ -156,7 +156,7 @@ def _write_list(folder: str, listed: dict[str, Any]) -> None:
 
 
 def _make_list(names: list[str]) -> dict[str, Any]:
-    """What Ray writes after these checkpoints, oldest first, and nothing to validate."""
+    """Return what Ray writes after these checkpoints, oldest first, and nothing to validate."""
     results = [{"version": 0, "checkpoint_dir_name": name, "metrics": {"step": int(name[5:])}} for name in names]
     return {
         "ray_version": ray.__version__,

@@ -12,7 +12,7 @@ _TRAINED = 4  # the weight, its gradient, and AdamW's two moments
 
 
 def estimate(config: TrainConfig) -> list[str]:
-    """What a run would do, in lines for a log.
+    """Return what a run would do, in lines for a log.
 
     Raises:
         UserError: it could not be started, as `check` says.

@@ -68,7 +68,7 @@ class Workers:
 
     @classmethod
     def plan(cls, scaling: ScalingConfig, *, batch_size: int, validates: bool) -> "Workers":
-        """The workers on the connected cluster, defaults filled in.
+        """Return the workers on the connected cluster, defaults filled in.
 
         Args:
             scaling: what the config says.

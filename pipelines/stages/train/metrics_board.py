@@ -12,6 +12,6 @@ class MetricsBoard:
         self._entries.append(entry)
 
     def take(self) -> list[dict[str, float]]:
-        """The entries since the last call."""
+        """Return the entries since the last call."""
         entries, self._entries = self._entries, []
         return entries

@@ -60,7 +60,7 @@ class DataVersion(Config):
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
-        """The dataset as it is sealed now."""
+        """Return the dataset as it is sealed now."""
         return cls(digest=manifest.digest(), num_shards=len(manifest.shards), num_clips=manifest.num_clips)
 
 
@@ -160,7 +160,7 @@ def _input(uri: str, manifest: Manifest) -> DataInput:
 
 
 def _read_mix(recipe: Recipe, other_uri: str, manifest: Manifest) -> Manifest:
-    """The second dataset's manifest, checked against the first."""
+    """Return the second dataset's manifest, checked against the first."""
     other = read_manifest(other_uri)
     check_shards(other_uri, other)
     if other.encoder_fp != manifest.encoder_fp:
@@ -175,7 +175,7 @@ def _read_mix(recipe: Recipe, other_uri: str, manifest: Manifest) -> Manifest:
 
 
 def _check_files(recipe: Recipe) -> None:
-    """What no worker could open, by the field that names it."""
+    """Refuse what no worker could open, by the field that names it."""
     load_config(recipe.base, "unet")
     named = {
         f"base_checkpoints[{index}]": GivenFile(uri, "checkpoint")
@@ -191,7 +191,7 @@ def _check_files(recipe: Recipe) -> None:
 
 
 def _find_run(config: TrainConfig, recipe: Recipe, sealed: Sequence[_Sealed]) -> TrainRun:
-    """The run that the folder holds, or a new one."""
+    """Return the run that the folder holds, or a new one."""
     run = _read(config.output_uri)
     if run is not None:
         _check_same(config, recipe, run, sealed)
@@ -205,7 +205,7 @@ def _find_run(config: TrainConfig, recipe: Recipe, sealed: Sequence[_Sealed]) ->
 
 
 def _resolved(config: TrainConfig, inputs_uri: str) -> Recipe:
-    """The config's recipe, its local paths absolute: workers have another working directory."""
+    """Return the config's recipe, its local paths absolute: workers have another working directory."""
     recipe = {name: getattr(config, name) for name in Recipe.model_fields}
     recipe["dataset_uri"] = storage.absolute(config.dataset_uri)
     recipe["base"] = storage.absolute_if_there(config.base)
@@ -258,7 +258,7 @@ def _check_same(config: TrainConfig, recipe: Recipe, run: TrainRun, sealed: Sequ
 
 
 def _unsaid(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """What earlier versions wrote of the noise schedule, without the defaults where the config says nothing."""
+    """Return what earlier versions wrote of the noise schedule, without the defaults where the config says nothing."""
     given, default = old.get("schedule"), NoiseSchedule().model_dump(mode="json")
     if not isinstance(given, dict) or None in given.values():
         return {}

@@ -42,7 +42,7 @@ class Renderer:
 
     @classmethod
     def plan(cls, sample: SampleConfig, recipe: Recipe, manifest: Manifest, *, on_gpu: bool) -> "Renderer":
-        """The renderer of a run, its prompts filled in.
+        """Return the renderer of a run, its prompts filled in.
 
         Raises:
             UserError: the dataset's clips cannot be read.
@@ -56,7 +56,7 @@ class Renderer:
         return cls(recipe, sample, sample.prompts or (_caption(recipe, manifest),), (f, h, w), on_gpu)
 
     def render(self, weights_uri: str) -> dict[str, bytes]:
-        """The files' contents by name: `0.mp4` and `0.gif` of the first prompt, or `0.png`, and so on.
+        """Return the files' contents by name: `0.mp4` and `0.gif` of the first prompt, or `0.png`, and so on.
 
         Raises:
             UserError: the base has no VAE, or the weights give NaN pixels.

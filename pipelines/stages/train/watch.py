@@ -70,7 +70,7 @@ class Watch:
         return self.run.model_copy(update={"num_steps": num_steps})
 
     def _start(self, entries: Iterator[dict[str, Any]]) -> int:
-        """The steps done before. A validation that an earlier job began may come in front."""
+        """Return the steps done before. A validation that an earlier job began may come in front."""
         for entry in entries:
             if "validated" not in entry:
                 return int(entry["step"])

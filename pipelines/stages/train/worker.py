@@ -33,7 +33,7 @@ _UPLOAD_POLL_S = 0.2
 
 
 def train_worker(settings: dict[str, Any]) -> None:
-    """What every worker runs.
+    """Train, as one of the workers.
 
     Args:
         settings: `recipe` (its fields), `run_uri`, `board`, the handle of a `MetricsBoard`, and `validate_every`, steps
@@ -90,7 +90,9 @@ def _claim_device() -> torch.device:
 
 
 def _restore(trainer: Trainer, board: Any) -> int | None:
-    """The steps done before; None if the checkpoint is damaged, of which the driver is told: it starts workers anew.
+    """Return the steps done before.
+
+    None if the checkpoint is damaged, of which the driver is told: it starts workers anew.
 
     All workers end alike, or those whose copy is whole would wait for the others for ever.
     """
@@ -147,7 +149,7 @@ class _Checkpoints:
         )
 
     def _wait_for_uploads(self) -> None:
-        """A storage that is slower than the training slows it down, before checkpoints fill the machine's disk.
+        """Wait where the storage is slower than the training, before checkpoints fill the machine's disk.
 
         One whose upload failed stays, but then Ray Train ends this worker.
         """
@@ -215,7 +217,7 @@ def _sum_over_workers(value: torch.Tensor) -> torch.Tensor:
 
 
 def _peak_memory_gb() -> float:
-    """The most that this worker has taken, of the GPU or else of the machine, in 10^9 bytes."""
+    """Return the most that this worker has taken, of the GPU or else of the machine, in 10^9 bytes."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 1e9
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -22,8 +22,8 @@ TEXT = torch.ones(3, 1, 1)
 
 
 @given(frames, contexts | st.none(), turns, st.booleans())
-def test_windows_cover_every_frame_and_are_of_one_length(num_frames, context, turned, loop):
-    found = windows(num_frames, context, loop, turned)
+def test_windows_cover_every_frame_and_are_of_one_length(num_frames, context, progress, loop):
+    found = windows(num_frames, context, loop, progress)
     assert {frame for window in found for frame in window} == set(range(num_frames))
     assert {len(window) for window in found} == {min(num_frames, context.length) if context else num_frames}
     for window in found:
@@ -32,8 +32,8 @@ def test_windows_cover_every_frame_and_are_of_one_length(num_frames, context, tu
 
 
 @given(frames, contexts, turns)
-def test_windows_of_a_clip_with_ends_keep_to_it(num_frames, context, turned):
-    found = windows(num_frames, context, False, turned)
+def test_windows_of_a_clip_with_ends_keep_to_it(num_frames, context, progress):
+    found = windows(num_frames, context, False, progress)
     assert found[0][0] == 0
     assert found[-1][-1] == num_frames - 1
     assert all(window == sorted(window) for window in found)
@@ -42,8 +42,8 @@ def test_windows_of_a_clip_with_ends_keep_to_it(num_frames, context, turned):
 
 
 @given(frames, contexts, turns)
-def test_windows_of_a_loop_overlap_around_its_end_too(num_frames, context, turned):
-    found = windows(num_frames, context, True, turned)
+def test_windows_of_a_loop_overlap_around_its_end_too(num_frames, context, progress):
+    found = windows(num_frames, context, True, progress)
     if len(found) == 1:
         assert num_frames <= context.length
     for before, after in zip(found, found[1:] + found[:1], strict=True):
@@ -51,14 +51,14 @@ def test_windows_of_a_loop_overlap_around_its_end_too(num_frames, context, turne
 
 
 @given(frames, contexts, turns, st.booleans())
-def test_there_are_no_more_windows_than_a_clip_needs_and_one(num_frames, context, turned, loop):
+def test_there_are_no_more_windows_than_a_clip_needs_and_one(num_frames, context, progress, loop):
     needed = math.ceil(max(num_frames - (0 if loop else context.overlap), 1) / (context.length - context.overlap))
-    assert len(windows(num_frames, context, loop, turned)) <= needed + 1
+    assert len(windows(num_frames, context, loop, progress)) <= needed + 1
 
 
 @given(frames, contexts | st.none(), turns, st.booleans())
-def test_the_shares_of_a_frame_are_positive_and_one_in_all(num_frames, context, turned, loop):
-    found = windows(num_frames, context, loop, turned)
+def test_the_shares_of_a_frame_are_positive_and_one_in_all(num_frames, context, progress, loop):
+    found = windows(num_frames, context, loop, progress)
     shares = window_shares(found)
     assert bool((shares > 0).all())
     total = torch.zeros(num_frames).index_add_(0, torch.tensor(found).flatten(), shares.flatten())
@@ -67,10 +67,10 @@ def test_the_shares_of_a_frame_are_positive_and_one_in_all(num_frames, context, 
 
 
 @given(frames, contexts, turns)
-def test_only_a_loop_of_one_window_is_turned(num_frames, context, turned):
-    assert windows(num_frames, context, False, turned) == windows(num_frames, context, False, 0.0)
+def test_only_a_loop_of_one_window_is_turned(num_frames, context, progress):
+    assert windows(num_frames, context, False, progress) == windows(num_frames, context, False, 0.0)
     if num_frames > context.length:
-        assert windows(num_frames, context, True, turned) == windows(num_frames, context, True, 0.0)
+        assert windows(num_frames, context, True, progress) == windows(num_frames, context, True, 0.0)
 
 
 def test_a_clip_of_one_window_is_whole_and_a_loop_of_one_is_turned():

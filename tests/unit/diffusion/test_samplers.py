@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from animatediff.diffusion.samplers import adds_noise, begin, make_scheduler
 from animatediff.diffusion.sampling import sample
-from animatediff.diffusion.schedule import NoiseSchedule, alphas_cumprod, ddim_scheduler
+from animatediff.diffusion.schedule import NoiseSchedule, compute_alphas_cumprod, ddim_scheduler
 from animatediff.errors import UserError
 
 SAMPLERS = ("ddim", "euler", "euler_a", "dpmpp_2m", "lcm")
@@ -48,8 +48,8 @@ def generators(*seeds):
 
 def ideal(schedule, mean, spread):
     """The best predictor of latents that are normal with this mean and standard deviation."""
-    signal = alphas_cumprod(schedule).double()
-    sigmas = ((1 - signal).clamp(max=1 - 2**-24) / signal.clamp(min=2**-24)).sqrt()
+    alphas_cumprod = compute_alphas_cumprod(schedule).double()
+    sigmas = ((1 - alphas_cumprod).clamp(max=1 - 2**-24) / alphas_cumprod.clamp(min=2**-24)).sqrt()
 
     def predict(latents, timestep, text):
         # Between two timesteps Euler asks for the sigma between theirs.

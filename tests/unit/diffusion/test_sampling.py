@@ -4,8 +4,8 @@ import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
-from animatediff.diffusion.sampling import guide, sample
-from animatediff.diffusion.schedule import NoiseSchedule, alphas_cumprod, ddim_scheduler
+from animatediff.diffusion.sampling import classifier_free_guidance, sample
+from animatediff.diffusion.schedule import NoiseSchedule, compute_alphas_cumprod, ddim_scheduler
 
 NOISE = torch.randn(2, 4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 TEXT = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
@@ -55,17 +55,17 @@ def test_without_guidance_the_negative_half_is_not_computed(scale):
 
 
 def test_without_rescaling_guidance_keeps_its_bits():
-    assert torch.equal(guide(NOISE, POSITIVE, 7.5), NOISE + 7.5 * (POSITIVE - NOISE))
+    assert torch.equal(classifier_free_guidance(NOISE, POSITIVE, 7.5), NOISE + 7.5 * (POSITIVE - NOISE))
     assert torch.equal(run(Unet(), guidance_scale=7.5, guidance_rescale=0.0), run(Unet(), guidance_scale=7.5))
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7, 1.0])
 def test_rescaled_guidance_is_diffusers_own_and_each_clips_by_itself(share):
-    guided = guide(NOISE, POSITIVE, 7.5)
-    found = guide(NOISE, POSITIVE, 7.5, share)
+    guided = classifier_free_guidance(NOISE, POSITIVE, 7.5)
+    found = classifier_free_guidance(NOISE, POSITIVE, 7.5, share)
     torch.testing.assert_close(found, rescale_noise_cfg(guided, POSITIVE, share))
     for i in range(2):
-        torch.testing.assert_close(found[[i]], guide(NOISE[[i]], POSITIVE[[i]], 7.5, share))
+        torch.testing.assert_close(found[[i]], classifier_free_guidance(NOISE[[i]], POSITIVE[[i]], 7.5, share))
     spread = found.std(dim=(1, 2, 3, 4))
     wanted, before = POSITIVE.std(dim=(1, 2, 3, 4)), guided.std(dim=(1, 2, 3, 4))
     torch.testing.assert_close(spread, share * wanted + (1 - share) * before)
@@ -116,10 +116,10 @@ CLIP = torch.randn(2, 4, 3, 4, 4, generator=torch.Generator().manual_seed(3))
 
 def sample_knowing_the_clip(schedule, steps):
     """The result of a perfect predictor; the timesteps; the noise that the latents held at each."""
-    signal, timesteps, noises = alphas_cumprod(schedule), [], []
+    alphas_cumprod, timesteps, noises = compute_alphas_cumprod(schedule), [], []
 
     def predict(latents, timestep, text):
-        kept = signal[int(timestep)]
+        kept = alphas_cumprod[int(timestep)]
         noise = (latents - kept.sqrt() * CLIP) / (1 - kept).sqrt()
         timesteps.append(int(timestep))
         noises.append(noise)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from animatediff.config import load
-from animatediff.diffusion.schedule import NoiseSchedule, add_noise, alphas_cumprod, ddim_scheduler, velocity
+from animatediff.diffusion.schedule import NoiseSchedule, add_noise, compute_alphas_cumprod, ddim_scheduler, velocity
 from animatediff.errors import UsageError
 
 ZERO_SNR = NoiseSchedule(prediction_type="v_prediction", zero_terminal_snr=True)
@@ -28,7 +28,7 @@ def clips():
 def test_the_schedule_is_diffusers_own(scheduler, kind, last):
     theirs = scheduler(beta_start=0.00085, beta_end=last, beta_schedule=kind)
     schedule = NoiseSchedule(beta_schedule=kind, beta_end=last)
-    torch.testing.assert_close(alphas_cumprod(schedule), theirs.alphas_cumprod, rtol=0, atol=0)
+    torch.testing.assert_close(compute_alphas_cumprod(schedule), theirs.alphas_cumprod, rtol=0, atol=0)
     torch.testing.assert_close(ddim_scheduler(schedule).alphas_cumprod, theirs.alphas_cumprod, rtol=0, atol=0)
 
 
@@ -36,18 +36,18 @@ def test_the_schedule_is_diffusers_own(scheduler, kind, last):
 def test_noise_is_added_and_velocity_defined_as_in_diffusers(schedule):
     latents, noise, timesteps = clips()
     theirs = DDPMScheduler.from_config(ddim_scheduler(schedule).config)
-    signal = alphas_cumprod(schedule)
+    alphas_cumprod = compute_alphas_cumprod(schedule)
     noisy = theirs.add_noise(latents, noise, timesteps)
-    torch.testing.assert_close(add_noise(latents, noise, timesteps, signal), noisy)
+    torch.testing.assert_close(add_noise(latents, noise, timesteps, alphas_cumprod), noisy)
     wanted = theirs.get_velocity(latents, noise, timesteps)
-    torch.testing.assert_close(velocity(latents, noise, timesteps, signal), wanted)
+    torch.testing.assert_close(velocity(latents, noise, timesteps, alphas_cumprod), wanted)
 
 
 def test_noisy_latents_and_velocity_give_back_clip_and_noise():
     latents, noise, timesteps = clips()
-    signal = alphas_cumprod(ZERO_SNR)
-    noisy, v = (f(latents, noise, timesteps, signal) for f in (add_noise, velocity))
-    kept = signal[timesteps].reshape(-1, 1, 1, 1, 1)
+    alphas_cumprod = compute_alphas_cumprod(ZERO_SNR)
+    noisy, v = (f(latents, noise, timesteps, alphas_cumprod) for f in (add_noise, velocity))
+    kept = alphas_cumprod[timesteps].reshape(-1, 1, 1, 1, 1)
     torch.testing.assert_close(kept.sqrt() * noisy - (1 - kept).sqrt() * v, latents)
     torch.testing.assert_close((1 - kept).sqrt() * noisy + kept.sqrt() * v, noise)
 
@@ -56,8 +56,8 @@ def test_noisy_latents_and_velocity_give_back_clip_and_noise():
 @settings(deadline=None, max_examples=40)
 def test_zero_terminal_snr_ends_without_signal_begins_as_before_and_always_falls(kind, first, last, num):
     settings = {"beta_schedule": kind, "beta_start": first, "beta_end": last, "num_train_timesteps": num}
-    before = alphas_cumprod(NoiseSchedule(**settings))
-    after = alphas_cumprod(NoiseSchedule(**settings, prediction_type="v_prediction", zero_terminal_snr=True))
+    before = compute_alphas_cumprod(NoiseSchedule(**settings))
+    after = compute_alphas_cumprod(NoiseSchedule(**settings, prediction_type="v_prediction", zero_terminal_snr=True))
     assert after[-1] == 0
     assert after[0].item() == pytest.approx(before[0].item(), rel=1e-6)
     assert (after.diff() < 0).all()
@@ -69,7 +69,7 @@ def test_zero_terminal_snr_is_diffusers_own_up_to_rounding(kind):
     schedule = ZERO_SNR.model_copy(update={"beta_schedule": kind})
     sampler = ddim_scheduler(schedule)
     assert sampler.alphas_cumprod[-1] == 0
-    torch.testing.assert_close(alphas_cumprod(schedule), sampler.alphas_cumprod, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(compute_alphas_cumprod(schedule), sampler.alphas_cumprod, rtol=1e-5, atol=1e-6)
 
 
 @given(st.integers(1, 100))

@@ -13,7 +13,7 @@ from animatediff.models.config import MotionConfig
 from animatediff.models.motion_module import MotionModule
 from animatediff.models.motion_unet import MotionUNet
 
-GOLDEN = Path(__file__).parents[3] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 TOLERANCE = 2e-5
 
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from animatediff.diffusion.schedule import NoiseSchedule, alphas_cumprod, velocity
+from animatediff.diffusion.schedule import NoiseSchedule, compute_alphas_cumprod, velocity
 from animatediff.training.objective import (
     ObjectiveConfig,
     biased_timestep,
@@ -80,9 +80,9 @@ def test_a_biased_timestep_is_always_one_of_the_schedule(num_timesteps, power, s
 @pytest.mark.parametrize(("prediction_type", "added"), [("epsilon", 0), ("v_prediction", 1)])
 @given(st.floats(1e-6, 1 - 1e-4), st.floats(0.1, 20))
 @settings(deadline=None, max_examples=60)
-def test_min_snr_weighs_as_the_closed_form(prediction_type, added, signal, gamma):
-    snr = signal / (1 - signal)
-    (weight,) = min_snr_weights(torch.tensor([signal], dtype=torch.float64), gamma, prediction_type).tolist()
+def test_min_snr_weighs_as_the_closed_form(prediction_type, added, alphas_cumprod, gamma):
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    (weight,) = min_snr_weights(torch.tensor([alphas_cumprod], dtype=torch.float64), gamma, prediction_type).tolist()
     assert weight == pytest.approx(min(snr, gamma) / (snr + added), rel=1e-9)
     assert 0 < weight <= 1
 
@@ -94,22 +94,22 @@ def test_min_snr_weights_are_finite_where_nothing_or_all_of_the_signal_is_left(p
 
 
 def test_min_snr_makes_both_predictions_errors_the_same_error_of_the_clean_latents():
-    signal = alphas_cumprod(NoiseSchedule())
+    alphas_cumprod = compute_alphas_cumprod(NoiseSchedule())
     # Of noisy latents, an error e of the noise is one of e / sqrt(SNR) of the clean latents, and e / sqrt(SNR + 1) one
     # of the velocity.
-    snr = signal / (1 - signal)
-    of_noise = min_snr_weights(signal, 5, "epsilon") * snr
-    of_velocity = min_snr_weights(signal, 5, "v_prediction") * (snr + 1)
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    of_noise = min_snr_weights(alphas_cumprod, 5, "epsilon") * snr
+    of_velocity = min_snr_weights(alphas_cumprod, 5, "v_prediction") * (snr + 1)
     torch.testing.assert_close(of_noise, of_velocity)
     torch.testing.assert_close(of_noise, snr.clamp(max=5))
 
 
 def test_the_target_is_the_noise_or_the_velocity():
     latents, noise, timesteps = torch.randn(2, 4, 3, 2, 2), torch.randn(2, 4, 3, 2, 2), torch.tensor([3, 900])
-    signal = alphas_cumprod(NoiseSchedule())
-    assert target(latents, noise, timesteps, signal, "epsilon") is noise
-    wanted = velocity(latents, noise, timesteps, signal)
-    assert torch.equal(target(latents, noise, timesteps, signal, "v_prediction"), wanted)
+    alphas_cumprod = compute_alphas_cumprod(NoiseSchedule())
+    assert target(latents, noise, timesteps, alphas_cumprod, "epsilon") is noise
+    wanted = velocity(latents, noise, timesteps, alphas_cumprod)
+    assert torch.equal(target(latents, noise, timesteps, alphas_cumprod, "v_prediction"), wanted)
 
 
 def test_quartile_sums_add_up_losses_and_clips_by_quarters_of_the_timesteps():

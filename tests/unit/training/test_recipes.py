@@ -74,7 +74,7 @@ def run(recipe, **options):
 
 
 def learned(trainer):
-    return torch.cat([parameter.detach().flatten() for parameter in trainer.model.learning.parameters()])
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.model.trainable.parameters()])
 
 
 RECIPES = ["motion_module", "domain_adapter", "motion_lora", "finetune"]
@@ -96,7 +96,7 @@ def test_a_recipe_trains_its_own_weights_and_leaves_a_file_of_their_kind(make, w
     for own, old in zip(base.state_dict().values(), load_unet(str(world / "base")).state_dict().values(), strict=True):
         assert torch.equal(own, old)
     if name != "motion_module":
-        ups = [p for n, p in trainer.model.learning.named_parameters() if n.endswith(".up.weight")]
+        ups = [p for n, p in trainer.model.trainable.named_parameters() if n.endswith(".up.weight")]
         assert all(bool(up.any()) for up in ups)
     if name in ("motion_lora", "finetune"):
         given = motion_modules.read(str(world / "motion.safetensors")).state_dict()
@@ -107,7 +107,7 @@ def test_finetuning_without_a_rank_trains_the_whole_motion_module(make, world):
     trainer, _ = run(make("finetune", model={"lora_rank": None}))
     assert trainer._recipe.result == "motion_module"
     given = motion_modules.read(str(world / "motion.safetensors")).state_dict()
-    assert not any(torch.equal(tensor, given[n]) for n, tensor in trainer.model.learning.state_dict().items())
+    assert not any(torch.equal(tensor, given[n]) for n, tensor in trainer.model.trainable.state_dict().items())
 
 
 @pytest.mark.parametrize(("name", "ema_decay"), [("motion_module", 0.9), ("motion_lora", 0.9), ("domain_adapter", 0.0)])
@@ -186,7 +186,7 @@ def test_lower_precision_trains_about_the_same(make, precision):
     exact, expected = run(make())
     trainer, results = run(make(compute={"precision": precision}))
     assert {parameter.dtype for parameter in trainer.model.unet.base.parameters()} == {getattr(torch, precision)}
-    assert {parameter.dtype for parameter in trainer.model.learning.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in trainer.model.trainable.parameters()} == {torch.float32}
     assert trainer._scaler.is_enabled() == (precision == "float16")
     assert results[0].sums[0].sum() == pytest.approx(expected[0].sums[0].sum().item(), rel=2e-2)
     assert not torch.equal(learned(trainer), learned(exact))

@@ -78,11 +78,11 @@ def test_a_recipe_trains_on_an_sdxl_base(base, tmp_path, recipe):
         ),
         device=CPU,
     )
-    before = [parameter.detach().clone() for parameter in trainer.model.learning.parameters()]
+    before = [parameter.detach().clone() for parameter in trainer.model.trainable.parameters()]
     results = [result for _, result in trainer.steps(0)]
     assert all(result.sums.isfinite().all() for result in results)
     # Of a fresh module's or adapter's parameters the last layer's learn first, the others from the next step on.
-    after = trainer.model.learning.parameters()
+    after = trainer.model.trainable.parameters()
     assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     if recipe == "motion_module":
         trainer.write_result(str(tmp_path / "motion_module.safetensors"))

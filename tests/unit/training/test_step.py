@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, chisquare
 
-from animatediff.diffusion.schedule import NoiseSchedule, add_noise, alphas_cumprod
+from animatediff.diffusion.schedule import NoiseSchedule, add_noise, compute_alphas_cumprod
 from animatediff.training.objective import ObjectiveConfig
 from animatediff.training.step import Draws, _generator, clip_losses, draw, of_clips, single_frames
 
@@ -33,7 +33,9 @@ def make_draws(shape=SHAPE, *, objective=REFERENCE, first_index=0, step=7, seed=
 
 def losses_of(predict, latents, draws, *, schedule=SCHEDULES[0], objective=REFERENCE, dtype=torch.float32):
     text = torch.zeros(len(latents), 1, 1, dtype=dtype)
-    return clip_losses(predict, latents, text, draws, alphas_cumprod(schedule), schedule=schedule, objective=objective)
+    return clip_losses(
+        predict, latents, text, draws, compute_alphas_cumprod(schedule), schedule=schedule, objective=objective
+    )
 
 
 def guess(noisy, timesteps, text):
@@ -156,7 +158,7 @@ def test_the_loss_is_each_clips_float32_error_of_the_noise():
     assert losses.dtype == torch.float32
     assert losses.tolist() == pytest.approx([0, 1, 4, 9], abs=0.05)
     assert torch.equal(seen["timesteps"], draws.timesteps)
-    kept = alphas_cumprod(NoiseSchedule())[draws.timesteps].reshape(4, 1, 1, 1, 1)
+    kept = compute_alphas_cumprod(NoiseSchedule())[draws.timesteps].reshape(4, 1, 1, 1, 1)
     torch.testing.assert_close(seen["noisy"], (1 - kept).sqrt() * noise)
 
 
@@ -177,19 +179,22 @@ def test_the_model_runs_in_the_texts_precision_and_the_error_is_taken_in_float32
 @pytest.mark.parametrize("objective", [REFERENCE, ALL_OPTIONS], ids=["reference", "all options"])
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=["epsilon", "v", "v, zero terminal SNR"])
 def test_a_perfect_predictor_has_no_loss_and_a_guess_has_one(schedule, objective):
-    signal, latents = alphas_cumprod(schedule), torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    alphas_cumprod, latents = (
+        compute_alphas_cumprod(schedule),
+        torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)),
+    )
     timesteps = torch.tensor([999, 998, 500, 10])
     draws = make_draws(objective=objective)
     draws = Draws(draws.noise, timesteps, draws.dropped, draws.frames)
 
     def predict(noisy, timesteps, text):
-        kept = signal[timesteps].reshape(4, 1, 1, 1, 1)
+        kept = alphas_cumprod[timesteps].reshape(4, 1, 1, 1, 1)
         noise = (noisy - kept.sqrt() * latents) / (1 - kept).sqrt()
         return noise if schedule.prediction_type == "epsilon" else kept.sqrt() * noise - (1 - kept).sqrt() * latents
 
     assert losses_of(predict, latents, draws, schedule=schedule, objective=objective).max() < 1e-9
     off_by_one = losses_of(lambda *a: predict(*a) + 1, latents, draws, schedule=schedule, objective=objective)
-    snr = signal[timesteps] / (1 - signal[timesteps])
+    snr = alphas_cumprod[timesteps] / (1 - alphas_cumprod[timesteps])
     weights = snr.clamp(max=5) / (snr if schedule.prediction_type == "epsilon" else snr + 1)
     torch.testing.assert_close(off_by_one, weights if objective.min_snr_gamma else torch.ones(4))
 
@@ -224,22 +229,22 @@ def test_a_single_frame_is_the_drawn_one_with_its_own_noise():
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_from_a_timestep_on_the_model_sees_less_of_the_clip_and_is_asked_for_it_all_the_same(schedule):
     """Of the clean clip it is asked for: who knows it has no loss, whatever the model predicts."""
-    objective, signal, seen = ObjectiveConfig(fade_from=800), alphas_cumprod(schedule), []
+    objective, alphas_cumprod, seen = ObjectiveConfig(fade_from=800), compute_alphas_cumprod(schedule), []
     latents = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
     drawn = make_draws()
     draws = Draws(drawn.noise, torch.tensor([0, 800, 900, 999]), drawn.dropped, drawn.frames)
 
     def knows_the_clip(noisy, timesteps, _):
         seen.append(noisy)
-        kept = signal[timesteps].reshape(-1, 1, 1, 1, 1)
+        kept = alphas_cumprod[timesteps].reshape(-1, 1, 1, 1, 1)
         noise = (noisy - kept.sqrt() * latents) / (1 - kept).sqrt()
         return noise if schedule.prediction_type == "epsilon" else kept.sqrt() * noise - (1 - kept).sqrt() * latents
 
     assert losses_of(knows_the_clip, latents, draws, schedule=schedule, objective=objective).max() < 1e-8
-    as_ever = add_noise(latents, draws.noise, draws.timesteps, signal)
+    as_ever = add_noise(latents, draws.noise, draws.timesteps, alphas_cumprod)
     assert torch.equal(seen[0][0], as_ever[0])
     torch.testing.assert_close(seen[0][1], as_ever[1])
     for i, share in ((2, 0.5), (3, 0.005)):
-        shown = share * signal[draws.timesteps[i]].sqrt()
+        shown = share * alphas_cumprod[draws.timesteps[i]].sqrt()
         expected = shown * latents[i] + (1 - shown**2).sqrt() * draws.noise[i]
         torch.testing.assert_close(seen[0][i], expected)

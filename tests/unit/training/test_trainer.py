@@ -29,7 +29,7 @@ def build(recipe, **options):
 
 
 def learned(trainer):
-    return [parameter.detach().clone() for parameter in trainer.model.learning.parameters()]
+    return [parameter.detach().clone() for parameter in trainer.model.trainable.parameters()]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,9 @@ def test_training_moves_every_motion_parameter_and_no_other(trained, recipe):
         assert torch.equal(trainer.model.unet.base.state_dict()[name], tensor)
     still = [
         name
-        for (name, new), old in zip(trainer.model.learning.named_parameters(), fresh.learning.parameters(), strict=True)
+        for (name, new), old in zip(
+            trainer.model.trainable.named_parameters(), fresh.trainable.parameters(), strict=True
+        )
         if torch.equal(new, old)
     ]
     assert still == []
@@ -107,7 +109,7 @@ def test_the_optimizers_settings_are_the_configs_and_its_moments_the_checkpoints
     second.load(tmp_path)
     group = second.optimizer.param_groups[0]
     assert (group["weight_decay"], group["betas"], group["eps"]) == (0.5, (0.8, 0.9), 1e-6)
-    for new, old in zip(second.model.learning.parameters(), first.model.learning.parameters(), strict=True):
+    for new, old in zip(second.model.trainable.parameters(), first.model.trainable.parameters(), strict=True):
         assert torch.equal(second.optimizer.state[new]["exp_avg"], first.optimizer.state[old]["exp_avg"])
 
 
@@ -123,12 +125,12 @@ def test_skipped_steps_are_counted_over_restarts(recipe, tmp_path):
 @pytest.mark.parametrize("name", ["motion_module", "motion_lora", "domain_adapter"])
 def test_what_is_frozen_is_cast_and_what_is_trained_keeps_its_bits(recipe, trained, tmp_path, name):
     uri = str(tmp_path / "motion.safetensors")
-    motion_modules.write(uri, trained[0].model.learning)
+    motion_modules.write(uri, trained[0].model.trainable)
     model = ModelConfig() if name == "domain_adapter" else ModelConfig(motion_module=uri)
     placed, kept = (build(recipe.model_copy(update={"recipe": name, "model": model}), seed=5) for _ in range(2))
     place(placed, CPU, "bfloat16")
-    tensors = {**dict(placed.learning.named_parameters()), **dict(placed.learning.named_buffers())}
-    for name, tensor in (*kept.learning.named_parameters(), *kept.learning.named_buffers()):
+    tensors = {**dict(placed.trainable.named_parameters()), **dict(placed.trainable.named_buffers())}
+    for name, tensor in (*kept.trainable.named_parameters(), *kept.trainable.named_buffers()):
         assert torch.equal(tensors[name], tensor)
     own = {id(tensor) for tensor in tensors.values()}
     frozen = [p for p in placed.unet.parameters() if id(p) not in own]
@@ -161,9 +163,9 @@ def test_a_state_is_a_motion_module_file_and_a_record(trained, recipe, tmp_path)
 def test_training_starts_from_a_given_motion_module(trained, recipe, tmp_path):
     trainer, _ = trained
     uri = str(tmp_path / "motion.safetensors")
-    motion_modules.write(uri, trainer.model.learning)
+    motion_modules.write(uri, trainer.model.trainable)
     started = build(recipe.model_copy(update={"model": ModelConfig(motion_module=uri)}), seed=0)
-    for new, old in zip(started.learning.parameters(), trainer.model.learning.parameters(), strict=True):
+    for new, old in zip(started.trainable.parameters(), trainer.model.trainable.parameters(), strict=True):
         assert torch.equal(new, old)
         assert new.requires_grad
 
@@ -183,7 +185,7 @@ def test_fresh_weights_come_from_the_seed_alone(recipe):
     first = build(recipe, seed=5)
     torch.manual_seed(1)
     second = build(recipe, seed=5)
-    pairs = zip(first.learning.parameters(), second.learning.parameters(), strict=True)
+    pairs = zip(first.trainable.parameters(), second.trainable.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
 

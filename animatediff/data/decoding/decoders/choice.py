@@ -38,7 +38,7 @@ class Decoder(Protocol):
     def frames(
         self, data: bytes, info: VideoInfo, indices: np.ndarray, *, height: int, width: int
     ) -> Iterable[np.ndarray]:
-        """The frames at `indices`, upright.
+        """Return the frames at `indices`, upright.
 
         Args:
             data: the video file.
@@ -60,11 +60,11 @@ OnDecode = Callable[[str, VideoInfo], None]
 
 
 def ignore(name: str, info: VideoInfo) -> None:
-    """An `OnDecode` that does nothing."""
+    """Do nothing, as an `OnDecode`."""
 
 
 def load_decoders(names: Sequence[str]) -> list[Decoder]:
-    """The decoders of these names, in order.
+    """Return the decoders of these names, in order.
 
     Args:
         names: of `KNOWN`, or import paths `package.module:ClassName`.
@@ -156,7 +156,7 @@ def _fitted(
 
 
 def _exactly(number: int, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The frames, if there are so many of them."""
+    """Yield the frames, if there are so many of them."""
     given = 0
     for given, frame in enumerate(frames, start=1):
         if given <= number:

@@ -46,7 +46,7 @@ class PyAV:
 
 
 def _find(data: bytes, info: VideoInfo, keyframe_pts: np.ndarray, wanted: deque[int]) -> Iterator[Any]:
-    """The wanted frames, each taken off `wanted` when it is found."""
+    """Yield the wanted frames, each taken off `wanted` when it is found."""
     if not wanted:
         return
     with open_video(data) as container:
@@ -62,7 +62,7 @@ def _find(data: bytes, info: VideoInfo, keyframe_pts: np.ndarray, wanted: deque[
 
 
 def _from_first_keyframe(packets: Iterable[Any], info: VideoInfo) -> Iterator[Any]:
-    """The packets that decode, by the timestamps of `info`."""
+    """Yield the packets that decode, by the timestamps of `info`."""
     begun = not len(info.keyframe_pts)
     for number, packet in enumerate(packets):
         if info.stamps is not None and packet.pts is not None:
@@ -73,7 +73,10 @@ def _from_first_keyframe(packets: Iterable[Any], info: VideoInfo) -> Iterator[An
 
 
 def _decode(packets: Iterable[Any], stream: Any, keyframe_pts: np.ndarray, wanted: deque[int]) -> Iterator[Any]:
-    """The video's frames; None in place of those between the last wanted one and the key frame before the next."""
+    """Yield the video's frames.
+
+    None in place of those between the last wanted one and the key frame before the next.
+    """
     passed, skipped = -np.inf, False
     for packet in packets:
         if packet.is_keyframe and packet.pts is not None:

@@ -13,7 +13,7 @@ from animatediff.data.sources.collections.sidecars import Sidecars, caption_in, 
 from animatediff.data.sources.fetching.http import get
 from animatediff.data.sources.fetching.local import local_path, open_regular, read_range
 from animatediff.data.sources.fetching.reach import is_web
-from animatediff.data.sources.files import told
+from animatediff.data.sources.files import errors_named
 from animatediff.data.sources.limits import MAX_SIDECAR_BYTES
 from animatediff.data.sources.spec import Fault, SourceConfig, SourceVideo
 from animatediff.data.sources.tables.columns import Caption
@@ -26,7 +26,7 @@ _REQUESTS_AT_ONCE = 16
 
 
 def read_folder(uri: str, names: Sequence[str], source: SourceConfig, not_taken: NotTaken) -> Iterator[SourceVideo]:
-    """The videos of a folder; one without a sidecar, or with one that cannot be read, says so in its fault.
+    """Yield the videos of a folder; one without a sidecar, or with one that cannot be read, says so in its fault.
 
     Args:
         uri: the folder.
@@ -67,14 +67,14 @@ def _read_captions(uri: str, sidecars: list[str], source: SourceConfig) -> dict[
 
 
 def _contents(folder: str, names: list[str], *, trusted: bool) -> list[bytes | Exception]:
-    """The files, each as far as caption files go and a byte beyond, or why it cannot be read."""
+    """Return the files, each as far as caption files go and a byte beyond, or why it cannot be read."""
     uris = [storage.join(folder, name) for name in names]
     if local_path(folder) is not None:
         return [_of_disk(uri) for uri in uris]
     if is_web(folder):
         with ThreadPoolExecutor(_REQUESTS_AT_ONCE, thread_name_prefix="captions") as pool:
             return list(pool.map(lambda uri: _of_web(uri, trusted), uris))
-    with told(folder):
+    with errors_named(folder):
         fs, root = storage.filesystem(folder)
         paths = [storage.join(root, name) for name in names]
         # Not `cat`, which takes brackets in file names for patterns.
@@ -114,6 +114,6 @@ def _caption(content: bytes | Exception, name: str, uri: str, source: SourceConf
     if isinstance(content, FileNotFoundError | PermissionError):  # deleted since the folder was listed, or a pipe
         return Caption("", Fault(Reason.BAD_CAPTION, f"{name} cannot be read: {content.strerror}"))
     if isinstance(content, Exception):
-        with told(printable_uri(storage.join(uri, name))):
+        with errors_named(printable_uri(storage.join(uri, name))):
             raise content
     return caption_in(content, name, source) if len(content) <= MAX_SIDECAR_BYTES else too_large(name)

@@ -12,7 +12,7 @@ _MOST_CHARS = 16
 
 
 def kind_of(name: str) -> str:
-    """What a file is counted as: its suffix in lower case, or words where it has none or one like a sentence."""
+    """Return what a file is counted as: its suffix in lower case, or words where it has none or one like a sentence."""
     base = posixpath.basename(name)
     if base.startswith("."):
         return HIDDEN

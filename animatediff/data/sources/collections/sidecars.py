@@ -39,7 +39,7 @@ class Sidecars:
                 self._odd.setdefault(folded, []).append(index)
 
     def of(self, stem: str) -> list[str]:
-        """The caption files of a video, the preferred first.
+        """Return the caption files of a video, the preferred first.
 
         Args:
             stem: the video's name without suffix.
@@ -50,12 +50,12 @@ class Sidecars:
         return [self._names[index] for index in found]
 
     def not_taken(self) -> NotTaken:
-        """The files that are neither videos nor, as far as `of` has been asked, their captions."""
+        """Return the files that are neither videos nor, as far as `of` has been asked, their captions."""
         pairs = zip(self._names, self._belongs, strict=True)
         return NotTaken(kind_of(name) for name, belongs in pairs if not belongs and not is_video(name))
 
     def missing(self, stem: str) -> Fault:
-        """What is wrong with a video that has none."""
+        """Return what is wrong with a video that has none."""
         name = posixpath.basename(stem)
         return Fault(Reason.NO_CAPTION, f"there is no {name}{self._suffixes[0]} or {name}{self._suffixes[1]} beside it")
 
@@ -102,13 +102,13 @@ def _nfc(name: str) -> str:
 
 
 def _fold(name: str) -> str:
-    """What names have in common that differ in accents' composition alone, and in the case of the file's own name."""
+    """Return a name as it compares: its accents composed, and the file's own part in lower case."""
     folder, base = posixpath.split(_nfc(name))
     return posixpath.join(folder, base.casefold())
 
 
 def caption_in(content: bytes, name: str, source: SourceConfig) -> Caption:
-    """The caption in a sidecar file.
+    """Return the caption in a sidecar file.
 
     Args:
         content: the file.

@@ -39,7 +39,7 @@ class _Headers:
 
 
 def read_members(file: Any, size: int) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """The members of a tar, with the content of those that may be captions.
+    """Yield the members of a tar, with the content of those that may be captions.
 
     Raises:
         tarfile.TarError: a header is damaged, or the tar ends inside a member.

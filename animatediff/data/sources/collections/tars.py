@@ -13,7 +13,7 @@ from animatediff.data.quarantine import Reason
 from animatediff.data.sources.collections.not_taken import HIDDEN, NotTaken, kind_of
 from animatediff.data.sources.collections.sidecars import Sidecars, caption_in, is_sidecar, is_video, too_large
 from animatediff.data.sources.collections.tar_members import NONSENSE, is_plain, read_members
-from animatediff.data.sources.files import no_ranges, opened, told
+from animatediff.data.sources.files import errors_named, no_ranges, opened
 from animatediff.data.sources.limits import MAX_CAPTIONS_BYTES, MAX_NAME_CHARS, MAX_SIDECAR_BYTES
 from animatediff.data.sources.spec import VIDEO_SUFFIXES, Fault, SourceConfig, SourceVideo
 from animatediff.data.sources.tables.columns import Caption
@@ -53,7 +53,7 @@ class _Contents:
 
 
 def read_tars(uris: Sequence[str], root: str, source: SourceConfig, not_taken: NotTaken) -> Iterator[SourceVideo]:
-    """The videos of tars. Only headers and captions are read.
+    """Yield the videos of tars. Only headers and captions are read.
 
     A tar that is damaged gives the videos before the damage, then one without an id, whose URI names the place.
 
@@ -86,7 +86,7 @@ def _take(tar: Future[tuple[list[SourceVideo], NotTaken]], not_taken: NotTaken) 
 
 
 def _tar_names(uris: Sequence[str], root: str) -> list[str]:
-    """What ids begin with: without the query, unless that is all that tells the tars apart."""
+    """Return what ids begin with: without the query, unless that is all that tells the tars apart."""
     full = [printable_uri(uri).removeprefix(printable_uri(root)).lstrip("/") for uri in uris]
     short = [name.partition("?")[0] if "://" in uri else name for name, uri in zip(full, uris, strict=True)]
     names = short if len(set(short)) == len(short) else full
@@ -96,7 +96,7 @@ def _tar_names(uris: Sequence[str], root: str) -> list[str]:
 def _read_tar(uri: str, name: str, source: SourceConfig) -> tuple[list[SourceVideo], NotTaken]:
     contents = _Contents()
     damage = []
-    with opened(uri, block_size=_BLOCK_BYTES) as file, told(uri):
+    with opened(uri, block_size=_BLOCK_BYTES) as file, errors_named(uri):
         _check(file, uri)
         size = file.seek(0, 2)
         file.seek(0)
@@ -203,7 +203,7 @@ def _rank(name: str) -> int:
 
 
 def _videos(contents: _Contents, uri: str, tar_name: str, source: SourceConfig) -> Iterator[SourceVideo]:
-    """The videos, samples in the tar's order.
+    """Yield the videos, samples in the tar's order.
 
     A name with dots, as `Track 2.0 (live).mp4`, is a video's own where a caption has all of it, or where no caption
     has what is before its first dot. Else, as webdataset has it, `a.depth.mp4` is a part of the sample of `a.txt`: a
@@ -242,7 +242,7 @@ def _videos(contents: _Contents, uri: str, tar_name: str, source: SourceConfig) 
 
 
 def _caption(contents: _Contents, sidecars: Sidecars, stem: str) -> Caption:
-    """The first that says something, else what is wrong with the first."""
+    """Return the first that says something, else what is wrong with the first."""
     captions = [contents.captions[name] for name in sidecars.of(stem)]
     telling = [caption for caption in captions if caption.text]
     return next(iter([*telling, *captions]), None) or Caption("", sidecars.missing(stem))

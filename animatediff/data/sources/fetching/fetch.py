@@ -34,7 +34,7 @@ _FORMS: tuple[Literal["NFC"], Literal["NFD"]] = ("NFC", "NFD")
 
 
 def fetch(uri: str, *, max_bytes: int, trusted: bool = False, attempts: int = ATTEMPTS) -> bytes:
-    """The bytes of one video.
+    """Return the bytes of one video.
 
     What may pass (server errors, throttling, timeouts, cut connections) is tried again.
 
@@ -115,7 +115,7 @@ def _part(fs: Any, path: str, start: int, end: int) -> bytes:
 
 
 def _other_spelling(path: str, exists: Callable[[str], bool]) -> str:
-    """The path of a file whose name has its accents composed otherwise: macOS parts them, tables mostly do not.
+    """Return the path of a file whose name has its accents composed otherwise: macOS parts them, tables mostly do not.
 
     Raises:
         FileNotFoundError: there is none either.

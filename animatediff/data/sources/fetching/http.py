@@ -30,7 +30,7 @@ _METADATA = frozenset(
 
 
 def get(url: str, *, max_bytes: int, start: int | None = None, trusted: bool = False) -> bytes:
-    """The file at `url`; with `start`, its `max_bytes` bytes from there.
+    """Return the file at `url`; with `start`, its `max_bytes` bytes from there.
 
     Args:
         url: what a row names.
@@ -111,7 +111,7 @@ async def _read(response: aiohttp.ClientResponse, url: str, max_bytes: int) -> b
 
 
 def too_large(uri: str, num_bytes: int, max_bytes: int) -> VideoError:
-    """The rejection of a file of `num_bytes` (or more, where reading stopped)."""
+    """Return the rejection of a file of `num_bytes` (or more, where reading stopped)."""
     detail = f"{printable_uri(uri)} has {num_bytes} bytes or more, {max_bytes} are allowed"
     return VideoError("fetch", Reason.TOO_LARGE, detail)
 

@@ -15,7 +15,7 @@ class NotRegularError(OSError):
 
 
 def local_path(uri: str) -> str | None:
-    """The path of a local file; None for what lies elsewhere."""
+    """Return the path of a local file; None for what lies elsewhere."""
     protocol, separator, path = uri.partition("://")
     if separator and protocol.lower() not in _PROTOCOLS:
         return None

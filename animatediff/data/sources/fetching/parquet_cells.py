@@ -41,7 +41,7 @@ class _Cursor:
 
     @staticmethod
     def key_of(cell: ParquetCell) -> tuple[str, int, str]:
-        """What the cells have in common that one cursor reads."""
+        """Return what the cells have in common that one cursor reads."""
         return cell.uri, cell.group, cell.column
 
     @property
@@ -50,7 +50,7 @@ class _Cursor:
         return self._read[0][0] if self._read else 0
 
     def value(self, row: int) -> bytes | None:
-        """The value of a row that is not before `start`."""
+        """Return the value of a row that is not before `start`."""
         while row >= (end := self._end()):
             batch = next(self._batches, None)
             if batch is None:
@@ -71,7 +71,7 @@ class _Cursor:
 
 
 def _leaf(values: pa.Array) -> pa.Array:
-    """The values of a struct's only field, or of no struct."""
+    """Return the values of a struct's only field, or of no struct."""
     return _leaf(values.flatten()[0]) if pa.types.is_struct(values.type) else values
 
 
@@ -80,7 +80,7 @@ _lock = threading.Lock()
 
 
 def read_cell(cell: ParquetCell) -> bytes | None:
-    """The video in a cell; None for a null.
+    """Return the video in a cell; None for a null.
 
     The process keeps its place in the row group, so that the next row costs no second reading of those before it.
 

@@ -41,7 +41,7 @@ class Reach(NamedTuple):
     """See `SourceConfig.trusted`."""
 
     def locate(self, path: str) -> str | Fault:
-        """The URI of what a row names, or why it is not to be fetched."""
+        """Return the URI of what a row names, or why it is not to be fetched."""
         if not path.startswith("/") and "://" not in path:
             return self.beneath(path)
         if fault := unusable(path):
@@ -70,7 +70,10 @@ class Reach(NamedTuple):
         return {uri.partition("://")[0].lower() for uri in (self.table, self.folder) if "://" in uri}
 
     def beneath(self, path: str) -> str | Fault:
-        """The URI of a relative path, or why it is none: in a remote table it may not climb out of a local folder."""
+        """Return the URI of a relative path, or why it is none.
+
+        In a remote table it may not climb out of a local folder.
+        """
         if fault := unusable(path):
             return fault
         if "://" in path:

@@ -28,7 +28,7 @@ _GUESSES: dict[Role, tuple[str, ...]] = {
 
 
 def find_column(role: Role, names: Sequence[str], columns: Columns) -> str | None:
-    """The column that plays a role: the configured one, else the first common name that is there, else None."""
+    """Return the column that plays a role: the configured one, else the first common name that is there, else None."""
     chosen: str | None = getattr(columns, role)
     if chosen is not None:
         return chosen if chosen in names else None
@@ -55,7 +55,7 @@ def shown(names: Sequence[str]) -> str:
 
 
 def missing_column(role: str, name: str | None, names: Sequence[str], uri: str) -> UserError:
-    """The one line for a column that is not there."""
+    """Return the one line for a column that is not there."""
     there = shown(names) or "no columns at all"
     what = f"no column {name!r}" if name is not None else f"no column that is known to hold the {role}"
     return UserError(f"{printable_uri(uri)} has {what}; it has {there}: set source.columns.{role}")
@@ -91,17 +91,17 @@ class NoText(NamedTuple):
 
     @classmethod
     def of(cls, value: object) -> "NoText":
-        """What a value of JSON or Parquet is."""
+        """Return what a value of JSON or Parquet is."""
         return cls.list_of(len(value)) if isinstance(value, list | tuple) else cls(f"a {type(value).__name__}")
 
     @classmethod
     def list_of(cls, length: int) -> "NoText":
-        """A list of so many."""
+        """Return a list of so many."""
         return cls(f"a list of {length}")
 
 
 def text_of(value: object, encoding: str | None = None) -> str:
-    """A cell as text: empty for null, NaN and infinity.
+    """Return a cell as text: empty for null, NaN and infinity.
 
     Raises:
         ValueError: it is bytes that cannot be read as text, or neither text nor number.
@@ -127,7 +127,7 @@ class Caption(NamedTuple):
 
 
 def caption_of(value: object, place: str, encoding: str | None = None) -> Caption:
-    """The caption in a cell or at a key: a text, a number, or a list of one.
+    """Return the caption in a cell or at a key: a text, a number, or a list of one.
 
     Args:
         value: what is there.
@@ -175,7 +175,7 @@ class Table:
 
     @classmethod
     def of(cls, source: SourceConfig, uri: str, unit: Literal["line", "row"], mapping: Mapping, folder: str) -> "Table":
-        """The table at `uri`, with what the source says of all."""
+        """Return the table at `uri`, with what the source says of all."""
         return cls(uri, folder.rstrip("/"), unit, mapping, source.encoding, source.trusted)
 
     def place(self, number: int) -> str:
@@ -183,11 +183,11 @@ class Table:
         return f"{self.uri}#{self.unit}={number}"
 
     def unreadable(self, number: int, detail: str) -> SourceVideo:
-        """A row of which nothing can be used, found by its place."""
+        """Return a row of which nothing can be used, found by its place."""
         return SourceVideo("", self.place(number), "", Fault(Reason.BAD_ROW, f"{self.unit} {number} {detail}"))
 
     def video(self, number: int, path: object, caption: object, video_id: object) -> SourceVideo:
-        """A row as a video; one without a path has no id, and its own place as URI, so that it can be found.
+        """Return a row as a video; one without a path has no id, and its own place as URI, so that it can be found.
 
         Args:
             number: of the row, see `unit`.
@@ -209,7 +209,7 @@ class Table:
         return self._found(number, uri, text, name, words)
 
     def beneath(self, number: int, path: str, video_id: str, words: Caption) -> SourceVideo:
-        """A row as a video whose path is put together from its cells, and relative."""
+        """Return a row as a video whose path is put together from its cells, and relative."""
         return self._found(number, self._reach.beneath(path), path, video_id, words)
 
     @property
@@ -225,7 +225,7 @@ class Table:
         return SourceVideo(video_id, path, words.text, fault._replace(detail=f"{self.unit} {number}: {fault.detail}"))
 
     def cell(self, number: int, locator: str, caption: object, video_id: object) -> SourceVideo:
-        """A row that holds its video, at `locator`, as a video."""
+        """Return a row that holds its video, at `locator`, as a video."""
         try:
             name = text_of(video_id, self.encoding).strip()
         except ValueError as error:

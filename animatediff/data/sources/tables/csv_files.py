@@ -7,7 +7,7 @@ from itertools import chain, islice
 from animatediff import storage
 from animatediff.data.quarantine import Reason
 from animatediff.data.sources.fetching.reach import Reach
-from animatediff.data.sources.files import read_text_lines, root_of, told
+from animatediff.data.sources.files import errors_named, read_text_lines, root_of
 from animatediff.data.sources.spec import Fault, SourceConfig, SourceVideo
 from animatediff.data.sources.tables.columns import Mapping, Table, caption_of, find_column, map_columns, missing_column
 from animatediff.data.sources.tables.csv_rows import CsvRows, Row
@@ -18,7 +18,7 @@ _LAYOUT_PROBES = 20
 
 
 def read_csv(uri: str, source: SourceConfig, *, delimiter: str = ",") -> Iterator[SourceVideo]:
-    """The videos of a CSV or TSV.
+    """Yield the videos of a CSV or TSV.
 
     Args:
         uri: the file.
@@ -54,7 +54,7 @@ def _read_table(rows: Iterator[Row], names: Sequence[str], uri: str, source: Sou
 
 
 def _fitting(row: list[str] | str, names: Sequence[str]) -> list[str] | str:
-    """The row's cells, or why they are none."""
+    """Return the row's cells, or why they are none."""
     if isinstance(row, list) and len(row) > len(names) and len(_without_blanks(row)) > len(names):
         return _too_many(row, names)
     return row
@@ -129,7 +129,7 @@ def _has_pages(rows: Iterable[Row], page_dir: int | None, video_id: int, reach: 
             place = reach.beneath(_webvid_path(fields, layout, video_id))
             if isinstance(place, Fault):
                 continue
-            with told(place):
+            with errors_named(place):
                 if storage.exists(place):
                     return layout is not None
             tried.append(printable_uri(place))

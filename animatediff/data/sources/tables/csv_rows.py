@@ -66,7 +66,7 @@ class CsvRows:
         return cells if reader.line_num == 1 else self._long_row(line)
 
     def _long_row(self, line: str) -> list[str] | str:
-        """A row that goes over the lines to come; they are read again if it does not."""
+        """Return a row that goes over the lines to come; they are read again if it does not."""
         taken: list[Line] = []
         try:
             return next(csv.reader(self._tape(line, taken), self._dialect()))

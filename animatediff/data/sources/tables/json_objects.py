@@ -11,7 +11,7 @@ class _Repeating(dict[str, Any]):
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text says.
+    """Return what a JSON text says.
 
     Raises:
         ValueError: it is none; the message goes on after "it is no JSON".

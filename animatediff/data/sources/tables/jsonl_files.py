@@ -17,7 +17,7 @@ Row = tuple[int, dict[str, Any] | str]
 
 
 def read_jsonl(uri: str, source: SourceConfig) -> Iterator[SourceVideo]:
-    """The videos of a JSONL; a line that holds no object is a video without an id, whose URI names the line.
+    """Yield the videos of a JSONL; a line that holds no object is a video without an id, whose URI names the line.
 
     Args:
         uri: the file.
@@ -45,7 +45,7 @@ def read_jsonl(uri: str, source: SourceConfig) -> Iterator[SourceVideo]:
 
 
 def _read_rows(uri: str, encoding: str | None) -> Iterator[tuple[int, dict[str, Any] | str, int]]:
-    """The rows, and the characters of their lines."""
+    """Yield the rows, and the characters of their lines."""
     for number, line in enumerate(read_text_lines(uri, encoding), 1):
         if isinstance(line, ValueError):
             yield number, f"cannot be read: {line}", 0

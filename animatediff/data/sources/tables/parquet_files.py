@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from animatediff.data.sources.files import no_ranges, opened, root_of, told
+from animatediff.data.sources.files import errors_named, no_ranges, opened, root_of
 from animatediff.data.sources.limits import MAX_LINE_BYTES
 from animatediff.data.sources.spec import Columns, SourceConfig, SourceVideo
 from animatediff.data.sources.tables.columns import (
@@ -33,7 +33,7 @@ _READING: dict[str, Any] = {"buffer_size": 1 << 20, "pre_buffer": False}
 
 
 def read_parquet(uri: str, source: SourceConfig) -> Iterator[SourceVideo]:
-    """The videos of one Parquet file.
+    """Yield the videos of one Parquet file.
 
     Args:
         uri: the file.
@@ -43,7 +43,7 @@ def read_parquet(uri: str, source: SourceConfig) -> Iterator[SourceVideo]:
         UserError: the file cannot be read, lacks a column, or holds videos without ids.
     """
     with opened(uri) as file:
-        with told(uri):
+        with errors_named(uri):
             parquet = _open(file, uri)
             schema = parquet.schema_arrow
         cells = None if source.columns.video is not None else _bytes_column(schema, source.columns, uri)
@@ -116,7 +116,7 @@ def _read_columns(
 ) -> Iterator[tuple[int, list[list[Any]]]]:
     """Batches of rows, as the row group's number and one list of values a name."""
     wanted = list(dict.fromkeys(names))
-    with told(uri):
+    with errors_named(uri):
         for name in wanted:
             if parquet.schema_arrow.names.count(name) > 1:
                 raise UserError(f"{printable_uri(uri)} has several columns {name!r}: name them apart")
@@ -184,7 +184,7 @@ def _binary_columns(schema: pa.Schema) -> list[str]:
 
 
 def _type_at(schema: pa.Schema, path: str) -> pa.DataType | None:
-    """The type of a column, or of a struct's field named `column.field`."""
+    """Return the type of a column, or of a struct's field named `column.field`."""
     index = schema.get_field_index(path)
     if index >= 0:
         return schema.field(index).type

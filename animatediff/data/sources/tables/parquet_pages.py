@@ -87,7 +87,7 @@ class Column(NamedTuple):
 
 
 def read_columns(footer: bytes, names: set[str]) -> list[list[Column]]:
-    """The columns of these names, and those inside them, by row group.
+    """Return the columns of these names, and those inside them, by row group.
 
     Raises:
         ValueError: the footer is damaged.
@@ -164,7 +164,7 @@ def _measure(file: Any, column: Column) -> _Chunk:
 
 
 def _read_header(file: Any, at: int) -> tuple[dict[int, Any], int]:
-    """A page's header, and its length in bytes."""
+    """Return a page's header, and its length in bytes."""
     for size in (_HEAD_BYTES, _MAX_HEADER_BYTES):
         file.seek(at)
         reader = Compact(file.read(size))

@@ -15,7 +15,7 @@ from animatediff import storage
 from animatediff.uris import with_secrets
 from pipelines.tracking import tracker as tracking
 from pipelines.tracking.run_context import DataInput, flatten
-from pipelines.tracking.tracker import Tracker, open_client, patient, tracking_uri
+from pipelines.tracking.tracker import Tracker, long_waits, open_client, tracking_uri
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_a_file_that_is_gone_costs_one_warning(tmp_path, caplog):
 @pytest.mark.parametrize(("own", "inside"), [("10", "300"), ("45", "45")])
 def test_waits_are_longer_for_files_unless_the_user_says_how_long(monkeypatch, own, inside):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", own)
-    with patient():
+    with long_waits():
         assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == inside
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == own
 

@@ -67,9 +67,9 @@ def test_some_captions_are_dropped_and_all_timesteps_occur(tokenizer):
 
 
 def test_the_noise_of_drawn_timesteps_is_distributed_log_normally():
-    signal = make_scheduler().alphas_cumprod
-    timesteps = draw_timesteps(np.random.default_rng(0), signal, 20_000)
-    sizes = (1 / signal[timesteps] - 1).sqrt().log()
+    alphas_cumprod = make_scheduler().alphas_cumprod
+    timesteps = draw_timesteps(np.random.default_rng(0), alphas_cumprod, 20_000)
+    sizes = (1 / alphas_cumprod[timesteps] - 1).sqrt().log()
     # Cut at both ends of the schedule, which moves the moments a little.
     assert sizes.mean() == pytest.approx(0.4, abs=0.03)
     assert sizes.std() == pytest.approx(1.2, abs=0.06)
