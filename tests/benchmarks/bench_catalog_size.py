@@ -27,7 +27,8 @@ CHILD = """
 import json, sys, time
 begun = start = time.perf_counter()
 import ray
-from animatediff.rendering import catalog_files, checks
+from animatediff.rendering.catalog import files
+from animatediff.rendering.checks import catalog as checks
 from animatediff.rendering.catalog.catalog import expand
 from animatediff.rendering.catalog.hashes import content_hashes
 seconds = {}
@@ -35,7 +36,7 @@ def lap(name, start=[start]):
     now = time.perf_counter()
     seconds[name], start[0] = round(now - start[0], 2), now
 lap("import")
-catalog = catalog_files.read(sys.argv[1]); lap("read")
+catalog = files.read(sys.argv[1]); lap("read")
 problems = checks.check(catalog); lap("check")
 hashes = content_hashes(catalog, sys.argv[2]); lap("hash")
 plan = expand(catalog, problems=problems, content_hash=hashes); lap("expand")

@@ -71,7 +71,7 @@ def test_what_is_to_be_ignored_stays_ignored():
 GIVEN_UP = """
     import threading, time
     from animatediff.errors import UserError
-    from pipelines import interrupts
+    from pipelines.terminal import interrupts
     from pipelines.cluster.runtime import end_with_one_line
 
     def job():
