@@ -50,10 +50,9 @@ def estimate(config: IngestConfig, inputs: Inputs, sealed: Manifest | None) -> N
 
 
 def _clip_bytes(config: IngestConfig, inputs: Inputs) -> int:
-    vae, clips = inputs.vae.config, config.clips
-    factor = 2 ** (len(vae.block_out_channels) - 1)
+    clips, factor = config.clips, inputs.latent_factor
     height, width = clips.height // factor, clips.width // factor
-    return int(clips.num_frames * vae.latent_channels * height * width * _BYTES)
+    return int(clips.num_frames * inputs.vae.config.latent_channels * height * width * _BYTES)
 
 
 def _log_hours(config: IngestConfig, num_clips: int) -> None:

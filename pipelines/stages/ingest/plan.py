@@ -78,6 +78,11 @@ class Inputs:
     base: str
     vae: AutoencoderKL
 
+    @property
+    def latent_factor(self) -> int:
+        """Pixels, in height and in width, to one of a latent's: each block of the VAE but the last halves them."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
 
 def read_inputs(config: IngestConfig) -> Inputs:
     """Open the source and read the base's VAE.
@@ -131,7 +136,8 @@ def prepare(config: IngestConfig, inputs: Inputs, *, use_gpu: bool) -> IngestJob
     done = parts.committed(output_uri)
     pending = [unit for unit in units[sealed.num_units if sealed else 0 :] if unit.unit_id not in done]
     pending = whole_uris.attached(output_uri, pending)
-    identity = Identity(key, settings["encoder_fp"], inputs.vae.config.scaling_factor)
+    vae = inputs.vae.config
+    identity = Identity(key, settings["encoder_fp"], vae.scaling_factor, int(vae.latent_channels), inputs.latent_factor)
     return IngestJob(output_uri, inputs.base, dtype, identity, units, pending, rejected, sealed)
 
 

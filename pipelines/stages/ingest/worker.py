@@ -148,7 +148,7 @@ class Score(Stage[Work, Work]):
     def __init__(self, spec: EncodeSpec) -> None:
         # As in `Encode`: a scorer that computes with torch gives equal clips equal scores.
         torch.set_num_threads(1)
-        self._scorers = {path: load_scorer(path) for path in spec.scorers}
+        self._scorers = [(path, load_scorer(path)) for path in spec.scorers]
         self._metrics = IngestMetrics()
 
     def run(self, taken: Work) -> Work:
@@ -162,7 +162,7 @@ class Score(Stage[Work, Work]):
 
     def _scores_of(self, clip: Clip) -> dict[str, float]:
         own: dict[str, float] = {}
-        for path, scorer in self._scorers.items():
+        for path, scorer in self._scorers:
             scores = run_scorer(scorer, clip.window.frames, clip.video.caption)
             taken = sorted(scores.keys() & {*own, *columns.KNOWN})
             if taken:
