@@ -13,7 +13,8 @@ import numpy as np
 import ray
 
 from animatediff import storage
-from animatediff.data.decoding.decoders.choice import load_decoders, read_frames
+from animatediff.data.decoding.decoders import load_decoders
+from animatediff.data.decoding.frames import read_frames
 from animatediff.data.decoding.videos import probe
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.catalog import Result
