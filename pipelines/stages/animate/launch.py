@@ -23,7 +23,9 @@ from pipelines.settings import AnimateConfig
 from pipelines.stages.animate.dispatch import Dispatcher, slices_of
 from pipelines.stages.animate.reports import InterimReports, write_reports
 from pipelines.stages.animate.worker import RenderSlices, RenderSpec
-from pipelines.terminal.failures import Dropped, Loss, death_of, describe_loss, find_loss, told_in_one_line
+from pipelines.terminal.deaths import death_of
+from pipelines.terminal.failures import DroppedBlocks, describe_loss, user_errors
+from pipelines.terminal.losses import Loss, find_loss
 from pipelines.terminal.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -133,9 +135,9 @@ class _Rendering:
         number = min(self.num_actors, len(slices))
         needs, classes = self.spec.resources, (RenderSlices.__name__,)
         with (
-            Dropped() as dropped,
+            DroppedBlocks() as dropped,
             _following(dispatcher, self.progress, self.progress.total - len(items)) as follower,
-            told_in_one_line(kept=_KEPT, lower=_LOWER),
+            user_errors(kept=_KEPT, lower=_LOWER),
             starting("render worker", number, needs, classes=classes, lower=_LOWER) as arrived,
         ):
             for row in _dataset(len(slices), dispatcher, self.spec, number).iter_rows():

@@ -29,7 +29,7 @@ from animatediff.storage.full import is_full
 from pipelines.stages.animate.batching import Batcher
 from pipelines.stages.animate.commit import Committer
 from pipelines.stages.animate.dispatch import Lease
-from pipelines.terminal.failures import is_loss
+from pipelines.terminal.losses import is_loss
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.plan import IngestJob
 from pipelines.stages.ingest.watch import Board, read_state, start_tracker, write_state
 from pipelines.stages.ingest.worker import Decode, Encode, EncodeSpec, Score, Stage, UnitResult
-from pipelines.terminal.failures import told_in_one_line
+from pipelines.terminal.failures import user_errors
 from pipelines.terminal.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def encode(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
         write_state(job.output_uri, tracker, board)
         try:
             with (
-                told_in_one_line(kept=_KEPT, lower=_LOWER),
+                user_errors(kept=_KEPT, lower=_LOWER),
                 starting("ingest worker", sum(stages.values()), needs, classes=classes, lower=_LOWER) as arrived,
             ):
                 for result in _results(job.pending, spec, stages):

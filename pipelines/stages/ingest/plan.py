@@ -131,7 +131,7 @@ def prepare(config: IngestConfig, inputs: Inputs, *, use_gpu: bool) -> IngestJob
     whole_uris = WholeUris()
     videos = whole_uris.noting(inputs.videos)
     units, rejected = extend_plan(config, videos, output_uri, sealed, key=key, is_dry=False)
-    tell_left_out(rejected, inputs.not_taken)
+    log_left_out(rejected, inputs.not_taken)
     provenance.write_not_taken(output_uri, inputs.not_taken)
     done = parts.committed(output_uri)
     pending = [unit for unit in units[sealed.num_units if sealed else 0 :] if unit.unit_id not in done]
@@ -250,7 +250,7 @@ def extend_plan(
     return planner.units, rejected
 
 
-def tell_left_out(rejected: pa.Table, not_taken: NotTaken) -> None:
+def log_left_out(rejected: pa.Table, not_taken: NotTaken) -> None:
     """Log what of the source is no part of the plan, and why."""
     for line in quarantine.examples(rejected):
         logger.warning("set aside: %s", line)

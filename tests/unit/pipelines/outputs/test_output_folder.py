@@ -110,7 +110,7 @@ def test_what_is_no_folder_of_a_jobs_own(tmp_path, monkeypatch):
 
 
 def test_what_the_jobs_themselves_leave_is_known(tmp_path):
-    shipped = Path(check_output.__code__.co_filename).parent / "configs" / "sprites"
+    shipped = Path(check_output.__code__.co_filename).parents[1] / "configs" / "sprites"
     for job in JOBS:
         shutil.copy(shipped / f"{job}.yaml", tmp_path / "config.yaml")
         for other in JOBS:
