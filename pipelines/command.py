@@ -58,7 +58,7 @@ def run_job(main: Callable[[ConfigT], object], schema: type[ConfigT]) -> None:
     except UserError as error:
         logger.error("%s", error)
         sys.exit(error.exit_code)
-    with interrupts.told_in_one_line():  # a signal while Ray and torch are imported, too
+    with interrupts.exit_on_signal():  # a signal while Ray and torch are imported, too
         from pipelines.cluster.runtime import end_with_one_line
 
     end_with_one_line(lambda: main(config if config is not None else _embedded(schema)))

@@ -12,7 +12,7 @@ from animatediff.data.quarantine import Reason, Rejection
 from animatediff.data.sources.spec import SourceVideo
 from animatediff.errors import UserError
 
-IDENTITY = seal.Identity("key", "fp", 0.18215)
+IDENTITY = seal.Identity("key", "fp", 0.18215, latent_channels=4, latent_factor=8)
 
 
 def make_videos(num, start=0):

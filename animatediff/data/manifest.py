@@ -50,6 +50,10 @@ class Manifest(Config):
     """Fingerprint of the VAE's weights and the precision they were used in."""
     scaling_factor: float
     """Multiply stored latents by it before training, as the base's VAE config says."""
+    latent_channels: int | None = None
+    """Of the stored latents, (f c h w); not said in manifests of versions before."""
+    latent_factor: int | None = None
+    """Pixels, in height and in width, to one of a latent's: a bucket `16x256x256` has latents (16 c 32 32) with 8."""
     num_units: int
     """Units of the plan that are sealed here."""
     num_videos: int

@@ -1,8 +1,7 @@
-"""Trainable low-rank adapters as files: written in the official layouts, read from any; and merged into a base."""
+"""Trainable low-rank adapters as files: written in the official layouts, read from any."""
 
 from collections.abc import Mapping
 
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from animatediff.errors import UserError
@@ -12,7 +11,6 @@ from animatediff.weights.lora import read as lora
 from animatediff.weights.lora.deltas import Change, LowRank
 from animatediff.weights.lora.read import LoraFamily
 from animatediff.weights.reading.tensors import save_tensors
-from animatediff.weights.resident import Addition, ResidentWeights
 
 _FAMILIES: Mapping[str, LoraFamily] = {"motion": "motion_lora", "unet": "domain_adapter"}
 
@@ -59,20 +57,6 @@ def read_into(uri: str, adapters: LowRankAdapters, host: nn.Module) -> None:
         down, up = _factors(changes[adapters.part, name], adapters.rank, f"{uri}: {name}")
         state |= {f"{adapter}.down.weight": down, f"{adapter}.up.weight": up}
     adapters.load_state_dict(state)
-
-
-def add_to_base(unet: UNet2DConditionModel, uri: str, scale: float = 1.0) -> None:
-    """Add a domain adapter to a base's weights for good, as the paper does before it trains the motion module.
-
-    Args:
-        unet: the base's, in the precision and place in which it stays.
-        uri: the domain adapter.
-        scale: its strength; 1 is as trained.
-
-    Raises:
-        UserError: as `ResidentWeights.load` says; the weights are as they were then.
-    """
-    ResidentWeights({"unet": unet}).load(additions=[Addition(uri, scale, "domain_adapter")])
 
 
 def _factors(change: Change, rank: int, what: str) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from animatediff.errors import UserError
 from pipelines.cluster.ray_address import VARIABLE, cluster_address
 from pipelines.terminal import interrupts
-from pipelines.terminal.failures import in_one_line, retell
+from pipelines.terminal.failures import in_one_line, log_raylets_message
 from pipelines.terminal.logs import configure_logging
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ BOUNDED_RETRIES = {"max_restarts": 4, "max_task_retries": 2}
 def end_with_one_line(job: Callable[[], object]) -> None:
     """Run a job; what its user can mend ends the process with one line instead of a traceback."""
     configure_logging()
-    with interrupts.told_in_one_line():
+    with interrupts.exit_on_signal():
         try:
             job()
         except Exception as error:
@@ -54,7 +54,7 @@ def connect() -> None:
     if address:
         logger.info("joining the Ray cluster at %s", address)
     try:
-        with interrupts.held(), _without_native_stderr():
+        with interrupts.deferred(), _without_native_stderr():
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
@@ -87,7 +87,7 @@ def _quiet_ray() -> None:
     os.environ.setdefault("RAY_task_oom_retries", "6")
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     # These messages pass by `log_to_driver`.
-    ray._private.worker.print_to_stdstream = retell
+    ray._private.worker.print_to_stdstream = log_raylets_message
     # `max_restarts` has no named parameter in `map_batches` yet, and Ray's default restarts for ever.
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
 

@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 
 from animatediff.errors import UserError
 from pipelines.terminal import interrupts
-from pipelines.terminal.failures import last_death, num_ended_for_memory
+from pipelines.terminal.deaths import last_death, num_ended_for_memory
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,8 @@ def starting(
         UserError: the machines' memory lets no worker start.
     """
     ended = threading.Event()
-    with interrupts.given_up() as give_up:
-        watch = _Watch(what, number, needs, classes, lower, ended, give_up)
+    with interrupts.stoppable() as stop:
+        watch = _Watch(what, number, needs, classes, lower, ended, stop)
         watch.start()
         try:
             yield watch.arrived.set

@@ -46,9 +46,9 @@ def leased(output_uri: str, job: str, *, is_dry: bool) -> Iterator[None]:
     if is_dry:
         yield
         return
-    with interrupts.given_up() as give_up:
+    with interrupts.stoppable() as stop:
         holder = Holder.of_this_process(job)
-        lease = Lease(storage.absolute(output_uri), holder, renewed_every_s=_RENEWED_EVERY_S, lost=give_up)
+        lease = Lease(storage.absolute(output_uri), holder, renewed_every_s=_RENEWED_EVERY_S, lost=stop)
         try:
             lease.acquire()
             yield

@@ -85,7 +85,7 @@ def install() -> None:
 
 
 @contextmanager
-def told_in_one_line() -> Iterator[None]:
+def exit_on_signal() -> Iterator[None]:
     """Take the signals over, and end the process with one line and the signal's exit code where one comes."""
     install()
     try:
@@ -100,7 +100,7 @@ def told_in_one_line() -> Iterator[None]:
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def deferred() -> Iterator[None]:
     """Let a signal wait for the end of `ray.init`: processes of a Ray that is half started outlive their driver.
 
     The handlers stay, too. Ray sets its own: one in Python, and one in C++ that prints a stack.
@@ -123,7 +123,7 @@ def held() -> Iterator[None]:
 
 
 @contextmanager
-def given_up() -> Iterator[Callable[[UserError], None]]:
+def stoppable() -> Iterator[Callable[[UserError], None]]:
     """Let another thread end what is done within this context.
 
     Yields:
@@ -142,13 +142,13 @@ def given_up() -> Iterator[Callable[[UserError], None]]:
         return
     main_thread, before = threading.get_ident(), signal.signal(_GIVE_UP, end)
 
-    def give_up(reason: UserError) -> None:
+    def stop(reason: UserError) -> None:
         reasons.append(reason)
         if not has_ended:
             signal.pthread_kill(main_thread, _GIVE_UP)
 
     try:
-        yield give_up
+        yield stop
     except KeyboardInterrupt:
         if reasons and _handler.is_quiet:
             raise reasons[0] from None

@@ -58,9 +58,9 @@ def weights(folder):
     """A base, a motion module and LoRAs that fit, all tiny."""
     from animatediff.models.config import MotionConfig
     from animatediff.models.motion_unet import MotionModules
-    from animatediff.sprites.base import build_base
     from animatediff.weights import motion_modules
     from animatediff.weights.base import load_unet
+    from tests.support_base import build_base
 
     unet = load_unet(str(build_base(folder / "base")))
     motion_modules.write(str(folder / "motion.safetensors"), MotionModules.for_base(unet, MotionConfig()))

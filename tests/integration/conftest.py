@@ -10,10 +10,10 @@ import pytest
 import ray
 import yaml
 
-from animatediff.sprites.base import build_base
 from animatediff.sprites.videos import break_videos, write_videos
 from pipelines.cluster.runtime import connect
 from pipelines.terminal.logs import configure_logging
+from tests.support_base import build_base
 
 REPOSITORY = Path(__file__).parents[2]
 

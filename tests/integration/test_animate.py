@@ -16,12 +16,12 @@ from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering.outputs import read_metadata
 from animatediff.rendering.results.ledger import read_results
-from animatediff.sprites.base import build_base
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
 from pipelines import score
 from pipelines.animate import main
 from pipelines.settings import AnimateConfig, RecycleConfig, ScoreConfig
+from tests.support_base import build_base
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 

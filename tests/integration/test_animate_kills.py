@@ -11,12 +11,12 @@ import pytest
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering.results.ledger import read_results
-from animatediff.sprites.base import build_base
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
 from pipelines.settings import AnimateConfig
 from tests.integration.conftest import hashes, write_yaml
 from tests.integration.processes import Job
+from tests.support_base import build_base
 
 pytestmark = pytest.mark.ray
 KINDS = ("render actor", "dispatcher", "driver")

@@ -10,7 +10,7 @@ import pytest
 from animatediff.data import shards
 from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding.cut import cut
-from animatediff.data.decoding.decoders.choice import load_decoders
+from animatediff.data.decoding.decoders import load_decoders
 from animatediff.data.ingest.seal import read_quarantine
 from animatediff.data.inspection.verify import verify
 from animatediff.data.quarantine import Reason

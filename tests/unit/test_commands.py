@@ -18,11 +18,11 @@ from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering.outputs import encode_png
-from animatediff.sprites.base import build_base
 from animatediff.storage.errors import unreachable
 from animatediff.weights import checkpoints, motion_modules
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 from animatediff.weights.reading import files
+from tests.support_base import build_base
 from tests.support_weights import ldm_file
 from tests.weights_samples import ATTN2, adapter, as_kohya, motion_lora
 

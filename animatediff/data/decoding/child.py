@@ -17,7 +17,8 @@ from typing import Any
 
 from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding.cut import cut
-from animatediff.data.decoding.decoders.choice import Decoder, is_memory_error, load_decoders
+from animatediff.data.decoding.decoders import Decoder, load_decoders
+from animatediff.data.decoding.frames import is_memory_error
 from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.decoding.videos import VideoInfo, one_line
 from animatediff.data.quarantine import Reason, VideoError

@@ -7,7 +7,8 @@ import numpy as np
 
 from animatediff.data.clips.config import ClipConfig, WindowPlan, bucket_name, frames_at, plan_windows
 from animatediff.data.clips.rates import MAX_FPS, MAX_SPAN_S, MIN_FPS
-from animatediff.data.decoding.decoders.choice import Decoder, OnDecode, ignore, read_frames
+from animatediff.data.decoding.decoders import Decoder
+from animatediff.data.decoding.frames import OnDecode, ignore, read_frames
 from animatediff.data.decoding.videos import MAX_PIXELS, VideoInfo, probe
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.scoring.scores import score

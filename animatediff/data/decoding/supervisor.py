@@ -6,8 +6,9 @@ from pydantic import Field, field_validator
 
 from animatediff.config import Config
 from animatediff.data.clips.config import ClipConfig
+from animatediff.data.decoding import decoders
 from animatediff.data.decoding.cut import Window
-from animatediff.data.decoding.decoders.choice import KNOWN, is_memory_error
+from animatediff.data.decoding.frames import is_memory_error
 from animatediff.data.decoding.process import DecodeProcess, ProcessError
 from animatediff.data.decoding.videos import MAX_PIXELS
 from animatediff.data.quarantine import Reason, VideoError
@@ -37,12 +38,13 @@ class DecodeConfig(Config):
 
     @field_validator("decoders")
     @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = [name for name in names if name not in KNOWN and ":" not in name]
-        if unknown or not names:
+    def _known(cls, named: tuple[str, ...]) -> tuple[str, ...]:
+        known = decoders.names()
+        unknown = [name for name in named if name not in known and ":" not in name]
+        if unknown or not named:
             wrong = f"there is no decoder {unknown[0]!r}" if unknown else "at least one is needed"
-            raise ValueError(f"{wrong}, known are {', '.join(KNOWN)}, and classes as package.module:ClassName")
-        return names
+            raise ValueError(f"{wrong}, known are {', '.join(known)}, and classes as package.module:ClassName")
+        return named
 
 
 class Supervisor:

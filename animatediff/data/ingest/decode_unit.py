@@ -34,6 +34,8 @@ class Clip:
     num_windows: int
     """Clips that its video gave."""
     src_sha256: str
+    own_scores: dict[str, float] = field(default_factory=dict)
+    """By scorers of the user's own; the built-in ones are the window's."""
 
     @property
     def clip_id(self) -> str:

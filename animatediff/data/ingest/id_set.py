@@ -1,4 +1,4 @@
-"""Which of millions of names came before, in eight bytes each."""
+"""A set of millions of ids, in eight bytes each."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -12,8 +12,8 @@ def hashes(names: Sequence[str]) -> np.ndarray:
     return np.frombuffer(b"".join(digests), np.uint64)
 
 
-class Seen:
-    """A growing set of names.
+class IdSet:
+    """A growing set of ids, kept as their 64-bit hashes.
 
     Sorted runs whose lengths at least double from the last to the first, so that adding stays cheap at any size.
     """

@@ -6,29 +6,24 @@ ever in memory as a whole, only eight bytes a video.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from animatediff import storage
-from animatediff.config import differing_fields
 from animatediff.data import quarantine, shards
-from animatediff.data.ingest.id_set import Seen
+from animatediff.data.ingest.id_set import IdSet
 from animatediff.data.quarantine import Reason, Rejection
-from animatediff.data.sources.collections.not_taken import NotTaken
 from animatediff.data.sources.spec import SourceVideo
-from animatediff.errors import UsageError, UserError
+from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 
 FOLDER = "plan"
-_SETTINGS_FILE = "settings.json"
-_NOT_TAKEN_FILE = "not_taken.json"
+"""Below the dataset's own folder."""
 _UNITS_PER_SEGMENT = 512
 _SEGMENT_CHARS = 64_000_000
 """Of a segment's texts, which each worker has in memory."""
@@ -69,75 +64,6 @@ class UnitRef:
     """Name of the file that holds it."""
     whole_uris: tuple[str | None, ...] = ()
     """Those of its videos that the file has without their secrets, where it has any."""
-
-
-def dataset_key(settings: dict[str, Any]) -> str:
-    """Hash of everything that decides a clip's latents."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-def check_settings(dataset_uri: str, settings: dict[str, Any]) -> bool:
-    """Whether the dataset has a plan already; it must have been made with the same settings.
-
-    Raises:
-        UsageError: it was made with others; the message says which.
-    """
-    recorded = read_settings(dataset_uri)
-    if not recorded:
-        return False
-    differing = differing_fields(recorded, settings)
-    if differing:
-        raise UsageError(
-            f"the dataset {dataset_uri} was made with other settings ({'; '.join(differing)}): "
-            "its clips cannot be mixed, so choose another output_uri"
-        )
-    return True
-
-
-def read_settings(dataset_uri: str) -> dict[str, Any]:
-    """Return the settings that a plan was begun with; empty where there is none.
-
-    Raises:
-        UserError: they are damaged, or the storage cannot be reached.
-    """
-    uri = _settings_uri(dataset_uri)
-    try:
-        return dict(json.loads(storage.read_bytes(uri)))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, TypeError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{uri}, which says how the dataset was made, is damaged: restore it ({error})") from error
-
-
-def write_settings(dataset_uri: str, settings: dict[str, Any]) -> None:
-    """Begin a plan, before its first segment."""
-    content = json.dumps(settings, sort_keys=True, indent=2) + "\n"
-    storage.write_bytes(_settings_uri(dataset_uri), content.encode())
-
-
-def write_not_taken(dataset_uri: str, not_taken: NotTaken) -> None:
-    """Keep the count of the source's files that are no videos, as the newest planning has found them."""
-    if not_taken == read_not_taken(dataset_uri):
-        return
-    content = json.dumps(dict(sorted(not_taken.items())), indent=2) + "\n"
-    storage.write_bytes(storage.join(dataset_uri, FOLDER, _NOT_TAKEN_FILE), content.encode())
-
-
-def read_not_taken(dataset_uri: str) -> NotTaken:
-    """Return the count that `write_not_taken` kept.
-
-    Empty where an older version has planned, or where it is damaged.
-    """
-    try:
-        return NotTaken(json.loads(storage.read_bytes(storage.join(dataset_uri, FOLDER, _NOT_TAKEN_FILE))))
-    except FileNotFoundError:
-        return NotTaken()
-    except (ValueError, TypeError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
-        return NotTaken()  # the next planning writes it
 
 
 def segments(dataset_uri: str) -> list[str]:
@@ -191,7 +117,7 @@ class Planner:
 
     def __init__(self, dataset_uri: str | None, *, key: str, videos_per_unit: int) -> None:
         self._dataset_uri, self._key, self._videos_per_unit = dataset_uri, key, videos_per_unit
-        self._planned, self._in_source = Seen(), Seen()
+        self._planned, self._in_source = IdSet(), IdSet()
         self._rejected: list[pa.Table] = []
         self._pending: list[SourceVideo] = []
         self._draft: list[Unit] = []
@@ -305,7 +231,3 @@ def _refs(rows: pa.Table, segment: str) -> Iterator[UnitRef]:
     pairs = zip(rows["ordinal"].to_pylist(), rows["unit_id"].to_pylist(), strict=True)
     for (ordinal, unit_id), group in groupby(pairs):
         yield UnitRef(ordinal, unit_id, sum(1 for _ in group), segment)
-
-
-def _settings_uri(dataset_uri: str) -> str:
-    return storage.join(dataset_uri, FOLDER, _SETTINGS_FILE)

@@ -27,11 +27,14 @@ QUARANTINE_FILE = "quarantine.parquet"
 
 @dataclass(frozen=True)
 class Identity:
-    """What is the same for all shards of a dataset."""
+    """What is the same for all clips of a dataset."""
 
     dataset_key: str
     encoder_fp: str
     scaling_factor: float
+    latent_channels: int
+    latent_factor: int
+    """Pixels to a latent's one, in height and in width."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,8 @@ def publish(
         dataset_key=identity.dataset_key,
         encoder_fp=identity.encoder_fp,
         scaling_factor=identity.scaling_factor,
+        latent_channels=identity.latent_channels,
+        latent_factor=identity.latent_factor,
         num_units=num_units,
         num_videos=sum(shard.num_videos for shard in all_shards),
         num_clips=sum(shard.num_clips for shard in all_shards),

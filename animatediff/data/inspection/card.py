@@ -3,7 +3,7 @@
 import numpy as np
 
 from animatediff import storage
-from animatediff.data.ingest.plan import read_not_taken
+from animatediff.data.ingest.provenance import read_not_taken
 from animatediff.data.inspection.histograms import histograms
 from animatediff.data.inspection.show import QUANTILES, measures, read_scores
 from animatediff.data.manifest import Manifest

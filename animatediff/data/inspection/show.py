@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from animatediff import storage
 from animatediff.data import columns, shards
 from animatediff.data.ingest import plan as planning
+from animatediff.data.ingest import provenance
 from animatediff.data.manifest import Manifest, Shard
 from animatediff.data.scoring.scores import SCORE_COLUMNS
 from animatediff.data.sources.collections.not_taken import in_words
@@ -42,7 +43,7 @@ def summary(dataset_uri: str, manifest: Manifest) -> str:
         f"buckets      {', '.join(f'{name}: {number}' for name, number in sorted(buckets.items())) or 'none'}",
         f"decoders     {', '.join(f'{name}: {number}' for name, number in decoders.most_common()) or 'none'}",
         f"quarantined  {quarantined or 'none'}",
-        f"not taken    {in_words(planning.read_not_taken(dataset_uri)) or 'none'}",
+        f"not taken    {in_words(provenance.read_not_taken(dataset_uri)) or 'none'}",
         f"version      {manifest.digest()}",
         f"encoder      {manifest.encoder_fp}",
         "",

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from animatediff import storage
 from animatediff.data import shards
 from animatediff.data.ingest import plan as planning
-from animatediff.data.ingest.id_set import Seen
+from animatediff.data.ingest.id_set import IdSet
 from animatediff.data.ingest.seal import read_quarantine
 from animatediff.data.manifest import Manifest, Shard, read_manifest
 
@@ -42,7 +42,7 @@ def verify(dataset_uri: str) -> Report:
     """
     manifest = read_manifest(dataset_uri)
     report = Report(num_shards=len(manifest.shards))
-    clips, videos = Seen(), Seen()
+    clips, videos = IdSet(), IdSet()
     for shard in manifest.shards:
         table = _read_shard(dataset_uri, shard, manifest, report)
         if table is not None:
@@ -77,7 +77,7 @@ def _read_shard(dataset_uri: str, shard: Shard, manifest: Manifest, report: Repo
     return table.select(_COLUMNS)
 
 
-def _check_clips(shard: Shard, table: pa.Table, clips: Seen, videos: Seen, report: Report) -> None:
+def _check_clips(shard: Shard, table: pa.Table, clips: IdSet, videos: IdSet, report: Report) -> None:
     ids = table["clip_id"].to_pylist()
     _complain(report, f"clips of {shard.path} that stand in a shard already", ids, ~clips.add(ids))
     if len(ids) != shard.num_clips:
@@ -91,14 +91,14 @@ def _check_clips(shard: Shard, table: pa.Table, clips: Seen, videos: Seen, repor
     _complain(report, f"videos of {shard.path} whose clips are not all there", names, partial)
 
 
-def _check_plan(dataset_uri: str, manifest: Manifest, videos: Seen, report: Report) -> None:
+def _check_plan(dataset_uri: str, manifest: Manifest, videos: IdSet, report: Report) -> None:
     rows = read_quarantine(dataset_uri)
     report.num_quarantined = len(rows)
     set_aside = rows.filter(pc.not_equal(rows["unit_id"], ""))["video_id"].to_pylist()
-    rejected = Seen()
+    rejected = IdSet()
     _complain(report, "videos that are twice in quarantine", set_aside, ~rejected.add(set_aside))
     _complain(report, "videos that are in a shard and in quarantine", set_aside, videos.contains(set_aside))
-    planned, num_units = Seen(), 0
+    planned, num_units = IdSet(), 0
     for segment in _segments(dataset_uri):
         num_units = segment["ordinal"][-1].as_py() + 1
         names = segment.filter(pc.less(segment["ordinal"], manifest.num_units))["video_id"].to_pylist()

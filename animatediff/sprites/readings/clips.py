@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from animatediff.sprites.readings.pictures import SYMMETRIES, Reading, read
+from animatediff.sprites.readings.pictures import Reading, read
+from animatediff.sprites.readings.shape import SYMMETRIES
 from animatediff.sprites.scenes.world import COLOURS, MOTIONS, Rgb
 
 _SHORT_SIDE = 64

@@ -1,7 +1,45 @@
-"""Which slice of a catalog an animate worker renders next: workers keep their model as long as there is work for it.
+"""Who renders what of a catalog: slices, tickets and leases, and why no item is lost or rendered twice.
 
-Ray Data hands out tickets; what a ticket stands for is decided here when a worker comes with it. So the choice can
-look at which model the worker holds, and the worker learns in time which one comes next and can read it ahead.
+The words
+    A *slice* is a few items of one model: what a worker is given at a time. A *ticket* is a number, one a slice: all
+    that Ray Data knows of the work and hands to the workers. A *lease* is the slice that a ticket stands for, with
+    all that a worker needs for it. The *dispatcher* is the one actor that turns tickets into leases. Ray Data could
+    hand out slices themselves; but when a worker comes with a ticket, one knows which model it holds and which it
+    should read ahead, and a slice can be chosen for that (see `Dispatcher._best`).
+
+The protocol, by calls of a worker
+    `lease(ticket, ...)`      gives the slice. Items that the ledger has already are skipped.
+    `begin(ticket, [])`       before the model is loaded.
+    `begin(ticket, digests)`  before a batch is rendered, with all that could be to blame if the process died now: the
+                              batch, and the items that still wait to be encoded and written.
+    `finish(digest, status)`  after an item is committed; the driver's progress, and nothing that decides anything.
+    `stop(reason)`            when the output is full. From then on `lease` gives nothing, and `begin` says no.
+    An item is *committed* by its file in the ledger, which appears whole and after its clip's files (`commit`).
+
+No item is lost
+    The driver starts with the items that the ledger lacks, each in one slice, and as many tickets as slices. The first
+    time that a ticket comes it takes a slice that no other has, and keeps it. Ray Data repeats a ticket whose worker
+    died, and it stands for the same slice then. So when all tickets have ended, every item is committed, as a clip or
+    as a failure, but for those of tickets that Ray gave up, or that were refused after a stop or without a
+    dispatcher. These have no file in the ledger, and whoever reads it next has them among what is left: the next
+    dispatcher of this job (`launch.render_pending`), or the next run of the command.
+
+No item is rendered twice
+    Slices share no item, and tickets no slice. A ticket is with one process at a time, as Ray repeats it only after
+    it lost the one before; and the process that repeats it reads the ledger first. What is rendered again is thus
+    only what died between `begin` and its commit. Where the dispatcher itself is lost, every worker's next call
+    fails: it commits what it has rendered, begins nothing more and returns. Only when all have returned does the
+    driver read the ledger and start another dispatcher, so that two never share out the same item. (Were it rendered
+    twice all the same, the files would be the same: frames depend on the item alone, and files appear whole.)
+
+Deaths end
+    A ticket that comes again tells that a process died. If it had begun with items, one of these may have killed it,
+    so each of them is blamed for one death and becomes a *suspect*: it is rendered after the others, alone, with
+    nothing left to be written beside it. A second death has no one else to blame, and after `MAX_DEATHS` it is given
+    up with the cause that Ray tells; its neighbours of the first time are cleared by being committed. A process that
+    dies while it loads a model blames the model, for all workers. One that dies before it began blames nobody: that
+    is how a worker ends itself to give its memory back. Hence a slice of n items costs at most MAX_DEATHS (n + 1)
+    deaths that blame something, and with Ray's own bounds on restarts (`launch`) the work ends.
 """
 
 import math
@@ -14,8 +52,8 @@ from animatediff.rendering.catalog.entries import Model
 
 # A slice shares the loading of a model and is what a lost worker leaves behind. Ray Data takes milliseconds for each.
 _MAX_SLICE, _MAX_SLICES = 16, 4000
-# Times that a worker may die with an item, or while it loads a model, before these are given up.
 MAX_DEATHS = 2
+"""Times that a worker may die with an item, or while it loads a model, before these are given up."""
 
 
 class Slice(NamedTuple):
@@ -27,7 +65,7 @@ class Slice(NamedTuple):
 
 
 class Lease(NamedTuple):
-    """What a worker is to do."""
+    """A slice and all that a worker needs for it."""
 
     slice: Slice
     model: Model
@@ -36,16 +74,17 @@ class Lease(NamedTuple):
     upcoming: Model | None
     """What the worker will need next, if that is another model."""
     suspects: frozenset[str]
-    """Digests that a worker died with: each is rendered by itself, after the others."""
+    """Digests that a worker died with."""
     given_up: Mapping[str, str]
     """Digests that are not tried again, and why."""
 
 
 def slices_of(items: Iterable[Item], num_workers: int) -> list[Slice]:
-    """Items by priority and model, in the order given, in pieces.
+    """Cut the items into slices of one priority and one model, in the order given.
 
-    A group of items is one piece if it is small, so that its model is loaded once. A large one is cut, so that it can
-    be shared out.
+    A model's items are one slice where they are few, so that it is loaded once. Many are cut, so that workers can
+    share them: into slices of `_MAX_SLICE`, or of a worker's equal part of all items where that is less; larger ones
+    only where there would be more than `_MAX_SLICES`.
     """
     groups: dict[tuple[int, str], list[Item]] = defaultdict(list)
     for item in items:
@@ -60,13 +99,13 @@ def slices_of(items: Iterable[Item], num_workers: int) -> list[Slice]:
 
 
 class Dispatcher:
-    """The slices that are not yet rendered, and who holds what.
+    """Knows which slices wait, which ticket has which, what each worker holds, and who died of what.
 
     Args:
         slices: all of a job; as many tickets are handed out.
         models: the weights by `Slice.model`.
         hashes: those of each model's weights, by URI.
-        death_of: why a process died, given its id.
+        death_of: gives why a process died, by its id.
     """
 
     def __init__(
@@ -77,31 +116,37 @@ class Dispatcher:
         death_of: Callable[[str], str],
     ) -> None:
         self._models, self._hashes, self._death_of = dict(models), dict(hashes), death_of
+        # By priority, then by model.
         self._waiting: dict[int, dict[str, list[Slice]]] = defaultdict(lambda: defaultdict(list))
         for each in slices:
             self._waiting[each.priority][each.model].append(each)
         for groups in self._waiting.values():
             for group in groups.values():
                 group.reverse()  # taken from the end
+        # By ticket: its slice, the process that came with it last, and the digests which that one began with.
         self._leased: dict[int, Slice] = {}
-        self._begun: dict[int, frozenset[str]] = {}
         self._processes: dict[int, str] = {}
+        self._begun: dict[int, frozenset[str]] = {}
+        # By worker: the model of its last lease, and the one that it was told to read ahead.
+        self._holds: dict[str, str] = {}
+        self._promised: dict[str, str] = {}
+        # By digest, or by `_loading` a model: how many processes died of it, and why the last one did.
         self._deaths: dict[str, int] = defaultdict(int)
         self._causes: dict[str, str] = {}
         self._finished: dict[str, str] = {}
-        self._holds: dict[str, str] = {}
-        self._promised: dict[str, str] = {}
         self._stopped: str | None = None
 
     def lease(self, ticket: int, worker: str, process: str) -> Lease | None:
-        """Return the slice of a ticket; None if all are taken, or no more is to be rendered.
+        """Return what a ticket stands for; None after `stop`, or if there are more tickets than slices.
 
-        A ticket that comes again comes from the process that follows one which died: it stands for the same slice.
+        Args:
+            ticket: one that has come before has lost its process since.
+            worker: an actor; the process that follows one which died has the same name.
+            process: the actor's process, as `death_of` knows it.
         """
-        again = ticket in self._leased
         if self._stopped is not None:
             return None
-        if again:
+        if ticket in self._leased:
             self._blame(ticket)
         elif (chosen := self._choose(worker)) is not None:
             self._leased[ticket] = chosen
@@ -115,23 +160,24 @@ class Dispatcher:
         return Lease(taken, self._models[taken.model], self._hashes[taken.model], upcoming, *self._judged(taken))
 
     def begin(self, ticket: int, digests: Iterable[str]) -> bool:
-        """Note that a worker begins with these items, or with loading the model if there are none.
+        """Note that a ticket's worker begins with these items, or with loading the model if there are none.
 
-        False if it is not to.
+        Returns:
+            False after `stop`: it must not begin.
         """
         self._begun[ticket] = frozenset(digests)
         return self._stopped is None
 
     def finish(self, digest: str, status: str) -> None:
-        """Note that a worker is done with an item, or found that another was."""
+        """Note that an item is committed, by this worker or one before."""
         self._finished[digest] = status
 
     def finished(self) -> Counter[str]:
-        """Items that workers are done with so far, by status."""
+        """Return the number of items that are committed so far, by status."""
         return Counter(self._finished.values())
 
     def stop(self, reason: str) -> None:
-        """Let nothing more be begun: what is rendered could not be written."""
+        """Let nothing more be begun, because what is rendered could not be written."""
         self._stopped = self._stopped or reason
 
     def stopped(self) -> str | None:
@@ -147,9 +193,17 @@ class Dispatcher:
         return chosen
 
     def _best(self, worker: str) -> list[Slice] | None:
-        """Return the group to take from.
+        """Return the slices of the model that the worker should render next, never empty; None if all are taken.
 
-        The worker's own, the one promised to it, a fresh one, or a part of others'.
+        Only those of the highest priority that waits are looked at, whatever loading costs. Among them:
+
+        1. the model that the worker holds. Another one means reading gigabytes, the next slice of this one nothing;
+        2. the model promised to it, which it has been reading ahead;
+        3. a model that no other worker holds or was promised: each model is then loaded by one worker, once. The one
+           with most slices first, since a worker stays with its model: a long one that is begun last would be
+           rendered by one worker while the others have nothing to do;
+        4. where none such is left, a model of others', again with most slices. It is loaded a second time, but the
+           worker would be idle else, and what is left of the longest model is what the job's end waits for.
         """
         if not self._waiting:
             return None
@@ -159,10 +213,13 @@ class Dispatcher:
                 return groups[model]
         others = {model for held in (self._holds, self._promised) for name, model in held.items() if name != worker}
         fresh = [model for model in groups if model not in others]
-        # The longest first: what is begun last should be short, so that all workers end together.
         return groups[max(fresh or groups, key=lambda model: len(groups[model]))]
 
     def _upcoming(self, worker: str, model: str) -> Model | None:
+        """Promise the worker the model that it would get next, if its own has no slices left, and return it.
+
+        A promise keeps others from loading that model (3.), as long as they find a fresh one.
+        """
         if not self._waiting or model in self._waiting[max(self._waiting)]:
             return None
         group = self._best(worker)
@@ -180,6 +237,7 @@ class Dispatcher:
             del self._waiting[highest]
 
     def _blame(self, ticket: int) -> None:
+        """Count the death of a ticket's process against what it had begun with."""
         begun = self._begun.pop(ticket, None)
         if begun is not None:  # else it died before it began with anything
             cause = self._death_of(self._processes[ticket])
@@ -188,16 +246,19 @@ class Dispatcher:
                 self._causes[name] = cause
 
     def _judged(self, taken: Slice) -> tuple[frozenset[str], dict[str, str]]:
+        """Return a slice's suspects, and those of its items that are given up, with the reason."""
         digests = [item.digest for item in taken.items]
         loading = self._loading(taken)
         if self._deaths[loading] >= MAX_DEATHS:
-            return frozenset(), dict.fromkeys(digests, self._told(loading, "loaded the model"))
+            return frozenset(), dict.fromkeys(digests, self._died_while(loading, "loaded the model"))
         given_up = {
-            digest: self._told(digest, "rendered this") for digest in digests if self._deaths[digest] >= MAX_DEATHS
+            digest: self._died_while(digest, "rendered this")
+            for digest in digests
+            if self._deaths[digest] >= MAX_DEATHS
         }
         return frozenset(digest for digest in digests if 0 < self._deaths[digest] < MAX_DEATHS), given_up
 
-    def _told(self, name: str, doing: str) -> str:
+    def _died_while(self, name: str, doing: str) -> str:
         return f"the worker died {self._deaths[name]} times while it {doing}, the last one {self._causes[name]}"
 
     @staticmethod

@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import ray
@@ -22,7 +23,9 @@ from pipelines.settings import AnimateConfig
 from pipelines.stages.animate.dispatch import Dispatcher, slices_of
 from pipelines.stages.animate.reports import InterimReports, write_reports
 from pipelines.stages.animate.worker import RenderSlices, RenderSpec
-from pipelines.terminal.failures import Dropped, Loss, death_of, describe_loss, find_loss, told_in_one_line
+from pipelines.terminal.deaths import death_of
+from pipelines.terminal.failures import DroppedBlocks, describe_loss, user_errors
+from pipelines.terminal.losses import Loss, find_loss
 from pipelines.terminal.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -92,9 +95,10 @@ def render_pending(config: AnimateConfig, plan: Plan, pending: list[Item], ledge
     )
     num_actors = config.num_actors or _default_actors(plan, use_gpu)
     with Progress("animate", total=len(pending), unit="item") as progress:
+        rendering = _Rendering(plan, spec, num_actors, ledger, reports, progress)
         left = pending
         for number in range(1, _MAX_DISPATCHERS + 1):
-            lost = _render(plan, left, ledger, reports, spec, num_actors, progress)
+            lost = rendering.render(left)
             ledger.look_again()
             left = [item for item in left if not ledger.is_written(item.digest)]
             if lost is None or not left:
@@ -105,42 +109,46 @@ def render_pending(config: AnimateConfig, plan: Plan, pending: list[Item], ledge
             logger.warning("%s: %s; a new one goes on with the %d items left", _DISPATCHER_LOST, lost.text, len(left))
 
 
-def _render(
-    plan: Plan,
-    items: list[Item],
-    ledger: Ledger,
-    reports: InterimReports,
-    spec: RenderSpec,
-    num_actors: int,
-    progress: Progress,
-) -> Loss | None:
-    """Render items, as far as the dispatcher lives.
+@dataclass(frozen=True)
+class _Rendering:
+    """All that stays the same while one dispatcher follows another."""
 
-    Returns:
-        What became of the dispatcher, if it was lost.
+    plan: Plan
+    spec: RenderSpec
+    num_actors: int
+    ledger: Ledger
+    reports: InterimReports
+    progress: Progress
 
-    Raises:
-        UserError: no worker can start, or all are lost, or the output's storage is full.
-    """
-    slices = slices_of(items, num_actors)
-    # It answers in microseconds and must not wait for a CPU. It dies with the job.
-    dispatcher = beside_the_driver(Dispatcher, slices, plan.models, plan.hashes, death_of)
-    number = min(num_actors, len(slices))
-    with (
-        Dropped() as dropped,
-        _following(dispatcher, progress, progress.total - len(items)) as follower,
-        told_in_one_line(kept=_KEPT, lower=_LOWER),
-        starting("render worker", number, _needs(spec), classes=(RenderSlices.__name__,), lower=_LOWER) as arrived,
-    ):
-        for row in _dataset(len(slices), dispatcher, spec, number).iter_rows():
-            arrived()
-            ledger.wrote(row["digest"], row["error"])
-            reports.maybe()
-    if dropped.reason:
-        ledger.no_result = f"no result: {dropped.reason}"
-    if follower.lost is None and (reason := ray.get(dispatcher.stopped.remote())):
-        raise UserError(reason)
-    return follower.lost
+    def render(self, items: list[Item]) -> Loss | None:
+        """Render items, as far as the dispatcher lives.
+
+        Returns:
+            What became of the dispatcher, if it was lost.
+
+        Raises:
+            UserError: no worker can start, or all are lost, or the output's storage is full.
+        """
+        slices = slices_of(items, self.num_actors)
+        # It answers in microseconds and must not wait for a CPU. It dies with the job.
+        dispatcher = beside_the_driver(Dispatcher, slices, self.plan.models, self.plan.hashes, death_of)
+        number = min(self.num_actors, len(slices))
+        needs, classes = self.spec.resources, (RenderSlices.__name__,)
+        with (
+            DroppedBlocks() as dropped,
+            _following(dispatcher, self.progress, self.progress.total - len(items)) as follower,
+            user_errors(kept=_KEPT, lower=_LOWER),
+            starting("render worker", number, needs, classes=classes, lower=_LOWER) as arrived,
+        ):
+            for row in _dataset(len(slices), dispatcher, self.spec, number).iter_rows():
+                arrived()
+                self.ledger.wrote(row["digest"], row["error"])
+                self.reports.maybe()
+        if dropped.reason:
+            self.ledger.no_result = f"no result: {dropped.reason}"
+        if follower.lost is None and (reason := ray.get(dispatcher.stopped.remote())):
+            raise UserError(reason)
+        return follower.lost
 
 
 def _default_actors(plan: Plan, use_gpu: bool) -> int:
@@ -192,11 +200,6 @@ def _following(dispatcher: ActorHandle, progress: Progress, before: int) -> Iter
         follower.join()
 
 
-def _needs(spec: RenderSpec) -> dict[str, float]:
-    """Return the resources of one worker."""
-    return {"CPU": 1, "GPU": 1} if spec.device == "cuda" else {"CPU": 1}
-
-
 def _dataset(num_tickets: int, dispatcher: ActorHandle, spec: RenderSpec, num_actors: int) -> ray.data.Dataset:
     """Rows of `digest` and `error` of the items of finished slices; a lost slice has none."""
     # In memory from the start: what must be read first would wait for a CPU that the actors have taken.
@@ -209,8 +212,8 @@ def _dataset(num_tickets: int, dispatcher: ActorHandle, spec: RenderSpec, num_ac
         fn_constructor_args=(dispatcher, spec),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=num_actors, max_tasks_in_flight_per_actor=1),
-        num_cpus=_needs(spec)["CPU"],
-        num_gpus=_needs(spec).get("GPU", 0),
+        num_cpus=spec.resources["CPU"],
+        num_gpus=spec.resources.get("GPU", 0),
         max_task_retries=_MAX_TASK_RETRIES,
         max_restarts=num_tickets + _MAX_CRASHES,
     )

@@ -13,7 +13,8 @@ import numpy as np
 import ray
 
 from animatediff import storage
-from animatediff.data.decoding.decoders.choice import load_decoders, read_frames
+from animatediff.data.decoding.decoders import load_decoders
+from animatediff.data.decoding.frames import read_frames
 from animatediff.data.decoding.videos import probe
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.catalog import Result
@@ -22,7 +23,7 @@ from animatediff.rendering.results.ledger import describe, without_clip, write_i
 from animatediff.rendering.scoring import apply_scorer, load_scorer
 from pipelines.cluster.runtime import num_cpus
 from pipelines.cluster.starting import starting
-from pipelines.terminal.failures import Dropped, told_in_one_line
+from pipelines.terminal.failures import DroppedBlocks, user_errors
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,8 @@ def score_results(results: list[Result], output_uri: str, scorer: str) -> Iterat
     dataset.context.execution_no_progress_timeout_s = -1
     scored = dataset.map(_score_row, fn_kwargs={"output_uri": output_uri, "scorer": scorer}, num_cpus=1, max_retries=1)
     with (
-        Dropped() as dropped,
-        told_in_one_line(kept=_KEPT, lower=_LOWER),
+        DroppedBlocks() as dropped,
+        user_errors(kept=_KEPT, lower=_LOWER),
         starting("scoring task", min(num_blocks, num_cpus()), {"CPU": 1}, classes=(), lower=_LOWER) as arrived,
     ):
         for row in scored.iter_rows():

@@ -11,9 +11,9 @@ from animatediff.errors import UserError
 from pipelines.cluster.runtime import connect, wants_gpus
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.dry_run import estimate
+from pipelines.stages.ingest.launch import encode
 from pipelines.stages.ingest.plan import IngestJob, check_before, prepare, read_inputs
 from pipelines.stages.ingest.seal import seal_job
-from pipelines.stages.ingest.watch import encode
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from animatediff import storage
 from animatediff.data.ingest import parts
 from animatediff.data.manifest import Manifest
 from pipelines.settings import IngestConfig
-from pipelines.stages.ingest.plan import Inputs, clips_per_video, extend_plan, tell_left_out
+from pipelines.stages.ingest.plan import Inputs, clips_per_video, extend_plan, log_left_out
 from pipelines.terminal.hours import cost, duration
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def estimate(config: IngestConfig, inputs: Inputs, sealed: Manifest | None) -> N
     """
     output_uri = storage.absolute(config.output_uri)
     units, rejected = extend_plan(config, inputs.videos, output_uri, sealed, key="dry run", is_dry=True)
-    tell_left_out(rejected, inputs.not_taken)
+    log_left_out(rejected, inputs.not_taken)
     done = parts.committed(output_uri)
     unsealed = units[sealed.num_units if sealed else 0 :]
     pending = [unit for unit in unsealed if unit.unit_id not in done]
@@ -50,10 +50,9 @@ def estimate(config: IngestConfig, inputs: Inputs, sealed: Manifest | None) -> N
 
 
 def _clip_bytes(config: IngestConfig, inputs: Inputs) -> int:
-    vae, clips = inputs.vae.config, config.clips
-    factor = 2 ** (len(vae.block_out_channels) - 1)
+    clips, factor = config.clips, inputs.latent_factor
     height, width = clips.height // factor, clips.width // factor
-    return int(clips.num_frames * vae.latent_channels * height * width * _BYTES)
+    return int(clips.num_frames * inputs.vae.config.latent_channels * height * width * _BYTES)
 
 
 def _log_hours(config: IngestConfig, num_clips: int) -> None:

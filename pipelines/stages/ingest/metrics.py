@@ -12,8 +12,12 @@ class IngestMetrics:
         self._seconds = Counter("animatediff_ingest_seconds", "Seconds of work, by stage.", tag_keys=("stage",))
 
     def decoded(self, seconds: float) -> None:
-        """Count a unit that was fetched, decoded and scored."""
+        """Count a unit that was fetched, decoded and given the built-in scores."""
         self._seconds.inc(seconds, {"stage": "decode"})
+
+    def scored(self, seconds: float) -> None:
+        """Count a unit that scorers of the user's own have scored."""
+        self._seconds.inc(seconds, {"stage": "score"})
 
     def committed(self, num_clips: int, reasons: dict[str, int], seconds: float) -> None:
         """Count a unit that was encoded and committed."""

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL
 from animatediff import storage
 from animatediff.data import quarantine
 from animatediff.data.clips.config import ClipConfig
-from animatediff.data.ingest import parts
+from animatediff.data.ingest import parts, provenance
 from animatediff.data.ingest import plan as planning
 from animatediff.data.ingest.plan import Planner, UnitRef
 from animatediff.data.ingest.seal import Identity, read_quarantine
@@ -78,6 +78,11 @@ class Inputs:
     base: str
     vae: AutoencoderKL
 
+    @property
+    def latent_factor(self) -> int:
+        """Pixels, in height and in width, to one of a latent's: each block of the VAE but the last halves them."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
 
 def read_inputs(config: IngestConfig) -> Inputs:
     """Open the source and read the base's VAE.
@@ -119,19 +124,20 @@ def prepare(config: IngestConfig, inputs: Inputs, *, use_gpu: bool) -> IngestJob
     output_uri = storage.absolute(config.output_uri)
     dtype = _dtype(config, use_gpu=use_gpu)
     settings = _settings(config, inputs, dtype)
-    key = planning.dataset_key(settings)
+    key = provenance.dataset_key(settings)
     sealed, is_new = _check_recorded(config, output_uri, settings)
     if is_new:
-        planning.write_settings(output_uri, _recorded(config, settings))
+        provenance.write_settings(output_uri, _recorded(config, settings))
     whole_uris = WholeUris()
     videos = whole_uris.noting(inputs.videos)
     units, rejected = extend_plan(config, videos, output_uri, sealed, key=key, is_dry=False)
-    tell_left_out(rejected, inputs.not_taken)
-    planning.write_not_taken(output_uri, inputs.not_taken)
+    log_left_out(rejected, inputs.not_taken)
+    provenance.write_not_taken(output_uri, inputs.not_taken)
     done = parts.committed(output_uri)
     pending = [unit for unit in units[sealed.num_units if sealed else 0 :] if unit.unit_id not in done]
     pending = whole_uris.attached(output_uri, pending)
-    identity = Identity(key, settings["encoder_fp"], inputs.vae.config.scaling_factor)
+    vae = inputs.vae.config
+    identity = Identity(key, settings["encoder_fp"], vae.scaling_factor, int(vae.latent_channels), inputs.latent_factor)
     return IngestJob(output_uri, inputs.base, dtype, identity, units, pending, rejected, sealed)
 
 
@@ -148,7 +154,7 @@ def check_before(config: IngestConfig, inputs: Inputs) -> Manifest | None:
     dtype = _dtype(config, use_gpu=config.use_gpu or False)
     # Which precision `auto` means is the cluster's to say: until then it is the one of the dataset that is there.
     if config.vae_dtype == "auto" and config.use_gpu is None:
-        recorded = planning.read_settings(output_uri).get("vae_dtype")
+        recorded = provenance.read_settings(output_uri).get("vae_dtype")
         dtype = recorded if recorded in ("float16", "float32") else dtype
     return _check_recorded(config, output_uri, _settings(config, inputs, dtype))[0]
 
@@ -184,7 +190,7 @@ def _check_recorded(config: IngestConfig, output_uri: str, settings: dict[str, A
         UserError: it was made with other settings, or a piece of it is missing.
     """
     sealed = read_manifest(output_uri) if storage.exists(storage.join(output_uri, MANIFEST_NAME)) else None
-    has_plan = planning.check_settings(output_uri, _recorded(config, settings))
+    has_plan = provenance.check_settings(output_uri, _recorded(config, settings))
     if sealed:
         check_shards(output_uri, sealed)
     elif has_plan and _has_shards(output_uri) and not parts.committed(output_uri):
@@ -244,7 +250,7 @@ def extend_plan(
     return planner.units, rejected
 
 
-def tell_left_out(rejected: pa.Table, not_taken: NotTaken) -> None:
+def log_left_out(rejected: pa.Table, not_taken: NotTaken) -> None:
     """Log what of the source is no part of the plan, and why."""
     for line in quarantine.examples(rejected):
         logger.warning("set aside: %s", line)

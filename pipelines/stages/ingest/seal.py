@@ -23,7 +23,7 @@ from animatediff.data.ingest.seal import (
 from animatediff.data.manifest import Manifest, Shard
 from pipelines.cluster.runtime import num_cpus
 from pipelines.stages.ingest.plan import IngestJob
-from pipelines.terminal.failures import told_in_one_line
+from pipelines.terminal.failures import user_errors
 from pipelines.terminal.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def seal_job(job: IngestJob, *, shard_bytes: int) -> Manifest:
     summaries = parts.read_summaries(job.output_uri, [unit.unit_id for unit in job.unsealed])
     plans = plan_shards(summaries, job.sealed, shard_bytes=shard_bytes)
     new_shards = []
-    with Progress("seal", total=len(plans), unit="shard") as progress, told_in_one_line(kept=_KEPT, lower="shard_mb"):
+    with Progress("seal", total=len(plans), unit="shard") as progress, user_errors(kept=_KEPT, lower="shard_mb"):
         for shard in _write_shards(job.output_uri, plans, job.identity):
             new_shards.append(shard)
             progress.update(1)

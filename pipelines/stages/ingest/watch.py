@@ -1,7 +1,6 @@
-"""The driver's side of encoding: progress on the terminal, and the same numbers to MLflow."""
+"""What the ingest job's driver counts of its workers' results, and tells MLflow: one run over all restarts."""
 
 import hashlib
-import logging
 import posixpath
 import time
 from collections import Counter
@@ -15,22 +14,14 @@ from animatediff.config import Config
 from animatediff.data import quarantine
 from animatediff.data.ingest import parts
 from animatediff.data.ingest.seal import read_quarantine
-from pipelines.cluster.runtime import num_cpus, num_gpus
-from pipelines.cluster.starting import starting
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.plan import IngestJob
-from pipelines.stages.ingest.worker import CPUS_PER_ACTOR, Decode, Encode, EncodeSpec, UnitResult, encode_units
-from pipelines.terminal.failures import told_in_one_line
-from pipelines.terminal.progress import Progress
+from pipelines.stages.ingest.worker import UnitResult
 from pipelines.tracking.run_context import DataInput, device, flatten
 from pipelines.tracking.tracker import Tracker
 
-logger = logging.getLogger(__name__)
-
 _STATE = "ingest.json"
 _TRACKED_EVERY_S = 10.0
-_KEPT = "what is encoded is kept, and the same command goes on"
-_LOWER = "num_encoders, num_decoders, clips_per_unit or decode.max_mb"
 
 
 class State(Config):
@@ -39,58 +30,14 @@ class State(Config):
     mlflow_run_id: str | None = None
     decode_s: float = 0.0
     """Seconds of all jobs so far."""
+    score_s: float = 0.0
     encode_s: float = 0.0
 
-
-def encode(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
-    """Encode the pending units.
-
-    Raises:
-        UserError: what a worker raised; what is committed stays.
-    """
-    num_done = len(job.units) - len(job.pending)
-    if num_done:
-        logger.info("continuing: %d of %d units are encoded already", num_done, len(job.units))
-    if not job.pending:
-        return
-    spec = EncodeSpec(
-        output_uri=job.output_uri,
-        base=job.base,
-        dtype=job.dtype,
-        encoder_fp=job.identity.encoder_fp,
-        clips=config.clips,
-        decode=config.decode,
-        scorers=config.scorers,
-        device="cuda" if use_gpu else "cpu",
-        trusted=config.source.trusted,
-        quarantine_unreachable=config.quarantine_unreachable,
-    )
-    num_decoders = min(config.num_decoders or max(1, num_cpus() // 2), len(job.pending))
-    num_encoders = min(config.num_encoders or max(1, num_gpus() if use_gpu else num_cpus()), len(job.pending))
-    results = encode_units(job.pending, spec, num_decoders=num_decoders, num_encoders=num_encoders)
-    needs = {"CPU": CPUS_PER_ACTOR} | ({"GPU": 1} if use_gpu else {})
-    classes = (Decode.__name__, Encode.__name__)
-    total = sum(unit.num_videos for unit in job.pending)
-    state = _read_state(job.output_uri)
-    board = Board.at_start(config, job, state)
-    with (
-        _tracker(config, job, state, use_gpu=use_gpu) as tracker,
-        Progress("encode", total=total, unit="video") as progress,
-    ):
-        _keep(job.output_uri, tracker, board)
-        try:
-            with (
-                told_in_one_line(kept=_KEPT, lower=_LOWER),
-                starting("ingest worker", num_decoders + num_encoders, needs, classes=classes, lower=_LOWER) as arrived,
-            ):
-                for result in results:
-                    arrived()
-                    board.add(result)
-                    progress.update(result.num_videos, clips=board.num_clips, quarantined=board.num_quarantined)
-                    board.track(tracker)
-        finally:
-            board.track(tracker, is_last=True)
-    _keep(job.output_uri, tracker, board)
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The seconds by stage; `score` only where there has been such a stage."""
+        score = {"score": self.score_s} if self.score_s else {}
+        return {"decode": self.decode_s, "encode": self.encode_s} | score
 
 
 class Board:
@@ -107,7 +54,7 @@ class Board:
         self._num_units, self._began = num_units, time.monotonic()
         self._last = self._began
         self._reasons = Counter(reasons)
-        self.decode_s, self.encode_s = state.decode_s, state.encode_s
+        self._seconds = Counter(state.seconds)
         self.num_clips = self._num_before = num_clips
 
     @classmethod
@@ -134,13 +81,16 @@ class Board:
         """Videos that were put aside."""
         return sum(self._reasons.values())
 
+    def state(self, run_id: str) -> State:
+        """Return what a later job goes on from."""
+        return State(mlflow_run_id=run_id, **{f"{stage}_s": seconds for stage, seconds in self._seconds.items()})
+
     def add(self, result: UnitResult) -> None:
         """Count a unit that was committed now."""
         self._num_units += 1
         self.num_clips += result.num_clips
         self._reasons.update(result.reasons)
-        self.decode_s += result.decode_s
-        self.encode_s += result.encode_s
+        self._seconds.update(result.seconds)
 
     def track(self, tracker: Tracker, *, is_last: bool = False) -> None:
         """Log to MLflow every few seconds; the step is the number of the plan's units that are committed."""
@@ -151,15 +101,14 @@ class Board:
         metrics = {
             "clips": float(self.num_clips),
             "clips_per_s": (self.num_clips - self._num_before) / max(now - self._began, 1e-9),
-            "decode_s": self.decode_s,
-            "encode_s": self.encode_s,
             "quarantined": float(self.num_quarantined),
         }
+        metrics |= {f"{stage}_s": seconds for stage, seconds in self._seconds.items()}
         reasons = {f"quarantined_{reason}": float(number) for reason, number in self._reasons.items()}
         tracker.log_metrics(self._num_units, metrics | reasons)
 
 
-def _tracker(config: IngestConfig, job: IngestJob, state: State, *, use_gpu: bool) -> Tracker:
+def start_tracker(config: IngestConfig, job: IngestJob, state: State, *, use_gpu: bool) -> Tracker:
     """Return the dataset's MLflow run, one over all restarts."""
     return Tracker(
         f"ingest-{posixpath.basename(job.output_uri.rstrip('/'))}",
@@ -182,15 +131,16 @@ def _input(config: IngestConfig, job: IngestJob) -> DataInput:
     return DataInput(config.source.uri, hashlib.sha256(units.encode()).hexdigest(), counts, context="ingest")
 
 
-def _read_state(output_uri: str) -> State:
+def read_state(output_uri: str) -> State:
+    """Return what the jobs before have left; nothing where there were none, or it is damaged."""
     try:
         return State.model_validate_json(storage.read_bytes(storage.join(output_uri, _STATE)))
     except (FileNotFoundError, ValidationError):
         return State()
 
 
-def _keep(output_uri: str, tracker: Tracker, board: Board) -> None:
+def write_state(output_uri: str, tracker: Tracker, board: Board) -> None:
     """Let the next job find the MLflow run, which may have begun later than this one where the server was away."""
     if tracker.run_id:
-        state = State(mlflow_run_id=tracker.run_id, decode_s=board.decode_s, encode_s=board.encode_s)
+        state = board.state(tracker.run_id)
         storage.write_bytes(storage.join(output_uri, _STATE), state.model_dump_json().encode() + b"\n")

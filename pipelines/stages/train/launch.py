@@ -39,7 +39,7 @@ from pipelines.stages.train.metrics_board import MetricsBoard
 from pipelines.stages.train.sample import Renderer
 from pipelines.stages.train.validate import validate
 from pipelines.stages.train.worker import train_worker
-from pipelines.terminal.failures import told_in_one_line
+from pipelines.terminal.failures import user_errors
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def _fit(trainer: Any, workers: Workers, board: Any, run_uri: str) -> Iterator[d
     before = names_there(run_uri)
     fit = _start(trainer)
     with (
-        told_in_one_line(kept=_KEPT, lower=_LOWER),
+        user_errors(kept=_KEPT, lower=_LOWER),
         starting("training worker", number, workers.needs, classes=("RayTrainWorker",), lower=_LOWER) as arrived,
     ):
         while not fit.done():

@@ -17,9 +17,9 @@ from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog.catalog import Catalog, Item, expand
 from animatediff.rendering.catalog.entries import Entry, Settings
-from animatediff.sprites.base import build_base
 from animatediff.weights import checkpoints, motion_modules
 from animatediff.weights.base import load_unet
+from tests.support_base import build_base
 
 BARE = Entry(name="bare", prompts=("x",))
 

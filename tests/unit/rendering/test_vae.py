@@ -7,7 +7,7 @@ from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Entry
-from animatediff.sprites.base import build_base
+from tests.support_base import build_base
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import yaml
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering.animator import Animator
-from animatediff.sprites.base import build_base
 from animatediff.sprites.clip_evaluation import clip_scenes, figures, main, table
 from animatediff.sprites.personalise import NEW_COLOUR
 from animatediff.sprites.scenes.drawing import draw, render
@@ -18,6 +17,7 @@ from animatediff.sprites.scenes.world import BACKGROUNDS, pose
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
 from animatediff.weights.reading.tensors import save_tensors
+from tests.support_base import build_base
 
 
 def rendered(scenes, **options):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from diffusers import StableDiffusionPipeline
 
-from animatediff.sprites.base import build_base
 from animatediff.sprites.evaluation import contact_sheet, draw_prompts, shares_right, still_scenes
 from animatediff.sprites.scenes.drawing import render
 from animatediff.sprites.scenes.world import HELD_OUT
+from tests.support_base import build_base
 
 
 def rendered(scenes):

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from animatediff.sprites.base import build_base
 from animatediff.sprites.models.fitting import Fit
 from animatediff.sprites.personalise import Lesson, train_dreambooth, train_embedding, train_lora
 from animatediff.weights import checkpoints, textual_inversion
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 from animatediff.weights.identify.identify import identify_uri
 from animatediff.weights.lora import read as lora
+from tests.support_base import build_base
 
 LESSON = Lesson(Fit(num_steps=3, lr=1e-2, warmup=1, ema_decay=0.0, weight_decay=0.0), num_pictures=8, batch_size=2)
 

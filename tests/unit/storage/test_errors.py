@@ -20,6 +20,7 @@ from animatediff.data.sources.spec import SourceConfig
 from animatediff.errors import UserError
 from animatediff.rendering.catalog import files as catalog_files
 from animatediff.rendering.checks import files as file_checks
+from animatediff.storage import filesystems
 from animatediff.uris import hide_secrets, with_secrets
 from animatediff.weights import base, motion_modules
 from animatediff.weights.reading.files import local_copy
@@ -68,14 +69,16 @@ def closed():
 def where(port, closed, monkeypatch):
     """What begins the URIs of a storage with a fault; its clients do not wait for long."""
     timeout = aiohttp.ClientTimeout(sock_connect=0.3, sock_read=0.3)
-    monkeypatch.setattr(storage, "_web_timeout", lambda: timeout)
+    monkeypatch.setattr(filesystems, "_web_timeout", lambda: timeout)
     monkeypatch.setattr(http, "_TIMEOUT", timeout)
     monkeypatch.setattr(fetching, "_BACKOFF_S", 0.0)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, SECRET)
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setitem(storage._PROTOCOL_OPTIONS, "s3", lambda: {"config_kwargs": {"retries": {"max_attempts": 1}}})
+    monkeypatch.setitem(
+        filesystems._PROTOCOL_OPTIONS, "s3", lambda: {"config_kwargs": {"retries": {"max_attempts": 1}}}
+    )
 
     def make(fault):
         if fault.startswith("s3"):

@@ -12,8 +12,7 @@ import s3fs
 import torch
 
 from animatediff import storage
-from animatediff.data.ingest import parts, seal
-from animatediff.data.ingest import plan as planning
+from animatediff.data.ingest import parts, provenance, seal
 from animatediff.data.manifest import Manifest, write_manifest
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.catalog import Item
@@ -63,7 +62,7 @@ def write_shard(root):
 
 # By name: what is there before, and the writer.
 WRITERS = {
-    "plan settings": (None, lambda root: planning.write_settings(root, {"clips": "x" * 100})),
+    "plan settings": (None, lambda root: provenance.write_settings(root, {"clips": "x" * 100})),
     "plan segment": (None, lambda root: plan(root, make_videos(3))),
     "part": (None, lambda root: parts.commit(root, "u", ROWS, [])),
     "shard": (lambda root: parts.commit(root, "u", ROWS, []), write_shard),

@@ -1,9 +1,9 @@
 import pytest
 
 from animatediff.data.manifest import read_manifest
-from animatediff.sprites.base import build_base
 from animatediff.training import captions
 from animatediff.training.captions import count_long
+from tests.support_base import build_base
 from tests.unit.data.loading.test_loader import write_dataset
 
 

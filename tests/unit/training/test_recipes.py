@@ -16,7 +16,6 @@ from animatediff.data.manifest import read_manifest, write_manifest
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
-from animatediff.sprites.base import build_base
 from animatediff.training.recipe import Recipe
 from animatediff.training.trainer import Trainer
 from animatediff.training.validation import validation_loss
@@ -24,6 +23,7 @@ from animatediff.weights import adapters, motion_modules
 from animatediff.weights.base import load_unet
 from animatediff.weights.identify import identify
 from animatediff.weights.reading.tensors import open_tensors
+from tests.support_base import build_base
 from tests.unit.data.loading.test_loader import write_dataset
 
 CPU = torch.device("cpu")

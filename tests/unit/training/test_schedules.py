@@ -11,7 +11,6 @@ from animatediff.diffusion.noise_schedule import GivenSchedule, NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
-from animatediff.sprites.base import build_base
 from animatediff.training.recipe import Recipe
 from animatediff.training.schedules import with_schedule
 from animatediff.training.trainer import Trainer
@@ -19,6 +18,7 @@ from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
 from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
 from pipelines.stages.train.run import check, prepare
+from tests.support_base import build_base
 from tests.support_data import make_dataset
 
 TRAINED = NoiseSchedule(beta_end=0.02, beta_schedule="scaled_linear", prediction_type="v_prediction")

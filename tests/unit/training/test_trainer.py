@@ -8,7 +8,6 @@ from animatediff.diffusion.noise_schedule import GivenSchedule
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
-from animatediff.sprites.base import build_base
 from animatediff.training import trainer as trainer_module
 from animatediff.training.model import ModelConfig, check_fit, place
 from animatediff.training.model import build as build_for
@@ -18,6 +17,7 @@ from animatediff.training.schedules import with_schedule
 from animatediff.training.trainer import Trainer
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_text_encoders, load_unet
+from tests.support_base import build_base
 from tests.unit.data.loading.test_loader import write_dataset
 
 CPU = torch.device("cpu")

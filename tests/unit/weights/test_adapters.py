@@ -10,15 +10,15 @@ from animatediff.models.config import MotionConfig
 from animatediff.models.lora import LowRankAdapters
 from animatediff.models.motion_unet import MotionModules, MotionUNet
 from animatediff.sprites import shipped
-from animatediff.sprites.base import build_base
 from animatediff.weights import motion_modules
-from animatediff.weights.adapters import add_to_base, read_into, write
+from animatediff.weights.adapters import read_into, write
 from animatediff.weights.base import load_unet
 from animatediff.weights.identify.identify import identify, identify_uri
 from animatediff.weights.layouts.architectures import meta_modules
 from animatediff.weights.lora.convert import convert
 from animatediff.weights.reading.tensors import TensorFile
 from animatediff.weights.resident import Addition, ResidentWeights
+from tests.support_base import build_base
 from tests.support_lora import OFFICIAL, draw, respelled
 from tests.support_lora import write as save
 from tests.support_weights import tiny_sdxl
@@ -192,6 +192,10 @@ REFUSED = {
     "another matrix": (with_a_bias, r"norm.*bias \(1 such\), which is not trained"),
     "another algorithm": (with_a_loha, "other factors than up and down"),
 }
+
+
+def add_to_base(unet, uri, scale=1.0):
+    ResidentWeights({"unet": unet}).load(additions=[Addition(uri, scale, "domain_adapter")])
 
 
 @pytest.mark.parametrize("model", ["tiny"], indirect=True)

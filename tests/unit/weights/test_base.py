@@ -12,10 +12,10 @@ from huggingface_hub.errors import (
 )
 
 from animatediff.errors import UserError
-from animatediff.sprites.base import build_base
 from animatediff.weights import base as bases
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 from animatediff.weights.reading.tensors import open_tensors
+from tests.support_base import build_base
 
 
 @pytest.fixture(scope="module")

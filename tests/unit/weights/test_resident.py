@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionUNet
-from animatediff.sprites.base import build_base
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 from animatediff.weights.resident import Addition, ResidentWeights
+from tests.support_base import build_base
 from tests.support_weights import content_hash
 
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from animatediff.data.decoding.decoders import Decoder
 from animatediff.data.decoding.videos import VideoInfo
 
 # decord retries an end of file 10,240 times by default, which looks like a hang on a damaged file.
@@ -48,6 +49,9 @@ class Decord:
             raise ValueError(f"it counts {len(reader)} frames, the container {len(info.pts)}")
         yield from _distrust_repeats(_read(reader, indices, (height, width, 3)), info.packet_bytes[indices])
         reader.seek(0)  # releases buffers of the codec that decord otherwise leaks (decord#197)
+
+
+DECODER: type[Decoder] = Decord
 
 
 def _read(reader: decord.VideoReader, indices: np.ndarray, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from animatediff.data.decoding.colours import UNSPECIFIED, Colours, to_srgb
+from animatediff.data.decoding.decoders import Decoder
 from animatediff.data.decoding.fields import progressive
 from animatediff.data.decoding.videos import VideoInfo, open_video
 from animatediff.data.quarantine import Reason, VideoError
@@ -43,6 +44,9 @@ class PyAV:
                 yield _upright(frame, info.colours, height=height, width=width)
         if wanted:
             raise ValueError(f"{len(wanted)} of {len(indices)} frames did not decode")
+
+
+DECODER: type[Decoder] = PyAV
 
 
 def _find(data: bytes, info: VideoInfo, keyframe_pts: np.ndarray, wanted: deque[int]) -> Iterator[Any]:

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 from torchcodec.decoders import VideoDecoder  # type: ignore[import-not-found,unused-ignore]  # an optional package
 
+from animatediff.data.decoding.decoders import Decoder
 from animatediff.data.decoding.videos import VideoInfo
 
 _BATCH = 16
@@ -38,3 +39,6 @@ class TorchCodec:
             batch = reader.get_frames_at(indices[start : start + _BATCH].tolist()).data
             for frame in batch.numpy():
                 yield np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
+
+
+DECODER: type[Decoder] = TorchCodec

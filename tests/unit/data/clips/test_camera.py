@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from animatediff.config import dump, load, parse
 from animatediff.data.clips.camera import CameraMove, crop_boxes
 from animatediff.data.clips.config import ClipConfig
-from animatediff.data.ingest.plan import dataset_key
+from animatediff.data.ingest.provenance import dataset_key
 
 MOVES = get_args(CameraMove)
 SIDE = st.integers(8, 4096)

@@ -4,7 +4,7 @@ import pytest
 from animatediff.data.clips.config import ClipConfig, frames_at, plan_windows
 from animatediff.data.clips.rates import fit_rate
 from animatediff.data.decoding.cut import cut
-from animatediff.data.decoding.decoders.choice import load_decoders
+from animatediff.data.decoding.decoders import load_decoders
 from tests.support import encode, numbered_frames, read_number
 from tests.support_videos import rounded
 

@@ -6,7 +6,7 @@ import pytest
 from animatediff.data.clips.camera import CameraMove
 from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding.cut import cut
-from animatediff.data.decoding.decoders.choice import load_decoders
+from animatediff.data.decoding.decoders import load_decoders
 from animatediff.data.quarantine import Reason, VideoError
 from tests.support import bar_position, encode, gradient_frames, mp4, numbered_frames, read_number
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from animatediff.data.clips.config import fit
-from animatediff.data.decoding import videos
-from animatediff.data.decoding.decoders import choice as decoders
-from animatediff.data.decoding.decoders.choice import covering_size, load_decoders, read_frames
+from animatediff.data.decoding import decoders, videos
+from animatediff.data.decoding.decoders import load_decoders
 from animatediff.data.decoding.decoders.decord import _distrust_repeats
 from animatediff.data.decoding.decoders.pyav import PyAV
+from animatediff.data.decoding.frames import covering_size, read_frames
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.errors import UserError
 from tests.support import encode, gradient_frames, mp4, numbered_frames, read_number
@@ -267,4 +267,12 @@ def test_decoders_that_cannot_be_loaded_are_named():
     with pytest.raises(UserError, match="names tests.support:X, which cannot be used: .*no attribute 'X'"):
         load_decoders(["tests.support:X"])
     assert load_decoders(["tests.fake_decoders:Slow"])[0].name == "slow"
-    assert set(decoders.KNOWN) == {"decord", "pyav", "torchcodec"}
+
+
+def test_a_decoder_is_known_by_its_file(tmp_path, monkeypatch):
+    assert decoders.names() == ("decord", "pyav", "torchcodec")
+    code = "class Grey:\n    name = 'grey'\n\nDECODER = Grey\n"
+    (tmp_path / "grey.py").write_text(code)
+    monkeypatch.setattr(decoders, "__path__", [*decoders.__path__, str(tmp_path)])
+    assert decoders.names() == ("decord", "grey", "pyav", "torchcodec")
+    assert load_decoders(["grey"])[0].name == "grey"

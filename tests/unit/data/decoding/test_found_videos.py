@@ -7,7 +7,7 @@ from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding import videos
 from animatediff.data.decoding.colours import Colours, to_srgb
 from animatediff.data.decoding.cut import cut
-from animatediff.data.decoding.decoders.choice import load_decoders
+from animatediff.data.decoding.decoders import load_decoders
 from animatediff.data.quarantine import Reason, VideoError
 from tests.support import encode, numbered_frames, read_number
 from tests.support_videos import QUIET, encode_frames, remux

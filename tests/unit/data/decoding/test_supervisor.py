@@ -13,7 +13,7 @@ import pytest
 from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding import process as decode_process
 from animatediff.data.decoding.cut import cut
-from animatediff.data.decoding.decoders.choice import load_decoders
+from animatediff.data.decoding.decoders import load_decoders
 from animatediff.data.decoding.supervisor import DecodeConfig, Supervisor
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.errors import UserError
@@ -205,7 +205,7 @@ def test_no_orphan_outlives_a_killed_parent(state):
 def test_the_decoding_process_loads_no_heavy_library():
     code = (
         "import sys, animatediff.data.decoding.child\n"
-        "from animatediff.data.decoding.decoders.choice import load_decoders\n"
+        "from animatediff.data.decoding.decoders import load_decoders\n"
         "load_decoders(['decord', 'pyav']); print({'torch', 'ray', 'diffusers', 'mlflow'} & set(sys.modules))"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

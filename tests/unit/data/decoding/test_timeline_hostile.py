@@ -8,7 +8,7 @@ import pytest
 
 from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding.cut import cut
-from animatediff.data.decoding.decoders.choice import load_decoders
+from animatediff.data.decoding.decoders import load_decoders
 from animatediff.data.decoding.timeline import Packet, read_timeline
 from animatediff.data.decoding.videos import _tick_s
 from animatediff.data.quarantine import Reason, VideoError

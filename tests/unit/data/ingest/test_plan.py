@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from animatediff import storage
 from animatediff.data.ingest import plan as planning
+from animatediff.data.ingest import provenance
 from animatediff.data.sources.spec import SourceVideo
 from animatediff.errors import UsageError
 from tests.support_data import make_videos, plan
@@ -65,11 +66,11 @@ def test_a_plan_that_was_killed_ends_as_if_it_were_not(tmp_path_factory, writes,
 
 def test_other_settings_are_refused_by_name(tmp_path):
     dataset = str(tmp_path)
-    assert not planning.check_settings(dataset, SETTINGS)
-    planning.write_settings(dataset, SETTINGS)
-    assert planning.check_settings(dataset, SETTINGS)
+    assert not provenance.check_settings(dataset, SETTINGS)
+    provenance.write_settings(dataset, SETTINGS)
+    assert provenance.check_settings(dataset, SETTINGS)
     with pytest.raises(UsageError, match=r"clips.num_frames: 2 -> 16.*choose another output_uri"):
-        planning.check_settings(dataset, {"clips": {"num_frames": 16}})
+        provenance.check_settings(dataset, {"clips": {"num_frames": 16}})
 
 
 def test_selection_sets_aside_with_a_reason(tmp_path):

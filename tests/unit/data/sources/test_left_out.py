@@ -14,7 +14,7 @@ import pytest
 
 from animatediff.data import quarantine
 from animatediff.data.decoding.videos import probe
-from animatediff.data.ingest import plan as planning
+from animatediff.data.ingest import provenance
 from animatediff.data.ingest.plan import Planner
 from animatediff.data.quarantine import Reason
 from animatediff.data.sources.collections.not_taken import NotTaken, in_words
@@ -387,13 +387,13 @@ def test_a_parquet_text_that_is_not_utf8_is_set_aside_or_read_by_the_setting(tmp
 
 
 def test_what_is_left_out_is_kept_with_the_dataset(tmp_path):
-    assert planning.read_not_taken(str(tmp_path)) == {}
-    planning.write_not_taken(str(tmp_path), NotTaken())
+    assert provenance.read_not_taken(str(tmp_path)) == {}
+    provenance.write_not_taken(str(tmp_path), NotTaken())
     assert not list(tmp_path.iterdir())
-    planning.write_not_taken(str(tmp_path), NotTaken({".nfo": 12, ".part": 3}))
-    assert in_words(planning.read_not_taken(str(tmp_path))) == "12 .nfo, 3 .part"
-    planning.write_not_taken(str(tmp_path), NotTaken())
-    assert planning.read_not_taken(str(tmp_path)) == {}
+    provenance.write_not_taken(str(tmp_path), NotTaken({".nfo": 12, ".part": 3}))
+    assert in_words(provenance.read_not_taken(str(tmp_path))) == "12 .nfo, 3 .part"
+    provenance.write_not_taken(str(tmp_path), NotTaken())
+    assert provenance.read_not_taken(str(tmp_path)) == {}
     many = NotTaken({f".{i}": 1 for i in range(20)})
     assert in_words(many).endswith("8 of 8 other kinds")
 

@@ -10,8 +10,9 @@ from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from animatediff.errors import UserError
-from pipelines.terminal import failures
-from pipelines.terminal.failures import Dropped, find_user_error, in_one_line, is_loss, retell, told_in_one_line
+from pipelines.terminal import deaths
+from pipelines.terminal.failures import DroppedBlocks, find_user_error, in_one_line, log_raylets_message, user_errors
+from pipelines.terminal.losses import is_loss
 
 OUT_OF_MEMORY = (
     """1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 10.0.0.3, \
@@ -119,7 +120,7 @@ def test_a_users_error_comes_through_alone():
         ControllerError(mine),
     ):
         assert find_user_error(error) is mine
-        with pytest.raises(UserError, match="^the bucket is closed$"), told_in_one_line(kept="", lower=""):
+        with pytest.raises(UserError, match="^the bucket is closed$"), user_errors(kept="", lower=""):
             raise error
 
 
@@ -133,7 +134,7 @@ def test_a_worker_that_refuses_to_start_says_why():
 def test_bugs_keep_their_traceback():
     for error in (ValueError("x"), raised(ValueError("x")), chained(KeyError("x"))):
         assert in_one_line(error) is None
-        with pytest.raises(type(error)), told_in_one_line(kept="", lower=""):
+        with pytest.raises(type(error)), user_errors(kept="", lower=""):
             raise error
 
 
@@ -146,14 +147,14 @@ def test_bugs_keep_their_traceback():
     ],
 )
 def test_a_crash_is_told_from_a_kill_by_the_log(monkeypatch, tmp_path, left, said):
-    monkeypatch.setattr(failures, "_logs", lambda: str(tmp_path))
+    monkeypatch.setattr(deaths, "logs_folder", lambda: str(tmp_path))
     (tmp_path / "worker-ab-01-4321.err").write_text(left)
     assert said in line(died(KILLED))
 
 
 def test_lost_blocks_are_told_once_a_reason(caplog):
     streaming = logging.getLogger("ray.data._internal.execution.streaming_executor_state")
-    with caplog.at_level(logging.WARNING), Dropped() as dropped:
+    with caplog.at_level(logging.WARNING), DroppedBlocks() as dropped:
         assert dropped.reason is None
         for error in (died(KILLED), OutOfMemoryError(OUT_OF_MEMORY), died(KILLED), raised(ValueError("one\ntwo"))):
             streaming.error("An exception was raised", exc_info=error)
@@ -168,7 +169,9 @@ def test_lost_blocks_are_told_once_a_reason(caplog):
 
 
 def test_a_raylets_fifty_lines_are_one_and_those_of_other_ends_none(caplog):
-    retell({"lines": [OUT_OF_MEMORY], "pid": "raylet", "is_err": False}, ignore_prefix=False)
-    retell({"lines": ["A worker died or was killed while executing a task"], "pid": "raylet", "is_err": False})
+    log_raylets_message({"lines": [OUT_OF_MEMORY], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    log_raylets_message(
+        {"lines": ["A worker died or was killed while executing a task"], "pid": "raylet", "is_err": False}
+    )
     (record,) = caplog.records
     assert record.getMessage().startswith("10.0.0.3 ran out of memory")

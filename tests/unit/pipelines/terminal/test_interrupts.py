@@ -68,20 +68,20 @@ def test_what_is_to_be_ignored_stays_ignored():
     assert job.returncode == 143
 
 
-GIVEN_UP = """
+STOPPABLE = """
     import threading, time
     from animatediff.errors import UserError
     from pipelines.terminal import interrupts
     from pipelines.cluster.runtime import end_with_one_line
 
     def job():
-        with interrupts.given_up() as give_up:
+        with interrupts.stoppable() as stop:
             {inside}
         {after}
 
     end_with_one_line(job)
 """
-LATER = "threading.Timer(0.2, give_up, [UserError('nothing can start')]).start()"
+LATER = "threading.Timer(0.2, stop, [UserError('nothing can start')]).start()"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ LATER = "threading.Timer(0.2, give_up, [UserError('nothing can start')]).start()
     ],
 )
 def test_a_thread_ends_what_waits_in_vain(inside, after, code, told):
-    job = textwrap.dedent(GIVEN_UP.format(inside=inside, after=after))
+    job = textwrap.dedent(STOPPABLE.format(inside=inside, after=after))
     ended = subprocess.run([sys.executable, "-c", job], capture_output=True, text=True, timeout=60)
     assert ended.returncode == code
     assert ended.stderr.rstrip().endswith(told)

@@ -11,9 +11,9 @@ from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering.catalog import catalog as catalogs
 from animatediff.rendering.catalog.catalog import Catalog, Item, expand
-from animatediff.sprites.base import build_base
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
+from tests.support_base import build_base
 
 
 @pytest.fixture(scope="module")

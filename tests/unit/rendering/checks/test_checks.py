@@ -18,12 +18,12 @@ from animatediff.rendering.checks import catalog as checks
 from animatediff.rendering.checks import models as model_checks
 from animatediff.rendering.checks.catalog import check, report
 from animatediff.rendering.checks.remote_header import remote_header
-from animatediff.sprites.base import build_base
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet, load_vae
 from animatediff.weights.identify.identify import identify
 from animatediff.weights.lora import read as lora
 from animatediff.weights.reading.tensors import open_tensors
+from tests.support_base import build_base
 from tests.support_weights import vae_file
 
 FEW = {"num_inference_steps": 4, "guidance_scale": 1}

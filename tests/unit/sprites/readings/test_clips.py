@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from animatediff.sprites.readings.clips import follows, measure_clip, measure_readings
-from animatediff.sprites.readings.pictures import SYMMETRIES, Reading
+from animatediff.sprites.readings.pictures import Reading
+from animatediff.sprites.readings.shape import SYMMETRIES
 from animatediff.sprites.scenes.drawing import STYLES, draw, render
 from animatediff.sprites.scenes.shapes import OUTLINES
 from animatediff.sprites.scenes.world import BACKGROUNDS, COLOURS, MOTIONS, Pose, Scene, pose, sample_scenes

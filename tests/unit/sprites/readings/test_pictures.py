@@ -12,7 +12,8 @@ import pytest
 from scipy import ndimage
 
 from animatediff.rendering.outputs import encode_mp4
-from animatediff.sprites.readings.pictures import SYMMETRIES, Reading, matches, read
+from animatediff.sprites.readings.pictures import Reading, matches, read
+from animatediff.sprites.readings.shape import SYMMETRIES
 from animatediff.sprites.scenes.drawing import STYLES, draw, render
 from animatediff.sprites.scenes.shapes import OUTLINES
 from animatediff.sprites.scenes.world import (

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from animatediff.errors import UserError
-from animatediff.sprites.base import build_base
 from animatediff.weights.identify.identify import expect, identify, identify_uri
 from animatediff.weights.reading.tensors import TensorFile, open_tensors
+from tests.support_base import build_base
 from tests.unit.weights.identify.test_lora import LOW_RANK
 from tests.unit.weights.identify.test_model import CLIP_L, LDM, MODELS, SD1
 from tests.weights_samples import ATTN1, ATTN2, SD1_LORA, adapter, kohya, pair, z

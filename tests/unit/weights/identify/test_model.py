@@ -8,12 +8,12 @@ import torch
 import animatediff
 from animatediff.commands import main
 from animatediff.models.config import MotionConfig
-from animatediff.sprites.base import build_base
 from animatediff.weights import checkpoints
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 from animatediff.weights.convert import _writer as writer
 from animatediff.weights.identify.identify import identify, identify_uri
 from animatediff.weights.reading.tensors import TensorFile
+from tests.support_base import build_base
 from tests.support_weights import ldm_file
 from tests.weights_samples import (
     SDXL_WIDTHS,

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
-from animatediff.sprites.base import build_base
 from animatediff.weights.base import load_unet
 from animatediff.weights.convert import convert as convert_any
 from animatediff.weights.lora import read as lora
 from animatediff.weights.lora.convert import convert
+from tests.support_base import build_base
 from tests.support_lora import ATTENTION, BLOCK, CONV, OFFICIAL, draw, flat, kohya, processor_file, respelled, write
 
 

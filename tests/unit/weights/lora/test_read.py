@@ -9,9 +9,9 @@ from diffusers import StableDiffusionPipeline
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from animatediff.sprites.base import build_base
 from animatediff.weights.base import load_text_encoder, load_unet
 from animatediff.weights.lora import read as lora
+from tests.support_base import build_base
 from tests.support_lora import (
     ATTENTION,
     BLOCK,

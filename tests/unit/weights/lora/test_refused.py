@@ -6,9 +6,9 @@ import torch
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
-from animatediff.sprites.base import build_base
 from animatediff.weights.base import load_text_encoder, load_unet
 from animatediff.weights.lora import read as lora
+from tests.support_base import build_base
 from tests.support_lora import ATTENTION, BLOCK, CONV, OFFICIAL, draw, flat, good, kohya, processor_file, write
 from tests.support_weights import tiny_sdxl
 

@@ -11,11 +11,11 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from animatediff.errors import UserError
-from animatediff.sprites.base import build_base
 from animatediff.weights.base import load_text_encoder, load_unet
 from animatediff.weights.lora import read as lora
 from animatediff.weights.lora import scales as lora_scales
 from animatediff.weights.reading.tensors import TensorFile
+from tests.support_base import build_base
 from tests.support_lora import ATTENTION, assert_changed, draw, expected, merge, write
 
 TARGETS = ["to_q", "to_out.0", "ff.net.2", "conv1", "proj_in"]

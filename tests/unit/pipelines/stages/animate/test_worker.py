@@ -1,46 +1,20 @@
-"""A worker of the animate job: short memory halves the batch, a fault is its item's alone, and a retry has an end."""
+"""A worker of the animate job: what it begins with, what it is blamed for, and when it ends itself."""
 
 import errno
 import os
-from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.rendering.animator import Clip
-from animatediff.rendering.catalog.catalog import Item
-from animatediff.rendering.catalog.entries import Model
 from animatediff.rendering.results.ledger import read_item
 from animatediff.storage.errors import unreachable
 from pipelines.stages.animate import worker as render
-from pipelines.stages.animate.dispatch import Lease, Slice
-from pipelines.stages.animate.worker import MAX_ATTEMPTS, RenderSlices, RenderSpec
-
-
-class StubAnimator:
-    """Gives grey clips; refuses batches beyond its memory, and prompts by what they say."""
-
-    def __init__(self, memory=100):
-        self.memory, self.calls, self.tries = memory, [], Counter()
-
-    def render_batch(self, items, *, max_batch):
-        self.calls.append((len(items), max_batch))
-        self.tries.update(item.prompt for item in items)
-        if min(len(items), max_batch) > self.memory:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        for item in items:
-            if item.prompt == "hungry":
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            if item.prompt == "bad" or (item.prompt == "moody" and self.tries["moody"] < 2):
-                raise ValueError("no such thing")
-            if item.prompt == "refused":
-                raise UserError("it says why")
-        return [Clip(np.zeros((2, 16, 16, 3), np.uint8), torch.zeros(2, 4, 2, 2), None, {"unet": 1.0}) for _ in items]
+from pipelines.stages.animate.worker import RenderSlices, RenderSpec
+from tests.unit.pipelines.stages.animate.stubs import StubAnimator, items_of, lease_of
 
 
 class Worker(RenderSlices):
@@ -59,58 +33,20 @@ class Worker(RenderSlices):
 
 
 @pytest.fixture
-def worker(tmp_path):
+def worker_of(tmp_path):
     threads = torch.get_num_threads()
     spec = RenderSpec(str(tmp_path), "cpu", 8, ("mp4",), 18, None, None)
-    yield Worker(None, spec)
+    yield lambda **changes: Worker(None, replace(spec, **changes))
     torch.set_num_threads(threads)
 
 
-def items_of(*prompts, **changes):
-    return [
-        Item(digest=f"{number:064x}", entry="e", model="m", prompt=prompt, seed=number, **changes)
-        for number, prompt in enumerate(prompts)
-    ]
-
-
-def lease_of(items, suspects=()):
-    model = Model(base="b", motion_module="m")
-    return Lease(Slice("m", 0, tuple(items)), model, {"b": "1"}, None, frozenset(suspects), {})
+@pytest.fixture
+def worker(worker_of):
+    return worker_of()
 
 
 def clips(worker, animator, items, **lease):
     return {r.seed: r for r in worker._clips(0, lease_of(items, **lease), animator, items, 0.5)}
-
-
-def test_a_batch_beyond_the_memory_is_halved_and_the_next_ones_fit(worker, tmp_path):
-    animator = StubAnimator(memory=2)
-    found = clips(worker, animator, items_of(*"abcdefghijkl"))
-    assert [result.status for result in found.values()] == ["ok"] * 12
-    assert animator.calls[0] == (8, 8)
-    assert [size for size, _ in animator.calls if size > 2] == [8, 4, 4]
-    assert animator.calls[-1] == (2, 2)
-    assert all(storage.exists(str(tmp_path / result.files["mp4"])) for result in found.values())
-    # Another size has its own limit.
-    before = len(animator.calls)
-    clips(worker, animator, items_of("z", "y", num_frames=8))
-    assert animator.calls[before:] == [(2, 8)]
-
-
-def test_too_little_memory_for_one_clip_is_told(worker):
-    found = clips(worker, StubAnimator(), items_of("a", "hungry", "b"))
-    assert [found[i].status for i in range(3)] == ["ok", "failed", "ok"]
-    assert "out of memory with a single clip" in found[1].error
-
-
-def test_a_fault_is_its_items_alone_and_tried_twice(worker, tmp_path):
-    animator = StubAnimator()
-    found = clips(worker, animator, items_of("a", "bad", "moody", "refused", "b"))
-    assert [found[i].status for i in range(5)] == ["ok", "failed", "ok", "failed", "ok"]
-    assert found[1].error == "ValueError: no such thing"
-    assert found[3].error == "it says why"
-    assert (found[1].attempts, found[3].attempts) == (MAX_ATTEMPTS, 1)
-    assert animator.tries["refused"] == 2  # with the others, and by itself
-    assert read_item(str(tmp_path), found[1].digest) == found[1]
 
 
 def test_what_a_worker_died_with_comes_last_and_alone(worker):
@@ -121,8 +57,8 @@ def test_what_a_worker_died_with_comes_last_and_alone(worker):
     assert (found[0].attempts, found[1].attempts) == (2, 1)
 
 
-def test_who_still_waits_to_be_encoded_may_be_to_blame(worker):
-    worker._spec = replace(worker._spec, batch_size=2)
+def test_who_still_waits_to_be_encoded_may_be_to_blame(worker_of):
+    worker = worker_of(batch_size=2)
     clips(worker, StubAnimator(), items_of("a", "b", "c", "d"))
     assert worker.begun == [["a", "b"], ["a", "b", "c", "d"]]
 
@@ -140,14 +76,6 @@ def test_a_broken_device_ends_the_worker_and_a_fault_of_an_item_does_not(worker,
     worker._spec = replace(worker._spec, device="meta:no such device")
     with pytest.raises(LeftError, match="1"):
         clips(worker, StubAnimator(), items_of("bad"))
-
-
-def test_only_what_has_one_shape_shares_a_batch(worker):
-    worker._spec = replace(worker._spec, batch_size=4)
-    items = items_of("a", "b", "c") + items_of("d", "e", num_frames=8) + items_of("f", negative_prompt="grey", fps=4)
-    clips(worker, StubAnimator(), items)
-    assert next(prompts[-4:] for prompts in worker.begun) == ["a", "b", "c", "f"]
-    assert worker.begun[1][-2:] == ["d", "e"]
 
 
 def test_what_cannot_be_written_is_a_row_and_the_others_go_on(worker, monkeypatch):
@@ -190,10 +118,10 @@ def test_a_worker_ends_where_it_has_grown_old(worker, monkeypatch, limits, num_m
     assert bool(ended) == ends
 
 
-def test_without_a_dispatcher_nothing_is_begun_and_what_is_rendered_is_committed(worker, tmp_path):
+def test_without_a_dispatcher_nothing_is_begun_and_what_is_rendered_is_committed(worker_of, tmp_path):
     """Another one shares out what is not committed: a second file of an item would be a second rendering."""
     items = items_of("one", "two", "three")
-    worker._spec = replace(worker._spec, batch_size=1)
+    worker = worker_of(batch_size=1)
     worker.most_begun = 2
     found = clips(worker, StubAnimator(), items)
     assert sorted(found) == [0, 1]

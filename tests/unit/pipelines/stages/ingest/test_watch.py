@@ -37,7 +37,7 @@ def track(job, *results, state=None, **config):
 
 
 def result(num_clips, **reasons):
-    return UnitResult(num_videos=3, num_clips=num_clips, reasons=reasons, decode_s=1.0, encode_s=2.0)
+    return UnitResult(num_videos=3, num_clips=num_clips, reasons=reasons, seconds={"decode": 1.0, "encode": 2.0})
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,18 @@ def test_a_rerun_with_more_videos_adds_to_what_is_sealed(tmp_path, added, told):
     units, _ = plan(dataset, make_videos(13))
     metrics = track(job_of(dataset, units), added, state=State(decode_s=10.0, encode_s=20.0))
     assert metrics.items() >= {**told, "decode_s": 11.0, "encode_s": 22.0, "step": len(units)}.items()
+
+
+def test_seconds_of_scorers_are_told_where_there_are_any_and_kept(tmp_path):
+    dataset = str(tmp_path)
+    units, _ = plan(dataset, make_videos(3))
+    scored = UnitResult(3, 1, {}, {"decode": 1.0, "score": 5.0, "encode": 2.0})
+    assert "score_s" not in track(job_of(dataset, units), result(1))
+    assert track(job_of(dataset, units), scored, state=State(score_s=1.5))["score_s"] == 6.5
+    config = IngestConfig.model_validate({"source": {"uri": "videos"}, "output_uri": dataset, "base": "base"})
+    board = Board.at_start(config, job_of(dataset, units), State(decode_s=1.0))
+    board.add(scored)
+    assert board.state("run") == State(mlflow_run_id="run", decode_s=2.0, score_s=5.0, encode_s=2.0)
 
 
 def test_a_job_that_was_killed_goes_on_with_its_parts(tmp_path):

@@ -9,12 +9,12 @@ import torch
 from ray.train import WorkerGroupError
 
 from animatediff.errors import UserError
-from animatediff.sprites.base import build_base
 from animatediff.training import checkpoint_files
 from animatediff.training.checkpoint_files import DamagedCheckpointError
 from animatediff.training.recipe import Recipe
 from animatediff.training.trainer import Trainer
 from pipelines.stages.train.checkpoints import leave_out_damaged, told_of_refusal
+from tests.support_base import build_base
 from tests.unit.data.loading.test_loader import write_dataset
 
 NAMES = [f"step-{step:08}" for step in (2, 4, 6)]

@@ -11,11 +11,11 @@ from animatediff.data.manifest import Manifest, read_manifest, write_manifest
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
-from animatediff.sprites.base import build_base
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
 from pipelines.settings import TrainConfig
 from pipelines.stages.train.run import TrainRun, prepare
+from tests.support_base import build_base
 from tests.support_data import commit, do_seal, make_dataset, make_videos, plan
 
 

@@ -1,22 +1,13 @@
-"""Decoders: frames of a video at chosen indices, by whichever library is named first and gets them right."""
+"""Frames of a video at chosen indices, by whichever decoder is named first and gets them right."""
 
-import importlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 
 from animatediff.data.clips.config import fit
+from animatediff.data.decoding.decoders import Decoder
 from animatediff.data.decoding.videos import VideoInfo, one_line
 from animatediff.data.quarantine import Reason, VideoError
-from animatediff.errors import UserError
-
-KNOWN = {
-    "decord": "animatediff.data.decoding.decoders.decord:Decord",
-    "pyav": "animatediff.data.decoding.decoders.pyav:PyAV",
-    "torchcodec": "animatediff.data.decoding.decoders.torchcodec:TorchCodec",
-}
-"""Where each decoder's class is. A module is imported only where its decoder is named."""
 
 # Sources are decoded at no less than this times the wanted size, and `fit` does the rest: at the very size, rounding
 # of the aspect ratio moves the picture by a fraction of a pixel (44 dB to a decode at full size, in place of 47 dB).
@@ -26,66 +17,12 @@ _MIN_SIDE = 128
 _NO_MEMORY = ("Cannot allocate memory", "bad_alloc", "Memory allocation")
 
 
-class Decoder(Protocol):
-    """One way to get frames. It runs in a child process: it may crash or hang, but must not return wrong frames."""
-
-    name: str
-    """Stored with every clip."""
-
-    def supports(self, info: VideoInfo) -> bool:
-        """Whether it is known to return the right frames of such a video."""
-
-    def frames(
-        self, data: bytes, info: VideoInfo, indices: np.ndarray, *, height: int, width: int
-    ) -> Iterable[np.ndarray]:
-        """Return the frames at `indices`, upright.
-
-        Args:
-            data: the video file.
-            info: its `probe`.
-            indices: (k,) ascending frame numbers in presentation order.
-            height: pixels of the result, upright; never more than `info.height`.
-            width: pixels, likewise.
-
-        Returns:
-            k arrays of (h w 3) uint8 RGB. An iterator spares the memory of all frames at once.
-
-        Raises:
-            Exception: of any kind, where the frames cannot be had. The next decoder is then asked.
-        """
-
-
 OnDecode = Callable[[str, VideoInfo], None]
 """Told a decoder's name and the video's header."""
 
 
 def ignore(name: str, info: VideoInfo) -> None:
     """Do nothing, as an `OnDecode`."""
-
-
-def load_decoders(names: Sequence[str]) -> list[Decoder]:
-    """Return the decoders of these names, in order.
-
-    Args:
-        names: of `KNOWN`, or import paths `package.module:ClassName`.
-
-    Raises:
-        UserError: a decoder is unknown, or its library is not installed.
-    """
-    return [_load(name) for name in names]
-
-
-def _load(name: str) -> Decoder:
-    module, _, class_name = KNOWN.get(name, name).partition(":")
-    try:
-        return getattr(importlib.import_module(module), class_name)()
-    except ModuleNotFoundError as error:
-        if name in KNOWN and error.name == name:
-            raise UserError(f"decode.decoders names {name}, which is not installed: pip install {name}") from error
-        raise UserError(f"decode.decoders names {name}, which cannot be imported: {error}") from error
-    except Exception as error:  # libraries that do not load raise what they like
-        text = " ".join(str(error).split())[:300]
-        raise UserError(f"decode.decoders names {name}, which cannot be used: {text}") from error
 
 
 def read_frames(

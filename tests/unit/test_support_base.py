@@ -10,10 +10,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from animatediff.errors import UserError
-from animatediff.sprites.base import build_base
 from animatediff.sprites.models.tokenizer import learn_merges
 from animatediff.sprites.scenes.drawing import render
 from animatediff.sprites.scenes.world import caption, caption_words, sample_scenes
+from tests.support_base import build_base
 
 
 def digests(folder):
@@ -150,7 +150,7 @@ def test_a_model_that_exists_is_left_alone(tmp_path):
 
 
 def test_a_failed_build_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("animatediff.sprites.base.make_unet", lambda *args, **settings: 1 / 0)
+    monkeypatch.setattr("tests.support_base.make_unet", lambda *args, **settings: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build_base(tmp_path / "base")
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,107 @@
+"""Which items a worker renders in one batch, and what it tries when a batch fails."""
+
+import gc
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable, Iterator
+
+import torch
+
+from animatediff.errors import UserError
+from animatediff.rendering.animator import Animator, Clip
+from animatediff.rendering.catalog.catalog import Item
+from animatediff.rendering.catalog.entries import Settings
+
+logger = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 2
+"""Times that an item is tried which fails with anything but an error that says what is wrong with it."""
+# What items of one batch may differ in: each has its own row of text embeddings, and the rate is only written down.
+_MAY_DIFFER = {"negative_prompt", "fps"}
+
+Outcome = Clip | Exception
+"""An item's clip, or why there is none."""
+
+
+class Batcher:
+    """Batches of a size that the memory has been found to hold.
+
+    Args:
+        batch_size: clips a batch, as long as no batch was out of memory.
+        check_device: called after each failure; it ends the process where no other item could succeed either.
+    """
+
+    def __init__(self, batch_size: int, check_device: Callable[[], None]) -> None:
+        self._batch_size, self._check_device = batch_size, check_device
+        self._sizes: dict[object, int] = {}
+        """Of the shapes of which a batch was out of memory."""
+
+    def batches(self, items: Iterable[Item], suspects: Container[str]) -> Iterator[list[Item]]:
+        """Yield the items in batches of one shape each; then the suspects (see `dispatch`), each by itself."""
+        alike: dict[object, list[Item]] = defaultdict(list)
+        alone: list[Item] = []
+        for item in items:
+            (alone if item.digest in suspects else alike[_shape(item)]).append(item)
+        for shape, group in alike.items():
+            begun = 0
+            while begun < len(group):  # `render` may lower the size between two batches
+                size = self._size(shape)
+                yield group[begun : begun + size]
+                begun += size
+        yield from ([item] for item in alone)
+
+    def render(self, animator: Animator, batch: list[Item]) -> Iterator[tuple[Item, Outcome, int]]:
+        """Yield each item of a batch with its outcome and the attempts that this took.
+
+        A batch out of memory is halved, and so are all later ones of its shape. One that fails otherwise is rendered
+        item by item, as one item's fault must not be its neighbours'; an item that fails alone is tried
+        `MAX_ATTEMPTS` times, unless its error says what is wrong with it.
+        """
+        outcome = self._try(animator, batch)
+        if isinstance(outcome, list):
+            yield from ((item, clip, 1) for item, clip in zip(batch, outcome, strict=True))
+            return
+        if parts := self._parts(batch, outcome):
+            for part in parts:
+                yield from self.render(animator, part)
+            return
+        attempts = 1
+        while not isinstance(outcome, (list, UserError)) and attempts < MAX_ATTEMPTS:
+            outcome, attempts = self._try(animator, batch), attempts + 1
+        yield batch[0], outcome[0] if isinstance(outcome, list) else outcome, attempts
+
+    def _size(self, shape: object) -> int:
+        return self._sizes.get(shape, self._batch_size)
+
+    def _parts(self, batch: list[Item], failure: Exception) -> list[list[Item]]:
+        """Return what to try in place of a batch that failed; nothing where it cannot be parted."""
+        shape = _shape(batch[0])
+        size = self._size(shape)
+        if is_out_of_memory(failure) and size > 1:
+            self._sizes[shape] = max(1, min(size, len(batch)) // 2)
+            logger.warning("out of memory with %d clips: going on with %d", size, self._sizes[shape])
+            middle = (len(batch) + 1) // 2
+            return [half for half in (batch[:middle], batch[middle:]) if half]
+        return [[item] for item in batch] if len(batch) > 1 else []
+
+    def _try(self, animator: Animator, batch: list[Item]) -> list[Clip | UserError] | Exception:
+        try:
+            return animator.render_batch(batch, max_batch=self._size(_shape(batch[0])))
+        except Exception as error:
+            if not isinstance(error, UserError):
+                logger.exception("items %s", [item.digest for item in batch])
+            failure = error.with_traceback(None)  # whose frames hold the tensors
+        gc.collect()
+        self._check_device()
+        return failure
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was short, of a GPU or of the machine."""
+    says_so = "not enough memory" in str(error) or "can't allocate memory" in str(error)  # PyTorch on a CPU
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or says_so
+
+
+def _shape(item: Item) -> tuple[object, ...]:
+    """Return the settings that the items of a batch have in common, all but `_MAY_DIFFER`."""
+    return tuple(getattr(item, name) for name in Settings.model_fields if name not in _MAY_DIFFER)

@@ -1,0 +1,143 @@
+"""What a worker writes of an item: its clip's files first, then its line in the ledger, which commits it.
+
+Whoever reads `items/{digest}.json` finds the files that it names, and what was killed in between is rendered again
+to the same paths. See `dispatch` for why each item is committed once.
+"""
+
+import hashlib
+import json
+import logging
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from animatediff import storage
+from animatediff.rendering.animator import Clip
+from animatediff.rendering.catalog.catalog import Item, Result
+from animatediff.rendering.catalog.entries import Settings
+from animatediff.rendering.formats import Format
+from animatediff.rendering.outputs import encode
+from animatediff.rendering.results import clip_files
+from animatediff.rendering.results.ledger import describe, read_item, result_of, write_item
+from pipelines.stages.animate.batching import Outcome, is_out_of_memory
+from pipelines.stages.animate.dispatch import MAX_DEATHS, Lease
+
+logger = logging.getLogger(__name__)
+
+_OUT_OF_MEMORY = "out of memory with a single clip in the batch: use smaller or fewer frames, or a larger device"
+
+
+class Committer:
+    """Writes items to the output folder and its ledger, `items/`.
+
+    Args:
+        output_uri: the folder.
+        formats: files that are written of each clip.
+        crf: quality of MP4; less is better.
+        device: "cuda" or "cpu", for the record of what rendered a clip.
+    """
+
+    def __init__(self, output_uri: str, formats: Sequence[Format], crf: int, device: str) -> None:
+        self._output_uri, self._formats, self._crf, self._device = output_uri, tuple(formats), crf, device
+
+    def settled(self, lease: Lease, item: Item) -> Result | None:
+        """Return the result of an item that needs no rendering: it is committed, or workers died of it too often."""
+        if done := read_item(self._output_uri, item.digest):
+            return done
+        if reason := lease.given_up.get(item.digest):
+            return self.failed(lease, item, reason, attempts=MAX_DEATHS)
+        return None
+
+    def commit(self, lease: Lease, item: Item, outcome: Outcome, *, attempts: int, load_s: float) -> Result:
+        """Write an item's files, and then its result.
+
+        Args:
+            lease: which the item is of.
+            item: what was rendered.
+            outcome: its clip, or why there is none.
+            attempts: times that this process rendered it; a death of an earlier one counts as another.
+            load_s: the item's share of the seconds that loading its model took.
+
+        Raises:
+            UserError: the storage cannot be written to; nothing is committed then.
+        """
+        attempts += 1 if item.digest in lease.suspects else 0
+        if isinstance(outcome, Exception):
+            error = _OUT_OF_MEMORY if is_out_of_memory(outcome) else describe(outcome)
+            return self.failed(lease, item, error, attempts=attempts)
+        seconds = {"load": load_s, **outcome.seconds, "encode": 0.0, "write": 0.0}
+        files, hashes, sizes = self._write(lease, item, outcome, seconds)
+        return self._record(
+            lease,
+            item,
+            status="ok",
+            warning=outcome.warning,
+            attempts=attempts,
+            seconds={stage: round(taken, 4) for stage, taken in seconds.items()},
+            files=files,
+            sha256=hashes,
+            num_bytes=sizes,
+        )
+
+    def failed(self, lease: Lease, item: Item, error: str, *, attempts: int) -> Result:
+        """Write that an item has no clip, and why."""
+        return self._record(lease, item, status="failed", error=error, attempts=attempts)
+
+    def _record(self, lease: Lease, item: Item, **outcome: Any) -> Result:
+        result = result_of(item, model_hashes=dict(lease.hashes), versions=self._versions, **outcome)
+        write_item(self._output_uri, result)
+        return result
+
+    def _write(
+        self, lease: Lease, item: Item, clip: Clip, seconds: dict[str, float]
+    ) -> tuple[dict[str, str], dict[str, str], dict[str, int]]:
+        """Write a clip's files, and add to `seconds` what encoding and writing took.
+
+        Returns:
+            Their paths, SHA-256 and bytes, by format.
+        """
+        stem = f"clips/{item.digest[:16]}"
+        paths: dict[str, str] = {}
+        hashes: dict[str, list[str]] = defaultdict(list)
+        sizes: dict[str, int] = defaultdict(int)
+        metadata = _metadata(item, lease.hashes, self._versions)
+        started = time.monotonic()
+        for each in encode(self._formats, clip.frames, clip.latents, fps=item.fps, crf=self._crf, metadata=metadata):
+            encoded = time.monotonic()
+            storage.write_bytes(storage.join(self._output_uri, stem + each.suffix), each.data)
+            # A PNG is one file a frame: its folder is what is named.
+            paths[each.kind] = stem + each.suffix.partition("/")[0] if each.kind == "png" else stem + each.suffix
+            hashes[each.kind].append(hashlib.sha256(each.data).hexdigest())
+            sizes[each.kind] += len(each.data)
+            seconds["encode"] += encoded - started
+            started = time.monotonic()
+            seconds["write"] += started - encoded
+        # The poster is the first that is made, and the last that anybody asks for.
+        paths["poster"] = paths.pop("poster")
+        return paths, {kind: clip_files.joined(found) for kind, found in hashes.items()}, dict(sizes)
+
+    @cached_property
+    def _versions(self) -> dict[str, str]:
+        packages = {"animatediff": "animatediff-ray", "torch": "torch", "diffusers": "diffusers"}
+        name = torch.cuda.get_device_name() if self._device == "cuda" else platform.machine()
+        return {package: version(project) for package, project in packages.items()} | {"device": name}
+
+
+def _metadata(item: Item, hashes: Mapping[str, str], versions: Mapping[str, str]) -> dict[str, str]:
+    """Return what a clip's files say of themselves."""
+    return {
+        "prompt": item.prompt,
+        "negative_prompt": item.negative_prompt,
+        "seed": str(item.seed),
+        "model": item.entry,
+        "settings": item.model_dump_json(include=Settings.model_fields.keys() - {"negative_prompt"}),
+        "digest": item.digest,
+        "model_hashes": json.dumps(dict(hashes)),
+        "versions": json.dumps(dict(versions)),
+    }

@@ -1,0 +1,117 @@
+"""Ingest on Ray workers: a pool of actors a stage, with progress on the terminal, and the same numbers to MLflow."""
+
+import logging
+import pickle
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ray
+
+from animatediff.data.ingest.plan import UnitRef
+from animatediff.errors import UserError
+from pipelines.cluster.runtime import BOUNDED_RETRIES, num_cpus, num_gpus
+from pipelines.cluster.starting import starting
+from pipelines.settings import IngestConfig
+from pipelines.stages.ingest.plan import IngestJob
+from pipelines.stages.ingest.watch import Board, read_state, start_tracker, write_state
+from pipelines.stages.ingest.worker import Decode, Encode, EncodeSpec, Score, Stage, UnitResult
+from pipelines.terminal.failures import user_errors
+from pipelines.terminal.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+_MAX_BLOCKS = 10_000
+_KEPT = "what is encoded is kept, and the same command goes on"
+_LOWER = "num_encoders, num_decoders, num_scorers, clips_per_unit or decode.max_mb"
+
+Stages = Mapping[type[Stage[Any, Any]], int]
+"""The stages in the order of the work, each with the number of its actors."""
+
+
+def encode(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
+    """Encode the pending units.
+
+    Raises:
+        UserError: what a worker raised; what is committed stays.
+    """
+    num_done = len(job.units) - len(job.pending)
+    if num_done:
+        logger.info("continuing: %d of %d units are encoded already", num_done, len(job.units))
+    if not job.pending:
+        return
+    spec = EncodeSpec(
+        output_uri=job.output_uri,
+        base=job.base,
+        dtype=job.dtype,
+        encoder_fp=job.identity.encoder_fp,
+        clips=config.clips,
+        decode=config.decode,
+        scorers=config.scorers,
+        device="cuda" if use_gpu else "cpu",
+        trusted=config.source.trusted,
+        quarantine_unreachable=config.quarantine_unreachable,
+    )
+    stages = _stages(config, len(job.pending), use_gpu=use_gpu)
+    needs = Stage.resources(spec) | Encode.resources(spec)
+    classes = tuple(stage.__name__ for stage in stages)
+    total = sum(unit.num_videos for unit in job.pending)
+    state = read_state(job.output_uri)
+    board = Board.at_start(config, job, state)
+    with (
+        start_tracker(config, job, state, use_gpu=use_gpu) as tracker,
+        Progress("encode", total=total, unit="video") as progress,
+    ):
+        write_state(job.output_uri, tracker, board)
+        try:
+            with (
+                user_errors(kept=_KEPT, lower=_LOWER),
+                starting("ingest worker", sum(stages.values()), needs, classes=classes, lower=_LOWER) as arrived,
+            ):
+                for result in _results(job.pending, spec, stages):
+                    arrived()
+                    board.add(result)
+                    progress.update(result.num_videos, clips=board.num_clips, quarantined=board.num_quarantined)
+                    board.track(tracker)
+        finally:
+            board.track(tracker, is_last=True)
+    write_state(job.output_uri, tracker, board)
+
+
+def _stages(config: IngestConfig, num_units: int, *, use_gpu: bool) -> Stages:
+    numbers: dict[type[Stage[Any, Any]], int] = {
+        Decode: config.num_decoders or max(1, num_cpus() // 2),
+        Score: config.num_scorers or max(1, num_cpus() // 2),
+        Encode: config.num_encoders or max(1, num_gpus() if use_gpu else num_cpus()),
+    }
+    if not config.scorers:
+        del numbers[Score]
+    return {stage: min(number, num_units) for stage, number in numbers.items()}
+
+
+def _results(units: list[UnitRef], spec: EncodeSpec, stages: Stages) -> Iterator[UnitResult]:
+    """Run the stages over `units`; yields what became of each once it is committed.
+
+    Raises:
+        UserError: the storage of a unit's videos or of the output failed, or a scorer; that unit stays pending.
+    """
+    rows = [{Decode.takes: pickle.dumps(unit), "error": ""} for unit in units]
+    dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
+    # A unit may take longer than Ray's half hour without progress, and so may waiting for machines.
+    dataset.context.execution_no_progress_timeout_s = -1
+    # Where the whole cluster has too few CPUs for one actor of each stage, each takes less, or none would ever start.
+    share = min(1.0, max(1, num_cpus()) / sum(stage.cpus for stage in stages))
+    for stage, number in stages.items():
+        resources = stage.resources(spec)
+        dataset = dataset.map_batches(
+            stage,
+            fn_constructor_args=(spec,),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=number),
+            num_cpus=share * resources["CPU"],
+            num_gpus=resources.get("GPU", 0),
+            **BOUNDED_RETRIES,
+        )
+    for row in dataset.iter_rows():
+        if row["error"]:
+            raise UserError(row["error"])
+        yield pickle.loads(row[Encode.gives])

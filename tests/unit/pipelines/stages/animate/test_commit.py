@@ -1,0 +1,69 @@
+"""What a worker of the animate job commits: the files, then the result, and never the one without the other."""
+
+import pytest
+import torch
+
+from animatediff import storage
+from animatediff.errors import UserError
+from animatediff.rendering.results import clip_files
+from animatediff.rendering.results.ledger import read_item
+from pipelines.stages.animate.commit import Committer
+from pipelines.stages.animate.dispatch import MAX_DEATHS
+from tests.unit.pipelines.stages.animate.stubs import grey_clip, items_of, lease_of
+
+
+@pytest.fixture
+def committer(tmp_path):
+    return Committer(str(tmp_path), ("mp4", "png"), 18, "cpu")
+
+
+def commit(committer, item, outcome, attempts=1, **lease):
+    return committer.commit(lease_of([item], **lease), item, outcome, attempts=attempts, load_s=0.5)
+
+
+def test_a_clip_is_its_files_and_a_result_that_names_them(committer, tmp_path):
+    (item,) = items_of("a")
+    result = commit(committer, item, grey_clip())
+    assert (result.status, result.attempts) == ("ok", 1)
+    assert set(result.files) == {"mp4", "png", "poster"}
+    assert storage.exists(str(tmp_path / result.files["mp4"]))
+    assert clip_files.first_damaged(str(tmp_path), result) is None
+    assert result.seconds.keys() == {"load", "unet", "encode", "write"}
+    assert read_item(str(tmp_path), item.digest) == result
+
+
+def test_a_failure_is_a_result_too(committer, tmp_path):
+    item, hungry = items_of("a", "b")
+    result = commit(committer, item, ValueError("no such thing"), attempts=2)
+    assert (result.status, result.error, result.attempts) == ("failed", "ValueError: no such thing", 2)
+    assert read_item(str(tmp_path), item.digest) == result
+    told = commit(committer, hungry, torch.OutOfMemoryError("CUDA out of memory"))
+    assert "out of memory with a single clip" in told.error
+
+
+def test_a_death_counts_as_an_attempt(committer):
+    (item,) = items_of("a")
+    assert commit(committer, item, grey_clip(), suspects=[item.digest]).attempts == 2
+
+
+def test_without_its_files_nothing_is_committed(committer, tmp_path, monkeypatch):
+    def refuse(uri, data):
+        raise UserError("permission denied")
+
+    (item,) = items_of("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_bytes", refuse)
+        with pytest.raises(UserError, match="permission denied"):
+            commit(committer, item, grey_clip())
+    assert read_item(str(tmp_path), item.digest) is None
+
+
+def test_what_is_settled_is_not_rendered(committer, tmp_path):
+    done, deadly, left = items_of("a", "b", "c")
+    result = commit(committer, done, grey_clip())
+    lease = lease_of([done, deadly, left], given_up={deadly.digest: "workers died of it"})
+    assert committer.settled(lease, done) == result
+    given_up = committer.settled(lease, deadly)
+    assert (given_up.status, given_up.error, given_up.attempts) == ("failed", "workers died of it", MAX_DEATHS)
+    assert read_item(str(tmp_path), deadly.digest) == given_up
+    assert committer.settled(lease, left) is None

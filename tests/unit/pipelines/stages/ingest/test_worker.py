@@ -1,0 +1,115 @@
+"""The stages of the ingest job: what passes between them, and what ends the job with one line."""
+
+import pickle
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from animatediff.data.ingest.decode_unit import Clip, DecodedUnit
+from animatediff.data.ingest.plan import Unit
+from animatediff.data.sources.spec import SourceVideo
+from animatediff.errors import UserError
+from pipelines.settings import IngestConfig
+from pipelines.stages.ingest import launch
+from pipelines.stages.ingest import worker as stages
+from pipelines.stages.ingest.worker import Decode, Encode, Score, Stage, Work
+
+
+class Half(Stage[int, int]):
+    """Halves even numbers."""
+
+    takes, gives = "whole", "half"
+
+    def run(self, taken):
+        if taken % 2:
+            raise UserError(f"{taken} is odd")
+        return taken // 2
+
+
+def mean(frames, caption):
+    return {"mean": float(frames.mean()), "words": len(caption.split())}
+
+
+def motion(frames, caption):
+    return {"fps_src": 1.0}
+
+
+@pytest.fixture
+def metrics(monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        stages, "IngestMetrics", lambda: SimpleNamespace(scored=lambda seconds: told.append(("score", seconds)))
+    )
+    threads = torch.get_num_threads()
+    yield told
+    torch.set_num_threads(threads)
+
+
+def work_of(*captions):
+    videos = [SourceVideo(f"v{number}", f"v{number}.mp4", caption) for number, caption in enumerate(captions)]
+    clips = [
+        Clip(video, SimpleNamespace(frames=np.full((2, 4, 4, 3), 10 * number, np.uint8), window=0), 1, "sha")
+        for number, video in enumerate(videos)
+    ]
+    return Work(DecodedUnit(Unit(0, "unit", tuple(videos)), clips), {"decode": 1.5})
+
+
+def score(work, *scorers):
+    return Score(SimpleNamespace(scorers=tuple(f"{__name__}:{scorer}" for scorer in scorers))).run(work)
+
+
+def test_a_stage_takes_a_units_column_and_gives_another():
+    assert Half()({"whole": [pickle.dumps(8)], "error": [""]}) == {"half": [pickle.dumps(4, protocol=5)], "error": [""]}
+
+
+def test_what_a_user_can_mend_passes_all_later_stages_by():
+    failed = Half()({"whole": [pickle.dumps(3)], "error": [""]})
+    assert failed == {"half": [b""], "error": ["3 is odd"]}
+    assert Half()({"whole": failed["half"], "error": failed["error"]}) == failed
+
+
+def test_each_stage_takes_what_the_one_before_gives():
+    assert Decode.gives == Score.takes == Score.gives == Encode.takes
+
+
+@pytest.mark.parametrize(
+    ("stage", "device", "needs"),
+    [
+        (Decode, "cuda", {"CPU": 0.5}),
+        (Score, "cuda", {"CPU": 0.5}),
+        (Encode, "cuda", {"CPU": 0.5, "GPU": 1}),
+        (Encode, "cpu", {"CPU": 0.5}),
+    ],
+)
+def test_only_the_vae_takes_a_device(stage, device, needs):
+    assert stage.resources(SimpleNamespace(device=device)) == needs
+
+
+def test_scorers_give_each_clip_its_scores(metrics):
+    scored = score(work_of("a bar", "a wide bar"), "mean")
+    assert [clip.own_scores for clip in scored.decoded.clips] == [{"mean": 0.0, "words": 2}, {"mean": 10.0, "words": 3}]
+    assert (scored.seconds["decode"], list(scored.seconds)) == (1.5, ["decode", "score"])
+    assert metrics == [("score", scored.seconds["score"])]
+
+
+@pytest.mark.parametrize("scorers", [("mean", "mean"), ("motion",)])
+def test_a_score_whose_name_is_taken_is_told(metrics, scorers):
+    with pytest.raises(UserError, match=r"returned a score named '(mean|fps_src)', which is taken: rename it"):
+        score(work_of("a bar"), *scorers)
+
+
+@pytest.mark.parametrize(
+    ("changes", "numbers"),
+    [
+        ({}, {Decode: 4, Encode: 8}),
+        ({"scorers": ("a:b",)}, {Decode: 4, Score: 4, Encode: 8}),
+        ({"scorers": ("a:b",), "num_scorers": 7, "num_decoders": 90}, {Decode: 20, Score: 7, Encode: 8}),
+    ],
+)
+def test_scorers_have_a_stage_where_there_are_any(monkeypatch, changes, numbers):
+    monkeypatch.setattr(launch, "num_cpus", lambda: 8)
+    config = IngestConfig.model_validate({"source": {"uri": "v"}, "output_uri": "o", "base": "b"} | changes)
+    found = launch._stages(config, 20, use_gpu=False)
+    assert (list(found), found) == (list(numbers), numbers)
