@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from animatediff.errors import UserError
 from animatediff.models.lora import LowRankAdapters, adapter_name
 from animatediff.weights.identify.lora import FAMILY_KEY
+from animatediff.weights.layouts.families import LoraFamily
 from animatediff.weights.lora import read as lora
 from animatediff.weights.lora.deltas import Change, LowRank
-from animatediff.weights.lora.read import LoraFamily
 from animatediff.weights.reading.tensors import save_tensors
 from animatediff.weights.resident import Addition, ResidentWeights
 

@@ -1,9 +1,7 @@
 """Catalogs: which prompts to render with which weights, and the items that follow from them."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, PlainSerializer
@@ -12,7 +10,6 @@ from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.copies import sha256, with_fields
 from animatediff.rendering.catalog.entries import (
-    EmbeddingFile,
     Entry,
     Model,
     Prompt,
@@ -22,8 +19,10 @@ from animatediff.rendering.catalog.entries import (
     Weights,
     WeightsUri,
 )
-from animatediff.uris import printable_uri, with_secrets
-from animatediff.weights import base, checkpoints, textual_inversion
+from animatediff.rendering.catalog.identity import HashFile, Identities
+from animatediff.uris import printable_uri
+from animatediff.weights import checkpoints
+from animatediff.weights.identify.weights_slots import SLOTS
 
 RENDER_VERSION = 4
 """Part of every digest; raise it when a change of the code changes pixels."""
@@ -49,7 +48,8 @@ class Catalog(SeededSettings):
         Raises:
             UserError: neither the entry nor the catalog names a base or a motion module.
         """
-        shared = {name: getattr(entry, name) or getattr(self, name) for name in ("base", "motion_module")}
+        needed = (slot.field for slot in SLOTS.values() if slot.is_needed)
+        shared = {name: getattr(entry, name) or getattr(self, name) for name in needed}
         for name, uri in shared.items():
             if uri is None:
                 raise UserError(f"there is no {name}: name one in the entry or for the whole catalog")
@@ -155,8 +155,6 @@ class Plan(NamedTuple):
 Place = int | tuple[int, int]
 """Of an entry in its catalog, or of an entry and of one of its prompts."""
 
-HashFile = Callable[[str], str]
-
 _MODEL_FIELDS = set(Model.model_fields)
 # What all items are copies of: validating 100,000 takes seconds, and what they consist of is validated already.
 _ITEM = Item(digest="", entry="", model="", prompt="", seed=0)
@@ -181,10 +179,10 @@ def expand(
         UserError: an entry without problems has neither base nor motion module.
     """
     problems = problems or {}
-    identify = _Identities(content_hash)
+    identities = Identities(content_hash)
     plan = Plan([], {}, {}, {})
     for index, entry in enumerate(catalog.entries):
-        key = _add_model(plan, catalog, entry, identify, is_invalid=index in problems)
+        key = _add_model(plan, catalog, entry, identities, is_invalid=index in problems)
         shared = catalog.settings_of(entry)
         for number, prompt in enumerate(catalog.prompts_of(entry)):
             problem = problems.get(index) or problems.get((index, number))
@@ -195,69 +193,19 @@ def expand(
     return plan
 
 
-def _add_model(plan: Plan, catalog: Catalog, entry: Entry, identify: "_Identities", *, is_invalid: bool) -> str:
+def _add_model(plan: Plan, catalog: Catalog, entry: Entry, identities: Identities, *, is_invalid: bool) -> str:
     try:
         model = catalog.model(entry)
     except UserError:
         if not is_invalid:
             raise
         return ""
-    hashes = identify.hashes(model)
-    key = sha256(identify(model, hashes))
+    hashes = identities.hashes(model)
+    key = sha256(identities.of(model, hashes))
     if key not in plan.models:
         plan.models[key] = model
         plan.hashes[key] = {printable_uri(uri): found for uri, found in hashes.items()}
     return key
-
-
-class _Identities:
-    """What decides the weights of models, whatever the files are called. Each file is read once."""
-
-    def __init__(self, content_hash: HashFile) -> None:
-        self._hash = cache(lambda uri: _hash(uri, content_hash))
-        self._hash_base = cache(lambda uri: _hash(base_folder(uri), content_hash))
-        self._token = cache(lambda path, token: token_of(EmbeddingFile.model_construct(path=path, token=token)))
-
-    def hashes(self, model: Model) -> dict[str, str]:
-        """SHA-256 by URI."""
-        return {model.base: self._hash_base(model.base)} | {uri: self._hash(uri) for uri in weights_uris(model)}
-
-    def __call__(self, model: Model, hashes: Mapping[str, str]) -> dict[str, Any]:
-        # What cannot be read counts by all of its name.
-        hashes = {uri: with_secrets(found) for uri, found in hashes.items()}
-        return {
-            "base": hashes[model.base],
-            "motion_module": hashes[model.motion_module],
-            # Left out, it is the motion module's own, which that one's hash covers.
-            "noise_schedule": model.noise_schedule and model.noise_schedule.model_dump(),
-            "checkpoint": model.checkpoint and hashes[model.checkpoint],
-            "vae": model.vae and hashes[model.vae],
-            "additions": [(hashes[file.uri], file.scale, file.family) for file in model.additions()],
-            "embeddings": [(hashes[file.path], self._token(file.path, file.token)) for file in model.embeddings],
-        }
-
-
-def base_folder(base_uri: str) -> str:
-    """Where a base's files lie; its hub id, or what it is called if it cannot be found."""
-    try:
-        return base.resolve(base_uri)
-    except UserError:
-        return base_uri
-
-
-def weights_uris(model: Model) -> list[str]:
-    """Return the URIs of a model's weights files, without the base."""
-    embeddings = (file.path for file in model.embeddings)
-    additions = (file.uri for file in model.additions())
-    replacing = (uri for uri in (model.checkpoint, model.vae) if uri is not None)
-    return [model.motion_module, *replacing, *additions, *embeddings]
-
-
-def _hash(uri: str, content_hash: HashFile) -> str:
-    try:
-        return content_hash(uri) if "://" in uri or Path(uri).exists() else uri
-    except (UserError, OSError):
-        return uri
 
 
 def _items(entry: Entry, prompt: Prompt, settings: dict[str, Any], model: str, problem: str | None) -> Iterator[Item]:
@@ -274,14 +222,3 @@ def _items(entry: Entry, prompt: Prompt, settings: dict[str, Any], model: str, p
     own = settings | {"entry": entry.name, "model": model, "priority": entry.priority, "prompt": prompt.prompt}
     for seed in seeds:
         yield with_fields(_ITEM, _ITEM_FIELDS, **own, seed=seed, digest=sha256(pixels | {"seed": seed}))
-
-
-def token_of(file: EmbeddingFile) -> str | None:
-    """Return the word that stands for an embedding in prompts.
-
-    None if its file cannot be read, which its items will tell.
-    """
-    try:
-        return textual_inversion.read(file.path, token=file.token).token
-    except UserError:
-        return None

@@ -10,7 +10,6 @@ from animatediff.diffusion.context import Context
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import Sampler, TimestepSpacing
 from animatediff.uris import Uri
-from animatediff.weights.resident import Addition
 
 WeightsUri = Annotated[Uri, AfterValidator(storage.absolute_if_there)]
 
@@ -111,7 +110,7 @@ class EmbeddingFile(Config):
 
 
 class Weights(Config):
-    """What makes the base an entry's own model."""
+    """What makes the base an entry's own model; what is done with each field's files is in `weights_slots.SLOTS`."""
 
     checkpoint: WeightsUri | None = None
     """A diffusers folder, or a single file in the original layout; default: the base as it is."""
@@ -125,15 +124,6 @@ class Weights(Config):
     """Camera moves and learned motions, added to the motion module."""
     embeddings: tuple[Annotated[EmbeddingFile, BeforeValidator(_as_file)], ...] = ()
     """Textual inversions, used where their words stand in a prompt or a negative prompt."""
-
-    def additions(self) -> list[Addition]:
-        """Return the low-rank files by what they are."""
-        adapter = [self.domain_adapter] if self.domain_adapter else []
-        return [
-            *(Addition(file.path, file.scale, "domain_adapter") for file in adapter),
-            *(Addition(file.path, file.scale, "lora") for file in self.loras),
-            *(Addition(file.path, file.scale, "motion_lora") for file in self.motion_loras),
-        ]
 
 
 class Model(Weights):

@@ -15,6 +15,7 @@ from animatediff.rendering.catalog.copies import sha256, with_fields
 from animatediff.rendering.catalog.entries import Entry, Prompt, SeededSettings
 from animatediff.rendering.catalog.tables import SUFFIXES, Row, read_rows
 from animatediff.uris import Uri, printable_uri
+from animatediff.weights.identify.weights_slots import SLOTS
 
 
 class CatalogFile(Catalog):
@@ -66,7 +67,11 @@ def _of_table(uri: str) -> Catalog:
     entries = tuple(_read_entries(uri))
     if not entries:
         raise UsageError(f"{printable_uri(uri)} has no rows")
-    missing = [name for name in ("base", "motion_module") if not any(getattr(entry, name) for entry in entries)]
+    missing = [
+        slot.field
+        for slot in SLOTS.values()
+        if slot.is_needed and not any(getattr(entry, slot.field) for entry in entries)
+    ]
     if missing:
         columns = f"column{'s' if len(missing) > 1 else ''} {' and '.join(missing)}"
         raise UsageError(

@@ -12,6 +12,7 @@ from animatediff.diffusion.samplers import begin, make_scheduler
 from animatediff.errors import UserError, naming, refusing
 from animatediff.module_schedule import schedule_of
 from animatediff.rendering.catalog.entries import Model
+from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.checks.base import check_parts, num_text_layers
 from animatediff.rendering.checks.few_step import Distilled, distilled, mismatch
 from animatediff.weights import motion_modules
@@ -64,11 +65,11 @@ class ModelChecks:
         pair = self._pair(model.base, model.motion_module)
         if isinstance(pair, str):
             return pair
-        for file in model.motion_loras if not pair.motion.config.use_mid_block else ():
-            if self._has_mid_block(file.path):
+        for file in named_files(model) if not pair.motion.config.use_mid_block else ():
+            if file.slot.family == "motion_lora" and self._has_mid_block(file.uri):
                 self._warn(
                     "%s is for v2; what it changes in the middle block, which the motion module has not, is left out",
-                    file.path,
+                    file.uri,
                 )
         return None
 

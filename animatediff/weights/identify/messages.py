@@ -3,6 +3,7 @@
 from collections.abc import Set as AbstractSet
 
 from animatediff.weights.identify.model import UNUSUAL_INPUTS
+from animatediff.weights.identify.weights_slots import field_for
 from animatediff.weights.layouts.families import Base, Family, Identity
 
 _FAMILIES: dict[Family, str] = {
@@ -20,15 +21,6 @@ _FAMILIES: dict[Family, str] = {
     "upscaler": "upscaler",
 }
 _VERSIONED = ("motion_module", "motion_lora", "lora")
-_FIELDS: dict[Family, str] = {
-    "motion_module": "motion_module",
-    "motion_lora": "motion_loras",
-    "domain_adapter": "domain_adapter",
-    "checkpoint": "checkpoint",
-    "vae": "vae",
-    "lora": "loras",
-    "textual_inversion": "embeddings",
-}
 _BASES: dict[Base, str] = {
     "sd1": "Stable Diffusion 1.x",
     "sd2": "Stable Diffusion 2",
@@ -74,7 +66,7 @@ def misfit(identity: Identity, families: AbstractSet[Family], base: Base | None)
         )
         if identity.family == "unknown":
             return f"is {what}; {wanted} is needed"
-        field = _FIELDS.get(identity.family)
+        field = field_for(identity.family)
         return f"is {what}, not {wanted}: {f'give it as `{field}:`' if field else 'nothing here uses it'}"
     channels = {use: number for number, use in UNUSUAL_INPUTS.items()}
     if identity.family == "checkpoint" and identity.version in channels:

@@ -13,7 +13,8 @@ from ray.exceptions import RayError
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.catalog import Item, Plan, base_folder
+from animatediff.rendering.catalog.catalog import Item, Plan
+from animatediff.rendering.catalog.identity import base_folder
 from animatediff.rendering.results.ledger import Ledger
 from animatediff.weights.layouts.architectures import PARTS
 from pipelines.cluster.runtime import beside_the_driver, connect, num_cpus, num_gpus, wants_gpus

@@ -112,7 +112,7 @@ FAULTS = {
 
 
 def check_weights(uri):
-    problems = file_checks.check_files([file_checks.GivenFile(uri, role) for role in ("checkpoint", "vae", "lora")])
+    problems = file_checks.check_files([file_checks.GivenFile(uri, role) for role in ("checkpoint", "vae", "loras")])
     assert len(problems) == 3
     raise UserError("; ".join(problems.values()))
 

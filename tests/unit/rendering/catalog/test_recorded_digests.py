@@ -61,9 +61,9 @@ ONE = "entries: [{{name: one, prompts: [a cat], {}}}]"
         ("loras: [s3://gone/lora.safetensors]", "8b2428627a13b77c"),
         ("motion_module: other_motion.safetensors", "1ae670547724bd81"),
         (
-            "checkpoint: checkpoint.safetensors, vae: vae.safetensors, loras: [lora.safetensors, second_lora.safetensors], "
-            "domain_adapter: {path: adapter.safetensors, scale: 0.8}, motion_loras: [camera.safetensors], "
-            "embeddings: [{path: word.safetensors, token: w}]",
+            "checkpoint: checkpoint.safetensors, vae: vae.safetensors, "
+            "embeddings: [{path: word.safetensors, token: w}], loras: [lora.safetensors, second_lora.safetensors], "
+            "motion_loras: [camera.safetensors], domain_adapter: {path: adapter.safetensors, scale: 0.8}",
             "8fc30937feac898d",
         ),
         ("sampler: euler, timestep_spacing: trailing, num_inference_steps: 4, guidance_scale: 1", "0297e30c121c52d2"),
