@@ -18,9 +18,9 @@ from animatediff.data.ingest import plan as planning
 from animatediff.data.ingest.seal import write_shard
 from animatediff.data.inspection.verify import verify
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.catalog import Result
 from animatediff.rendering.results import clip_files
 from animatediff.rendering.results.ledger import result_of, write_item
+from animatediff.rendering.results.result import Result
 from animatediff.sprites import shipped
 from animatediff.training.checkpoint_files import DamagedCheckpointError
 from animatediff.training.trainer import Trainer

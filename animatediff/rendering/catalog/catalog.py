@@ -1,10 +1,9 @@
 """Catalogs: which prompts to render with which weights, and the items that follow from them."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import Field
 
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError
@@ -90,53 +89,6 @@ class Item(Settings):
     priority: int = 0
     prompt: str
     seed: int
-
-
-Status = Literal["ok", "failed", "invalid"]
-"""`invalid` are the items that were not tried, since their entry cannot be rendered as it is written."""
-
-
-def _finite(values: Any) -> Any:
-    """Return the finite numbers of a mapping.
-
-    NaN and infinity cannot be said in JSON or on a page, and are left out.
-    """
-    if not isinstance(values, Mapping):
-        return values
-    return {name: value for name, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
-
-
-_Numbers = Annotated[dict[str, float], BeforeValidator(_finite), PlainSerializer(_finite)]
-
-
-class Result(Item):
-    """What became of an item."""
-
-    status: Status
-    error: str | None = None
-    """Why there is no clip."""
-    warning: str | None = None
-    """What was done otherwise than written: a prompt that was cut off, or syntax in it that was read as characters."""
-    attempts: int = 0
-    """Times that a worker began with it."""
-    seconds: _Numbers = Field(default_factory=dict)
-    """Of the last attempt, by stage: `load` and `text` (the item's share), `unet`, `vae`, `encode`, `write`."""
-    files: dict[str, str] = Field(default_factory=dict)
-    """Paths under the output folder: `mp4`, `gif`, `webp`, `png` (a folder), `latents`, and `poster`, a still."""
-    sha256: dict[str, str] = Field(default_factory=dict)
-    """Of each file; of a folder, over its files' in their order."""
-    num_bytes: dict[str, int] = Field(default_factory=dict)
-    """Size of each file; of a folder, of its files together."""
-    model_hashes: dict[str, str] = Field(default_factory=dict)
-    """SHA-256 of the weights' contents by URI; a base given as a hub id stands for itself."""
-    versions: dict[str, str] = Field(default_factory=dict)
-    """Of this project and of the packages that decide pixels, and the device."""
-    scores: _Numbers = Field(default_factory=dict)
-    """What the score job measured of the clip, by name."""
-    scored_by: str | None = None
-    """The scorer's import path."""
-    score_error: str | None = None
-    """Why the scorer gave nothing."""
 
 
 class Plan(NamedTuple):

@@ -15,9 +15,10 @@ import pyarrow as pa
 
 from animatediff import storage
 from animatediff.errors import UserError, printed
-from animatediff.rendering.catalog.catalog import Item, Result
+from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.results import clip_files
 from animatediff.rendering.results import table as ledger_table
+from animatediff.rendering.results.result import Result
 from animatediff.rendering.results.table import TABLE
 from animatediff.storage import checked_json
 
@@ -246,7 +247,9 @@ def read_results(output_uri: str) -> list[Result]:
 
 def without_clip(result: Result) -> Result:
     """Return what is told of an item whose clip is not what was written: its files are not to be shown."""
-    return result.model_copy(update={"status": "failed", "error": NO_CLIP, "files": {}, "scores": {}})
+    return result.model_copy(
+        update={"status": "failed", "error": NO_CLIP, "files": {}, "scores": {}, "score_errors": {}}
+    )
 
 
 def _indices(rows: Iterable[int]) -> pa.Array:

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 
-from animatediff.rendering.catalog.catalog import Item, Plan, Result
+from animatediff.rendering.catalog.catalog import Item, Plan
+from animatediff.rendering.results.result import Result
 from pipelines.settings import RenderRate
 from pipelines.terminal.hours import cost, duration
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.catalog import Result
 from animatediff.rendering.results.gallery import gallery_html
+from animatediff.rendering.results.result import Result
 from animatediff.rendering.results.table import TABLE, write_table
 
 logger = logging.getLogger(__name__)

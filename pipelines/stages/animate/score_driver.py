@@ -4,8 +4,8 @@ import logging
 
 from animatediff import storage
 from animatediff.errors import UserError, naming
-from animatediff.rendering.catalog.catalog import Result
 from animatediff.rendering.results.ledger import NO_CLIP, NO_RESULT, for_item, read_results
+from animatediff.rendering.results.result import Result
 from animatediff.rendering.results.table import TABLE
 from animatediff.rendering.scoring import load_scorer, mean_scores
 from pipelines.cluster.runtime import connect
@@ -25,7 +25,7 @@ def score(config: ScoreConfig) -> list[Result]:
         load_scorer(config.scorer)
     results = read_results(output_uri)
     by_digest = {result.digest: result for result in results}
-    pending = [r for r in by_digest.values() if r.status == "ok" and (config.again or r.scored_by != config.scorer)]
+    pending = [r for r in by_digest.values() if r.status == "ok" and (config.again or config.scorer not in r.scores)]
     if config.dry_run:
         logger.info("to score: %d of %d clips", len(pending), len(by_digest))
         return results
@@ -37,17 +37,18 @@ def score(config: ScoreConfig) -> list[Result]:
                 progress.update(1)
     scored = [for_item(by_digest[result.digest], result) for result in results]
     write_reports(output_uri, scored)
-    _report(output_uri, scored)
+    _report(output_uri, scored, config.scorer)
     return scored
 
 
-def _report(output_uri: str, results: list[Result]) -> None:
-    for entry, scores in mean_scores(results).items():
+def _report(output_uri: str, results: list[Result], scorer: str) -> None:
+    for entry, scores in mean_scores(results, scorer).items():
         logger.info("%s: %s", entry, ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
-    unscored = [result for result in results if result.score_error]
+    unscored = [result for result in results if scorer in result.score_errors]
     if unscored:
         first = unscored[0]
-        logger.warning("%d clips have no scores, first (entry %s): %s", len(unscored), first.entry, first.score_error)
+        why = first.score_errors[scorer]
+        logger.warning("%d clips have no scores, first (entry %s): %s", len(unscored), first.entry, why)
     logger.info("scores are in %s and in the gallery", storage.join(output_uri, TABLE))
     if lost := [result for result in results if result.error in (NO_CLIP, NO_RESULT)]:
         raise UserError(

@@ -27,12 +27,13 @@ from ray.exceptions import RayError
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.rendering.animator import Animator, Clip
-from animatediff.rendering.catalog.catalog import Item, Result
+from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Model, Settings
 from animatediff.rendering.formats import Format
 from animatediff.rendering.outputs import encode
 from animatediff.rendering.results import clip_files
 from animatediff.rendering.results.ledger import describe, read_item, result_of, write_item
+from animatediff.rendering.results.result import Result
 from animatediff.storage.full import is_full
 from pipelines.stages.animate.dispatch import MAX_DEATHS, Lease
 from pipelines.terminal.failures import is_loss
