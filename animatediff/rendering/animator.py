@@ -20,7 +20,7 @@ from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.module_schedule import schedule_of
-from animatediff.rendering.catalog import prompt_syntax
+from animatediff.rendering.catalog import foreign_syntax
 from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Model, Settings, Weights
 from animatediff.rendering.catalog.named_files import additions, named_files
@@ -204,8 +204,8 @@ class Animator:
                 frames = self._frames(latents)
             except UserError as error:
                 return error
-        tell = (prompt_syntax.warning, self._prompts.cut_off)
-        warnings = [told for text in prompt_syntax.texts_of(item) for find in tell if (told := find(text))]
+        tell = (foreign_syntax.warning, self._prompts.cut_off)
+        warnings = [told for text in foreign_syntax.texts_of(item) for find in tell if (told := find(text))]
         return Clip(frames, latents.half().cpu(), "; ".join(warnings) or None, seconds)
 
     def _encode(self, text: str, clip_skip: int) -> Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load, save
 
-from animatediff.rendering.catalog.identity import token_of
+from animatediff.rendering.catalog.model_identity import token_of
 from animatediff.rendering.checks.files import GivenFile, check_files
 from animatediff.weights import checkpoints, motion_modules, textual_inversion
 from animatediff.weights.base import load_config

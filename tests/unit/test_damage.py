@@ -28,7 +28,7 @@ from pipelines import animate, ingest, score
 from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
 from pipelines.stages.animate import driver as animate_driver
 from pipelines.stages.animate import score_driver
-from pipelines.stages.animate.score import _score_row
+from pipelines.stages.animate.score_worker import _score_row
 from pipelines.stages.ingest import driver as ingest_driver
 from pipelines.stages.ingest import seal
 from pipelines.stages.train import run as train_run

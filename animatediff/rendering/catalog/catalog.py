@@ -7,7 +7,7 @@ from pydantic import Field
 
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.copies import sha256, with_fields
+from animatediff.rendering.catalog.canonical_json import sha256
 from animatediff.rendering.catalog.entries import (
     Entry,
     Model,
@@ -18,7 +18,8 @@ from animatediff.rendering.catalog.entries import (
     Weights,
     WeightsUri,
 )
-from animatediff.rendering.catalog.identity import HashFile, Identities
+from animatediff.rendering.catalog.model_identity import HashFile, Identities
+from animatediff.rendering.catalog.unvalidated_copies import unvalidated_copy
 from animatediff.uris import printable_uri
 from animatediff.weights import checkpoints
 from animatediff.weights.identify.weights_slots import SLOTS
@@ -42,7 +43,7 @@ class Catalog(SeededSettings):
     entries: tuple[Entry, ...] = Field(min_length=1)
 
     def model(self, entry: Entry) -> Model:
-        """Return the entry's weights.
+        """Return the weights that an entry is rendered with: its own, and the catalog's base and motion module.
 
         Raises:
             UserError: neither the entry nor the catalog names a base or a motion module.
@@ -67,7 +68,7 @@ class Catalog(SeededSettings):
 
 
 def settings_of_prompt(shared: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
-    """Return a prompt's settings.
+    """Return the fields of `SeededSettings` for a prompt: its own over those of its entry.
 
     Args:
         shared: what `Catalog.settings_of` gives for its entry.
@@ -83,7 +84,7 @@ class Item(Settings):
     digest: str
     """SHA-256 over everything that decides the pixels: equal digests are rendered once."""
     entry: str
-    """Its name."""
+    """The entry's name."""
     model: str
     """SHA-256 over what decides the weights: items of equal ones are rendered together."""
     priority: int = 0
@@ -116,7 +117,7 @@ _ITEM_FIELDS = set(Item.model_fields)
 def expand(
     catalog: Catalog, *, problems: Mapping[Place, str] | None = None, content_hash: HashFile = checkpoints.content_hash
 ) -> Plan:
-    """Every entry with each of its prompts and seeds.
+    """Return the items of a catalog: every entry with each of its prompts and seeds.
 
     Reads all weights files once, to hash them; a base given as a hub id counts by its name.
 
@@ -173,4 +174,4 @@ def _items(entry: Entry, prompt: Prompt, settings: dict[str, Any], model: str, p
         pixels |= {"entry": entry.name, "problem": problem}
     own = settings | {"entry": entry.name, "model": model, "priority": entry.priority, "prompt": prompt.prompt}
     for seed in seeds:
-        yield with_fields(_ITEM, _ITEM_FIELDS, **own, seed=seed, digest=sha256(pixels | {"seed": seed}))
+        yield unvalidated_copy(_ITEM, _ITEM_FIELDS, **own, seed=seed, digest=sha256(pixels | {"seed": seed}))

@@ -18,7 +18,7 @@ class Settings(Config):
     """What a prompt is rendered with; the defaults are the reference's."""
 
     negative_prompt: str = ""
-    """What the guidance leads away from."""
+    """What the clip is not to show: the guidance leads away from it."""
     sampler: Sampler = "ddim"
     """The way from noise to latents. Few-step motion modules need theirs: Lightning `euler` with `timestep_spacing:
     trailing`, AnimateLCM `lcm`; both with few steps and little guidance."""
@@ -34,9 +34,9 @@ class Settings(Config):
     clip_skip: int = Field(0, ge=0, le=11)
     """Last layers of the text encoder that are left out; what other tools call clip skip 2 is 1 here."""
     width: int = Field(512, ge=8)
-    """Of a frame, in pixels."""
+    """Width of a frame, in pixels."""
     height: int = Field(512, ge=8)
-    """Of a frame, in pixels."""
+    """Height of a frame, in pixels."""
     num_frames: int = Field(16, ge=1)
     """Any number with `context`; without it, at most what the motion module's position table holds."""
     fps: float = Field(8.0, gt=0, le=100)
@@ -141,7 +141,7 @@ class Entry(SeededSettings, Weights):
     """A personalised model and its prompts; settings given here override the catalog's."""
 
     name: str
-    """Says which model it is; letters, digits, `.`, `_` and `-`. Entries of one name have the same weights."""
+    """Name of the model; letters, digits, `.`, `_` and `-`. Entries of one name have the same weights."""
     base: WeightsUri | None = None
     """Default: the catalog's."""
     motion_module: WeightsUri | None = None

@@ -7,10 +7,10 @@ from functools import cache
 from itertools import combinations
 
 from animatediff.errors import UserError
-from animatediff.rendering.catalog import files as catalog_files
+from animatediff.rendering.catalog import catalog_files
 from animatediff.rendering.catalog.catalog import Catalog, Place, settings_of_prompt
 from animatediff.rendering.catalog.entries import Entry
-from animatediff.rendering.catalog.identity import token_of
+from animatediff.rendering.catalog.model_identity import token_of
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.checks.files import check_files, files_of
 from animatediff.rendering.checks.models import CHECKED_SETTINGS, ModelChecks
@@ -73,7 +73,7 @@ def report(problems: Mapping[Place, str], catalog: Catalog) -> str:
 
 
 def _problems(catalog: Catalog) -> Iterator[tuple[Place, str]]:
-    """Every problem with the place that has it."""
+    """Yield every problem with the entry, or the prompt of an entry, that has it."""
     yield from _name_problems(catalog)
     files = check_files(file for entry in catalog.entries for file in files_of(entry))
     models = ModelChecks(catalog.noise_schedule)
@@ -118,7 +118,7 @@ def _token_problems(words: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 
 def _texts(catalog: Catalog, entry: Entry) -> Iterator[str]:
-    """Where the words of an entry's embeddings may stand."""
+    """Yield the texts in which the words of an entry's embeddings may stand."""
     yield catalog.settings_of(entry)["negative_prompt"]
     for prompt in catalog.prompts_of(entry):
         yield prompt.prompt
@@ -155,7 +155,7 @@ def _is_lost(catalog: Catalog, index: int, found: Collection[Place]) -> bool:
 
 
 def _lines(found: Mapping[Place, Sequence[str]], catalog: Catalog) -> list[str]:
-    """Each problem once, with the entries that have it."""
+    """Return a line for each distinct problem, with the entries that have it."""
     places = defaultdict(list)
     for place, problems in found.items():
         for problem in problems:

@@ -61,7 +61,7 @@ class ModelChecks:
         self._has_mid_block = cache(_has_mid_block)
 
     def model(self, model: Model) -> str | None:
-        """Why no clip can be made with the model's base and motion module."""
+        """Return why no clip can be made with the model's base and motion module; None where one can."""
         pair = self._pair(model.base, model.motion_module)
         if isinstance(pair, str):
             return pair
@@ -74,7 +74,7 @@ class ModelChecks:
         return None
 
     def settings(self, model: Model, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        """Why no clip can be made with these settings; nothing where `model` has a problem already."""
+        """Return why no clip can be made with these settings; nothing where `model` has a problem already."""
         return self._settings(model.base, model.motion_module, *(settings[name] for name in CHECKED_SETTINGS))
 
     def _found_pair(self, base: str, motion_module: str) -> _Pair | str:

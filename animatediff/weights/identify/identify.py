@@ -113,7 +113,7 @@ def _trained(contents: Contents, family: Family) -> Iterator[Tensor]:
 
 
 def _refuse_collection(uri: str) -> None:
-    """Before a remote folder of any size is fetched."""
+    """Refuse a remote folder of several weights files, before anything of it is fetched."""
     if storage.is_local(uri):
         return
     files = [name for name in storage.list_files(uri) if name.endswith((".safetensors", ".ckpt", ".pt", ".bin"))]
@@ -145,7 +145,7 @@ def _identify_folder(folder: Path, uri: str) -> Identity:
 
 
 def _identify_weights(folder: Path, uri: str) -> Identity | None:
-    """Of the weights directly in a folder; None where there are none."""
+    """Identify the weights directly in a folder; None where there are none."""
     files = [open_tensors(str(path)) for path in _weights_files(folder)]
     if not files:
         return None
@@ -157,7 +157,7 @@ def _identify_weights(folder: Path, uri: str) -> Identity | None:
 
 
 def _weights_files(folder: Path) -> list[Path]:
-    """One file, or the shards of one; of several copies the one without a variant (`fp16`) in its name.
+    """Return one file, or the shards of one; of several copies the one without a variant (`fp16`) in its name.
 
     Raises:
         UserError: the folder is a collection of files.
@@ -170,7 +170,7 @@ def _weights_files(folder: Path) -> list[Path]:
 
 
 def _variant(path: Path) -> str:
-    """`fp16` of `model.fp16.safetensors` and of `model.fp16-00001-of-00002.safetensors`."""
+    """Return the `fp16` of `model.fp16.safetensors` and of `model.fp16-00001-of-00002.safetensors`."""
     return ".".join(path.name.split(".")[1:-1]).partition("-")[0]
 
 

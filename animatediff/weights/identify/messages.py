@@ -32,7 +32,7 @@ _BASES: dict[Base, str] = {
 
 
 def name(identity: Identity) -> str:
-    """Such as `an SDXL LoRA`."""
+    """Return what a file is in words, such as `an SDXL LoRA`."""
     if identity.family == "unknown":
         return f"no weights file of a known kind: {identity.note}"
     words = [_BASES.get(identity.base, "") if identity.base else "", _FAMILIES[identity.family]]
@@ -47,12 +47,12 @@ def name(identity: Identity) -> str:
 
 
 def model_name(base: Base) -> str:
-    """Such as `an SDXL model`."""
+    """Return what a model for a base is in words, such as `an SDXL model`."""
     return f"{_with_article(_BASES[base])} model"
 
 
 def misfit(identity: Identity, families: AbstractSet[Family], base: Base | None) -> str | None:
-    """Why a file cannot be used, as the end of a sentence that begins with its name; None if it can.
+    """Return why a file cannot be used, as the end of a sentence that begins with its name; None if it can.
 
     Args:
         identity: the file's.

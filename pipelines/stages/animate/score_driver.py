@@ -11,14 +11,21 @@ from animatediff.rendering.scoring import load_scorer, mean_scores
 from pipelines.cluster.runtime import connect
 from pipelines.settings import ScoreConfig
 from pipelines.stages.animate.reports import write_reports
-from pipelines.stages.animate.score import score_results
+from pipelines.stages.animate.score_worker import score_results
 from pipelines.terminal.progress import Progress
 
 logger = logging.getLogger(__name__)
 
 
 def score(config: ScoreConfig) -> list[Result]:
-    """Do the job; see `pipelines.score.main`."""
+    """Score the clips that this scorer has not scored yet, and write the table and the gallery anew.
+
+    Returns:
+        The results of all items.
+
+    Raises:
+        UserError: there is no such scorer, there are no results, or clips turn out to be gone or damaged.
+    """
     output_uri = storage.absolute(config.output_uri)
     logger.info("score: %s by %s", output_uri, config.scorer)
     with naming("scorer"):

@@ -18,7 +18,7 @@ from animatediff.data.sources.fetching import http
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig
 from animatediff.errors import UserError
-from animatediff.rendering.catalog import files as catalog_files
+from animatediff.rendering.catalog import catalog_files
 from animatediff.rendering.checks import files as file_checks
 from animatediff.uris import hide_secrets, with_secrets
 from animatediff.weights import base, motion_modules

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from animatediff.errors import UserError
-from animatediff.rendering.catalog import files as catalog_files
+from animatediff.rendering.catalog import catalog_files
 from animatediff.rendering.catalog.catalog import expand
 
 _NAMES = ("motion", "other_motion", "checkpoint", "vae", "lora", "second_lora", "adapter", "camera", "learned", "word")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from animatediff.errors import UsageError
 from animatediff.rendering.catalog.catalog import Catalog, expand
-from animatediff.rendering.catalog.files import read
+from animatediff.rendering.catalog.catalog_files import read
 from animatediff.rendering.catalog.named_files import additions
 
 SHARED = {"base": "owner/base", "motion_module": "mm.safetensors"}

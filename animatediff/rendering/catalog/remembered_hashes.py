@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.catalog import Catalog
-from animatediff.rendering.catalog.identity import HashFile, base_folder
+from animatediff.rendering.catalog.model_identity import HashFile, base_folder
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.storage.errors import is_absence, public, unreachable
 from animatediff.uris import printable_uri

@@ -84,7 +84,7 @@ def _score_row(row: dict[str, Any], *, output_uri: str, scorer: str) -> dict[str
 
 
 def _frames(result: Result, output_uri: str) -> np.ndarray:
-    """All frames of a clip, (f h w 3) uint8 RGB."""
+    """Read all frames of a clip, (f h w 3) uint8 RGB."""
     if "mp4" not in result.files:
         raise UserError("it was not written as MP4: render it again with mp4 among the formats")
     data = storage.read_bytes(storage.join(output_uri, result.files["mp4"]))

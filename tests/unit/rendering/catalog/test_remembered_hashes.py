@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from animatediff.errors import UserError
 from animatediff.rendering.catalog import hashes
 from animatediff.rendering.catalog.catalog import Catalog, expand
-from animatediff.rendering.catalog.hashes import content_hashes
+from animatediff.rendering.catalog.remembered_hashes import content_hashes
 from animatediff.weights import checkpoints
 
 
