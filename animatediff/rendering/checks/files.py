@@ -82,7 +82,7 @@ def _check_kind(file: TensorFile, slot: Slot) -> None:
     if is_lora(slot.family):
         lora.check_kind(file, slot.family, base="sd1")
     else:
-        expect(file, {slot.family, slot.also or slot.family}, base="sd1")
+        expect(file, slot.families, base="sd1")
 
 
 def _names_in(uri: str) -> list[str] | None:

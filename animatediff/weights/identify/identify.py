@@ -15,7 +15,7 @@ from animatediff.weights.identify import model as identify_model
 from animatediff.weights.identify.base import text_width
 from animatediff.weights.identify.messages import misfit
 from animatediff.weights.identify.metadata import printable, read_metadata
-from animatediff.weights.layouts.families import Base, Contents, Description, Family, Identity, find_rule
+from animatediff.weights.layouts.families import Base, Contents, Description, Family, Identity, find_rule, is_lora
 from animatediff.weights.reading.files import local_copy, read_json
 from animatediff.weights.reading.scaled import is_scale
 from animatediff.weights.reading.tensors import TensorFile, open_tensors
@@ -95,7 +95,9 @@ def _describe(contents: Contents) -> Description:
         found = identify_model.describe_unnamed(contents)
         names = ", ".join(printable(name, 60) for name in list(contents.shapes)[:3])
         return found._replace(note=f"it has names such as {names}") if found.family == "unknown" else found
-    return identify_lora.describe(contents) if rule.family == "lora" else identify_model.describe(rule, contents)
+    if is_lora(rule.family):
+        return identify_lora.describe(rule.family, contents)
+    return identify_model.describe(rule, contents)
 
 
 def _trained(contents: Contents, family: Family) -> Iterator[Tensor]:

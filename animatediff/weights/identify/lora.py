@@ -9,7 +9,7 @@ from torch import Tensor
 from animatediff.errors import UserError
 from animatediff.weights.identify.base import find_base
 from animatediff.weights.identify.metadata import printable
-from animatediff.weights.layouts.families import ALGORITHMS, DOWN, Base, Contents, Description
+from animatediff.weights.layouts.families import ALGORITHMS, DOWN, Base, Contents, Description, LoraFamily
 from animatediff.weights.reading.files import parse_json
 
 DOMAIN_ADAPTER_RANK = 128
@@ -46,11 +46,18 @@ _ATTENTION_MATRICES = {(attention, matrix) for attention in ("attn1", "attn2") f
 _RANK_FIRST = re.compile(rf"{DOWN}|\.(?:hada_w1_b|lokr_w[12]_b)(?:\.default)?$")
 
 
-def describe(contents: Contents) -> Description:
-    """Tell a low-rank file's kind; of its values only the alphas are read."""
+def describe(family: LoraFamily, contents: Contents) -> Description:
+    """Tell a low-rank file's kind; of its values only the alphas are read.
+
+    Args:
+        family: what its names tell; those of a `lora` may be a MotionLoRA's or a domain adapter's, too.
+        contents: the file's.
+    """
     ranks = {contents.shapes[name][0] for name in contents.matching(_RANK_FIRST) if contents.shapes[name]}
     alphas = _alphas(contents.tensors) | _alphas_of_metadata(contents.metadata)
     rank, alpha = _range(ranks), _range(alphas)
+    if family != "lora":
+        return Description(family, None, _layout(_LAYOUTS, contents), find_base(contents), rank, alpha)
     if contents.has(_MOTION):
         version, base = _motion_version(contents)
         return Description(

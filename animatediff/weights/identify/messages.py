@@ -4,22 +4,8 @@ from collections.abc import Set as AbstractSet
 
 from animatediff.weights.identify.model import UNUSUAL_INPUTS
 from animatediff.weights.identify.weights_slots import field_for
-from animatediff.weights.layouts.families import Base, Family, Identity
+from animatediff.weights.layouts.families import WORDS, Base, Family, Identity
 
-_FAMILIES: dict[Family, str] = {
-    "motion_module": "motion module",
-    "motion_lora": "MotionLoRA",
-    "domain_adapter": "domain adapter (LoRA on the base's attention, rank 128)",
-    "checkpoint": "checkpoint",
-    "vae": "VAE",
-    "lora": "LoRA",
-    "textual_inversion": "textual inversion",
-    "controlnet": "ControlNet",
-    "t2i_adapter": "T2I-Adapter",
-    "sparse_control": "SparseCtrl encoder",
-    "ip_adapter": "IP-Adapter",
-    "upscaler": "upscaler",
-}
 _VERSIONED = ("motion_module", "motion_lora", "lora")
 _BASES: dict[Base, str] = {
     "sd1": "Stable Diffusion 1.x",
@@ -35,7 +21,7 @@ def name(identity: Identity) -> str:
     """Return what a file is in words, such as `an SDXL LoRA`."""
     if identity.family == "unknown":
         return f"no weights file of a known kind: {identity.note}"
-    words = [_BASES.get(identity.base, "") if identity.base else "", _FAMILIES[identity.family]]
+    words = [_BASES.get(identity.base, "") if identity.base else "", WORDS[identity.family]]
     if identity.family == "checkpoint" and identity.version:
         words.insert(1, identity.version)
     if identity.family == "domain_adapter":
@@ -62,7 +48,7 @@ def misfit(identity: Identity, families: AbstractSet[Family], base: Base | None)
     what = name(identity)
     if identity.family not in families:
         wanted = " or ".join(
-            _with_article(_FAMILIES[family].partition(" (")[0]) for family in sorted(families - {"unknown"})
+            _with_article(WORDS[family].partition(" (")[0]) for family in sorted(families - {"unknown"})
         )
         if identity.family == "unknown":
             return f"is {what}; {wanted} is needed"

@@ -19,13 +19,16 @@ class Slot(NamedTuple):
     """A field of an entry that names weights."""
 
     field: str
-    family: Family
-    """What its files are."""
     role: Role
+    families: tuple[Family, ...] = ()
+    """What its files may be, first what they are meant to be; none where they are no weights files."""
     is_list: bool = False
     """Whether it names any number of files."""
-    also: Family | None = None
-    """What does as well."""
+
+    @property
+    def family(self) -> Family | None:
+        """What its files are meant to be."""
+        return next(iter(self.families), None)
 
     @property
     def has_scale(self) -> bool:
@@ -40,14 +43,14 @@ class Slot(NamedTuple):
 
 # In the order in which results tell the files' hashes, and in which additions are added up: sums round by it.
 _ROWS = (
-    Slot("base", "checkpoint", "base"),
-    Slot("motion_module", "motion_module", "motion_module"),
-    Slot("checkpoint", "checkpoint", "replacement", also="vae"),
-    Slot("vae", "vae", "replacement"),
-    Slot("domain_adapter", "domain_adapter", "addition"),
-    Slot("loras", "lora", "addition", is_list=True),
-    Slot("motion_loras", "motion_lora", "addition", is_list=True),
-    Slot("embeddings", "textual_inversion", "embedding", is_list=True),
+    Slot("base", "base"),
+    Slot("motion_module", "motion_module", ("motion_module",)),
+    Slot("checkpoint", "replacement", ("checkpoint", "vae")),
+    Slot("vae", "replacement", ("vae",)),
+    Slot("domain_adapter", "addition", ("domain_adapter",)),
+    Slot("loras", "addition", ("lora",), is_list=True),
+    Slot("motion_loras", "addition", ("motion_lora",), is_list=True),
+    Slot("embeddings", "embedding", ("textual_inversion",), is_list=True),
 )
 SLOTS = {slot.field: slot for slot in _ROWS}
 """By the field's name."""
@@ -55,4 +58,4 @@ SLOTS = {slot.field: slot for slot in _ROWS}
 
 def field_for(family: Family) -> str | None:
     """Return the field in which a file of a family belongs; None where an entry has none for it."""
-    return next((slot.field for slot in _ROWS if slot.family == family and slot.role != "base"), None)
+    return next((slot.field for slot in _ROWS if slot.family == family), None)

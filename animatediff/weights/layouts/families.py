@@ -49,7 +49,24 @@ ALGORITHMS: tuple[tuple[str, str], ...] = (
 """How a file changes the weights of a model, by a pattern among its names; the first that is found."""
 
 
-def is_lora(family: Family) -> TypeGuard[LoraFamily]:
+WORDS: dict[Family, str] = {
+    "motion_module": "motion module",
+    "motion_lora": "MotionLoRA",
+    "domain_adapter": "domain adapter (LoRA on the base's attention, rank 128)",
+    "checkpoint": "checkpoint",
+    "vae": "VAE",
+    "lora": "LoRA",
+    "textual_inversion": "textual inversion",
+    "controlnet": "ControlNet",
+    "t2i_adapter": "T2I-Adapter",
+    "sparse_control": "SparseCtrl encoder",
+    "ip_adapter": "IP-Adapter",
+    "upscaler": "upscaler",
+}
+"""What people call a file of a family."""
+
+
+def is_lora(family: Family | None) -> TypeGuard[LoraFamily]:
     """Whether files of a family are low-rank ones, which are added to weights."""
     return family in get_args(LoraFamily)
 

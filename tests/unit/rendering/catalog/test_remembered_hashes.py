@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from animatediff.errors import UserError
-from animatediff.rendering.catalog import hashes
+from animatediff.rendering.catalog import remembered_hashes
 from animatediff.rendering.catalog.catalog import Catalog, expand
 from animatediff.rendering.catalog.remembered_hashes import content_hashes
 from animatediff.weights import checkpoints
@@ -20,7 +20,9 @@ def read(monkeypatch):
     """The files that were read since."""
     found = []
     monkeypatch.setattr(
-        hashes.checkpoints, "content_hash", lambda uri, of=checkpoints.content_hash: found.append(uri) or of(uri)
+        remembered_hashes.checkpoints,
+        "content_hash",
+        lambda uri, of=checkpoints.content_hash: found.append(uri) or of(uri),
     )
     return found
 
