@@ -132,7 +132,7 @@ def test_remote_folders_and_pefts_files_have_the_hash_that_they_have_elsewhere(t
 
 
 def test_a_file_without_a_version_is_not_remembered(catalog, tmp_path, monkeypatch, read):
-    monkeypatch.setattr(hashes, "VERSION_FIELDS", ("ETag",))
+    monkeypatch.setattr(remembered_hashes, "VERSION_FIELDS", ("ETag",))
     kept = str(tmp_path / "hashes.json")
     for _ in range(2):
         content_hashes(catalog, kept)
