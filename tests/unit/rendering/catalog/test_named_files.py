@@ -29,11 +29,11 @@ def test_the_table_knows_every_field_of_weights():
 @pytest.mark.parametrize("field", SLOTS)
 def test_a_row_says_what_its_field_takes(field):
     slot = SLOTS[field]
-    value = getattr(Entry.model_validate(ENTRY), field)
-    assert isinstance(value, tuple) == slot.is_list
-    (first, *_) = value if slot.is_list else (value,)
-    assert isinstance(first, Lora) == slot.has_scale
-    assert isinstance(first, EmbeddingFile) == (slot.role == "embedding")
+    entry = Entry.model_validate({"name": "one", field: ["a.pt"] if slot.is_list else "a.pt"})
+    assert list(named_files(entry)) == [NamedFile(slot, "a.pt")]
+    (value,) = getattr(entry, field) if slot.is_list else (getattr(entry, field),)
+    assert isinstance(value, Lora) == slot.has_scale
+    assert isinstance(value, EmbeddingFile) == (slot.role == "embedding")
 
 
 def test_files_come_in_the_order_of_the_slots():
@@ -73,7 +73,7 @@ def test_other_uris_take_the_place_of_all_but_the_bases():
 def test_what_is_checked_by_itself_is_all_but_base_and_motion_module():
     given = files_of(Entry.model_validate(ENTRY))
     assert given[0] == GivenFile("c.safetensors", "checkpoint")
-    assert {file.field for file in given} == SLOTS.keys() - {"base", "motion_module"}
+    assert {file.field for file in given} == ENTRY.keys() - {"name", "base", "motion_module"}
 
 
 def test_a_family_belongs_in_one_field():
