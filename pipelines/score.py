@@ -8,7 +8,7 @@ from pipelines.outputs.output_folder import check_results
 from pipelines.settings import ScoreConfig
 
 if TYPE_CHECKING:
-    from animatediff.rendering.catalog.catalog import Result
+    from animatediff.rendering.results.result import Result
 
 
 def main(config: ScoreConfig) -> "list[Result]":

@@ -20,9 +20,10 @@ from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.module_schedule import schedule_of
-from animatediff.rendering.catalog import prompt_syntax
+from animatediff.rendering.catalog import foreign_syntax
 from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Model, Settings, Weights
+from animatediff.rendering.catalog.named_files import additions, named_files
 from animatediff.weights import motion_modules, textual_inversion
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 from animatediff.weights.layouts.architectures import known_base
@@ -133,8 +134,8 @@ class Animator:
         return ahead[1].result() if ahead and ahead[0] == wanted else self._read(wanted)
 
     def _read(self, wanted: Weights, *, ahead: bool = False) -> _Files:
-        embeddings = [textual_inversion.read(e.path, token=e.token, base=self._kind) for e in wanted.embeddings]
-        words = [(file.path, file.token) for file in wanted.embeddings]
+        words = [(file.uri, file.token) for file in named_files(wanted) if file.slot.role == "embedding"]
+        embeddings = [textual_inversion.read(uri, token=token, base=self._kind) for uri, token in words]
         known = {word_key(embedding.token) for embedding in embeddings}
         for path, embedding in _bundled(wanted):
             # A word that is named by itself comes first, then the first LoRA's.
@@ -142,7 +143,7 @@ class Animator:
                 known.add(word_key(embedding.token))
                 embeddings.append(embedding)
                 words.append((path, embedding.token))
-        reading = self._weights.read(wanted.checkpoint, wanted.additions(), vae=wanted.vae, ahead=ahead)
+        reading = self._weights.read(wanted.checkpoint, additions(wanted), vae=wanted.vae, ahead=ahead)
         return _Files(reading, tuple(embeddings), tuple(words))
 
     def render(self, item: Item) -> np.ndarray:
@@ -203,8 +204,8 @@ class Animator:
                 frames = self._frames(latents)
             except UserError as error:
                 return error
-        tell = (prompt_syntax.warning, self._prompts.cut_off)
-        warnings = [told for text in prompt_syntax.texts_of(item) for find in tell if (told := find(text))]
+        tell = (foreign_syntax.warning, self._prompts.cut_off)
+        warnings = [told for text in foreign_syntax.texts_of(item) for find in tell if (told := find(text))]
         return Clip(frames, latents.half().cpu(), "; ".join(warnings) or None, seconds)
 
     def _encode(self, text: str, clip_skip: int) -> Tensor:
@@ -256,9 +257,9 @@ class Animator:
 
 def _bundled(wanted: Weights) -> Iterator[tuple[str, Embedding]]:
     """Yield the embeddings in the files of LoRAs that are not left out, with their paths."""
-    for addition in wanted.loras:
-        if addition.scale:
-            yield from ((addition.path, found) for found in textual_inversion.bundled(lora.open_file(addition.path)))
+    for file in named_files(wanted):
+        if file.slot.family == "lora" and file.scale:
+            yield from ((file.uri, found) for found in textual_inversion.bundled(lora.open_file(file.uri)))
 
 
 def _only_weights(weights: Weights) -> Weights:

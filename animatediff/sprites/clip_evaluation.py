@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog.catalog import Catalog, Item, token_of
+from animatediff.rendering.catalog.catalog import Catalog, Item
 from animatediff.rendering.catalog.entries import Entry
+from animatediff.rendering.catalog.model_identity import token_of
 from animatediff.rendering.checks import catalog as checks
 from animatediff.sprites.command import run
 from animatediff.sprites.personalise import NEW_COLOUR
@@ -127,7 +128,7 @@ def _rows(
     with_baselines: bool,
 ) -> dict[str, Figures]:
     style = style_of(entry.name)
-    colour = NEW_COLOUR[0] if NEW_COLOUR[0] in map(token_of, entry.embeddings) else None
+    colour = NEW_COLOUR[0] if NEW_COLOUR[0] in (token_of(file.path, file.token) for file in entry.embeddings) else None
     for each in (animator, still):
         each.load(entry)
 

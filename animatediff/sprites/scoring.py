@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from animatediff.rendering.catalog.catalog import Result
+from animatediff.rendering.results.result import Result
 from animatediff.sprites.personalise import NEW_COLOUR
 from animatediff.sprites.readings.clips import follows, measure_clip
 from animatediff.sprites.scenes.drawing import STYLES

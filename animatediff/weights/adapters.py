@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from animatediff.errors import UserError
 from animatediff.models.lora import LowRankAdapters, adapter_name
 from animatediff.weights.identify.lora import FAMILY_KEY
+from animatediff.weights.layouts.families import LoraFamily
 from animatediff.weights.lora import read as lora
 from animatediff.weights.lora.deltas import Change, LowRank
-from animatediff.weights.lora.read import LoraFamily
 from animatediff.weights.reading.tensors import save_tensors
 
 _FAMILIES: Mapping[str, LoraFamily] = {"motion": "motion_lora", "unet": "domain_adapter"}

@@ -7,13 +7,14 @@ removal every byte is the base's again.
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from animatediff.errors import UserError
 from animatediff.weights import checkpoints
+from animatediff.weights.layouts.families import LoraFamily
 from animatediff.weights.lora import read as lora
 from animatediff.weights.lora.deltas import Change, LowRank
 from animatediff.weights.lora.read import Target
@@ -29,7 +30,7 @@ class Addition(NamedTuple):
     uri: str
     scale: float = 1.0
     """Strength; 1 is as trained, 0 leaves every byte as it is."""
-    family: Literal["lora", "domain_adapter", "motion_lora"] = "lora"
+    family: LoraFamily = "lora"
 
 
 Changes = Mapping[Target, Sequence[tuple[Change, Addition]]]

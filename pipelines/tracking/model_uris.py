@@ -9,16 +9,17 @@ import posixpath
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.catalog import Catalog
-from animatediff.rendering.catalog.entries import EmbeddingFile, Entry, Lora
+from animatediff.rendering.catalog.entries import Entry
+from animatediff.rendering.catalog.named_files import named_files, with_uris
 from animatediff.uris import with_secrets
 from animatediff.weights.checkpoints import content_hash
 from pipelines.tracking.tracker import long_waits, open_client, reason, tracking_uri
@@ -32,7 +33,6 @@ _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _CONFIGS = {"adapter_model": "adapter_config.json", "diffusion_pytorch_model": "config.json"}
 _NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 _MAX_NAMED = 5  # in an error's line
-FileT = TypeVar("FileT", Lora, EmbeddingFile)
 
 
 class _Artifact(NamedTuple):
@@ -53,34 +53,14 @@ def resolve_catalog(catalog: Catalog, output_uri: str) -> Catalog:
         UserError: as `resolve_model_uri` says.
     """
     resolve = cache(lambda uri: resolve_model_uri(uri, output_uri))
-    entries = tuple(_resolve_entry(entry, resolve) for entry in catalog.entries)
-    motion_module = catalog.motion_module and resolve(catalog.motion_module)
-    return catalog.model_copy(update={"motion_module": motion_module, "entries": entries})
+    shared = with_uris(catalog, resolve)
+    # Most of 100,000 entries are as they were.
+    entries = tuple(with_uris(entry, resolve) if _names_mlflow(entry) else entry for entry in catalog.entries)
+    return shared.model_copy(update={"entries": entries})
 
 
-def _resolve_entry(entry: Entry, resolve: Callable[[str], str]) -> Entry:
-    def moved(file: FileT) -> FileT:
-        return file.model_copy(update={"path": resolve(file.path)})
-
-    if not any(map(_is_in_mlflow, _uris(entry))):  # most of 100,000
-        return entry
-    return entry.model_copy(
-        update={
-            "motion_module": entry.motion_module and resolve(entry.motion_module),
-            "checkpoint": entry.checkpoint and resolve(entry.checkpoint),
-            "vae": entry.vae and resolve(entry.vae),
-            "loras": tuple(map(moved, entry.loras)),
-            "domain_adapter": entry.domain_adapter and moved(entry.domain_adapter),
-            "motion_loras": tuple(map(moved, entry.motion_loras)),
-            "embeddings": tuple(map(moved, entry.embeddings)),
-        }
-    )
-
-
-def _uris(entry: Entry) -> Iterator[str]:
-    yield from (uri for uri in (entry.motion_module, entry.checkpoint, entry.vae) if uri is not None)
-    yield from (addition.uri for addition in entry.additions())
-    yield from (file.path for file in entry.embeddings)
+def _names_mlflow(entry: Entry) -> bool:
+    return any(_is_in_mlflow(file.uri) for file in named_files(entry) if file.slot.role != "base")
 
 
 def _is_in_mlflow(uri: str) -> bool:

@@ -27,16 +27,17 @@ CHILD = """
 import json, sys, time
 begun = start = time.perf_counter()
 import ray
-from animatediff.rendering.catalog import files
+from animatediff.rendering.catalog import catalog_files
 from animatediff.rendering.checks import catalog as checks
 from animatediff.rendering.catalog.catalog import expand
-from animatediff.rendering.catalog.hashes import content_hashes
+from animatediff.rendering.catalog.remembered_hashes import content_hashes
+from animatediff.rendering.checks import catalog as checks
 seconds = {}
 def lap(name, start=[start]):
     now = time.perf_counter()
     seconds[name], start[0] = round(now - start[0], 2), now
 lap("import")
-catalog = files.read(sys.argv[1]); lap("read")
+catalog = catalog_files.read(sys.argv[1]); lap("read")
 problems = checks.check(catalog); lap("check")
 hashes = content_hashes(catalog, sys.argv[2]); lap("hash")
 plan = expand(catalog, problems=problems, content_hash=hashes); lap("expand")
@@ -109,7 +110,7 @@ def write_catalogs(folder, num_items):
 
 def write_output(folder, catalog):
     """The output folder of a catalog that is rendered, without the clips' content; the table is written last."""
-    from animatediff.rendering.catalog import files as catalog_files
+    from animatediff.rendering.catalog import catalog_files
     from animatediff.rendering.catalog.catalog import expand
     from animatediff.rendering.results.ledger import Ledger, item_uri, result_of
     from animatediff.rendering.results.table import write_table

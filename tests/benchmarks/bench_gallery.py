@@ -27,9 +27,9 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-from animatediff.rendering.catalog.catalog import Result
 from animatediff.rendering.outputs import encode
 from animatediff.rendering.results.gallery import gallery_html
+from animatediff.rendering.results.result import Result
 from animatediff.sprites.scenes.drawing import STYLES, render
 from animatediff.sprites.scenes.world import caption, sample_scenes
 
@@ -217,8 +217,12 @@ def outcome(folder, digest, scene, name, place, seed):
         "seconds": {"load": 0.31, "text": 0.02, "unet": 3 + lot / 40, "vae": 0.84, "encode": 0.12, "write": 0.05},
         "files": files,
         "sha256": {kind: hashlib.sha256(f"{kind} {digest}".encode()).hexdigest() for kind in files},
-        "scores": {"motion": (lot * 7 % 100) / 100, "consistency": 0.9 + lot / 1000},
-        "scored_by": "animatediff.sprites.scoring:score",
+        "scores": {
+            "animatediff.sprites.scoring:score": {
+                "motion": (lot * 7 % 100) / 100,
+                "consistency": 0.9 + lot / 1000,
+            }
+        },
     }
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load, save
 
-from animatediff.rendering.catalog.entries import EmbeddingFile
-from animatediff.rendering.checks.catalog import token_of
+from animatediff.rendering.catalog.model_identity import token_of
 from animatediff.rendering.checks.files import GivenFile, check_files
 from animatediff.weights import checkpoints, motion_modules, textual_inversion
 from animatediff.weights.base import load_config
 from animatediff.weights.base_configs import build_on_meta
 from animatediff.weights.identify import identify
+from animatediff.weights.identify.weights_slots import field_for
 from animatediff.weights.layouts.architectures import PARTS
 from animatediff.weights.lora import read as lora
 from tests.fuzz.harness import Subject
@@ -59,8 +59,11 @@ def _seeds() -> list[tuple[str, bytes]]:
         *(("lora", _pickled(pair, zipped)) for zipped in (True, False)),
         *((role, vae) for role in ("checkpoint", "vae")),
         *(("checkpoint", _pickled(lightning, zipped)) for zipped in (True, False)),
-        ("embedding", save({"emb_params": vector})),
-        *(("embedding", _pickled({"string_to_param": {"*": vector[0]}, "name": "a"}, zipped)) for zipped in (1, 0)),
+        ("textual_inversion", save({"emb_params": vector})),
+        *(
+            ("textual_inversion", _pickled({"string_to_param": {"*": vector[0]}, "name": "a"}, zipped))
+            for zipped in (1, 0)
+        ),
         ("motion_module", MOTION_MODULE.read_bytes()),
         ("motion_module", _pickled(load(MOTION_MODULE.read_bytes()), True)),
     ]
@@ -131,15 +134,15 @@ def _run(rng: random.Random, folder: Path) -> str:
     path = folder / f"file{suffix}"
     path.write_bytes(mutate(rng, data, [other for _, other in seeds]))
     uri = str(path)
-    problems = check_files([GivenFile(uri, role)]) if role != "motion_module" else {}
+    problems = check_files([GivenFile(uri, str(field_for(role)))]) if role != "motion_module" else {}
     if any("\n" in line or len(line) > 8000 for line in problems.values()):
         return f"FAULT message: {problems}"
-    if role == "embedding":
-        token_of(EmbeddingFile(path=uri))
+    if role == "textual_inversion":
+        token_of(uri, None)
     identify.identify_uri(uri)
     if role == "motion_module":
         motion_modules.read(uri)
-    elif role == "embedding":
+    elif role == "textual_inversion":
         textual_inversion.read(uri)
     elif role in ("checkpoint", "vae"):
         checkpoints.load(uri, _modules())

@@ -195,8 +195,11 @@ def test_a_rerun_renders_what_is_missing_and_nothing_else(write, tmp_path, caplo
     assert all("webp" in result.files for result in more)
 
 
+SPRITES = "animatediff.sprites.scoring:score"
+
+
 def scored(output, **options):
-    score.main(ScoreConfig(output_uri=str(output), **{"scorer": "animatediff.sprites.scoring:score"} | options))
+    score.main(ScoreConfig(output_uri=str(output), **{"scorer": SPRITES} | options))
     return read_results(str(output))
 
 
@@ -206,8 +209,8 @@ def test_clips_are_scored_once_and_keep_their_scores(write, tmp_path):
     run(path, output)
     results = scored(output)
     for result in results:
-        assert {"shape", "colour", "style", "stays itself"} <= result.scores.keys()
-        assert (result.scored_by, result.score_error) == ("animatediff.sprites.scoring:score", None)
+        assert {"shape", "colour", "style", "stays itself"} <= result.scores[SPRITES].keys()
+        assert (result.scores.keys(), result.score_errors) == ({SPRITES}, {})
     assert results[2].scores == results[0].scores  # one clip, two entries
     assert "mean scores" in (output / "index.html").read_text()
 
@@ -230,9 +233,11 @@ def test_clips_are_scored_once_and_keep_their_scores(write, tmp_path):
 
     # A clip that kills whoever measures it costs no other clip its scores.
     crashed = scored(output, again=True, scorer="tests.integration.crashing_scorer:crash_on_red")
-    assert (crashed[0].prompt, crashed[0].scores) == ("a red circle", {})
-    assert "or crashed; its log: " in crashed[0].score_error
-    assert (crashed[1].prompt, crashed[1].scores) == ("a blue square", {"length": 4.0})
+    crashing = "tests.integration.crashing_scorer:crash_on_red"
+    assert (crashed[0].prompt, crashed[0].scores) == ("a red circle", {SPRITES: results[0].scores[SPRITES]})
+    assert "or crashed; its log: " in crashed[0].score_errors[crashing]
+    # It has its own beside those of the scorer before, but for the clip that was rendered anew since.
+    assert (crashed[1].prompt, crashed[1].scores) == ("a blue square", {crashing: {"length": 4.0}})
 
 
 def test_the_command_says_what_is_wrong(run_job, tmp_path):

@@ -18,9 +18,9 @@ from animatediff.data.ingest import plan as planning
 from animatediff.data.ingest.seal import write_shard
 from animatediff.data.inspection.verify import verify
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.catalog import Result
 from animatediff.rendering.results import clip_files
 from animatediff.rendering.results.ledger import result_of, write_item
+from animatediff.rendering.results.result import Result
 from animatediff.sprites import shipped
 from animatediff.training.checkpoint_files import DamagedCheckpointError
 from animatediff.training.trainer import Trainer
@@ -28,7 +28,7 @@ from pipelines import animate, ingest, score
 from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
 from pipelines.stages.animate import driver as animate_driver
 from pipelines.stages.animate import score_driver
-from pipelines.stages.animate.score import _score_row
+from pipelines.stages.animate.score_worker import _score_row
 from pipelines.stages.ingest import driver as ingest_driver
 from pipelines.stages.ingest import seal
 from pipelines.stages.train import run as train_run

@@ -10,7 +10,6 @@ from animatediff.diffusion.context import Context
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import Sampler, TimestepSpacing
 from animatediff.uris import Uri
-from animatediff.weights.resident import Addition
 
 WeightsUri = Annotated[Uri, AfterValidator(storage.absolute_if_there)]
 
@@ -19,7 +18,7 @@ class Settings(Config):
     """What a prompt is rendered with; the defaults are the reference's."""
 
     negative_prompt: str = ""
-    """What the guidance leads away from."""
+    """What the clip is not to show: the guidance leads away from it."""
     sampler: Sampler = "ddim"
     """The way from noise to latents. Few-step motion modules need theirs: Lightning `euler` with `timestep_spacing:
     trailing`, AnimateLCM `lcm`; both with few steps and little guidance."""
@@ -35,9 +34,9 @@ class Settings(Config):
     clip_skip: int = Field(0, ge=0, le=11)
     """Last layers of the text encoder that are left out; what other tools call clip skip 2 is 1 here."""
     width: int = Field(512, ge=8)
-    """Of a frame, in pixels."""
+    """Width of a frame, in pixels."""
     height: int = Field(512, ge=8)
-    """Of a frame, in pixels."""
+    """Height of a frame, in pixels."""
     num_frames: int = Field(16, ge=1)
     """Any number with `context`; without it, at most what the motion module's position table holds."""
     fps: float = Field(8.0, gt=0, le=100)
@@ -111,7 +110,7 @@ class EmbeddingFile(Config):
 
 
 class Weights(Config):
-    """What makes the base an entry's own model."""
+    """What makes the base an entry's own model; what is done with each field's files is in `weights_slots.SLOTS`."""
 
     checkpoint: WeightsUri | None = None
     """A diffusers folder, or a single file in the original layout; default: the base as it is."""
@@ -125,15 +124,6 @@ class Weights(Config):
     """Camera moves and learned motions, added to the motion module."""
     embeddings: tuple[Annotated[EmbeddingFile, BeforeValidator(_as_file)], ...] = ()
     """Textual inversions, used where their words stand in a prompt or a negative prompt."""
-
-    def additions(self) -> list[Addition]:
-        """Return the low-rank files by what they are."""
-        adapter = [self.domain_adapter] if self.domain_adapter else []
-        return [
-            *(Addition(file.path, file.scale, "domain_adapter") for file in adapter),
-            *(Addition(file.path, file.scale, "lora") for file in self.loras),
-            *(Addition(file.path, file.scale, "motion_lora") for file in self.motion_loras),
-        ]
 
 
 class Model(Weights):
@@ -151,7 +141,7 @@ class Entry(SeededSettings, Weights):
     """A personalised model and its prompts; settings given here override the catalog's."""
 
     name: str
-    """Says which model it is; letters, digits, `.`, `_` and `-`. Entries of one name have the same weights."""
+    """Name of the model; letters, digits, `.`, `_` and `-`. Entries of one name have the same weights."""
     base: WeightsUri | None = None
     """Default: the catalog's."""
     motion_module: WeightsUri | None = None

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from decimal import Decimal
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from animatediff.data.sources.tables.parquet_files import read_footer
 from animatediff.data.sources.tables.parquet_pages import portions, read_columns
 from animatediff.errors import UsageError, UserError
 from animatediff.uris import printable_uri
+from animatediff.weights.identify.weights_slots import SLOTS, Slot
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 """Of files that are tables."""
@@ -115,20 +117,26 @@ def _scaled_file(text: str) -> dict[str, Any]:
     """`path`, or `path:scale`; a URI has colons of its own."""
     path, _, scale = text.rpartition(":")
     try:
-        return {"path": path.strip(), "scale": float(scale)} if path else {"path": text.strip()}
+        return {"path": path.strip(), "scale": float(scale)} if path else _file(text)
     except ValueError:
-        return {"path": text.strip()}
+        return _file(text)
+
+
+def _file(text: str) -> dict[str, Any]:
+    return {"path": text.strip()}
 
 
 def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(";") if part.strip()]
 
 
+def _files(slot: Slot, text: str) -> Any:
+    read = _scaled_file if slot.has_scale else _file
+    return [read(part) for part in _parts(text)] if slot.is_list else read(text)
+
+
 _LISTS: dict[str, Callable[[str], Any]] = {
-    "loras": lambda text: [_scaled_file(part) for part in _parts(text)],
-    "motion_loras": lambda text: [_scaled_file(part) for part in _parts(text)],
-    "domain_adapter": _scaled_file,
-    "embeddings": lambda text: [{"path": part} for part in _parts(text)],
+    **{field: partial(_files, slot) for field, slot in SLOTS.items() if slot.is_list or slot.has_scale},
     "seeds": _parts,
     "prompts": lambda text: [text],
 }

@@ -35,7 +35,7 @@ def check_parts(base: str) -> None:
 
 
 def num_text_layers(base: str) -> int:
-    """Layers of a base's text encoder, whose config `check_parts` has read.
+    """Return how many layers a base's text encoder has, whose config `check_parts` has read.
 
     Raises:
         UserError: its config cannot be read.

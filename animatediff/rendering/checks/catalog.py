@@ -7,11 +7,14 @@ from functools import cache
 from itertools import combinations
 
 from animatediff.errors import UserError
-from animatediff.rendering.catalog import files as catalog_files
-from animatediff.rendering.catalog.catalog import Catalog, Place, settings_of_prompt, token_of
-from animatediff.rendering.catalog.entries import EmbeddingFile, Entry
+from animatediff.rendering.catalog import catalog_files
+from animatediff.rendering.catalog.catalog import Catalog, Place, settings_of_prompt
+from animatediff.rendering.catalog.entries import Entry
+from animatediff.rendering.catalog.model_identity import token_of
+from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.checks.files import check_files, files_of
 from animatediff.rendering.checks.models import CHECKED_SETTINGS, ModelChecks
+from animatediff.weights.identify.weights_slots import SLOTS
 from animatediff.weights.text import uses
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -70,16 +73,20 @@ def report(problems: Mapping[Place, str], catalog: Catalog) -> str:
 
 
 def _problems(catalog: Catalog) -> Iterator[tuple[Place, str]]:
-    """Every problem with the place that has it."""
+    """Yield every problem with the entry, or the prompt of an entry, that has it."""
     yield from _name_problems(catalog)
     files = check_files(file for entry in catalog.entries for file in files_of(entry))
     models = ModelChecks(catalog.noise_schedule)
-    tokens = cache(lambda path, token: token_of(EmbeddingFile(path=path, token=token)))
+    tokens = cache(token_of)
     for index, entry in enumerate(catalog.entries):
         yield from ((index, f"{file.field}: {files[file]}") for file in files_of(entry) if file in files)
         if not catalog.prompts_of(entry):
             yield index, "it has no prompts: give it some, or the whole catalog"
-        words = [(file.path, token) for file in entry.embeddings if (token := tokens(file.path, file.token))]
+        words = [
+            (file.uri, token)
+            for file in named_files(entry)
+            if file.slot.role == "embedding" and (token := tokens(file.uri, file.token))
+        ]
         for path, token in words:
             if not any(uses(text, token) for text in _texts(catalog, entry)):
                 yield index, f"no prompt uses the embedding {path}: write {token!r} where it belongs"
@@ -101,7 +108,7 @@ def _name_problems(catalog: Catalog) -> Iterator[tuple[int, str]]:
 
 
 def _has_weights_of(entry: Entry, other: Entry) -> bool:
-    return all(getattr(entry, name) == getattr(other, name) for name in _WEIGHTS)
+    return all(getattr(entry, field) == getattr(other, field) for field in SLOTS)
 
 
 def _token_problems(words: Sequence[tuple[str, str]]) -> Iterator[str]:
@@ -111,7 +118,7 @@ def _token_problems(words: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 
 def _texts(catalog: Catalog, entry: Entry) -> Iterator[str]:
-    """Where the words of an entry's embeddings may stand."""
+    """Yield the texts in which the words of an entry's embeddings may stand."""
     yield catalog.settings_of(entry)["negative_prompt"]
     for prompt in catalog.prompts_of(entry):
         yield prompt.prompt
@@ -148,7 +155,7 @@ def _is_lost(catalog: Catalog, index: int, found: Collection[Place]) -> bool:
 
 
 def _lines(found: Mapping[Place, Sequence[str]], catalog: Catalog) -> list[str]:
-    """Each problem once, with the entries that have it."""
+    """Return a line for each distinct problem, with the entries that have it."""
     places = defaultdict(list)
     for place, problems in found.items():
         for problem in problems:
@@ -177,6 +184,3 @@ def _name(place: Place, catalog: Catalog) -> str:
 def _some(lines: Sequence[str]) -> str:
     more = [f"and {len(lines) - _MAX_TOLD} more"] if len(lines) > _MAX_TOLD else []
     return "; ".join([*lines[:_MAX_TOLD], *more])
-
-
-_WEIGHTS = ("base", "motion_module", "checkpoint", "vae", "loras", "domain_adapter", "motion_loras", "embeddings")

@@ -1,16 +1,18 @@
 """Weights files that are not there, of another family, or for another base than a catalog gives them as."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import NamedTuple
 
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.entries import Weights
+from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.checks.remote_header import remote_header
 from animatediff.weights.identify.identify import expect
+from animatediff.weights.identify.weights_slots import SLOTS, Slot
 from animatediff.weights.layouts.architectures import PARTS
+from animatediff.weights.layouts.families import is_lora
 from animatediff.weights.lora import read as lora
 from animatediff.weights.reading.part_files import WEIGHTS_FILES
 from animatediff.weights.reading.tensors import TensorFile, open_tensors
@@ -22,23 +24,18 @@ class GivenFile(NamedTuple):
     """A file, and what it is said to be."""
 
     uri: str
-    role: str
-    """`checkpoint`, `vae`, `embedding`, or the family of a low-rank file."""
+    field: str
+    """The field of an entry that names it, or would."""
 
     @property
-    def field(self) -> str:
-        """The field of an entry that names it."""
-        return f"{self.role}s" if self.role in ("embedding", "lora", "motion_lora") else self.role
+    def slot(self) -> Slot:
+        """What belongs in the field."""
+        return SLOTS[self.field]
 
 
 def files_of(weights: Weights) -> list[GivenFile]:
-    """Return the files that an entry names."""
-    return [
-        *([GivenFile(weights.checkpoint, "checkpoint")] if weights.checkpoint is not None else []),
-        *([GivenFile(weights.vae, "vae")] if weights.vae is not None else []),
-        *(GivenFile(file.uri, file.family) for file in weights.additions()),
-        *(GivenFile(file.path, "embedding") for file in weights.embeddings),
-    ]
+    """Return the files that an entry names, but for its base and motion module, which are checked together."""
+    return [GivenFile(file.uri, file.slot.field) for file in named_files(weights) if not file.slot.is_needed]
 
 
 def check_files(files: Iterable[GivenFile]) -> Mapping[GivenFile, str]:
@@ -53,24 +50,39 @@ def check_files(files: Iterable[GivenFile]) -> Mapping[GivenFile, str]:
 
 
 def _problem(given: GivenFile) -> str | None:
-    open_file, check_kind = _ROLES[given.role]
     try:
         if not storage.exists(given.uri):
             return f"there is no file or folder {given.uri}"
-        names = _names_in(given.uri) if given.role in _PARTS else None
+        names = _names_in(given.uri) if given.slot.role == "replacement" else None
     except UserError as error:
         return str(error)
     if names is not None:
         return _folder_problem(given, names)
     try:
-        file = remote_header(given.uri) or open_file(given.uri)
+        file = remote_header(given.uri) or _opened(given)
     except UserError:  # a broken file fails its own items only
         return None
     try:
-        check_kind(file)
+        _check_kind(file, given.slot)
     except UserError as error:
         return str(error)
     return None
+
+
+def _opened(given: GivenFile) -> TensorFile:
+    return lora.open_file(given.uri) if is_lora(given.slot.family) else open_tensors(given.uri)
+
+
+def _check_kind(file: TensorFile, slot: Slot) -> None:
+    """Refuse a file that does not belong in a slot.
+
+    Raises:
+        UserError: the line says what it is and where it belongs.
+    """
+    if is_lora(slot.family):
+        lora.check_kind(file, slot.family, base="sd1")
+    else:
+        expect(file, slot.families, base="sd1")
 
 
 def _names_in(uri: str) -> list[str] | None:
@@ -81,8 +93,8 @@ def _names_in(uri: str) -> list[str] | None:
 
 def _folder_problem(given: GivenFile, names: Collection[str]) -> str | None:
     """Return what a checkpoint or a VAE that is a folder lacks; its parts say themselves what they are."""
-    what = given.uri
-    parts = [part for part in _PARTS[given.role] if any(name.startswith(f"{part}/") for name in names)]
+    what, replaceable = given.uri, PARTS.keys() if given.slot.family == "checkpoint" else (given.slot.family,)
+    parts = [part for part in replaceable if any(name.startswith(f"{part}/") for name in names)]
     lacking = [part for part in parts if not _has_weights(names, f"{part}/")]
     if lacking:
         return f"{what} has no weights in its {lacking[0]}/: {WEIGHTS_FILES[0]} is missing there"
@@ -93,15 +105,3 @@ def _folder_problem(given: GivenFile, names: Collection[str]) -> str | None:
 
 def _has_weights(names: Collection[str], folder: str) -> bool:
     return any(f"{folder}{name}" in names for name in WEIGHTS_FILES)
-
-
-# What is looked for in a folder.
-_PARTS: dict[str, Collection[str]] = {"checkpoint": PARTS.keys(), "vae": ("vae",)}
-_ROLES: dict[str, tuple[Callable[[str], TensorFile], Callable[[TensorFile], object]]] = {
-    "checkpoint": (open_tensors, partial(expect, families={"checkpoint", "vae"}, base="sd1")),
-    "vae": (open_tensors, partial(expect, families={"vae"}, base="sd1")),
-    "embedding": (open_tensors, partial(expect, families={"textual_inversion"}, base="sd1")),
-    "lora": (lora.open_file, partial(lora.check_kind, family="lora", base="sd1")),
-    "domain_adapter": (lora.open_file, partial(lora.check_kind, family="domain_adapter", base="sd1")),
-    "motion_lora": (lora.open_file, partial(lora.check_kind, family="motion_lora", base="sd1")),
-}

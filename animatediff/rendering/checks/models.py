@@ -12,6 +12,7 @@ from animatediff.diffusion.samplers import begin, make_scheduler
 from animatediff.errors import UserError, naming, refusing
 from animatediff.module_schedule import schedule_of
 from animatediff.rendering.catalog.entries import Model
+from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.checks.base import check_parts, num_text_layers
 from animatediff.rendering.checks.few_step import Distilled, distilled, mismatch
 from animatediff.weights import motion_modules
@@ -60,20 +61,20 @@ class ModelChecks:
         self._has_mid_block = cache(_has_mid_block)
 
     def model(self, model: Model) -> str | None:
-        """Why no clip can be made with the model's base and motion module."""
+        """Return why no clip can be made with the model's base and motion module; None where one can."""
         pair = self._pair(model.base, model.motion_module)
         if isinstance(pair, str):
             return pair
-        for file in model.motion_loras if not pair.motion.config.use_mid_block else ():
-            if self._has_mid_block(file.path):
+        for file in named_files(model) if not pair.motion.config.use_mid_block else ():
+            if file.slot.family == "motion_lora" and self._has_mid_block(file.uri):
                 self._warn(
                     "%s is for v2; what it changes in the middle block, which the motion module has not, is left out",
-                    file.path,
+                    file.uri,
                 )
         return None
 
     def settings(self, model: Model, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        """Why no clip can be made with these settings; nothing where `model` has a problem already."""
+        """Return why no clip can be made with these settings; nothing where `model` has a problem already."""
         return self._settings(model.base, model.motion_module, *(settings[name] for name in CHECKED_SETTINGS))
 
     def _found_pair(self, base: str, motion_module: str) -> _Pair | str:

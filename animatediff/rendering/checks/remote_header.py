@@ -16,7 +16,7 @@ _MAX_BYTES = 8 << 20  # of the largest models below 1 MB; longer ones are read f
 
 
 def remote_header(uri: str) -> TensorFile | None:
-    """Names and shapes in a file, with zeros that take no memory for its numbers.
+    """Read the names and shapes in a file; zeros that take no memory stand for its numbers.
 
     None for local files, for those of other formats, for web servers, which may send all of a file when asked for a
     part, and for what cannot be read in this way: opening the file tells more.

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 
 from animatediff import storage
-from animatediff.rendering.catalog.catalog import Result
+from animatediff.rendering.results.result import Result
 from animatediff.storage.errors import unreachable
 
 

@@ -15,8 +15,8 @@ from importlib.resources.abc import Traversable
 from typing import Any
 from urllib.parse import quote
 
-from animatediff.rendering.catalog.catalog import Result
 from animatediff.rendering.catalog.entries import Settings
+from animatediff.rendering.results.result import Result
 
 # In the order in which they build on each other.
 _SCRIPTS = ("items.js", "state.js", "playing.js", "rows.js", "views.js", "detail.js", "main.js")
@@ -63,11 +63,12 @@ def _data(results: Sequence[Result]) -> dict[str, Any]:
     """Return the items as columns; a column in `shared` holds places in the list of that name."""
     shared = {name: _Distinct() for name in ("entry", "prompt", "settings", "origin", "note", "kinds")}
     stages = list(dict.fromkeys(name for result in results for name in result.seconds))
-    scores = list(dict.fromkeys(name for result in results for name in result.scores))
+    scores = list(dict.fromkeys(each for result in results for each in _scores(result)))
     rows = []
     for result in results:
         places = {name: shared[name].place(value) for name, value in _shared_values(result).items()}
         stem, suffixes = _split_paths(list(result.files.values()))
+        found = _scores(result)
         rows.append(
             places
             | {
@@ -78,26 +79,32 @@ def _data(results: Sequence[Result]) -> dict[str, Any]:
                 "status": result.status,
                 "attempts": result.attempts,
                 "seconds": [_rounded(result.seconds.get(name)) for name in stages],
-                "scores": [_rounded(result.scores.get(name)) for name in scores],
+                "scores": [_rounded(found.get(each)) for each in scores],
                 "sha256": [result.sha256.get(kind, "") for kind in result.files],
             }
         )
     columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
     texts = {name: distinct.values for name, distinct in shared.items()}
-    return {"stages": stages, "scores": scores, "shared": texts, "items": columns}
+    labels = [{"scorer": scorer, "name": name} for scorer, name in scores]
+    return {"stages": stages, "scores": labels, "shared": texts, "items": columns}
+
+
+def _scores(result: Result) -> dict[tuple[str, str], float]:
+    """Return all scores of a clip by scorer and name."""
+    return {(scorer, name): value for scorer, found in result.scores.items() for name, value in found.items()}
 
 
 def _shared_values(result: Result) -> dict[str, Any]:
-    notes = {name: getattr(result, name) for name in ("error", "warning", "score_error")}
+    notes = {
+        "error": result.error,
+        "warning": result.warning,
+        "scores": "; ".join(f"No scores by {scorer}: {why}" for scorer, why in result.score_errors.items()),
+    }
     return {
         "entry": result.entry,
         "prompt": result.prompt,
         "settings": result.model_dump(mode="json", include=set(Settings.model_fields)),
-        "origin": {
-            "weights": result.model_hashes,
-            "versions": result.versions,
-            "scored_by": result.scored_by,
-        },
+        "origin": {"weights": result.model_hashes, "versions": result.versions},
         "note": {name: text for name, text in notes.items() if text},
     }
 

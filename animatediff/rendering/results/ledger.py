@@ -15,9 +15,10 @@ import pyarrow as pa
 
 from animatediff import storage
 from animatediff.errors import UserError, printed
-from animatediff.rendering.catalog.catalog import Item, Result
+from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.results import clip_files
 from animatediff.rendering.results import table as ledger_table
+from animatediff.rendering.results.result import Result
 from animatediff.rendering.results.table import TABLE
 from animatediff.storage import checked_json
 
@@ -79,7 +80,7 @@ class Ledger:
         return {digest for digest in self._asked if f"{digest}.json" in names}
 
     def finished(self, formats: Collection[str] = ()) -> set[str]:
-        """Digests whose clips are there whole, in these formats at least."""
+        """Return the digests whose clips are there with all their bytes, in these formats at least."""
         batches = self._scanned.take(_indices(self._rows.values())).to_batches(_CHUNK)
         rows = (row for batch in batches for row in batch.to_pylist())
         kept = {
@@ -93,7 +94,7 @@ class Ledger:
         }
 
     def whole(self, finished: Iterable[str]) -> set[str]:
-        """Read the clips of finished items; digests of those that have the bytes that were written."""
+        """Read the clips of finished items, and return the digests of those that are the bytes that were written."""
         kept: set[str] = set()
         with ThreadPoolExecutor(_READERS) as pool:
             for chunk in ledger_table.chunks(finished):
@@ -183,7 +184,7 @@ class Ledger:
 
 
 def item_uri(output_uri: str, digest: str) -> str:
-    """Where the result of an item lies."""
+    """Return where the result of an item lies."""
     return storage.join(output_uri, "items", f"{digest}.json")
 
 
@@ -202,7 +203,7 @@ def read_item(output_uri: str, digest: str) -> Result | None:
 
 
 def write_item(output_uri: str, result: Result) -> None:
-    """Commit an item."""
+    """Write an item's result, which says that it is done."""
     content = checked_json.dump(result.model_dump(mode="json"))
     storage.write_bytes(item_uri(output_uri, result.digest), content)
 
@@ -246,7 +247,9 @@ def read_results(output_uri: str) -> list[Result]:
 
 def without_clip(result: Result) -> Result:
     """Return what is told of an item whose clip is not what was written: its files are not to be shown."""
-    return result.model_copy(update={"status": "failed", "error": NO_CLIP, "files": {}, "scores": {}})
+    return result.model_copy(
+        update={"status": "failed", "error": NO_CLIP, "files": {}, "scores": {}, "score_errors": {}}
+    )
 
 
 def _indices(rows: Iterable[int]) -> pa.Array:

@@ -3,14 +3,17 @@
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import pyarrow as pa
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from animatediff import storage
 from animatediff.data import parquet
-from animatediff.rendering.catalog.catalog import Result
+from animatediff.rendering.catalog.catalog import Item
+from animatediff.rendering.catalog.entries import Settings
+from animatediff.rendering.results.result import Result
 
 logger = logging.getLogger(__name__)
 
@@ -19,29 +22,38 @@ CHUNK = 2000
 """Rows that are held at a time."""
 T = TypeVar("T")
 
-_STRINGS = pa.map_(pa.string(), pa.string())
-_NUMBERS = pa.map_(pa.string(), pa.float64())
-_SIZES = pa.map_(pa.string(), pa.int64())
-_SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("digest", "entry", "model", "prompt", "negative_prompt")),
-        *((name, pa.int64()) for name in ("seed", "priority", "num_inference_steps", "clip_skip")),
-        *((name, pa.string()) for name in ("sampler", "timestep_spacing")),
-        *((name, pa.float64()) for name in ("guidance_scale", "guidance_rescale")),
-        *((name, pa.int64()) for name in ("num_frames", "width", "height")),
-        ("fps", pa.float64()),
-        ("context", pa.struct([("length", pa.int64()), ("overlap", pa.int64())])),
-        ("loop", pa.bool_()),
-        *((name, pa.string()) for name in ("status", "error", "warning")),
-        ("attempts", pa.int64()),
-        ("uri", pa.string()),
-        *((name, _STRINGS) for name in ("files", "sha256", "model_hashes", "versions")),
-        ("num_bytes", _SIZES),
-        *((name, _NUMBERS) for name in ("seconds", "scores")),
-        *((name, pa.string()) for name in ("scored_by", "score_error")),
-    ]
+_SIMPLE: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    """Return the column type of a field of `Result`: nulls are allowed anywhere, a mapping is a map."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _arrow_type(arguments[0])
+    if origin in (Union, UnionType):
+        (other,) = (argument for argument in arguments if argument is not NoneType)
+        return _arrow_type(other)
+    if origin is Literal:
+        return _arrow_type(type(arguments[0]))
+    if origin is dict:
+        return pa.map_(*map(_arrow_type, arguments))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return pa.struct([(name, _arrow_type(field.annotation)) for name, field in annotation.model_fields.items()])
+    return _SIMPLE[annotation]
+
+
+def _columns() -> list[tuple[str, pa.DataType]]:
+    """Return a column for each field of `Result`: which clip it is, its settings, and what became of it."""
+    own = Item.model_fields.keys() - Settings.model_fields.keys()
+    names = sorted(Result.model_fields, key=lambda name: name not in own)  # the sort keeps the order of equal ones
+    return [(name, _arrow_type(Result.model_fields[name].annotation)) for name in names]
+
+
+_SCHEMA = pa.schema([*_columns(), ("uri", pa.string())])
+# What tables of earlier versions have in the place of `scores` and `score_errors`: one scorer's. `Result` reads them.
+_ONE_SCORER = pa.schema(
+    [("scores", pa.map_(pa.string(), pa.float64())), ("scored_by", pa.string()), ("score_error", pa.string())]
 )
-_MAPS = [field.name for field in _SCHEMA if pa.types.is_map(field.type)]
 
 
 def content(output_uri: str) -> bytes:
@@ -62,42 +74,61 @@ def parse(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     Returns:
         No rows where there is no table, or a damaged or foreign one, of which a warning tells.
     """
-    wanted = columns or _SCHEMA.names
+    schema = _SCHEMA
     if not data:
-        return _SCHEMA.empty_table().select(wanted)
+        return schema.empty_table().select(columns or schema.names)
     source = pa.BufferReader(data)
     try:
         there = parquet.read_metadata(source).schema.to_arrow_schema()
-        lacking = _lacking(there)
+        schema = _version_of(there)
+        wanted, lacking = columns or schema.names, _lacking(there, schema)
         table = parquet.read(source, [name for name in wanted if name not in lacking])
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         logger.warning("%s is damaged or of another version, and does not count: %s", TABLE, reason)
-        return _SCHEMA.empty_table().select(wanted)
-    whole = {name: _defaults(name, len(table)) if name in lacking else table[name] for name in wanted}
-    return pa.table(whole, schema=pa.schema([_SCHEMA.field(name) for name in wanted]))
+        return schema.empty_table().select(columns or schema.names)
+    whole = {name: _defaults(schema.field(name), len(table)) if name in lacking else table[name] for name in wanted}
+    return pa.table(whole, schema=pa.schema([schema.field(name) for name in wanted]))
 
 
-def _lacking(there: pa.Schema) -> set[str]:
+def _version_of(there: pa.Schema) -> pa.Schema:
+    """Return the schema that a table was written with, and with columns that were added since."""
+    if "scored_by" not in there.names:
+        return _SCHEMA
+    return pa.schema([*(field for field in _SCHEMA if field.name not in ("scores", "score_errors")), *_ONE_SCORER])
+
+
+def _lacking(there: pa.Schema, schema: pa.Schema) -> set[str]:
     """Names of the columns that were added since a table was written.
 
     Raises:
         ValueError: it has columns of another kind, or lacks one that has no default.
     """
-    if strange := sorted(set(there.names) - set(_SCHEMA.names)):
+    if strange := sorted(set(there.names) - set(schema.names)):
         raise ValueError(f"its column {strange[0]} is not known")
-    for field in _SCHEMA:
+    for field in schema:
         if field.name in there.names and there.field(field.name).type != field.type:
             raise ValueError(f"its column {field.name} is {there.field(field.name).type}, not {field.type}")
-    lacking = set(_SCHEMA.names) - set(there.names)
-    if needed := sorted(name for name in lacking if name == "uri" or Result.model_fields[name].is_required()):
+    lacking = set(schema.names) - set(there.names)
+    fields = Result.model_fields
+    if needed := sorted(name for name in lacking if name not in fields or fields[name].is_required()):
         raise ValueError(f"it has no column {needed[0]}")
     return lacking
 
 
-def _defaults(name: str, number: int) -> pa.Array:
-    value = Result.model_fields[name].get_default(call_default_factory=True)
-    return pa.array([list(value.items()) if name in _MAPS else value] * number, _SCHEMA.field(name).type)
+def _defaults(column: pa.Field, number: int) -> pa.Array:
+    value = Result.model_fields[column.name].get_default(call_default_factory=True)
+    return pa.array([_cell(value, column.type)] * number, column.type)
+
+
+def _cell(value: Any, kind: pa.DataType) -> Any:
+    """Return a value of a result as pyarrow takes it: the pairs of a map."""
+    return [(key, _cell(found, kind.item_type)) for key, found in value.items()] if pa.types.is_map(kind) else value
+
+
+def _value(cell: Any) -> Any:
+    """Return what `_cell` was made from, with a struct as a mapping, as pyarrow gives it."""
+    return {key: _value(found) for key, found in cell} if isinstance(cell, list) else cell
 
 
 def write_table(output_uri: str, results: Iterable[Result]) -> None:
@@ -113,14 +144,14 @@ def write_table(output_uri: str, results: Iterable[Result]) -> None:
 
 
 def _row(result: Result, output_uri: str) -> dict[str, Any]:
-    row = result.model_dump()
     path = next(iter(result.files.values()), None)
-    return row | {name: list(row[name].items()) for name in _MAPS} | {"uri": path and storage.join(output_uri, path)}
+    values = result.model_dump() | {"uri": path and storage.join(output_uri, path)}
+    return {column.name: _cell(values[column.name], column.type) for column in _SCHEMA}
 
 
 def to_result(row: dict[str, Any]) -> Result | None:
     """Return what a row says; None, with a warning, of one that says what no result does, such as a NaN as its fps."""
-    values = {name: dict(value) if name in _MAPS else value for name, value in row.items() if name != "uri"}
+    values = {name: _value(cell) for name, cell in row.items() if name != "uri"}
     try:
         return Result.model_validate(values)
     except ValidationError as error:

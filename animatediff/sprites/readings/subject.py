@@ -1,4 +1,4 @@
-"""The single subject of a picture of the sprite world, as a mask. How its thresholds were measured is told in `pictures`."""
+"""The single subject of a picture of the sprite world, as a mask; `pictures` tells how its thresholds were measured."""
 
 import numpy as np
 from scipy import ndimage

@@ -67,19 +67,19 @@ def find_base(contents: Contents) -> Base | None:
 
 
 def text_width(contents: Contents) -> int | None:
-    """Width of the text embeddings that the layers read; None where nothing tells, or they differ."""
+    """Return the width of the text embeddings that the layers read; None where nothing tells, or they differ."""
     widths = _widths(contents, _CROSS_ATTENTION) | _widths(contents, _TEXT_ATTENTION)
     return widths.pop() if len(widths) == 1 else None
 
 
 def _of_text_encoder(contents: Contents) -> Base | None:
-    """Of a change to the text encoder alone; SDXL's two have names of their own."""
+    """Return the base of a change to the text encoder alone; SDXL's two have names of their own."""
     widths = _widths(contents, _TEXT_ENCODER)
     return TEXT_WIDTHS[widths.pop()] if len(widths) == 1 and widths <= {768, 1024} else None
 
 
 def _of_blocks(contents: Contents) -> Base | None:
-    """Of a change to the UNet in the original layout's names that leaves out the layers which read text."""
+    """Return the base of a change to the UNet, in the original layout, that leaves out the layers which read text."""
     if not contents.has(_NOT_SDXL):
         return None
     said = _of_metadata(contents.metadata)
@@ -92,7 +92,7 @@ def _of_metadata(metadata: Mapping[str, str]) -> Base | None:
 
 
 def _of_another_kind(contents: Contents) -> Base | None:
-    """Of image and video transformers, which have no UNet at all."""
+    """Return the base of image and video transformers, which have no UNet at all."""
     if contents.has(_UNET_OR_TEXT) or contents.has(_TEXT_STACK) or not contents.has(_STACK):
         return None
     return "sd3" if _SD3_WIDTH in _widths(contents, _JOINT_ATTENTION) else "other"

@@ -15,7 +15,7 @@ from animatediff.weights.identify import model as identify_model
 from animatediff.weights.identify.base import text_width
 from animatediff.weights.identify.messages import misfit
 from animatediff.weights.identify.metadata import printable, read_metadata
-from animatediff.weights.layouts.families import Base, Contents, Description, Family, Identity, find_rule
+from animatediff.weights.layouts.families import Base, Contents, Description, Family, Identity, find_rule, is_lora
 from animatediff.weights.reading.files import local_copy, read_json
 from animatediff.weights.reading.scaled import is_scale
 from animatediff.weights.reading.tensors import TensorFile, open_tensors
@@ -95,7 +95,9 @@ def _describe(contents: Contents) -> Description:
         found = identify_model.describe_unnamed(contents)
         names = ", ".join(printable(name, 60) for name in list(contents.shapes)[:3])
         return found._replace(note=f"it has names such as {names}") if found.family == "unknown" else found
-    return identify_lora.describe(contents) if rule.family == "lora" else identify_model.describe(rule, contents)
+    if is_lora(rule.family):
+        return identify_lora.describe(rule.family, contents)
+    return identify_model.describe(rule, contents)
 
 
 def _trained(contents: Contents, family: Family) -> Iterator[Tensor]:
@@ -113,7 +115,7 @@ def _trained(contents: Contents, family: Family) -> Iterator[Tensor]:
 
 
 def _refuse_collection(uri: str) -> None:
-    """Before a remote folder of any size is fetched."""
+    """Refuse a remote folder of several weights files, before anything of it is fetched."""
     if storage.is_local(uri):
         return
     files = [name for name in storage.list_files(uri) if name.endswith((".safetensors", ".ckpt", ".pt", ".bin"))]
@@ -145,7 +147,7 @@ def _identify_folder(folder: Path, uri: str) -> Identity:
 
 
 def _identify_weights(folder: Path, uri: str) -> Identity | None:
-    """Of the weights directly in a folder; None where there are none."""
+    """Identify the weights directly in a folder; None where there are none."""
     files = [open_tensors(str(path)) for path in _weights_files(folder)]
     if not files:
         return None
@@ -157,7 +159,7 @@ def _identify_weights(folder: Path, uri: str) -> Identity | None:
 
 
 def _weights_files(folder: Path) -> list[Path]:
-    """One file, or the shards of one; of several copies the one without a variant (`fp16`) in its name.
+    """Return one file, or the shards of one; of several copies the one without a variant (`fp16`) in its name.
 
     Raises:
         UserError: the folder is a collection of files.
@@ -170,7 +172,7 @@ def _weights_files(folder: Path) -> list[Path]:
 
 
 def _variant(path: Path) -> str:
-    """`fp16` of `model.fp16.safetensors` and of `model.fp16-00001-of-00002.safetensors`."""
+    """Return the `fp16` of `model.fp16.safetensors` and of `model.fp16-00001-of-00002.safetensors`."""
     return ".".join(path.name.split(".")[1:-1]).partition("-")[0]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from animatediff.errors import UserError
 from animatediff.weights.identify.base import find_base
 from animatediff.weights.identify.metadata import printable
-from animatediff.weights.layouts.families import ALGORITHMS, DOWN, Base, Contents, Description
+from animatediff.weights.layouts.families import ALGORITHMS, DOWN, Base, Contents, Description, LoraFamily
 from animatediff.weights.reading.files import parse_json
 
 DOMAIN_ADAPTER_RANK = 128
@@ -46,11 +46,18 @@ _ATTENTION_MATRICES = {(attention, matrix) for attention in ("attn1", "attn2") f
 _RANK_FIRST = re.compile(rf"{DOWN}|\.(?:hada_w1_b|lokr_w[12]_b)(?:\.default)?$")
 
 
-def describe(contents: Contents) -> Description:
-    """Tell a low-rank file's kind; of its values only the alphas are read."""
+def describe(family: LoraFamily, contents: Contents) -> Description:
+    """Tell a low-rank file's kind; of its values only the alphas are read.
+
+    Args:
+        family: what its names tell; those of a `lora` may be a MotionLoRA's or a domain adapter's, too.
+        contents: the file's.
+    """
     ranks = {contents.shapes[name][0] for name in contents.matching(_RANK_FIRST) if contents.shapes[name]}
     alphas = _alphas(contents.tensors) | _alphas_of_metadata(contents.metadata)
     rank, alpha = _range(ranks), _range(alphas)
+    if family != "lora":
+        return Description(family, None, _layout(_LAYOUTS, contents), find_base(contents), rank, alpha)
     if contents.has(_MOTION):
         version, base = _motion_version(contents)
         return Description(
@@ -94,7 +101,7 @@ def _layout(layouts: tuple[tuple[str, str], ...], contents: Contents) -> str | N
 
 
 def _blocks_of_changed_attention(contents: Contents) -> int:
-    """How many transformer blocks have all matrices of their attentions changed; 0 if anything else is changed."""
+    """Count the transformer blocks that have all matrices of their attentions changed; 0 if anything else is."""
     blocks: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for name in contents.matching(DOWN):
         match = _ATTENTION_FACTOR.fullmatch(name)
@@ -105,7 +112,10 @@ def _blocks_of_changed_attention(contents: Contents) -> int:
 
 
 def _motion_version(contents: Contents) -> tuple[str | None, Base | None]:
-    """Only v2's motion modules have one in the middle, and only SD 1.x's UNet a fourth block a side."""
+    """Return a MotionLoRA's version and base, from the blocks that it changes.
+
+    Only v2's motion modules have one in the middle, and only SD 1.x's UNet a fourth block a side.
+    """
     version = "v2" if contents.has(rf"mid_block.*(?:{_MOTION})") else None
     return version, "sd1" if contents.has(rf"(?:down|up)_blocks[._]3[._](?:{_MOTION})") else None
 
@@ -121,7 +131,7 @@ def _alphas(tensors: Mapping[str, Tensor]) -> set[float]:
 
 
 def _alphas_of_metadata(metadata: Mapping[str, str]) -> set[float]:
-    """Those that diffusers writes, one a part, for example `unet.lora_alpha`."""
+    """Return the alphas that diffusers writes, one a part, for example `unet.lora_alpha`."""
     try:
         entries = parse_json(metadata.get("lora_adapter_metadata", "{}"), "").items()
         return {float(value) for key, value in entries if key.endswith("lora_alpha") and isinstance(value, int | float)}
@@ -130,6 +140,6 @@ def _alphas_of_metadata(metadata: Mapping[str, str]) -> set[float]:
 
 
 def _range(numbers: Iterable[float]) -> str | None:
-    """`8`, or `4-64` where there are several."""
+    """Return the least and the most of some numbers: `8`, or `4-64` where they differ."""
     found = sorted(set(numbers))
     return "-".join(f"{number:g}" for number in dict.fromkeys((found[0], found[-1]))) if found else None

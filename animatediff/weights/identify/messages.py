@@ -3,32 +3,10 @@
 from collections.abc import Set as AbstractSet
 
 from animatediff.weights.identify.model import UNUSUAL_INPUTS
-from animatediff.weights.layouts.families import Base, Family, Identity
+from animatediff.weights.identify.weights_slots import field_for
+from animatediff.weights.layouts.families import WORDS, Base, Family, Identity
 
-_FAMILIES: dict[Family, str] = {
-    "motion_module": "motion module",
-    "motion_lora": "MotionLoRA",
-    "domain_adapter": "domain adapter (LoRA on the base's attention, rank 128)",
-    "checkpoint": "checkpoint",
-    "vae": "VAE",
-    "lora": "LoRA",
-    "textual_inversion": "textual inversion",
-    "controlnet": "ControlNet",
-    "t2i_adapter": "T2I-Adapter",
-    "sparse_control": "SparseCtrl encoder",
-    "ip_adapter": "IP-Adapter",
-    "upscaler": "upscaler",
-}
 _VERSIONED = ("motion_module", "motion_lora", "lora")
-_FIELDS: dict[Family, str] = {
-    "motion_module": "motion_module",
-    "motion_lora": "motion_loras",
-    "domain_adapter": "domain_adapter",
-    "checkpoint": "checkpoint",
-    "vae": "vae",
-    "lora": "loras",
-    "textual_inversion": "embeddings",
-}
 _BASES: dict[Base, str] = {
     "sd1": "Stable Diffusion 1.x",
     "sd2": "Stable Diffusion 2",
@@ -40,10 +18,10 @@ _BASES: dict[Base, str] = {
 
 
 def name(identity: Identity) -> str:
-    """Such as `an SDXL LoRA`."""
+    """Return what a file is in words, such as `an SDXL LoRA`."""
     if identity.family == "unknown":
         return f"no weights file of a known kind: {identity.note}"
-    words = [_BASES.get(identity.base, "") if identity.base else "", _FAMILIES[identity.family]]
+    words = [_BASES.get(identity.base, "") if identity.base else "", WORDS[identity.family]]
     if identity.family == "checkpoint" and identity.version:
         words.insert(1, identity.version)
     if identity.family == "domain_adapter":
@@ -55,12 +33,12 @@ def name(identity: Identity) -> str:
 
 
 def model_name(base: Base) -> str:
-    """Such as `an SDXL model`."""
+    """Return what a model for a base is in words, such as `an SDXL model`."""
     return f"{_with_article(_BASES[base])} model"
 
 
 def misfit(identity: Identity, families: AbstractSet[Family], base: Base | None) -> str | None:
-    """Why a file cannot be used, as the end of a sentence that begins with its name; None if it can.
+    """Return why a file cannot be used, as the end of a sentence that begins with its name; None if it can.
 
     Args:
         identity: the file's.
@@ -70,11 +48,11 @@ def misfit(identity: Identity, families: AbstractSet[Family], base: Base | None)
     what = name(identity)
     if identity.family not in families:
         wanted = " or ".join(
-            _with_article(_FAMILIES[family].partition(" (")[0]) for family in sorted(families - {"unknown"})
+            _with_article(WORDS[family].partition(" (")[0]) for family in sorted(families - {"unknown"})
         )
         if identity.family == "unknown":
             return f"is {what}; {wanted} is needed"
-        field = _FIELDS.get(identity.family)
+        field = field_for(identity.family)
         return f"is {what}, not {wanted}: {f'give it as `{field}:`' if field else 'nothing here uses it'}"
     channels = {use: number for number, use in UNUSUAL_INPUTS.items()}
     if identity.family == "checkpoint" and identity.version in channels:

@@ -35,7 +35,7 @@ def read_metadata(file: TensorFile) -> dict[str, str]:
 
 
 def printable(text: str, max_length: int = _MAX_LENGTH) -> str:
-    """One line without control characters: a file's words may be meant to fool a terminal."""
+    """Return a text as one line without control characters: a file's words may be meant to fool a terminal."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * max_length]).split())
     return line if len(line) <= max_length else f"{line[: max_length - 3]}..."
 

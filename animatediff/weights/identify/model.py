@@ -27,7 +27,7 @@ _MOTION_NOTES = {
 
 
 def describe(rule: Rule, contents: Contents) -> Description:
-    """Tell what the rule leaves open."""
+    """Tell a file's version, layout and base, as far as its rule leaves them open."""
     match rule.family:
         case "motion_module":
             return _motion_module(contents)
@@ -85,7 +85,11 @@ def _motion_module(contents: Contents) -> Description:
 
 
 def _base_of_motion(contents: Contents, *, is_xl: bool) -> Base | None:
-    """Of the text that it reads, if it reads any; else of its blocks, as wide as those of the UNet around them."""
+    """Return a motion module's base.
+
+    It is told from the width of the text that it reads, if it reads any; else from its blocks, which are as wide as
+    those of the UNet around them.
+    """
     if width := text_width(contents):
         return TEXT_WIDTHS.get(width)
     # Of the published models SDXL alone has three blocks down; a small one may have as many, of other widths.
@@ -113,13 +117,13 @@ def _checkpoint(rule: Rule, contents: Contents) -> Description:
 
 
 def _base_of_text_encoder(contents: Contents) -> Base | None:
-    """SD 1.x has the first of SDXL's two text encoders: 768 alone does not tell them apart."""
+    """Return a text encoder's base; SD 1.x has the first of SDXL's two, so that a width of 768 does not tell."""
     widths = {contents.shapes[name][-1:] for name in contents.matching(r"\btoken_embedding\.weight$")} - {(768,)}
     return _TEXT_ENCODER_WIDTHS.get(widths.pop()[0]) if len(widths) == 1 and () not in widths else None
 
 
 def _vae(rule: Rule, contents: Contents) -> Description:
-    """SD 1.x and SDXL have the same VAE but for its numbers."""
+    """Describe a VAE; SD 1.x and SDXL have the same one but for its numbers, so that its base is not told."""
     shapes = (contents.shapes[name] for name in contents.matching(r"(?:^|\.)decoder\.conv_in\.weight$"))
     latent_channels = next((shape[1] for shape in shapes if len(shape) == 4), 4)
     if latent_channels == 4:

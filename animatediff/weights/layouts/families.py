@@ -5,20 +5,20 @@ The names are those of the programs that write the files; each is read off real 
 
 import re
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeGuard, get_args
 
 from pydantic import Field
 
 from animatediff.config import Config
 from animatediff.weights.reading.tensors import TensorFile
 
+LoraFamily = Literal["lora", "domain_adapter", "motion_lora"]
+"""What low-rank files change: the base (a domain adapter is a LoRA, too), or with `motion_lora` the motion module."""
 Family = Literal[
+    LoraFamily,
     "motion_module",
-    "motion_lora",
-    "domain_adapter",
     "checkpoint",
     "vae",
-    "lora",
     "textual_inversion",
     "controlnet",
     "t2i_adapter",
@@ -47,6 +47,28 @@ ALGORITHMS: tuple[tuple[str, str], ...] = (
     ("full", r"^(?:lora|lycoris)_.+\.(?:diff|diff_b|w_norm|b_norm)$"),
 )
 """How a file changes the weights of a model, by a pattern among its names; the first that is found."""
+
+
+WORDS: dict[Family, str] = {
+    "motion_module": "motion module",
+    "motion_lora": "MotionLoRA",
+    "domain_adapter": "domain adapter (LoRA on the base's attention, rank 128)",
+    "checkpoint": "checkpoint",
+    "vae": "VAE",
+    "lora": "LoRA",
+    "textual_inversion": "textual inversion",
+    "controlnet": "ControlNet",
+    "t2i_adapter": "T2I-Adapter",
+    "sparse_control": "SparseCtrl encoder",
+    "ip_adapter": "IP-Adapter",
+    "upscaler": "upscaler",
+}
+"""What people call a file of a family."""
+
+
+def is_lora(family: Family | None) -> TypeGuard[LoraFamily]:
+    """Whether files of a family are low-rank ones, which are added to weights."""
+    return family in get_args(LoraFamily)
 
 
 class Rule(NamedTuple):

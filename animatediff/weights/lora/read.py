@@ -9,7 +9,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from animatediff.errors import UserError, refusing
 from animatediff.weights import textual_inversion
 from animatediff.weights.identify import identify
 from animatediff.weights.layouts.architectures import KnownBase, known_base
-from animatediff.weights.layouts.families import Family
+from animatediff.weights.layouts.families import Family, LoraFamily
 from animatediff.weights.lora import scales as lora_scales
 from animatediff.weights.lora.deltas import Change, Product, from_factors
 from animatediff.weights.lora.scales import Scales
@@ -27,8 +27,6 @@ from animatediff.weights.lora.targets import Module, States, Targets
 from animatediff.weights.lora.targets import Target as Target
 from animatediff.weights.motion_file import WEIGHTS_FILES
 from animatediff.weights.reading.tensors import TensorFile, open_tensors
-
-LoraFamily = Literal["lora", "domain_adapter", "motion_lora"]
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +46,8 @@ _KEY = re.compile(
     r"|(hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)|diff|diff_b|w_norm|b_norm|alpha|scalar)(?:\.default)?"
     r")"
 )
+# A domain adapter is a LoRA: either may be given as the other.
+_OF_THE_BASE: set[Family] = {family for family in get_args(LoraFamily) if family != "motion_lora"}
 _STRENGTHS = ("alpha", "scalar")
 _SAME_FACTOR = {"A": "down", "B": "up", "w_norm": "diff", "b_norm": "diff_b"}
 
@@ -121,7 +121,7 @@ def check_kind(file: TensorFile, family: LoraFamily, *, base: KnownBase | None) 
     Raises:
         UserError: the line says what it is and where it belongs.
     """
-    families: set[Family] = {"motion_lora"} if family == "motion_lora" else {"lora", "domain_adapter"}
+    families: set[Family] = {"motion_lora"} if family == "motion_lora" else _OF_THE_BASE
     algorithm = identify.expect(file, families, base=base).version
     if algorithm in _NOT_APPLIED:
         raise UserError(

@@ -19,12 +19,13 @@ import torch
 
 from animatediff import storage
 from animatediff.rendering.animator import Clip
-from animatediff.rendering.catalog.catalog import Item, Result
+from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Settings
 from animatediff.rendering.formats import Format
 from animatediff.rendering.outputs import encode
 from animatediff.rendering.results import clip_files
 from animatediff.rendering.results.ledger import describe, read_item, result_of, write_item
+from animatediff.rendering.results.result import Result
 from pipelines.stages.animate.batching import Outcome, is_out_of_memory
 from pipelines.stages.animate.dispatch import MAX_DEATHS, Lease
 

@@ -6,10 +6,9 @@ from collections import Counter
 from animatediff import storage
 from animatediff.config import dump
 from animatediff.errors import naming
-from animatediff.rendering.catalog import files as catalog_files
-from animatediff.rendering.catalog import prompt_syntax
+from animatediff.rendering.catalog import catalog_files, foreign_syntax
 from animatediff.rendering.catalog.catalog import Plan, expand
-from animatediff.rendering.catalog.hashes import content_hashes
+from animatediff.rendering.catalog.remembered_hashes import content_hashes
 from animatediff.rendering.checks import catalog as checks
 from animatediff.rendering.results.ledger import Ledger
 from pipelines.settings import AnimateConfig
@@ -22,7 +21,14 @@ logger = logging.getLogger(__name__)
 
 
 def animate(config: AnimateConfig) -> Counter[str]:
-    """Do the job; see `pipelines.animate.main`."""
+    """Render what is missing of a catalog, and write the table and the gallery of all of it.
+
+    Returns:
+        The number of items by status; none after a dry run.
+
+    Raises:
+        UserError: nothing in the catalog can be rendered, or items failed; the others are rendered and written.
+    """
     output_uri = storage.absolute(config.output_uri)
     logger.info("animate: %s -> %s", config.catalog_uri, output_uri)
     plan = _plan(config, output_uri)
@@ -48,7 +54,7 @@ def animate(config: AnimateConfig) -> Counter[str]:
 
 
 def _whole(ledger: Ledger, finished: set[str]) -> set[str]:
-    """Finished items whose clips are what was written."""
+    """Return the digests of the finished items whose clips are what was written."""
     if finished:
         logger.info("comparing the clips that are there with their hashes: %d", len(finished))
     kept = ledger.whole(finished)
@@ -69,6 +75,6 @@ def _plan(config: AnimateConfig, output_uri: str) -> Plan:
     # There may be terabytes of checkpoints: they are read once, not at every resume.
     remembered_uri = storage.join(output_uri, "inputs", "hashes.json")
     plan = expand(catalog, problems=problems, content_hash=content_hashes(catalog, remembered_uri))
-    if syntax := prompt_syntax.report(text for item in plan.items for text in prompt_syntax.texts_of(item)):
+    if syntax := foreign_syntax.report(text for item in plan.items for text in foreign_syntax.texts_of(item)):
         logger.warning("%s", syntax)
     return plan

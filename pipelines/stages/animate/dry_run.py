@@ -3,7 +3,8 @@
 from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 
-from animatediff.rendering.catalog.catalog import Item, Plan, Result
+from animatediff.rendering.catalog.catalog import Item, Plan
+from animatediff.rendering.results.result import Result
 from pipelines.settings import RenderRate
 from pipelines.terminal.hours import cost, duration
 
@@ -35,9 +36,10 @@ def estimate(plan: Plan, done: Collection[str], rate: RenderRate, results: Itera
 
 
 def work_units(item: Item) -> float:
-    """Millions of pixels over all frames and steps: those in several windows count as often, and half without guidance.
+    """Return the work of an item: millions of pixels over all frames and steps.
 
-    Guidance takes each step's UNet call twice.
+    Frames in several windows count as often as they are computed, and without guidance, which takes each step's UNet
+    call twice, they count half.
     """
     passes = 1.0 if item.guidance_scale > 1 else 0.5
     if item.context is not None and item.num_frames > item.context.length:
@@ -46,14 +48,14 @@ def work_units(item: Item) -> float:
 
 
 def measured_rate(results: Iterable[Result]) -> float | None:
-    """Seconds a unit of finished items; None where there are none."""
+    """Return the seconds that finished items took for a unit of work; None where there are none."""
     finished = [result for result in islice(results, _MEASURED) if result.status == "ok" and result.seconds]
     units = sum(map(work_units, finished))
     return sum(_busy_s(result.seconds) for result in finished) / units if units else None
 
 
 def _busy_s(seconds: Mapping[str, float]) -> float:
-    """How long a clip keeps its worker: clips are encoded and written while the next ones are computed."""
+    """Return how long a clip keeps its worker: it is encoded and written while the next ones are computed."""
     beside = sum(seconds.get(stage, 0.0) for stage in ("encode", "write"))
     return max(beside, sum(seconds.values()) - beside)
 

@@ -14,7 +14,8 @@ from ray.exceptions import RayError
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.catalog import Item, Plan, base_folder
+from animatediff.rendering.catalog.catalog import Item, Plan
+from animatediff.rendering.catalog.model_identity import base_folder
 from animatediff.rendering.results.ledger import Ledger
 from animatediff.weights.layouts.architectures import PARTS
 from pipelines.cluster.runtime import beside_the_driver, connect, num_cpus, num_gpus, wants_gpus
@@ -143,7 +144,7 @@ class _Rendering:
             for row in _dataset(len(slices), dispatcher, self.spec, number).iter_rows():
                 arrived()
                 self.ledger.wrote(row["digest"], row["error"])
-                self.reports.maybe()
+                self.reports.write_if_due()
         if dropped.reason:
             self.ledger.no_result = f"no result: {dropped.reason}"
         if follower.lost is None and (reason := ray.get(dispatcher.stopped.remote())):

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.catalog import Result
 from animatediff.rendering.results.gallery import gallery_html
+from animatediff.rendering.results.result import Result
 from animatediff.rendering.results.table import TABLE, write_table
 
 logger = logging.getLogger(__name__)
@@ -57,8 +57,8 @@ class InterimReports:
         self._write = write
         self._next = time.monotonic() + _FIRST_S
 
-    def maybe(self) -> None:
-        """Write them if it is time."""
+    def write_if_due(self) -> None:
+        """Write the reports if enough time has gone by since the last ones."""
         start = time.monotonic()
         if start < self._next:
             return
@@ -71,7 +71,7 @@ class InterimReports:
 
 
 def report(output_uri: str, counts: Counter[str], results: Iterator[Result]) -> None:
-    """Tell what became of the items.
+    """Log how many items have a clip, and where the gallery is.
 
     Raises:
         UserError: some have no clip.

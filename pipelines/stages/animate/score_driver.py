@@ -4,28 +4,35 @@ import logging
 
 from animatediff import storage
 from animatediff.errors import UserError, naming
-from animatediff.rendering.catalog.catalog import Result
 from animatediff.rendering.results.ledger import NO_CLIP, NO_RESULT, for_item, read_results
+from animatediff.rendering.results.result import Result
 from animatediff.rendering.results.table import TABLE
 from animatediff.rendering.scoring import load_scorer, mean_scores
 from pipelines.cluster.runtime import connect
 from pipelines.settings import ScoreConfig
 from pipelines.stages.animate.reports import write_reports
-from pipelines.stages.animate.score import score_results
+from pipelines.stages.animate.score_worker import score_results
 from pipelines.terminal.progress import Progress
 
 logger = logging.getLogger(__name__)
 
 
 def score(config: ScoreConfig) -> list[Result]:
-    """Do the job; see `pipelines.score.main`."""
+    """Score the clips that this scorer has not scored yet, and write the table and the gallery anew.
+
+    Returns:
+        The results of all items.
+
+    Raises:
+        UserError: there is no such scorer, there are no results, or clips turn out to be gone or damaged.
+    """
     output_uri = storage.absolute(config.output_uri)
     logger.info("score: %s by %s", output_uri, config.scorer)
     with naming("scorer"):
         load_scorer(config.scorer)
     results = read_results(output_uri)
     by_digest = {result.digest: result for result in results}
-    pending = [r for r in by_digest.values() if r.status == "ok" and (config.again or r.scored_by != config.scorer)]
+    pending = [r for r in by_digest.values() if r.status == "ok" and (config.again or config.scorer not in r.scores)]
     if config.dry_run:
         logger.info("to score: %d of %d clips", len(pending), len(by_digest))
         return results
@@ -37,17 +44,18 @@ def score(config: ScoreConfig) -> list[Result]:
                 progress.update(1)
     scored = [for_item(by_digest[result.digest], result) for result in results]
     write_reports(output_uri, scored)
-    _report(output_uri, scored)
+    _report(output_uri, scored, config.scorer)
     return scored
 
 
-def _report(output_uri: str, results: list[Result]) -> None:
-    for entry, scores in mean_scores(results).items():
+def _report(output_uri: str, results: list[Result], scorer: str) -> None:
+    for entry, scores in mean_scores(results, scorer).items():
         logger.info("%s: %s", entry, ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
-    unscored = [result for result in results if result.score_error]
+    unscored = [result for result in results if scorer in result.score_errors]
     if unscored:
         first = unscored[0]
-        logger.warning("%d clips have no scores, first (entry %s): %s", len(unscored), first.entry, first.score_error)
+        why = first.score_errors[scorer]
+        logger.warning("%d clips have no scores, first (entry %s): %s", len(unscored), first.entry, why)
     logger.info("scores are in %s and in the gallery", storage.join(output_uri, TABLE))
     if lost := [result for result in results if result.error in (NO_CLIP, NO_RESULT)]:
         raise UserError(

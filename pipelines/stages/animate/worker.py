@@ -21,10 +21,11 @@ from ray.exceptions import RayError
 
 from animatediff.errors import UserError
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog.catalog import Item, Result
+from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Model
 from animatediff.rendering.formats import Format
 from animatediff.rendering.results.ledger import describe, result_of
+from animatediff.rendering.results.result import Result
 from animatediff.storage.full import is_full
 from pipelines.stages.animate.batching import Batcher
 from pipelines.stages.animate.commit import Committer

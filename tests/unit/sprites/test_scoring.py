@@ -2,7 +2,7 @@
 
 import pytest
 
-from animatediff.rendering.catalog.catalog import Result
+from animatediff.rendering.results.result import Result
 from animatediff.sprites.personalise import NEW_COLOUR
 from animatediff.sprites.scenes.drawing import draw, render
 from animatediff.sprites.scenes.world import BACKGROUNDS, Scene, caption, pose

@@ -6,8 +6,9 @@ from diffusers import StableDiffusionPipeline
 
 from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog.catalog import Item, Result
+from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import EmbeddingFile, Entry, Lora
+from animatediff.rendering.results.result import Result
 from animatediff.sprites import shipped
 from animatediff.sprites.evaluation import draw_prompts, open_base, shares_right, still_scenes
 from animatediff.sprites.personalise import NEW_COLOUR

@@ -18,7 +18,7 @@ from animatediff.data.sources.fetching import http
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig
 from animatediff.errors import UserError
-from animatediff.rendering.catalog import files as catalog_files
+from animatediff.rendering.catalog import catalog_files
 from animatediff.rendering.checks import files as file_checks
 from animatediff.storage import filesystems
 from animatediff.uris import hide_secrets, with_secrets
@@ -115,7 +115,7 @@ FAULTS = {
 
 
 def check_weights(uri):
-    problems = file_checks.check_files([file_checks.GivenFile(uri, role) for role in ("checkpoint", "vae", "lora")])
+    problems = file_checks.check_files([file_checks.GivenFile(uri, role) for role in ("checkpoint", "vae", "loras")])
     assert len(problems) == 3
     raise UserError("; ".join(problems.values()))
 

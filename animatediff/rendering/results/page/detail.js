@@ -81,7 +81,7 @@ function head(i, found) {
 }
 
 function text(i) {
-  const { error, warning, score_error } = note(i);
+  const { error, warning, scores } = note(i);
   const { weights, versions } = origins[items.origin[i]];
   const others = address({ view: "compare", models: new Set(), query: prompt(i), status: "", item: null });
   return el(
@@ -89,10 +89,10 @@ function text(i) {
     { className: "text" },
     message("bad", error),
     message("warning", warning),
-    message("warning", score_error && `No scores: ${score_error}`),
+    message("warning", scores),
     el("p", { className: "prompt" }, prompt(i)),
     el("a", { className: "also", href: others }, "Compare this prompt over all models"),
-    section("Scores", scoresOf(i).map(([name, value]) => [name, String(value)])),
+    ...scorers.map(scorer => section(`Scores by ${scorer}`, scoresBy(scorer, i))),
     section("Settings", settingRows(i)),
     times(i),
     files(i),

@@ -38,7 +38,18 @@ const plural = (number, word) => `${number.toLocaleString("en")} ${word}${number
 /** What was measured of an item, as names and values. */
 const known = (names, values) => names.map((name, k) => [name, values[k]]).filter(([, value]) => value !== null);
 const secondsOf = i => known(data.stages, items.seconds[i]);
-const scoresOf = i => known(data.scores, items.scores[i]);
+const scorers = [...new Set(data.scores.map(({ scorer }) => scorer))];
+/** Scores' names; with the scorer where several give one of that name. */
+const scoreNames = data.scores.map(({ scorer, name }) => {
+  const isShared = data.scores.some(other => other.name === name && other.scorer !== scorer);
+  return isShared ? `${name} (${scorer})` : name;
+});
+const scoresOf = i => known(scoreNames, items.scores[i]);
+/** A scorer's own, as names and texts. */
+const scoresBy = (scorer, i) => data.scores.flatMap((score, k) => {
+  const value = items.scores[i][k];
+  return score.scorer === scorer && value !== null ? [[score.name, String(value)]] : [];
+});
 
 /** A new element; texts among the children stay texts. */
 function el(tag, properties = {}, ...children) {

@@ -110,7 +110,7 @@ function figures(found) {
 let sorting = { column: null, down: true };
 
 function models(scroller, found) {
-  const means = ["seconds", ...data.scores].map(name => `Mean ${name}`);
+  const means = ["seconds", ...scoreNames].map(name => `Mean ${name}`);
   const names = [...statuses.map(status => statusNames[status]), ...means];
   const rows = figures(found);
   const { column, down } = sorting;
@@ -131,10 +131,10 @@ function models(scroller, found) {
     const bad = (value, k) => ((k === 1 || k === 2) && value ? "bad" : "");
     return el("tr", {}, name, ...values.map((value, k) => el("td", { className: bad(value, k) }, shown(value, k))));
   });
-  const by = [...new Set(found.map(i => origins[items.origin[i]].scored_by).filter(Boolean))];
+  const by = scorers.filter(scorer => found.some(i => scoresBy(scorer, i).length));
   const head = el("tr", {}, el("th", { scope: "col" }, "Model"), ...heads);
   const table = el("table", {}, el("thead", {}, head), el("tbody", {}, ...body));
-  const scorers = by.length ? el("p", {}, `Scores by ${by.join(", ")}`) : null;
-  scroller.append(el("div", { className: "figures" }, table, scorers));
+  const source = by.length ? el("p", {}, `Scores by ${by.join(", ")}`) : null;
+  scroller.append(el("div", { className: "figures" }, table, source));
   return {};
 }

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+from collections import defaultdict
 from html.parser import HTMLParser
 
 import pytest
 
-from animatediff.rendering.catalog.catalog import Result
 from animatediff.rendering.catalog.entries import Settings
 from animatediff.rendering.results.gallery import gallery_html
+from animatediff.rendering.results.result import Result
 
 
 class Page(HTMLParser):
@@ -40,9 +41,13 @@ class Page(HTMLParser):
         for row in rows:
             row |= {name: shared[name][row[name]] for name in shared}
             row["files"] = {kind: row["stem"] + suffix for kind, suffix in row["kinds"].items()}
-            for name in ("seconds", "scores"):
-                names = self.data["stages" if name == "seconds" else name]
-                row[name] = {key: value for key, value in zip(names, row[name], strict=True) if value is not None}
+            stages = zip(self.data["stages"], row["seconds"], strict=True)
+            row["seconds"] = {stage: value for stage, value in stages if value is not None}
+            scores = defaultdict(dict)
+            for score, value in zip(self.data["scores"], row["scores"], strict=True):
+                if value is not None:
+                    scores[score["scorer"]][score["name"]] = value
+            row["scores"] = scores
         return rows
 
 
@@ -69,7 +74,7 @@ def failed(**changes):
 
 
 def test_all_that_is_known_of_an_item_is_there():
-    rendered = result(warning="cut off", scores={"motion": 0.5}, scored_by="my:score", negative_prompt="dogs")
+    rendered = result(warning="cut off", scores={"my:score": {"motion": 0.5}}, negative_prompt="dogs")
     (item,) = Page(gallery_html([rendered])).items()
     for name in ("digest", "entry", "prompt", "status", "attempts", "seconds", "files", "scores"):
         assert item[name] == getattr(rendered, name)
@@ -77,26 +82,32 @@ def test_all_that_is_known_of_an_item_is_there():
     assert item["settings"]["negative_prompt"] == "dogs"
     assert item["sha256"] == ["1" * 64, "", ""]
     assert item["note"] == {"warning": "cut off"}
-    assert item["origin"] == {
-        "weights": rendered.model_hashes,
-        "versions": rendered.versions,
-        "scored_by": "my:score",
-    }
+    assert item["origin"] == {"weights": rendered.model_hashes, "versions": rendered.versions}
 
 
 def test_items_keep_their_order_and_their_own_values():
     rows = [
-        result(digest="1", seed=2**63 - 1, scores={"motion": 1.0}),
+        result(digest="1", seed=2**63 - 1, scores={"my:score": {"motion": 1.0}, "other:score": {"motion": 0.5}}),
         failed(digest="2", entry="plain", seconds={"load": 3.0}),
-        result(digest="3", status="invalid", error="wrong shape", scores={"jitter": 0.25}, score_error="gone"),
+        result(
+            digest="3",
+            status="invalid",
+            error="wrong shape",
+            scores={"other:score": {"jitter": 0.25}},
+            score_errors={"my:score": "gone"},
+        ),
     ]
     items = Page(gallery_html(rows)).items()
     assert [item["digest"] for item in items] == ["1", "2", "3"]
     assert [item["entry"] for item in items] == ["toon", "plain", "toon"]
     assert items[0]["seed"] == "9223372036854775807"  # a number would lose its end in a browser
     assert items[1]["note"] == {"error": "no such file"}
-    assert items[2]["note"] == {"error": "wrong shape", "score_error": "gone"}
-    assert [item["scores"] for item in items] == [{"motion": 1.0}, {}, {"jitter": 0.25}]
+    assert items[2]["note"] == {"error": "wrong shape", "scores": "No scores by my:score: gone"}
+    assert [item["scores"] for item in items] == [
+        {"my:score": {"motion": 1.0}, "other:score": {"motion": 0.5}},
+        {},
+        {"other:score": {"jitter": 0.25}},
+    ]
     assert [item["seconds"] for item in items] == [
         {"unet": 1.25, "vae": 0.5},
         {"load": 3.0},
@@ -107,13 +118,13 @@ def test_items_keep_their_order_and_their_own_values():
 NAN, INF = float("nan"), float("inf")
 # name of the row: fields of a result as a model that was not validated may have them
 NOT_FINITE = {
-    "a score": {"scores": {"motion": NAN, "jitter": 0.5}},
-    "an infinite score": {"scores": {"motion": -INF, "jitter": 0.5}},
+    "a score": {"scores": {"my:s": {"motion": NAN, "jitter": 0.5}}},
+    "an infinite score": {"scores": {"my:s": {"motion": -INF, "jitter": 0.5}}},
     "seconds": {"seconds": {"unet": NAN, "vae": 0.5}},
     "infinite seconds": {"seconds": {"unet": INF}},
     "frames a second": {"fps": NAN},
     "guidance": {"guidance_scale": INF},
-    "all of them": {"fps": -INF, "guidance_rescale": NAN, "scores": {"a": NAN}, "seconds": {"b": INF}},
+    "all of them": {"fps": -INF, "guidance_rescale": NAN, "scores": {"my:s": {"a": NAN}}, "seconds": {"b": INF}},
 }
 
 
@@ -131,6 +142,8 @@ def test_a_number_that_is_none_leaves_the_page_and_its_neighbours_whole(row):
 @pytest.mark.parametrize("number", [NAN, INF, -INF])
 def test_a_measure_that_is_none_is_left_out_wherever_a_result_goes(field, number):
     given, finite = {"a": number, "b": 0.5}, {"b": 0.5}
+    if field == "scores":
+        given, finite = {"my:s": given}, {"my:s": finite}
     built = Result.model_construct(**{name: getattr(result(), name) for name in Result.model_fields} | {field: given})
     assert built.model_dump()[field] == built.model_dump(mode="json")[field] == finite
     assert getattr(Result.model_validate_json(built.model_dump_json()), field) == finite

@@ -107,10 +107,10 @@ def test_a_file_that_is_newer_than_the_table_counts(tmp_path, items):
     age(tmp_path)
     report(tmp_path, items)
     rendered(tmp_path, items[3])
-    rendered(tmp_path, items[0], scores={"size": 2.0})
+    rendered(tmp_path, items[0], scores={"my:s": {"size": 2.0}})
     found = ledger(tmp_path, items)
     assert items[3].digest in found.finished()
-    assert [result.scores for result in found.results(items[:2], {})] == [{"size": 2.0}, {}]
+    assert [result.scores for result in found.results(items[:2], {})] == [{"my:s": {"size": 2.0}}, {}]
 
 
 def test_a_row_without_a_clip_is_not_believed(tmp_path, items):
@@ -236,7 +236,7 @@ def test_an_item_that_an_older_version_wrote_is_read(tmp_path, items):
     assert items[0].digest in ledger(tmp_path, items).finished()
 
 
-@pytest.mark.parametrize("newer", [["num_bytes"], ["num_bytes", "scored_by", "fps", "context"], []])
+@pytest.mark.parametrize("newer", [["num_bytes"], ["num_bytes", "scores", "score_errors", "fps", "context"], []])
 def test_a_table_that_lacks_newer_columns_has_their_defaults(tmp_path, items, newer):
     report(tmp_path, items)
     table = pq.read_table(tmp_path / "results.parquet")

@@ -3,7 +3,8 @@
 import pytest
 
 from animatediff.diffusion.context import Context
-from animatediff.rendering.catalog.catalog import Catalog, Item, Result, expand
+from animatediff.rendering.catalog.catalog import Catalog, Item, expand
+from animatediff.rendering.results.result import Result
 from pipelines.stages.animate.dry_run import RenderRate, estimate, measured_rate, work_units
 
 CATALOG = {

@@ -35,7 +35,7 @@ def test_reports_take_a_small_part_of_the_time(clock):
     end = clock.now + 3000
     while clock.now < end:
         clock.now += 1
-        interim.maybe()
+        interim.write_if_due()
     assert written[0] == 1030
     # 6 s every 306 s are 2 %.
     assert [later - earlier for earlier, later in itertools.pairwise(written)] == [306.0] * 9
@@ -52,7 +52,7 @@ def test_a_storage_that_fails_is_a_warning(clock, caplog):
     interim = InterimReports(write)
     for _ in range(3):
         clock.now += 31
-        interim.maybe()
+        interim.write_if_due()
     assert len(calls) == 3
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "cannot reach s3://bucket" in caplog.text

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from animatediff.errors import UserError
-from animatediff.rendering.catalog import hashes
+from animatediff.rendering.catalog import remembered_hashes
 from animatediff.rendering.catalog.catalog import Catalog, expand
-from animatediff.rendering.catalog.hashes import content_hashes
+from animatediff.rendering.catalog.remembered_hashes import content_hashes
 from animatediff.weights import checkpoints
 
 
@@ -20,7 +20,9 @@ def read(monkeypatch):
     """The files that were read since."""
     found = []
     monkeypatch.setattr(
-        hashes.checkpoints, "content_hash", lambda uri, of=checkpoints.content_hash: found.append(uri) or of(uri)
+        remembered_hashes.checkpoints,
+        "content_hash",
+        lambda uri, of=checkpoints.content_hash: found.append(uri) or of(uri),
     )
     return found
 
@@ -130,7 +132,7 @@ def test_remote_folders_and_pefts_files_have_the_hash_that_they_have_elsewhere(t
 
 
 def test_a_file_without_a_version_is_not_remembered(catalog, tmp_path, monkeypatch, read):
-    monkeypatch.setattr(hashes, "VERSION_FIELDS", ("ETag",))
+    monkeypatch.setattr(remembered_hashes, "VERSION_FIELDS", ("ETag",))
     kept = str(tmp_path / "hashes.json")
     for _ in range(2):
         content_hashes(catalog, kept)

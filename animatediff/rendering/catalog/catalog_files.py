@@ -9,12 +9,14 @@ from animatediff import storage
 from animatediff.config import load
 from animatediff.data.sources.files import read_lines, suffix_of
 from animatediff.errors import UsageError, UserError
+from animatediff.rendering.catalog.canonical_json import sha256
 from animatediff.rendering.catalog.catalog import Catalog
-from animatediff.rendering.catalog.cells import Cells
-from animatediff.rendering.catalog.copies import sha256, with_fields
 from animatediff.rendering.catalog.entries import Entry, Prompt, SeededSettings
+from animatediff.rendering.catalog.row_validation import RowValidator
 from animatediff.rendering.catalog.tables import SUFFIXES, Row, read_rows
+from animatediff.rendering.catalog.unvalidated_copies import unvalidated_copy
 from animatediff.uris import Uri, printable_uri
+from animatediff.weights.identify.weights_slots import SLOTS
 
 
 class CatalogFile(Catalog):
@@ -31,7 +33,7 @@ class CatalogFile(Catalog):
 
 
 def read(uri: str) -> Catalog:
-    """Read a catalog with everything in it.
+    """Read a catalog, with the tables of entries and of prompts that it names.
 
     Args:
         uri: a YAML file, or a table of entries whose columns `base` and `motion_module` are filled.
@@ -66,7 +68,11 @@ def _of_table(uri: str) -> Catalog:
     entries = tuple(_read_entries(uri))
     if not entries:
         raise UsageError(f"{printable_uri(uri)} has no rows")
-    missing = [name for name in ("base", "motion_module") if not any(getattr(entry, name) for entry in entries)]
+    missing = [
+        slot.field
+        for slot in SLOTS.values()
+        if slot.is_needed and not any(getattr(entry, slot.field) for entry in entries)
+    ]
     if missing:
         columns = f"column{'s' if len(missing) > 1 else ''} {' and '.join(missing)}"
         raise UsageError(
@@ -83,21 +89,21 @@ def _read_entries(uri: str) -> Iterator[Entry]:
 
     A row's settings go to its prompt: so one row's problem is no other's.
     """
-    cells = Cells(uri)
+    rows = RowValidator(uri)
     found: dict[str, tuple[Entry | None, list[Prompt | None]]] = {}
     for row in read_rows(uri, _ENTRY_COLUMNS):
         settings = {name: row.values.pop(name) for name in _PROMPT_COLUMNS & row.values.keys()}
         texts = _texts(settings, row, uri)
         key = sha256(row.values) if texts else row.place
         if key not in found:
-            found[key] = cells.read(Entry, "name", row.values if texts else row.values | settings, row.place), []
+            found[key] = rows.validated(Entry, "name", row.values if texts else row.values | settings, row.place), []
         for text in texts:
             values = settings | (text if isinstance(text, dict) else {"prompt": text})
-            found[key][1].append(cells.read(Prompt, "prompt", values, row.place))
-    cells.check()
+            found[key][1].append(rows.validated(Prompt, "prompt", values, row.place))
+    rows.check()
     for entry, prompts in found.values():
         if entry is not None:
-            yield with_fields(entry, prompts=tuple(prompts)) if prompts else entry
+            yield unvalidated_copy(entry, prompts=tuple(prompts)) if prompts else entry
 
 
 def _texts(settings: dict[str, Any], row: Row, uri: str) -> list[Any]:
@@ -111,11 +117,11 @@ def _read_prompts(uri: str) -> Iterator[Prompt]:
     if suffix_of(uri) == ".txt":
         yield from _read_text(uri)
         return
-    cells = Cells(uri)
+    rows = RowValidator(uri)
     for row in read_rows(uri, Prompt.model_fields):
-        if prompt := cells.read(Prompt, "prompt", row.values, row.place):
+        if prompt := rows.validated(Prompt, "prompt", row.values, row.place):
             yield prompt
-    cells.check()
+    rows.check()
 
 
 def _read_text(uri: str) -> Iterator[Prompt]:

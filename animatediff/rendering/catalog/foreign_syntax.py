@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 
 from animatediff.rendering.catalog.catalog import Item
+from animatediff.weights.identify.weights_slots import field_for
 
 _MAX_SHOWN = 3
 _MAX_CHARS = 80
@@ -28,7 +29,10 @@ _PATTERNS = tuple(
 )
 # Words of A1111's that are words of the language too: in a text all in capitals they mean themselves.
 _WORDS = re.compile(r"\b(?:BREAK|AND)\b")
-_REMEDIES = {"<": "name LoRAs in `loras`", "embedding:": "name embeddings in `embeddings`, write the word alone"}
+_REMEDIES = {
+    "<": f"name LoRAs in `{field_for('lora')}`",
+    "embedding:": f"name embeddings in `{field_for('textual_inversion')}`, write the word alone",
+}
 
 
 def find(text: str) -> list[str]:

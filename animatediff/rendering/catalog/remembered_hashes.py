@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.catalog import Catalog, HashFile, base_folder, weights_uris
+from animatediff.rendering.catalog.catalog import Catalog
+from animatediff.rendering.catalog.model_identity import HashFile, base_folder
+from animatediff.rendering.catalog.named_files import named_files
 from animatediff.storage.errors import is_absence, public, unreachable
 from animatediff.uris import printable_uri
 from animatediff.weights import checkpoints
@@ -72,8 +74,8 @@ def _uris(catalog: Catalog) -> Iterator[str]:
             model = catalog.model(entry)
         except UserError:  # `expand` has nothing to hash there either
             continue
-        yield folder(model.base)
-        yield from weights_uris(model)
+        for file in named_files(model):
+            yield folder(file.uri) if file.slot.role == "base" else file.uri
 
 
 def _hashed(known: Mapping[str, _Known], uri: str) -> _Known | Exception:

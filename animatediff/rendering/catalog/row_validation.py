@@ -1,4 +1,4 @@
-"""Cells of a table to validated configs, many thousands of which are alike."""
+"""Rows of a table to validated configs, many thousands of which are alike."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,15 +7,16 @@ from pydantic import ValidationError
 
 from animatediff.config import Config, describe_value
 from animatediff.errors import UsageError
-from animatediff.rendering.catalog.copies import ConfigT, as_key, with_fields
+from animatediff.rendering.catalog.canonical_json import canonical_json
+from animatediff.rendering.catalog.unvalidated_copies import ConfigT, unvalidated_copy
 from animatediff.uris import printable_uri
 
 _MAX_TOLD = 20
 _MAX_KEPT = 10_000
 
 
-class Cells:
-    """Validates rows of one table; rows that differ in nothing but a text share their values.
+class RowValidator:
+    """Validates the rows of one table; those that differ in nothing but a text share their values.
 
     Args:
         uri: the table's, for messages.
@@ -26,7 +27,7 @@ class Cells:
         self._known: dict[tuple[type[Config], str], Config] = {}
         self._given: dict[frozenset[str], set[str]] = {}
 
-    def read(self, schema: type[ConfigT], text: str, values: Mapping[str, Any], place: str) -> ConfigT | None:
+    def validated(self, schema: type[ConfigT], text: str, values: Mapping[str, Any], place: str) -> ConfigT | None:
         """Return a row as a config; None where it has a problem, which is noted.
 
         Args:
@@ -38,10 +39,10 @@ class Cells:
         Raises:
             UsageError: there are more problems than can be told.
         """
-        key = schema, as_key({name: value for name, value in values.items() if name != text})
+        key = schema, canonical_json({name: value for name, value in values.items() if name != text})
         known = self._known.get(key)
         if isinstance(known, schema) and isinstance(values.get(text), str):
-            return with_fields(known, **{text: values[text]})
+            return unvalidated_copy(known, **{text: values[text]})
         try:
             config = schema.model_validate(values)
         except ValidationError as error:
@@ -52,10 +53,10 @@ class Cells:
         if len(self._known) < _MAX_KEPT:
             self._known[key] = config
         given = self._given.setdefault(frozenset(config.model_fields_set), config.model_fields_set)
-        return with_fields(config, given)
+        return unvalidated_copy(config, given)
 
     def check(self) -> None:
-        """Tell what was noted.
+        """Refuse the table if any of its rows has a problem; the line tells all of them.
 
         Raises:
             UsageError: rows have problems.
@@ -65,7 +66,7 @@ class Cells:
 
 
 def _describe(item: dict[str, Any]) -> str:
-    """One of pydantic's errors."""
+    """Return one of pydantic's errors as a line that names the column."""
     name, *rest = map(str, item["loc"])
     path = f" ({'.'.join(rest)})" if rest else ""
     return f"column {name!r}{path}: {describe_value(item)}"

@@ -1,7 +1,8 @@
 """Scores on Ray workers: each rendered clip is read once and measured, and its result takes the scores.
 
 The scores are written into the item's own `items/{digest}.json`, so that they last as long as the clip does: a clip
-that is rendered anew is scored anew, and a later run of either job finds what is there.
+that is rendered anew is scored anew, and a later run of either job finds what is there. A scorer leaves the scores of
+others as they are.
 """
 
 import logging
@@ -17,10 +18,10 @@ from animatediff.data.decoding.decoders import load_decoders
 from animatediff.data.decoding.frames import read_frames
 from animatediff.data.decoding.videos import probe
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.catalog import Result
 from animatediff.rendering.results import clip_files
 from animatediff.rendering.results.ledger import describe, without_clip, write_item
-from animatediff.rendering.scoring import apply_scorer, load_scorer
+from animatediff.rendering.results.result import Result
+from animatediff.rendering.scoring import apply_scorer, load_scorer, with_scores
 from pipelines.cluster.runtime import num_cpus
 from pipelines.cluster.starting import starting
 from pipelines.terminal.failures import DroppedBlocks, user_errors
@@ -41,7 +42,7 @@ _decoders = cache(load_decoders)
 def score_results(results: list[Result], output_uri: str, scorer: str) -> Iterator[Result]:
     """Score the clips of `results`, of distinct digests, and give them as they are done.
 
-    A clip that cannot be read or measured keeps its result, with the reason as its `score_error`; so does one whose
+    A clip that cannot be read or measured keeps its result, with the reason among its `score_errors`; so does one whose
     worker died with every retry, and it is tried again by the next run.
     """
     missing = {result.digest: result for result in results}
@@ -65,7 +66,7 @@ def score_results(results: list[Result], output_uri: str, scorer: str) -> Iterat
             yield result
     for result in missing.values():
         why = f"no scores: {dropped.reason}"
-        yield result.model_copy(update={"scores": {}, "scored_by": None, "score_error": why})
+        yield with_scores(result, scorer, None, error=why)
 
 
 def _score_row(row: dict[str, Any], *, output_uri: str, scorer: str) -> dict[str, Any]:
@@ -74,19 +75,17 @@ def _score_row(row: dict[str, Any], *, output_uri: str, scorer: str) -> dict[str
         lost = without_clip(result)
         write_item(output_uri, lost)  # so that it is rendered again
         return {"result": lost.model_dump_json()}
-    outcome: dict[str, Any]
     try:
-        outcome = {"scores": apply_scorer(_scorer(scorer), result, _frames(result, output_uri)), "score_error": None}
+        scored = with_scores(result, scorer, apply_scorer(_scorer(scorer), result, _frames(result, output_uri)))
     except Exception as error:
         logger.exception("item %s of entry %s", result.digest, result.entry)
-        outcome = {"scores": {}, "score_error": describe(error)}
-    scored = result.model_copy(update={**outcome, "scored_by": scorer})
+        scored = with_scores(result, scorer, {}, error=describe(error))
     write_item(output_uri, scored)
     return {"result": scored.model_dump_json()}
 
 
 def _frames(result: Result, output_uri: str) -> np.ndarray:
-    """All frames of a clip, (f h w 3) uint8 RGB."""
+    """Read all frames of a clip, (f h w 3) uint8 RGB."""
     if "mp4" not in result.files:
         raise UserError("it was not written as MP4: render it again with mp4 among the formats")
     data = storage.read_bytes(storage.join(output_uri, result.files["mp4"]))

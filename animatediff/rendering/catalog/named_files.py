@@ -1,0 +1,61 @@
+"""The weights files that an entry or a model names, slot by slot."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+from animatediff.config import Config
+from animatediff.weights.identify.weights_slots import SLOTS, Slot
+from animatediff.weights.layouts.families import is_lora
+from animatediff.weights.resident import Addition
+
+NamingT = TypeVar("NamingT", bound=Config)
+
+
+class NamedFile(NamedTuple):
+    """A weights file as a slot names it."""
+
+    slot: Slot
+    uri: str
+    scale: float = 1.0
+    """Its strength, in a slot that has one."""
+    token: str | None = None
+    """The word that an embedding is given, where it is given one."""
+
+
+def named_files(config: Config) -> Iterator[NamedFile]:
+    """Yield the files that a config names in the fields of `SLOTS` that it has, in the slots' order."""
+    for field, slot in SLOTS.items():
+        value = getattr(config, field, None)
+        if value is None or value == ():  # most of most entries
+            continue
+        for file in value if slot.is_list else (value,):
+            if isinstance(file, str):
+                yield NamedFile(slot, file)
+            else:
+                yield NamedFile(slot, file.path, getattr(file, "scale", 1.0), getattr(file, "token", None))
+
+
+def additions(config: Config) -> list[Addition]:
+    """Return the low-rank files that a config names, as they are added to weights."""
+    return [
+        Addition(file.uri, file.scale, file.slot.family) for file in named_files(config) if is_lora(file.slot.family)
+    ]
+
+
+def with_uris(config: NamingT, change: Callable[[str], str]) -> NamingT:
+    """Return the config with other URIs in the place of those that it names.
+
+    Args:
+        config: an entry, or whatever else has fields of `SLOTS`.
+        change: a URI to the one to name instead, or to itself. A base's stays.
+    """
+
+    def changed(file: Any) -> Any:
+        return change(file) if isinstance(file, str) else file.model_copy(update={"path": change(file.path)})
+
+    update = {}
+    for slot in dict.fromkeys(file.slot for file in named_files(config)):
+        value = getattr(config, slot.field)
+        if slot.role != "base":
+            update[slot.field] = tuple(map(changed, value)) if slot.is_list else changed(value)
+    return config.model_copy(update=update)

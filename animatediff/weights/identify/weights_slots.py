@@ -1,0 +1,61 @@
+"""What an entry of a catalog names: a row for each field, with the kind of weights file that belongs in it.
+
+Whatever is done with an entry's files is a loop over `SLOTS`: digests, hashes, checks, the columns of tables, what is
+fetched from MLflow, and the message that tells where a file belongs. A new kind of file is a row here and a field of
+`rendering.catalog.entries.Weights`. The table lies here, below the catalog, since that message is needed here.
+"""
+
+from typing import Literal, NamedTuple
+
+from animatediff.weights.layouts.families import Family
+
+Role = Literal["base", "motion_module", "replacement", "addition", "embedding"]
+"""What is done with a file: `base` and `motion_module` are what stays in memory while entries come and go, a
+`replacement` takes the place of the base's parts, an `addition` is added to weights by a scale, an `embedding` gives
+prompts a word."""
+
+
+class Slot(NamedTuple):
+    """A field of an entry that names weights."""
+
+    field: str
+    role: Role
+    families: tuple[Family, ...] = ()
+    """What its files may be, first what they are meant to be; none where they are no weights files."""
+    is_list: bool = False
+    """Whether it names any number of files."""
+
+    @property
+    def family(self) -> Family | None:
+        """What its files are meant to be."""
+        return next(iter(self.families), None)
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether its files have a strength."""
+        return self.role == "addition"
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether every item has one: an entry that names none has the catalog's."""
+        return self.role in ("base", "motion_module")
+
+
+# In the order in which results tell the files' hashes, and in which additions are added up: sums round by it.
+_ROWS = (
+    Slot("base", "base"),
+    Slot("motion_module", "motion_module", ("motion_module",)),
+    Slot("checkpoint", "replacement", ("checkpoint", "vae")),
+    Slot("vae", "replacement", ("vae",)),
+    Slot("domain_adapter", "addition", ("domain_adapter",)),
+    Slot("loras", "addition", ("lora",), is_list=True),
+    Slot("motion_loras", "addition", ("motion_lora",), is_list=True),
+    Slot("embeddings", "embedding", ("textual_inversion",), is_list=True),
+)
+SLOTS = {slot.field: slot for slot in _ROWS}
+"""By the field's name."""
+
+
+def field_for(family: Family) -> str | None:
+    """Return the field in which a file of a family belongs; None where an entry has none for it."""
+    return next((slot.field for slot in _ROWS if slot.family == family), None)
