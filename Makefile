@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint unit integration fuzz slow bench format clean
+.PHONY: demo test lint unit integration fuzz slow bench files format clean
 
 demo: .venv/.installed
 	$(BIN)/python pipelines/demo.py
@@ -40,6 +40,10 @@ bench: .venv/.installed
 	$(BIN)/python -m tests.benchmarks.bench_catalog_size
 	$(BIN)/python -m tests.benchmarks.bench_gallery
 	$(BIN)/python -m tests.benchmarks.bench_length
+
+# The READMEs' lists of files, from the modules' docstrings.
+files: .venv/.installed
+	$(BIN)/python -m tests.readmes.files
 
 format: .venv/.installed
 	$(BIN)/ruff format .
