@@ -3,10 +3,10 @@
 import shlex
 
 import pytest
+from animatediff.rendering.catalog.files import CatalogFile
 
 from animatediff import config
 from animatediff.rendering.catalog.catalog import Result
-from animatediff.rendering.catalog.files import CatalogFile
 from animatediff.rendering.results import ledger, table
 from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
 from tests.readmes import markdown

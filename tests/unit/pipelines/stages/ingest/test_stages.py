@@ -13,8 +13,11 @@ from animatediff.data.sources.spec import SourceVideo
 from animatediff.errors import UserError
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest import launch
-from pipelines.stages.ingest import worker as stages
-from pipelines.stages.ingest.worker import Decode, Encode, Score, Stage, Work
+from pipelines.stages.ingest import score as score_stage
+from pipelines.stages.ingest.decode import Decode
+from pipelines.stages.ingest.encode import Encode
+from pipelines.stages.ingest.score import Score
+from pipelines.stages.ingest.stage import Stage, Work
 
 
 class Half(Stage[int, int]):
@@ -40,7 +43,7 @@ def motion(frames, caption):
 def metrics(monkeypatch):
     told = []
     monkeypatch.setattr(
-        stages, "IngestMetrics", lambda: SimpleNamespace(scored=lambda seconds: told.append(("score", seconds)))
+        score_stage, "IngestMetrics", lambda: SimpleNamespace(scored=lambda seconds: told.append(("score", seconds)))
     )
     threads = torch.get_num_threads()
     yield told
