@@ -16,12 +16,13 @@ from animatediff.errors import UserError
 from animatediff.rendering.catalog.catalog import Item, Plan
 from animatediff.rendering.catalog.model_identity import base_folder
 from animatediff.rendering.results.ledger import Ledger
+from animatediff.rendering.results.reports import write_reports
 from animatediff.weights.layouts.architectures import PARTS
 from pipelines.cluster.runtime import beside_the_driver, connect, num_cpus, num_gpus, wants_gpus
 from pipelines.cluster.starting import starting
 from pipelines.settings import AnimateConfig
 from pipelines.stages.animate.dispatch import Dispatcher, slices_of
-from pipelines.stages.animate.reports import InterimReports, write_reports
+from pipelines.stages.animate.reports import InterimReports
 from pipelines.stages.animate.worker import RenderSlices, RenderSpec
 from pipelines.terminal.failures import Dropped, Loss, death_of, describe_loss, find_loss, told_in_one_line
 from pipelines.terminal.progress import Progress
