@@ -152,7 +152,7 @@ class _Rendering:
 
 
 def _default_actors(plan: Plan, use_gpu: bool) -> int:
-    """One a GPU, or one a CPU as far as the memory goes."""
+    """Return one actor a GPU, or one a CPU as far as the memory goes."""
     if use_gpu:
         return max(1, num_gpus())
     base = max(_num_bytes(uri) for uri in {model.base for model in plan.models.values()})
@@ -201,7 +201,7 @@ def _following(dispatcher: ActorHandle, progress: Progress, before: int) -> Iter
 
 
 def _dataset(num_tickets: int, dispatcher: ActorHandle, spec: RenderSpec, num_actors: int) -> ray.data.Dataset:
-    """Rows of `digest` and `error` of the items of finished slices; a lost slice has none."""
+    """Return rows of `digest` and `error` of the items of finished slices; a lost slice has none."""
     # In memory from the start: what must be read first would wait for a CPU that the actors have taken.
     tickets = ray.data.from_items([{"id": i} for i in range(num_tickets)], override_num_blocks=num_tickets)
     # A slice that kills its actor must not end the others, and a slow one on a CPU is not a hang.
