@@ -26,7 +26,7 @@ _DUPLICATES_SCHEMA = pa.schema([("clip_id", pa.string()), ("exact_of", pa.string
 
 
 def names(dataset_uri: str, manifest: Manifest) -> set[str]:
-    """Names of all columns that `read` knows.
+    """Return the names of all columns that `read` knows.
 
     Raises:
         UserError: the first shard cannot be read.
@@ -38,7 +38,7 @@ def names(dataset_uri: str, manifest: Manifest) -> set[str]:
 
 
 def read(dataset_uri: str, shard: Shard, wanted: Collection[str], repeated: pa.Array | None = None) -> pa.Table:
-    """Columns of a shard's clips; an own score that a clip lacks is null.
+    """Read columns of a shard's clips; an own score that a clip lacks is null.
 
     Args:
         dataset_uri: the dataset's folder.
@@ -91,7 +91,7 @@ def write_duplicates(dataset_uri: str, listed: Iterable[Shard]) -> None:
 
 
 def read_duplicates(dataset_uri: str) -> pa.Table:
-    """`clip_id`, and the clips that it repeats: `exact_of` and `near_of`, "" where it does not.
+    """Read which clips repeat others: `clip_id`, and what it repeats, `exact_of` and `near_of`, "" where it does not.
 
     Raises:
         FileNotFoundError: the dataset is not sealed.

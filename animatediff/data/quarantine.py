@@ -125,5 +125,5 @@ def examples(table: pa.Table) -> list[str]:
 
 
 def count_reasons(table: pa.Table) -> dict[str, int]:
-    """Rows by reason, most frequent first."""
+    """Return the number of rows by reason, most frequent first."""
     return dict(Counter(table["reason"].to_pylist()).most_common())

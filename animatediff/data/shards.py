@@ -184,5 +184,5 @@ def latent_from_row(row: dict[str, Any]) -> np.ndarray:
 
 
 def sha256(data: bytes) -> str:
-    """Hex digest."""
+    """Return the SHA-256 of a file's bytes, in hex."""
     return hashlib.sha256(data).hexdigest()

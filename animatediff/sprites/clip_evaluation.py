@@ -85,7 +85,7 @@ def main(catalog: Path, num_clips: int = 100, num_personalised: int | None = Non
 
 
 def clip_scenes(num: int) -> list[Scene]:
-    """Scenes for prompts, all motions evenly; always the same."""
+    """Return scenes for prompts, all motions evenly; always the same."""
     return sample_scenes(num, _SCENE_SEED)
 
 

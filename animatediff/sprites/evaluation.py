@@ -60,12 +60,12 @@ def open_base(base: str) -> StableDiffusionPipeline:
 
 
 def still_scenes(num: int, *, held_out: bool) -> list[Scene]:
-    """Scenes that stand still, for prompts; always the same."""
+    """Return scenes that stand still, for prompts; always the same."""
     return [replace(scene, motion="still") for scene in sample_scenes(num, _SCENE_SEED, held_out=held_out)]
 
 
 def draw_prompts(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> np.ndarray:
-    """One picture a prompt, the i-th from seed i.
+    """Draw one picture a prompt, the i-th from seed i.
 
     Returns:
         (n h w 3) uint8 RGB.
@@ -87,14 +87,17 @@ def draw_prompts(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> n
 
 
 def shares_right(pictures: np.ndarray, scenes: Sequence[Scene]) -> dict[str, float]:
-    """Share of the pictures (n h w 3) that show each attribute of their scenes; what cannot be read is wrong."""
+    """Return the share of the pictures (n h w 3) that show each attribute of their scenes.
+
+    What cannot be read is wrong.
+    """
     right = [astuple(matches(read(picture), scene)) for picture, scene in zip(pictures, scenes, strict=True)]
     names = [field.name for field in fields(Attributes)]
     return dict(zip(names, np.mean(right, axis=0).tolist(), strict=True))
 
 
 def contact_sheet(pictures: np.ndarray, prompts: Sequence[str], *, columns: int = 8, zoom: int = 2) -> Image.Image:
-    """Pictures (n h w 3) in a grid, each above its prompt."""
+    """Return pictures (n h w 3) in a grid, each above its prompt."""
     side, line, margin = SAMPLE_SIZE * zoom, 11, 6
     lines = [textwrap.wrap(prompt, side // 6) for prompt in prompts]
     cell = side + line * max(map(len, lines)) + margin

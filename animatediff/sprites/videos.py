@@ -64,7 +64,7 @@ def write_videos(
     num_frames: int = NUM_FRAMES,
     fps: float = FPS,
 ) -> Path:
-    """`write_scenes` of random scenes.
+    """Write random scenes, as `write_scenes` does.
 
     Args:
         folder: made if need be.
@@ -138,7 +138,7 @@ def write_scenes(
 
 
 def break_videos(folder: Path) -> dict[str, Breakage]:
-    """Spoils three videos of a folder that `write_videos` filled, each as real collections are spoilt.
+    """Spoil three videos of a folder that `write_videos` filled, each as real collections are spoilt.
 
     "empty" has no bytes; "truncated" opens and promises all its frames, but its data ends half way; "text" is a web
     server's error page named .mp4. The choice depends on the CSV alone, and breaking twice is the same as once.

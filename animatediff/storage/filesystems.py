@@ -46,7 +46,7 @@ def is_local(uri: str) -> bool:
 
 
 def join(uri: str, *parts: str) -> str:
-    """`uri/part/part`, for local paths and URIs alike."""
+    """Return `uri/part/part`, for local paths and URIs alike."""
     return joined(uri, *parts)
 
 
@@ -56,13 +56,16 @@ def beside(uri: str, name: str) -> str:
 
 
 def absolute(uri: str) -> str:
-    """`uri` so that a process with another working directory opens the same file."""
+    """Return a local path in full, so that a process with another working directory opens the same file.
+
+    Any other URI is returned as it is.
+    """
     fs, path = filesystem(uri)
     return str(path) if isinstance(fs, LocalFileSystem) else uri
 
 
 def absolute_if_there(uri: str) -> str:
-    """`absolute` for a local path that exists; anything else, a hub id too, as it is."""
+    """Return a local path that exists in full, as `absolute` does; anything else, a hub id too, as it is."""
     try:
         return absolute(uri) if "://" not in uri and Path(uri).expanduser().exists() else uri
     except (OSError, RuntimeError):  # a name too long, a home of nobody: told where the file is needed

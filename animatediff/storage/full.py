@@ -25,7 +25,7 @@ def is_full(error: BaseException) -> bool:
 
 
 def saying_full(error: BaseException) -> BaseException | None:
-    """Return of an error and what it came from the one that says that there is no room; None if none does."""
+    """Return the one of an error and its causes that says that there is no room; None if none does."""
     return next((each for each in _chain(error) if _says_so(each)), None)
 
 

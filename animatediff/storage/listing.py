@@ -10,7 +10,7 @@ from animatediff.storage.filesystems import filesystem
 
 
 def list_files(uri: str) -> list[str]:
-    """Names (not URIs) of the files directly in a folder, sorted; an absent folder is empty.
+    """Return the names (not URIs) of the files directly in a folder, sorted; an absent folder is empty.
 
     Raises:
         UserError: the storage cannot be reached or refuses access.
@@ -20,7 +20,7 @@ def list_files(uri: str) -> list[str]:
 
 
 def list_times(uri: str) -> dict[str, float]:
-    """Names of the files and folders directly in a folder, each with the time of its last change.
+    """Return the names of the files and folders directly in a folder, each with the time of its last change.
 
     Returns:
         Seconds since 1970; infinite where the storage does not say. An absent folder is empty.
@@ -32,7 +32,7 @@ def list_times(uri: str) -> dict[str, float]:
 
 
 def list_sizes(uri: str) -> dict[str, int | None]:
-    """Names of the files and folders directly in a folder, each with its size in bytes; None of a folder.
+    """Return the names of the files and folders directly in a folder, each with its size in bytes; None of a folder.
 
     An absent folder is empty.
 
@@ -44,7 +44,9 @@ def list_sizes(uri: str) -> dict[str, int | None]:
 
 
 def list_names(uri: str) -> set[str]:
-    """Names of the files and folders directly in a folder: less memory than `list_times`. An absent one is empty.
+    """Return the names of the files and folders directly in a folder; an absent one is empty.
+
+    It takes less memory than `list_times`.
 
     Raises:
         UserError: the storage cannot be reached or refuses access.
@@ -53,7 +55,7 @@ def list_names(uri: str) -> set[str]:
 
 
 def find_files(uri: str) -> list[str]:
-    """Paths, relative to the folder `uri`, of all files below it, sorted; an absent folder is empty.
+    """Return the paths, relative to the folder `uri`, of all files below it, sorted; an absent folder is empty.
 
     Raises:
         UserError: the storage cannot be reached or refuses access.

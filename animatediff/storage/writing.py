@@ -69,7 +69,7 @@ def write_file(uri: str) -> Iterator[Path]:
 
 @contextmanager
 def staged(uri: str) -> Iterator[str]:
-    """Where to put together a file or folder that is at `uri` after the block, whole or not at all.
+    """Give a place to put together a file or folder that is at `uri` after the block, whole or not at all.
 
     Object stores cannot rename: there it is `uri` itself, and each file appears whole.
 

@@ -118,12 +118,12 @@ def _quiet_ray_data() -> None:
 
 
 def num_cpus() -> int:
-    """CPUs of the connected cluster."""
+    """Return the number of CPUs of the connected cluster."""
     return int(ray.cluster_resources().get("CPU", 0))
 
 
 def num_gpus() -> int:
-    """GPUs of the connected cluster."""
+    """Return the number of GPUs of the connected cluster."""
     return int(ray.cluster_resources().get("GPU", 0))
 
 

@@ -23,7 +23,7 @@ def is_submitted() -> bool:
 
 
 def runs_folder() -> Path:
-    """Where things are written of which nobody said where: `runs`, or in a submitted job `~/animatediff-runs`.
+    """Return the folder of results that no config names one for: `runs`, or in a submitted job `~/animatediff-runs`.
 
     Raises:
         UsageError: there is no home folder.

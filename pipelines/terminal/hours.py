@@ -2,7 +2,7 @@
 
 
 def duration(hours: float) -> str:
-    """In hours, or in minutes below one hour."""
+    """Return a time in hours, or in minutes below one hour."""
     return f"{hours:,.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
 
 

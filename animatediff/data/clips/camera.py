@@ -23,7 +23,7 @@ def crop_boxes(
     source: tuple[int, int],
     travel: float,
 ) -> np.ndarray:
-    """Where each frame of a clip is cropped from its source.
+    """Return where each frame of a clip is cropped from its source.
 
     All crops have the clip's aspect ratio, and their path lies in the middle of the picture.
 

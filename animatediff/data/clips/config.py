@@ -100,7 +100,7 @@ def _of_area(area: int, ratio: float, grid: int) -> tuple[int, int]:
 
 
 def bucket_name(num_frames: int, height: int, width: int) -> str:
-    """Name of a clip's shape: frames x height x width in pixels."""
+    """Return the name of a clip's shape, frames x height x width in pixels, as `16x256x256`."""
     return f"{num_frames}x{height}x{width}"
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def spread(possible: np.ndarray, number: int) -> np.ndarray:
-    """Up to `number` of the starts in `possible`, evenly from the first to the last.
+    """Return up to `number` of the starts in `possible`, evenly from the first to the last.
 
     Args:
         possible: (n,) seconds, ascending: the frames at which there is room for a window.
@@ -17,7 +17,9 @@ def spread(possible: np.ndarray, number: int) -> np.ndarray:
 
 
 def draw(possible: np.ndarray, number: int, *, key: str, seed: int) -> np.ndarray:
-    """Up to `number` of the starts in `possible` by chance, in the order drawn: a larger number keeps the earlier ones.
+    """Return up to `number` of the starts in `possible` by chance, in the order drawn.
+
+    A larger number keeps the earlier ones.
 
     Args:
         possible: (n,) seconds.

@@ -105,7 +105,7 @@ def _exactly(number: int, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 def covering_size(
     info: VideoInfo, *, height: int, width: int, crop: tuple[float, float] | None = None
 ) -> tuple[int, int]:
-    """(height, width) at which to decode: the source's, or less where that is still twice what is wanted.
+    """Return the (height, width) to decode at: the source's, or less where that is still twice what is wanted.
 
     Args:
         info: the source.

@@ -7,7 +7,10 @@ import numpy as np
 
 
 def hashes(names: Sequence[str]) -> np.ndarray:
-    """(n,) uint64, one a name. Two of ten million names share theirs with a chance of 3 in a million."""
+    """Return hashes of names, (n,) uint64.
+
+    Among ten million names two share theirs with a chance of 3 in a million.
+    """
     digests = (hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest() for name in names)
     return np.frombuffer(b"".join(digests), np.uint64)
 
@@ -22,7 +25,11 @@ class IdSet:
         self._runs: list[np.ndarray] = []
 
     def add(self, names: Sequence[str]) -> np.ndarray:
-        """Add the names; (n,) bool says which were not there before, the first of equal ones among `names` included."""
+        """Add names.
+
+        Returns:
+            (n,) bool: which were not there before, the first of equal ones among `names` included.
+        """
         hashed = hashes(names)
         unique, first = np.unique(hashed, return_index=True)
         is_new = np.zeros(len(hashed), bool)
@@ -31,7 +38,7 @@ class IdSet:
         return is_new
 
     def contains(self, names: Sequence[str]) -> np.ndarray:
-        """(n,) bool."""
+        """Return which names are there, (n,) bool."""
         return self._contains(hashes(names))
 
     def __len__(self) -> int:
@@ -48,13 +55,13 @@ class IdSet:
 
 
 def is_in(values: np.ndarray, run: np.ndarray) -> np.ndarray:
-    """(n,) bool: which of the values (n,) are in the sorted run (m,)."""
+    """Return which of the values (n,) are in the sorted run (m,), as (n,) bool."""
     places = np.searchsorted(run, values)
     return (places < len(run)) & (run[np.minimum(places, len(run) - 1)] == values) if len(run) else places < 0
 
 
 def any_of(masks: Iterable[np.ndarray], length: int) -> np.ndarray:
-    """(n,) bool: whether any of the masks, each (n,), says so."""
+    """Return where any of the masks, each (n,), is true, as (n,) bool."""
     result = np.zeros(length, bool)
     for mask in masks:
         result |= mask

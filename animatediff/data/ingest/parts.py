@@ -35,7 +35,7 @@ class Summary:
 
 
 def part_uri(dataset_uri: str, unit_id: str) -> str:
-    """Where a unit is committed."""
+    """Return the URI at which a unit is committed."""
     return storage.join(dataset_uri, _FOLDER, unit_id + _SUFFIX)
 
 
@@ -61,7 +61,7 @@ def commit(dataset_uri: str, unit_id: str, rows: list[dict[str, object]], reject
 
 
 def committed(dataset_uri: str) -> set[str]:
-    """Ids of the units that have a part."""
+    """Return the ids of the units that have a part."""
     names = storage.list_files(storage.join(dataset_uri, _FOLDER))
     return {name.removesuffix(_SUFFIX) for name in names}
 

@@ -67,12 +67,12 @@ class UnitRef:
 
 
 def segments(dataset_uri: str) -> list[str]:
-    """Names of the plan's segments, in order."""
+    """Return the names of the plan's segments, in order."""
     return [name for name in storage.list_files(storage.join(dataset_uri, FOLDER)) if name.endswith(".parquet")]
 
 
 def read_segment(dataset_uri: str, name: str) -> pa.Table:
-    """One segment: a row a video, in order.
+    """Read one segment: a row a video, in order.
 
     Raises:
         UserError: it is gone or damaged.
@@ -142,7 +142,11 @@ class Planner:
             self.units += found
 
     def add(self, videos: Iterable[SourceVideo]) -> None:
-        """Add the source's next videos; a UserError where millions of its rows are of no use, and hardly any is."""
+        """Add the source's next videos.
+
+        Raises:
+            UserError: millions of its rows are of no use, and hardly any is.
+        """
         batch = list(videos)
         usable = self._select(batch)
         self.num_videos += len(usable)
@@ -153,7 +157,7 @@ class Planner:
         self.add_again(video for video, new in zip(usable, is_new.tolist(), strict=True) if new)
 
     def add_again(self, videos: Iterable[SourceVideo]) -> None:
-        """Videos for further units, even if one has them already."""
+        """Add videos for further units, even if one has them already."""
         self._pending += videos
         whole = len(self._pending) - len(self._pending) % self._videos_per_unit
         self._cut(whole)

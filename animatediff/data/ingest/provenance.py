@@ -18,7 +18,7 @@ _NOT_TAKEN_FILE = "not_taken.json"
 
 
 def dataset_key(settings: dict[str, Any]) -> str:
-    """Hash of everything that decides a clip's latents."""
+    """Return a hash of everything that decides a clip's latents."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

@@ -49,7 +49,7 @@ class ShardPlan:
 
 
 def plan_shards(summaries: Iterable[Summary], sealed: Manifest | None, *, shard_bytes: int) -> list[ShardPlan]:
-    """Consecutive units' clips of one bucket together, until a shard has reached its size.
+    """Put consecutive units' clips of one bucket together, until a shard has reached its size.
 
     Args:
         summaries: of the units to seal, in plan order.

@@ -14,13 +14,13 @@ class WholeUris:
     def __init__(self) -> None:
         self._uris: dict[str, str] = {}
 
-    def noting(self, batches: Iterable[list[SourceVideo]]) -> Iterator[list[SourceVideo]]:
-        """Yield the batches as they are, each noted."""
+    def remembering(self, batches: Iterable[list[SourceVideo]]) -> Iterator[list[SourceVideo]]:
+        """Pass the batches on, and remember the URIs that the plan writes down without their secrets."""
         for batch in batches:
             self._uris.update((v.video_id, v.uri) for v in batch if printable_uri(v.uri) != v.uri)
             yield batch
 
-    def attached(self, dataset_uri: str, units: Iterable[UnitRef]) -> list[UnitRef]:
+    def attach(self, dataset_uri: str, units: Iterable[UnitRef]) -> list[UnitRef]:
         """Return the units with what workers need beside the plan's files to read their videos.
 
         Raises:

@@ -86,7 +86,7 @@ def _score_lines(rows: pa.Table) -> list[str]:
 
 
 def lineage(dataset_uri: str, manifest: Manifest, clip_id: str) -> dict[str, Any]:
-    """Everything that is known of a clip, from its shard back to its source.
+    """Return everything that is known of a clip, from its shard back to its source.
 
     Raises:
         UserError: there is no such clip, or a file cannot be read.

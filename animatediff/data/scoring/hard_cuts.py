@@ -25,7 +25,7 @@ _LEAST_JUMP = 0.2
 
 
 def cut_score(cells: np.ndarray) -> float:
-    """How surely there is a hard cut, in [0, 1].
+    """Return how surely there is a hard cut, in [0, 1].
 
     Args:
         cells: (f 32 32 3) float32 in [0, 255], the frames reduced by area.

@@ -16,7 +16,9 @@ _BAR_EDGE = 0.5
 
 
 def moving_share(cells: np.ndarray) -> float:
-    """Share of neighbouring frames with a visible difference, in [0, 1]. Held frames (on twos, threes) do not count.
+    """Return the share of neighbouring frames with a visible difference, in [0, 1].
+
+    Held frames (on twos, threes) do not count.
 
     Args:
         cells: (f 32 32 3) float32 in [0, 255], the frames reduced by area.
@@ -47,7 +49,7 @@ def is_blank(cells: np.ndarray) -> bool:
 
 
 def bar_share(luma: np.ndarray) -> float:
-    """Share of the picture under bars above and below or left and right, in [0, 1].
+    """Return the share of the picture under bars above and below or left and right, in [0, 1].
 
     Bars are of one colour in all frames, of the same breadth on both sides, and end in a straight line.
 
@@ -75,7 +77,7 @@ def _bar(lines: np.ndarray) -> int:
 
 
 def sharpness(luma: np.ndarray) -> float:
-    """Variance of the Laplacian over the variance of brightness, in [0, 1], the mean of the frames.
+    """Return the variance of the Laplacian over the variance of brightness, in [0, 1], the mean of the frames.
 
     The division makes it independent of contrast and nearly so of size. White noise has 20 / 64, the most is a
     chequerboard of pixels; a picture upscaled to its size has next to nothing.

@@ -69,7 +69,7 @@ def decode_line(content: bytes, encoding: str | None = None) -> str:
 
 
 def wide_codec(content: bytes) -> str | None:
-    """Name of the codec of text whose characters take two or four bytes; None where that is not sure.
+    """Return the codec of text whose characters take two or four bytes; None where that is not sure.
 
     Args:
         content: the text or its beginning, of a length that four divides, if there is more.

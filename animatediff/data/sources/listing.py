@@ -101,7 +101,9 @@ def _match(pattern: str, not_taken: NotTaken) -> Iterator[str]:
 
 
 def list_folder(uri: str, not_taken: NotTaken) -> list[str]:
-    """Paths, relative to the folder, of the files below it, sorted; hidden ones (`.part`, `._a.mp4`) are left out.
+    """Return the paths, relative to the folder, of the files below it, sorted.
+
+    Hidden ones (`.part`, `._a.mp4`) are left out.
 
     A local folder that is linked is listed as if it lay there; one that is reached a second time is not.
 

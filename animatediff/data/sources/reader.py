@@ -32,7 +32,7 @@ _FORMATS = {
 
 
 def read_source(source: SourceConfig, not_taken: NotTaken | None = None) -> Iterator[list[SourceVideo]]:
-    """All videos of a source, in its order; no more than a batch of a table's rows is held at once.
+    """Yield all videos of a source, in its order; no more than a batch of a table's rows is held at once.
 
     What cannot be used does not stop its neighbours: its fault says why. A row without an id has a URI that names its
     place.

@@ -58,7 +58,7 @@ def parse_locator(uri: str) -> TarMember | ParquetCell | None:
 
 
 def describe(error: Exception) -> str:
-    """One line for whatever a storage raised, without secrets."""
+    """Return one line for whatever a storage raised, without secrets."""
     return reason(error)[:300]
 
 

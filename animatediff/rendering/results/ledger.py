@@ -17,7 +17,7 @@ from animatediff import storage
 from animatediff.errors import UserError, printed
 from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.results import clip_files
-from animatediff.rendering.results import table as ledger_table
+from animatediff.rendering.results import table as results_table
 from animatediff.rendering.results.result import Result
 from animatediff.rendering.results.table import TABLE
 from animatediff.storage import checked_json
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 NO_RESULT = "no result: nothing of it is under items/, and no worker has said why; run the animate job again"
 NO_CLIP = "its clip is gone or damaged; run the animate job again"
 """What is told of an item whose files are not what was written."""
-_CHUNK = ledger_table.CHUNK
+_CHUNK = results_table.CHUNK
 # Object stores tell the time of a change in whole seconds.
 _CLOCK_S = 2.0
 _READERS = 16
@@ -49,8 +49,8 @@ class Ledger:
         # Before its content: what is written in between is newer than either.
         made = storage.list_times(output_uri).get(TABLE, 0.0)
         # The bytes are kept, as the rows' numbers count in them and another table may take their place.
-        self._content = ledger_table.content(output_uri)
-        self._scanned = ledger_table.parse(self._content, ["digest", "status", "files", "num_bytes"])
+        self._content = results_table.content(output_uri)
+        self._scanned = results_table.parse(self._content, ["digest", "status", "files", "num_bytes"])
         written = storage.list_times(storage.join(output_uri, "items"))
         self._clips = storage.list_sizes(storage.join(output_uri, "clips"))
         self._asked = frozenset(digests)
@@ -71,7 +71,7 @@ class Ledger:
     @cached_property
     def _table(self) -> pa.Table:
         """The scanned rows with all columns."""
-        table = ledger_table.parse(self._content)
+        table = results_table.parse(self._content)
         if len(table) != len(self._scanned):  # one of those that were not scanned is damaged
             self._rows.clear()
         return table
@@ -97,7 +97,7 @@ class Ledger:
         """Read the clips of finished items, and return the digests of those that are the bytes that were written."""
         kept: set[str] = set()
         with ThreadPoolExecutor(_READERS) as pool:
-            for chunk in ledger_table.chunks(finished):
+            for chunk in results_table.chunks(finished):
                 results = list(self._known(set(chunk)).values())
                 damaged = pool.map(lambda result: clip_files.first_damaged(self._output_uri, result), results)
                 for result, path in zip(results, damaged, strict=True):
@@ -142,7 +142,7 @@ class Ledger:
             invalid: why an item was not tried, by digest.
             only_known: leave out those of which nothing is known yet; otherwise they have failed.
         """
-        for chunk in ledger_table.chunks(items):
+        for chunk in results_table.chunks(items):
             found = self._known({item.digest for item in chunk} - invalid.keys())
             for item in chunk:
                 if item.digest in invalid:
@@ -155,14 +155,14 @@ class Ledger:
     def _known(self, digests: set[str]) -> dict[str, Result]:
         table = self._table
         rows = {digest: self._rows[digest] for digest in digests & self._rows.keys()}
-        told = map(ledger_table.to_result, table.take(_indices(rows.values())).to_pylist())
+        told = map(results_table.to_result, table.take(_indices(rows.values())).to_pylist())
         found = {result.digest: result for result in told if result}
         read = self._read((digests - found.keys()) & self._written)
         return found | {result.digest: result for result in read if result}
 
     def _read(self, digests: Iterable[str]) -> Iterator[Result | None]:
         with ThreadPoolExecutor(_READERS) as pool:
-            for chunk in ledger_table.chunks(digests):
+            for chunk in results_table.chunks(digests):
                 yield from pool.map(lambda digest: read_item(self._output_uri, digest), chunk)
 
     def _is_there(
@@ -230,13 +230,13 @@ def read_results(output_uri: str) -> list[Result]:
     Raises:
         UserError: there is no table, or it is damaged.
     """
-    uri, content = storage.join(output_uri, TABLE), ledger_table.content(output_uri)
-    table = ledger_table.parse(content)
+    uri, content = storage.join(output_uri, TABLE), results_table.content(output_uri)
+    table = results_table.parse(content)
     if not content:
         raise UserError(f"there is no {uri}: render a catalog there first (pipelines/animate.py)")
     if not len(table):
         raise UserError(f"{uri} cannot be used: run the animate job again, which makes it anew from items/")
-    rows = [result for row in table.to_pylist() if (result := ledger_table.to_result(row))]
+    rows = [result for row in table.to_pylist() if (result := results_table.to_result(row))]
     ledger = Ledger(output_uri, {row.digest for row in rows})
     there = ledger.finished()
     found = ledger.results(rows, {row.digest: row.error or "" for row in rows if row.status == "invalid"})

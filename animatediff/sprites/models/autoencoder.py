@@ -69,13 +69,13 @@ def train_vae(
 
 
 def to_pixels(pictures: np.ndarray) -> Tensor:
-    """(n h w 3) uint8 to (n 3 h w) in [-1, 1]."""
+    """Convert (n h w 3) uint8 to (n 3 h w) in [-1, 1]."""
     return torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 @torch.no_grad()
 def encode_stills(vae: AutoencoderKL, pictures: np.ndarray, *, batch_size: int = 64) -> Tensor:
-    """(n h w 3) uint8 to (n c h w) posterior means, times the scaling factor."""
+    """Encode (n h w 3) uint8 to (n c h w) posterior means, times the scaling factor."""
     batches = to_pixels(pictures).split(batch_size)
     return torch.cat([vae.encode(pixels).latent_dist.mean for pixels in batches]) * vae.config.scaling_factor
 

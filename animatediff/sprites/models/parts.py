@@ -13,7 +13,10 @@ _TEXT_HEADS = 4
 def make_vae(
     widths: Sequence[int], *, latent_channels: int, norm_num_groups: int, mid_block_add_attention: bool = True
 ) -> AutoencoderKL:
-    """As many levels as there are widths, each after the first halving the picture: four in Stable Diffusion's."""
+    """Return a VAE of as many levels as there are widths, each after the first halving the picture.
+
+    Stable Diffusion's has four.
+    """
     return AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * len(widths),
         up_block_types=["UpDecoderBlock2D"] * len(widths),
@@ -27,7 +30,7 @@ def make_vae(
 
 
 def make_text_encoder(tokenizer: CLIPTokenizer, *, width: int) -> CLIPTextModel:
-    """CLIP's text model with two layers."""
+    """Return CLIP's text model with two layers."""
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -52,7 +55,7 @@ def make_unet(
     text_width: int,
     num_heads: int = 4,
 ) -> UNet2DConditionModel:
-    """Stable Diffusion 1.5's blocks, as many levels as there are widths.
+    """Return a UNet of Stable Diffusion 1.5's blocks, of as many levels as there are widths.
 
     8 groups: with 32, a group of the deepest map (1x1 or 2x2) is few values, whose norm blows up float32's rounding.
     """

@@ -36,7 +36,7 @@ class WordReader(nn.Module):
         self.read = nn.Linear(width, len(ids))
 
     def loss(self, text_encoder: CLIPTextModel, token_ids: Tensor, places: Tensor) -> Tensor:
-        """How badly the words are read.
+        """Return how badly the words are read.
 
         Args:
             text_encoder: that is read.
@@ -68,7 +68,7 @@ class Captions:
         self._seed = seed
 
     def draw(self, step: int) -> tuple[Tensor, Tensor]:
-        """(b n) token ids and (b) places, as `WordReader.loss` takes them: the same for the same step."""
+        """Return (b n) token ids and (b) places, as `WordReader.loss` takes them: the same for the same step."""
         rng = np.random.default_rng((self._seed, 2001, step))
         chosen = torch.from_numpy(rng.integers(len(self._token_ids), size=_BATCH_SIZE))
         return self._token_ids[chosen], torch.from_numpy(rng.random(_BATCH_SIZE))

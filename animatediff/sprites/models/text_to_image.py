@@ -39,7 +39,7 @@ class TextToImage(nn.Module):
         self.unet = unet
 
     def forward(self, latents: Tensor, timesteps: Tensor, token_ids: Tensor) -> Tensor:
-        """(b c h w) noisy latents, (b) timesteps, (b n) tokens -> (b c h w) predicted noise."""
+        """Return the predicted noise (b c h w) of noisy latents (b c h w) at timesteps (b), for tokens (b n)."""
         return self.unet(latents, timesteps, self.text_encoder(token_ids)[0]).sample
 
 
@@ -57,7 +57,7 @@ def train_text_to_image(
     checkpoint: Path | None = None,
     num_pictures: int = _NUM_PICTURES,
 ) -> tuple[TextToImage, float]:
-    """Text encoder and UNet from fresh weights, on the world's captioned stills.
+    """Train text encoder and UNet from fresh weights, on the world's captioned stills.
 
     Args:
         vae: makes the latents.
@@ -185,7 +185,7 @@ def fit_captioned(
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    """(n m) padded token ids."""
+    """Return (n m) padded token ids."""
     encoded = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
     return encoded.input_ids
 

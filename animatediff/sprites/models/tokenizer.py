@@ -36,7 +36,7 @@ def build_tokenizer(words: Iterable[str], folder: Path, *, max_length: int = 77)
 
 
 def learn_merges(words: Iterable[str]) -> list[Pair]:
-    """Byte-pair merges, in order, after which each of the words is one symbol.
+    """Return byte-pair merges, in order, after which each of the words is one symbol.
 
     The most frequent pair goes first, ties by alphabet, and every merge is applied to all words before the next is
     chosen: a tokenizer that replays the list meets the same words in the same state, so no merge can be in its way.

@@ -56,7 +56,7 @@ class ClipMeasure:
 
 
 def measure_clip(frames: np.ndarray, *, colours: Mapping[str, Rgb] = COLOURS) -> ClipMeasure:
-    """Measures one clip.
+    """Measure one clip.
 
     Args:
         frames: (f h w 3) uint8 RGB, in any style.
@@ -71,7 +71,7 @@ def measure_clip(frames: np.ndarray, *, colours: Mapping[str, Rgb] = COLOURS) ->
 
 
 def measure_readings(readings: Sequence[Reading]) -> ClipMeasure:
-    """`measure_clip` of frames that have been read, at least one."""
+    """Measure a clip whose frames have been read, at least one."""
     places, radii = _places(readings), _radii(readings)
     is_told = _share_known(radii) >= _LEAST_KNOWN
     return ClipMeasure(

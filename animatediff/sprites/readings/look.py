@@ -62,7 +62,10 @@ def _blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _around(size: tuple[int, ...], shape: str, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
-    """Each pixel's distance from the shape's edge, in pixels, negative inside; and `draw`'s slant. Both (h w 1)."""
+    """Return each pixel's distance from the shape's edge, in pixels, negative inside; and `draw`'s slant.
+
+    Both are (h w 1).
+    """
     (height, width), short = size, min(size)
     x = (np.arange(width) + 0.5 - width / 2) / short - pose.x
     y = ((np.arange(height) + 0.5 - height / 2) / short - pose.y)[:, None]
@@ -75,7 +78,7 @@ def _around(size: tuple[int, ...], shape: str, pose: Pose) -> tuple[np.ndarray, 
 
 @cache
 def _distances(shape: str) -> np.ndarray:
-    """Signed distance from the upright shape's edge, in its radii. (h w). `coverage` is slow with insets."""
+    """Return the signed distance from the upright shape's edge, in its radii: (h w). `coverage` is slow with insets."""
     drawn = coverage(OUTLINES[shape], centre=(0.0, 0.0), radius=_FIELD_RADIUS, angle=0.0, height=_FIELD, width=_FIELD)
     outwards, inwards = (ndimage.distance_transform_edt(side) for side in (drawn <= 0.5, drawn > 0.5))
     # The transform counts from pixel to pixel; the edge runs half way between.
@@ -104,7 +107,7 @@ def _parts(style: str, distance: np.ndarray, slant: np.ndarray) -> np.ndarray:
 
 
 def _fit_colours(picture: np.ndarray, parts: np.ndarray, distance: np.ndarray, style: str) -> Look:
-    """Least squares over the whole picture; the errors are those of the pixels near the subject."""
+    """Fit a drawing's colours by least squares over the whole picture; the errors are those near the subject."""
     shares = parts[..., :2].reshape(-1, 2)
     wanted = (picture - parts[..., 2:]).reshape(-1, 3)
     found = np.clip(np.linalg.pinv(shares.T @ shares) @ (shares.T @ wanted), 0.0, 255.0)

@@ -1,4 +1,7 @@
-"""Which shape a mask has, and its pose. How its thresholds were measured is told in `pictures`."""
+"""Which shape a mask has, and its pose.
+
+How its thresholds were measured is told in `pictures`.
+"""
 
 import math
 from collections.abc import Iterator
@@ -33,7 +36,7 @@ def fit_shape(mask: np.ndarray) -> tuple[str, Pose, bool]:
 
 
 def _likely_poses(mask: np.ndarray) -> Iterator[tuple[float, str, Pose]]:
-    """Each shape at the angle that correlates best with the mask, and how well; centroid and area give the rest."""
+    """Yield how well each shape correlates with the mask, and its pose at the best angle, by centroid and area."""
     (height, width), area = mask.shape, mask.sum()
     column = float(mask.sum(axis=0) @ np.arange(width) / area)
     row = float(mask.sum(axis=1) @ np.arange(height) / area)
@@ -49,7 +52,7 @@ def _likely_poses(mask: np.ndarray) -> Iterator[tuple[float, str, Pose]]:
 
 
 def _peak(values: np.ndarray) -> float:
-    """Where a circular row of values is highest, between its places too, by a parabola. One value has it at 0."""
+    """Return where a circular row of values is highest, between its places too, by a parabola; 0 of a single value."""
     top = int(values.argmax())
     before, at, after = values[top - 1], values[top], values[(top + 1) % len(values)]
     bend = before - 2 * at + after
@@ -57,7 +60,7 @@ def _peak(values: np.ndarray) -> float:
 
 
 def _overlap(mask: np.ndarray, shape: str, pose: Pose) -> float:
-    """Intersection over union."""
+    """Return the intersection over union of a mask and a shape's drawing."""
     height, width = mask.shape
     drawn = coverage(
         OUTLINES[shape], centre=(pose.x, pose.y), radius=pose.radius, angle=pose.angle, height=height, width=width
@@ -67,7 +70,7 @@ def _overlap(mask: np.ndarray, shape: str, pose: Pose) -> float:
 
 @cache
 def _unit_area(shape: str) -> float:
-    """Of the shape with radius 1."""
+    """Return the area of the shape with radius 1."""
     x, y = OUTLINES[shape].vertices.T
     return 0.5 * abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1)))
 

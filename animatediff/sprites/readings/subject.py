@@ -1,4 +1,7 @@
-"""The single subject of a picture of the sprite world, as a mask; `pictures` tells how its thresholds were measured."""
+"""The single subject of a picture of the sprite world, as a mask.
+
+How its thresholds were measured is told in `pictures`.
+"""
 
 import numpy as np
 from scipy import ndimage
@@ -14,7 +17,10 @@ _EDGE = (0.15, 0.85)
 
 
 def find_subject(pixels: np.ndarray) -> np.ndarray | None:
-    """How much of each pixel the single subject covers, holes filled. (h w) in [0, 1]; None if there is not one."""
+    """Return how much of each pixel the single subject covers, holes filled: (h w) in [0, 1].
+
+    None if there is not one.
+    """
     distance = np.linalg.norm(pixels - np.median(_border(pixels), axis=0), axis=-1)
     rough = _largest_part(distance > _FAINTEST)
     if rough is None:

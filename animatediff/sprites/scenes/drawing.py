@@ -28,7 +28,7 @@ Picture = np.ndarray
 
 
 def render(scene: Scene, *, num_frames: int, height: int, width: int, style: str = "plain") -> np.ndarray:
-    """Draws the clip, antialiased.
+    """Draw the clip, antialiased.
 
     Args:
         scene: what to draw.
@@ -50,7 +50,7 @@ def render(scene: Scene, *, num_frames: int, height: int, width: int, style: str
 def draw(
     shape: str, colour: Rgb, background: Rgb, at: Pose, height: int, width: int, style: str = "plain"
 ) -> np.ndarray:
-    """Draws one frame, of any colours.
+    """Draw one frame, of any colours.
 
     Args:
         shape: a key of `OUTLINES`.

@@ -41,7 +41,7 @@ def coverage(
     width: int,
     inset: float = 0.0,
 ) -> np.ndarray:
-    """How much of each pixel the shape covers, antialiased over one pixel.
+    """Return how much of each pixel the shape covers, antialiased over one pixel.
 
     Lengths are in fractions of the picture's short side, so that a picture of any size shows the same thing.
 

@@ -47,7 +47,7 @@ def draw_stills(
     new_colour: tuple[str, Rgb] | None = None,
     turned: float = 0.0,
 ) -> Stills:
-    """Random moments of random clips; none of the held-out pairs of shape and colour.
+    """Draw random moments of random clips; none of the held-out pairs of shape and colour.
 
     A caption names what its picture shows: the size only of a shape that does not grow or shrink, the colour only of
     one that has a name, the background as the plain style shows it. Some also say the motion, as captions of

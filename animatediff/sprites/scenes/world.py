@@ -154,7 +154,7 @@ _WORDINGS = (
 def caption(
     scene: Scene, *, with_size: bool = True, colour: str | None = None, with_motion: bool = True, wording: int = 0
 ) -> str:
-    """One sentence, such as "a large red star moving left on a dark blue background".
+    """Return one sentence, such as "a large red star moving left on a dark blue background".
 
     Args:
         scene: what to describe.
@@ -176,7 +176,7 @@ def caption(
 
 
 def caption_words() -> list[str]:
-    """Every word that a caption can hold, sorted."""
+    """Return every word that a caption can hold, sorted."""
     said = " ".join(_WORDINGS) + " an " + " ".join([*OUTLINES, *COLOURS, *SIZES, *BACKGROUNDS, *MOTIONS.values()])
     return sorted(set(re.findall(r"[a-z]+", re.sub(r"{\w+}", " ", said))))
 
@@ -217,7 +217,7 @@ def parse_caption(text: str, colours: Iterable[str] = tuple(COLOURS)) -> Said:
 
 
 def pose(scene: Scene, time: float) -> Pose:
-    """Where the shape is at `time` in [0, 1]."""
+    """Return where the shape is at `time` in [0, 1]."""
     radius = SIZES[scene.size]
     largest = radius * (1 + _GROWTH) if scene.motion in ("grow", "shrink") else radius
     room = 0.5 - _MARGIN - largest  # how far the centre may be from the picture's centre
@@ -242,7 +242,7 @@ def _travel(scene: Scene, time: float, room: float) -> tuple[float, float]:
 
 
 def sample_scenes(num: int, seed: int, *, held_out: bool = False) -> list[Scene]:
-    """Scenes for a data set: the same for the same seed, and the first n of a longer list are those of a shorter one.
+    """Return scenes for a data set: the same for the same seed, and the first of a longer list are those of a shorter.
 
     Motions come evenly: each run of nine scenes has them all. No caption comes twice before its motion's captions have
     all been used; after that, captions repeat with other positions.

@@ -11,10 +11,11 @@ from animatediff.rendering.catalog.catalog import Plan, expand
 from animatediff.rendering.catalog.remembered_hashes import content_hashes
 from animatediff.rendering.checks import catalog as checks
 from animatediff.rendering.results.ledger import Ledger
+from animatediff.rendering.results.reports import write_reports
 from pipelines.settings import AnimateConfig
 from pipelines.stages.animate.dry_run import estimate
 from pipelines.stages.animate.launch import pending_items, render_pending
-from pipelines.stages.animate.reports import report, write_reports
+from pipelines.stages.animate.reports import report
 from pipelines.tracking.model_uris import resolve_catalog
 
 logger = logging.getLogger(__name__)

@@ -1,14 +1,12 @@
 """A dry run of the animate job: what it would render, and how long that takes."""
 
-from collections.abc import Collection, Iterable, Mapping
-from itertools import islice
+from collections.abc import Collection, Iterable
 
-from animatediff.rendering.catalog.catalog import Item, Plan
+from animatediff.rendering.catalog.catalog import Plan
+from animatediff.rendering.results.render_rate import measured_rate, work_units
 from animatediff.rendering.results.result import Result
 from pipelines.settings import RenderRate
 from pipelines.terminal.hours import cost, duration
-
-_MEASURED = 10_000  # finished items that are looked at: more tell no more
 
 
 def estimate(plan: Plan, done: Collection[str], rate: RenderRate, results: Iterable[Result] = ()) -> list[str]:
@@ -33,31 +31,6 @@ def estimate(plan: Plan, done: Collection[str], rate: RenderRate, results: Itera
         f"{len({item.model for item in pending}):,} models",
         _time(units, measured_rate(results), rate),
     ]
-
-
-def work_units(item: Item) -> float:
-    """Return the work of an item: millions of pixels over all frames and steps.
-
-    Frames in several windows count as often as they are computed, and without guidance, which takes each step's UNet
-    call twice, they count half.
-    """
-    passes = 1.0 if item.guidance_scale > 1 else 0.5
-    if item.context is not None and item.num_frames > item.context.length:
-        passes *= item.context.length / (item.context.length - item.context.overlap)
-    return passes * item.width * item.height / 1e6 * item.num_frames * item.num_inference_steps
-
-
-def measured_rate(results: Iterable[Result]) -> float | None:
-    """Return the seconds that finished items took for a unit of work; None where there are none."""
-    finished = [result for result in islice(results, _MEASURED) if result.status == "ok" and result.seconds]
-    units = sum(map(work_units, finished))
-    return sum(_busy_s(result.seconds) for result in finished) / units if units else None
-
-
-def _busy_s(seconds: Mapping[str, float]) -> float:
-    """Return how long a clip keeps its worker: it is encoded and written while the next ones are computed."""
-    beside = sum(seconds.get(stage, 0.0) for stage in ("encode", "write"))
-    return max(beside, sum(seconds.values()) - beside)
 
 
 def _time(units: float, measured: float | None, rate: RenderRate) -> str:

@@ -17,12 +17,13 @@ from animatediff.errors import UserError
 from animatediff.rendering.catalog.catalog import Item, Plan
 from animatediff.rendering.catalog.model_identity import base_folder
 from animatediff.rendering.results.ledger import Ledger
+from animatediff.rendering.results.reports import write_reports
 from animatediff.weights.layouts.architectures import PARTS
 from pipelines.cluster.runtime import beside_the_driver, connect, num_cpus, num_gpus, wants_gpus
 from pipelines.cluster.starting import starting
 from pipelines.settings import AnimateConfig
 from pipelines.stages.animate.dispatch import Dispatcher, slices_of
-from pipelines.stages.animate.reports import InterimReports, write_reports
+from pipelines.stages.animate.reports import InterimReports
 from pipelines.stages.animate.worker import RenderSlices, RenderSpec
 from pipelines.terminal.deaths import death_of
 from pipelines.terminal.failures import DroppedBlocks, describe_loss, user_errors
@@ -153,7 +154,7 @@ class _Rendering:
 
 
 def _default_actors(plan: Plan, use_gpu: bool) -> int:
-    """One a GPU, or one a CPU as far as the memory goes."""
+    """Return one actor a GPU, or one a CPU as far as the memory goes."""
     if use_gpu:
         return max(1, num_gpus())
     base = max(_num_bytes(uri) for uri in {model.base for model in plan.models.values()})
@@ -202,7 +203,7 @@ def _following(dispatcher: ActorHandle, progress: Progress, before: int) -> Iter
 
 
 def _dataset(num_tickets: int, dispatcher: ActorHandle, spec: RenderSpec, num_actors: int) -> ray.data.Dataset:
-    """Rows of `digest` and `error` of the items of finished slices; a lost slice has none."""
+    """Return rows of `digest` and `error` of the items of finished slices; a lost slice has none."""
     # In memory from the start: what must be read first would wait for a CPU that the actors have taken.
     tickets = ray.data.from_items([{"id": i} for i in range(num_tickets)], override_num_blocks=num_tickets)
     # A slice that kills its actor must not end the others, and a slow one on a CPU is not a hang.

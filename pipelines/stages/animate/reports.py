@@ -1,49 +1,20 @@
-"""What people look at after, and during, an animate job: the table of all results and the gallery."""
+"""Reports of an animate job: table and gallery from time to time while it goes on, and what it says at its end."""
 
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.rendering.results.gallery import gallery_html
+from animatediff.rendering.results.reports import GALLERY
 from animatediff.rendering.results.result import Result
-from animatediff.rendering.results.table import TABLE, write_table
+from animatediff.rendering.results.table import TABLE
 
 logger = logging.getLogger(__name__)
 
-GALLERY = "index.html"
-# A page of more is slow to open; the table has all.
-_MAX_SHOWN = 20_000
 # A long job shows what it has, but is not to spend more than a small part of its time on that.
 _FIRST_S, _SHARE = 30.0, 0.02
-
-
-def write_reports(output_uri: str, results: Iterable[Result]) -> Counter[str]:
-    """Write `results.parquet` and `index.html`.
-
-    Args:
-        output_uri: the job's output folder.
-        results: in the order to show; they are not held beyond what the gallery shows.
-
-    Returns:
-        The number of results by status.
-    """
-    shown: list[Result] = []
-    counts: Counter[str] = Counter()
-
-    def seen() -> Iterator[Result]:
-        for result in results:
-            counts[result.status] += 1
-            if len(shown) < _MAX_SHOWN:
-                shown.append(result)
-            yield result
-
-    write_table(output_uri, seen())
-    page = gallery_html(shown)
-    storage.write_bytes(storage.join(output_uri, GALLERY), page.encode())
-    return counts
 
 
 class InterimReports:

@@ -5,12 +5,12 @@ import logging
 from animatediff import storage
 from animatediff.errors import UserError, naming
 from animatediff.rendering.results.ledger import NO_CLIP, NO_RESULT, for_item, read_results
+from animatediff.rendering.results.reports import write_reports
 from animatediff.rendering.results.result import Result
 from animatediff.rendering.results.table import TABLE
 from animatediff.rendering.scoring import load_scorer, mean_scores
 from pipelines.cluster.runtime import connect
 from pipelines.settings import ScoreConfig
-from pipelines.stages.animate.reports import write_reports
 from pipelines.stages.animate.score_worker import score_results
 from pipelines.terminal.progress import Progress
 

@@ -83,7 +83,7 @@ class RenderSlices:
         torch.set_num_threads(1)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """`id` (one ticket) -> `digest` and `error`, a row an item."""
+        """Turn `id`, one ticket, into `digest` and `error`, a row an item."""
         (ticket,) = (int(number) for number in batch["id"])
         # The next process of this actor has the same name, and loads what this one held.
         context = ray.get_runtime_context()
@@ -203,7 +203,7 @@ def _resident(model: Model) -> tuple[object, ...]:
 
 
 def _fault(device: str) -> str | None:
-    """Why a device does not compute, if it does not, after memory that is free was given back to it.
+    """Return why a device does not compute, after memory that is free was given back to it; None if it does.
 
     After a fault in a kernel every call of a process fails, whatever it is.
     """

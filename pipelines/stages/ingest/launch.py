@@ -17,7 +17,7 @@ from pipelines.stages.ingest.encode import Encode
 from pipelines.stages.ingest.plan import IngestJob
 from pipelines.stages.ingest.score import Score
 from pipelines.stages.ingest.stage import EncodeSpec, Stage, UnitResult
-from pipelines.stages.ingest.watch import Board, read_state, start_tracker, write_state
+from pipelines.stages.ingest.watch import Totals, read_state, start_tracker, write_state
 from pipelines.terminal.failures import user_errors
 from pipelines.terminal.progress import Progress
 
@@ -59,12 +59,12 @@ def encode(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
     classes = tuple(stage.__name__ for stage in stages)
     total = sum(unit.num_videos for unit in job.pending)
     state = read_state(job.output_uri)
-    board = Board.at_start(config, job, state)
+    totals = Totals.at_start(config, job, state)
     with (
         start_tracker(config, job, state, use_gpu=use_gpu) as tracker,
         Progress("encode", total=total, unit="video") as progress,
     ):
-        write_state(job.output_uri, tracker, board)
+        write_state(job.output_uri, tracker, totals)
         try:
             with (
                 user_errors(kept=_KEPT, lower=_LOWER),
@@ -72,12 +72,12 @@ def encode(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
             ):
                 for result in _results(job.pending, spec, stages):
                     arrived()
-                    board.add(result)
-                    progress.update(result.num_videos, clips=board.num_clips, quarantined=board.num_quarantined)
-                    board.track(tracker)
+                    totals.add(result)
+                    progress.update(result.num_videos, clips=totals.num_clips, quarantined=totals.num_quarantined)
+                    totals.track(tracker)
         finally:
-            board.track(tracker, is_last=True)
-    write_state(job.output_uri, tracker, board)
+            totals.track(tracker, is_last=True)
+    write_state(job.output_uri, tracker, totals)
 
 
 def _stages(config: IngestConfig, num_units: int, *, use_gpu: bool) -> Stages:

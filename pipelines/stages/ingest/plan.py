@@ -103,7 +103,7 @@ def read_inputs(config: IngestConfig) -> Inputs:
 
 
 def clips_per_video(clips: ClipConfig) -> int:
-    """Clips that a video gives at most; with `windows: all` and no bound, about."""
+    """Return how many clips a video gives at most; with `windows: all` and no bound, about."""
     windows = clips.windows_per_video or (_ALL_WINDOWS if clips.windows == "all" else 1)
     return windows * (2 if clips.flip else 1)
 
@@ -129,13 +129,13 @@ def prepare(config: IngestConfig, inputs: Inputs, *, use_gpu: bool) -> IngestJob
     if is_new:
         provenance.write_settings(output_uri, _recorded(config, settings))
     whole_uris = WholeUris()
-    videos = whole_uris.noting(inputs.videos)
+    videos = whole_uris.remembering(inputs.videos)
     units, rejected = extend_plan(config, videos, output_uri, sealed, key=key, is_dry=False)
     log_left_out(rejected, inputs.not_taken)
     provenance.write_not_taken(output_uri, inputs.not_taken)
     done = parts.committed(output_uri)
     pending = [unit for unit in units[sealed.num_units if sealed else 0 :] if unit.unit_id not in done]
-    pending = whole_uris.attached(output_uri, pending)
+    pending = whole_uris.attach(output_uri, pending)
     vae = inputs.vae.config
     identity = Identity(key, settings["encoder_fp"], vae.scaling_factor, int(vae.latent_channels), inputs.latent_factor)
     return IngestJob(output_uri, inputs.base, dtype, identity, units, pending, rejected, sealed)

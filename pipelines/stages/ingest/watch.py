@@ -40,7 +40,7 @@ class State(Config):
         return {"decode": self.decode_s, "encode": self.encode_s} | score
 
 
-class Board:
+class Totals:
     """Sums over all committed units of the dataset, whichever job encoded them.
 
     Args:
@@ -58,7 +58,7 @@ class Board:
         self.num_clips = self._num_before = num_clips
 
     @classmethod
-    def at_start(cls, config: IngestConfig, job: IngestJob, state: State) -> "Board":
+    def at_start(cls, config: IngestConfig, job: IngestJob, state: State) -> "Totals":
         """Return what is in shards and in committed parts. Videos that are tried again count when they are done."""
         pending = {unit.unit_id for unit in job.pending}
         summaries = parts.read_summaries(
@@ -139,8 +139,8 @@ def read_state(output_uri: str) -> State:
         return State()
 
 
-def write_state(output_uri: str, tracker: Tracker, board: Board) -> None:
+def write_state(output_uri: str, tracker: Tracker, totals: Totals) -> None:
     """Let the next job find the MLflow run, which may have begun later than this one where the server was away."""
     if tracker.run_id:
-        state = board.state(tracker.run_id)
+        state = totals.state(tracker.run_id)
         storage.write_bytes(storage.join(output_uri, _STATE), state.model_dump_json().encode() + b"\n")

@@ -17,6 +17,7 @@ from animatediff.data.manifest import Manifest, write_manifest
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.results.ledger import result_of, write_item
+from animatediff.rendering.results.reports import write_reports
 from animatediff.rendering.results.table import write_table
 from animatediff.sprites import shipped
 from animatediff.storage import exclusive
@@ -25,7 +26,6 @@ from animatediff.training import checkpoint_files
 from animatediff.training.recipe import Recipe
 from animatediff.training.trainer import Trainer
 from animatediff.weights.reading.tensors import save_tensors
-from pipelines.stages.animate.reports import write_reports
 from pipelines.tracking.tracker import Tracker
 from tests.integration.faulty_proxy import RefusingProxy
 from tests.support_data import IDENTITY, clip_row, make_videos, plan

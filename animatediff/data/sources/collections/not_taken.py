@@ -21,7 +21,7 @@ def kind_of(name: str) -> str:
 
 
 def in_words(not_taken: NotTaken) -> str:
-    """Such as `12 .nfo, 3 .part`, the most frequent first; empty where everything is taken."""
+    """Return the counts as `12 .nfo, 3 .part`, the most frequent first; empty where everything is taken."""
     kinds = sorted(not_taken.items(), key=lambda item: (-item[1], item[0]))
     shown = [f"{number} {kind}" for kind, number in kinds[:_MOST_KINDS]]
     others = sum(number for _, number in kinds[_MOST_KINDS:])

@@ -49,12 +49,12 @@ def _require_regular(status: os.stat_result, path: str) -> None:
 
 
 def size_of(file: BinaryIO) -> int:
-    """Bytes of an open regular file."""
+    """Return the size of an open regular file, in bytes."""
     return os.fstat(file.fileno()).st_size
 
 
 def read_range(file: BinaryIO, start: int, num_bytes: int) -> bytes:
-    """Bytes of an open regular file from `start` on; fewer where it ends before."""
+    """Read bytes of an open regular file from `start` on; fewer where it ends before."""
     num_bytes = max(0, min(num_bytes, size_of(file) - start))  # `read` takes the memory before there is anything
     file.seek(start if num_bytes else 0)
     return file.read(num_bytes)

@@ -37,7 +37,7 @@ def find_column(role: Role, names: Sequence[str], columns: Columns) -> str | Non
 
 
 def require_column(role: Role, names: Sequence[str], columns: Columns, uri: str) -> str:
-    """`find_column`, where the role must be played.
+    """Return the column that plays a role, as `find_column` does, and refuse where there is none.
 
     Raises:
         UserError: no column plays it; the message lists those that are there.
@@ -49,7 +49,7 @@ def require_column(role: Role, names: Sequence[str], columns: Columns, uri: str)
 
 
 def shown(names: Sequence[str]) -> str:
-    """Names of columns or keys for a message: the first of them, on one line."""
+    """Return names of columns or keys for a message: the first of them, on one line."""
     first = ", ".join(" ".join(name[:_SHOWN_CHARS].split()) for name in names[:_SHOWN_NAMES])
     return first if len(names) <= _SHOWN_NAMES else f"{first} and {len(names) - _SHOWN_NAMES} more"
 

@@ -28,10 +28,10 @@ def plan(dataset, videos):
     whole = WholeUris()
     planner = Planner(dataset, key="key", videos_per_unit=2)
     planner.resume(dataset)
-    for batch in whole.noting([videos]):
+    for batch in whole.remembering([videos]):
         planner.add(batch)
     planner.finish()
-    return whole.attached(dataset, planner.units)
+    return whole.attach(dataset, planner.units)
 
 
 def uris(dataset, units):

@@ -2,10 +2,10 @@
 
 import pytest
 
-from animatediff.diffusion.context import Context
 from animatediff.rendering.catalog.catalog import Catalog, Item, expand
+from animatediff.rendering.results.render_rate import measured_rate, work_units
 from animatediff.rendering.results.result import Result
-from pipelines.stages.animate.dry_run import RenderRate, estimate, measured_rate, work_units
+from pipelines.stages.animate.dry_run import RenderRate, estimate
 
 CATALOG = {
     "base": "owner/base",
@@ -58,11 +58,3 @@ def test_what_finished_items_took_is_better(plan):
 def test_the_default_is_the_figure_it_names():
     # 2.17 steps a second (Kosinkadink/ComfyUI-AnimateDiff-Evolved#146)
     assert RenderRate().seconds_per_unit * work_units(item()) == pytest.approx(25 / 2.17, rel=0.01)
-
-
-def test_guidance_and_windows_take_more():
-    whole = work_units(item(num_frames=64))
-    assert work_units(item(num_frames=64, guidance_scale=1)) == whole / 2
-    assert work_units(item(num_frames=64, context=Context(length=16, overlap=8))) == 2 * whole
-    assert work_units(item(num_frames=64, context=Context(length=64, overlap=8))) == whole
-    assert work_units(item(num_frames=64, num_inference_steps=50, width=256)) == whole

@@ -7,7 +7,7 @@ from animatediff.data.manifest import read_manifest
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.plan import IngestJob
 from pipelines.stages.ingest.stage import UnitResult
-from pipelines.stages.ingest.watch import Board, State
+from pipelines.stages.ingest.watch import State, Totals
 from tests.support_data import IDENTITY, commit, make_dataset, make_videos, plan, sealed_manifest
 
 
@@ -28,11 +28,11 @@ def job_of(dataset, units, done=0):
 
 def track(job, *results, state=None, **config):
     fields = {"source": {"uri": "videos"}, "output_uri": job.output_uri, "base": "base"} | config
-    board = Board.at_start(IngestConfig.model_validate(fields), job, state or State())
+    totals = Totals.at_start(IngestConfig.model_validate(fields), job, state or State())
     for result in results:
-        board.add(result)
+        totals.add(result)
     log = Log()
-    board.track(log, is_last=True)
+    totals.track(log, is_last=True)
     return log.metrics
 
 
@@ -62,9 +62,9 @@ def test_seconds_of_scorers_are_told_where_there_are_any_and_kept(tmp_path):
     assert "score_s" not in track(job_of(dataset, units), result(1))
     assert track(job_of(dataset, units), scored, state=State(score_s=1.5))["score_s"] == 6.5
     config = IngestConfig.model_validate({"source": {"uri": "videos"}, "output_uri": dataset, "base": "base"})
-    board = Board.at_start(config, job_of(dataset, units), State(decode_s=1.0))
-    board.add(scored)
-    assert board.state("run") == State(mlflow_run_id="run", decode_s=2.0, score_s=5.0, encode_s=2.0)
+    totals = Totals.at_start(config, job_of(dataset, units), State(decode_s=1.0))
+    totals.add(scored)
+    assert totals.state("run") == State(mlflow_run_id="run", decode_s=2.0, score_s=5.0, encode_s=2.0)
 
 
 def test_a_job_that_was_killed_goes_on_with_its_parts(tmp_path):

@@ -1,0 +1,34 @@
+"""How much work items are, and how long finished ones took for it: what a dry run reckons with."""
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+
+from animatediff.rendering.catalog.catalog import Item
+from animatediff.rendering.results.result import Result
+
+_MEASURED = 10_000  # finished items that are looked at: more tell no more
+
+
+def work_units(item: Item) -> float:
+    """Return the work of an item: millions of pixels over all frames and steps.
+
+    Frames in several windows count as often as they are computed, and without guidance, which takes each step's UNet
+    call twice, they count half.
+    """
+    passes = 1.0 if item.guidance_scale > 1 else 0.5
+    if item.context is not None and item.num_frames > item.context.length:
+        passes *= item.context.length / (item.context.length - item.context.overlap)
+    return passes * item.width * item.height / 1e6 * item.num_frames * item.num_inference_steps
+
+
+def measured_rate(results: Iterable[Result]) -> float | None:
+    """Return the seconds that finished items took for a unit of work; None where there are none."""
+    finished = [result for result in islice(results, _MEASURED) if result.status == "ok" and result.seconds]
+    units = sum(map(work_units, finished))
+    return sum(_busy_s(result.seconds) for result in finished) / units if units else None
+
+
+def _busy_s(seconds: Mapping[str, float]) -> float:
+    """Return how long a clip keeps its worker: it is encoded and written while the next ones are computed."""
+    beside = sum(seconds.get(stage, 0.0) for stage in ("encode", "write"))
+    return max(beside, sum(seconds.values()) - beside)
