@@ -37,7 +37,8 @@ def extend(dataset, num_videos, *, rejects):
 
 def counted_digest(manifest: Manifest):
     """A dataset's version as runs kept it before, over the whole manifest."""
-    return hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()
+    content = manifest.model_dump_json(exclude={"latent_channels", "latent_factor"})  # which came later
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 @pytest.fixture(scope="module")
