@@ -68,7 +68,7 @@ def _is_in_mlflow(uri: str) -> bool:
 
 
 def resolve_model_uri(uri: str, output_uri: str) -> str:
-    """Where workers can open the weights that `uri` names.
+    """Return where workers can open the weights that a URI names; those that MLflow keeps are fetched.
 
     Args:
         uri: `models:/NAME/VERSION`, `models:/NAME@ALIAS`, `models:/NAME/latest` or `runs:/RUN_ID`, each with the path
@@ -160,7 +160,7 @@ def _weights_file(uri: str, artifact: _Artifact) -> _Artifact:
 
 
 def _files(root: str, path: str = "") -> list[str]:
-    """Paths of the files directly in a folder."""
+    """Return the paths of the files directly in a folder."""
     return [info.path for info in _repository(root).list_artifacts(path or None) if not info.is_dir]
 
 

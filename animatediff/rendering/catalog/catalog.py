@@ -25,7 +25,7 @@ from animatediff.weights import checkpoints
 from animatediff.weights.identify.weights_slots import SLOTS
 
 RENDER_VERSION = 4
-"""Part of every digest; raise it when a change of the code changes pixels."""
+"""Version of the pixels, a part of every digest: raise it when a change of the code changes them."""
 
 
 class Catalog(SeededSettings):
@@ -106,7 +106,7 @@ class Plan(NamedTuple):
 
 
 Place = int | tuple[int, int]
-"""Of an entry in its catalog, or of an entry and of one of its prompts."""
+"""The number of an entry in its catalog, or those of an entry and of one of its prompts."""
 
 _MODEL_FIELDS = set(Model.model_fields)
 # What all items are copies of: validating 100,000 takes seconds, and what they consist of is validated already.

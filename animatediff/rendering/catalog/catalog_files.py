@@ -23,7 +23,7 @@ class CatalogFile(Catalog):
     """What a catalog's YAML file may say."""
 
     entries: tuple[Entry, ...] = ()
-    """Those of `entries_uri` come after them."""
+    """Entries; those of `entries_uri` come after them."""
     entries_uri: Uri | None = Field(None, min_length=1)
     """A table of entries (CSV, TSV, JSONL, Parquet), from the YAML's folder. Its columns are the fields of an entry;
     rows with one name and the same weights are one model with several prompts."""

@@ -147,6 +147,6 @@ class Entry(SeededSettings, Weights):
     motion_module: WeightsUri | None = None
     """Default: the catalog's."""
     priority: int = 0
-    """Entries of a higher one are rendered first."""
+    """Entries of a higher priority are rendered first."""
     prompts: Prompts = ()
     """Default: the catalog's, so that every model is shown with every prompt."""

@@ -23,7 +23,7 @@ from animatediff.uris import printable_uri
 from animatediff.weights.identify.weights_slots import SLOTS, Slot
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-"""Of files that are tables."""
+"""Suffixes of files that are tables."""
 
 _SHOWN_CHARS = 200  # of a name or a cell in a message
 _TEXTS = ("prompt", "negative_prompt")  # the columns whose blanks are kept

@@ -86,7 +86,10 @@ def _check_kind(file: TensorFile, slot: Slot) -> None:
 
 
 def _names_in(uri: str) -> list[str] | None:
-    """Names of the files below a folder; None of a file, or of a web server, which may not know what a folder is."""
+    """Return the names of the files below a folder.
+
+    None of a file, or of what is on a web server, which may not know what a folder is.
+    """
     names = ["."] if uri.startswith(("http://", "https://")) else storage.find_files(uri)
     return None if names == ["."] else names
 

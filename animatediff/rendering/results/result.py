@@ -37,17 +37,17 @@ class Result(Item):
     attempts: int = 0
     """Times that a worker began with it."""
     seconds: Numbers = Field(default_factory=dict)
-    """Of the last attempt, by stage: `load` and `text` (the item's share), `unet`, `vae`, `encode`, `write`."""
+    """Seconds of the last attempt, by stage: `load` and `text` (the item's share), `unet`, `vae`, `encode`, `write`."""
     files: dict[str, str] = Field(default_factory=dict)
     """Paths under the output folder: `mp4`, `gif`, `webp`, `png` (a folder), `latents`, and `poster`, a still."""
     sha256: dict[str, str] = Field(default_factory=dict)
-    """Of each file; of a folder, over its files' in their order."""
+    """Hash of each file; of a folder, over its files' in their order."""
     num_bytes: dict[str, int] = Field(default_factory=dict)
     """Size of each file; of a folder, of its files together."""
     model_hashes: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of the weights' contents by URI; a base given as a hub id stands for itself."""
     versions: dict[str, str] = Field(default_factory=dict)
-    """Of this project and of the packages that decide pixels, and the device."""
+    """Versions of this project and of the packages that decide pixels, and the device."""
     scores: dict[str, Numbers] = Field(default_factory=dict)
     """What each scorer measured of the clip, by the scorer's import path and then by name. A scorer that gave nothing
     has an empty mapping; one that is not here is still to come."""

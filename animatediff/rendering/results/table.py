@@ -99,7 +99,7 @@ def _version_of(there: pa.Schema) -> pa.Schema:
 
 
 def _lacking(there: pa.Schema, schema: pa.Schema) -> set[str]:
-    """Names of the columns that were added since a table was written.
+    """Return the names of the columns that were added since a table was written.
 
     Raises:
         ValueError: it has columns of another kind, or lacks one that has no default.

@@ -13,7 +13,7 @@ from animatediff.weights.layouts.families import ALGORITHMS, DOWN, Base, Content
 from animatediff.weights.reading.files import parse_json
 
 DOMAIN_ADAPTER_RANK = 128
-"""Of the published one (v3): 25,509,888 numbers."""
+"""Rank of the published domain adapter (v3), which has 25,509,888 numbers."""
 FAMILY_KEY = "animatediff_family"
 """Where domain adapters written here say in their metadata that they are such."""
 
