@@ -37,7 +37,7 @@ def extend(dataset, num_videos, *, rejects):
 
 def counted_digest(manifest: Manifest):
     """A dataset's version as runs kept it before, over the whole manifest."""
-    return hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()
+    return hashlib.sha256(manifest.model_dump_json(exclude={"latent_channels", "latent_factor"}).encode()).hexdigest()
 
 
 @pytest.fixture(scope="module")
