@@ -270,9 +270,10 @@ def test_decoders_that_cannot_be_loaded_are_named():
 
 
 def test_a_decoder_is_known_by_its_file(tmp_path, monkeypatch):
-    assert decoders.names() == ("decord", "pyav", "torchcodec")
+    shipped = decoders.names()
+    assert {"decord", "pyav", "torchcodec"} <= set(shipped)
     code = "class Grey:\n    name = 'grey'\n\nDECODER = Grey\n"
     (tmp_path / "grey.py").write_text(code)
     monkeypatch.setattr(decoders, "__path__", [*decoders.__path__, str(tmp_path)])
-    assert decoders.names() == ("decord", "grey", "pyav", "torchcodec")
+    assert decoders.names() == tuple(sorted([*shipped, "grey"]))
     assert load_decoders(["grey"])[0].name == "grey"
