@@ -24,8 +24,8 @@ class DecodeConfig(Config):
     """How videos are decoded. Of these, only `decoders` may decide a pixel of a clip."""
 
     decoders: tuple[str, ...] = ("decord", "pyav")
-    """Tried in order for each video: files of `decoding/decoders/` as decord, pyav and torchcodec, or a class of your own
-    as package.module:ClassName."""
+    """Tried in order for each video: files of `decoding/decoders/`, as decord, pyav and torchcodec, or a class of your
+    own as package.module:ClassName."""
     timeout_s: float = Field(30.0, gt=0)
     """Seconds for one video, to which twice its length is added."""
     memory_mb: int = Field(2048, ge=64)
