@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from animatediff.sprites.command import run
-from animatediff.sprites.models.autoencoder import encode_stills
 from animatediff.sprites.models.fitting import Fit
-from animatediff.sprites.models.text_to_image import TextToImage, fit_captioned, tokenize
+from animatediff.sprites.models.text_to_image import Course, TextToImage, refine_text_to_image
 from animatediff.sprites.scenes.stills import Stills, draw_stills
 from animatediff.sprites.scenes.world import Rgb
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
@@ -166,15 +165,8 @@ class _Student:
         return table, row
 
     def learn(self, stills: Stills, lesson: Lesson, seed: int) -> None:
-        seconds = fit_captioned(
-            self.model,
-            encode_stills(self.vae, stills.pixels),
-            tokenize(self.tokenizer, stills.captions),
-            self.tokenizer,
-            lesson.plan,
-            seed=seed,
-            batch_size=lesson.batch_size,
-        )
+        course = Course(lesson.plan, seed, batch_size=lesson.batch_size)
+        seconds = refine_text_to_image(self.model, self.vae, self.tokenizer, stills, course)
         logger.info("trained in %.0f s", seconds)
 
 
