@@ -78,7 +78,7 @@ def train_dreambooth(base: str, out_uri: str, *, seed: int, style: str = "cel", 
         out_uri: the `.safetensors` file, float16.
         seed: of pictures and draws.
         style: a key of `drawing.STYLES`.
-        lesson: how.
+        lesson: steps, rate and batch.
     """
     student = _Student(base)
     student.model.unet.requires_grad_(True)
@@ -104,7 +104,7 @@ def train_lora(base: str, out_uri: str, *, seed: int, style: str = "chalk", less
         out_uri: the `.safetensors` file, float16.
         seed: of weights, pictures and draws.
         style: a key of `drawing.STYLES`.
-        lesson: how.
+        lesson: steps, rate and batch.
     """
     # Only needed to train: loading a LoRA is this project's own.
     from peft import LoraConfig, get_peft_model_state_dict
@@ -134,7 +134,7 @@ def train_embedding(
         out_uri: the `.safetensors` file, float32.
         seed: of pictures and draws.
         colour: the word, and what it means.
-        lesson: how; without weight decay, so that the other words stay.
+        lesson: steps, rate and batch; without weight decay, so that the other words stay.
     """
     student = _Student(base)
     table, row = student.add_word(colour[0], like=_FIRST_WORD)

@@ -42,7 +42,7 @@ READING_PLAN = Fit(num_steps=5_500, lr=5e-4, warmup=100, decay=0.9, ema_decay=0.
 _READING_TURNED = 0.4
 _WORDS_WEIGHT = 0.02  # 0.3 nats a caption beside a picture's error of 0.04: enough that the words stay
 NUM_PICTURES = 30_000
-"""Of each stage of text encoder and UNet."""
+"""Pictures of each stage of text encoder and UNet."""
 _NEW_PICTURES = 500_000  # between the seeds of one stage and the next
 
 

@@ -113,7 +113,7 @@ class _Workers(NamedTuple):
     up: int
     """Whose constructor is done."""
     deaths: int
-    """Of processes that others follow."""
+    """Deaths of processes that others have followed."""
 
 
 def _workers(classes: tuple[str, ...]) -> _Workers:

@@ -44,7 +44,7 @@ class ClipConfig(Config):
     windows_per_video: int | None = Field(None, ge=1)
     """Most clips cut from one video, fewer where they would coincide. Default 1, for `windows: all` no limit."""
     seed: int = Field(0, ge=0)
-    """Of random windows, together with the video's id."""
+    """Seed of random windows, which also depend on the video's id."""
     flip: bool = False
     """Store each window mirrored as well, as a clip of its own. Mirrored writing is wrong writing."""
     camera: CameraMove | None = None

@@ -16,7 +16,7 @@ from animatediff.data.scoring.scores import score
 
 @dataclass
 class Window:
-    """One clip of a video, as `units.Clip` needs it."""
+    """One clip of a video, as `decode_unit.Clip` needs it."""
 
     window: int
     """Number within the video."""
@@ -31,7 +31,7 @@ class Window:
     fps_src: float
     """The source's frames per second."""
     scores: dict[str, float | bool | int]
-    """Of `scores.score`."""
+    """What `scores.score` gives for the frames."""
     decoder: str
     """Name of the decoder that gave the frames."""
 

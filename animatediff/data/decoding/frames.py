@@ -46,7 +46,7 @@ def read_frames(
 
     Args:
         data: the video file.
-        info: its `probe`.
+        info: what `probe` says of it.
         picks: which frames.
         decoders: in the order to try them.
         on_decode: called before each decoder is tried.

@@ -52,11 +52,11 @@ class Course:
     """How the model learns from a set of captioned pictures."""
 
     plan: Fit
-    """How long, and how fast."""
+    """Steps, learning rate and averaging."""
     seed: int
-    """Of the draws of pictures, timesteps and noise."""
+    """Seed of the draws of pictures, timesteps and noise."""
     checkpoint: Path | None = None
-    """See `fit`; another one than those of the stages before."""
+    """File that `fit` goes on from after a kill; another one than those of the stages before."""
     batch_size: int = 32
     """Pictures a step."""
     auxiliary_loss: Callable[[int], Tensor] | None = None

@@ -48,9 +48,9 @@ class EncodeSpec:
     scorers: tuple[str, ...]
     device: str
     trusted: bool
-    """See `SourceConfig.trusted`."""
+    """Whether rows may point anywhere; see `SourceConfig.trusted`."""
     quarantine_unreachable: bool
-    """See `IngestConfig`."""
+    """Whether videos of a storage that is away are put aside; see `IngestConfig`."""
 
 
 @dataclass
