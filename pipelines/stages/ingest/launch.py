@@ -12,9 +12,12 @@ from animatediff.errors import UserError
 from pipelines.cluster.runtime import BOUNDED_RETRIES, num_cpus, num_gpus
 from pipelines.cluster.starting import starting
 from pipelines.settings import IngestConfig
+from pipelines.stages.ingest.decode import Decode
+from pipelines.stages.ingest.encode import Encode
 from pipelines.stages.ingest.plan import IngestJob
+from pipelines.stages.ingest.score import Score
+from pipelines.stages.ingest.stage import EncodeSpec, Stage, UnitResult
 from pipelines.stages.ingest.watch import Totals, read_state, start_tracker, write_state
-from pipelines.stages.ingest.worker import Decode, Encode, EncodeSpec, Score, Stage, UnitResult
 from pipelines.terminal.failures import user_errors
 from pipelines.terminal.progress import Progress
 

@@ -16,7 +16,7 @@ from animatediff.data.ingest import parts
 from animatediff.data.ingest.seal import read_quarantine
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.plan import IngestJob
-from pipelines.stages.ingest.worker import UnitResult
+from pipelines.stages.ingest.stage import UnitResult
 from pipelines.tracking.run_context import DataInput, device, flatten
 from pipelines.tracking.tracker import Tracker
 

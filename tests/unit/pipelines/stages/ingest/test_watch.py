@@ -6,8 +6,8 @@ from animatediff.data import quarantine
 from animatediff.data.manifest import read_manifest
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.plan import IngestJob
+from pipelines.stages.ingest.stage import UnitResult
 from pipelines.stages.ingest.watch import State, Totals
-from pipelines.stages.ingest.worker import UnitResult
 from tests.support_data import IDENTITY, commit, make_dataset, make_videos, plan, sealed_manifest
 
 

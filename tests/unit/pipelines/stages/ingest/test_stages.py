@@ -1,28 +1,23 @@
 """The stages of the ingest job: what passes between them, and what ends the job with one line."""
 
 import pickle
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from animatediff.data import shards
-from animatediff.data.clips.config import ClipConfig
-from animatediff.data.decoding.supervisor import DecodeConfig
-from animatediff.data.ingest import parts
 from animatediff.data.ingest.decode_unit import Clip, DecodedUnit
 from animatediff.data.ingest.plan import Unit
 from animatediff.data.sources.spec import SourceVideo
 from animatediff.errors import UserError
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest import launch
-from pipelines.stages.ingest import worker as stages
-from pipelines.stages.ingest.worker import Decode, Encode, EncodeSpec, Score, Stage, Work
-from tests.support import mp4
-from tests.support_base import build_base
-from tests.support_data import plan
+from pipelines.stages.ingest import score as score_stage
+from pipelines.stages.ingest.decode import Decode
+from pipelines.stages.ingest.encode import Encode
+from pipelines.stages.ingest.score import Score
+from pipelines.stages.ingest.stage import Stage, Work
 
 
 class Half(Stage[int, int]):
@@ -48,13 +43,7 @@ def motion(frames, caption):
 def metrics(monkeypatch):
     told = []
     monkeypatch.setattr(
-        stages,
-        "IngestMetrics",
-        lambda: SimpleNamespace(
-            decoded=lambda seconds: None,
-            scored=lambda seconds: told.append(("score", seconds)),
-            committed=lambda *_: None,
-        ),
+        score_stage, "IngestMetrics", lambda: SimpleNamespace(scored=lambda seconds: told.append(("score", seconds)))
     )
     threads = torch.get_num_threads()
     yield told
@@ -86,40 +75,6 @@ def test_what_a_user_can_mend_passes_all_later_stages_by():
 
 def test_each_stage_takes_what_the_one_before_gives():
     assert Decode.gives == Score.takes == Score.gives == Encode.takes
-
-
-def test_a_unit_becomes_its_part_and_twice_the_same_bytes(metrics, tmp_path):
-    """Through all three stages; what was scored is in the part, and who is put aside was not scored."""
-    for number in range(2):
-        (tmp_path / f"{number}.mp4").write_bytes(mp4(20 + number))
-    (tmp_path / "2.mp4").write_bytes(b"")
-    videos = [SourceVideo(f"v{number}", str(tmp_path / f"{number}.mp4"), "a bar") for number in range(3)]
-    (unit,), _ = plan(str(tmp_path / "dataset"), videos)
-    spec = EncodeSpec(
-        output_uri=str(tmp_path / "dataset"),
-        base=str(build_base(tmp_path / "base")),
-        dtype="float32",
-        encoder_fp="fp",
-        clips=ClipConfig(height=32, width=32, stride=1),
-        decode=DecodeConfig(),
-        scorers=(f"{__name__}:mean",),
-        device="cpu",
-        trusted=False,
-        quarantine_unreachable=False,
-    )
-    written = []
-    for _ in range(2):
-        row = {"ref": [pickle.dumps(unit)], "error": [""]}
-        for stage in (Decode, Score, Encode):
-            row = stage(spec)(row)
-        written.append(Path(parts.part_uri(spec.output_uri, unit.unit_id)).read_bytes())
-    assert written[0] == written[1]
-    result = pickle.loads(row["result"][0])
-    assert (result.num_videos, result.num_clips, result.reasons) == (3, 2, {"empty": 1})
-    assert list(result.seconds) == ["decode", "score", "encode"]
-    scores = [dict(row["scores"]) for row in shards.from_parquet(written[0]).to_pylist()]
-    assert [score["words"] for score in scores] == [2, 2]
-    assert all(score["mean"] > 0 for score in scores)
 
 
 @pytest.mark.parametrize(
