@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from animatediff.sprites.command import run
-from animatediff.sprites.models.autoencoder import encode_stills
 from animatediff.sprites.models.fitting import Fit
-from animatediff.sprites.models.text_to_image import TextToImage, fit_captioned, tokenize
+from animatediff.sprites.models.text_to_image import Course, TextToImage, refine_text_to_image
 from animatediff.sprites.scenes.stills import Stills, draw_stills
 from animatediff.sprites.scenes.world import Rgb
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
@@ -79,7 +78,7 @@ def train_dreambooth(base: str, out_uri: str, *, seed: int, style: str = "cel", 
         out_uri: the `.safetensors` file, float16.
         seed: of pictures and draws.
         style: a key of `drawing.STYLES`.
-        lesson: how.
+        lesson: steps, rate and batch.
     """
     student = _Student(base)
     student.model.unet.requires_grad_(True)
@@ -105,7 +104,7 @@ def train_lora(base: str, out_uri: str, *, seed: int, style: str = "chalk", less
         out_uri: the `.safetensors` file, float16.
         seed: of weights, pictures and draws.
         style: a key of `drawing.STYLES`.
-        lesson: how.
+        lesson: steps, rate and batch.
     """
     # Only needed to train: loading a LoRA is this project's own.
     from peft import LoraConfig, get_peft_model_state_dict
@@ -135,7 +134,7 @@ def train_embedding(
         out_uri: the `.safetensors` file, float32.
         seed: of pictures and draws.
         colour: the word, and what it means.
-        lesson: how; without weight decay, so that the other words stay.
+        lesson: steps, rate and batch; without weight decay, so that the other words stay.
     """
     student = _Student(base)
     table, row = student.add_word(colour[0], like=_FIRST_WORD)
@@ -166,15 +165,8 @@ class _Student:
         return table, row
 
     def learn(self, stills: Stills, lesson: Lesson, seed: int) -> None:
-        seconds = fit_captioned(
-            self.model,
-            encode_stills(self.vae, stills.pixels),
-            tokenize(self.tokenizer, stills.captions),
-            self.tokenizer,
-            lesson.plan,
-            seed=seed,
-            batch_size=lesson.batch_size,
-        )
+        course = Course(lesson.plan, seed, batch_size=lesson.batch_size)
+        seconds = refine_text_to_image(self.model, self.vae, self.tokenizer, stills, course)
         logger.info("trained in %.0f s", seconds)
 
 

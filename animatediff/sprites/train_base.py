@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
+from torch import Tensor
 from transformers import CLIPTokenizer
 
 from animatediff.errors import UserError
@@ -19,11 +20,13 @@ from animatediff.sprites.models.fitting import Fit
 from animatediff.sprites.models.parts import make_pipeline
 from animatediff.sprites.models.text_encoder import Captions, teach_words
 from animatediff.sprites.models.text_to_image import (
+    Course,
     TextToImage,
     make_tokenizer,
     refine_text_to_image,
     train_text_to_image,
 )
+from animatediff.sprites.scenes.stills import draw_stills
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +41,8 @@ WORDS_PLAN = Fit(num_steps=1_000, lr=1e-3, warmup=20, decay=0.5, ema_decay=0.99)
 READING_PLAN = Fit(num_steps=5_500, lr=5e-4, warmup=100, decay=0.9, ema_decay=0.998)
 _READING_TURNED = 0.4
 _WORDS_WEIGHT = 0.02  # 0.3 nats a caption beside a picture's error of 0.04: enough that the words stay
+NUM_PICTURES = 30_000
+"""Pictures of each stage of text encoder and UNet."""
 _NEW_PICTURES = 500_000  # between the seeds of one stage and the next
 
 
@@ -59,20 +64,13 @@ def main(output: Path, seed: int = 0) -> None:
     vae, vae_s = _vae(work, seed)
     # Made where the base will be: `save_pretrained` no longer writes CLIP's own two files.
     tokenizer = make_tokenizer(draft / "tokenizer")
-    model, model_s = train_text_to_image(
-        vae, tokenizer, seed=seed, plan=TEXT_TO_IMAGE_PLAN, checkpoint=work / "text_to_image.pt"
-    )
+    course = Course(TEXT_TO_IMAGE_PLAN, seed, work / "text_to_image.pt")
+    model, model_s = train_text_to_image(vae, tokenizer, draw_stills(NUM_PICTURES, seed=seed), course)
     stages = [("vae", VAE_PLAN, vae_s), ("text_to_image", TEXT_TO_IMAGE_PLAN, model_s)]
     for i, (name, turned) in enumerate(REFINEMENTS.items(), start=1):
-        refined_s = refine_text_to_image(
-            model,
-            vae,
-            tokenizer,
-            seed=seed + i * _NEW_PICTURES,
-            turned=turned,
-            plan=REFINEMENT_PLAN,
-            checkpoint=work / f"{name}.pt",
-        )
+        course = Course(REFINEMENT_PLAN, seed + i * _NEW_PICTURES, work / f"{name}.pt")
+        stills = draw_stills(NUM_PICTURES, seed=course.seed, turned=turned)
+        refined_s = refine_text_to_image(model, vae, tokenizer, stills, course)
         stages.append((name, REFINEMENT_PLAN, refined_s))
     stages += _teach_words(model, vae, tokenizer, seed + (len(REFINEMENTS) + 1) * _NEW_PICTURES, work)
     make_pipeline(vae, model.text_encoder, tokenizer, model.unet).to(torch.float16).save_pretrained(draft)
@@ -95,16 +93,13 @@ def _teach_words(
     reader, words_s = teach_words(
         model.text_encoder, captions, tokenizer, plan=WORDS_PLAN, checkpoint=work / "words.pt"
     )
-    reading_s = refine_text_to_image(
-        model,
-        vae,
-        tokenizer,
-        seed=seed + _NEW_PICTURES,
-        turned=_READING_TURNED,
-        plan=READING_PLAN,
-        also=lambda step: _WORDS_WEIGHT * reader.loss(model.text_encoder, *captions.draw(WORDS_PLAN.num_steps + step)),
-        checkpoint=work / "reading.pt",
-    )
+
+    def words_loss(step: int) -> Tensor:
+        return _WORDS_WEIGHT * reader.loss(model.text_encoder, *captions.draw(WORDS_PLAN.num_steps + step))
+
+    course = Course(READING_PLAN, seed + _NEW_PICTURES, work / "reading.pt", auxiliary_loss=words_loss)
+    stills = draw_stills(NUM_PICTURES, seed=course.seed, turned=_READING_TURNED)
+    reading_s = refine_text_to_image(model, vae, tokenizer, stills, course)
     return [("words", WORDS_PLAN, words_s), ("reading", READING_PLAN, reading_s)]
 
 

@@ -48,7 +48,7 @@ def starting(
     """
     ended = threading.Event()
     with interrupts.stoppable() as stop:
-        watch = _Watch(what, number, needs, classes, lower, ended, stop)
+        watch = _Watch(_Wanted(what, number, needs, classes, lower), ended, stop)
         watch.start()
         try:
             yield watch.arrived.set
@@ -57,43 +57,44 @@ def starting(
             watch.join(_EVERY_S)
 
 
+class _Wanted(NamedTuple):
+    """The workers that are waited for; see `starting`."""
+
+    what: str
+    number: int
+    needs: Mapping[str, float]
+    classes: tuple[str, ...]
+    lower: str
+
+
 class _Watch(threading.Thread):
     """Looks at the workers every few seconds until the work ends."""
 
-    def __init__(
-        self,
-        what: str,
-        number: int,
-        needs: Mapping[str, float],
-        classes: tuple[str, ...],
-        lower: str,
-        ended: threading.Event,
-        give_up: Callable[[UserError], None],
-    ) -> None:
+    def __init__(self, wanted: _Wanted, ended: threading.Event, stop: Callable[[UserError], None]) -> None:
         super().__init__(daemon=True)
-        self._what, self._number, self._needs, self._classes = what, number, needs, classes
-        self._lower, self._ended, self._give_up = lower, ended, give_up
+        self._wanted, self._ended, self._stop_job = wanted, ended, stop
         self.arrived = threading.Event()
         self._since_s = time.time()
 
     def run(self) -> None:
         """Look until the context ends."""
-        logger.info("starting %d %s (%s each)", self._number, _named(self._what, self._number), _amounts(self._needs))
+        what, number, needs, classes, _ = self._wanted
+        logger.info("starting %d %s (%s each)", number, _named(what, number), _amounts(needs))
         wait_s = _EVERY_S
         while not self._ended.wait(wait_s):
             try:
-                workers = _workers(self._classes) if self._classes else None
-                wait_s = _EVERY_S if workers is None or workers.up < self._number else _LATER_S
+                workers = _workers(classes) if classes else None
+                wait_s = _EVERY_S if workers is None or workers.up < number else _LATER_S
                 if not self.arrived.is_set():
-                    logger.info("%s", _state(self._what, self._number, self._needs, workers))
+                    logger.info("%s", _state(what, number, needs, workers))
                 if reason := self._in_vain(workers):
-                    self._give_up(reason)
+                    self._stop_job(reason)
                     return
             except (RayError, OSError, ValueError) as error:  # the work itself meets it as well, and ends by it
                 logger.debug("%s", error)
 
     def _in_vain(self, workers: "_Workers | None") -> UserError | None:
-        """Why no more is to be waited for."""
+        """Return why no more is to be waited for; None if it is."""
         if workers is None or workers.up:  # Ray bounds what it repeats of tasks
             self._since_s = time.time()
             return None
@@ -101,8 +102,8 @@ class _Watch(threading.Thread):
         if without_s < _WITHOUT_WORKERS_S or ended < _MOST_ENDED:
             return None
         return UserError(
-            f"no {self._what} can start: Ray ended {ended} processes in {without_s:.0f} s for want of memory, the "
-            f"last one {last_death()}; lower {self._lower}, or free memory"
+            f"no {self._wanted.what} can start: Ray ended {ended} processes in {without_s:.0f} s for want of memory, "
+            f"the last one {last_death()}; lower {self._wanted.lower}, or free memory"
         )
 
 
@@ -112,7 +113,7 @@ class _Workers(NamedTuple):
     up: int
     """Whose constructor is done."""
     deaths: int
-    """Of processes that others follow."""
+    """Deaths of processes that others have followed."""
 
 
 def _workers(classes: tuple[str, ...]) -> _Workers:

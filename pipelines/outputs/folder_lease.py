@@ -206,7 +206,7 @@ class Lease:
             exclusive.create(self._uri(number), self._content())
 
     def _numbers(self) -> list[int]:
-        """Of all leases."""
+        """Return the numbers of all leases of the folder."""
         names = map(_NAME.fullmatch, storage.list_names(self._folder_uri))
         return [int(match[1]) for match in names if match]
 

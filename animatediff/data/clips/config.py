@@ -44,7 +44,7 @@ class ClipConfig(Config):
     windows_per_video: int | None = Field(None, ge=1)
     """Most clips cut from one video, fewer where they would coincide. Default 1, for `windows: all` no limit."""
     seed: int = Field(0, ge=0)
-    """Of random windows, together with the video's id."""
+    """Seed of random windows, which also depend on the video's id."""
     flip: bool = False
     """Store each window mirrored as well, as a clip of its own. Mirrored writing is wrong writing."""
     camera: CameraMove | None = None
@@ -140,30 +140,19 @@ class WindowPlan:
         return bucket_name(len(self.times), self.height, self.width)
 
 
-def plan_windows(
-    timestamps: np.ndarray,
-    *,
-    width: int,
-    height: int,
-    key: str,
-    config: ClipConfig,
-    runs: Sequence[Run] = (),
-) -> list[WindowPlan]:
+def plan_windows(timestamps: np.ndarray, runs: Sequence[Run], *, key: str, config: ClipConfig) -> list[WindowPlan]:
     """Return the clips to cut from a video. They depend on nothing but the video and the config.
 
     Args:
         timestamps: (n,) seconds, the start of each source frame, ascending. The rate that is fitted to them gives the
             source's frame duration, so a variable frame rate neither shrinks nor stretches the clip.
-        width: of the source as displayed, in pixels.
-        height: of the source as displayed, in pixels.
+        runs: of the source, at least one: a clip holds frames of one.
         key: the video's id, from which random windows are drawn.
         config: frames, rate, sizes and number of windows.
-        runs: where the size changes, in place of `width` and `height`: a clip holds frames of one run.
 
     Returns:
         The clips, mirrored copies behind their originals; empty when the video is too short for one.
     """
-    runs = runs or (Run(0, width, height),)
     run_of = np.searchsorted([run.first for run in runs], np.arange(len(timestamps)), side="right") - 1
     lasts = np.array([*(run.first for run in runs[1:]), len(timestamps)]) - 1
     windows = next(filter(None, (_times(timestamps, lasts[run_of], f, key, config) for f in config.all_lengths)), [])

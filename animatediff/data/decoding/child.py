@@ -11,6 +11,7 @@ import resource
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,9 @@ def main(fd: int) -> None:
             _send(connection, "error", error)
             return
         _send(connection, "started", None)
+        server = _Server(connection, decode, clips, decoders)
         while True:
-            video_id, data = pickle.loads(connection.recv_bytes())
-            _serve(connection, video_id, data, decode, clips, decoders)
+            server.serve(*pickle.loads(connection.recv_bytes()))
     except (EOFError, ConnectionError):  # the parent is gone
         return
 
@@ -51,36 +52,39 @@ def _send(connection: Connection, kind: str, value: Any) -> None:
     connection.send_bytes(pickle.dumps((kind, value), protocol=5))
 
 
-def _serve(
-    connection: Connection,
-    video_id: str,
-    data: bytes,
-    decode: DecodeConfig,
-    clips: ClipConfig,
-    decoders: list[Decoder],
-) -> None:
-    start = time.monotonic()
+@dataclass(frozen=True)
+class _Server:
+    """Answers a request, a video's id and bytes, by its windows or by why there are none."""
 
-    def on_decode(name: str, info: VideoInfo) -> None:
-        extra_s = _extra_s(info)
-        _set_alarm(start + decode.timeout_s + extra_s)
-        _send(connection, "decoding", (name, extra_s))
+    connection: Connection
+    decode: DecodeConfig
+    clips: ClipConfig
+    decoders: list[Decoder]
 
-    _set_alarm(start + decode.timeout_s)
-    _limit_memory(decode.memory_mb)
-    answer: tuple[str, Any]
-    try:
-        answer = "windows", cut(video_id, data, clips, decoders, max_pixels=decode.max_pixels, on_decode=on_decode)
-    except VideoError as error:
-        answer = "error", error
-    except ConnectionError:
-        raise
-    except Exception as error:  # whatever a strange file leads to, the next one is served
-        reason = Reason.OUT_OF_MEMORY if is_memory_error(error) else Reason.DECODE_ERROR
-        answer = "error", VideoError("decode", reason, f"{type(error).__name__}: {one_line(error)}")
-    _limit_memory(None)
-    _send(connection, *answer)
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    def serve(self, video_id: str, data: bytes) -> None:
+        start, decode = time.monotonic(), self.decode
+
+        def on_decode(name: str, info: VideoInfo) -> None:
+            extra_s = _extra_s(info)
+            _set_alarm(start + decode.timeout_s + extra_s)
+            _send(self.connection, "decoding", (name, extra_s))
+
+        _set_alarm(start + decode.timeout_s)
+        _limit_memory(decode.memory_mb)
+        answer: tuple[str, Any]
+        try:
+            windows = cut(video_id, data, self.clips, self.decoders, max_pixels=decode.max_pixels, on_decode=on_decode)
+            answer = "windows", windows
+        except VideoError as error:
+            answer = "error", error
+        except ConnectionError:
+            raise
+        except Exception as error:  # whatever a strange file leads to, the next one is served
+            reason = Reason.OUT_OF_MEMORY if is_memory_error(error) else Reason.DECODE_ERROR
+            answer = "error", VideoError("decode", reason, f"{type(error).__name__}: {one_line(error)}")
+        _limit_memory(None)
+        _send(self.connection, *answer)
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _extra_s(info: VideoInfo) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from animatediff.data.clips.config import ClipConfig, WindowPlan, bucket_name, frames_at, plan_windows
 from animatediff.data.clips.rates import MAX_FPS, MAX_SPAN_S, MIN_FPS
 from animatediff.data.decoding.decoders import Decoder
-from animatediff.data.decoding.frames import OnDecode, ignore, read_frames
+from animatediff.data.decoding.frames import OnDecode, Picks, ignore, read_frames
 from animatediff.data.decoding.videos import MAX_PIXELS, VideoInfo, probe
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.scoring.scores import score
@@ -16,7 +16,7 @@ from animatediff.data.scoring.scores import score
 
 @dataclass
 class Window:
-    """One clip of a video, as `units.Clip` needs it."""
+    """One clip of a video, as `decode_unit.Clip` needs it."""
 
     window: int
     """Number within the video."""
@@ -31,7 +31,7 @@ class Window:
     fps_src: float
     """The source's frames per second."""
     scores: dict[str, float | bool | int]
-    """Of `scores.score`."""
+    """What `scores.score` gives for the frames."""
     decoder: str
     """Name of the decoder that gave the frames."""
 
@@ -70,17 +70,13 @@ def cut(
     """
     info = probe(data, max_pixels=max_pixels)
     _check_times(info)
-    plans = plan_windows(
-        info.timestamps, width=info.width, height=info.height, key=video_id, config=clips, runs=info.runs
-    )
+    plans = plan_windows(info.timestamps, info.runs, key=video_id, config=clips)
     if not plans:
         raise VideoError("probe", Reason.TOO_SHORT, _too_short(info, clips))
     windows: list[Window] = []
     for run in sorted({plan.run for plan in plans}):
         of_run = [plan for plan in plans if plan.run == run]
-        windows += _cut_run(
-            data, info.of_run(run), of_run, decoders, with_boxes=bool(clips.camera), on_decode=on_decode
-        )
+        windows += _cut_run(data, info.of_run(run), of_run, decoders, on_decode)
     return sorted(windows, key=lambda window: window.window)
 
 
@@ -103,23 +99,14 @@ def _cut_run(
     info: VideoInfo,
     plans: Sequence[WindowPlan],
     decoders: Sequence[Decoder],
-    *,
-    with_boxes: bool,
     on_decode: OnDecode,
 ) -> list[Window]:
     """Return the windows that are cut from frames of one size."""
     # Overlapping windows share frames, mirrored ones their crops as well: each is made once.
     views, rows = np.unique(np.concatenate([_views(plan, info) for plan in plans]), axis=0, return_inverse=True)
-    frames, decoder = read_frames(
-        data,
-        info,
-        views[:, 0].astype(int),
-        decoders,
-        height=plans[0].height,
-        width=plans[0].width,
-        boxes=views[:, 1:] if with_boxes else None,
-        on_decode=on_decode,
-    )
+    boxes = None if plans[0].boxes is None else views[:, 1:]
+    picks = Picks(views[:, 0].astype(int), plans[0].height, plans[0].width, boxes)
+    frames, decoder = read_frames(data, info, picks, decoders, on_decode=on_decode)
     return [
         _window(plan, frames[shown], info, decoder)
         for plan, shown in zip(plans, rows.reshape(len(plans), -1), strict=True)

@@ -1,6 +1,7 @@
 """Frames of a video at chosen indices, by whichever decoder is named first and gets them right."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,27 +26,29 @@ def ignore(name: str, info: VideoInfo) -> None:
     """Do nothing, as an `OnDecode`."""
 
 
+@dataclass(frozen=True)
+class Picks:
+    """The frames that are wanted of a video, and their size."""
+
+    indices: np.ndarray
+    """(k,) ascending frame numbers in presentation order; those of several crops repeat."""
+    height: int
+    """Pixels of the result."""
+    width: int
+    boxes: np.ndarray | None = None
+    """(k, 4) x, y, w, h in pixels of the source: what each is cropped to. None: to the centre."""
+
+
 def read_frames(
-    data: bytes,
-    info: VideoInfo,
-    indices: np.ndarray,
-    decoders: Sequence[Decoder],
-    *,
-    height: int,
-    width: int,
-    boxes: np.ndarray | None = None,
-    on_decode: OnDecode = ignore,
+    data: bytes, info: VideoInfo, picks: Picks, decoders: Sequence[Decoder], *, on_decode: OnDecode = ignore
 ) -> tuple[np.ndarray, str]:
     """Decode frames, resized and cropped, with the first decoder that gives them all.
 
     Args:
         data: the video file.
-        info: its `probe`.
-        indices: (k,) ascending frame numbers in presentation order; those of several crops repeat.
+        info: what `probe` says of it.
+        picks: which frames.
         decoders: in the order to try them.
-        height: pixels of the result.
-        width: pixels of the result.
-        boxes: (k, 4) x, y, w, h in pixels of the source: what each is cropped to. None: to the centre.
         on_decode: called before each decoder is tried.
 
     Returns:
@@ -60,7 +63,7 @@ def read_frames(
         if decoder.supports(info):
             on_decode(decoder.name, info)
             try:
-                return _fitted(decoder, data, info, indices, boxes, height, width), decoder.name
+                return _fitted(decoder, data, info, picks), decoder.name
             except VideoError:
                 raise
             except Exception as error:  # each library raises errors of its own making
@@ -71,17 +74,10 @@ def read_frames(
     raise _undecodable(failures, info)
 
 
-def _fitted(
-    decoder: Decoder,
-    data: bytes,
-    info: VideoInfo,
-    indices: np.ndarray,
-    boxes: np.ndarray | None,
-    height: int,
-    width: int,
-) -> np.ndarray:
-    numbers, repeats = np.unique(indices, return_counts=True)
-    crops = [None] * len(indices) if boxes is None else list(boxes / ([info.width, info.height] * 2))
+def _fitted(decoder: Decoder, data: bytes, info: VideoInfo, picks: Picks) -> np.ndarray:
+    height, width, boxes = picks.height, picks.width, picks.boxes
+    numbers, repeats = np.unique(picks.indices, return_counts=True)
+    crops = [None] * len(picks.indices) if boxes is None else list(boxes / ([info.width, info.height] * 2))
     smallest = None if boxes is None else boxes[:, 2:].min(axis=0).tolist()
     cover_height, cover_width = covering_size(info, height=height, width=width, crop=smallest)
     frames = decoder.frames(data, info, numbers, height=cover_height, width=cover_width)

@@ -17,22 +17,23 @@ from animatediff.errors import UserError
 ATTEMPTS = 3
 """How often a video is tried whose decoding process dies, since that may come from outside."""
 HANG_ATTEMPTS = 2
-"""How often a video is tried that takes longer than its deadline."""
+"""Times that a video is tried which takes longer than its deadline."""
 
 
 class DecodeConfig(Config):
     """How videos are decoded. Of these, only `decoders` may decide a pixel of a clip."""
 
     decoders: tuple[str, ...] = ("decord", "pyav")
-    """Tried in order for each video: decord, pyav, torchcodec, or a class of your own as package.module:ClassName."""
+    """Tried in order for each video: files of `decoding/decoders/`, as decord, pyav and torchcodec, or a class of your
+    own as package.module:ClassName."""
     timeout_s: float = Field(30.0, gt=0)
     """Seconds for one video, to which twice its length is added."""
     memory_mb: int = Field(2048, ge=64)
     """What decoding one video may take; more is out_of_memory."""
     max_mb: int = Field(2000, ge=1)
-    """Of a video file; more is too_large."""
+    """Megabytes of a video file; a larger one is too_large."""
     max_pixels: int = Field(MAX_PIXELS, ge=1)
-    """Of a source frame; more is too_large."""
+    """Pixels of a source frame; a larger one is too_large."""
     files_per_child: int = Field(500, ge=1)
     """Videos that one process decodes before a fresh one takes over, because decoders leak."""
 
@@ -69,7 +70,7 @@ class Supervisor:
 
     @property
     def child_pid(self) -> int | None:
-        """Of the child process; None while there is none."""
+        """Process id of the child; None while there is none."""
         return self._child.pid if self._child else None
 
     def cut(self, video_id: str, data: bytes) -> list[Window]:

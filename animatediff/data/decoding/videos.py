@@ -79,7 +79,7 @@ class VideoInfo:
     changes: tuple[SizeChange, ...]
     """Where other sizes begin, in the order of their frames."""
     stream: int
-    """Index among the file's streams."""
+    """Index of the video stream among the file's streams."""
     num_video_streams: int
     """Cover pictures count."""
 

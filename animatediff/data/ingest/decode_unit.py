@@ -73,7 +73,7 @@ def decode_unit(
         unit: the videos.
         supervisor: decodes them.
         max_bytes: of a file; a larger one is set aside.
-        trusted: see `SourceConfig.trusted`.
+        trusted: whether rows may point anywhere, as `SourceConfig.trusted` says.
         is_outage: whether the storage is to blame where it failed for every video, asked in that case alone.
 
     Raises:

@@ -28,8 +28,8 @@ def storage_works(dataset_uri: str, unit: Unit, *, max_bytes: int, trusted: bool
     Args:
         dataset_uri: the dataset, whose plan names the videos.
         unit: none of its videos could be fetched.
-        max_bytes: see `fetch`.
-        trusted: see `SourceConfig.trusted`.
+        max_bytes: of a file, as `fetch` takes it.
+        trusted: whether rows may point anywhere, as `SourceConfig.trusted` says.
 
     Raises:
         UserError: the plan cannot be read.

@@ -30,7 +30,7 @@ class Summary:
     num_clips: dict[str, int]
     """By bucket."""
     num_bytes: dict[str, int]
-    """Of the latents, by bucket."""
+    """Bytes of the latents, by bucket."""
     rejections: list[Rejection]
 
 

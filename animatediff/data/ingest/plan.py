@@ -26,7 +26,7 @@ FOLDER = "plan"
 """Below the dataset's own folder."""
 _UNITS_PER_SEGMENT = 512
 _SEGMENT_CHARS = 64_000_000
-"""Of a segment's texts, which each worker has in memory."""
+"""Characters of a segment's texts, which each worker has in memory."""
 _MAX_REJECTED = 1_000_000
 """Rows that may be set aside where hardly any is of use: a file of kilobytes can list billions of nulls."""
 _DUPLICATE = (

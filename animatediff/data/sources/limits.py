@@ -4,20 +4,20 @@ The bounds lie far above what collections hold, and far below what a bomb of a f
 """
 
 MAX_CAPTION_CHARS = 1_000_000
-"""Of one caption. Text encoders read 77 to 512 tokens, and the most talkative captioners write 2,000 characters."""
+"""Characters of one caption: text encoders read 77 to 512 tokens, the most talkative captioners write 2,000 characters."""
 MAX_NAME_CHARS = 8192
-"""Of an id, a path or a URL: servers take no longer URLs, and file systems no longer paths."""
+"""Characters of an id, a path or a URL: servers take no longer URLs, and file systems no longer paths."""
 MAX_SIDECAR_BYTES = 1_000_000
-"""Of a caption file, on disk and in tars."""
+"""Bytes of a caption file, on disk and in tars."""
 MAX_LINE_BYTES = 8_000_000
-"""Of a line of a table, and of a row of a CSV that goes over several."""
+"""Bytes of a line of a table, and of a row of a CSV that goes over several."""
 MAX_SKIPPED_BYTES = 4_000_000_000
-"""Of a line that is too long, and is passed over to reach the next: 1.5 GB of gzip take 5 seconds."""
+"""Bytes of a line that is too long, and is passed over to reach the next: 1.5 GB of gzip take 5 seconds."""
 MAX_HEADER_BYTES = 16_000_000
-"""That a tar may tell of one member before its content: names, attributes and maps of holes."""
+"""Bytes that a tar may tell of one member before its content: names, attributes and maps of holes."""
 MAX_CAPTIONS_BYTES = 64_000_000
-"""Of all the captions of one tar, which are held until its videos are known."""
+"""Bytes of all the captions of one tar, which are held until its videos are known."""
 MAX_FILES = 1_000_000
-"""That a pattern may name."""
+"""Files that a pattern may name."""
 BATCH_BYTES = 16_000_000
-"""Of the texts of videos that are held at once."""
+"""Bytes of the texts of videos that are held at once."""

@@ -26,7 +26,7 @@ _MAX_DIGITS = 18
 _GLOB = re.compile(r"[*?\[]")
 
 _Identity = tuple[int, int]
-"""Of a folder, whatever it is called: device and inode."""
+"""A folder's identity, whatever it is called: device and inode."""
 
 
 def expand(uri: str, not_taken: NotTaken) -> list[str]:

@@ -43,7 +43,7 @@ class SourceVideo:
 
     @property
     def num_chars(self) -> int:
-        """Of all that is kept of it."""
+        """Characters of all that is kept of the video."""
         return len(self.video_id) + len(self.uri) + len(self.caption)
 
 

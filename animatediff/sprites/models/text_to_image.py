@@ -1,6 +1,7 @@
 """The sprite world's text encoder and UNet, trained together: from scratch, then on pictures that turn more often."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from animatediff.sprites.models.autoencoder import LATENT_CHANNELS, LATENT_SIZE,
 from animatediff.sprites.models.fitting import Fit, fit
 from animatediff.sprites.models.parts import make_scheduler, make_text_encoder, make_unet
 from animatediff.sprites.models.tokenizer import build_tokenizer
-from animatediff.sprites.scenes.stills import Stills, draw_stills
+from animatediff.sprites.scenes.stills import Stills
 from animatediff.sprites.scenes.world import caption_words
 
 MAX_LENGTH = 24
@@ -22,8 +23,6 @@ MAX_LENGTH = 24
 
 _WIDTHS = (64, 96, 128)
 _TEXT_WIDTH = 128
-_NUM_PICTURES = 30_000
-_BATCH_SIZE = 32
 _CAPTION_DROPOUT = 0.1
 # Of the logarithm of the noise's size in units of the signal's, as in arXiv 2206.00364: from 0.4 to 5 in two thirds of
 # the draws. There is decided where a shape stands and what it is; evenly drawn timesteps are mostly noise above 2.
@@ -48,30 +47,38 @@ def make_tokenizer(folder: Path) -> CLIPTokenizer:
     return build_tokenizer(caption_words(), folder, max_length=MAX_LENGTH)
 
 
+@dataclass(frozen=True)
+class Course:
+    """How the model learns from a set of captioned pictures."""
+
+    plan: Fit
+    """Steps, learning rate and averaging."""
+    seed: int
+    """Seed of the draws of pictures, timesteps and noise."""
+    checkpoint: Path | None = None
+    """File that `fit` goes on from after a kill; another one than those of the stages before."""
+    batch_size: int = 32
+    """Pictures a step."""
+    auxiliary_loss: Callable[[int], Tensor] | None = None
+    """Step -> another loss of the model, which is added."""
+
+
 def train_text_to_image(
-    vae: AutoencoderKL,
-    tokenizer: CLIPTokenizer,
-    *,
-    seed: int,
-    plan: Fit,
-    checkpoint: Path | None = None,
-    num_pictures: int = _NUM_PICTURES,
+    vae: AutoencoderKL, tokenizer: CLIPTokenizer, stills: Stills, course: Course
 ) -> tuple[TextToImage, float]:
     """Train text encoder and UNet from fresh weights, on the world's captioned stills.
 
     Args:
         vae: makes the latents.
         tokenizer: reads the captions.
-        seed: of weights, pictures and draws.
-        plan: how long.
-        checkpoint: see `fit`.
-        num_pictures: to learn from.
+        stills: to learn from.
+        course: its seed is that of the weights, too.
 
     Returns:
         The model, and the seconds that its steps took.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(course.seed)
         text_encoder = make_text_encoder(tokenizer, width=_TEXT_WIDTH)
         unet = make_unet(
             _WIDTHS,
@@ -81,67 +88,30 @@ def train_text_to_image(
             text_width=_TEXT_WIDTH,
         )
     model = TextToImage(text_encoder, unet)
-    stills = draw_stills(num_pictures, seed=seed)
-    return model, _fit_stills(model, vae, tokenizer, stills, plan, seed, checkpoint)
+    return model, refine_text_to_image(model, vae, tokenizer, stills, course)
 
 
 def refine_text_to_image(
-    model: TextToImage,
-    vae: AutoencoderKL,
-    tokenizer: CLIPTokenizer,
-    *,
-    seed: int,
-    turned: float,
-    plan: Fit,
-    also: Callable[[int], Tensor] | None = None,
-    checkpoint: Path | None = None,
-    num_pictures: int = _NUM_PICTURES,
+    model: TextToImage, vae: AutoencoderKL, tokenizer: CLIPTokenizer, stills: Stills, course: Course
 ) -> float:
-    """Go on with other pictures, of which more show a shape that is turned.
+    """Go on with other pictures.
 
     Args:
-        model: from `train_text_to_image`; trained in place.
+        model: trained in place.
         vae: makes the latents.
         tokenizer: reads the captions.
-        seed: of pictures and draws; another one than those that the model has seen.
-        turned: see `draw_stills`.
-        plan: how long.
-        also: see `fit_captioned`.
-        checkpoint: see `fit`; another one than those of the stages before.
-        num_pictures: to learn from.
+        stills: to learn from.
+        course: with another seed than those of the pictures that the model has seen.
 
     Returns:
         Seconds that the steps took.
     """
-    stills = draw_stills(num_pictures, seed=seed, turned=turned)
-    return _fit_stills(model, vae, tokenizer, stills, plan, seed, checkpoint, also)
-
-
-def _fit_stills(
-    model: TextToImage,
-    vae: AutoencoderKL,
-    tokenizer: CLIPTokenizer,
-    stills: Stills,
-    plan: Fit,
-    seed: int,
-    checkpoint: Path | None,
-    also: Callable[[int], Tensor] | None = None,
-) -> float:
     latents, token_ids = encode_stills(vae, stills.pixels), tokenize(tokenizer, stills.captions)
-    return fit_captioned(model, latents, token_ids, tokenizer, plan, seed=seed, also=also, checkpoint=checkpoint)
+    return fit_captioned(model, latents, token_ids, tokenizer, course)
 
 
 def fit_captioned(
-    model: TextToImage,
-    latents: Tensor,
-    token_ids: Tensor,
-    tokenizer: CLIPTokenizer,
-    plan: Fit,
-    *,
-    seed: int,
-    batch_size: int = _BATCH_SIZE,
-    also: Callable[[int], Tensor] | None = None,
-    checkpoint: Path | None = None,
+    model: TextToImage, latents: Tensor, token_ids: Tensor, tokenizer: CLIPTokenizer, course: Course
 ) -> float:
     """Train on captioned latents to predict the noise, with captions dropped for guidance.
 
@@ -154,11 +124,7 @@ def fit_captioned(
         latents: (n c h w), scaled.
         token_ids: (n m).
         tokenizer: tells the empty caption's tokens.
-        plan: how long.
-        seed: of the draws.
-        batch_size: pictures a step.
-        also: step -> another loss of the model, which is added.
-        checkpoint: see `fit`.
+        course: how.
 
     Returns:
         Seconds that the steps took.
@@ -166,9 +132,10 @@ def fit_captioned(
     alphas_cumprod = make_scheduler().alphas_cumprod
     weights = alphas_cumprod.rsqrt()
     empty = tokenize(tokenizer, [""])
+    batch_size, auxiliary_loss = course.batch_size, course.auxiliary_loss
 
     def loss(step: int) -> Tensor:
-        rng = np.random.default_rng((seed, step))
+        rng = np.random.default_rng((course.seed, step))
         chosen = torch.from_numpy(rng.integers(len(latents), size=batch_size))
         timesteps = draw_timesteps(rng, alphas_cumprod, batch_size)
         noise = torch.from_numpy(rng.standard_normal((batch_size, *latents.shape[1:]), np.float32))
@@ -179,9 +146,9 @@ def fit_captioned(
             torch.where(dropped, empty, token_ids[chosen]),
         )
         error = (weights[timesteps] * (predicted - noise).square().mean(dim=(1, 2, 3))).mean()
-        return error if also is None else error + also(step)
+        return error if auxiliary_loss is None else error + auxiliary_loss(step)
 
-    return fit(model, loss, plan, checkpoint)
+    return fit(model, loss, course.plan, course.checkpoint)
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:

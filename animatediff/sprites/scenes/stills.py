@@ -54,7 +54,7 @@ def draw_stills(
     photographs do ("a dog running"), so that the words mean nothing else to the model when clips are made.
 
     Args:
-        num: how many.
+        num: number of pictures.
         seed: the same seed gives the same pictures.
         styles: drawn from evenly.
         odd_colours: share of the pictures whose shape has a colour without a name.

@@ -248,7 +248,7 @@ def sample_scenes(num: int, seed: int, *, held_out: bool = False) -> list[Scene]
     all been used; after that, captions repeat with other positions.
 
     Args:
-        num: how many.
+        num: number of scenes.
         seed: at least 0.
         held_out: True gives scenes of the pairs in `HELD_OUT` alone, False none of them.
     """

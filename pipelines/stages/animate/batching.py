@@ -34,7 +34,7 @@ class Batcher:
     def __init__(self, batch_size: int, check_device: Callable[[], None]) -> None:
         self._batch_size, self._check_device = batch_size, check_device
         self._sizes: dict[object, int] = {}
-        """Of the shapes of which a batch was out of memory."""
+        """Lower sizes, by the shape of which a batch was out of memory."""
 
     def batches(self, items: Iterable[Item], suspects: Container[str]) -> Iterator[list[Item]]:
         """Yield the items in batches of one shape each; then the suspects (see `dispatch`), each by itself."""

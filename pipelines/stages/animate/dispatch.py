@@ -70,7 +70,7 @@ class Lease(NamedTuple):
     slice: Slice
     model: Model
     hashes: Mapping[str, str]
-    """Of its weights, by URI."""
+    """Hashes of its weights, by URI."""
     upcoming: Model | None
     """What the worker will need next, if that is another model."""
     suspects: frozenset[str]

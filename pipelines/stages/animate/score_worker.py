@@ -15,7 +15,7 @@ import ray
 
 from animatediff import storage
 from animatediff.data.decoding.decoders import load_decoders
-from animatediff.data.decoding.frames import read_frames
+from animatediff.data.decoding.frames import Picks, read_frames
 from animatediff.data.decoding.videos import probe
 from animatediff.errors import UserError
 from animatediff.rendering.results import clip_files
@@ -90,5 +90,5 @@ def _frames(result: Result, output_uri: str) -> np.ndarray:
         raise UserError("it was not written as MP4: render it again with mp4 among the formats")
     data = storage.read_bytes(storage.join(output_uri, result.files["mp4"]))
     info = probe(data)
-    indices, decoders = np.arange(len(info.pts)), _decoders(_DECODERS)
-    return read_frames(data, info, indices, decoders, height=result.height, width=result.width)[0]
+    picks = Picks(np.arange(len(info.pts)), result.height, result.width)
+    return read_frames(data, info, picks, _decoders(_DECODERS))[0]

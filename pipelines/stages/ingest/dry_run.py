@@ -28,7 +28,7 @@ def estimate(config: IngestConfig, inputs: Inputs, sealed: Manifest | None) -> N
         UserError: the source cannot be read, or the output holds another dataset's plan.
     """
     output_uri = storage.absolute(config.output_uri)
-    units, rejected = extend_plan(config, inputs.videos, output_uri, sealed, key="dry run", is_dry=True)
+    units, rejected = extend_plan(config, inputs.videos, sealed, key=None)
     log_left_out(rejected, inputs.not_taken)
     done = parts.committed(output_uri)
     unsealed = units[sealed.num_units if sealed else 0 :]

@@ -130,7 +130,7 @@ def prepare(config: IngestConfig, inputs: Inputs, *, use_gpu: bool) -> IngestJob
         provenance.write_settings(output_uri, _recorded(config, settings))
     whole_uris = WholeUris()
     videos = whole_uris.remembering(inputs.videos)
-    units, rejected = extend_plan(config, videos, output_uri, sealed, key=key, is_dry=False)
+    units, rejected = extend_plan(config, videos, sealed, key=key)
     log_left_out(rejected, inputs.not_taken)
     provenance.write_not_taken(output_uri, inputs.not_taken)
     done = parts.committed(output_uri)
@@ -211,22 +211,23 @@ def _has_shards(output_uri: str) -> bool:
 
 
 def extend_plan(
-    config: IngestConfig,
-    videos: Iterator[list[SourceVideo]],
-    output_uri: str,
-    sealed: Manifest | None,
-    *,
-    key: str,
-    is_dry: bool,
+    config: IngestConfig, videos: Iterator[list[SourceVideo]], sealed: Manifest | None, *, key: str | None
 ) -> tuple[list[UnitRef], pa.Table]:
     """Plan the videos that no unit has, and the quarantined ones that are to be tried again.
+
+    Args:
+        config: the job's.
+        videos: of the source.
+        sealed: the dataset so far.
+        key: the dataset's; None writes nothing, as a dry run does.
 
     Returns:
         All units, and the quarantine rows of the videos that were set aside.
     """
+    output_uri = storage.absolute(config.output_uri)
     planner = Planner(
-        None if is_dry else output_uri,
-        key=key,
+        None if key is None else output_uri,
+        key=key or "dry run",
         videos_per_unit=max(1, config.clips_per_unit // clips_per_video(config.clips)),
     )
     planner.resume(output_uri)

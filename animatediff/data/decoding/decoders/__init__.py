@@ -31,7 +31,7 @@ class Decoder(Protocol):
 
         Args:
             data: the video file.
-            info: its `probe`.
+            info: what `probe` says of it.
             indices: (k,) ascending frame numbers in presentation order.
             height: pixels of the result, upright; never more than `info.height`.
             width: pixels, likewise.

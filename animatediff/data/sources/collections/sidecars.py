@@ -14,7 +14,7 @@ from animatediff.data.sources.tables.columns import Caption, caption_of, find_co
 from animatediff.data.sources.tables.json_objects import parse_json, require_once
 
 SUFFIXES = (".txt", ".json")
-"""Of caption files, in lower case."""
+"""Suffixes of caption files, in lower case."""
 
 
 class Sidecars:

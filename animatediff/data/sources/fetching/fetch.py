@@ -41,8 +41,8 @@ def fetch(uri: str, *, max_bytes: int, trusted: bool = False, attempts: int = AT
     Args:
         uri: as `read_source` yields it: a file, a member of a tar, or a cell of a Parquet file.
         max_bytes: largest video that is read.
-        trusted: see `SourceConfig.trusted`.
-        attempts: how often it is tried.
+        trusted: whether rows may point anywhere, as `SourceConfig.trusted` says.
+        attempts: times that it is tried.
 
     Raises:
         VideoError: stage `fetch`, without secrets in its detail. NOT_FOUND and FETCH_REFUSED (a web server's other

@@ -38,7 +38,7 @@ class Reach(NamedTuple):
     folder: str
     """What relative paths start from."""
     trusted: bool
-    """See `SourceConfig.trusted`."""
+    """Whether rows may point anywhere; see `SourceConfig.trusted`."""
 
     def locate(self, path: str) -> str | Fault:
         """Return the URI of what a row names, or why it is not to be fetched."""

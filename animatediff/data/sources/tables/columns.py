@@ -167,11 +167,11 @@ class Table:
     unit: Literal["line", "row"]
     """What its rows are counted in."""
     mapping: Mapping
-    """Its columns."""
+    """Names of its columns, as far as they are said."""
     encoding: str | None = None
-    """Of cells that are bytes, see `SourceConfig.encoding`."""
+    """Encoding of cells that are bytes; see `SourceConfig.encoding`."""
     trusted: bool = False
-    """See `SourceConfig.trusted`."""
+    """Whether rows may point anywhere; see `SourceConfig.trusted`."""
 
     @classmethod
     def of(cls, source: SourceConfig, uri: str, unit: Literal["line", "row"], mapping: Mapping, folder: str) -> "Table":

@@ -17,7 +17,7 @@ _MAX_LIST_VALUES = 50_000_000
 _MAX_LIST_BYTES = 2_000_000_000
 _ROOM_FOR_AVERAGES = 16
 _BATCH_BYTES = 64_000_000
-"""Of the values of a column that are unpacked at once."""
+"""Bytes of the values of a column that are unpacked at once."""
 _BATCH_ROWS = 10_000
 _MAX_HEADER_BYTES = 16 << 20
 _HEAD_BYTES = 4096
@@ -40,11 +40,11 @@ class _Chunk:
     num_values: int = 0
     largest_page: int = 0
     page_bytes: int = 0
-    """Of all pages whose values stand there themselves."""
+    """Bytes of all pages whose values stand there themselves."""
     value_bytes: int = 1
     """Of a value in the page where they are the longest, on average; where values build on each other, at most."""
     dictionary_bytes: int = 0
-    """Of the longest text that a dictionary may hold."""
+    """Bytes of the longest text that a dictionary may hold."""
     keeps_dictionary: bool = True
     """Whether Arrow can give its values as numbers and a dictionary."""
 
@@ -69,7 +69,7 @@ class Portions(NamedTuple):
     """How to read a row group in little memory."""
 
     rows: int
-    """At once."""
+    """Rows to read at once."""
     dictionaries: list[str]
     """Paths of the columns of texts to be read as numbers and a dictionary, which has a text once for all rows."""
 
@@ -78,7 +78,7 @@ class Column(NamedTuple):
     """Where one column of a row group lies."""
 
     path: str
-    """Of the leaf: a struct's field is `column.field`."""
+    """Name of the leaf: a struct's field is `column.field`."""
     is_text: bool
     num_values: int
     start: int

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from animatediff.data.clips.config import ClipConfig, fit, frames_at, motion_score, plan_windows
+from animatediff.data.clips.config import ClipConfig, Run, fit, frames_at, motion_score, plan_windows
 
 
 def times(num, fps=25.0):
@@ -11,7 +11,7 @@ def times(num, fps=25.0):
 
 
 def clip_times(timestamps, **config):
-    plans = plan_windows(timestamps, width=64, height=64, key="video", config=ClipConfig(**config))
+    plans = plan_windows(timestamps, (Run(0, 64, 64),), key="video", config=ClipConfig(**config))
     return [plan.times for plan in plans]
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from animatediff.config import dump, load, parse
-from animatediff.data.clips.config import ClipConfig, bucket_name, frames_at, plan_windows
+from animatediff.data.clips.config import ClipConfig, Run, bucket_name, frames_at, plan_windows
 from animatediff.data.clips.rates import fit_rate
 
 
@@ -16,7 +16,7 @@ def constant(num, fps=25.0):
 
 
 def plan(timestamps, *, source=(640, 360), key="v", **config):
-    return plan_windows(timestamps, width=source[0], height=source[1], key=key, config=ClipConfig(**config))
+    return plan_windows(timestamps, (Run(0, *source),), key=key, config=ClipConfig(**config))
 
 
 def starts(plans):

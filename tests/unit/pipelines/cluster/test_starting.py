@@ -71,7 +71,7 @@ def test_a_machine_that_is_not_in_the_cluster(cluster):
 def test_a_job_ends_whose_workers_never_start_for_want_of_memory(monkeypatch, workers, seconds, ended, gives_up):
     monkeypatch.setattr(starting, "num_ended_for_memory", lambda since_s: ended)
     monkeypatch.setattr(starting, "last_death", lambda: "was ended by Ray, as its machine ran out of memory")
-    watch = starting._Watch("ingest worker", 2, {}, (), "num_encoders", threading.Event(), None)
+    watch = starting._Watch(starting._Wanted("ingest worker", 2, {}, (), "num_encoders"), threading.Event(), None)
     monkeypatch.setattr(starting.time, "time", lambda: watch._since_s + seconds)
     reason = watch._in_vain(workers)
     assert (reason is not None) == gives_up

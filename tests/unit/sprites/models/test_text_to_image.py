@@ -9,6 +9,7 @@ from animatediff.sprites.models.fitting import Fit
 from animatediff.sprites.models.parts import make_scheduler, make_vae
 from animatediff.sprites.models.text_to_image import (
     MAX_LENGTH,
+    Course,
     TextToImage,
     draw_timesteps,
     fit_captioned,
@@ -56,7 +57,7 @@ def test_every_caption_fits_and_is_padded_to_one_length(tokenizer):
 def test_some_captions_are_dropped_and_all_timesteps_occur(tokenizer):
     token_ids = tokenize(tokenizer, ["a large red star on a black background"] * 5)
     model = Recorder()
-    fit_captioned(model, torch.randn(5, 4, 8, 8), token_ids, tokenizer, Fit(40, lr=1e-3), seed=0, batch_size=32)
+    fit_captioned(model, torch.randn(5, 4, 8, 8), token_ids, tokenizer, Course(Fit(40, lr=1e-3), seed=0))
     timesteps = torch.cat([asked[0] for asked in model.asked])
     asked = torch.cat([asked[1] for asked in model.asked])
     dropped = (asked == tokenize(tokenizer, [""])).all(dim=1)
@@ -77,20 +78,20 @@ def test_the_noise_of_drawn_timesteps_is_distributed_log_normally():
 
 def test_a_seed_gives_the_same_model(vae, tokenizer):
     plan = Fit(num_steps=2, lr=1e-3, warmup=1)
-    one, other = (
-        train_text_to_image(vae, tokenizer, seed=3, plan=plan, num_pictures=20)[0].state_dict() for _ in range(2)
-    )
+    stills = draw_stills(20, seed=3)
+    one, other = (train_text_to_image(vae, tokenizer, stills, Course(plan, 3))[0].state_dict() for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_refinement_goes_on_with_the_model_on_other_pictures(vae, tokenizer):
     plan = Fit(num_steps=2, lr=1e-3, warmup=1)
-    model, _ = train_text_to_image(vae, tokenizer, seed=3, plan=plan, num_pictures=20)
+    model, _ = train_text_to_image(vae, tokenizer, draw_stills(20, seed=3), Course(plan, 3))
+    stills = draw_stills(20, seed=4, turned=0.5)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.no_grad():
-        refine_text_to_image(model, vae, tokenizer, seed=4, turned=0.5, plan=Fit(num_steps=0, lr=1e-3), num_pictures=20)
+        refine_text_to_image(model, vae, tokenizer, stills, Course(Fit(num_steps=0, lr=1e-3), 4))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert refine_text_to_image(model, vae, tokenizer, seed=4, turned=0.5, plan=plan, num_pictures=20) > 0
+    assert refine_text_to_image(model, vae, tokenizer, stills, Course(plan, 4)) > 0
     change = max((before[name] - tensor).abs().max() for name, tensor in model.unet.named_parameters(prefix="unet"))
     assert 0 < change < 1e-2  # two steps from where it was
 
@@ -99,13 +100,14 @@ def test_another_loss_is_minimised_too(tokenizer):
     model = Recorder()
     asked = []
 
-    def also(step):
+    def other_loss(step):
         asked.append(step)
         return (model.scale - 1).square()
 
     token_ids = tokenize(tokenizer, [""] * 4)
     plan = Fit(100, lr=0.1, warmup=1, ema_decay=0.0, weight_decay=0.0)
     # Of latents of zeros nothing is to be predicted, so that only the other loss moves the scale.
-    fit_captioned(model, torch.zeros(4, 4, 8, 8), token_ids, tokenizer, plan, seed=0, batch_size=2, also=also)
+    course = Course(plan, 0, batch_size=2, auxiliary_loss=other_loss)
+    fit_captioned(model, torch.zeros(4, 4, 8, 8), token_ids, tokenizer, course)
     assert asked == list(range(100))
     assert model.scale.item() == pytest.approx(1, abs=0.5)

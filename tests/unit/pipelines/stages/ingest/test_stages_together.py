@@ -1,0 +1,70 @@
+"""The stages of the ingest job one after the other, without Ray: a unit of videos becomes its part."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from animatediff.data import shards
+from animatediff.data.clips.config import ClipConfig
+from animatediff.data.decoding.supervisor import DecodeConfig
+from animatediff.data.ingest import parts
+from animatediff.data.sources.spec import SourceVideo
+from pipelines.stages.ingest import decode, encode, score
+from pipelines.stages.ingest.stage import EncodeSpec
+from tests.support import mp4
+from tests.support_base import build_base
+from tests.support_data import plan
+
+
+class NoMetrics:
+    def __getattr__(self, name):
+        return lambda *_: None
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch):
+    for stage in (decode, score, encode):
+        monkeypatch.setattr(stage, "IngestMetrics", NoMetrics)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def brightness(frames, caption):
+    return {"mean": float(frames.mean()), "words": len(caption.split())}
+
+
+def test_a_unit_becomes_its_part_and_twice_the_same_bytes(tmp_path):
+    """What was scored is in the part; who was put aside is there with the reason."""
+    for number in range(2):
+        (tmp_path / f"{number}.mp4").write_bytes(mp4(20 + number))
+    (tmp_path / "2.mp4").write_bytes(b"")
+    videos = [SourceVideo(f"v{number}", str(tmp_path / f"{number}.mp4"), "a bar") for number in range(3)]
+    (unit,), _ = plan(str(tmp_path / "dataset"), videos)
+    spec = EncodeSpec(
+        output_uri=str(tmp_path / "dataset"),
+        base=str(build_base(tmp_path / "base")),
+        dtype="float32",
+        encoder_fp="fp",
+        clips=ClipConfig(height=32, width=32, stride=1),
+        decode=DecodeConfig(),
+        scorers=(f"{__name__}:brightness",),
+        device="cpu",
+        trusted=False,
+        quarantine_unreachable=False,
+    )
+    written = []
+    for _ in range(2):
+        row = {"ref": [pickle.dumps(unit)], "error": [""]}
+        for stage in (decode.Decode, score.Score, encode.Encode):
+            row = stage(spec)(row)
+        written.append(Path(parts.part_uri(spec.output_uri, unit.unit_id)).read_bytes())
+    assert written[0] == written[1]
+    result = pickle.loads(row["result"][0])
+    assert (result.num_videos, result.num_clips, result.reasons) == (3, 2, {"empty": 1})
+    assert list(result.seconds) == ["decode", "score", "encode"]
+    scores = [dict(row["scores"]) for row in shards.from_parquet(written[0]).to_pylist()]
+    assert [found["words"] for found in scores] == [2, 2]
+    assert all(found["mean"] > 0 for found in scores)
