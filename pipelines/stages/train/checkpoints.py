@@ -18,7 +18,7 @@ import ray
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.storage.errors import unreachable
-from animatediff.training import checkpoint_files
+from animatediff.training.state import checkpoint_files
 from pipelines.terminal.failures import find_refusal, find_user_error
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def names_there(run_uri: str) -> set[str]:
 
 
 @contextmanager
-def told_of_refusal(run_uri: str, before: Collection[str]) -> Iterator[None]:
+def refusal_as_user_error(run_uri: str, before: Collection[str]) -> Iterator[None]:
     """Raise what ends the training as a `UserError` where the storage has refused a checkpoint, of which nothing stays.
 
     Args:

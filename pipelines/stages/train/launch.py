@@ -24,7 +24,7 @@ from ray.train import ScalingConfig as RayScalingConfig
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.training.recipe import Recipe
+from animatediff.training.recipes.recipe import Recipe
 from pipelines.cluster.runtime import beside_the_driver, num_gpus, wants_gpus
 from pipelines.cluster.starting import starting
 from pipelines.settings import ScalingConfig, TrainConfig
@@ -33,7 +33,7 @@ from pipelines.stages.train.checkpoints import (
     ChangedListError,
     leave_out_damaged,
     names_there,
-    told_of_refusal,
+    refusal_as_user_error,
 )
 from pipelines.stages.train.metrics_board import MetricsBoard
 from pipelines.stages.train.sample import Renderer
@@ -157,16 +157,16 @@ def _fit(trainer: Any, workers: Workers, board: Any, run_uri: str) -> Iterator[d
                 arrived()
             yield from entries
         yield from ray.get(board.take.remote())  # what came since, or before a failure that the loop never saw
-        with told_of_refusal(run_uri, before):
+        with refusal_as_user_error(run_uri, before):
             fit.result()
 
 
 def _trainer(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer, board: Any) -> Any:
     return ray.train.torch.TorchTrainer(
         train_worker,
-        # The recipe as plain values: Ray's controller opens this too, and should not import torch for it.
+        # The recipe's config as plain values: Ray's controller opens this too, and should not import torch for it.
         train_loop_config={
-            "recipe": recipe.model_dump(),
+            "recipe": recipe.resolved_config.model_dump(),
             "run_uri": storage.absolute(config.output_uri),
             "board": board,
             "validate_every": config.sample.every,

@@ -44,13 +44,13 @@ def validate(
     if has_idle_cpus and not renderer.on_gpu:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     entry: dict[str, Any] = {"validated": step, "files": [], "errors": []}
-    with _noting(entry["errors"]), checkpoint.as_directory() as folder:
+    with _keep_errors(entry["errors"]), checkpoint.as_directory() as folder:
         weights = Path(folder) / renderer.recipe.result_file
         # The loss first: a clip that cannot be rendered, or shown, says nothing about the weights.
-        if renderer.recipe.train.holdout:
-            with _noting(entry["errors"]):
+        if renderer.recipe.config.train.holdout:
+            with _keep_errors(entry["errors"]):
                 entry |= _measure(renderer, weights, step, run_uri)
-        with _noting(entry["errors"]):
+        with _keep_errors(entry["errors"]):
             files = renderer.render(str(weights))
             entry["files"] = write_files(storage.join(run_uri, f"{FOLDER}/step-{step:08d}"), files)
     ray.get(board.post.remote(entry))
@@ -58,7 +58,7 @@ def validate(
 
 
 @contextmanager
-def _noting(errors: list[str]) -> Iterator[None]:
+def _keep_errors(errors: list[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
@@ -68,13 +68,13 @@ def _noting(errors: list[str]) -> Iterator[None]:
 def _measure(renderer: Renderer, weights: Path, step: int, run_uri: str) -> dict[str, Any]:
     recipe, sample = renderer.recipe, renderer.sample
     device = torch.device("cuda" if renderer.on_gpu else "cpu")
-    found = validation_loss(recipe, str(weights), device=device, num_clips=sample.num_loss_clips)
+    found = validation_loss(recipe.resolved_config, str(weights), device=device, num_clips=sample.num_loss_clips)
     measure = {
-        "dataset_uri": recipe.dataset_uri,
-        "where": recipe.where,
-        "holdout": recipe.train.holdout,
+        "dataset_uri": recipe.config.dataset_uri,
+        "where": recipe.config.where,
+        "holdout": recipe.config.train.holdout,
         "num_loss_clips": sample.num_loss_clips,
-        "objective": recipe.objective.model_dump(mode="json"),
+        "objective": recipe.config.objective.model_dump(mode="json"),
         "schedule": recipe.noise_schedule.model_dump(mode="json"),
     }
     record = {"step": step, "val_loss": found.loss, "measure": measure}

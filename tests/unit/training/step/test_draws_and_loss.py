@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, chisquare
 
 from animatediff.diffusion.schedule import NoiseSchedule, add_noise, compute_alphas_cumprod
-from animatediff.training.objective import ObjectiveConfig
-from animatediff.training.step import Draws, _generator, clip_losses, draw, of_clips, single_frames
+from animatediff.training.settings import ObjectiveConfig
+from animatediff.training.step.denoising_loss import DenoisingLoss
+from animatediff.training.step.draws import Draws, RandomSource, _generator, of_clips, single_frames
 
 SHAPE = (4, 4, 3, 2, 2)
 REFERENCE = ObjectiveConfig()
@@ -20,22 +21,14 @@ SCHEDULES = [
 
 
 def make_draws(shape=SHAPE, *, objective=REFERENCE, first_index=0, step=7, seed=1, caption_dropout=0.5):
-    return draw(
-        shape,
-        objective=objective,
-        seed=seed,
-        step=step,
-        first_index=first_index,
-        num_timesteps=1000,
-        caption_dropout=caption_dropout,
-    )
+    source = RandomSource(seed, 1000, caption_dropout, objective)
+    return source.draw(shape, step=step, first_index=first_index)
 
 
 def losses_of(predict, latents, draws, *, schedule=SCHEDULES[0], objective=REFERENCE, dtype=torch.float32):
     text = torch.zeros(len(latents), 1, 1, dtype=dtype)
-    return clip_losses(
-        predict, latents, text, draws, compute_alphas_cumprod(schedule), schedule=schedule, objective=objective
-    )
+    losses = DenoisingLoss(compute_alphas_cumprod(schedule), schedule.prediction_type, objective)
+    return losses(predict, latents, text, draws)
 
 
 def guess(noisy, timesteps, text):
@@ -71,9 +64,7 @@ def test_seed_step_and_clip_each_change_the_draws(objective):
 
 
 def test_without_options_the_draws_are_those_from_before_there_were_any():
-    draws = draw(
-        (3, 4, 2, 2, 2), objective=REFERENCE, seed=42, step=1234, first_index=5, num_timesteps=1000, caption_dropout=0.5
-    )
+    draws = make_draws((3, 4, 2, 2, 2), seed=42, step=1234, first_index=5)
     # Noted down then; torch's normal numbers differ in their last bits from one kind of processor to another.
     noise = [1.672597, -0.678245, 0.028299, -1.393272, 0.956278, 0.873304, 0.592435, -1.660919, 0.670767]
     assert draws.timesteps.tolist() == [50, 741, 428]

@@ -17,7 +17,7 @@ from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.sprites.base import build_base
-from animatediff.training.recipe import Recipe
+from animatediff.training.config import TrainingConfig
 from animatediff.training.trainer import Trainer
 from animatediff.training.validation import validation_loss
 from animatediff.weights import adapters, motion_modules
@@ -63,7 +63,9 @@ def make(world):
         if recipe != "motion_module":
             model = {"lora_rank": 2} | model
         data, base = str(world / "data"), str(world / "base")
-        return Recipe(recipe=recipe, dataset_uri=data, base=base, model=model, train=train, optim=optim, **sections)
+        return TrainingConfig(
+            recipe=recipe, dataset_uri=data, base=base, model=model, train=train, optim=optim, **sections
+        )
 
     return make_recipe
 
@@ -85,12 +87,12 @@ def test_a_recipe_trains_its_own_weights_and_leaves_a_file_of_their_kind(make, w
     trainer, results = run(make(name))
     assert all(result.sums.isfinite().all() for result in results)
     kinds = {"motion_module": "motion_module", "domain_adapter": "domain_adapter"}
-    assert trainer._recipe.result_file == f"{kinds.get(name, 'motion_lora')}.safetensors"
-    uri = str(tmp_path / trainer._recipe.result_file)
+    assert trainer.recipe.result_file == f"{kinds.get(name, 'motion_lora')}.safetensors"
+    uri = str(tmp_path / trainer.recipe.result_file)
     trainer.write_result(uri)
     assert identify.identify(open_tensors(uri)).family == kinds.get(name, "motion_lora")
     if name == "motion_module":
-        assert motion_modules.open_file(uri).schedule == trainer._recipe.noise_schedule.model_dump()
+        assert motion_modules.open_file(uri).schedule == trainer.recipe.noise_schedule.model_dump()
     # Nothing else moved.
     base = trainer.model.unet if name == "domain_adapter" else trainer.model.unet.base
     for own, old in zip(base.state_dict().values(), load_unet(str(world / "base")).state_dict().values(), strict=True):
@@ -105,7 +107,7 @@ def test_a_recipe_trains_its_own_weights_and_leaves_a_file_of_their_kind(make, w
 
 def test_finetuning_without_a_rank_trains_the_whole_motion_module(make, world):
     trainer, _ = run(make("finetune", model={"lora_rank": None}))
-    assert trainer._recipe.result == "motion_module"
+    assert trainer.recipe.result_file == "motion_module.safetensors"
     given = motion_modules.read(str(world / "motion.safetensors")).state_dict()
     assert not any(torch.equal(tensor, given[n]) for n, tensor in trainer.model.trainable.state_dict().items())
 
@@ -190,7 +192,7 @@ def test_lower_precision_trains_about_the_same(make, precision):
     assert trainer._scaler.is_enabled() == (precision == "float16")
     assert results[0].sums[0].sum() == pytest.approx(expected[0].sums[0].sum().item(), rel=2e-2)
     assert not torch.equal(learned(trainer), learned(exact))
-    assert trainer.skips.number == 0
+    assert trainer.skipped.number == 0
 
 
 OPTIONS = {
@@ -302,8 +304,8 @@ def test_a_bad_clip_costs_its_steps_and_is_named_and_too_many_stop_the_run(make,
     recipe = make(train={"num_steps": 4}).model_copy(update={"dataset_uri": str(tmp_path / "data")})
     trainer, results = run(recipe)
     assert learned(trainer).isfinite().all()
-    assert trainer.skips.number == 2  # 16 places for 8 clips
-    assert {tuple(skip.clip_ids) for skip in trainer.skips.found} == {("clip-003",)}
+    assert trainer.skipped.number == 2  # 16 places for 8 clips
+    assert {tuple(skip.clip_ids) for skip in trainer.skipped.found} == {("clip-003",)}
     assert all(result.sums.isfinite().all() for result in results)
 
     strict = recipe.model_copy(update={"train": recipe.train.model_copy(update={"max_skipped_steps": 0})})

@@ -4,15 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from animatediff.diffusion.schedule import NoiseSchedule, compute_alphas_cumprod, velocity
-from animatediff.training.objective import (
-    ObjectiveConfig,
-    biased_timestep,
-    min_snr_weights,
-    quartile_sums,
-    target,
-    with_shared_parts,
-)
+from animatediff.diffusion.schedule import NoiseSchedule, compute_alphas_cumprod
+from animatediff.training.settings import ObjectiveConfig
+from animatediff.training.step.denoising_loss import min_snr_weights, quartile_sums
+from animatediff.training.step.draws import biased_timestep, with_shared_parts
 
 
 def noise_of(num_clips, **options):
@@ -102,14 +97,6 @@ def test_min_snr_makes_both_predictions_errors_the_same_error_of_the_clean_laten
     of_velocity = min_snr_weights(alphas_cumprod, 5, "v_prediction") * (snr + 1)
     torch.testing.assert_close(of_noise, of_velocity)
     torch.testing.assert_close(of_noise, snr.clamp(max=5))
-
-
-def test_the_target_is_the_noise_or_the_velocity():
-    latents, noise, timesteps = torch.randn(2, 4, 3, 2, 2), torch.randn(2, 4, 3, 2, 2), torch.tensor([3, 900])
-    alphas_cumprod = compute_alphas_cumprod(NoiseSchedule())
-    assert target(latents, noise, timesteps, alphas_cumprod, "epsilon") is noise
-    wanted = velocity(latents, noise, timesteps, alphas_cumprod)
-    assert torch.equal(target(latents, noise, timesteps, alphas_cumprod, "v_prediction"), wanted)
 
 
 def test_quartile_sums_add_up_losses_and_clips_by_quarters_of_the_timesteps():

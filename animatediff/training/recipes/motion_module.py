@@ -1,0 +1,44 @@
+"""Motion modules, whole: stage 2 of AnimateDiff (paper, section 4.2)."""
+
+from typing import TYPE_CHECKING
+
+from animatediff.training.recipes.clip_recipe import ClipRecipe
+from animatediff.training.recipes.recipe import SampledWith
+
+if TYPE_CHECKING:
+    from animatediff.models.motion_unet import MotionModules
+    from animatediff.training.trained_model import TrainedModel
+
+
+class MotionModule(ClipRecipe):
+    """Motion modules, on the base with or without such an adapter."""
+
+    result_file = "motion_module.safetensors"
+
+    def validate(self) -> None:
+        """Refuse a rank, as `Recipe` says."""
+        if self.config.model.lora_rank is not None:
+            raise ValueError(
+                "recipe motion_module trains whole motion modules: leave out model.lora_rank, or choose "
+                "recipe finetune or motion_lora"
+            )
+
+    def trainable(self, motion: "MotionModules") -> "MotionModules":
+        """Return all of them."""
+        return motion
+
+    def write(self, uri: str, model: "TrainedModel") -> None:
+        """Write a motion module that says which noise schedule it was trained with."""
+        from animatediff.weights import motion_modules
+
+        motion_modules.write(uri, model.trainable, schedule=self.noise_schedule.model_dump())
+
+    def read(self, uri: str, model: "TrainedModel") -> None:
+        """Read a motion module, as `Recipe` says."""
+        from animatediff.weights import motion_modules
+
+        model.trainable.load_state_dict(motion_modules.read(uri).state_dict())
+
+    def sampled_with(self, weights_uri: str) -> SampledWith:
+        """Return the trained motion module alone: a domain adapter is left out of what is sampled."""
+        return SampledWith(motion_module=weights_uri)
