@@ -11,8 +11,10 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from animatediff.data.loading.choice import ClipChoice
 from animatediff.data.loading.loader import ClipBatch, ClipLoader
 from animatediff.data.loading.mixing import MixedLoader
+from animatediff.data.loading.order import Batching
 from animatediff.data.manifest import read_manifest
 from animatediff.diffusion.schedule import compute_alphas_cumprod
 from animatediff.errors import UserError
@@ -182,12 +184,8 @@ def _loader(config: RecipeConfig, rank: int, world_size: int) -> ClipLoader | Mi
         return ClipLoader(
             uri,
             read_manifest(uri),
-            batch_size=train.batch_size,
-            seed=train.seed,
-            rank=rank,
-            world_size=world_size,
-            where=where,
-            holdout=train.holdout,
+            Batching(batch_size=train.batch_size, seed=train.seed, rank=rank, world_size=world_size),
+            ClipChoice(where=where, holdout=train.holdout),
         )
 
     own = loader(config.dataset_uri, config.where)

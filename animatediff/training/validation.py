@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import torch
 
+from animatediff.data.loading.choice import ClipChoice
 from animatediff.data.loading.loader import ClipBatch, ClipLoader
+from animatediff.data.loading.order import Batching
 from animatediff.data.manifest import read_manifest
 from animatediff.diffusion.schedule import compute_alphas_cumprod
 from animatediff.training.recipes.table import recipe_of
@@ -56,11 +58,8 @@ def validation_loss(config: RecipeConfig, weights_uri: str, *, device: torch.dev
     loader = ClipLoader(
         config.dataset_uri,
         read_manifest(config.dataset_uri),
-        batch_size=1,
-        seed=0,
-        where=config.where,
-        holdout=config.train.holdout,
-        held_out=True,
+        Batching(batch_size=1, seed=0),
+        ClipChoice(where=config.where, holdout=config.train.holdout, held_out=True),
     )
 
     def loss(index: int, clip: ClipBatch) -> float:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import ray
@@ -37,7 +36,7 @@ from pipelines.stages.train.checkpoints import (
 )
 from pipelines.stages.train.metrics_board import MetricsBoard
 from pipelines.stages.train.sample import Renderer
-from pipelines.stages.train.validate import validate
+from pipelines.stages.train.validate import Validator
 from pipelines.stages.train.worker import train_worker
 from pipelines.terminal.failures import told_in_one_line
 
@@ -108,7 +107,7 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
         What rank 0 measured: `step`, `loss`, `loss_q1` to `loss_q4` (by quarters of the timesteps, from clean to
         noisy), `grad_norm`, `lr`, `clips_per_s`, `data_wait` (the share of the time spent waiting for data),
         `peak_memory_gb` and `skipped_steps`. The first entry of a start has `step` alone: the steps done before.
-        A skipped step is an entry of `skipped` and `clip_ids`, a validation one as `validate` describes it.
+        A skipped step is an entry of `skipped` and `clip_ids`, a validation one as `Validator.board` describes it.
 
     Raises:
         UserError: what a worker raised, or that one was lost, after `scaling.max_failures` new starts; or no checkpoint
@@ -178,13 +177,7 @@ def _trainer(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Re
         ),
         run_config=_run_config(config),
         validation_config=ValidationConfig(
-            fn=partial(
-                validate,
-                renderer=renderer,
-                run_uri=storage.absolute(config.output_uri),
-                board=board,
-                has_idle_cpus=workers.use_gpu,
-            ),
+            fn=Validator(renderer, storage.absolute(config.output_uri), board, has_idle_cpus=workers.use_gpu),
             # No CPU of its own: on a full cluster it would never come, and the workers' share stays theirs.
             ray_remote_kwargs={"num_cpus": 0, "num_gpus": 1 if workers.spare_gpu else 0, "max_retries": 0},
         ),

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from animatediff import storage
+from animatediff.data.loading.choice import ClipChoice
 from animatediff.data.loading.loader import ClipLoader
+from animatediff.data.loading.order import Batching
 from animatediff.data.manifest import Manifest
 from animatediff.errors import UserError
 from animatediff.rendering.animator import Animator
@@ -117,10 +119,7 @@ def _caption(config: RecipeConfig, manifest: Manifest) -> str:
     loader = ClipLoader(
         config.dataset_uri,
         manifest,
-        batch_size=1,
-        seed=config.train.seed,
-        where=config.where,
-        holdout=config.train.holdout,
-        held_out=config.train.holdout > 0,
+        Batching(batch_size=1, seed=config.train.seed),
+        ClipChoice(where=config.where, holdout=config.train.holdout, held_out=config.train.holdout > 0),
     )
     return loader.load(0).captions[0]

@@ -11,7 +11,9 @@ import torch
 from pydantic import ValidationError
 
 from animatediff.data import shards
+from animatediff.data.loading.choice import ClipChoice
 from animatediff.data.loading.loader import ClipLoader
+from animatediff.data.loading.order import Batching
 from animatediff.data.manifest import read_manifest, write_manifest
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
@@ -336,7 +338,10 @@ def test_held_out_clips_without_a_finite_loss_are_named_and_left_out(make, tmp_p
     Trainer(recipe, device=CPU).write_result(uri)
     whole = validation_loss(recipe, uri, device=CPU, num_clips=8)
     held = ClipLoader(
-        recipe.dataset_uri, read_manifest(recipe.dataset_uri), batch_size=1, seed=0, holdout=0.5, held_out=True
+        recipe.dataset_uri,
+        read_manifest(recipe.dataset_uri),
+        Batching(batch_size=1, seed=0),
+        ClipChoice(holdout=0.5, held_out=True),
     )
     clips = [held.load(i).clip_ids[0] for i in range(held.num_clips)]
     assert len(clips) > 1
