@@ -58,7 +58,7 @@ class Trainer:
     """
 
     def __init__(self, config: RecipeConfig, *, device: torch.device, rank: int = 0, world_size: int = 1) -> None:
-        self._config, self._device, self._world_size = config, device, world_size
+        self._config, self._world_size = config, world_size
         self.recipe = recipe_of(config)
         schedule = self.recipe.noise_schedule
         encoders = load_text_encoders(config.base)

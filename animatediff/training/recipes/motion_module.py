@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class MotionModule(ClipRecipe):
-    """Motion modules, on the base with or without such an adapter."""
+    """Whole motion modules, on the base with or without a domain adapter."""
 
     result_file = "motion_module.safetensors"
 

@@ -20,6 +20,9 @@ from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.sprites.base import build_base
 from animatediff.training.config import TrainingConfig
+from animatediff.training.recipes import table
+from animatediff.training.recipes.motion_module import MotionModule
+from animatediff.training.recipes.recipe import SampledWith
 from animatediff.training.trainer import Trainer
 from animatediff.training.validation import validation_loss
 from animatediff.weights import adapters, motion_modules
@@ -377,6 +380,45 @@ def test_a_fade_that_begins_behind_the_last_timestep_is_refused(make):
     assert make("motion_module", objective={"fade_from": 999}).objective.fade_from == 999
     with pytest.raises(ValidationError, match="objective.fade_from 1000 is none of the 1000 timesteps"):
         make("motion_module", objective={"fade_from": 1000})
+
+
+def test_training_and_validation_take_a_recipes_own_loss(make, tmp_path, monkeypatch):
+    class Doubled(MotionModule):
+        """A recipe of one's own."""
+
+        def loss(self, *args):
+            return 2 * super().loss(*args)
+
+    config = make(train={"num_steps": 1, "holdout": 0.5})
+    plain, expected = run(config)
+    uri = str(tmp_path / "motion_module.safetensors")
+    plain.write_result(uri)
+    held_out = validation_loss(config, uri, device=CPU, num_clips=1).loss
+    monkeypatch.setitem(table.RECIPES, "motion_module", Doubled)
+    _, doubled = run(config)
+    assert torch.equal(doubled[0].sums[0], 2 * expected[0].sums[0])
+    assert validation_loss(config, uri, device=CPU, num_clips=1).loss == 2 * held_out
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "sampled_with"),
+    [
+        ("motion_module", None, SampledWith(motion_module="w")),
+        ("finetune", None, SampledWith(motion_module="w")),
+        ("finetune", 2, SampledWith(motion_module="given", motion_loras=("w",))),
+        ("motion_lora", 2, SampledWith(motion_module="given", motion_loras=("w",))),
+        ("domain_adapter", 2, SampledWith(motion_module=None, domain_adapter="w", is_still=True)),
+    ],
+)
+def test_a_result_is_sampled_beside_what_it_was_trained_on(make, name, rank, sampled_with):
+    model = {"lora_rank": rank} | ({"motion_module": "given"} if name in ("finetune", "motion_lora") else {})
+    assert table.recipe_of(make(name, model=model)).sampled_with("w") == sampled_with
+
+
+def test_each_recipe_is_told_in_the_configs_help():
+    description = TrainingConfig.model_fields["recipe"].description
+    assert all(f"{name}: " in description for name in table.RECIPES)
+    assert all(recipe.__doc__.splitlines()[0] in description for recipe in table.RECIPES.values())
 
 
 @pytest.mark.slow
