@@ -37,11 +37,11 @@ class TrainedModel(nn.Module, ABC):
     @property
     @abstractmethod
     def host(self) -> nn.Module:
-        """What adapters are on, or would be."""
+        """The module that adapters are put on."""
 
     @abstractmethod
     def forward(self, sample: Tensor, timesteps: Tensor, text: Tensor, pooled: Tensor | None = None) -> Tensor:
-        """Predict.
+        """Predict the noise or velocity.
 
         Args:
             sample: (b c f h w) noisy latents.
@@ -69,11 +69,11 @@ class ClipModel(TrainedModel):
         return self.unet.motion
 
     def forward(self, sample: Tensor, timesteps: Tensor, text: Tensor, pooled: Tensor | None = None) -> Tensor:
-        """Predict, as `TrainedModel` says."""
+        """Predict the noise or velocity of clips."""
         return self.unet(sample, timesteps, text, _added_conditions(sample, pooled))
 
     def checkpoint_activations(self, which: Recomputed) -> None:
-        """Do as `TrainedModel` says."""
+        """Choose what the motion UNet computes again for the gradients."""
         self.unet.activation_checkpointing = which
 
 
@@ -88,12 +88,12 @@ class FrameModel(TrainedModel):
         return self.unet
 
     def forward(self, sample: Tensor, timesteps: Tensor, text: Tensor, pooled: Tensor | None = None) -> Tensor:
-        """Predict, as `TrainedModel` says."""
+        """Predict the noise or velocity of single frames."""
         added = _added_conditions(sample, pooled)
         return self.unet(sample[:, :, 0], timesteps, text, added_cond_kwargs=added).sample[:, :, None]
 
     def checkpoint_activations(self, which: Recomputed) -> None:
-        """Do as `TrainedModel` says; there are no motion modules to choose alone."""
+        """Choose whether the UNet computes its units again: all, or none, as it has no motion modules."""
         if which == "all":
             self.unet.enable_gradient_checkpointing()
 

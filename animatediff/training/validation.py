@@ -24,7 +24,7 @@ _QUARTERS = 4
 
 
 class HeldOutLoss(NamedTuple):
-    """What was measured on held-out clips."""
+    """The loss on held-out clips."""
 
     loss: float
     """Their mean; NaN where no clip's is finite."""
@@ -34,7 +34,7 @@ class HeldOutLoss(NamedTuple):
 
 @torch.no_grad()
 def validation_loss(config: RecipeConfig, weights_uri: str, *, device: torch.device, num_clips: int) -> HeldOutLoss:
-    """Mean loss on held-out clips, each in the middle of every quarter of the timesteps.
+    """Return the mean loss on held-out clips, each in the middle of every quarter of the timesteps.
 
     Args:
         config: the run's; its `train.holdout` says what is held out.

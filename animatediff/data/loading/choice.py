@@ -18,7 +18,7 @@ _READERS = 16
 
 @dataclass(frozen=True)
 class ClipChoice:
-    """Which clips; by default all of them."""
+    """Which clips of a dataset; by default all."""
 
     where: str = ""
     """By their scores, or a name of `scores.PRESETS`; empty takes all."""
@@ -71,14 +71,14 @@ def chosen_groups(dataset_uri: str, manifest: Manifest, choice: ClipChoice) -> l
 
 
 def _held_out(dataset_uri: str, manifest: Manifest, share: float) -> Iterator[np.ndarray]:
-    """For each shard which of its clips are held out, (n,) bool."""
+    """Yield for each shard which of its clips are held out, (n) bool."""
     with ThreadPoolExecutor(_READERS) as pool:
         tables = pool.map(lambda shard: columns.read(dataset_uri, shard, {"video_id"}), manifest.shards)
         yield from (is_held_out(table["video_id"].to_pylist(), share) for table in tables)
 
 
 def _masks(dataset_uri: str, manifest: Manifest, where: str) -> Iterator[np.ndarray]:
-    """For each shard which of its clips are wanted, (n,) bool."""
+    """Yield for each shard which of its clips fulfil `where`, (n) bool."""
     condition = scores.condition(where, columns.names(dataset_uri, manifest))
     wanted = condition.columns
     repeated = columns.read_duplicates(dataset_uri)["clip_id"] if columns.DUPLICATE in wanted else None

@@ -112,7 +112,7 @@ class ClipLoader:
 
 
 def latent_shapes(dataset_uri: str, manifest: Manifest) -> list[tuple[int, int, int, int]]:
-    """Shape (f c h w) of the clips of each bucket, read from its first.
+    """Return the shape (f c h w) of the clips of each bucket, read from its first.
 
     Raises:
         UserError: the dataset is empty, or a shard cannot be read.

@@ -59,7 +59,7 @@ class Batching:
 
 
 class Place(NamedTuple):
-    """Where a clip lies."""
+    """Where in the dataset a clip lies."""
 
     group: int
     """Index of the row group, counted over all shards in the manifest's order."""
@@ -102,14 +102,14 @@ class ClipOrder:
         return Place(int(group), int(row))
 
     def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where each buffer starts within the epoch, and the epoch's order of the row groups."""
+        """Return where each buffer starts within the epoch, and the epoch's order of the row groups."""
         groups = np.random.default_rng([self._seed, epoch]).permutation(len(self._group_rows))
         groups = groups[self._group_rows[groups] > 0]
         ends = np.cumsum(self._group_rows[groups])
         return np.concatenate([[0], ends])[:-1][:: self._batch_size], groups
 
     def _plan_buffer(self, epoch: int, buffer: int) -> np.ndarray:
-        """(rows, 2): group and row of each position of a buffer."""
+        """Return the group and the row at each position of a buffer, (rows 2)."""
         starts, groups = self._epoch(epoch)
         rng = np.random.default_rng([self._seed, epoch, buffer])
         chosen = groups[buffer * self._batch_size : (buffer + 1) * self._batch_size]
@@ -150,7 +150,7 @@ class BucketOrder:
         return [Place(self._first_group[bucket] + place.group, place.row) for place in places]
 
     def _plan_cycle(self, cycle: int) -> tuple[np.ndarray, np.ndarray]:
-        """Whose turn it is at each position, and which turn of its own."""
+        """Return which bucket has its turn at each position of a cycle, and which turn of its own that is."""
         rng = np.random.default_rng([self._seed, 0, 0, cycle])
         buckets = rng.permutation(np.repeat(np.arange(len(self._turns)), self._turns))
         turns = np.empty_like(buckets)

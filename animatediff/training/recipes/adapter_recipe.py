@@ -12,13 +12,13 @@ class AdapterRecipe(Recipe):
     """Trains `LowRankAdapters`, whose published file layout their host decides."""
 
     def write(self, uri: str, model: "TrainedModel") -> None:
-        """Write the adapters, as `Recipe` says."""
+        """Write the adapters as a published MotionLoRA or domain adapter."""
         from animatediff.weights import adapters
 
         adapters.write(uri, model.trainable, metadata={})
 
     def read(self, uri: str, model: "TrainedModel") -> None:
-        """Read the adapters, as `Recipe` says."""
+        """Set the adapters to a file's, which is of their rank and changes the same matrices."""
         from animatediff.weights import adapters
 
         adapters.read_into(uri, model.trainable, model.host)

@@ -31,7 +31,7 @@ class ClipRecipe(Recipe):
             raise ValueError(f"recipe {self.config.recipe} needs model.motion_module, the file to start from")
 
     def attach(self, unet: "UNet2DConditionModel", *, reads_weights: bool) -> "ClipModel":
-        """Put motion modules into the base's UNet, as `Recipe` says."""
+        """Put motion modules into the base's UNet, the file's or fresh ones."""
         from animatediff.models.motion_unet import MotionUNet
         from animatediff.training.initial_motion_modules import load_motion, sketch_motion
         from animatediff.training.trained_model import ClipModel
@@ -41,7 +41,7 @@ class ClipRecipe(Recipe):
         return ClipModel(motion_unet, self.trainable(motion_unet.motion)).train()
 
     def check_fit(self, latent_shape: tuple[int, int, int, int]) -> None:
-        """Check the motion modules too, as `Recipe` says: they fit the base, and the clips their position table."""
+        """Check too that the motion modules fit the base, and the clips their position table."""
         from animatediff.training.frozen_base import unet_on_meta
         from animatediff.training.initial_motion_modules import fitting_config
 

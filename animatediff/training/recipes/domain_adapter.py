@@ -23,7 +23,7 @@ class DomainAdapter(AdapterRecipe):
     result_file = "domain_adapter.safetensors"
 
     def validate(self) -> None:
-        """Refuse what is about motion, as `Recipe` says."""
+        """Refuse the fields that are about motion."""
         model = self.config.model
         fields = type(model).model_fields.keys() - {"lora_rank"}
         given = [name for name in fields if getattr(model, name) != getattr(ModelConfig(), name)]
@@ -44,7 +44,7 @@ class DomainAdapter(AdapterRecipe):
     def loss(
         self, predict: "Predictor", latents: "Tensor", text: "Tensor", draws: "Draws", alphas_cumprod: "Tensor"
     ) -> "Tensor":
-        """Return the loss of one frame a clip, which the draws have chosen; see `Recipe`."""
+        """Return the losses of one frame a clip, (b), which the draws have chosen."""
         from animatediff.training.step.draws import single_frames
 
         frames, frame_draws = single_frames(latents, draws)

@@ -19,7 +19,7 @@ class MotionLora(AdapterRecipe, ClipRecipe):
     result_file = "motion_lora.safetensors"
 
     def validate(self) -> None:
-        """Ask for a motion module, and for no new attention in it, as `Recipe` says."""
+        """Ask for a motion module, and refuse a new attention in it."""
         self.needs_motion_module()
         if self.config.model.text_conditioned:
             raise ValueError("a LoRA does not train the attention to captions that model.text_conditioned adds")

@@ -16,7 +16,7 @@ class MotionModule(ClipRecipe):
     result_file = "motion_module.safetensors"
 
     def validate(self) -> None:
-        """Refuse a rank, as `Recipe` says."""
+        """Refuse the rank of a LoRA."""
         if self.config.model.lora_rank is not None:
             raise ValueError(
                 "recipe motion_module trains whole motion modules: leave out model.lora_rank, or choose "
@@ -24,7 +24,7 @@ class MotionModule(ClipRecipe):
             )
 
     def trainable(self, motion: "MotionModules") -> "MotionModules":
-        """Return all of them."""
+        """Return all of the motion modules."""
         return motion
 
     def write(self, uri: str, model: "TrainedModel") -> None:
@@ -34,7 +34,7 @@ class MotionModule(ClipRecipe):
         motion_modules.write(uri, model.trainable, schedule=self.noise_schedule.model_dump())
 
     def read(self, uri: str, model: "TrainedModel") -> None:
-        """Read a motion module, as `Recipe` says."""
+        """Set the motion modules to a file's of the same architecture."""
         from animatediff.weights import motion_modules
 
         model.trainable.load_state_dict(motion_modules.read(uri).state_dict())

@@ -34,7 +34,7 @@ class SampledWith:
 
 
 class Recipe(ABC):
-    """One way to train. Its docstring's first paragraph is what `--help` says of it.
+    """One way to train, by one run's config. The first paragraph of its docstring is what `--help` says of it.
 
     Args:
         config: says what to train, and how.
@@ -107,7 +107,11 @@ class Recipe(ABC):
 
     @cached_property
     def noise_schedule(self) -> NoiseSchedule:
-        """What is trained with, and must be sampled with; it raises what `resolved_config` does."""
+        """The schedule that is trained with, and must be sampled with.
+
+        Raises:
+            UserError: as for `resolved_config`.
+        """
         return self.resolved_config.schedule.over(NoiseSchedule())
 
     def build(self, text_encoders: "TextEncoders", *, seed: int, rank: int = 0) -> "TrainedModel":

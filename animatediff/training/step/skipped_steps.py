@@ -61,7 +61,7 @@ class SkippedSteps:
         self._last = (step, is_finite, losses, clip_ids)
 
     def check(self) -> None:
-        """Look at the last step, once.
+        """Find out whether the last step was skipped, unless that is known.
 
         Raises:
             UserError: too many in a row were skipped.

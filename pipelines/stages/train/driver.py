@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig) -> TrainRun | None:
-    """Do the job; see `pipelines.train.main`."""
+    """Check, train and register the weights; return the run, or None after a dry run."""
     logger.info("train: %s on %s -> %s", config.dataset_uri, config.base, config.output_uri)
     if config.dry_run:
         for line in estimate(config):

@@ -51,7 +51,7 @@ _LOWER = "compute.micro_batch_size, train.batch_size or scaling.num_workers"
 
 @dataclass(frozen=True)
 class Workers:
-    """How many workers, and what each has."""
+    """How many workers train, and what each has."""
 
     number: int | tuple[int, int]
     """Or the fewest and the most."""
@@ -95,7 +95,7 @@ class Workers:
 
 
 def _cpu_share(num_workers: int) -> float:
-    """CPUs of the smallest machine, shared by the workers that it gets."""
+    """Return the CPUs of the smallest machine, shared by the workers that it gets."""
     machines = [cpus for node in ray.nodes() if node["Alive"] and (cpus := node["Resources"].get("CPU", 0))]
     return float(min(machines) / math.ceil(num_workers / len(machines)))
 
@@ -142,7 +142,7 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
 
 
 def _fit(trainer: Any, workers: Workers, board: Any, run_uri: str) -> Iterator[dict[str, Any]]:
-    """One start of the workers, to their end."""
+    """Start the workers once, and yield what they measure until they end."""
     number = workers.number if isinstance(workers.number, int) else workers.number[0]
     before = names_there(run_uri)
     fit = _start(trainer)

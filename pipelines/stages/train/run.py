@@ -86,7 +86,7 @@ class TrainRun(Config):
     """Moving average of the loss at the end."""
 
     def write(self, output_uri: str) -> None:
-        """Keep it in the run's folder."""
+        """Write the state into the run's folder."""
         storage.write_bytes(storage.join(output_uri, STATE_FILE), self.model_dump_json(indent=2).encode() + b"\n")
 
 
@@ -153,7 +153,7 @@ def prepare(config: TrainConfig) -> TrainJob:
 
 
 def _count(config: RecipeConfig, uri: str, manifest: Manifest, where: str, *, held_out: bool = False) -> int:
-    """Clips that are chosen of a dataset; finding none is told here, and not by a worker."""
+    """Return how many clips are chosen of a dataset; finding none is told here, and not by a worker."""
     holdout = config.train.holdout
     return ClipLoader(
         uri, manifest, Batching(batch_size=1, seed=0), ClipChoice(where=where, holdout=holdout, held_out=held_out)
@@ -247,7 +247,7 @@ def _read(output_uri: str) -> TrainRun | None:
 def _check_same(config: TrainConfig, recipe: Recipe, run: TrainRun, sealed: Sequence[_Sealed]) -> None:
     old = read_yaml(storage.join(config.output_uri, _CONFIG))
     new = config.model_dump(mode="json")
-    changes = differing_fields(printable_values(old | _unsaid(old, new)), new)
+    changes = differing_fields(printable_values(old | _unset_defaults(old, new)), new)
     changes = [change for change in changes if not change.startswith(_MAY_CHANGE)]
     if run.noise_schedule is not None and not any(change.startswith("schedule.") for change in changes):
         # The motion module's file says another one than it did.
@@ -263,7 +263,7 @@ def _check_same(config: TrainConfig, recipe: Recipe, run: TrainRun, sealed: Sequ
         )
 
 
-def _unsaid(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+def _unset_defaults(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """Return what earlier versions wrote of the noise schedule, without the defaults where the config says nothing."""
     given, default = old.get("schedule"), NoiseSchedule().model_dump(mode="json")
     if not isinstance(given, dict) or None in given.values():
@@ -273,7 +273,7 @@ def _unsaid(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changed_clips(run: TrainRun, sealed: Sequence[_Sealed]) -> Iterator[str]:
-    """Which datasets are not what the run has trained on so far."""
+    """Yield the datasets that are not what the run has trained on so far."""
     digests = run.dataset_digest.split("+")
     # Another number of datasets is a change of the config, which is told by itself.
     for number, (digest, (uri, manifest)) in enumerate(zip(digests, sealed, strict=False)):
