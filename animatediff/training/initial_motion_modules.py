@@ -33,7 +33,7 @@ def load_motion(unet: UNet2DConditionModel, model: ModelConfig, base: str) -> Mo
     return with_text
 
 
-def sketch_motion(unet: UNet2DConditionModel, model: ModelConfig, base: str) -> MotionModules:
+def motion_on_meta(unet: UNet2DConditionModel, model: ModelConfig, base: str) -> MotionModules:
     """Return motion modules as `load_motion` does, on the meta device, where nothing has weights."""
     config = _with_text(fitting_config(unet, model, base), unet, model)
     with torch.device("meta"):

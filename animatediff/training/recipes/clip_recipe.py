@@ -33,10 +33,10 @@ class ClipRecipe(Recipe):
     def attach(self, unet: "UNet2DConditionModel", *, reads_weights: bool) -> "ClipModel":
         """Put motion modules into the base's UNet, the file's or fresh ones."""
         from animatediff.models.motion_unet import MotionUNet
-        from animatediff.training.initial_motion_modules import load_motion, sketch_motion
+        from animatediff.training.initial_motion_modules import load_motion, motion_on_meta
         from animatediff.training.trained_model import ClipModel
 
-        make = load_motion if reads_weights else sketch_motion
+        make = load_motion if reads_weights else motion_on_meta
         motion_unet = MotionUNet(unet, make(unet, self.config.model, self.config.base))
         return ClipModel(motion_unet, self.trainable(motion_unet.motion)).train()
 

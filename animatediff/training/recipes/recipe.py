@@ -62,7 +62,7 @@ class Recipe(ABC):
 
         Args:
             unet: the base's; on the meta device where no weights are read.
-            reads_weights: whether they are read from their files; else the model is a sketch on the meta device.
+            reads_weights: whether they are read from their files; else the model has shapes alone, on the meta device.
 
         Returns:
             The model, fresh weights drawn from torch's global generator.
