@@ -10,7 +10,7 @@ from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.quarantine import Reason
 from animatediff.data.sources.spec import SourceConfig
 from animatediff.rendering.formats import Format
-from animatediff.training.recipe import Recipe
+from animatediff.training.config import TrainingConfig
 from animatediff.uris import Uri
 
 _Count = Annotated[int, Field(ge=1)]
@@ -127,7 +127,7 @@ class StepRate(Config):
     """Price of one worker with its share of CPUs; without it no cost is told."""
 
 
-class TrainConfig(Recipe):
+class TrainConfig(TrainingConfig):
     """Latent shards to a motion module, a domain adapter or a MotionLoRA."""
 
     run_name: str

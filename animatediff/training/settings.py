@@ -1,12 +1,29 @@
-"""What a recipe may say of its model, objective and optimizer. Configs are read before torch is imported."""
+"""What a training run may set, section by section. Configs are read before torch is imported."""
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from animatediff.config import Config
+from animatediff.data.scoring.scores import condition
+from animatediff.diffusion.noise_schedule import GivenSchedule, NoiseSchedule
 from animatediff.models.config import MotionConfig, Version
 from animatediff.uris import Uri
+
+BASE = "base"
+"""What stands for the base as it is among `RecipeConfig.base_checkpoints`."""
+
+
+def _readable(where: str) -> str:
+    if where:
+        condition(where)
+    return where
+
+
+Recomputed = Literal["none", "motion", "all"]
+"""Activations that are not kept in memory for the gradients, see `ComputeConfig`."""
+
+_Condition = Annotated[str, AfterValidator(_readable)]
 
 
 class AdapterFile(Config):
@@ -108,3 +125,93 @@ class OptimConfig(Config):
     """Decoupled weight decay."""
     max_grad_norm: float = Field(1.0, gt=0)
     """The gradient of all trained parameters together is shortened to this length."""
+
+
+class MixConfig(Config):
+    """A second dataset whose batches come among the first one's: what a module must not forget."""
+
+    dataset_uri: Uri | None = None
+    """Folder of a dataset that ingest has sealed, with the same VAE. Default: none, nothing is mixed in."""
+    where: _Condition = ""
+    """Which of its clips, as for the first dataset."""
+    share: float = Field(0.25, gt=0, lt=1)
+    """Share of the batches that are its, evenly spread."""
+
+
+class StepConfig(Config):
+    """How long and on what batches. The defaults are the reference's, which trained 8 workers with 4 clips each."""
+
+    num_steps: int = Field(10_000, ge=1)
+    """Optimizer steps in all; a finished run goes on when this is raised."""
+    batch_size: int = Field(32, ge=1)
+    """Clips in a step, over all workers together."""
+    seed: int = Field(42, ge=0)
+    """Decides the fresh weights, the clips' order, and every draw of noise, timestep and dropout."""
+    caption_dropout: float = Field(0.1, ge=0, le=1)
+    """Share of the clips that train with the empty caption, for guidance at sampling."""
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Decay of the weights' moving average, which is then the result; 0, the reference's, keeps none. Until step n it
+    is (1 + n) / (10 + n) at most, so that the first weights are soon forgotten."""
+    holdout: float = Field(0.0, ge=0, lt=1)
+    """Share of the videos, chosen by their ids, that is never trained on: `sample.every` measures the loss on it."""
+    max_skipped_steps: int = Field(10, ge=0)
+    """Steps in a row whose loss or gradient is not finite before the run stops. Each is skipped and counted."""
+    log_every: int = Field(10, ge=1)
+    """Steps from one line of metrics to the next."""
+    checkpoint_every: int = Field(500, ge=1)
+    """Steps from one checkpoint to the next: what a kill costs at most, beside what is still being uploaded (two
+    checkpoints at most). The last step always makes one."""
+
+
+class ComputeConfig(Config):
+    """How a worker computes a step. It changes no more than the rounding, and may change while a run is continued."""
+
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the frozen weights and the matrix products; what is trained stays in float32. auto: bfloat16 on a GPU that
+    has it, float16 with a loss scaler on one that has not, float32 on a CPU."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Most clips that a worker computes at once; the gradients of its share of a batch are accumulated over as many
+    passes as that takes. Default: the whole share at once."""
+    activation_checkpointing: Recomputed = "none"
+    """What is computed again for the gradients instead of being kept in memory: nothing, the motion modules, or every
+    unit of ResNet, attention and motion module."""
+    compile: bool = False
+    """Compile the model with `torch.compile`, which takes minutes at the start."""
+
+
+class RecipeConfig(Config):
+    """All that a recipe is told: data, base, model, objective, optimizer, noise schedule, steps and seed.
+
+    `config.TrainingConfig` is the same once the recipe that it names has agreed to it.
+    """
+
+    recipe: str = "motion_module"
+    """A name in `recipes.table`."""
+    dataset_uri: Uri
+    """Folder of a dataset that ingest has sealed."""
+    where: _Condition = ""
+    """Which of its clips, by their scores: `motion > 0.02 and not duplicate`, or the presets `web` and `anime`.
+    Default: all."""
+    mix: MixConfig = MixConfig()
+    """A second dataset against forgetting, such as the one that the motion module was trained on before."""
+    base: Uri
+    """Stable Diffusion base, frozen: a diffusers folder, a URI, or a hub id."""
+    base_checkpoints: tuple[Uri, ...] = ()
+    """Personalised checkpoints of the base to train on, worker r on number r modulo their number, so that the motion
+    suits them all; `base` stands for the base as it is. Default: the base on all workers."""
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optim: OptimConfig = OptimConfig()
+    schedule: GivenSchedule = GivenSchedule()
+    """Of the noise. What it leaves out is as the file of `model.motion_module` names it, else the reference's."""
+    train: StepConfig = StepConfig()
+    compute: ComputeConfig = ComputeConfig()
+
+    @model_validator(mode="after")
+    def _fade_begins_on_a_timestep(self) -> Self:
+        first, number = self.objective.fade_from, self.schedule.num_train_timesteps
+        if self.model.motion_module is None:  # whose file says the rest
+            number = self.schedule.over(NoiseSchedule()).num_train_timesteps
+        if first is not None and number is not None and first >= number:
+            raise ValueError(f"objective.fade_from {first} is none of the {number} timesteps")
+        return self

@@ -11,22 +11,23 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from animatediff.data.loading.choice import ClipChoice
 from animatediff.data.loading.loader import ClipBatch, ClipLoader
 from animatediff.data.loading.mixing import MixedLoader
+from animatediff.data.loading.order import Batching
 from animatediff.data.manifest import read_manifest
 from animatediff.diffusion.schedule import compute_alphas_cumprod
 from animatediff.errors import UserError
-from animatediff.models.motion_unet import MotionUNet
-from animatediff.training import state
-from animatediff.training.ema import Ema
-from animatediff.training.model import build, place
-from animatediff.training.objective import quartile_sums
-from animatediff.training.optimizer import keep_scale, learning_rate, make_optimizer, update
-from animatediff.training.recipe import Recipe
-from animatediff.training.schedules import with_schedule
-from animatediff.training.skips import Skips
-from animatediff.training.step import Draws, clip_losses, draw, of_clips, single_frames, to_device
+from animatediff.training.recipes.table import recipe_of
+from animatediff.training.settings import RecipeConfig
+from animatediff.training.state.ema import Ema
+from animatediff.training.state.training_state import TrainingState
+from animatediff.training.step.denoising_loss import quartile_sums
+from animatediff.training.step.draws import Draws, RandomSource, of_clips
+from animatediff.training.step.optimizer import keep_scale, learning_rate, make_optimizer, update
+from animatediff.training.step.skipped_steps import SkippedSteps
 from animatediff.training.text import CaptionEncoder
+from animatediff.training.trained_model import place
 from animatediff.weights.base import load_text_encoders
 
 
@@ -40,13 +41,13 @@ class StepResult(NamedTuple):
 
 
 class Trainer:
-    """Trains what a recipe says on a frozen base.
+    """Trains what a config's recipe says on a frozen base.
 
     With several workers, each takes its share of every global batch; the process group must be there. The workers
     average the gradients of what is trained, and nothing else is ever exchanged: they may have different bases.
 
     Args:
-        recipe: what to train.
+        config: what to train.
         device: where this worker computes.
         rank: this worker, in [0, world_size).
         world_size: workers, at most the batch size.
@@ -56,103 +57,94 @@ class Trainer:
             all compute in one precision.
     """
 
-    def __init__(self, recipe: Recipe, *, device: torch.device, rank: int = 0, world_size: int = 1) -> None:
-        recipe = with_schedule(recipe)
-        self._recipe, self._device, self._world_size = recipe, device, world_size
-        encoders = load_text_encoders(recipe.base)
-        self.model = build(recipe, encoders, seed=recipe.train.seed, rank=rank)
-        dtype = place(self.model, device, recipe.compute.precision)
+    def __init__(self, config: RecipeConfig, *, device: torch.device, rank: int = 0, world_size: int = 1) -> None:
+        self._config, self._world_size = config, world_size
+        self.recipe = recipe_of(config)
+        schedule = self.recipe.noise_schedule
+        encoders = load_text_encoders(config.base)
+        self.model = self.recipe.build(encoders, seed=config.train.seed, rank=rank)
+        dtype = place(self.model, device, config.compute.precision)
         if world_size > 1:
             _check_same_precision(dtype, world_size)
         self._text = CaptionEncoder(encoders, device, dtype)
         self._parameters = list(self.model.trainable.parameters())
-        self.optimizer = make_optimizer(self._parameters, recipe.optim)
+        self.optimizer = make_optimizer(self._parameters, config.optim)
         self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-        self.ema = Ema(self._parameters, recipe.train.ema_decay) if recipe.train.ema_decay else None
-        self.skips = Skips(
-            recipe.train.max_skipped_steps,
+        self.ema = Ema(self._parameters, config.train.ema_decay) if config.train.ema_decay else None
+        self._state = TrainingState(self.recipe, self.model, self.optimizer, self._scaler, self.ema)
+        self.skipped = SkippedSteps(
+            config.train.max_skipped_steps,
             lambda clip_ids: gathered(clip_ids, world_size),
-            lr=recipe.optim.lr,
+            lr=config.optim.lr,
             overflows=dtype == torch.float16,
             on_skip=lambda: keep_scale(self._scaler),
         )
-        self._signal = compute_alphas_cumprod(recipe.noise_schedule).to(device)
-        self._predict = self._distributed(recipe)
-        self.loader = _loader(recipe, rank, world_size)
+        self._random = RandomSource(
+            config.train.seed, schedule.num_train_timesteps, config.train.caption_dropout, config.objective
+        )
+        self._alphas_cumprod = compute_alphas_cumprod(schedule).to(device)
+        self._predict = self._wrapped()
+        self.loader = _loader(config, rank, world_size)
 
     def steps(self, start: int) -> Iterator[tuple[int, StepResult]]:
-        """Train from step `start` to the recipe's last one, yielding after each step how many are done.
+        """Train from step `start` to the config's last one, yielding after each step how many are done.
 
         Raises:
             UserError: a shard is missing or damaged, or too many steps in a row gave no finite gradients.
         """
-        for step, batch in zip(range(start, self._recipe.train.num_steps), self.loader.batches(start), strict=False):
+        for step, batch in zip(range(start, self._config.train.num_steps), self.loader.batches(start), strict=False):
             yield step + 1, self._step(step, batch)
-        self.skips.check()
+        self.skipped.check()
 
     def _step(self, step: int, batch: ClipBatch) -> StepResult:
-        train = self._recipe.train
-        draws = draw(
-            tuple(batch.latents.shape),
-            objective=self._recipe.objective,
-            seed=train.seed,
-            step=step,
-            first_index=batch.first_index,
-            num_timesteps=self._recipe.noise_schedule.num_train_timesteps,
-            caption_dropout=train.caption_dropout,
-        )
-        losses = self._accumulate(batch, draws)
+        """Take one step, as one of the workers, which have shares of a global batch of B clips.
+
+        For a clip with the latents x and the caption c, the draws are the noise e, the timestep t, and whether c is
+        replaced by the empty caption. With a = alphas_cumprod[t] and the trained weights W:
+
+            x_t  = sqrt(a) x + sqrt(1 - a) e                                what the model is given
+            y    = e                              for epsilon
+                   sqrt(a) e - sqrt(1 - a) x      for v_prediction          what it should predict
+            L    = w(t) mean((model_W(x_t, t, c) - y)^2)                    the clip's loss; w = 1 without min-SNR
+            g    = gradient of (1 / B) sum of L over all workers' clips
+            W    = AdamW(W, g min(1, max_grad_norm / |g|), lr(step))        or W as it was, where g is not finite
+            A    = d A + (1 - d) W                                          the average, if one is kept; d = decay(step)
+
+        A recipe may have a loss of its own in place of L.
+        """
+        optim, num_steps = self._config.optim, self._config.train.num_steps
+        draws = self._random.draw(tuple(batch.latents.shape), step=step, first_index=batch.first_index)
+        losses = self._accumulate_gradients(batch, draws)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self._recipe.optim, step=step, num_steps=train.num_steps)
-        done = update(self.optimizer, self._scaler, self._parameters, max_grad_norm=self._recipe.optim.max_grad_norm)
+            group["lr"] = learning_rate(optim, step=step, num_steps=num_steps)
+        done = update(self.optimizer, self._scaler, self._parameters, max_grad_norm=optim.max_grad_norm)
         if self.ema is not None:
             self.ema.update(step)
-        self.skips.add(step, done.is_finite, losses, batch.clip_ids)
-        return StepResult(
-            quartile_sums(losses, draws.timesteps, self._recipe.noise_schedule.num_train_timesteps), done.grad_norm
-        )
+        self.skipped.add(step, done.is_finite, losses, batch.clip_ids)
+        return StepResult(quartile_sums(losses, draws.timesteps, self._random.num_timesteps), done.grad_norm)
 
-    def _accumulate(self, batch: ClipBatch, draws: Draws) -> Tensor:
-        """Return the gradients of the global batch's mean loss, on the parameters.
-
-        And this worker's clips' losses, (b).
-        """
-        latents = batch.latents
-        if self.model.takes_single_frames:
-            latents, draws = single_frames(latents, draws)
+    def _accumulate_gradients(self, batch: ClipBatch, draws: Draws) -> Tensor:
+        """Add up g over passes of at most `micro_batch_size` clips; return the losses L of this worker's, (b)."""
         captions = ["" if dropped else c for dropped, c in zip(draws.dropped, batch.captions, strict=True)]
-        passes = torch.arange(len(latents)).split(self._recipe.compute.micro_batch_size or len(latents))
+        passes = torch.arange(len(captions)).split(self._config.compute.micro_batch_size or len(captions))
         losses = []
         for chosen in passes:
             with nullcontext() if chosen is passes[-1] else self._without_sync():
                 text, pooled = self._text([captions[i] for i in chosen.tolist()])
-                found = clip_losses(
-                    partial(self._predict, pooled=pooled),
-                    to_device(latents[chosen], self._device),
-                    text,
-                    of_clips(draws, chosen),
-                    self._signal,
-                    schedule=self._recipe.noise_schedule,
-                    objective=self._recipe.objective,
+                predict = partial(self._predict, pooled=pooled)
+                found = self.recipe.loss(
+                    predict, batch.latents[chosen], text, of_clips(draws, chosen), self._alphas_cumprod
                 )
-                # Workers' shares may differ by a clip: their mean of these is the batch's mean all the same.
-                share = self._world_size / self._recipe.train.batch_size
+                # DistributedDataParallel takes the mean of the workers' gradients, whose shares may differ by a clip.
+                # Of sums of losses times (workers / B) that is the gradient of the sum over all clips, divided by B.
+                share = self._world_size / self._config.train.batch_size
                 self._scaler.scale(found.sum() * share).backward()
             losses.append(found.detach())
         return torch.cat(losses)
 
     def save(self, folder: Path, *, step: int) -> None:
         """Write the training state after `step` steps into an existing folder."""
-        state.save(
-            folder,
-            self.model,
-            self.optimizer,
-            self._scaler,
-            self.ema,
-            step=step,
-            skipped_steps=self.skips.number,
-            recipe=self._recipe,
-        )
+        self._state.save(folder, step=step, skipped_steps=self.skipped.number)
 
     def load(self, folder: Path) -> int:
         """Continue from a saved state.
@@ -163,27 +155,22 @@ class Trainer:
         Raises:
             UserError: the state's weights are damaged or of another shape.
         """
-        step, self.skips.number = state.load(
-            folder, self._recipe.result_file, self.model, self.optimizer, self._scaler, self.ema
-        )
+        step, self.skipped.number = self._state.load(folder)
         return step
 
     def write_result(self, uri: str) -> None:
         """Write the weights file that has been trained."""
-        state.write_result(uri, self.model, self.ema, self._recipe)
+        self._state.write_result(uri)
 
     def _without_sync(self) -> AbstractContextManager[None]:
         """Gradients travel once a step, with its last pass."""
         model = self._predict
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
-    def _distributed(self, recipe: Recipe) -> nn.Module:
+    def _wrapped(self) -> nn.Module:
         model: nn.Module = self.model
-        if isinstance(self.model.unet, MotionUNet):
-            self.model.unet.activation_checkpointing = recipe.compute.activation_checkpointing
-        elif recipe.compute.activation_checkpointing == "all":
-            self.model.unet.enable_gradient_checkpointing()
-        if recipe.compute.compile:
+        self.model.checkpoint_activations(self._config.compute.activation_checkpointing)
+        if self._config.compute.compile:
             model = torch.compile(model)  # type: ignore[assignment]
         if self._world_size > 1:
             # init_sync and broadcast_buffers off: the weights are equal already, and the frozen base never travels.
@@ -191,24 +178,20 @@ class Trainer:
         return model
 
 
-def _loader(recipe: Recipe, rank: int, world_size: int) -> ClipLoader | MixedLoader:
+def _loader(config: RecipeConfig, rank: int, world_size: int) -> ClipLoader | MixedLoader:
     def loader(uri: str, where: str) -> ClipLoader:
-        train = recipe.train
+        train = config.train
         return ClipLoader(
             uri,
             read_manifest(uri),
-            batch_size=train.batch_size,
-            seed=train.seed,
-            rank=rank,
-            world_size=world_size,
-            where=where,
-            holdout=train.holdout,
+            Batching(batch_size=train.batch_size, seed=train.seed, rank=rank, world_size=world_size),
+            ClipChoice(where=where, holdout=train.holdout),
         )
 
-    own = loader(recipe.dataset_uri, recipe.where)
-    if recipe.mix.dataset_uri is None:
+    own = loader(config.dataset_uri, config.where)
+    if config.mix.dataset_uri is None:
         return own
-    return MixedLoader(own, loader(recipe.mix.dataset_uri, recipe.mix.where), share=recipe.mix.share)
+    return MixedLoader(own, loader(config.mix.dataset_uri, config.mix.where), share=config.mix.share)
 
 
 def _check_same_precision(dtype: torch.dtype, world_size: int) -> None:

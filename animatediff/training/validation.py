@@ -7,15 +7,16 @@ from typing import NamedTuple
 
 import torch
 
+from animatediff.data.loading.choice import ClipChoice
 from animatediff.data.loading.loader import ClipBatch, ClipLoader
+from animatediff.data.loading.order import Batching
 from animatediff.data.manifest import read_manifest
 from animatediff.diffusion.schedule import compute_alphas_cumprod
-from animatediff.training.model import build, place
-from animatediff.training.recipe import Recipe
-from animatediff.training.schedules import with_schedule
-from animatediff.training.state import load_result
-from animatediff.training.step import clip_losses, draw, of_clips, single_frames
+from animatediff.training.recipes.table import recipe_of
+from animatediff.training.settings import RecipeConfig
+from animatediff.training.step.draws import RandomSource, of_clips
 from animatediff.training.text import CaptionEncoder
+from animatediff.training.trained_model import place
 from animatediff.weights.base import load_text_encoders
 
 _SEED = 7_000_000_000  # of noise that no training draws, as its seed is another
@@ -23,7 +24,7 @@ _QUARTERS = 4
 
 
 class HeldOutLoss(NamedTuple):
-    """What was measured on held-out clips."""
+    """The loss on held-out clips."""
 
     loss: float
     """Their mean; NaN where no clip's is finite."""
@@ -32,64 +33,47 @@ class HeldOutLoss(NamedTuple):
 
 
 @torch.no_grad()
-def validation_loss(recipe: Recipe, weights_uri: str, *, device: torch.device, num_clips: int) -> HeldOutLoss:
-    """Mean loss on held-out clips, each in the middle of every quarter of the timesteps.
+def validation_loss(config: RecipeConfig, weights_uri: str, *, device: torch.device, num_clips: int) -> HeldOutLoss:
+    """Return the mean loss on held-out clips, each in the middle of every quarter of the timesteps.
 
     Args:
-        recipe: the run's; its `train.holdout` says what is held out.
-        weights_uri: weights file of the run's kind.
+        config: the run's; its `train.holdout` says what is held out.
+        weights_uri: weights file of the recipe's kind.
         device: where to compute.
         num_clips: most clips to measure on, always the same ones.
 
     Raises:
         UserError: nothing is held out, or a part cannot be read.
     """
-    recipe = with_schedule(recipe)
-    encoders = load_text_encoders(recipe.base)
-    model = build(recipe, encoders, seed=0)
-    load_result(weights_uri, model)
-    dtype = place(model, device, recipe.compute.precision)
+    recipe = recipe_of(config)
+    num_timesteps = recipe.noise_schedule.num_train_timesteps
+    encoders = load_text_encoders(config.base)
+    model = recipe.build(encoders, seed=0)
+    recipe.read(weights_uri, model)
+    dtype = place(model, device, config.compute.precision)
     encode = CaptionEncoder(encoders, device, dtype)
     alphas_cumprod = compute_alphas_cumprod(recipe.noise_schedule).to(device)
+    random = RandomSource(_SEED, num_timesteps, 0.0, config.objective)
+    middles = (2 * torch.arange(_QUARTERS) + 1) * num_timesteps // (2 * _QUARTERS)
     loader = ClipLoader(
-        recipe.dataset_uri,
-        read_manifest(recipe.dataset_uri),
-        batch_size=1,
-        seed=0,
-        where=recipe.where,
-        holdout=recipe.train.holdout,
-        held_out=True,
+        config.dataset_uri,
+        read_manifest(config.dataset_uri),
+        Batching(batch_size=1, seed=0),
+        ClipChoice(where=config.where, holdout=config.train.holdout, held_out=True),
     )
 
-    def loss(index: int, batch: ClipBatch) -> float:
-        num_timesteps = recipe.noise_schedule.num_train_timesteps
-        draws = draw(
-            tuple(batch.latents.shape),
-            objective=recipe.objective,
-            seed=_SEED,
-            step=0,
-            first_index=index,
-            num_timesteps=num_timesteps,
-            caption_dropout=0.0,
-        )
-        latents = batch.latents
-        if model.takes_single_frames:
-            latents, draws = single_frames(latents, draws)
-        middles = (2 * torch.arange(_QUARTERS) + 1) * num_timesteps // (2 * _QUARTERS)
-        four = replace(of_clips(draws, torch.zeros(_QUARTERS, dtype=torch.long)), timesteps=middles)
-        latents = latents.expand(_QUARTERS, *latents.shape[1:]).to(device)
-        text, pooled = encode(batch.captions * _QUARTERS)
-        predict, schedule, objective = partial(model, pooled=pooled), recipe.noise_schedule, recipe.objective
-        return (
-            clip_losses(predict, latents, text, four, alphas_cumprod, schedule=schedule, objective=objective)
-            .mean()
-            .item()
-        )
+    def loss(index: int, clip: ClipBatch) -> float:
+        draws = random.draw(tuple(clip.latents.shape), step=0, first_index=index)
+        repeated = torch.zeros(_QUARTERS, dtype=torch.long)
+        four = replace(of_clips(draws, repeated), timesteps=middles)
+        text, pooled = encode(clip.captions * _QUARTERS)
+        predict = partial(model, pooled=pooled)
+        return recipe.loss(predict, clip.latents[repeated], text, four, alphas_cumprod).mean().item()
 
     losses = {}
     for i in range(min(num_clips, loader.num_clips)):
-        batch = loader.load(i)
-        losses[batch.clip_ids[0]] = loss(i, batch)
+        clip = loader.load(i)
+        losses[clip.clip_ids[0]] = loss(i, clip)
     finite = [value for value in losses.values() if math.isfinite(value)]
     left_out = [clip_id for clip_id, value in losses.items() if not math.isfinite(value)]
     return HeldOutLoss(sum(finite) / len(finite) if finite else math.nan, left_out)

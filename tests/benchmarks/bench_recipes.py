@@ -32,7 +32,8 @@ from animatediff.sprites.readings.pictures import read
 from animatediff.sprites.scenes.drawing import SAMPLE_SIZE, render
 from animatediff.sprites.scenes.world import Scene, caption, sample_scenes
 from animatediff.sprites.videos import write_scenes
-from animatediff.training.recipe import Recipe
+from animatediff.training.config import TrainingConfig
+from animatediff.training.recipes.table import recipe_of
 from animatediff.training.trainer import Trainer
 from animatediff.training.validation import validation_loss
 from pipelines import ingest
@@ -62,7 +63,7 @@ def dataset(name, scenes, *, width=SAMPLE_SIZE, height=SAMPLE_SIZE, camera=None,
 
 def train(name, recipe, dataset_uri, *, steps, batch_size, lr, model=None, **sections):
     """The recipe and its weights file, trained unless they are there."""
-    recipe = Recipe(
+    recipe = TrainingConfig(
         recipe=recipe,
         dataset_uri=dataset_uri,
         base=BASE,
@@ -72,7 +73,7 @@ def train(name, recipe, dataset_uri, *, steps, batch_size, lr, model=None, **sec
         **sections,
     )
     digest = hashlib.sha256(json.dumps(recipe.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:8]
-    weights = WORK / f"{name}-{digest}" / recipe.result_file
+    weights = WORK / f"{name}-{digest}" / recipe_of(recipe).result_file
     if not weights.exists():
         start = time.process_time()
         trainer = Trainer(recipe, device=CPU)
@@ -264,9 +265,10 @@ def finetune():
         if not rows:
             rows.append(("before", *losses(recipe, MOTION_MODULE, new, old)))
         rows.append((name, *losses(recipe, weights, new, old)))
-        is_lora = recipe.result == "motion_lora"
-        loras = {"motion_loras": (Lora(path=weights),)} if is_lora else {}
-        sheet |= strips_of(name, scenes, MOTION_MODULE if is_lora else weights, **loras)
+        used = recipe_of(recipe).sampled_with(weights)
+        sheet |= strips_of(
+            name, scenes, used.motion_module, motion_loras=tuple(Lora(path=uri) for uri in used.motion_loras)
+        )
     table(("finetune", "loss, chalk", "loss, plain"), rows)
     strips(sheet, WORK / "finetune.png")
 

@@ -22,7 +22,7 @@ from pipelines.tracking.tracker import open_client
 from pipelines.train import main
 from tests.integration.processes import below, kill
 from tests.unit.data.loading.test_loader import write_dataset
-from tests.unit.training.test_recipes import poison
+from tests.unit.training.recipes.test_recipes import poison
 
 # Large enough for well-conditioned norms: in tiny latents rounding of 1e-8 grows chaotically.
 SHAPE = (4, 4, 16, 16)

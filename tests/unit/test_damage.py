@@ -22,7 +22,7 @@ from animatediff.rendering.results import clip_files
 from animatediff.rendering.results.ledger import result_of, write_item
 from animatediff.rendering.results.result import Result
 from animatediff.sprites import shipped
-from animatediff.training.checkpoint_files import DamagedCheckpointError
+from animatediff.training.state.checkpoint_files import DamagedCheckpointError
 from animatediff.training.trainer import Trainer
 from pipelines import animate, ingest, score
 from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
@@ -78,7 +78,7 @@ class World:
         write_yaml(self.root / "catalog.yaml", {**shared, "entries": entries})
         self.ingest()
         job = train_run.prepare(self._train_config())
-        trainer = Trainer(job.recipe, device=torch.device("cpu"))
+        trainer = Trainer(job.recipe.resolved_config, device=torch.device("cpu"))
         for step, name in zip((2, 4), STEPS, strict=True):
             folder = self.root / "run" / "checkpoints" / name
             folder.mkdir(parents=True)
@@ -111,7 +111,7 @@ class World:
     def train(self):
         """Its checks, the newest whole checkpoint, and an epoch of clips; returns the steps that it goes on from."""
         job, known = train_run.prepare(self._train_config()), []
-        trainer = Trainer(job.recipe, device=torch.device("cpu"))
+        trainer = Trainer(job.recipe.resolved_config, device=torch.device("cpu"))
         while True:
             leave_out_damaged(str(self.root / "run"), known)
             names = [

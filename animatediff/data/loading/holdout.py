@@ -7,7 +7,7 @@ import numpy as np
 
 
 def is_held_out(video_ids: Sequence[str], share: float) -> np.ndarray:
-    """Whether each video is held out, decided by its id alone.
+    """Return whether each video is held out, decided by its id alone.
 
     So all clips of a video stay together, and a dataset that grows, or is read in another order, keeps the split.
 

@@ -15,17 +15,13 @@ import torch
 from torch import Tensor
 
 from animatediff import storage
-from animatediff.data import columns
-from animatediff.data.loading.holdout import is_held_out
-from animatediff.data.loading.order import BucketOrder, Place
+from animatediff.data.loading.choice import ALL_CLIPS, ClipChoice, chosen_groups, refuse_empty
+from animatediff.data.loading.order import Batching, BucketOrder, Place
 from animatediff.data.manifest import Manifest
-from animatediff.data.scoring import scores
 from animatediff.data.shards import latent_from_row, read_row_group
-from animatediff.errors import UserError
 
 _COLUMNS = ("clip_id", "caption", "latent", "latent_shape", "latent_dtype")
 _PREFETCHED_BATCHES = 4
-_READERS = 16
 
 
 @dataclass(frozen=True)
@@ -42,59 +38,33 @@ class ClipBatch:
     """Index of the first clip in the global batch."""
 
 
-@dataclass(frozen=True)
-class _Group:
-    """A row group, and which of its rows are chosen."""
-
-    uri: str
-    index: int
-    rows: np.ndarray
-
-
 class ClipLoader:
     """Reads one worker's share of the global batches, ahead of their use, in a thread.
 
     Args:
         dataset_uri: folder of the sealed dataset.
         manifest: its manifest.
-        batch_size: clips in a global batch, all of one shape.
-        seed: of the clips' order.
-        rank: this worker, in [0, world_size).
-        world_size: workers, at most `batch_size`; their shares differ by one clip at most.
-        where: which clips, by their scores, or a name of `scores.PRESETS`; empty takes all.
-        holdout: share of the videos that is held out, see `holdout.is_held_out`.
-        held_out: read those clips instead of the others.
+        batching: the global batches, and this worker's share of them.
+        choice: which clips.
 
     Raises:
-        UserError: the dataset is empty, `where` cannot be understood, or no clip is left.
+        UserError: the dataset is empty, `choice.where` cannot be understood, or no clip is left.
     """
 
     def __init__(
-        self,
-        dataset_uri: str,
-        manifest: Manifest,
-        *,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        where: str = "",
-        holdout: float = 0.0,
-        held_out: bool = False,
+        self, dataset_uri: str, manifest: Manifest, batching: Batching, choice: ClipChoice = ALL_CLIPS
     ) -> None:
-        if batch_size < world_size:
-            raise ValueError(f"a batch of {batch_size} clips is not enough for {world_size} workers")
-        buckets = _choose(dataset_uri, manifest, where, holdout, held_out)
+        buckets = chosen_groups(dataset_uri, manifest, choice)
         self._groups = [group for groups in buckets for group in groups]
         rows = [[len(group.rows) for group in groups] for groups in buckets]
-        self._order = BucketOrder(rows, batch_size=batch_size, seed=seed)
+        self._order = BucketOrder(rows, batch_size=batching.batch_size, seed=batching.seed)
         self._scaling_factor = manifest.scaling_factor
-        self._share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+        self._share = batching.share
         share = self._share.stop - self._share.start
         # Each lane is inside one group, or at the border of two; a bucket may have its turn in between.
         self._read = lru_cache(maxsize=(2 * share + 2) * len(buckets))(self._read_group)
         self.num_clips = sum(map(sum, rows))
-        """Clips that `where` chooses."""
+        """Clips that are chosen."""
         self.wait_s = 0.0
         """Seconds that the consumer has waited for data so far."""
 
@@ -142,12 +112,12 @@ class ClipLoader:
 
 
 def latent_shapes(dataset_uri: str, manifest: Manifest) -> list[tuple[int, int, int, int]]:
-    """Shape (f c h w) of the clips of each bucket, read from its first.
+    """Return the shape (f c h w) of the clips of each bucket, read from its first.
 
     Raises:
         UserError: the dataset is empty, or a shard cannot be read.
     """
-    _refuse_empty(dataset_uri, manifest)
+    refuse_empty(dataset_uri, manifest)
     firsts = {shard.bucket: shard for shard in reversed(manifest.shards)}
     shapes = []
     for _, shard in sorted(firsts.items()):
@@ -155,47 +125,3 @@ def latent_shapes(dataset_uri: str, manifest: Manifest) -> list[tuple[int, int, 
         f, c, h, w = row["latent_shape"]
         shapes.append((f, c, h, w))
     return shapes
-
-
-def _choose(dataset_uri: str, manifest: Manifest, where: str, holdout: float, held_out: bool) -> list[list[_Group]]:
-    """Return the row groups of each bucket that has a chosen clip."""
-    _refuse_empty(dataset_uri, manifest)
-    masks = _masks(dataset_uri, manifest, where) if where else (np.ones(s.num_clips, bool) for s in manifest.shards)
-    if holdout or held_out:
-        split = _held_out(dataset_uri, manifest, holdout)
-        masks = (mask & (held == held_out) for mask, held in zip(masks, split, strict=True))
-    buckets: dict[str, list[_Group]] = {}
-    for shard, mask in zip(manifest.shards, masks, strict=True):
-        uri, ends = storage.join(dataset_uri, shard.path), np.cumsum(shard.row_group_rows)[:-1]
-        groups = [_Group(uri, i, np.flatnonzero(part)) for i, part in enumerate(np.split(mask, ends))]
-        buckets.setdefault(shard.bucket, []).extend(groups)
-    found = [groups for _, groups in sorted(buckets.items()) if any(len(group.rows) for group in groups)]
-    if not found:
-        if where:
-            which = f"fulfils {where!r}" + (f" with {holdout:g} of the videos held out" if holdout else "")
-            raise UserError(f"no clip of {dataset_uri} {which}: `animatediff show` tells how scores are spread")
-        which = "held out" if held_out else "left to train on"
-        raise UserError(f"no clip of {dataset_uri} is {which}: change the share of held-out videos ({holdout:g})")
-    return found
-
-
-def _held_out(dataset_uri: str, manifest: Manifest, share: float) -> Iterator[np.ndarray]:
-    """For each shard which of its clips are held out, (n,) bool."""
-    with ThreadPoolExecutor(_READERS) as pool:
-        tables = pool.map(lambda shard: columns.read(dataset_uri, shard, {"video_id"}), manifest.shards)
-        yield from (is_held_out(table["video_id"].to_pylist(), share) for table in tables)
-
-
-def _masks(dataset_uri: str, manifest: Manifest, where: str) -> Iterator[np.ndarray]:
-    """For each shard which of its clips are wanted, (n,) bool."""
-    condition = scores.condition(where, columns.names(dataset_uri, manifest))
-    wanted = condition.columns
-    repeated = columns.read_duplicates(dataset_uri)["clip_id"] if columns.DUPLICATE in wanted else None
-    with ThreadPoolExecutor(_READERS) as pool:
-        tables = pool.map(lambda shard: columns.read(dataset_uri, shard, wanted, repeated), manifest.shards)
-        yield from (condition.mask(table) for table in tables)
-
-
-def _refuse_empty(dataset_uri: str, manifest: Manifest) -> None:
-    if not manifest.num_clips:
-        raise UserError(f"the dataset {dataset_uri} holds no clip")

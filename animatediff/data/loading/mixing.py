@@ -40,5 +40,5 @@ class MixedLoader:
             yield next(second if is_other else first)
 
     def _num_others(self, index: int) -> int:
-        """Batches of the other dataset before number `index`."""
+        """Return how many batches before number `index` are the other dataset's."""
         return math.floor(index * self._share)

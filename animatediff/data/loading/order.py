@@ -1,19 +1,65 @@
 """The order in which training sees a dataset's clips, decided by a seed alone.
 
-The epochs' orders stand one after the other, and batch `k` is positions `k * batch_size` to `(k + 1) * batch_size` of
-that line. So nothing is dropped at an epoch's end, and the seed and `k` alone decide a batch: a resumed run, or one
-with another number of workers, sees the very same batches.
+Three promises: every epoch is whole, any number of workers sees the same global batches, and a resumed run finds its
+place without any saved state. Why they hold, with N clips and batches of B:
+
+The line. Epoch e is a permutation of all N clips, and the epochs stand one after the other on an endless line:
+position p is number `p % N` of epoch `p // N`. Batch k is the positions `k B` to `(k + 1) B - 1`. Nothing is dropped
+where B does not divide N: the batch at an epoch's end goes on in the next epoch. Clips of several shapes have a line
+for each shape, whose batches take turns.
+
+Every epoch is whole. Its plan permutes the row groups and cuts their line into buffers of B groups. A buffer's places
+are all rows of its groups, each group's permuted, one group after the other; they are then moved to the buffer's
+positions one to one. So each (group, row) stands at exactly one position of the epoch.
+
+Lanes. Index i of every batch is lane i: the positions p with `p % B == i`. A buffer of R rows has R / B positions of
+each lane, rounded up or down. Counting its positions lane by lane, and in a lane from first to last, the j-th gets the
+buffer's j-th place. So a lane reads a run of neighbouring places: with groups of equal size one group, or two at a
+border. A batch takes one clip of each lane, and with it mixes about B row groups.
+
+Any number of workers. Nothing above knows of workers: seed and k decide a global batch. Worker r of W takes its indices
+`r B // W` to `(r + 1) B // W - 1`. These ranges cover 0 to B - 1 without a gap or an overlap, as each begins where the
+one before it ends, and are neighbouring lanes: a worker opens about its share of the row groups, not all of them.
+
+Resuming. A batch needs k alone: dividing `k B + i` by N gives the epoch and the number in it, a search in the buffers'
+starts the buffer. The plans of both are drawn from (seed, epoch) and (seed, epoch, buffer), so none depends on what was
+drawn before.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 
+@dataclass(frozen=True)
+class Batching:
+    """The global batches, and one worker's share of each."""
+
+    batch_size: int
+    """Clips in a global batch, all of one shape."""
+    seed: int
+    """Of the clips' order."""
+    rank: int = 0
+    """This worker, in [0, world_size)."""
+    world_size: int = 1
+    """Workers, at most `batch_size`; their shares differ by one clip at most."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < self.world_size:
+            raise ValueError(f"a batch of {self.batch_size} clips is not enough for {self.world_size} workers")
+
+    @property
+    def share(self) -> slice:
+        """This worker's indices of a global batch."""
+        first, end = (rank * self.batch_size // self.world_size for rank in (self.rank, self.rank + 1))
+        return slice(first, end)
+
+
 class Place(NamedTuple):
-    """Where a clip lies."""
+    """Where in the dataset a clip lies."""
 
     group: int
     """Index of the row group, counted over all shards in the manifest's order."""
@@ -22,12 +68,7 @@ class Place(NamedTuple):
 
 
 class ClipOrder:
-    """Which clip stands at which position of the endless line.
-
-    An epoch permutes all row groups and cuts the line of them into buffers of `batch_size` groups. A buffer is laid
-    out in lanes: index `i` of every batch reads its own run of the buffer's rows, permuted inside each group. So a
-    batch mixes clips of different row groups, while a worker, which takes neighbouring lanes, opens only its own
-    share of the groups however many workers there are.
+    """Tells which clip stands at which position of the endless line, as the module's docstring derives.
 
     Args:
         group_rows: rows of each row group.
@@ -61,14 +102,14 @@ class ClipOrder:
         return Place(int(group), int(row))
 
     def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where each buffer starts within the epoch, and the epoch's order of the row groups."""
+        """Return where each buffer starts within the epoch, and the epoch's order of the row groups."""
         groups = np.random.default_rng([self._seed, epoch]).permutation(len(self._group_rows))
         groups = groups[self._group_rows[groups] > 0]
         ends = np.cumsum(self._group_rows[groups])
         return np.concatenate([[0], ends])[:-1][:: self._batch_size], groups
 
     def _plan_buffer(self, epoch: int, buffer: int) -> np.ndarray:
-        """(rows, 2): group and row of each position of a buffer."""
+        """Return the group and the row at each position of a buffer, (rows 2)."""
         starts, groups = self._epoch(epoch)
         rng = np.random.default_rng([self._seed, epoch, buffer])
         chosen = groups[buffer * self._batch_size : (buffer + 1) * self._batch_size]
@@ -76,6 +117,7 @@ class ClipOrder:
         rows = np.concatenate([rng.permutation(size) for size in sizes])
         places = np.stack([np.repeat(chosen, sizes), rows], axis=1)
         lanes = (epoch * self.num_clips + int(starts[buffer]) + np.arange(len(rows))) % self._batch_size
+        # Stable: positions by lane, and in a lane from first to last.
         order = np.empty_like(places)
         order[np.argsort(lanes, kind="stable")] = places
         return order
@@ -108,7 +150,7 @@ class BucketOrder:
         return [Place(self._first_group[bucket] + place.group, place.row) for place in places]
 
     def _plan_cycle(self, cycle: int) -> tuple[np.ndarray, np.ndarray]:
-        """Whose turn it is at each position, and which turn of its own."""
+        """Return which bucket has its turn at each position of a cycle, and which turn of its own that is."""
         rng = np.random.default_rng([self._seed, 0, 0, cycle])
         buckets = rng.permutation(np.repeat(np.arange(len(self._turns)), self._turns))
         turns = np.empty_like(buckets)

@@ -18,7 +18,7 @@ import ray
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.storage.errors import unreachable
-from animatediff.training import checkpoint_files
+from animatediff.training.state import checkpoint_files
 from pipelines.terminal.failures import find_refusal, find_user_error
 
 logger = logging.getLogger(__name__)
@@ -64,8 +64,8 @@ def leave_out_damaged(run_uri: str, known: Collection[str] = ()) -> None:
         logger.warning("Ray's list of the checkpoints in %s is missing or damaged: it is made anew", folder)
         listed = _make_list(sorted(there))
     names = [entry["checkpoint_dir_name"] for entry in listed["checkpoint_results"]]
-    objections = {name: _objection(folder, name, known) for name in names}
-    damaged = {name: why for name, why in objections.items() if why is not None}
+    found = {name: _find_damage(folder, name, known) for name in names}
+    damaged = {name: why for name, why in found.items() if why is not None}
     for name, why in damaged.items():
         logger.warning("checkpoint %s is damaged and left out: %s", storage.join(folder, name), why)
     whole = [name for name in names if name not in damaged]
@@ -84,7 +84,7 @@ def names_there(run_uri: str) -> set[str]:
 
 
 @contextmanager
-def told_of_refusal(run_uri: str, before: Collection[str]) -> Iterator[None]:
+def refusal_as_user_error(run_uri: str, before: Collection[str]) -> Iterator[None]:
     """Raise what ends the training as a `UserError` where the storage has refused a checkpoint, of which nothing stays.
 
     Args:
@@ -123,7 +123,7 @@ def delete_half_written(run_uri: str, before: Collection[str]) -> None:
     folder = storage.join(run_uri, FOLDER)
     for name in names_there(run_uri) - set(before):
         uri = storage.join(folder, name)
-        if checkpoint_files.LIST in storage.list_sizes(uri) and checkpoint_files.objection(uri) is None:
+        if checkpoint_files.LIST in storage.list_sizes(uri) and checkpoint_files.find_damage(uri) is None:
             continue
         if storage.is_local(uri):
             shutil.rmtree(storage.absolute(uri), ignore_errors=True)
@@ -131,17 +131,17 @@ def delete_half_written(run_uri: str, before: Collection[str]) -> None:
             storage.delete_many([storage.join(uri, file) for file in storage.find_files(uri)])
     if _read_list(folder) is None:
         whole = (
-            name for name in names_there(run_uri) if checkpoint_files.objection(storage.join(folder, name)) is None
+            name for name in names_there(run_uri) if checkpoint_files.find_damage(storage.join(folder, name)) is None
         )
         _write_list(folder, _make_list(sorted(whole)))
 
 
-def _objection(folder: str, name: str, known: Collection[str]) -> str | None:
-    return "its bytes differ" if name in known else checkpoint_files.objection(storage.join(folder, name))
+def _find_damage(folder: str, name: str, known: Collection[str]) -> str | None:
+    return "its bytes differ" if name in known else checkpoint_files.find_damage(storage.join(folder, name))
 
 
 def _read_list(folder: str) -> dict[str, Any] | None:
-    """None where it is missing or damaged."""
+    """Return Ray's list, or None where it is missing or damaged."""
     try:
         listed = json.loads(storage.read_bytes(storage.join(folder, _LIST)))
         results = listed["checkpoint_results"]

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig) -> TrainRun | None:
-    """Do the job; see `pipelines.train.main`."""
+    """Check, train and register the weights; return the run, or None after a dry run."""
     logger.info("train: %s on %s -> %s", config.dataset_uri, config.base, config.output_uri)
     if config.dry_run:
         for line in estimate(config):
@@ -51,7 +51,9 @@ def _open_tracker(config: TrainConfig, job: TrainJob, workers: Workers) -> Track
     tracker = Tracker(
         config.run_name,
         run_id=job.run.mlflow_run_id,
-        params=flatten(config.model_copy(update={"schedule": job.recipe.schedule}).model_dump(mode="json")),
+        params=flatten(
+            config.model_copy(update={"schedule": job.recipe.resolved_config.schedule}).model_dump(mode="json")
+        ),
         tags=_tags(config, job) | {"device": device(use_gpu=workers.use_gpu)},
         inputs=job.inputs,
     )

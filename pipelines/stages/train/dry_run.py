@@ -2,7 +2,6 @@
 
 import tempfile
 
-from animatediff.training.model import count_parameters
 from pipelines.settings import TrainConfig
 from pipelines.stages.train.run import TrainJob, check
 from pipelines.terminal.hours import cost, duration
@@ -19,7 +18,7 @@ def estimate(config: TrainConfig) -> list[str]:
     """
     with tempfile.TemporaryDirectory() as folder:
         job = check(config, folder)
-        frozen, trained = count_parameters(job.recipe)
+        frozen, trained = job.recipe.count_parameters()
     left = max(0, config.train.num_steps - job.run.num_steps)
     return [_data(config, job), _steps(config, job, left), _memory(config, frozen, trained), _time(config, left)]
 

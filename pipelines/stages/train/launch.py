@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import ray
@@ -24,7 +23,7 @@ from ray.train import ScalingConfig as RayScalingConfig
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.training.recipe import Recipe
+from animatediff.training.recipes.recipe import Recipe
 from pipelines.cluster.runtime import beside_the_driver, num_gpus, wants_gpus
 from pipelines.cluster.starting import starting
 from pipelines.settings import ScalingConfig, TrainConfig
@@ -33,11 +32,11 @@ from pipelines.stages.train.checkpoints import (
     ChangedListError,
     leave_out_damaged,
     names_there,
-    told_of_refusal,
+    refusal_as_user_error,
 )
 from pipelines.stages.train.metrics_board import MetricsBoard
 from pipelines.stages.train.sample import Renderer
-from pipelines.stages.train.validate import validate
+from pipelines.stages.train.validate import Validator
 from pipelines.stages.train.worker import train_worker
 from pipelines.terminal.failures import user_errors
 
@@ -52,7 +51,7 @@ _LOWER = "compute.micro_batch_size, train.batch_size or scaling.num_workers"
 
 @dataclass(frozen=True)
 class Workers:
-    """How many workers, and what each has."""
+    """How many workers train, and what each has."""
 
     number: int | tuple[int, int]
     """Or the fewest and the most."""
@@ -96,7 +95,7 @@ class Workers:
 
 
 def _cpu_share(num_workers: int) -> float:
-    """CPUs of the smallest machine, shared by the workers that it gets."""
+    """Return the CPUs of the smallest machine, shared by the workers that it gets."""
     machines = [cpus for node in ray.nodes() if node["Alive"] and (cpus := node["Resources"].get("CPU", 0))]
     return float(min(machines) / math.ceil(num_workers / len(machines)))
 
@@ -108,7 +107,7 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
         What rank 0 measured: `step`, `loss`, `loss_q1` to `loss_q4` (by quarters of the timesteps, from clean to
         noisy), `grad_norm`, `lr`, `clips_per_s`, `data_wait` (the share of the time spent waiting for data),
         `peak_memory_gb` and `skipped_steps`. The first entry of a start has `step` alone: the steps done before.
-        A skipped step is an entry of `skipped` and `clip_ids`, a validation one as `validate` describes it.
+        A skipped step is an entry of `skipped` and `clip_ids`, a validation one as `Validator.board` describes it.
 
     Raises:
         UserError: what a worker raised, or that one was lost, after `scaling.max_failures` new starts; or no checkpoint
@@ -143,7 +142,7 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
 
 
 def _fit(trainer: Any, workers: Workers, board: Any, run_uri: str) -> Iterator[dict[str, Any]]:
-    """One start of the workers, to their end."""
+    """Start the workers once, and yield what they measure until they end."""
     number = workers.number if isinstance(workers.number, int) else workers.number[0]
     before = names_there(run_uri)
     fit = _start(trainer)
@@ -157,16 +156,16 @@ def _fit(trainer: Any, workers: Workers, board: Any, run_uri: str) -> Iterator[d
                 arrived()
             yield from entries
         yield from ray.get(board.take.remote())  # what came since, or before a failure that the loop never saw
-        with told_of_refusal(run_uri, before):
+        with refusal_as_user_error(run_uri, before):
             fit.result()
 
 
 def _trainer(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer, board: Any) -> Any:
     return ray.train.torch.TorchTrainer(
         train_worker,
-        # The recipe as plain values: Ray's controller opens this too, and should not import torch for it.
+        # The recipe's config as plain values: Ray's controller opens this too, and should not import torch for it.
         train_loop_config={
-            "recipe": recipe.model_dump(),
+            "recipe": recipe.resolved_config.model_dump(),
             "run_uri": storage.absolute(config.output_uri),
             "board": board,
             "validate_every": config.sample.every,
@@ -178,13 +177,7 @@ def _trainer(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Re
         ),
         run_config=_run_config(config),
         validation_config=ValidationConfig(
-            fn=partial(
-                validate,
-                renderer=renderer,
-                run_uri=storage.absolute(config.output_uri),
-                board=board,
-                has_idle_cpus=workers.use_gpu,
-            ),
+            fn=Validator(renderer, storage.absolute(config.output_uri), board, has_idle_cpus=workers.use_gpu),
             # No CPU of its own: on a full cluster it would never come, and the workers' share stays theirs.
             ray_remote_kwargs={"num_cpus": 0, "num_gpus": 1 if workers.spare_gpu else 0, "max_retries": 0},
         ),

@@ -8,15 +8,18 @@ from pydantic import ValidationError
 
 from animatediff import storage
 from animatediff.config import Config, differing_fields, dump
+from animatediff.data.loading.choice import ClipChoice
 from animatediff.data.loading.loader import ClipLoader, latent_shapes
+from animatediff.data.loading.order import Batching
 from animatediff.data.manifest import Manifest, check_shards, read_manifest
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError, naming
 from animatediff.rendering.checks.files import GivenFile, check_files
-from animatediff.training.captions import count_long
-from animatediff.training.model import BASE, check_fit
-from animatediff.training.recipe import Recipe
-from animatediff.training.schedules import with_schedule
+from animatediff.training.config import TrainingConfig
+from animatediff.training.long_captions import count_long
+from animatediff.training.recipes.recipe import Recipe
+from animatediff.training.recipes.table import recipe_of
+from animatediff.training.settings import BASE, RecipeConfig
 from animatediff.uris import printable_values
 from animatediff.weights.base import load_config
 from animatediff.yaml_files import read_yaml
@@ -83,7 +86,7 @@ class TrainRun(Config):
     """Moving average of the loss at the end."""
 
     def write(self, output_uri: str) -> None:
-        """Keep it in the run's folder."""
+        """Write the state into the run's folder."""
         storage.write_bytes(storage.join(output_uri, STATE_FILE), self.model_dump_json(indent=2).encode() + b"\n")
 
 
@@ -91,7 +94,7 @@ class TrainJob(NamedTuple):
     """A run that is ready to be started or continued."""
 
     recipe: Recipe
-    """The config's, its local paths absolute."""
+    """The config's, its local paths absolute and its noise schedule complete."""
     manifest: Manifest
     num_clips: int
     """Clips of the dataset that are trained on."""
@@ -118,18 +121,19 @@ def check(config: TrainConfig, inputs_uri: str) -> TrainJob:
     with naming("dataset_uri"):
         manifest = read_manifest(config.dataset_uri)
         check_shards(config.dataset_uri, manifest)
-    recipe = _resolved(config, inputs_uri)
-    _check_files(recipe)
-    for shape in latent_shapes(recipe.dataset_uri, manifest):
-        check_fit(recipe, shape)
-    num_clips = _count(recipe, recipe.dataset_uri, manifest, recipe.where)
-    validates = config.sample.every > 0 and recipe.train.holdout > 0
-    held_out = _count(recipe, recipe.dataset_uri, manifest, recipe.where, held_out=True) if validates else 0
-    sealed = [(recipe.dataset_uri, manifest)]
-    if recipe.mix.dataset_uri is not None:
+    resolved = _resolved(config, inputs_uri)
+    recipe = recipe_of(resolved)
+    _check_files(resolved)
+    for shape in latent_shapes(resolved.dataset_uri, manifest):
+        recipe.check_fit(shape)
+    num_clips = _count(resolved, resolved.dataset_uri, manifest, resolved.where)
+    validates = config.sample.every > 0 and resolved.train.holdout > 0
+    held_out = _count(resolved, resolved.dataset_uri, manifest, resolved.where, held_out=True) if validates else 0
+    sealed = [(resolved.dataset_uri, manifest)]
+    if resolved.mix.dataset_uri is not None:
         with naming("mix"):
-            sealed.append((recipe.mix.dataset_uri, _read_mix(recipe, recipe.mix.dataset_uri, manifest)))
-    long = count_long(recipe.dataset_uri, manifest, recipe.base)
+            sealed.append((resolved.mix.dataset_uri, _read_mix(recipe, resolved.mix.dataset_uri, manifest)))
+    long = count_long(resolved.dataset_uri, manifest, resolved.base)
     logger.log(logging.WARNING if long.number else logging.INFO, "%s", long)
     result = storage.join(storage.absolute(config.output_uri), recipe.result_file)
     inputs = [_input(uri, found) for uri, found in sealed]
@@ -148,10 +152,12 @@ def prepare(config: TrainConfig) -> TrainJob:
     return job
 
 
-def _count(recipe: Recipe, uri: str, manifest: Manifest, where: str, *, held_out: bool = False) -> int:
-    """Clips that are chosen of a dataset; finding none is told here, and not by a worker."""
-    holdout = recipe.train.holdout
-    return ClipLoader(uri, manifest, batch_size=1, seed=0, where=where, holdout=holdout, held_out=held_out).num_clips
+def _count(config: RecipeConfig, uri: str, manifest: Manifest, where: str, *, held_out: bool = False) -> int:
+    """Return how many clips are chosen of a dataset; finding none is told here, and not by a worker."""
+    holdout = config.train.holdout
+    return ClipLoader(
+        uri, manifest, Batching(batch_size=1, seed=0), ClipChoice(where=where, holdout=holdout, held_out=held_out)
+    ).num_clips
 
 
 def _input(uri: str, manifest: Manifest) -> DataInput:
@@ -165,25 +171,25 @@ def _read_mix(recipe: Recipe, other_uri: str, manifest: Manifest) -> Manifest:
     check_shards(other_uri, other)
     if other.encoder_fp != manifest.encoder_fp:
         raise UserError(
-            f"{other_uri} and {recipe.dataset_uri} were encoded by different VAEs or in different "
+            f"{other_uri} and {recipe.config.dataset_uri} were encoded by different VAEs or in different "
             "precision: their latents do not mix, ingest one of them anew"
         )
     for shape in latent_shapes(other_uri, other):
-        check_fit(recipe, shape)
-    _count(recipe, other_uri, other, recipe.mix.where)
+        recipe.check_fit(shape)
+    _count(recipe.config, other_uri, other, recipe.config.mix.where)
     return other
 
 
-def _check_files(recipe: Recipe) -> None:
+def _check_files(config: RecipeConfig) -> None:
     """Refuse what no worker could open, by the field that names it."""
-    load_config(recipe.base, "unet")
+    load_config(config.base, "unet")
     named = {
         f"base_checkpoints[{index}]": GivenFile(uri, "checkpoint")
-        for index, uri in enumerate(recipe.base_checkpoints)
+        for index, uri in enumerate(config.base_checkpoints)
         if uri != BASE
     }
-    if recipe.model.domain_adapter.path is not None:
-        named["model.domain_adapter.path"] = GivenFile(recipe.model.domain_adapter.path, "domain_adapter")
+    if config.model.domain_adapter.path is not None:
+        named["model.domain_adapter.path"] = GivenFile(config.model.domain_adapter.path, "domain_adapter")
     problems = check_files(named.values())
     for field, file in named.items():
         if file in problems:
@@ -204,17 +210,17 @@ def _find_run(config: TrainConfig, recipe: Recipe, sealed: Sequence[_Sealed]) ->
     return run.model_copy(update=data) if run else TrainRun.model_validate(data)
 
 
-def _resolved(config: TrainConfig, inputs_uri: str) -> Recipe:
-    """Return the config's recipe, its local paths absolute: workers have another working directory."""
-    recipe = {name: getattr(config, name) for name in Recipe.model_fields}
-    recipe["dataset_uri"] = storage.absolute(config.dataset_uri)
-    recipe["base"] = storage.absolute_if_there(config.base)
-    recipe["base_checkpoints"] = tuple(
+def _resolved(config: TrainConfig, inputs_uri: str) -> RecipeConfig:
+    """Return what a recipe is told, with local paths absolute, as workers have another working directory."""
+    fields = {name: getattr(config, name) for name in TrainingConfig.model_fields}
+    fields["dataset_uri"] = storage.absolute(config.dataset_uri)
+    fields["base"] = storage.absolute_if_there(config.base)
+    fields["base_checkpoints"] = tuple(
         name if name == BASE else storage.absolute(name) for name in config.base_checkpoints
     )
     if config.mix.dataset_uri is not None:
         uri = storage.absolute(config.mix.dataset_uri)
-        recipe["mix"] = config.mix.model_copy(update={"dataset_uri": uri})
+        fields["mix"] = config.mix.model_copy(update={"dataset_uri": uri})
     model = config.model
     if model.motion_module is not None:
         with naming("model.motion_module"):
@@ -225,7 +231,7 @@ def _resolved(config: TrainConfig, inputs_uri: str) -> Recipe:
             uri = storage.absolute_if_there(resolve_model_uri(model.domain_adapter.path, inputs_uri))
         adapter = model.domain_adapter.model_copy(update={"path": uri})
         model = model.model_copy(update={"domain_adapter": adapter})
-    return with_schedule(Recipe(**(recipe | {"model": model})))
+    return recipe_of(TrainingConfig(**(fields | {"model": model}))).resolved_config
 
 
 def _read(output_uri: str) -> TrainRun | None:
@@ -241,7 +247,7 @@ def _read(output_uri: str) -> TrainRun | None:
 def _check_same(config: TrainConfig, recipe: Recipe, run: TrainRun, sealed: Sequence[_Sealed]) -> None:
     old = read_yaml(storage.join(config.output_uri, _CONFIG))
     new = config.model_dump(mode="json")
-    changes = differing_fields(printable_values(old | _unsaid(old, new)), new)
+    changes = differing_fields(printable_values(old | _unset_defaults(old, new)), new)
     changes = [change for change in changes if not change.startswith(_MAY_CHANGE)]
     if run.noise_schedule is not None and not any(change.startswith("schedule.") for change in changes):
         # The motion module's file says another one than it did.
@@ -257,7 +263,7 @@ def _check_same(config: TrainConfig, recipe: Recipe, run: TrainRun, sealed: Sequ
         )
 
 
-def _unsaid(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+def _unset_defaults(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """Return what earlier versions wrote of the noise schedule, without the defaults where the config says nothing."""
     given, default = old.get("schedule"), NoiseSchedule().model_dump(mode="json")
     if not isinstance(given, dict) or None in given.values():
@@ -267,7 +273,7 @@ def _unsaid(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changed_clips(run: TrainRun, sealed: Sequence[_Sealed]) -> Iterator[str]:
-    """Which datasets are not what the run has trained on so far."""
+    """Yield the datasets that are not what the run has trained on so far."""
     digests = run.dataset_digest.split("+")
     # Another number of datasets is a change of the config, which is told by itself.
     for number, (digest, (uri, manifest)) in enumerate(zip(digests, sealed, strict=False)):

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from animatediff import storage
+from animatediff.data.loading.choice import ClipChoice
 from animatediff.data.loading.loader import ClipLoader
+from animatediff.data.loading.order import Batching
 from animatediff.data.manifest import Manifest
 from animatediff.errors import UserError
 from animatediff.rendering.animator import Animator
@@ -14,7 +16,8 @@ from animatediff.rendering.catalog import foreign_syntax
 from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Entry, Lora
 from animatediff.rendering.outputs import encode_gif, encode_mp4, encode_png
-from animatediff.training.recipe import Recipe
+from animatediff.training.recipes.recipe import Recipe, SampledWith
+from animatediff.training.settings import RecipeConfig
 from pipelines.settings import SampleConfig
 
 logger = logging.getLogger(__name__)
@@ -24,7 +27,7 @@ logger = logging.getLogger(__name__)
 class Renderer:
     """Renders a run's samples with its weights file, in the size of the dataset's clips.
 
-    Motion modules and MotionLoRAs give clips. A domain adapter gives single pictures: it knows no motion.
+    The recipe says which weights are sampled with, and whether they give clips or single pictures.
 
     Attributes:
         recipe: the run's, its paths absolute.
@@ -53,7 +56,7 @@ class Renderer:
             raise UserError(f"the bucket {manifest.shards[0].bucket!r} names no frames, height and width") from error
         if syntax := foreign_syntax.report(sample.prompts):
             logger.warning("sample.prompts: %s", syntax)
-        return cls(recipe, sample, sample.prompts or (_caption(recipe, manifest),), (f, h, w), on_gpu)
+        return cls(recipe, sample, sample.prompts or (_caption(recipe.config, manifest),), (f, h, w), on_gpu)
 
     def render(self, weights_uri: str) -> dict[str, bytes]:
         """Return the files' contents by name: `0.mp4` and `0.gif` of the first prompt, or `0.png`, and so on.
@@ -61,24 +64,22 @@ class Renderer:
         Raises:
             UserError: the base has no VAE, or the weights give NaN pixels.
         """
-        is_still = self.recipe.result == "domain_adapter"
-        motion_module = weights_uri if self.recipe.result == "motion_module" else self.recipe.model.motion_module
+        recipe, used = self.recipe, self.recipe.sampled_with(weights_uri)
         device = "cuda" if self.on_gpu else "cpu"
-        animator = Animator(self.recipe.base, motion_module, schedule=self.recipe.noise_schedule, device=device)
-        animator.load(self._entry(weights_uri))
+        animator = Animator(recipe.config.base, used.motion_module, schedule=recipe.noise_schedule, device=device)
+        animator.load(self._entry(used))
         files: dict[str, bytes] = {}
         for i, prompt in enumerate(self.prompts):
-            frames = animator.render(self._item(prompt, 1 if is_still else self.size[0]))
+            frames = animator.render(self._item(prompt, 1 if used.is_still else self.size[0]))
             files |= self._encoded(str(i), frames)
         return files
 
-    def _entry(self, weights_uri: str) -> Entry:
-        learned = Lora(path=weights_uri)
+    def _entry(self, used: SampledWith) -> Entry:
         return Entry(
             name="sample",
             prompts=self.prompts,
-            domain_adapter=learned if self.recipe.result == "domain_adapter" else None,
-            motion_loras=(learned,) if self.recipe.result == "motion_lora" else (),
+            domain_adapter=Lora(path=used.domain_adapter) if used.domain_adapter is not None else None,
+            motion_loras=tuple(Lora(path=uri) for uri in used.motion_loras),
         )
 
     def _item(self, prompt: str, num_frames: int) -> Item:
@@ -114,14 +115,11 @@ def write_files(folder_uri: str, files: dict[str, bytes]) -> list[str]:
     return [storage.join(folder_uri, name) for name in files]
 
 
-def _caption(recipe: Recipe, manifest: Manifest) -> str:
+def _caption(config: RecipeConfig, manifest: Manifest) -> str:
     loader = ClipLoader(
-        recipe.dataset_uri,
+        config.dataset_uri,
         manifest,
-        batch_size=1,
-        seed=recipe.train.seed,
-        where=recipe.where,
-        holdout=recipe.train.holdout,
-        held_out=recipe.train.holdout > 0,
+        Batching(batch_size=1, seed=config.train.seed),
+        ClipChoice(where=config.where, holdout=config.train.holdout, held_out=config.train.holdout > 0),
     )
     return loader.load(0).captions[0]

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,41 +25,49 @@ FOLDER = "validation"
 _BEST = "best.json"
 
 
-def validate(
-    checkpoint: Checkpoint, *, step: int, renderer: Renderer, run_uri: str, board: Any, has_idle_cpus: bool
-) -> dict[str, float]:
-    """Validate a checkpoint; what fails costs a warning, not the run, and not the rest of the validation.
+@dataclass(frozen=True)
+class Validator:
+    """Validates a run's checkpoints."""
 
-    Args:
-        checkpoint: of the run.
-        step: steps that it had done.
-        renderer: renders the run's samples.
-        run_uri: the run's folder.
-        board: handle of a `MetricsBoard`: it gets `validated` (the step), `files` (URIs), `errors`, and where clips are
-            held out `val_loss` and `left_out`, the ids of those whose own loss is not finite.
-        has_idle_cpus: whether the machine's CPUs have little else to do, as the training is on GPUs.
+    renderer: Renderer
+    """Renders the run's samples."""
+    run_uri: str
+    """The run's folder."""
+    board: Any
+    """Handle of a `MetricsBoard`: it gets `validated` (the step), `files` (URIs), `errors`, and where clips are held
+    out `val_loss` and `left_out`, the ids of those whose own loss is not finite."""
+    has_idle_cpus: bool
+    """Whether the machine's CPUs have little else to do, as the training is on GPUs."""
 
-    Returns:
-        `val_loss` where clips are held out.
-    """
-    if has_idle_cpus and not renderer.on_gpu:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
-    entry: dict[str, Any] = {"validated": step, "files": [], "errors": []}
-    with _noting(entry["errors"]), checkpoint.as_directory() as folder:
-        weights = Path(folder) / renderer.recipe.result_file
-        # The loss first: a clip that cannot be rendered, or shown, says nothing about the weights.
-        if renderer.recipe.train.holdout:
-            with _noting(entry["errors"]):
-                entry |= _measure(renderer, weights, step, run_uri)
-        with _noting(entry["errors"]):
-            files = renderer.render(str(weights))
-            entry["files"] = write_files(storage.join(run_uri, f"{FOLDER}/step-{step:08d}"), files)
-    ray.get(board.post.remote(entry))
-    return {"val_loss": entry["val_loss"]} if "val_loss" in entry else {}
+    def __call__(self, checkpoint: Checkpoint, *, step: int) -> dict[str, float]:
+        """Validate a checkpoint; what fails costs a warning, not the run, and not the rest of the validation.
+
+        Args:
+            checkpoint: of the run.
+            step: steps that it had done.
+
+        Returns:
+            `val_loss` where clips are held out.
+        """
+        recipe = self.renderer.recipe
+        if self.has_idle_cpus and not self.renderer.on_gpu:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
+        entry: dict[str, Any] = {"validated": step, "files": [], "errors": []}
+        with _keep_errors(entry["errors"]), checkpoint.as_directory() as folder:
+            weights = Path(folder) / recipe.result_file
+            # The loss first: a clip that cannot be rendered, or shown, says nothing about the weights.
+            if recipe.config.train.holdout:
+                with _keep_errors(entry["errors"]):
+                    entry |= _measure(self.renderer, weights, step, self.run_uri)
+            with _keep_errors(entry["errors"]):
+                files = self.renderer.render(str(weights))
+                entry["files"] = write_files(storage.join(self.run_uri, f"{FOLDER}/step-{step:08d}"), files)
+        ray.get(self.board.post.remote(entry))
+        return {"val_loss": entry["val_loss"]} if "val_loss" in entry else {}
 
 
 @contextmanager
-def _noting(errors: list[str]) -> Iterator[None]:
+def _keep_errors(errors: list[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
@@ -68,13 +77,13 @@ def _noting(errors: list[str]) -> Iterator[None]:
 def _measure(renderer: Renderer, weights: Path, step: int, run_uri: str) -> dict[str, Any]:
     recipe, sample = renderer.recipe, renderer.sample
     device = torch.device("cuda" if renderer.on_gpu else "cpu")
-    found = validation_loss(recipe, str(weights), device=device, num_clips=sample.num_loss_clips)
+    found = validation_loss(recipe.resolved_config, str(weights), device=device, num_clips=sample.num_loss_clips)
     measure = {
-        "dataset_uri": recipe.dataset_uri,
-        "where": recipe.where,
-        "holdout": recipe.train.holdout,
+        "dataset_uri": recipe.config.dataset_uri,
+        "where": recipe.config.where,
+        "holdout": recipe.config.train.holdout,
         "num_loss_clips": sample.num_loss_clips,
-        "objective": recipe.objective.model_dump(mode="json"),
+        "objective": recipe.config.objective.model_dump(mode="json"),
         "schedule": recipe.noise_schedule.model_dump(mode="json"),
     }
     record = {"step": step, "val_loss": found.loss, "measure": measure}

@@ -81,14 +81,14 @@ class Watch:
         """MLflow may answer later than the run began; its next job is to find the MLflow run all the same."""
         if self._tracker.run_id not in (None, self.run.mlflow_run_id):
             self.run = self.run.model_copy(update={"mlflow_run_id": self._tracker.run_id})
-            with _costing_a_warning("the run's state was not written"):
+            with _warn_on_failure("the run's state was not written"):
                 self.run.write(self._config.output_uri)
 
     def _measured(self, entry: dict[str, Any]) -> dict[str, str]:
         self._losses.append(entry["loss"])
         if self.run.first_loss is None:
             self.run = self.run.model_copy(update={"first_loss": entry["loss"]})
-            with _costing_a_warning("the run's state was not written"):
+            with _warn_on_failure("the run's state was not written"):
                 self.run.write(self._config.output_uri)
         self._tracker.log_metrics(int(entry["step"]), {name: v for name, v in entry.items() if name != "step"})
         self._keep_run_id()
@@ -99,7 +99,7 @@ class Watch:
         logger.warning("step %d was skipped, its loss or gradient is not finite (clips: %s)", entry["skipped"], clips)
         line = json.dumps({"step": entry["skipped"], "clip_ids": entry["clip_ids"]}) + "\n"
         uri = storage.join(self._config.output_uri, SKIPPED_FILE)
-        with _costing_a_warning("the skipped step was not noted"):
+        with _warn_on_failure("the skipped step was not noted"):
             earlier = storage.read_bytes(uri) if storage.exists(uri) else b""
             storage.write_bytes(uri, earlier + line.encode())
 
@@ -115,12 +115,12 @@ class Watch:
             self._tracker.log_metrics(step, {"val_loss": entry["val_loss"]})
         for uri in entry["files"]:
             name = posixpath.join(FOLDER, f"step-{step:08d}", posixpath.basename(uri))
-            with _costing_a_warning("a sample is not shown in MLflow"):
+            with _warn_on_failure("a sample is not shown in MLflow"):
                 self._tracker.log_file(name, storage.read_bytes(uri))
 
 
 @contextmanager
-def _costing_a_warning(what: str) -> Iterator[None]:
+def _warn_on_failure(what: str) -> Iterator[None]:
     """Storage that fails for a moment ends no run: what is written here is for people to look at, or comes again."""
     try:
         yield

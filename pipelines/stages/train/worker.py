@@ -20,8 +20,9 @@ from ray.train import Checkpoint, CheckpointUploadMode, ValidationTaskConfig
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.training.checkpoint_files import DamagedCheckpointError
-from animatediff.training.recipe import Recipe
+from animatediff.training.config import TrainingConfig
+from animatediff.training.settings import RecipeConfig
+from animatediff.training.state.checkpoint_files import DamagedCheckpointError
 from animatediff.training.trainer import StepResult, Trainer, gathered
 from pipelines.stages.train.checkpoints import name_of
 from pipelines.stages.train.run import STATE_FILE
@@ -36,38 +37,38 @@ def train_worker(settings: dict[str, Any]) -> None:
     """Train, as one of the workers.
 
     Args:
-        settings: `recipe` (its fields), `run_uri`, `board`, the handle of a `MetricsBoard`, and `validate_every`, steps
-            or 0.
+        settings: `recipe` (its config's fields), `run_uri`, `board`, the handle of a `MetricsBoard`, and
+            `validate_every`, steps or 0.
 
     Raises:
         UserError: the data, the base or a weights file cannot be read, the loss stays infinite, more steps are done
             than are asked for, or this machine does not see the run's folder.
     """
-    recipe = Recipe.model_validate(settings["recipe"])
+    config = TrainingConfig.model_validate(settings["recipe"])
     context = ray.train.get_context()
     _check_sees(settings["run_uri"])
     device = _claim_device()
-    trainer = Trainer(recipe, device=device, rank=context.get_world_rank(), world_size=context.get_world_size())
+    trainer = Trainer(config, device=device, rank=context.get_world_rank(), world_size=context.get_world_size())
     start = _restore(trainer, settings["board"])
     if start is None:
         return
-    if start > recipe.train.num_steps:
+    if start > config.train.num_steps:
         raise UserError(
-            f"the run has done {start} steps already, more than train.num_steps {recipe.train.num_steps}: raise it to "
+            f"the run has done {start} steps already, more than train.num_steps {config.train.num_steps}: raise it to "
             f"{start} to get the weights of its last checkpoint"
         )
     checkpoints = _Checkpoints(trainer, settings["run_uri"], settings["validate_every"])
-    meter = _Meter(trainer, recipe, settings["board"], start)
+    meter = _Meter(trainer, config, settings["board"], start)
     for done, result in trainer.steps(start):
         meter.add(result)
-        is_checkpoint = done % recipe.train.checkpoint_every == 0 or done == recipe.train.num_steps
-        if is_checkpoint or done % recipe.train.log_every == 0:
+        is_checkpoint = done % config.train.checkpoint_every == 0 or done == config.train.num_steps
+        if is_checkpoint or done % config.train.log_every == 0:
             meter.post(done)
         if is_checkpoint:
             checkpoints.save(done)
     meter.close()
     if context.get_world_rank() == 0:
-        trainer.write_result(storage.join(settings["run_uri"], recipe.result_file))
+        trainer.write_result(storage.join(settings["run_uri"], trainer.recipe.result_file))
 
 
 def _check_sees(run_uri: str) -> None:
@@ -128,7 +129,7 @@ class _Checkpoints:
 
     def save(self, step: int) -> None:
         name = name_of(step)
-        self._trainer.skips.check()  # what the newest step was is in the checkpoint's count
+        self._trainer.skipped.check()  # what the newest step was is in the checkpoint's count
         if not self._is_first:
             ray.train.report(
                 {"step": step}, checkpoint_dir_name=name, checkpoint_upload_mode=CheckpointUploadMode.ASYNC
@@ -160,8 +161,8 @@ class _Checkpoints:
 class _Meter:
     """Sums up the steps since the last post; only then does it wait for the device."""
 
-    def __init__(self, trainer: Trainer, recipe: Recipe, board: Any, start: int) -> None:
-        self._trainer, self._recipe, self._board = trainer, recipe, board
+    def __init__(self, trainer: Trainer, config: RecipeConfig, board: Any, start: int) -> None:
+        self._trainer, self._config, self._board = trainer, config, board
         self._is_first = ray.train.get_context().get_world_rank() == 0
         self._posted: Any = None
         self._post({"step": start})
@@ -186,7 +187,7 @@ class _Meter:
             ray.get(self._posted)
 
     def _note_skips(self) -> None:
-        skips = self._trainer.skips
+        skips = self._trainer.skipped
         for skip in skips.found:
             self._post({"skipped": skip.step + 1, "clip_ids": skip.clip_ids})
         skips.found.clear()
@@ -201,10 +202,10 @@ class _Meter:
             **quarters,
             "grad_norm": self._results[-1].grad_norm,
             "lr": self._trainer.optimizer.param_groups[0]["lr"],
-            "clips_per_s": len(self._results) * self._recipe.train.batch_size / elapsed_s,
+            "clips_per_s": len(self._results) * self._config.train.batch_size / elapsed_s,
             "data_wait": (self._trainer.loader.wait_s - self._waited_s) / elapsed_s,
             "peak_memory_gb": _peak_memory_gb(),
-            "skipped_steps": self._trainer.skips.number,
+            "skipped_steps": self._trainer.skipped.number,
         }
         self._post({name: float(value) for name, value in entry.items()})
         self._clear()

@@ -9,6 +9,7 @@ import pytest
 
 from animatediff.data import shards
 from animatediff.data.loading.loader import ClipLoader
+from animatediff.data.loading.order import Batching
 from animatediff.data.manifest import read_manifest
 from animatediff.errors import UserError
 from tests.unit.data.loading.test_loader import write_dataset
@@ -94,4 +95,4 @@ def test_a_damaged_shard_is_not_trained_on(tmp_path, place):
         damaged[places[place]] ^= 16
     path.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b""}.get(place, bytes(damaged)))
     with pytest.raises(UserError, match=r"shard-00000\.parquet, it is damaged: .*restore it"):
-        [ClipLoader(uri, manifest, batch_size=1, seed=0).load(index) for index in range(70)]
+        [ClipLoader(uri, manifest, Batching(batch_size=1, seed=0)).load(index) for index in range(70)]

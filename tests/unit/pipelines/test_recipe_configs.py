@@ -7,6 +7,7 @@ import pytest
 import pipelines
 from animatediff.config import load
 from animatediff.diffusion.noise_schedule import GivenSchedule
+from animatediff.training.recipes.table import RECIPES, recipe_of
 from pipelines.settings import TrainConfig
 
 FOLDER = Path(pipelines.__file__).parent / "configs" / "recipes"
@@ -23,13 +24,18 @@ def read(name):
 
 
 def test_there_is_one_config_a_recipe():
-    assert {path.stem for path in FOLDER.iterdir()} == RESULTS.keys()
+    assert {path.stem for path in FOLDER.iterdir()} == RECIPES.keys()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_config_loads_and_is_the_recipe_that_its_name_says(name):
+    assert read(name).recipe == name
 
 
 @pytest.mark.parametrize("name", RESULTS)
-def test_a_config_loads_and_is_the_recipe_that_its_name_says(name):
+def test_what_comes_out_and_how_it_is_trained_is_as_published(name):
     config = read(name)
-    assert (config.recipe, config.result) == (name, RESULTS[name])
+    assert recipe_of(config).result_file == f"{RESULTS[name]}.safetensors"
     assert config.train.caption_dropout == 0.1
     # What starts from a motion module trains with the schedule that its file names.
     given = {"domain_adapter": "scaled_linear", "motion_module": "linear"}.get(name)
@@ -43,5 +49,5 @@ def test_ranks_and_steps_are_the_published_ones():
 
 def test_the_motion_module_is_trained_beside_the_adapter_that_its_recipe_makes():
     adapter, config = read("domain_adapter"), read("motion_module")
-    assert config.model.domain_adapter.path == f"{adapter.output_uri}/{adapter.result_file}"
+    assert config.model.domain_adapter.path == f"{adapter.output_uri}/{recipe_of(adapter).result_file}"
     assert config.dataset_uri == adapter.dataset_uri

@@ -22,8 +22,8 @@ from animatediff.rendering.results.table import write_table
 from animatediff.sprites import shipped
 from animatediff.storage import exclusive
 from animatediff.storage.full import is_full
-from animatediff.training import checkpoint_files
-from animatediff.training.recipe import Recipe
+from animatediff.training.config import TrainingConfig
+from animatediff.training.state import checkpoint_files
 from animatediff.training.trainer import Trainer
 from animatediff.weights.reading.tensors import save_tensors
 from pipelines.tracking.tracker import Tracker
@@ -187,7 +187,7 @@ def test_a_store_that_is_overloaded_for_long(store):
 def trainer(tmp_path_factory):
     dataset = write_dataset(tmp_path_factory.mktemp("trained") / "data", shapes=((4, 8, 8, 8),))
     own = {"dataset_uri": dataset, "base": str(shipped.BASE), "recipe": "finetune", "train": {"num_steps": 1}}
-    recipe = Recipe.model_validate(own | {"model": {"motion_module": str(shipped.MOTION_MODULE)}})
+    recipe = TrainingConfig.model_validate(own | {"model": {"motion_module": str(shipped.MOTION_MODULE)}})
     made = Trainer(recipe, device=torch.device("cpu"))
     next(iter(made.steps(0)))  # or the state would be less than the weights
     return made

@@ -6,7 +6,7 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPi
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from animatediff.sprites.models.text_to_image import make_tokenizer
-from animatediff.training.recipe import Recipe
+from animatediff.training.config import TrainingConfig
 from animatediff.training.text import CaptionEncoder
 from animatediff.training.trainer import Trainer
 from animatediff.weights import motion_modules
@@ -68,7 +68,7 @@ def test_captions_condition_as_in_diffusers(pipeline, base):
 def test_a_recipe_trains_on_an_sdxl_base(base, tmp_path, recipe):
     data = write_dataset(tmp_path / "data", shards=(4,), shapes=((3, 4, 8, 8),))
     trainer = Trainer(
-        Recipe(
+        TrainingConfig(
             recipe=recipe,
             dataset_uri=data,
             base=base,
@@ -91,7 +91,7 @@ def test_a_recipe_trains_on_an_sdxl_base(base, tmp_path, recipe):
 
 def test_the_pooled_caption_and_the_pictures_size_reach_the_unet(base, tmp_path):
     data = write_dataset(tmp_path / "data", shards=(4,), shapes=((3, 4, 8, 8),))
-    trainer = Trainer(Recipe(dataset_uri=data, base=base, model={"version": "sdxl"}), device=CPU)
+    trainer = Trainer(TrainingConfig(dataset_uri=data, base=base, model={"version": "sdxl"}), device=CPU)
     sample, text = torch.randn(1, 4, 3, 8, 8), trainer._text(["a red star"])
     seen = []
     trainer.model.unet.base.add_embedding.register_forward_pre_hook(lambda _, args: seen.append(args[0]))

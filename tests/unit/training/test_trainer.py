@@ -9,11 +9,10 @@ from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.training import trainer as trainer_module
-from animatediff.training.model import ModelConfig, check_fit, place
-from animatediff.training.model import build as build_for
-from animatediff.training.optimizer import OptimConfig
-from animatediff.training.recipe import ComputeConfig, Recipe
-from animatediff.training.schedules import with_schedule
+from animatediff.training.config import TrainingConfig
+from animatediff.training.recipes.table import recipe_of
+from animatediff.training.settings import ComputeConfig, ModelConfig, OptimConfig
+from animatediff.training.trained_model import place
 from animatediff.training.trainer import Trainer
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_text_encoders, load_unet
@@ -25,7 +24,7 @@ MOTION_MODULE = "motion_module.safetensors"
 
 
 def build(recipe, **options):
-    return build_for(recipe, load_text_encoders(recipe.base), **options)
+    return recipe_of(recipe).build(load_text_encoders(recipe.base), **options)
 
 
 def learned(trainer):
@@ -40,7 +39,7 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="module")
 def recipe(base, tmp_path_factory):
     dataset = write_dataset(tmp_path_factory.mktemp("data"), shards=(5,), shapes=((3, 4, 8, 8),))
-    return Recipe(
+    return TrainingConfig(
         dataset_uri=dataset, base=base, train={"num_steps": 4, "batch_size": 2, "seed": 5}, optim={"lr": 3e-3}
     )
 
@@ -115,11 +114,11 @@ def test_the_optimizers_settings_are_the_configs_and_its_moments_the_checkpoints
 
 def test_skipped_steps_are_counted_over_restarts(recipe, tmp_path):
     first = Trainer(recipe, device=CPU)
-    first.skips.number = 3
+    first.skipped.number = 3
     first.save(tmp_path, step=1)
     second = Trainer(recipe, device=CPU)
     second.load(tmp_path)
-    assert second.skips.number == 3
+    assert second.skipped.number == 3
 
 
 @pytest.mark.parametrize("name", ["motion_module", "motion_lora", "domain_adapter"])
@@ -156,7 +155,7 @@ def test_a_state_is_a_motion_module_file_and_a_record(trained, recipe, tmp_path)
     trainer.save(tmp_path, step=4)
     motion = motion_modules.read(str(tmp_path / MOTION_MODULE))
     assert motion.config == trainer.model.unet.config
-    record = {"step": 4, "skipped_steps": 0, "config": with_schedule(recipe).model_dump(mode="json")}
+    record = {"step": 4, "skipped_steps": 0, "config": recipe_of(recipe).resolved_config.model_dump(mode="json")}
     assert json.loads((tmp_path / "state.json").read_text()) == record
 
 
@@ -215,22 +214,22 @@ def test_a_file_with_a_shape_of_its_own_takes_no_other():
 )
 def test_what_does_not_fit_is_told_in_one_line(base, model, shape, message):
     with pytest.raises(UserError, match=message) as caught:
-        check_fit(Recipe(dataset_uri="", base=base, model=model), shape)
+        recipe_of(TrainingConfig(dataset_uri="", base=base, model=model)).check_fit(shape)
     assert "\n" not in str(caught.value)
 
 
 def test_what_fits_passes(base):
-    check_fit(Recipe(dataset_uri="", base=base), (16, 4, 8, 8))
+    recipe_of(TrainingConfig(dataset_uri="", base=base)).check_fit((16, 4, 8, 8))
 
 
 def test_a_base_without_a_unet_is_told(tmp_path):
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(UserError, match="config of the unet of base"):
-        check_fit(Recipe(dataset_uri="", base=str(tmp_path)), (16, 4, 8, 8))
+        recipe_of(TrainingConfig(dataset_uri="", base=str(tmp_path))).check_fit((16, 4, 8, 8))
 
 
 def test_a_motion_module_of_another_base_is_refused(base, tmp_path):
     uri = str(tmp_path / "motion.safetensors")
     motion_modules.write(uri, MotionModules(MotionConfig(), down=[[32, 32]] * 4, mid=32, up=[[32] * 3] * 4))
     with pytest.raises(UserError, match="was made for another architecture"):
-        check_fit(Recipe(dataset_uri="", base=base, model={"motion_module": uri}), (16, 4, 8, 8))
+        recipe_of(TrainingConfig(dataset_uri="", base=base, model={"motion_module": uri})).check_fit((16, 4, 8, 8))

@@ -8,7 +8,9 @@ import torch
 
 from animatediff import storage
 from animatediff.data.loading import loader as loader_module
+from animatediff.data.loading.choice import ClipChoice
 from animatediff.data.loading.loader import ClipLoader, latent_shapes
+from animatediff.data.loading.order import Batching
 from animatediff.data.manifest import Manifest, Shard, read_manifest, write_manifest
 from animatediff.data.shards import SCHEMA, to_parquet
 from animatediff.errors import UserError
@@ -64,9 +66,10 @@ def write_dataset(folder, *, shards=(5, 3), shapes=((4, 4, 2, 2),), seed=0):
 def test_any_number_of_workers_sees_the_same_batches(tmp_path, world_size):
     uri = write_dataset(tmp_path)
     manifest = read_manifest(uri)
-    alone = ClipLoader(uri, manifest, batch_size=4, seed=3)
+    alone = ClipLoader(uri, manifest, Batching(batch_size=4, seed=3))
     shares = [
-        ClipLoader(uri, manifest, batch_size=4, seed=3, rank=rank, world_size=world_size) for rank in range(world_size)
+        ClipLoader(uri, manifest, Batching(batch_size=4, seed=3, rank=rank, world_size=world_size))
+        for rank in range(world_size)
     ]
     for k in range(5):
         whole, parts = alone.load(k), [share.load(k) for share in shares]
@@ -77,7 +80,7 @@ def test_any_number_of_workers_sees_the_same_batches(tmp_path, world_size):
 
 def test_the_stream_resumes_at_any_batch_and_counts_its_waits(tmp_path):
     uri = write_dataset(tmp_path)
-    loader = ClipLoader(uri, read_manifest(uri), batch_size=3, seed=0)
+    loader = ClipLoader(uri, read_manifest(uri), Batching(batch_size=3, seed=0))
     straight = [batch.clip_ids for batch in islice(loader.batches(), 7)]
     assert [batch.clip_ids for batch in islice(loader.batches(4), 3)] == straight[4:]
     assert loader.wait_s > 0
@@ -85,7 +88,7 @@ def test_the_stream_resumes_at_any_batch_and_counts_its_waits(tmp_path):
 
 def test_latents_are_scaled_clips_with_their_captions(tmp_path):
     uri = write_dataset(tmp_path, shards=(2,))
-    batch = ClipLoader(uri, read_manifest(uri), batch_size=2, seed=0).load(0)
+    batch = ClipLoader(uri, read_manifest(uri), Batching(batch_size=2, seed=0)).load(0)
     stored = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 4, 4, 2, 2))).half().float()
     assert batch.latents.shape == (2, 4, 4, 2, 2)
     assert batch.latents.dtype == torch.float32
@@ -100,7 +103,7 @@ def test_a_row_group_is_read_once(tmp_path, monkeypatch):
     reads = []
     real = loader_module.read_row_group
     monkeypatch.setattr(loader_module, "read_row_group", lambda *args: (reads.append(args[:2]), real(*args))[1])
-    loader = ClipLoader(uri, read_manifest(uri), batch_size=2, seed=0)
+    loader = ClipLoader(uri, read_manifest(uri), Batching(batch_size=2, seed=0))
     for k in range(67):
         loader.load(k)
     assert sorted(reads) == sorted(set(reads))
@@ -109,7 +112,7 @@ def test_a_row_group_is_read_once(tmp_path, monkeypatch):
 def test_a_missing_shard_is_told_when_its_batch_is_due(tmp_path):
     uri = write_dataset(tmp_path)
     (tmp_path / "bucket=4x16x16" / "shard-00000.parquet").unlink()
-    loader = ClipLoader(uri, read_manifest(uri), batch_size=8, seed=0)
+    loader = ClipLoader(uri, read_manifest(uri), Batching(batch_size=8, seed=0))
     with pytest.raises(UserError, match="shard-00000.parquet is missing: restore it"):
         next(loader.batches())
 
@@ -118,7 +121,7 @@ def test_clips_of_several_shapes_come_in_batches_of_one(tmp_path):
     uri = write_dataset(tmp_path, shards=(5, 3, 4), shapes=((4, 4, 2, 2), (8, 4, 1, 2)))
     manifest = read_manifest(uri)
     assert latent_shapes(uri, manifest) == [(4, 4, 2, 2), (8, 4, 1, 2)]
-    loader = ClipLoader(uri, manifest, batch_size=3, seed=0)
+    loader = ClipLoader(uri, manifest, Batching(batch_size=3, seed=0))
     batches = [loader.load(k) for k in range(4)]  # three batches of nine clips, one of three
     assert {batch.latents.shape for batch in batches} == {(3, 4, 4, 2, 2), (3, 4, 8, 1, 2)}
     seen = sorted(clip for batch in batches for clip in batch.clip_ids)
@@ -127,16 +130,18 @@ def test_clips_of_several_shapes_come_in_batches_of_one(tmp_path):
 
 def test_where_chooses_clips(tmp_path):
     uri = write_dataset(tmp_path, shards=(70, 66))
-    loader = ClipLoader(uri, read_manifest(uri), batch_size=4, seed=0, where="motion >= 60 and motion < 80")
+    loader = ClipLoader(
+        uri, read_manifest(uri), Batching(batch_size=4, seed=0), ClipChoice(where="motion >= 60 and motion < 80")
+    )
     assert loader.num_clips == 20
     epoch = [clip for k in range(5) for clip in loader.load(k).clip_ids]
     assert sorted(epoch) == [f"clip-{i:03}" for i in range(60, 80)]
     with pytest.raises(UserError, match=r"no clip of .* fulfils 'motion > 1000'"):
-        ClipLoader(uri, read_manifest(uri), batch_size=4, seed=0, where="motion > 1000")
+        ClipLoader(uri, read_manifest(uri), Batching(batch_size=4, seed=0), ClipChoice(where="motion > 1000"))
 
 
 def test_empty_datasets_are_refused(tmp_path):
     manifest = read_manifest(write_dataset(tmp_path))
     empty = manifest.model_copy(update={"shards": [], "num_clips": 0})
     with pytest.raises(UserError, match="no clip"):
-        ClipLoader(str(tmp_path), empty, batch_size=2, seed=0)
+        ClipLoader(str(tmp_path), empty, Batching(batch_size=2, seed=0))

@@ -1,12 +1,13 @@
 """The order of clips: every epoch whole, every batch decided by its number, every batch of one shape."""
 
+import itertools
 from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from animatediff.data.loading.order import BucketOrder, ClipOrder
+from animatediff.data.loading.order import Batching, BucketOrder, ClipOrder
 
 GROUPS = st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(sum)
 BATCH = st.integers(1, 9)
@@ -45,6 +46,33 @@ def test_a_batch_mixes_row_groups_and_a_worker_opens_only_its_share():
     assert all(len({place.group for place in batch}) == 8 for batch in epoch)
     opened = [{place.group for batch in epoch for place in batch[r * 2 : r * 2 + 2]} for r in range(4)]
     assert [len(groups) for groups in opened] == [4, 4, 4, 4]
+
+
+@settings(deadline=None)
+@given(rows=st.lists(st.integers(1, 9), min_size=1, max_size=9), extra=st.integers(0, 5), seed=st.integers(0, 99))
+def test_a_lane_reads_neighbouring_rows_of_the_epochs_order(rows, extra, seed):
+    """Where a buffer holds all of an epoch, its lanes one after another are the row groups one after another."""
+    batch_size = len(rows) + extra
+    order, num_clips = ClipOrder(rows, batch_size=batch_size, seed=seed), sum(rows)
+    line = [place for k in range(-(-2 * num_clips // batch_size)) for place in order.batch(k)]
+    for epoch in range(2):
+        positions = sorted(range(epoch * num_clips, (epoch + 1) * num_clips), key=lambda p: (p % batch_size, p))
+        groups = [line[position].group for position in positions]
+        assert len([group for group, _ in itertools.groupby(groups)]) == len(rows)
+
+
+@given(batch_size=st.integers(1, 60), data=st.data())
+def test_workers_share_a_batch_without_gap_or_overlap_and_evenly(batch_size, data):
+    world_size = data.draw(st.integers(1, batch_size))
+    shares = [Batching(batch_size, 0, rank, world_size).share for rank in range(world_size)]
+    assert [index for share in shares for index in range(batch_size)[share]] == list(range(batch_size))
+    sizes = [share.stop - share.start for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_more_workers_than_clips_of_a_batch_are_refused():
+    with pytest.raises(ValueError, match="a batch of 2 clips is not enough for 3 workers"):
+        Batching(2, 0, 0, 3)
 
 
 def test_an_order_of_nothing_is_refused():

@@ -9,11 +9,11 @@ import torch
 from ray.train import WorkerGroupError
 
 from animatediff.errors import UserError
-from animatediff.training import checkpoint_files
-from animatediff.training.checkpoint_files import DamagedCheckpointError
-from animatediff.training.recipe import Recipe
+from animatediff.training.config import TrainingConfig
+from animatediff.training.state import checkpoint_files
+from animatediff.training.state.checkpoint_files import DamagedCheckpointError
 from animatediff.training.trainer import Trainer
-from pipelines.stages.train.checkpoints import leave_out_damaged, told_of_refusal
+from pipelines.stages.train.checkpoints import leave_out_damaged, refusal_as_user_error
 from tests.support_base import build_base
 from tests.unit.data.loading.test_loader import write_dataset
 
@@ -166,7 +166,7 @@ def test_what_a_storage_refused_is_one_line_and_leaves_nothing(run, error, says,
         (run / "checkpoints" / LIST).write_text("")
     with (
         pytest.raises(UserError, match=rf"cannot use \S+/checkpoints: {says}") as caught,
-        told_of_refusal(str(run), NAMES[:2]),
+        refusal_as_user_error(str(run), NAMES[:2]),
     ):
         raise error
     assert "\n" not in str(caught.value)
@@ -186,7 +186,7 @@ def test_what_a_storage_refused_is_one_line_and_leaves_nothing(run, error, says,
     ],
 )
 def test_what_no_storage_has_refused_stays_as_it_is(run, error):
-    with pytest.raises(type(error)) as caught, told_of_refusal(str(run), []):
+    with pytest.raises(type(error)) as caught, refusal_as_user_error(str(run), []):
         raise error
     assert caught.value is error
     assert all((run / "checkpoints" / name).exists() for name in NAMES)
@@ -198,7 +198,7 @@ def saved(tmp_path_factory):
     root = tmp_path_factory.mktemp("trained")
     dataset = write_dataset(root / "data", shards=(2,), shapes=((3, 4, 8, 8),))
     base = str(build_base(root / "base"))
-    recipe = Recipe(dataset_uri=dataset, base=base, train={"num_steps": 1, "batch_size": 1})
+    recipe = TrainingConfig(dataset_uri=dataset, base=base, train={"num_steps": 1, "batch_size": 1})
     trainer = Trainer(recipe, device=torch.device("cpu"))
     folder = root / "checkpoint"
     folder.mkdir()

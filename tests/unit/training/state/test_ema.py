@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from animatediff.training.ema import Ema
+from animatediff.training.state.ema import Ema
 
 
 def test_the_average_equals_its_closed_form():

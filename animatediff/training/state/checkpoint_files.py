@@ -39,7 +39,7 @@ def check(folder: Path) -> None:
             raise DamagedCheckpointError(f"{path} has other bytes than were written")
 
 
-def objection(uri: str) -> str | None:
+def find_damage(uri: str) -> str | None:
     """Return what a look at a checkpoint's folder, at any URI, finds wrong: missing files and sizes; None if nothing.
 
     Raises:

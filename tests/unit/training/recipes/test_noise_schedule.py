@@ -11,8 +11,8 @@ from animatediff.diffusion.noise_schedule import GivenSchedule, NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
-from animatediff.training.recipe import Recipe
-from animatediff.training.schedules import with_schedule
+from animatediff.training.config import TrainingConfig
+from animatediff.training.recipes.table import recipe_of
 from animatediff.training.trainer import Trainer
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
@@ -115,23 +115,28 @@ def test_a_run_of_an_earlier_version_goes_on(fields, file, said, tmp_path):
 
 
 def test_a_trainer_of_the_library_trains_with_it_too(fields):
-    recipe = Recipe.model_validate({name: value for name, value in fields.items() if name in Recipe.model_fields})
+    recipe = TrainingConfig.model_validate(
+        {name: value for name, value in fields.items() if name in TrainingConfig.model_fields}
+    )
     trainer = Trainer(recipe, device=torch.device("cpu"))
-    assert trainer._recipe.noise_schedule == TRAINED
-    assert with_schedule(trainer._recipe) is trainer._recipe
+    assert trainer.recipe.noise_schedule == TRAINED
+    resolved = trainer.recipe.resolved_config
+    assert recipe_of(resolved).resolved_config is resolved
 
 
 def test_two_that_are_no_schedule_together_are_told(fields):
-    recipe = Recipe.model_validate(
-        {name: value for name, value in fields.items() if name in Recipe.model_fields}
+    recipe = TrainingConfig.model_validate(
+        {name: value for name, value in fields.items() if name in TrainingConfig.model_fields}
         | {"schedule": {"prediction_type": "epsilon", "zero_terminal_snr": True}}
     )
     with pytest.raises(UserError, match=r"schedule beside what .*motion.safetensors says: .*zero_terminal_snr needs"):
-        with_schedule(recipe)
+        recipe_of(recipe).noise_schedule  # noqa: B018
     late = recipe.model_copy(update={"schedule": GivenSchedule()})
-    late = Recipe(**({name: getattr(late, name) for name in Recipe.model_fields} | {"objective": {"fade_from": 5000}}))
+    late = TrainingConfig(
+        **({name: getattr(late, name) for name in TrainingConfig.model_fields} | {"objective": {"fade_from": 5000}})
+    )
     with pytest.raises(UserError, match="fade_from 5000 is none of the 1000 timesteps"):
-        with_schedule(late)
+        recipe_of(late).noise_schedule  # noqa: B018
 
 
 JOBS = [

@@ -19,7 +19,7 @@ _MOST_GROUPS = 16
 
 
 class LongCaptions(NamedTuple):
-    """What was counted."""
+    """How many of a dataset's captions are longer than the base reads."""
 
     number: int
     """Captions with more tokens than `room`."""
@@ -62,11 +62,11 @@ def _sample(dataset_uri: str, manifest: Manifest) -> list[str]:
 
 
 def _most_groups(manifest: Manifest) -> int:
-    """All of a dataset that is looked at whole."""
+    """Return how many row groups are read: all of a small dataset."""
     return max(_MOST_GROUPS, manifest.num_clips) if manifest.num_clips <= _MOST_CAPTIONS else _MOST_GROUPS
 
 
 def _spread(items: list[_T], most: int) -> Iterator[_T]:
-    """At most so many of them, at even distances."""
+    """Return at most so many of the items, at even distances."""
     chosen = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
     return (items[index] for index in chosen)

@@ -11,12 +11,17 @@ import torch
 from pydantic import ValidationError
 
 from animatediff.data import shards
+from animatediff.data.loading.choice import ClipChoice
 from animatediff.data.loading.loader import ClipLoader
+from animatediff.data.loading.order import Batching
 from animatediff.data.manifest import read_manifest, write_manifest
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
-from animatediff.training.recipe import Recipe
+from animatediff.training.config import TrainingConfig
+from animatediff.training.recipes import table
+from animatediff.training.recipes.motion_module import MotionModule
+from animatediff.training.recipes.recipe import SampledWith
 from animatediff.training.trainer import Trainer
 from animatediff.training.validation import validation_loss
 from animatediff.weights import adapters, motion_modules
@@ -63,7 +68,9 @@ def make(world):
         if recipe != "motion_module":
             model = {"lora_rank": 2} | model
         data, base = str(world / "data"), str(world / "base")
-        return Recipe(recipe=recipe, dataset_uri=data, base=base, model=model, train=train, optim=optim, **sections)
+        return TrainingConfig(
+            recipe=recipe, dataset_uri=data, base=base, model=model, train=train, optim=optim, **sections
+        )
 
     return make_recipe
 
@@ -85,12 +92,12 @@ def test_a_recipe_trains_its_own_weights_and_leaves_a_file_of_their_kind(make, w
     trainer, results = run(make(name))
     assert all(result.sums.isfinite().all() for result in results)
     kinds = {"motion_module": "motion_module", "domain_adapter": "domain_adapter"}
-    assert trainer._recipe.result_file == f"{kinds.get(name, 'motion_lora')}.safetensors"
-    uri = str(tmp_path / trainer._recipe.result_file)
+    assert trainer.recipe.result_file == f"{kinds.get(name, 'motion_lora')}.safetensors"
+    uri = str(tmp_path / trainer.recipe.result_file)
     trainer.write_result(uri)
     assert identify.identify(open_tensors(uri)).family == kinds.get(name, "motion_lora")
     if name == "motion_module":
-        assert motion_modules.open_file(uri).schedule == trainer._recipe.noise_schedule.model_dump()
+        assert motion_modules.open_file(uri).schedule == trainer.recipe.noise_schedule.model_dump()
     # Nothing else moved.
     base = trainer.model.unet if name == "domain_adapter" else trainer.model.unet.base
     for own, old in zip(base.state_dict().values(), load_unet(str(world / "base")).state_dict().values(), strict=True):
@@ -105,7 +112,7 @@ def test_a_recipe_trains_its_own_weights_and_leaves_a_file_of_their_kind(make, w
 
 def test_finetuning_without_a_rank_trains_the_whole_motion_module(make, world):
     trainer, _ = run(make("finetune", model={"lora_rank": None}))
-    assert trainer._recipe.result == "motion_module"
+    assert trainer.recipe.result_file == "motion_module.safetensors"
     given = motion_modules.read(str(world / "motion.safetensors")).state_dict()
     assert not any(torch.equal(tensor, given[n]) for n, tensor in trainer.model.trainable.state_dict().items())
 
@@ -190,7 +197,7 @@ def test_lower_precision_trains_about_the_same(make, precision):
     assert trainer._scaler.is_enabled() == (precision == "float16")
     assert results[0].sums[0].sum() == pytest.approx(expected[0].sums[0].sum().item(), rel=2e-2)
     assert not torch.equal(learned(trainer), learned(exact))
-    assert trainer.skips.number == 0
+    assert trainer.skipped.number == 0
 
 
 OPTIONS = {
@@ -302,8 +309,8 @@ def test_a_bad_clip_costs_its_steps_and_is_named_and_too_many_stop_the_run(make,
     recipe = make(train={"num_steps": 4}).model_copy(update={"dataset_uri": str(tmp_path / "data")})
     trainer, results = run(recipe)
     assert learned(trainer).isfinite().all()
-    assert trainer.skips.number == 2  # 16 places for 8 clips
-    assert {tuple(skip.clip_ids) for skip in trainer.skips.found} == {("clip-003",)}
+    assert trainer.skipped.number == 2  # 16 places for 8 clips
+    assert {tuple(skip.clip_ids) for skip in trainer.skipped.found} == {("clip-003",)}
     assert all(result.sums.isfinite().all() for result in results)
 
     strict = recipe.model_copy(update={"train": recipe.train.model_copy(update={"max_skipped_steps": 0})})
@@ -334,7 +341,10 @@ def test_held_out_clips_without_a_finite_loss_are_named_and_left_out(make, tmp_p
     Trainer(recipe, device=CPU).write_result(uri)
     whole = validation_loss(recipe, uri, device=CPU, num_clips=8)
     held = ClipLoader(
-        recipe.dataset_uri, read_manifest(recipe.dataset_uri), batch_size=1, seed=0, holdout=0.5, held_out=True
+        recipe.dataset_uri,
+        read_manifest(recipe.dataset_uri),
+        Batching(batch_size=1, seed=0),
+        ClipChoice(holdout=0.5, held_out=True),
     )
     clips = [held.load(i).clip_ids[0] for i in range(held.num_clips)]
     assert len(clips) > 1
@@ -370,6 +380,45 @@ def test_a_fade_that_begins_behind_the_last_timestep_is_refused(make):
     assert make("motion_module", objective={"fade_from": 999}).objective.fade_from == 999
     with pytest.raises(ValidationError, match="objective.fade_from 1000 is none of the 1000 timesteps"):
         make("motion_module", objective={"fade_from": 1000})
+
+
+def test_training_and_validation_take_a_recipes_own_loss(make, tmp_path, monkeypatch):
+    class Doubled(MotionModule):
+        """A recipe of one's own."""
+
+        def loss(self, *args):
+            return 2 * super().loss(*args)
+
+    config = make(train={"num_steps": 1, "holdout": 0.5})
+    plain, expected = run(config)
+    uri = str(tmp_path / "motion_module.safetensors")
+    plain.write_result(uri)
+    held_out = validation_loss(config, uri, device=CPU, num_clips=1).loss
+    monkeypatch.setitem(table.RECIPES, "motion_module", Doubled)
+    _, doubled = run(config)
+    assert torch.equal(doubled[0].sums[0], 2 * expected[0].sums[0])
+    assert validation_loss(config, uri, device=CPU, num_clips=1).loss == 2 * held_out
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "sampled_with"),
+    [
+        ("motion_module", None, SampledWith(motion_module="w")),
+        ("finetune", None, SampledWith(motion_module="w")),
+        ("finetune", 2, SampledWith(motion_module="given", motion_loras=("w",))),
+        ("motion_lora", 2, SampledWith(motion_module="given", motion_loras=("w",))),
+        ("domain_adapter", 2, SampledWith(motion_module=None, domain_adapter="w", is_still=True)),
+    ],
+)
+def test_a_result_is_sampled_beside_what_it_was_trained_on(make, name, rank, sampled_with):
+    model = {"lora_rank": rank} | ({"motion_module": "given"} if name in ("finetune", "motion_lora") else {})
+    assert table.recipe_of(make(name, model=model)).sampled_with("w") == sampled_with
+
+
+def test_each_recipe_is_told_in_the_configs_help():
+    description = TrainingConfig.model_fields["recipe"].description
+    assert all(f"{name}: " in description for name in table.RECIPES)
+    assert all(recipe.__doc__.splitlines()[0] in description for recipe in table.RECIPES.values())
 
 
 @pytest.mark.slow

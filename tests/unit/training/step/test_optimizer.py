@@ -4,8 +4,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from animatediff.training.optimizer import OptimConfig, keep_scale, learning_rate, make_optimizer, update
-from animatediff.training.recipe import StepConfig
+from animatediff.training.settings import StepConfig
+from animatediff.training.step.optimizer import OptimConfig, keep_scale, learning_rate, make_optimizer, update
 
 OFF = torch.amp.GradScaler("cpu", enabled=False)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from animatediff.errors import UserError
-from animatediff.training.skips import Skip, Skips
+from animatediff.training.step.skipped_steps import SkippedStep, SkippedSteps
 
 NAN = float("nan")
 
@@ -12,7 +12,7 @@ def nothing():
 
 
 def make(limit=2, *, gather=lambda ids: ids, overflows=False, on_skip=nothing):
-    return Skips(limit, gather, lr=1e-4, overflows=overflows, on_skip=on_skip)
+    return SkippedSteps(limit, gather, lr=1e-4, overflows=overflows, on_skip=on_skip)
 
 
 def add(skips, step, is_finite, losses=(0.5, 0.5)):
@@ -27,7 +27,7 @@ def test_each_skipped_step_is_counted_with_the_clips_whose_loss_is_not_finite():
     add(skips, 2, True)
     skips.check()
     assert skips.number == 1
-    assert skips.found == [Skip(1, ["b"])]
+    assert skips.found == [SkippedStep(1, ["b"])]
 
 
 def test_whoever_looks_at_a_skipped_step_it_is_told_once():
@@ -47,14 +47,14 @@ def test_where_only_gradients_are_not_finite_the_whole_batch_is_named():
     skips = make()
     add(skips, 4, False)
     skips.check()
-    assert skips.found == [Skip(4, ["a", "b"])]
+    assert skips.found == [SkippedStep(4, ["a", "b"])]
 
 
 def test_an_overflow_of_the_loss_scaler_blames_no_clip():
     skips = make(overflows=True)
     add(skips, 4, False)
     skips.check()
-    assert skips.found == [Skip(4, [])]
+    assert skips.found == [SkippedStep(4, [])]
 
 
 def test_too_many_in_a_row_stop_the_run_and_name_clips_of_all_workers():

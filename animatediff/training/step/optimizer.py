@@ -11,7 +11,7 @@ from animatediff.training.settings import OptimConfig
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over `parameters`, one fused kernel a step."""
+    """Return AdamW over `parameters`, one fused kernel a step."""
     return torch.optim.AdamW(
         parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
     )

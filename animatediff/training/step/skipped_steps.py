@@ -13,7 +13,7 @@ Gather = Callable[[list[str]], list[str]]
 _MOST_NAMED = 8
 
 
-class Skip(NamedTuple):
+class SkippedStep(NamedTuple):
     """A step that was skipped."""
 
     step: int
@@ -22,7 +22,7 @@ class Skip(NamedTuple):
     """The clips whose loss was not finite; all of the batch where only the gradients were not."""
 
 
-class Skips:
+class SkippedSteps:
     """Looks at each step when the next one is on its way, so that the device is never waited for.
 
     All workers come to the same view, as their gradients have been averaged when they are looked at.
@@ -42,7 +42,7 @@ class Skips:
         self._in_a_row = 0
         self.number = 0
         """Steps skipped so far."""
-        self.found: list[Skip] = []
+        self.found: list[SkippedStep] = []
         """Skipped steps that nobody has taken note of yet."""
 
     def add(self, step: int, is_finite: Tensor, losses: Tensor, clip_ids: list[str]) -> None:
@@ -61,7 +61,7 @@ class Skips:
         self._last = (step, is_finite, losses, clip_ids)
 
     def check(self) -> None:
-        """Look at the last step, once.
+        """Find out whether the last step was skipped, unless that is known.
 
         Raises:
             UserError: too many in a row were skipped.
@@ -79,7 +79,7 @@ class Skips:
         blamed = self._gather(bad)
         if not blamed and not self._overflows:
             blamed = self._gather(clip_ids)
-        self.found.append(Skip(step, blamed))
+        self.found.append(SkippedStep(step, blamed))
         if self._in_a_row > self._limit:
             raise UserError(_enough(step, self._in_a_row, blamed, self._lr))
 

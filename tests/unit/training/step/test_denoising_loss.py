@@ -1,17 +1,17 @@
+"""What a training step minimises: each clip's error, whatever is predicted and however clips are weighed."""
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest, chisquare
 
 from animatediff.diffusion.schedule import NoiseSchedule, add_noise, compute_alphas_cumprod
-from animatediff.training.objective import ObjectiveConfig
-from animatediff.training.step import Draws, _generator, clip_losses, draw, of_clips, single_frames
+from animatediff.training.settings import ObjectiveConfig
+from animatediff.training.step.denoising_loss import DenoisingLoss, min_snr_weights, quartile_sums
+from animatediff.training.step.draws import Draws
+from tests.unit.training.step.test_draws import ALL_OPTIONS, REFERENCE, SHAPE, make_draws
 
-SHAPE = (4, 4, 3, 2, 2)
-REFERENCE = ObjectiveConfig()
-ALL_OPTIONS = ObjectiveConfig(min_snr_gamma=5, noise_offset=0.1, shared_noise=0.5, timestep_power=2, fade_from=500)
 SCHEDULES = [
     NoiseSchedule(),
     NoiseSchedule(prediction_type="v_prediction"),
@@ -19,23 +19,10 @@ SCHEDULES = [
 ]
 
 
-def make_draws(shape=SHAPE, *, objective=REFERENCE, first_index=0, step=7, seed=1, caption_dropout=0.5):
-    return draw(
-        shape,
-        objective=objective,
-        seed=seed,
-        step=step,
-        first_index=first_index,
-        num_timesteps=1000,
-        caption_dropout=caption_dropout,
-    )
-
-
 def losses_of(predict, latents, draws, *, schedule=SCHEDULES[0], objective=REFERENCE, dtype=torch.float32):
     text = torch.zeros(len(latents), 1, 1, dtype=dtype)
-    return clip_losses(
-        predict, latents, text, draws, compute_alphas_cumprod(schedule), schedule=schedule, objective=objective
-    )
+    losses = DenoisingLoss(compute_alphas_cumprod(schedule), schedule.prediction_type, objective)
+    return losses(predict, latents, text, draws)
 
 
 def guess(noisy, timesteps, text):
@@ -60,32 +47,6 @@ def test_a_clips_draws_and_loss_do_not_depend_on_the_number_of_workers(shares, o
     assert torch.equal(torch.cat([part for _, part in parts]), losses)
 
 
-@pytest.mark.parametrize("objective", [REFERENCE, ALL_OPTIONS], ids=["reference", "all options"])
-def test_seed_step_and_clip_each_change_the_draws(objective):
-    draws = make_draws((64, 4, 16, 1, 1), objective=objective)
-    for other in (make_draws(step=8, objective=objective), make_draws(seed=2, objective=objective)):
-        assert not torch.equal(other.noise, make_draws(objective=objective).noise)
-        assert not torch.equal(other.timesteps, make_draws(objective=objective).timesteps)
-    assert len(draws.noise.flatten(1).unique(dim=0)) == 64
-    assert len(draws.timesteps.unique()) > 50
-
-
-def test_without_options_the_draws_are_those_from_before_there_were_any():
-    draws = draw(
-        (3, 4, 2, 2, 2), objective=REFERENCE, seed=42, step=1234, first_index=5, num_timesteps=1000, caption_dropout=0.5
-    )
-    # Noted down then; torch's normal numbers differ in their last bits from one kind of processor to another.
-    noise = [1.672597, -0.678245, 0.028299, -1.393272, 0.956278, 0.873304, 0.592435, -1.660919, 0.670767]
-    assert draws.timesteps.tolist() == [50, 741, 428]
-    assert draws.dropped == [True, True, True]
-    assert draws.noise[..., 0, 0].flatten(1)[:, :3].flatten().tolist() == pytest.approx(noise, abs=2e-6)
-    # The code of then.
-    generators = [_generator(42, 1234, 5 + i) for i in range(3)]
-    assert torch.equal(draws.noise, torch.stack([torch.randn(4, 2, 2, 2, generator=g) for g in generators]))
-    assert torch.equal(draws.timesteps, torch.cat([torch.randint(1000, (1,), generator=g) for g in generators]))
-    assert draws.dropped == [torch.rand(1, generator=g).item() < 0.5 for g in generators]
-
-
 def test_without_options_the_losses_are_those_from_before_there_were_any():
     draws = make_draws((3, 4, 2, 2, 2), seed=42, step=1234, first_index=5)
     latents = torch.linspace(-1, 1, draws.noise.numel()).reshape(draws.noise.shape)
@@ -104,45 +65,6 @@ def test_without_options_each_loss_and_the_gradient_equal_those_of_one_mean_bit_
     (new,) = torch.autograd.grad(losses.mean(), prediction)
     (old,) = torch.autograd.grad(F.mse_loss(prediction, draws.noise), prediction)
     assert torch.equal(new, old)
-
-
-def test_options_leave_what_they_do_not_concern():
-    plain, draws = make_draws(), make_draws(objective=ObjectiveConfig(timestep_power=3))
-    assert torch.equal(draws.noise, plain.noise)
-    assert draws.dropped == plain.dropped
-    draws = make_draws(objective=ObjectiveConfig(noise_offset=0.1, shared_noise=0.5))
-    assert torch.equal(draws.timesteps, plain.timesteps)
-    assert draws.dropped == plain.dropped
-
-
-@pytest.fixture(scope="module")
-def many():
-    return make_draws((8000, 1, 5, 1, 1), caption_dropout=0.1)
-
-
-def test_captions_are_dropped_as_often_as_told(many):
-    assert binomtest(sum(many.dropped), 8000, 0.1).pvalue > 0.01
-    assert not any(make_draws(caption_dropout=0.0).dropped)
-    assert all(make_draws(caption_dropout=1.0).dropped)
-
-
-def test_timesteps_and_frames_are_uniform(many):
-    assert chisquare(torch.bincount(many.timesteps // 50, minlength=20)).pvalue > 0.01
-    assert chisquare(torch.bincount(torch.tensor(many.frames), minlength=5)).pvalue > 0.01
-
-
-@pytest.mark.parametrize("power", [0.5, 2.0, 3.5])
-def test_biased_timesteps_follow_the_stated_distribution(power):
-    draws = make_draws((4000, 1, 1, 1, 1), objective=ObjectiveConfig(timestep_power=power))
-    edges = torch.linspace(0, 1, 11, dtype=torch.float64) ** power
-    assert chisquare(torch.bincount(draws.timesteps // 100, minlength=10), 4000 * edges.diff()).pvalue > 0.01
-
-
-def test_the_noise_is_standard_normal_and_independent():
-    noise = make_draws((64, 4, 3, 16, 16)).noise
-    assert noise.mean().item() == pytest.approx(0, abs=0.01)
-    assert noise.std().item() == pytest.approx(1, abs=0.01)
-    assert torch.corrcoef(noise.movedim(2, 0).flatten(1))[0, 1].item() == pytest.approx(0, abs=0.02)
 
 
 def test_the_loss_is_each_clips_float32_error_of_the_noise():
@@ -208,24 +130,6 @@ def test_with_a_noise_offset_the_prediction_target_contains_it():
     assert of_nothing(ObjectiveConfig(noise_offset=1)) == pytest.approx(2, abs=0.2)
 
 
-def test_the_draws_of_some_clips_are_theirs_among_the_whole_batchs():
-    whole, some = make_draws(), of_clips(make_draws(), torch.tensor([2, 0]))
-    assert torch.equal(some.noise, whole.noise[[2, 0]])
-    assert torch.equal(some.timesteps, whole.timesteps[[2, 0]])
-    assert some.dropped == [whole.dropped[2], whole.dropped[0]]
-    assert some.frames == [whole.frames[2], whole.frames[0]]
-
-
-def test_a_single_frame_is_the_drawn_one_with_its_own_noise():
-    latents, draws = torch.randn(SHAPE), make_draws()
-    frames, single = single_frames(latents, draws)
-    for i, f in enumerate(draws.frames):
-        assert torch.equal(frames[i], latents[i, :, f : f + 1])
-        assert torch.equal(single.noise[i], draws.noise[i, :, f : f + 1])
-    assert torch.equal(single.timesteps, draws.timesteps)
-    assert single.dropped == draws.dropped
-
-
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_from_a_timestep_on_the_model_sees_less_of_the_clip_and_is_asked_for_it_all_the_same(schedule):
     """Of the clean clip it is asked for: who knows it has no loss, whatever the model predicts."""
@@ -248,3 +152,54 @@ def test_from_a_timestep_on_the_model_sees_less_of_the_clip_and_is_asked_for_it_
         shown = share * alphas_cumprod[draws.timesteps[i]].sqrt()
         expected = shown * latents[i] + (1 - shown**2).sqrt() * draws.noise[i]
         torch.testing.assert_close(seen[0][i], expected)
+
+
+@pytest.mark.parametrize(("prediction_type", "added"), [("epsilon", 0), ("v_prediction", 1)])
+@given(st.floats(1e-6, 1 - 1e-4), st.floats(0.1, 20))
+@settings(deadline=None, max_examples=60)
+def test_min_snr_weighs_as_the_closed_form(prediction_type, added, alphas_cumprod, gamma):
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    (weight,) = min_snr_weights(torch.tensor([alphas_cumprod], dtype=torch.float64), gamma, prediction_type).tolist()
+    assert weight == pytest.approx(min(snr, gamma) / (snr + added), rel=1e-9)
+    assert 0 < weight <= 1
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_min_snr_weights_are_finite_where_nothing_or_all_of_the_signal_is_left(prediction_type):
+    weights = min_snr_weights(torch.tensor([0.0, 1.0]), 5, prediction_type)
+    assert weights.tolist() == [1.0 if prediction_type == "epsilon" else 0.0, 0.0]
+
+
+def test_min_snr_makes_both_predictions_errors_the_same_error_of_the_clean_latents():
+    alphas_cumprod = compute_alphas_cumprod(NoiseSchedule())
+    # Of noisy latents, an error e of the noise is one of e / sqrt(SNR) of the clean latents, and e / sqrt(SNR + 1) one
+    # of the velocity.
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    of_noise = min_snr_weights(alphas_cumprod, 5, "epsilon") * snr
+    of_velocity = min_snr_weights(alphas_cumprod, 5, "v_prediction") * (snr + 1)
+    torch.testing.assert_close(of_noise, of_velocity)
+    torch.testing.assert_close(of_noise, snr.clamp(max=5))
+
+
+def test_quartile_sums_add_up_losses_and_clips_by_quarters_of_the_timesteps():
+    losses = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0], requires_grad=True)
+    sums = quartile_sums(losses, torch.tensor([0, 249, 250, 999, 749]), 1000)
+    assert sums.tolist() == [[3, 4, 16, 8], [2, 1, 1, 1]]
+    assert not sums.requires_grad
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_is_left_out(bad):
+    sums = quartile_sums(torch.tensor([1.0, bad, 3.0]), torch.tensor([0, 999, 998]), 1000)
+    assert sums.tolist() == [[1, 0, 0, 3], [1, 0, 0, 1]]
+
+
+@given(st.data(), st.integers(2, 1500))
+@settings(deadline=None, max_examples=50)
+def test_quartile_sums_of_parts_add_up_to_those_of_the_whole(data, num_timesteps):
+    timesteps = torch.tensor(data.draw(st.lists(st.integers(0, num_timesteps - 1), min_size=1, max_size=9)))
+    losses, cut = torch.arange(1.0, len(timesteps) + 1), data.draw(st.integers(0, len(timesteps)))
+    whole = quartile_sums(losses, timesteps, num_timesteps)
+    parts = [quartile_sums(losses[part], timesteps[part], num_timesteps) for part in (slice(cut), slice(cut, None))]
+    assert torch.equal(sum(parts), whole)
+    assert whole.sum(dim=1).tolist() == [losses.sum().item(), len(timesteps)]

@@ -1,0 +1,97 @@
+"""Which clips of a dataset a stream is made of: by their scores, and by whether their videos are held out."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from animatediff import storage
+from animatediff.data import columns
+from animatediff.data.loading.holdout import is_held_out
+from animatediff.data.manifest import Manifest
+from animatediff.data.scoring import scores
+from animatediff.errors import UserError
+
+_READERS = 16
+
+
+@dataclass(frozen=True)
+class ClipChoice:
+    """Which clips of a dataset; by default all."""
+
+    where: str = ""
+    """By their scores, or a name of `scores.PRESETS`; empty takes all."""
+    holdout: float = 0.0
+    """Share of the videos that is held out, see `holdout.is_held_out`."""
+    held_out: bool = False
+    """Whether the held-out clips are taken, instead of the others."""
+
+
+ALL_CLIPS = ClipChoice()
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A row group, and which of its rows are chosen."""
+
+    uri: str
+    """Of the shard."""
+    index: int
+    """Of the row group in the shard."""
+    rows: np.ndarray
+    """(n) of the chosen rows, rising."""
+
+
+def chosen_groups(dataset_uri: str, manifest: Manifest, choice: ClipChoice) -> list[list[RowGroup]]:
+    """Return the row groups of each bucket that has a chosen clip.
+
+    Raises:
+        UserError: the dataset is empty, `where` cannot be understood, or no clip is left.
+    """
+    refuse_empty(dataset_uri, manifest)
+    where, holdout, held_out = choice.where, choice.holdout, choice.held_out
+    masks = _masks(dataset_uri, manifest, where) if where else (np.ones(s.num_clips, bool) for s in manifest.shards)
+    if holdout or held_out:
+        split = _held_out(dataset_uri, manifest, holdout)
+        masks = (mask & (held == held_out) for mask, held in zip(masks, split, strict=True))
+    buckets: dict[str, list[RowGroup]] = {}
+    for shard, mask in zip(manifest.shards, masks, strict=True):
+        uri, ends = storage.join(dataset_uri, shard.path), np.cumsum(shard.row_group_rows)[:-1]
+        groups = [RowGroup(uri, i, np.flatnonzero(part)) for i, part in enumerate(np.split(mask, ends))]
+        buckets.setdefault(shard.bucket, []).extend(groups)
+    found = [groups for _, groups in sorted(buckets.items()) if any(len(group.rows) for group in groups)]
+    if not found:
+        if where:
+            which = f"fulfils {where!r}" + (f" with {holdout:g} of the videos held out" if holdout else "")
+            raise UserError(f"no clip of {dataset_uri} {which}: `animatediff show` tells how scores are spread")
+        which = "held out" if held_out else "left to train on"
+        raise UserError(f"no clip of {dataset_uri} is {which}: change the share of held-out videos ({holdout:g})")
+    return found
+
+
+def _held_out(dataset_uri: str, manifest: Manifest, share: float) -> Iterator[np.ndarray]:
+    """Yield for each shard which of its clips are held out, (n) bool."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        tables = pool.map(lambda shard: columns.read(dataset_uri, shard, {"video_id"}), manifest.shards)
+        yield from (is_held_out(table["video_id"].to_pylist(), share) for table in tables)
+
+
+def _masks(dataset_uri: str, manifest: Manifest, where: str) -> Iterator[np.ndarray]:
+    """Yield for each shard which of its clips fulfil `where`, (n) bool."""
+    condition = scores.condition(where, columns.names(dataset_uri, manifest))
+    wanted = condition.columns
+    repeated = columns.read_duplicates(dataset_uri)["clip_id"] if columns.DUPLICATE in wanted else None
+    with ThreadPoolExecutor(_READERS) as pool:
+        tables = pool.map(lambda shard: columns.read(dataset_uri, shard, wanted, repeated), manifest.shards)
+        yield from (condition.mask(table) for table in tables)
+
+
+def refuse_empty(dataset_uri: str, manifest: Manifest) -> None:
+    """Make sure that a dataset holds clips.
+
+    Raises:
+        UserError: it holds none.
+    """
+    if not manifest.num_clips:
+        raise UserError(f"the dataset {dataset_uri} holds no clip")

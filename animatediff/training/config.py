@@ -1,0 +1,19 @@
+"""The config of a training run, checked against the recipe that it names."""
+
+from typing import Self
+
+from pydantic import model_validator
+
+from animatediff.training.recipes.table import RecipeName, recipe_of
+from animatediff.training.settings import RecipeConfig
+
+
+class TrainingConfig(RecipeConfig):
+    """What decides the weights that a run trains: the same config gives the same weights wherever it runs."""
+
+    recipe: RecipeName = "motion_module"
+
+    @model_validator(mode="after")
+    def _suits_its_recipe(self) -> Self:
+        recipe_of(self).validate()
+        return self

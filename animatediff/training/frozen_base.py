@@ -1,0 +1,46 @@
+"""The frozen base below what is trained: its weights, this worker's personalised checkpoint, and the domain adapter."""
+
+from diffusers import UNet2DConditionModel
+
+from animatediff.training.settings import BASE, RecipeConfig
+from animatediff.training.text import TextEncoders
+from animatediff.weights.base import load_config, load_unet
+from animatediff.weights.base_configs import build_on_meta
+from animatediff.weights.resident import Addition, ResidentWeights
+
+
+def load_frozen_base(
+    config: RecipeConfig, text_encoders: TextEncoders, *, predicts_v: bool, rank: int
+) -> UNet2DConditionModel:
+    """Return the base's UNet on the CPU in float32, with the weights that are added to it.
+
+    Args:
+        config: names the base, its checkpoints and the domain adapter.
+        text_encoders: the base's; a checkpoint changes their weights too.
+        predicts_v: whether the training's noise schedule predicts the velocity, as a checkpoint must then.
+        rank: this worker, which says whose turn it is of `base_checkpoints`.
+
+    Raises:
+        UserError: a part is missing or they do not fit.
+    """
+    unet, adapter = load_unet(config.base), config.model.domain_adapter
+    encoders = {part: encoder for part, (_, encoder) in text_encoders.items()}
+    ResidentWeights({"unet": unet, **encoders}, predicts_v=predicts_v).load(
+        _checkpoint(config.base_checkpoints, rank),
+        [Addition(adapter.path, adapter.scale, "domain_adapter")] if adapter.path is not None else [],
+    )
+    return unet
+
+
+def _checkpoint(checkpoints: tuple[str, ...], rank: int) -> str | None:
+    chosen = checkpoints[rank % len(checkpoints)] if checkpoints else BASE
+    return None if chosen == BASE else chosen
+
+
+def unet_on_meta(base: str) -> UNet2DConditionModel:
+    """Return the base's UNet on the meta device: no weight is read or made.
+
+    Raises:
+        UserError: the base has no UNet, or its config cannot be read.
+    """
+    return build_on_meta(UNet2DConditionModel, load_config(base, "unet"), f"the config of the unet of base {base}")

@@ -1,0 +1,24 @@
+"""What the recipes that train low-rank adapters have in common: the weights file."""
+
+from typing import TYPE_CHECKING
+
+from animatediff.training.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from animatediff.training.trained_model import TrainedModel
+
+
+class AdapterRecipe(Recipe):
+    """Trains `LowRankAdapters`, whose published file layout their host decides."""
+
+    def write(self, uri: str, model: "TrainedModel") -> None:
+        """Write the adapters as a published MotionLoRA or domain adapter."""
+        from animatediff.weights import adapters
+
+        adapters.write(uri, model.trainable, metadata={})
+
+    def read(self, uri: str, model: "TrainedModel") -> None:
+        """Set the adapters to a file's, which is of their rank and changes the same matrices."""
+        from animatediff.weights import adapters
+
+        adapters.read_into(uri, model.trainable, model.host)

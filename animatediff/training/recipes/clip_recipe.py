@@ -1,0 +1,54 @@
+"""What the recipes that train on clips have in common: a motion UNet."""
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from animatediff.errors import UserError
+from animatediff.training.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+    from animatediff.models.lora import LowRankAdapters
+    from animatediff.models.motion_unet import MotionModules
+    from animatediff.training.trained_model import ClipModel
+
+
+class ClipRecipe(Recipe):
+    """Trains motion modules, or adapters on them, in a motion UNet."""
+
+    @abstractmethod
+    def trainable(self, motion: "MotionModules") -> "MotionModules | LowRankAdapters":
+        """Return what is trained of the motion UNet's motion modules, or on them."""
+
+    def needs_motion_module(self) -> None:
+        """Make sure that there is a motion module to start from.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.config.model.motion_module is None:
+            raise ValueError(f"recipe {self.config.recipe} needs model.motion_module, the file to start from")
+
+    def attach(self, unet: "UNet2DConditionModel", *, reads_weights: bool) -> "ClipModel":
+        """Put motion modules into the base's UNet, the file's or fresh ones."""
+        from animatediff.models.motion_unet import MotionUNet
+        from animatediff.training.initial_motion_modules import load_motion, motion_on_meta
+        from animatediff.training.trained_model import ClipModel
+
+        make = load_motion if reads_weights else motion_on_meta
+        motion_unet = MotionUNet(unet, make(unet, self.config.model, self.config.base))
+        return ClipModel(motion_unet, self.trainable(motion_unet.motion)).train()
+
+    def check_fit(self, latent_shape: tuple[int, int, int, int]) -> None:
+        """Check too that the motion modules fit the base, and the clips their position table."""
+        from animatediff.training.frozen_base import unet_on_meta
+        from animatediff.training.initial_motion_modules import fitting_config
+
+        super().check_fit(latent_shape)
+        motion = fitting_config(unet_on_meta(self.config.base), self.config.model, self.config.base)
+        if motion.use_positions and latent_shape[0] > motion.max_frames:
+            raise UserError(
+                f"the dataset's clips have {latent_shape[0]} frames, the motion module's position table has "
+                f"{motion.max_frames}: raise model.max_frames or ingest shorter clips"
+            )

@@ -1,0 +1,35 @@
+"""MotionLoRA: stage 3 of AnimateDiff (paper, section 4.3)."""
+
+from typing import TYPE_CHECKING
+
+from animatediff.training.recipes.adapter_recipe import AdapterRecipe
+from animatediff.training.recipes.clip_recipe import ClipRecipe
+from animatediff.training.recipes.recipe import SampledWith
+
+if TYPE_CHECKING:
+    from animatediff.models.lora import LowRankAdapters
+    from animatediff.models.motion_unet import MotionModules
+
+_PUBLISHED_RANK = 64
+
+
+class MotionLora(AdapterRecipe, ClipRecipe):
+    """LoRA on the temporal attention of `model.motion_module`, for one kind of motion."""
+
+    result_file = "motion_lora.safetensors"
+
+    def validate(self) -> None:
+        """Ask for a motion module, and refuse a new attention in it."""
+        self.needs_motion_module()
+        if self.config.model.text_conditioned:
+            raise ValueError("a LoRA does not train the attention to captions that model.text_conditioned adds")
+
+    def trainable(self, motion: "MotionModules") -> "LowRankAdapters":
+        """Return fresh adapters, of the published rank unless the config says otherwise."""
+        from animatediff.models.lora import LowRankAdapters
+
+        return LowRankAdapters.for_motion(motion, self.config.model.lora_rank or _PUBLISHED_RANK)
+
+    def sampled_with(self, weights_uri: str) -> SampledWith:
+        """Return the motion module that it was trained on, and the LoRA."""
+        return SampledWith(motion_module=self.config.model.motion_module, motion_loras=(weights_uri,))

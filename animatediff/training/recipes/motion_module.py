@@ -1,0 +1,44 @@
+"""Motion modules, whole: stage 2 of AnimateDiff (paper, section 4.2)."""
+
+from typing import TYPE_CHECKING
+
+from animatediff.training.recipes.clip_recipe import ClipRecipe
+from animatediff.training.recipes.recipe import SampledWith
+
+if TYPE_CHECKING:
+    from animatediff.models.motion_unet import MotionModules
+    from animatediff.training.trained_model import TrainedModel
+
+
+class MotionModule(ClipRecipe):
+    """Whole motion modules, on the base with or without a domain adapter."""
+
+    result_file = "motion_module.safetensors"
+
+    def validate(self) -> None:
+        """Refuse the rank of a LoRA."""
+        if self.config.model.lora_rank is not None:
+            raise ValueError(
+                "recipe motion_module trains whole motion modules: leave out model.lora_rank, or choose "
+                "recipe finetune or motion_lora"
+            )
+
+    def trainable(self, motion: "MotionModules") -> "MotionModules":
+        """Return all of the motion modules."""
+        return motion
+
+    def write(self, uri: str, model: "TrainedModel") -> None:
+        """Write a motion module that says which noise schedule it was trained with."""
+        from animatediff.weights import motion_modules
+
+        motion_modules.write(uri, model.trainable, schedule=self.noise_schedule.model_dump())
+
+    def read(self, uri: str, model: "TrainedModel") -> None:
+        """Set the motion modules to a file's of the same architecture."""
+        from animatediff.weights import motion_modules
+
+        model.trainable.load_state_dict(motion_modules.read(uri).state_dict())
+
+    def sampled_with(self, weights_uri: str) -> SampledWith:
+        """Return the trained motion module alone: a domain adapter is left out of what is sampled."""
+        return SampledWith(motion_module=weights_uri)

@@ -1,0 +1,36 @@
+"""Which noise schedule a recipe trains with: what the motion module's file says, unless the config says otherwise."""
+
+import logging
+
+from animatediff.diffusion.noise_schedule import GivenSchedule
+from animatediff.errors import UserError, naming
+from animatediff.module_schedule import schedule_of
+from animatediff.training.settings import RecipeConfig
+
+logger = logging.getLogger(__name__)
+
+
+def with_noise_schedule(config: RecipeConfig) -> RecipeConfig:
+    """Return the config with its noise schedule complete; a complete one needs no look at the file.
+
+    Args:
+        config: its `model.motion_module`, if any, is a file that can be opened.
+
+    Raises:
+        UserError: the file cannot be read, or what it and the config say together is no schedule.
+    """
+    if None not in config.schedule.model_dump().values():
+        return config
+    motion_module = config.model.motion_module
+    with naming("model.motion_module"):
+        before = schedule_of(motion_module)
+    try:
+        schedule = config.schedule.over(before)
+        if motion_module is not None and schedule != before:
+            logger.warning("the schedule is not the one that %s was trained with before", motion_module)
+        values = {name: getattr(config, name) for name in type(config).model_fields}
+        return type(config)(**(values | {"schedule": GivenSchedule.whole(schedule)}))
+    except ValueError as error:  # pydantic's, of which the first is told
+        reason = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
+        beside = f" beside what {motion_module} says" if motion_module is not None else ""
+        raise UserError(f"schedule{beside}: {reason}") from error

@@ -1,0 +1,39 @@
+"""The recipes by the names that configs choose them by: a new one is a file beside this and a row here."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from animatediff.training.recipes.domain_adapter import DomainAdapter
+from animatediff.training.recipes.finetune import finetune
+from animatediff.training.recipes.motion_lora import MotionLora
+from animatediff.training.recipes.motion_module import MotionModule
+from animatediff.training.recipes.recipe import Recipe
+from animatediff.training.settings import RecipeConfig
+
+RECIPES: Mapping[str, Callable[[RecipeConfig], Recipe]] = {
+    "domain_adapter": DomainAdapter,
+    "motion_module": MotionModule,
+    "motion_lora": MotionLora,
+    "finetune": finetune,
+}
+
+
+def recipe_of(config: RecipeConfig) -> Recipe:
+    """Return the recipe that a config names."""
+    return RECIPES[config.recipe](config)
+
+
+def _summary(recipe: Callable[[RecipeConfig], Recipe]) -> str:
+    """Return the first paragraph of its docstring, on one line."""
+    return " ".join(inspect.cleandoc(recipe.__doc__ or "").partition("\n\n")[0].split())
+
+
+_SUMMARIES = " ".join(f"{name}: {_summary(recipe)}" for name, recipe in RECIPES.items())
+
+if TYPE_CHECKING:
+    RecipeName = str
+else:
+    RecipeName = Annotated[Literal[tuple(RECIPES)], Field(description=_SUMMARIES)]

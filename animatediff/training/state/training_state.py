@@ -1,0 +1,114 @@
+"""A training state on disk: the weights as a file that animates, and what only going on needs beside it.
+
+No random state is kept: every draw follows from the seed, the step and the clip's place in the batch.
+"""
+
+import json
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from animatediff import storage
+from animatediff.storage.errors import unreachable
+from animatediff.training.recipes.recipe import Recipe
+from animatediff.training.state import checkpoint_files
+from animatediff.training.state.checkpoint_files import DamagedCheckpointError
+from animatediff.training.state.ema import Ema
+from animatediff.training.trained_model import TrainedModel
+
+_TENSORS = "training_state.pt"
+_STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that changes while a run trains."""
+
+    recipe: Recipe
+    """Knows the weights file."""
+    model: TrainedModel
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    """Of the loss; it does nothing where float16 is not used."""
+    ema: Ema | None
+    """The averages of the weights, if any."""
+
+    def save(self, folder: Path, *, step: int, skipped_steps: int) -> None:
+        """Write the state after `step` steps.
+
+        Args:
+            folder: exists.
+            step: steps done.
+            skipped_steps: how many of them were skipped.
+        """
+        self.write_result(str(folder / self.recipe.result_file))
+        # The file holds the averages; the weights themselves are needed to go on.
+        weights = {"weights": self.model.trainable.state_dict()} if self.ema is not None else {}
+        state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), **weights}
+        # Opened by Python, which keeps what the system says.
+        with _errors_naming(folder), (folder / _TENSORS).open("wb") as file:
+            torch.save(state, file)
+        config = self.recipe.resolved_config.model_dump(mode="json")
+        content = json.dumps({"step": step, "skipped_steps": skipped_steps, "config": config}, indent=2)
+        storage.write_bytes(str(folder / _STATE), content.encode())
+        with _errors_naming(folder):
+            checkpoint_files.seal(folder)
+
+    def write_result(self, uri: str) -> None:
+        """Write what was trained as a weights file: the averages where there are any."""
+        with self.ema.in_place() if self.ema is not None else nullcontext():
+            self.recipe.write(uri, self.model)
+
+    def load(self, folder: Path) -> tuple[int, int]:
+        """Continue from a saved state.
+
+        Returns:
+            The steps it had done, and how many of them were skipped.
+
+        Raises:
+            DamagedCheckpointError: a file is missing or has other bytes than were written.
+            UserError: the weights file was made for another model.
+        """
+        checkpoint_files.check(folder)
+        state, record = _read(folder)
+        self.recipe.read(str(folder / self.recipe.result_file), self.model)
+        if self.ema is not None:
+            self.ema.load([parameter.detach() for parameter in self.model.trainable.parameters()])
+        if "weights" in state:
+            self.model.trainable.load_state_dict(state["weights"])
+        _load_moments(self.optimizer, state["optimizer"])
+        # It is empty from a precision that needs no scaler; the run may have another one now.
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        return int(record["step"]), int(record.get("skipped_steps", 0))
+
+
+@contextmanager
+def _errors_naming(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # PyTorch raises the second, whatever happened
+        raise unreachable(str(folder), error) from error
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the tensors and the record; what older versions wrote has no checksums."""
+    try:
+        # weights_only: a checkpoint from elsewhere must not run code.
+        state = torch.load(folder / _TENSORS, map_location="cpu", weights_only=True)
+        return state, json.loads((folder / _STATE).read_text())
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise DamagedCheckpointError(f"{folder} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a saved state, but keep the settings that the optimizer was made with: the config may have changed them."""
+    settings = [{name: v for name, v in group.items() if name != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)

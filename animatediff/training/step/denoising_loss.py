@@ -1,0 +1,99 @@
+"""What a training step minimises: the error of the predicted noise (or velocity), clip by clip."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from animatediff.diffusion.noise_schedule import PredictionType
+from animatediff.diffusion.schedule import add_noise, fading_noise, velocity
+from animatediff.training.settings import ObjectiveConfig
+from animatediff.training.step.draws import Draws
+
+Predictor = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(b c f h w) noisy latents, (b) timesteps, (b n d) text embeddings -> (b c f h w)."""
+
+
+@dataclass(frozen=True)
+class DenoisingLoss:
+    """The mean squared error of each clip's prediction, in float32, times the clip's weight."""
+
+    alphas_cumprod: Tensor
+    """(T) of the noise schedule, on the model's device."""
+    prediction_type: PredictionType
+    """What the model predicts."""
+    objective: ObjectiveConfig
+    """What the clips weigh, and from which timestep on they fade."""
+
+    def __call__(self, predict: Predictor, latents: Tensor, text: Tensor, draws: Draws) -> Tensor:
+        """Return the losses of clips; the loss of a batch is their mean.
+
+        Args:
+            predict: the model.
+            latents: (b c f h w) float32 on the CPU, multiplied by the scaling factor.
+            text: (b n d) text embeddings, one a clip; their dtype is the model's under autocast.
+            draws: noise and timesteps.
+
+        Returns:
+            (b) on the model's device.
+        """
+        alphas_cumprod, device = self.alphas_cumprod, self.alphas_cumprod.device
+        clean, noise, timesteps = (_to_device(t, device) for t in (latents, draws.noise, draws.timesteps))
+        if self.objective.fade_from is not None:
+            noise = fading_noise(clean, noise, timesteps, alphas_cumprod, first=self.objective.fade_from)
+        with torch.autocast(device.type, text.dtype, enabled=text.dtype != torch.float32):
+            prediction = predict(add_noise(clean, noise, timesteps, alphas_cumprod), timesteps, text)
+        wanted = noise
+        if self.prediction_type == "v_prediction":
+            wanted = velocity(clean, noise, timesteps, alphas_cumprod)
+        # One reduction a clip: one over the rows of a batch rounds differently for different numbers of clips.
+        losses = torch.stack([F.mse_loss(p, w) for p, w in zip(prediction.float(), wanted, strict=True)])
+        if self.objective.min_snr_gamma is None:
+            return losses
+        return losses * min_snr_weights(alphas_cumprod[timesteps], self.objective.min_snr_gamma, self.prediction_type)
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Move a CPU tensor. Going to a GPU, from memory that the GPU reads by itself, so that nothing is waited for."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def min_snr_weights(alphas_cumprod: Tensor, gamma: float, prediction_type: PredictionType) -> Tensor:
+    """Return the weight min(SNR, gamma) of the clean latents' error, put as one of what the model predicts.
+
+    Args:
+        alphas_cumprod: (b) the share of the signal's variance at each clip's timestep, in [0, 1).
+        gamma: the highest weight of an error of the clean latents.
+        prediction_type: what the model predicts.
+
+    Returns:
+        (b) min(SNR, gamma) / SNR for the noise, min(SNR, gamma) / (SNR + 1) for the velocity.
+    """
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    if prediction_type == "epsilon":
+        return (gamma / snr).clamp(max=1)
+    return snr.clamp(max=gamma) / (snr + 1)
+
+
+def quartile_sums(losses: Tensor, timesteps: Tensor, num_timesteps: int) -> Tensor:
+    """Return the sums to log the loss by quarters of the timesteps, from the clean to the noisy end, without gradients.
+
+    They add up over workers and steps.
+
+    Args:
+        losses: (b) of the clips; those that are not finite are left out.
+        timesteps: (b) integers; they are moved to the losses' device.
+        num_timesteps: timesteps of the noise schedule.
+
+    Returns:
+        (2 4) in the losses' dtype: the sum of the losses, and the number of clips, of each quarter.
+    """
+    quarters = timesteps.to(losses.device) * 4 // num_timesteps
+    is_in = (quarters[:, None] == torch.arange(4, device=losses.device)) & losses.isfinite()[:, None]
+    # Not a product: a loss that is not finite would spoil all quarters.
+    sums = torch.where(is_in, losses.detach()[:, None], 0.0).sum(dim=0)
+    return torch.stack([sums, is_in.sum(dim=0).to(losses.dtype)])

@@ -1,0 +1,107 @@
+"""All that is random about a training step: noise, timesteps, dropped captions and single frames."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from animatediff.training.settings import ObjectiveConfig
+
+
+@dataclass(frozen=True)
+class Draws:
+    """All that is random about a batch."""
+
+    noise: Tensor
+    """(b c f h w) standard normal, independent from frame to frame unless the objective says otherwise."""
+    timesteps: Tensor
+    """(b) integers, one a clip."""
+    dropped: list[bool]
+    """Per clip, whether its caption is replaced by the empty one."""
+    frames: list[int]
+    """Per clip, one of its frames, for a recipe that trains on single ones; all equally likely."""
+
+
+@dataclass(frozen=True)
+class RandomSource:
+    """Draws what is random about the batches of a run, each from its seed, its step and the clips' places alone.
+
+    Each clip has its own generator, seeded by the run's seed, the step and the clip's index in the global batch. So
+    the draws are the same for any number of workers, and a resumed run needs no saved random state.
+    """
+
+    seed: int
+    """The run's."""
+    num_timesteps: int
+    """Timesteps of the noise schedule."""
+    caption_dropout: float
+    """Probability that a clip's caption is dropped."""
+    objective: ObjectiveConfig
+    """How noise and timesteps are distributed."""
+
+    def draw(self, shape: tuple[int, ...], *, step: int, first_index: int) -> Draws:
+        """Return the draws of a worker's share of a batch.
+
+        Args:
+            shape: (b c f h w) of the latents.
+            step: the global step.
+            first_index: index of the first clip in the global batch.
+        """
+        generators = [_generator(self.seed, step, first_index + i) for i in range(shape[0])]
+        noise = [torch.randn(shape[1:], generator=g) for g in generators]
+        timesteps = [torch.randint(self.num_timesteps, (1,), generator=g) for g in generators]
+        dropped = [torch.rand(1, generator=g).item() < self.caption_dropout for g in generators]
+        # The options draw only now, so that without them every draw above is what it would be if they did not exist.
+        if self.objective.timestep_power != 1:
+            timesteps = [biased_timestep(self.num_timesteps, self.objective.timestep_power, g) for g in generators]
+        noise = [with_shared_parts(own, self.objective, g) for own, g in zip(noise, generators, strict=True)]
+        frames = [int(torch.randint(shape[2], (1,), generator=g)) for g in generators]
+        return Draws(torch.stack(noise), torch.cat(timesteps), dropped, frames)
+
+
+def of_clips(draws: Draws, chosen: Tensor) -> Draws:
+    """Return the draws of some of a batch's clips, by their indices (k)."""
+    indices = chosen.tolist()
+    return Draws(
+        draws.noise[chosen],
+        draws.timesteps[chosen],
+        [draws.dropped[i] for i in indices],
+        [draws.frames[i] for i in indices],
+    )
+
+
+def single_frames(latents: Tensor, draws: Draws) -> tuple[Tensor, Draws]:
+    """Return the frame of each clip that the draws chose, (b c 1 h w), with its own noise."""
+    rows, frames = torch.arange(len(latents)), torch.tensor(draws.frames)
+    noise = draws.noise[rows, :, frames, None]
+    return latents[rows, :, frames, None], Draws(noise, draws.timesteps, draws.dropped, [0] * len(latents))
+
+
+def _generator(seed: int, step: int, index: int) -> torch.Generator:
+    state = np.random.SeedSequence([seed, step, index]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def biased_timestep(num_timesteps: int, power: float, generator: torch.Generator) -> Tensor:
+    """Return a timestep in [0, num_timesteps), distributed as `timestep_power` says: (1) int64."""
+    u = torch.rand(1, dtype=torch.float64, generator=generator)
+    # A high power rounds to 1 what is just below it.
+    return (num_timesteps * u ** (1 / power)).long().clamp(max=num_timesteps - 1)
+
+
+def with_shared_parts(noise: Tensor, objective: ObjectiveConfig, generator: torch.Generator) -> Tensor:
+    """Return a clip's noise with what its frames, or all places of a channel, have in common.
+
+    Args:
+        noise: (c f h w) standard normal, independent.
+        objective: says how much is in common.
+        generator: draws it, if there is any.
+    """
+    c, _, h, w = noise.shape
+    if objective.shared_noise > 0:
+        common = torch.randn(c, 1, h, w, generator=generator)
+        noise = objective.shared_noise**0.5 * common + (1 - objective.shared_noise) ** 0.5 * noise
+    if objective.noise_offset > 0:
+        noise = noise + objective.noise_offset * torch.randn(c, 1, 1, 1, generator=generator)
+    return noise

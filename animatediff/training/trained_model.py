@@ -1,0 +1,141 @@
+"""The model that is trained: a frozen base, and what learns on it."""
+
+from abc import ABC, abstractmethod
+from typing import Any, Self
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from animatediff.models.lora import LowRankAdapters
+from animatediff.models.motion_unet import MotionModules, MotionUNet
+from animatediff.training.settings import Recomputed
+
+_VAE_FACTOR = 8  # pixels of a latent, in Stable Diffusion 1.x and SDXL
+
+
+class TrainedModel(nn.Module, ABC):
+    """A frozen UNet, and what is trained on it.
+
+    Args:
+        unet: predicts, with what is trained in its place.
+        trainable: what is trained: the UNet's motion modules, or adapters on its layers.
+    """
+
+    def __init__(self, unet: nn.Module, trainable: MotionModules | LowRankAdapters) -> None:
+        super().__init__()
+        self.unet = unet.requires_grad_(False).eval()
+        # The recipe that made it knows which of the two it is.
+        self.trainable: Any = trainable.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch what is trained; what is frozen stays in evaluation mode."""
+        self.training = mode
+        self.trainable.train(mode)
+        return self
+
+    @property
+    @abstractmethod
+    def host(self) -> nn.Module:
+        """The module that adapters are put on."""
+
+    @abstractmethod
+    def forward(self, sample: Tensor, timesteps: Tensor, text: Tensor, pooled: Tensor | None = None) -> Tensor:
+        """Predict the noise or velocity.
+
+        Args:
+            sample: (b c f h w) noisy latents.
+            timesteps: (b).
+            text: (b n d) text embeddings.
+            pooled: (b p), SDXL's.
+
+        Returns:
+            (b c f h w).
+        """
+
+    @abstractmethod
+    def checkpoint_activations(self, which: Recomputed) -> None:
+        """Compute activations again for the gradients, as `ComputeConfig.activation_checkpointing` says."""
+
+
+class ClipModel(TrainedModel):
+    """Trained on clips: a motion UNet, and its motion modules or adapters on them."""
+
+    unet: MotionUNet
+
+    @property
+    def host(self) -> MotionModules:
+        """The motion modules."""
+        return self.unet.motion
+
+    def forward(self, sample: Tensor, timesteps: Tensor, text: Tensor, pooled: Tensor | None = None) -> Tensor:
+        """Predict the noise or velocity of clips."""
+        return self.unet(sample, timesteps, text, _added_conditions(sample, pooled))
+
+    def checkpoint_activations(self, which: Recomputed) -> None:
+        """Choose what the motion UNet computes again for the gradients."""
+        self.unet.activation_checkpointing = which
+
+
+class FrameModel(TrainedModel):
+    """Trained on single frames, (b c 1 h w): the base's UNet alone, and adapters on it."""
+
+    unet: UNet2DConditionModel
+
+    @property
+    def host(self) -> UNet2DConditionModel:
+        """The base's UNet."""
+        return self.unet
+
+    def forward(self, sample: Tensor, timesteps: Tensor, text: Tensor, pooled: Tensor | None = None) -> Tensor:
+        """Predict the noise or velocity of single frames."""
+        added = _added_conditions(sample, pooled)
+        return self.unet(sample[:, :, 0], timesteps, text, added_cond_kwargs=added).sample[:, :, None]
+
+    def checkpoint_activations(self, which: Recomputed) -> None:
+        """Choose whether the UNet computes its units again: all, or none, as it has no motion modules."""
+        if which == "all":
+            self.unet.enable_gradient_checkpointing()
+
+
+def _added_conditions(sample: Tensor, pooled: Tensor | None) -> dict[str, Tensor] | None:
+    return None if pooled is None else {"text_embeds": pooled, "time_ids": _time_ids(sample)}
+
+
+def _time_ids(sample: Tensor) -> Tensor:
+    """SDXL's (b 6): original size, upper left corner of the crop, size wanted, for pictures that were never cropped."""
+    height, width = (_VAE_FACTOR * size for size in sample.shape[-2:])
+    return sample.new_tensor([height, width, 0, 0, height, width]).expand(len(sample), 6)
+
+
+def place(model: TrainedModel, device: torch.device, precision: str) -> torch.dtype:
+    """Move the model to its device: what is frozen in the precision of its matrix products, the rest in float32.
+
+    Args:
+        model: the model.
+        device: where it computes.
+        precision: `ComputeConfig.precision`.
+
+    Returns:
+        That precision, to be used under autocast.
+    """
+    dtype = _auto_dtype(device) if precision == "auto" else getattr(torch, precision)
+    model.to(device)
+    trainable = {id(module) for module in model.trainable.modules()}
+    for module in model.unet.modules():
+        if id(module) not in trainable:
+            _cast_own(module, dtype)
+    return dtype
+
+
+def _cast_own(module: nn.Module, dtype: torch.dtype) -> None:
+    """Cast a module's own tensors, not its children's: casting there and back would round what is trained."""
+    for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+
+
+def _auto_dtype(device: torch.device) -> torch.dtype:
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
