@@ -4,7 +4,7 @@ The bounds lie far above what collections hold, and far below what a bomb of a f
 """
 
 MAX_CAPTION_CHARS = 1_000_000
-"""Characters of one caption: text encoders read 77 to 512 tokens, the most talkative captioners write 2,000 characters."""
+"""Characters of one caption: text encoders read 77 to 512 tokens, the most talkative captioners write 2,000."""
 MAX_NAME_CHARS = 8192
 """Characters of an id, a path or a URL: servers take no longer URLs, and file systems no longer paths."""
 MAX_SIDECAR_BYTES = 1_000_000
