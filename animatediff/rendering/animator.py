@@ -19,7 +19,6 @@ from animatediff.diffusion.sampling import sample
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionUNet
-from animatediff.module_schedule import schedule_of
 from animatediff.rendering.catalog import prompt_syntax
 from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Model, Settings, Weights
@@ -27,6 +26,7 @@ from animatediff.weights import motion_modules, textual_inversion
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 from animatediff.weights.layouts.architectures import known_base
 from animatediff.weights.lora import read as lora
+from animatediff.weights.motion_schedule import read_schedule
 from animatediff.weights.resident import Reading, ResidentWeights
 from animatediff.weights.text import PromptEncoder, word_key
 from animatediff.weights.textual_inversion import Embedding
@@ -74,7 +74,7 @@ class Animator:
     def __init__(self, base: str, motion_module: str | None, *, schedule: NoiseSchedule | None, device: str) -> None:
         self._device = torch.device(device)
         self._dtype = torch.float32 if self._device.type == "cpu" else torch.float16
-        self._schedule = schedule or schedule_of(motion_module)
+        self._schedule = schedule or read_schedule(motion_module)
         tokenizer, self._text_encoder = load_text_encoder(base)
         self._vae = load_vae(base)
         self._unet = _motion_unet(base, motion_module).requires_grad_(False).eval()

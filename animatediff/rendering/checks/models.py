@@ -10,7 +10,6 @@ import torch
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import begin, make_scheduler
 from animatediff.errors import UserError, naming, refusing
-from animatediff.module_schedule import schedule_of
 from animatediff.rendering.catalog.entries import Model
 from animatediff.rendering.checks.base import check_parts, num_text_layers
 from animatediff.rendering.checks.few_step import Distilled, distilled, mismatch
@@ -22,6 +21,7 @@ from animatediff.weights.identify.model import UNUSUAL_INPUTS
 from animatediff.weights.layouts.families import Base
 from animatediff.weights.lora import read as lora
 from animatediff.weights.motion_modules import MotionFile
+from animatediff.weights.motion_schedule import read_schedule
 from animatediff.weights.text import check_clip_skip
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class ModelChecks:
     def _checked_pair(self, base: str, motion_module: str) -> _Pair:
         with refusing(f"base {base} with motion_module {motion_module}"):
             with naming("motion_module"):
-                motion, own = motion_modules.open_file(motion_module), schedule_of(motion_module)
+                motion, own = motion_modules.open_file(motion_module), read_schedule(motion_module)
             schedule = self._schedule or own
             unet, vae = load_config(base, "unet"), load_config(base, "vae")
             _check_base(base, unet, vae, schedule)
