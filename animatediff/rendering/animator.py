@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.context import initial_noise
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import make_scheduler
@@ -173,17 +174,13 @@ class Animator:
         """
         settings, seconds = items[0], dict.fromkeys(("text", "unet", "vae"), 0.0)
         with self._timed(seconds, "text"):
-            text, negative = (
-                torch.cat([self._encode(each, settings.clip_skip) for each in texts])
-                for texts in ([i.prompt for i in items], [i.negative_prompt for i in items])
-            )
+            conditioning = Conditioning.cat([self._conditioning(item) for item in items])
         with self._timed(seconds, "unet"):
             generators = [torch.Generator("cpu").manual_seed(item.seed) for item in items]
             latents = sample(
                 self._unet,
                 make_scheduler(settings.sampler, self._schedule, settings.timestep_spacing),
-                text,
-                negative,
+                conditioning,
                 torch.cat([self._noise(settings, generator) for generator in generators]).to(self._device),
                 num_inference_steps=settings.num_inference_steps,
                 guidance_scale=settings.guidance_scale,
@@ -206,6 +203,10 @@ class Animator:
         tell = (prompt_syntax.warning, self._prompts.cut_off)
         warnings = [told for text in prompt_syntax.texts_of(item) for find in tell if (told := find(text))]
         return Clip(frames, latents.half().cpu(), "; ".join(warnings) or None, seconds)
+
+    def _conditioning(self, item: Item) -> Conditioning:
+        negative = Conditioning(self._encode(item.negative_prompt, item.clip_skip))
+        return Conditioning(self._encode(item.prompt, item.clip_skip), negative=negative)
 
     def _encode(self, text: str, clip_skip: int) -> Tensor:
         """(1 n d); by itself, since a matrix product rounds by its number of rows."""

@@ -6,6 +6,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError, naming
 from animatediff.models.config import MotionConfig
@@ -21,7 +22,6 @@ from animatediff.weights.resident import Addition, ResidentWeights
 BASE = "base"
 """What stands for the base as it is among a recipe's `base_checkpoints`."""
 
-_VAE_FACTOR = 8  # pixels of a latent, in Stable Diffusion 1.x and SDXL
 _PUBLISHED_RANK = {"domain_adapter": 128, "motion_lora": 64}
 
 
@@ -78,22 +78,21 @@ class TrainedModel(nn.Module):
         self.trainable.train(mode)
         return self
 
-    def forward(self, sample: Tensor, timesteps: Tensor, text: Tensor, pooled: Tensor | None = None) -> Tensor:
+    def forward(self, sample: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """Predict.
 
         Args:
             sample: (b c f h w) noisy latents.
             timesteps: (b).
-            text: (b n d) text embeddings.
-            pooled: (b p), SDXL's.
+            conditioning: of the clips.
 
         Returns:
             (b c f h w).
         """
-        added = None if pooled is None else {"text_embeds": pooled, "time_ids": _time_ids(sample)}
         if isinstance(self.unet, MotionUNet):
-            return self.unet(sample, timesteps, text, added)
-        return self.unet(sample[:, :, 0], timesteps, text, added_cond_kwargs=added).sample[:, :, None]
+            return self.unet(sample, timesteps, conditioning)
+        added = conditioning.added_cond_kwargs
+        return self.unet(sample[:, :, 0], timesteps, conditioning.text, added_cond_kwargs=added).sample[:, :, None]
 
 
 def check_fit(recipe: ModelRecipe, latent_shape: tuple[int, int, int, int]) -> None:
@@ -207,12 +206,6 @@ def _cast_own(module: nn.Module, dtype: torch.dtype) -> None:
     for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(dtype)
-
-
-def _time_ids(sample: Tensor) -> Tensor:
-    """SDXL's (b 6): original size, upper left corner of the crop, size wanted, for pictures that were never cropped."""
-    height, width = (_VAE_FACTOR * size for size in sample.shape[-2:])
-    return sample.new_tensor([height, width, 0, 0, height, width]).expand(len(sample), 6)
 
 
 def _auto_dtype(device: torch.device) -> torch.dtype:

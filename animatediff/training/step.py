@@ -1,6 +1,5 @@
 """One training step: predict the noise (or velocity) of clips, each at one random timestep."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,13 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from animatediff.diffusion.conditioning import Conditioning, NoisePredictor
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.schedule import add_noise, fading_noise
 from animatediff.training.objective import biased_timestep, min_snr_weights, target, with_shared_parts
 from animatediff.training.settings import ObjectiveConfig
-
-NoisePredictor = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(b c f h w) noisy latents, (b) timesteps, (b n d) text embeddings -> (b c f h w)."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 def clip_losses(
     predict: NoisePredictor,
     latents: Tensor,
-    text: Tensor,
+    conditioning: Conditioning,
     draws: Draws,
     alphas_cumprod: Tensor,
     *,
@@ -112,7 +109,7 @@ def clip_losses(
     Args:
         predict: the model.
         latents: (b c f h w) float32, multiplied by the scaling factor, on the model's device.
-        text: (b n d) text embeddings, one a clip; their dtype is the model's under autocast.
+        conditioning: of the clips; its dtype is the model's under autocast.
         draws: noise and timesteps; they are moved to the latents' device.
         alphas_cumprod: `alphas_cumprod` of the noise schedule, on the latents' device.
         schedule: says what the model predicts.
@@ -124,8 +121,8 @@ def clip_losses(
     noise, timesteps = (to_device(t, latents.device) for t in (draws.noise, draws.timesteps))
     if objective.fade_from is not None:
         noise = fading_noise(latents, noise, timesteps, alphas_cumprod, first=objective.fade_from)
-    with torch.autocast(latents.device.type, text.dtype, enabled=text.dtype != torch.float32):
-        prediction = predict(add_noise(latents, noise, timesteps, alphas_cumprod), timesteps, text)
+    with torch.autocast(latents.device.type, conditioning.dtype, enabled=conditioning.dtype != torch.float32):
+        prediction = predict(add_noise(latents, noise, timesteps, alphas_cumprod), timesteps, conditioning)
     wanted = target(latents, noise, timesteps, alphas_cumprod, schedule.prediction_type)
     # One reduction a clip: one over the rows of a batch rounds differently for different numbers of clips.
     losses = torch.stack([F.mse_loss(p, w) for p, w in zip(prediction.float(), wanted, strict=True)])

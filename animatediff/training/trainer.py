@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,11 +124,11 @@ class Trainer:
         losses = []
         for chosen in passes:
             with nullcontext() if chosen is passes[-1] else self._without_sync():
-                text, pooled = self._text([captions[i] for i in chosen.tolist()])
+                height, width = latents.shape[-2:]
                 found = clip_losses(
-                    partial(self._predict, pooled=pooled),
+                    self._predict,
                     to_device(latents[chosen], self._device),
-                    text,
+                    self._text([captions[i] for i in chosen.tolist()], height=height, width=width),
                     of_clips(draws, chosen),
                     self._signal,
                     schedule=self._recipe.noise_schedule,

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -78,10 +77,11 @@ def validation_loss(recipe: Recipe, weights_uri: str, *, device: torch.device, n
         middles = (2 * torch.arange(_QUARTERS) + 1) * num_timesteps // (2 * _QUARTERS)
         four = replace(of_clips(draws, torch.zeros(_QUARTERS, dtype=torch.long)), timesteps=middles)
         latents = latents.expand(_QUARTERS, *latents.shape[1:]).to(device)
-        text, pooled = encode(batch.captions * _QUARTERS)
-        predict, schedule, objective = partial(model, pooled=pooled), recipe.noise_schedule, recipe.objective
+        height, width = latents.shape[-2:]
+        told = encode(batch.captions * _QUARTERS, height=height, width=width)
+        schedule, objective = recipe.noise_schedule, recipe.objective
         return (
-            clip_losses(predict, latents, text, four, alphas_cumprod, schedule=schedule, objective=objective)
+            clip_losses(model, latents, told, four, alphas_cumprod, schedule=schedule, objective=objective)
             .mean()
             .item()
         )

@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 from animatediff.diffusion import sampling
+from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.context import Context, initial_noise, windows
 from animatediff.diffusion.samplers import make_scheduler
 from animatediff.diffusion.schedule import NoiseSchedule
@@ -52,9 +53,10 @@ def load_sampler():
 
     def sample(prompt, noise, **settings):
         negative, text = prompts.encode(["", prompt]).split(1)
+        told = Conditioning(text, negative=Conditioning(negative))
         scheduler = make_scheduler("ddim", NoiseSchedule())
         settings = {"num_inference_steps": NUM_STEPS, "guidance_scale": 5.0, "max_batch": MAX_BATCH} | settings
-        return sampling.sample(unet, scheduler, text, negative, noise, **settings)
+        return sampling.sample(unet, scheduler, told, noise, **settings)
 
     return sample
 

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.samplers import adds_noise, begin, make_scheduler
 from animatediff.diffusion.sampling import sample
 from animatediff.diffusion.schedule import NoiseSchedule, compute_alphas_cumprod, ddim_scheduler
@@ -22,7 +23,7 @@ SCHEDULES = {
     "v, zero terminal SNR": ZERO_SNR,
 }
 CPU = torch.device("cpu")
-TEXT = torch.zeros(1, 1, 1)
+TEXT = Conditioning(torch.zeros(1, 1, 1))
 
 
 def allowed(sampler, schedule, spacing):
@@ -51,7 +52,7 @@ def ideal(schedule, mean, spread):
     alphas_cumprod = compute_alphas_cumprod(schedule).double()
     sigmas = ((1 - alphas_cumprod).clamp(max=1 - 2**-24) / alphas_cumprod.clamp(min=2**-24)).sqrt()
 
-    def predict(latents, timestep, text):
+    def predict(latents, timestep, conditioning):
         # Between two timesteps Euler asks for the sigma between theirs.
         low = int(timestep)
         sigma = torch.lerp(sigmas[low], sigmas[min(low + 1, len(sigmas) - 1)], float(timestep) - low)
@@ -68,9 +69,9 @@ def ideal(schedule, mean, spread):
 
 def denoise(predict, sampler, schedule, steps, noise, spacing=None, seeds=(0,)):
     scheduler = make_scheduler(sampler, schedule, spacing)
-    text = TEXT.expand(len(noise), -1, -1)
+    text = Conditioning(torch.zeros(len(noise), 1, 1))
     settings = {"num_inference_steps": steps, "guidance_scale": 1, "generators": generators(*seeds)}
-    return sample(predict, scheduler, text, text, noise, **settings)
+    return sample(predict, scheduler, text, noise, **settings)
 
 
 # 61 of 1000: diffusers' trailing spacing has one timestep too many.
@@ -134,7 +135,7 @@ def test_timesteps_fall_within_the_schedule(sampler, num_train_timesteps, data):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_step_is_diffusers_own(sampler):
-    def unet(latents, timestep, text):
+    def unet(latents, timestep, conditioning):
         return torch.tanh(latents) + timestep / 1000
 
     noise = normal(2, 2, 3, 2, 2)
@@ -168,7 +169,7 @@ def test_few_step_modules_begin_at_the_last_timestep():
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_scheduler_remembers_nothing_of_the_clip_before(sampler):
-    def unet(latents, timestep, text):
+    def unet(latents, timestep, conditioning):
         return torch.tanh(latents)
 
     scheduler, noise = make_scheduler(sampler, NoiseSchedule()), normal(1, 2, 3, 2, 2)
@@ -176,7 +177,7 @@ def test_a_scheduler_remembers_nothing_of_the_clip_before(sampler):
 
     def run(steps):
         settings = {"num_inference_steps": steps, "guidance_scale": 1, "generators": generators(5)}
-        return sample(unet, scheduler, TEXT, TEXT, noise, **settings)
+        return sample(unet, scheduler, TEXT, noise, **settings)
 
     first = run(5)
     run(1), run(8)
@@ -186,18 +187,17 @@ def test_a_scheduler_remembers_nothing_of_the_clip_before(sampler):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_clips_noise_is_its_own(sampler):
-    def unet(latents, timestep, text):
-        return torch.tanh(latents) * text.mean(dim=(1, 2)).reshape(-1, 1, 1, 1, 1)
+    def unet(latents, timestep, conditioning):
+        return torch.tanh(latents) * conditioning.text.mean(dim=(1, 2)).reshape(-1, 1, 1, 1, 1)
 
     noise, text = normal(3, 2, 3, 2, 2), normal(3, 1, 1, seed=1)
+    told = Conditioning(text, negative=Conditioning(text / 2))
     scheduler = make_scheduler(sampler, NoiseSchedule())
 
     def run(*items):
         chosen = list(items)
         settings = {"num_inference_steps": 5, "guidance_scale": 3, "generators": generators(*items)}
-        return dict(
-            zip(items, sample(unet, scheduler, text[chosen], text[chosen] / 2, noise[chosen], **settings), strict=True)
-        )
+        return dict(zip(items, sample(unet, scheduler, told.rows(chosen), noise[chosen], **settings), strict=True))
 
     together = run(0, 1, 2)
     for other in (run(2, 0), run(1), run(1, 2, 0)):
@@ -210,9 +210,9 @@ def test_a_clips_noise_is_its_own(sampler):
 def test_noise_without_a_generator_for_each_clip_is_refused(sampler, given):
     scheduler, noise = make_scheduler(sampler, NoiseSchedule()), normal(2, 2, 3, 2, 2)
     assert adds_noise(scheduler)
-    text = TEXT.expand(2, -1, -1)
+    text = Conditioning(torch.zeros(2, 1, 1))
     with pytest.raises(ValueError, match="a generator a clip: 2"):
-        sample(None, scheduler, text, text, noise, num_inference_steps=4, guidance_scale=1, generators=given)
+        sample(None, scheduler, text, noise, num_inference_steps=4, guidance_scale=1, generators=given)
 
 
 def test_what_cannot_be_is_refused_with_its_remedy():

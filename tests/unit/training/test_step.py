@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, chisquare
 
+from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.schedule import NoiseSchedule, add_noise, compute_alphas_cumprod
 from animatediff.training.objective import ObjectiveConfig
 from animatediff.training.step import Draws, _generator, clip_losses, draw, of_clips, single_frames
@@ -32,7 +33,7 @@ def make_draws(shape=SHAPE, *, objective=REFERENCE, first_index=0, step=7, seed=
 
 
 def losses_of(predict, latents, draws, *, schedule=SCHEDULES[0], objective=REFERENCE, dtype=torch.float32):
-    text = torch.zeros(len(latents), 1, 1, dtype=dtype)
+    text = Conditioning(torch.zeros(len(latents), 1, 1, dtype=dtype))
     return clip_losses(
         predict, latents, text, draws, compute_alphas_cumprod(schedule), schedule=schedule, objective=objective
     )
