@@ -25,7 +25,7 @@ from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Model, Settings, Weights
 from animatediff.weights import motion_modules, textual_inversion
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
-from animatediff.weights.layouts.architectures import known_base
+from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.lora import read as lora
 from animatediff.weights.motion_schedule import read_schedule
 from animatediff.weights.resident import Reading, ResidentWeights
@@ -81,7 +81,7 @@ class Animator:
         self._unet = _motion_unet(base, motion_module).requires_grad_(False).eval()
         for module in (self._unet, self._vae, self._text_encoder):
             module.to(self._device, self._dtype)
-        self._kind = known_base(self._unet.base.state_dict())
+        self._base = BaseFacts(base)
         self._prompts = PromptEncoder(tokenizer, self._text_encoder)
         self._encoded: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
         self._weights = ResidentWeights(
@@ -134,7 +134,8 @@ class Animator:
         return ahead[1].result() if ahead and ahead[0] == wanted else self._read(wanted)
 
     def _read(self, wanted: Weights, *, ahead: bool = False) -> _Files:
-        embeddings = [textual_inversion.read(e.path, token=e.token, base=self._kind) for e in wanted.embeddings]
+        kind = self._base.architecture
+        embeddings = [textual_inversion.read(e.path, token=e.token, base=kind) for e in wanted.embeddings]
         words = [(file.path, file.token) for file in wanted.embeddings]
         known = {word_key(embedding.token) for embedding in embeddings}
         for path, embedding in _bundled(wanted):
@@ -195,7 +196,7 @@ class Animator:
 
     def _clip(self, item: Item, latents: Tensor, seconds: dict[str, float]) -> Clip | UserError:
         with self._timed(seconds, "vae"):
-            latents = latents.transpose(0, 1) / self._vae.config.scaling_factor  # c f h w -> f c h w
+            latents = latents.transpose(0, 1) / self._base.scaling_factor  # c f h w -> f c h w
             try:
                 frames = self._frames(latents)
             except UserError as error:
@@ -219,11 +220,8 @@ class Animator:
         return self._encoded[key]
 
     def _noise(self, settings: Settings, generator: torch.Generator) -> Tensor:
-        config = self._vae.config
-        factor = 2 ** (len(config.block_out_channels) - 1)
-        size = settings.height // factor, settings.width // factor
-        shape = (1, config.latent_channels, settings.num_frames, *size)
-        return initial_noise(shape, generator, context=settings.context, loop=settings.loop)
+        f, c, h, w = self._base.latent_shape(settings.num_frames, height=settings.height, width=settings.width)
+        return initial_noise((1, c, f, h, w), generator, context=settings.context, loop=settings.loop)
 
     def _frames(self, latents: Tensor) -> np.ndarray:
         """Float32 latents (f c h w), without the scaling factor, to (f h w 3) uint8 RGB."""

@@ -1,6 +1,6 @@
 """The model that a recipe trains: what is frozen, and what learns beside it."""
 
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -15,8 +15,9 @@ from animatediff.models.motion_unet import MotionModules, MotionUNet
 from animatediff.training.settings import ModelConfig
 from animatediff.training.text import TextEncoders
 from animatediff.weights import motion_modules
-from animatediff.weights.base import load_config, load_unet
+from animatediff.weights.base import load_unet
 from animatediff.weights.base_configs import build_on_meta
+from animatediff.weights.base_facts import BaseFacts, config_name
 from animatediff.weights.resident import Addition, ResidentWeights
 
 BASE = "base"
@@ -105,16 +106,16 @@ def check_fit(recipe: ModelRecipe, latent_shape: tuple[int, int, int, int]) -> N
     Raises:
         UserError: a part is missing or they do not fit.
     """
-    config = load_config(recipe.base, "unet")
+    base = BaseFacts(recipe.base)
     num_frames, channels = latent_shape[:2]
-    if channels != config["in_channels"]:
+    if channels != base.unet_channels:
         raise UserError(
             f"the dataset's latents have {channels} channels, the UNet of base {recipe.base} takes "
-            f"{config['in_channels']}: was the dataset encoded with another base's VAE?"
+            f"{base.unet_channels}: was the dataset encoded with another base's VAE?"
         )
     if recipe.result == "domain_adapter":
         return
-    motion = _fitting_config(config, recipe.model, recipe.base)
+    motion = _fitting_config(base, recipe.model)
     if motion.use_positions and num_frames > motion.max_frames:
         raise UserError(
             f"the dataset's clips have {num_frames} frames, the motion module's position table has "
@@ -130,16 +131,16 @@ def count_parameters(recipe: ModelRecipe) -> tuple[int, int]:
     Raises:
         UserError: a part is missing or they do not fit.
     """
-    config, model = load_config(recipe.base, "unet"), recipe.model
+    base, model = BaseFacts(recipe.base), recipe.model
     rank = model.lora_rank or _PUBLISHED_RANK.get(recipe.result, 0)
-    unet = _unet_on_meta(config, recipe.base)
+    unet = _unet_on_meta(base)
     with torch.device("meta"):
         if recipe.result == "domain_adapter":
             return _size(unet), _size(LowRankAdapters.for_base(unet, rank))
-    motion_config = _fitting_config(config, model, recipe.base)
+    motion_config = _fitting_config(base, model)
     with torch.device("meta"):
         if model.text_conditioned:
-            motion_config = motion_config.model_copy(update={"text_width": config["cross_attention_dim"]})
+            motion_config = motion_config.model_copy(update={"text_width": base.text_width})
         motion = MotionModules.for_base(unet, motion_config)
         if recipe.result == "motion_lora":
             return _size(unet) + _size(motion), _size(LowRankAdapters.for_motion(motion, rank))
@@ -219,20 +220,20 @@ def _checkpoint(checkpoints: tuple[str, ...], rank: int) -> str | None:
     return None if chosen == BASE else chosen
 
 
-def _fitting_config(base_config: dict[str, Any], model: ModelConfig, base: str) -> MotionConfig:
+def _fitting_config(base: BaseFacts, model: ModelConfig) -> MotionConfig:
     """Return the config of motion modules that fit the base; no weight is read or made."""
     if model.motion_module is not None:
         with naming("model.motion_module"):
             file = motion_modules.open_file(model.motion_module)
-            motion_modules.check_fits(file, base_config, base)
+            motion_modules.check_fits(file, base.unet, base.base)
         return file.config
-    unet = _unet_on_meta(base_config, base)
+    unet = _unet_on_meta(base)
     with torch.device("meta"):
-        return _fresh(unet, model.motion_config(base_config), base).config
+        return _fresh(unet, model.motion_config(base.unet), base.base).config
 
 
-def _unet_on_meta(config: dict[str, Any], base: str) -> UNet2DConditionModel:
-    return build_on_meta(UNet2DConditionModel, config, f"the config of the unet of base {base}")
+def _unet_on_meta(base: BaseFacts) -> UNet2DConditionModel:
+    return build_on_meta(UNet2DConditionModel, base.unet, config_name(base.base, "unet"))
 
 
 def _motion_for(unet: UNet2DConditionModel, model: ModelConfig, base: str) -> MotionModules:

@@ -8,12 +8,12 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from animatediff.diffusion.conditioning import Conditioning, uncropped_time_ids
+from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.text import PromptEncoder
 
 TextEncoders = Mapping[str, tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWithProjection]]
 """Tokenizer and encoder by part, as `load_text_encoders` gives them."""
 
-_VAE_FACTOR = 8  # pixels of a latent, in Stable Diffusion 1.x and SDXL
 # 1,024 embeddings of Stable Diffusion 1.5 are 120 MB in half precision, of SDXL 320 MB.
 _CACHED_CAPTIONS = 1024
 
@@ -25,12 +25,14 @@ class CaptionEncoder:
     depend on which of its neighbours were cached, and a resumed run would differ in the last bits.
 
     Args:
+        base: its facts.
         encoders: the base's, one or SDXL's two; they are moved.
         device: where they stay.
         dtype: their precision.
     """
 
-    def __init__(self, encoders: TextEncoders, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, base: BaseFacts, encoders: TextEncoders, device: torch.device, dtype: torch.dtype) -> None:
+        self._base = base
         self._prompts = [
             PromptEncoder(tokenizer, encoder.to(device, dtype), part) for part, (tokenizer, encoder) in encoders.items()
         ]
@@ -49,8 +51,8 @@ class CaptionEncoder:
         pooled = [pooled for _, pooled in found if pooled is not None]
         if not pooled:
             return Conditioning(text)
-        factor = _VAE_FACTOR
-        time_ids = uncropped_time_ids(len(text), height=factor * height, width=factor * width, device=text.device)
+        pixels = {"height": height * self._base.latent_factor, "width": width * self._base.latent_factor}
+        time_ids = uncropped_time_ids(len(text), **pixels, device=text.device)
         return Conditioning(text, torch.stack(pooled), time_ids)
 
     def _encode(self, caption: str) -> tuple[Tensor, Tensor | None]:

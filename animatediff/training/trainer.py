@@ -27,6 +27,7 @@ from animatediff.training.skips import Skips
 from animatediff.training.step import Draws, clip_losses, draw, of_clips, single_frames, to_device
 from animatediff.training.text import CaptionEncoder
 from animatediff.weights.base import load_text_encoders
+from animatediff.weights.base_facts import BaseFacts
 
 
 class StepResult(NamedTuple):
@@ -63,7 +64,7 @@ class Trainer:
         dtype = place(self.model, device, recipe.compute.precision)
         if world_size > 1:
             _check_same_precision(dtype, world_size)
-        self._text = CaptionEncoder(encoders, device, dtype)
+        self._text = CaptionEncoder(BaseFacts(recipe.base), encoders, device, dtype)
         self._parameters = list(self.model.trainable.parameters())
         self.optimizer = make_optimizer(self._parameters, recipe.optim)
         self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)

@@ -16,6 +16,7 @@ from animatediff.training.state import load_result
 from animatediff.training.step import clip_losses, draw, of_clips, single_frames
 from animatediff.training.text import CaptionEncoder
 from animatediff.weights.base import load_text_encoders
+from animatediff.weights.base_facts import BaseFacts
 
 _SEED = 7_000_000_000  # of noise that no training draws, as its seed is another
 _QUARTERS = 4
@@ -48,7 +49,7 @@ def validation_loss(recipe: Recipe, weights_uri: str, *, device: torch.device, n
     model = build(recipe, encoders, seed=0)
     load_result(weights_uri, model)
     dtype = place(model, device, recipe.compute.precision)
-    encode = CaptionEncoder(encoders, device, dtype)
+    encode = CaptionEncoder(BaseFacts(recipe.base), encoders, device, dtype)
     alphas_cumprod = compute_alphas_cumprod(recipe.noise_schedule).to(device)
     loader = ClipLoader(
         recipe.dataset_uri,

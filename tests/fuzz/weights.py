@@ -16,8 +16,8 @@ from animatediff.rendering.catalog.entries import EmbeddingFile
 from animatediff.rendering.checks.catalog import token_of
 from animatediff.rendering.checks.files import GivenFile, check_files
 from animatediff.weights import checkpoints, motion_modules, textual_inversion
-from animatediff.weights.base import load_config
 from animatediff.weights.base_configs import build_on_meta
+from animatediff.weights.base_facts import load_config
 from animatediff.weights.identify import identify
 from animatediff.weights.layouts.architectures import PARTS
 from animatediff.weights.lora import read as lora

@@ -23,7 +23,7 @@ from animatediff.rendering.catalog.entries import (
     WeightsUri,
 )
 from animatediff.uris import printable_uri, with_secrets
-from animatediff.weights import base, checkpoints, textual_inversion
+from animatediff.weights import base_facts, checkpoints, textual_inversion
 
 RENDER_VERSION = 4
 """Part of every digest; raise it when a change of the code changes pixels."""
@@ -240,7 +240,7 @@ class _Identities:
 def base_folder(base_uri: str) -> str:
     """Where a base's files lie; its hub id, or what it is called if it cannot be found."""
     try:
-        return base.resolve(base_uri)
+        return base_facts.resolve(base_uri)
     except UserError:
         return base_uri
 

@@ -18,7 +18,7 @@ from animatediff.training.model import BASE, check_fit
 from animatediff.training.recipe import Recipe
 from animatediff.training.schedules import with_schedule
 from animatediff.uris import printable_values
-from animatediff.weights.base import load_config
+from animatediff.weights.base_facts import load_config
 from animatediff.yaml_files import read_yaml
 from pipelines.settings import TrainConfig
 from pipelines.tracking.model_uris import resolve_model_uri

@@ -13,6 +13,7 @@ from animatediff.training.text import CaptionEncoder
 from animatediff.training.trainer import Trainer
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_text_encoders
+from animatediff.weights.base_facts import BaseFacts
 from tests.unit.data.loading.test_loader import write_dataset
 
 CPU = torch.device("cpu")
@@ -60,7 +61,7 @@ def base(pipeline, tmp_path_factory):
 
 def test_captions_condition_as_in_diffusers(pipeline, base):
     captions = ["a large red star moving left", ""]
-    found = CaptionEncoder(load_text_encoders(base), CPU, torch.float32)(captions, height=8, width=8)
+    found = CaptionEncoder(BaseFacts(base), load_text_encoders(base), CPU, torch.float32)(captions, height=8, width=8)
     text, _, pooled, _ = pipeline.encode_prompt(captions, device=CPU, do_classifier_free_guidance=False)
     torch.testing.assert_close(found.text, text)
     torch.testing.assert_close(found.pooled_text, pooled)
