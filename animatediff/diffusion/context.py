@@ -55,7 +55,7 @@ def windows(num_frames: int, context: Context | None, loop: bool, progress: floa
 
 
 def window_shares(seen: Sequence[Sequence[int]]) -> Tensor:
-    """How much of a frame's prediction each window gives: (windows length) float32, in all 1 a frame.
+    """Return how much of a frame's prediction each window gives: (windows length) float32, in all 1 a frame.
 
     A window's share falls towards its ends, where the motion module sees least of what is around a frame.
     """

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from animatediff.diffusion.conditioning import Conditioning, NoisePredictor
 from animatediff.diffusion.context import Context, window_shares, windows
-from animatediff.diffusion.samplers import Scheduler, adds_noise, begin
+from animatediff.diffusion.samplers import Sampler
 
 
 @torch.no_grad()
 def sample(
     unet: NoisePredictor,
-    scheduler: Scheduler,
+    sampler: Sampler,
     conditioning: Conditioning,
     noise: Tensor,
     *,
@@ -32,7 +32,7 @@ def sample(
 
     Args:
         unet: predicts in the conditioning's dtype.
-        scheduler: from `make_scheduler`; it is copied, so that one will do for any number of calls.
+        sampler: for the noise schedule that the UNet was trained with; one will do for any number of calls.
         conditioning: of the clips, on the UNet's device; with guidance, its negative half too.
         noise: (b c f h w), standard normal; for long clips, `initial_noise`.
         num_inference_steps: steps from noise to latents, at most the schedule's timesteps.
@@ -52,8 +52,8 @@ def sample(
         UserError: more steps than the schedule has timesteps.
         ValueError: no generators, or not one a clip, for a sampler that draws noise; or guidance, and no negative half.
     """
-    scheduler = begin(scheduler, num_inference_steps, noise.device)
-    draws = {"generator": _own(generators, len(noise))} if adds_noise(scheduler) else {}
+    scheduler = sampler.begin(num_inference_steps, noise.device)
+    draws = {"generator": _own(generators, len(noise))} if sampler.adds_noise else {}
     is_guided = guidance_scale > 1
     halves = conditioning.halves(is_guided=is_guided)
     # The latents stay in float32: half precision would round away part of each of the many small steps.

@@ -263,7 +263,7 @@ def _check_text_width(motion: int | None, base: Any) -> None:
 
 
 def _again(run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """`run(*inputs)`, whose activations are computed again in the backward pass."""
+    """Return `run(*inputs)`, whose activations are computed again in the backward pass."""
     return checkpoint(run, *inputs, use_reentrant=False) if torch.is_grad_enabled() else run(*inputs)
 
 

@@ -15,11 +15,12 @@ from torch import Tensor
 from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.context import initial_noise
 from animatediff.diffusion.noise_schedule import NoiseSchedule
-from animatediff.diffusion.samplers import make_scheduler
+from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionUNet
+from animatediff.models.text_encoder import Embedding, PromptEncoder, word_key
 from animatediff.rendering.catalog import prompt_syntax
 from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Model, Settings, Weights
@@ -29,8 +30,6 @@ from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.lora import read as lora
 from animatediff.weights.motion_schedule import read_schedule
 from animatediff.weights.resident import Reading, ResidentWeights
-from animatediff.weights.text import PromptEncoder, word_key
-from animatediff.weights.textual_inversion import Embedding
 
 # Decoding is the memory's peak: 8 frames of 512x512 take about 5 GB in half precision.
 _FRAMES_PER_DECODE = 8
@@ -180,7 +179,7 @@ class Animator:
             generators = [torch.Generator("cpu").manual_seed(item.seed) for item in items]
             latents = sample(
                 self._unet,
-                make_scheduler(settings.sampler, self._schedule, settings.timestep_spacing),
+                SAMPLERS[settings.sampler](self._schedule, settings.timestep_spacing),
                 conditioning,
                 torch.cat([self._noise(settings, generator) for generator in generators]).to(self._device),
                 num_inference_steps=settings.num_inference_steps,
@@ -210,7 +209,7 @@ class Animator:
         return Conditioning(self._encode(item.prompt, item.clip_skip), negative=negative)
 
     def _encode(self, text: str, clip_skip: int) -> Tensor:
-        """(1 n d); by itself, since a matrix product rounds by its number of rows."""
+        """Return (1 n d), encoded by itself, since a matrix product rounds by its number of rows."""
         key = (self._encoder, self._words, clip_skip, text)
         if key not in self._encoded:
             self._encoded[key] = self._prompts.encode([text], clip_skip=clip_skip)

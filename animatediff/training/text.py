@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from animatediff.diffusion.conditioning import Conditioning, uncropped_time_ids
+from animatediff.models.text_encoder import PromptEncoder
 from animatediff.weights.base_facts import BaseFacts
-from animatediff.weights.text import PromptEncoder
 
 TextEncoders = Mapping[str, tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWithProjection]]
 """Tokenizer and encoder by part, as `load_text_encoders` gives them."""

@@ -8,6 +8,7 @@ from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.models.config import Version
 from animatediff.weights import motion_modules
+from animatediff.weights.motion_modules import MotionFile
 
 _REFERENCE = NoiseSchedule()
 
@@ -24,21 +25,24 @@ G-U-N/AnimateLCM; Hotshot-XL keeps SDXL's own schedule."""
 
 
 def read_schedule(motion_module: str | None) -> NoiseSchedule:
-    """Return the schedule that a motion module's file names, else the one that its version was published with.
-
-    Args:
-        motion_module: URI of the file; None, which stands for fresh motion modules, has the reference's.
+    """Return the schedule of a motion module at a URI; None, which stands for fresh ones, has the reference's.
 
     Raises:
         UserError: the file cannot be read, or names no schedule that can be used.
     """
-    if motion_module is None:
-        return _REFERENCE
-    file = motion_modules.open_file(motion_module)
+    return _REFERENCE if motion_module is None else schedule_of(motion_modules.open_file(motion_module))
+
+
+def schedule_of(file: MotionFile) -> NoiseSchedule:
+    """Return the schedule that a motion module's file names, else the one that its version was published with.
+
+    Raises:
+        UserError: it names no schedule that can be used.
+    """
     if file.schedule is None:
         return PUBLISHED[file.version]
     try:
         return NoiseSchedule.model_validate(file.schedule)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise UserError(f"the noise schedule in {motion_module} cannot be used: {reason}") from error
+        raise UserError(f"the noise schedule in {file.uri} cannot be used: {reason}") from error

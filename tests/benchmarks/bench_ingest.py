@@ -24,10 +24,10 @@ from diffusers import AutoencoderKL
 from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding.cut import cut
 from animatediff.data.decoding.decoders.choice import load_decoders
+from animatediff.models.vae import encode_frames
 from animatediff.sprites.base import build_base
 from animatediff.sprites.videos import write_videos
 from animatediff.weights.base import load_vae
-from animatediff.weights.vae import encode_frames
 
 DECODERS = ("decord", "pyav")
 ROUNDS = 3

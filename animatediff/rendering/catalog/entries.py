@@ -8,7 +8,7 @@ from animatediff import storage
 from animatediff.config import Config
 from animatediff.diffusion.context import Context
 from animatediff.diffusion.noise_schedule import NoiseSchedule
-from animatediff.diffusion.samplers import Sampler, TimestepSpacing
+from animatediff.diffusion.samplers import SamplerName, TimestepSpacing
 from animatediff.uris import Uri
 from animatediff.weights.resident import Addition
 
@@ -20,7 +20,7 @@ class Settings(Config):
 
     negative_prompt: str = ""
     """What the guidance leads away from."""
-    sampler: Sampler = "ddim"
+    sampler: SamplerName = "ddim"
     """The way from noise to latents. Few-step motion modules need theirs: Lightning `euler` with `timestep_spacing:
     trailing`, AnimateLCM `lcm`; both with few steps and little guidance."""
     timestep_spacing: TimestepSpacing | None = None

@@ -7,12 +7,12 @@ from functools import cache
 from itertools import combinations
 
 from animatediff.errors import UserError
+from animatediff.models.text_encoder import uses
 from animatediff.rendering.catalog import files as catalog_files
 from animatediff.rendering.catalog.catalog import Catalog, Place, settings_of_prompt, token_of
 from animatediff.rendering.catalog.entries import EmbeddingFile, Entry
 from animatediff.rendering.checks.files import check_files, files_of
 from animatediff.rendering.checks.models import CHECKED_SETTINGS, ModelChecks
-from animatediff.weights.text import uses
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_TOLD = 20  # problems in a message

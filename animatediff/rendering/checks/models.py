@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 
 from animatediff.diffusion.noise_schedule import NoiseSchedule
-from animatediff.diffusion.samplers import begin, make_scheduler
+from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.errors import UserError, naming, refusing
+from animatediff.models.text_encoder import check_clip_skip
 from animatediff.rendering.catalog.entries import Model
 from animatediff.rendering.checks.base import check_parts
 from animatediff.rendering.checks.few_step import Distilled, distilled, mismatch
@@ -19,8 +20,7 @@ from animatediff.weights.identify.messages import model_name
 from animatediff.weights.identify.model import UNUSUAL_INPUTS
 from animatediff.weights.lora import read as lora
 from animatediff.weights.motion_modules import MotionFile
-from animatediff.weights.motion_schedule import read_schedule
-from animatediff.weights.text import check_clip_skip
+from animatediff.weights.motion_schedule import schedule_of
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,8 @@ class ModelChecks:
     def _checked_pair(self, base: str, motion_module: str) -> _Pair:
         with refusing(f"base {base} with motion_module {motion_module}"):
             with naming("motion_module"):
-                motion, own = motion_modules.open_file(motion_module), read_schedule(motion_module)
+                motion = motion_modules.open_file(motion_module)
+                own = schedule_of(motion)
             schedule = self._schedule or own
             facts = BaseFacts(base)
             _check_base(facts, schedule)
@@ -158,8 +159,8 @@ def _length_problems(settings: Mapping[str, Any], motion: MotionFile) -> Iterato
 def _sampler_problems(settings: Mapping[str, Any], schedule: NoiseSchedule) -> Iterator[str]:
     try:
         with refusing(f"sampler {settings['sampler']} cannot be used with the noise schedule"):
-            scheduler = make_scheduler(settings["sampler"], schedule, settings["timestep_spacing"])
-            begin(scheduler, settings["num_inference_steps"], torch.device("cpu"))
+            sampler = SAMPLERS[settings["sampler"]](schedule, settings["timestep_spacing"])
+            sampler.begin(settings["num_inference_steps"], torch.device("cpu"))
     except UserError as error:
         yield str(error)
 

@@ -26,10 +26,10 @@ from animatediff.data.sources.collections.not_taken import NotTaken, in_words
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig, SourceVideo
 from animatediff.errors import UserError, naming
+from animatediff.models.vae import fingerprint
 from animatediff.uris import printable_place
 from animatediff.weights.base import load_vae
 from animatediff.weights.base_facts import BaseFacts
-from animatediff.weights.vae import fingerprint
 from pipelines.settings import IngestConfig
 
 logger = logging.getLogger(__name__)

@@ -26,9 +26,9 @@ from animatediff.data.ingest.plan import Unit, UnitRef, read_unit
 from animatediff.data.quarantine import Reason, Rejection
 from animatediff.data.scoring.scores import load_scorer, run_scorer
 from animatediff.errors import UserError
+from animatediff.models.vae import encode_frames
 from animatediff.uris import printable_uri
 from animatediff.weights.base import load_vae
-from animatediff.weights.vae import encode_frames
 from pipelines.cluster.runtime import BOUNDED_RETRIES
 from pipelines.stages.ingest.metrics import IngestMetrics
 

@@ -6,7 +6,7 @@ import torch
 from animatediff.diffusion.conditioning import Conditioning, uncropped_time_ids
 from animatediff.diffusion.context import Context
 from animatediff.diffusion.noise_schedule import NoiseSchedule
-from animatediff.diffusion.samplers import make_scheduler
+from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
 
 NUM_CLIPS, NUM_FRAMES = 3, 10
@@ -81,9 +81,9 @@ def test_each_window_of_each_clip_is_told_its_own(per_frame, loop):
         seen.append((latents[:, 0, :, 0, 0], text[..., 0, 0], told.pooled_text))
         return torch.zeros_like(latents)
 
-    scheduler = make_scheduler("ddim", NoiseSchedule())
+    sampler = SAMPLERS["ddim"](NoiseSchedule())
     settings = {"num_inference_steps": 1, "guidance_scale": 2.0, "context": Context(length=4, overlap=2), "loop": loop}
-    sample(predict, scheduler, make(per_frame=per_frame), noise, max_batch=3, **settings)
+    sample(predict, sampler, make(per_frame=per_frame), noise, max_batch=3, **settings)
     for latents, texts, pooled in seen:
         half = len(latents) // 2
         assert torch.equal(texts[half:], latents[half:])

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.context import Context, initial_noise, window_shares, windows
-from animatediff.diffusion.samplers import make_scheduler
+from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
 from animatediff.diffusion.schedule import NoiseSchedule
 
@@ -91,7 +91,7 @@ def run(unet, noise, **changes):
     settings = {"num_inference_steps": 4, "guidance_scale": 2.0} | changes
     text = TEXT[: len(noise)]
     told = Conditioning(text * 0.9, negative=Conditioning(text * 0.7))
-    return sample(unet, make_scheduler("ddim", NoiseSchedule()), told, noise, **settings)
+    return sample(unet, SAMPLERS["ddim"](NoiseSchedule()), told, noise, **settings)
 
 
 def normal(*shape, seed=0):

@@ -5,9 +5,11 @@ import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
 from animatediff.diffusion.conditioning import Conditioning
+from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import classifier_free_guidance, sample
-from animatediff.diffusion.schedule import NoiseSchedule, compute_alphas_cumprod, ddim_scheduler
+from animatediff.diffusion.schedule import NoiseSchedule, compute_alphas_cumprod
 
+DDIM = SAMPLERS["ddim"](NoiseSchedule())
 NOISE = torch.randn(2, 4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 TEXT = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
 NEGATIVE = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(2))
@@ -31,13 +33,12 @@ class Unet:
 
 
 def run(unet, *, steps=4, negative=NEGATIVE, **settings):
-    scheduler = ddim_scheduler(NoiseSchedule())
     settings = {"num_inference_steps": steps} | settings
-    return sample(unet, scheduler, told(TEXT, negative), NOISE, **settings)
+    return sample(unet, DDIM, told(TEXT, negative), NOISE, **settings)
 
 
 def test_batched_guidance_equals_two_separate_calls():
-    unet, scheduler, expected = Unet(), ddim_scheduler(NoiseSchedule()), NOISE
+    unet, scheduler, expected = Unet(), DDIM.scheduler, NOISE
     scheduler.set_timesteps(4)
     for t in scheduler.timesteps:
         negative, positive = unet(expected, t, Conditioning(NEGATIVE)), unet(expected, t, Conditioning(TEXT))
@@ -78,7 +79,7 @@ def test_rescaled_guidance_is_diffusers_own_and_each_clips_by_itself(share):
 
 
 def test_steps_follow_the_reference():
-    scheduler = ddim_scheduler(NoiseSchedule())
+    scheduler = DDIM.scheduler
     scheduler.set_timesteps(25)
     assert scheduler.timesteps[:2].tolist() == [961, 921]
     assert scheduler.timesteps[-1] == 1
@@ -95,7 +96,7 @@ def test_latents_stay_float32_when_the_unet_runs_in_half_precision():
 
     result = sample(
         unet,
-        ddim_scheduler(NoiseSchedule()),
+        DDIM,
         told(TEXT.bfloat16(), NEGATIVE.bfloat16()),
         NOISE,
         num_inference_steps=2,
@@ -129,8 +130,9 @@ def sample_knowing_the_clip(schedule, steps):
         noises.append(noise)
         return noise if schedule.prediction_type == "epsilon" else kept.sqrt() * noise - (1 - kept).sqrt() * CLIP
 
-    scheduler = ddim_scheduler(schedule)
-    result = sample(predict, scheduler, told(TEXT, NEGATIVE), NOISE, num_inference_steps=steps, guidance_scale=1)
+    result = sample(
+        predict, SAMPLERS["ddim"](schedule), told(TEXT, NEGATIVE), NOISE, num_inference_steps=steps, guidance_scale=1
+    )
     return result, timesteps, noises
 
 

@@ -10,6 +10,7 @@ from animatediff.data.clips.config import ClipConfig
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
+from animatediff.models.vae import encode_frames
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Entry, Model, Settings
@@ -20,7 +21,6 @@ from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet, load_vae
 from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.layouts.architectures import CONFIGS
-from animatediff.weights.vae import encode_frames
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.dry_run import _clip_bytes
 from pipelines.stages.ingest.plan import read_inputs
