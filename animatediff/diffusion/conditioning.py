@@ -42,12 +42,13 @@ class Conditioning:
 
     def rows(self, clips: Sequence[int]) -> "Conditioning":
         """Return the conditioning of some of the clips, in the order of their indices."""
-        return self._map(lambda tensor: tensor[list(clips)])
+        # Stacked, not indexed by a list: that would copy the list to a GPU, and wait for it.
+        return self._map(lambda tensor: torch.stack([tensor[clip] for clip in clips]))
 
     def frames(self, window: Sequence[int]) -> "Conditioning":
         """Return the conditioning of some of the clips' frames, in the order of their indices."""
-        negative = self.negative and self.negative.frames(window)
-        text = self.text[:, list(window)] if self.text.ndim == 4 else self.text
+        negative = None if self.negative is None else self.negative.frames(window)
+        text = torch.stack([self.text[:, i] for i in window], dim=1) if self.text.ndim == 4 else self.text
         return replace(self, text=text, negative=negative)
 
     def halves(self, *, is_guided: bool) -> "list[Conditioning]":

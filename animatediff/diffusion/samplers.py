@@ -73,7 +73,7 @@ class Sampler:
         # noise alone; leading and linspace would take it where next to none is left, DPM++'s leading in the middle.
         if num_inference_steps in (1, scheduler.config.num_train_timesteps):
             scheduler.register_to_config(timestep_spacing="trailing")
-        scheduler = self._suited(scheduler, num_inference_steps)
+        scheduler = self._scheduler_for(scheduler, num_inference_steps)
         scheduler.set_timesteps(num_inference_steps, device=device)
         _drop_surplus(scheduler, num_inference_steps)
         return scheduler
@@ -82,7 +82,7 @@ class Sampler:
         """Return the number of steps that there can be, and what has so many timesteps."""
         return self.scheduler.config.num_train_timesteps, "the noise schedule"
 
-    def _suited(self, scheduler: Scheduler, num_inference_steps: int) -> Scheduler:
+    def _scheduler_for(self, scheduler: Scheduler, num_inference_steps: int) -> Scheduler:
         """Return the scheduler that takes so many steps."""
         return scheduler
 
@@ -98,7 +98,7 @@ class Ddim(Sampler):
     default_spacing = "leading"
     options: ClassVar = {"steps_offset": 1, "clip_sample": False, "set_alpha_to_one": True}
 
-    def _suited(self, scheduler: Scheduler, num_inference_steps: int) -> Scheduler:
+    def _scheduler_for(self, scheduler: Scheduler, num_inference_steps: int) -> Scheduler:
         config = scheduler.config
         is_even = config.timestep_spacing == "leading" or (
             config.timestep_spacing == "trailing" and config.num_train_timesteps % num_inference_steps == 0

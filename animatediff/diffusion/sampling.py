@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from animatediff.diffusion.conditioning import Conditioning, NoisePredictor
-from animatediff.diffusion.context import Context, window_shares, windows
+from animatediff.diffusion.context import Context, window_weights, windows
 from animatediff.diffusion.samplers import Sampler
 
 
@@ -60,8 +60,8 @@ def sample(
     latents = noise.float() * scheduler.init_noise_sigma
     for step, timestep in enumerate(scheduler.timesteps):
         model_input = scheduler.scale_model_input(latents, timestep)
-        seen = windows(noise.shape[2], context, loop, progress=step / num_inference_steps)
-        predictions = _predict(unet, model_input, timestep, halves, seen, max_batch)
+        window_frames = windows(noise.shape[2], context, loop, progress=step / num_inference_steps)
+        predictions = _predict(unet, model_input, timestep, halves, window_frames, max_batch)
         prediction = predictions[-1]
         if is_guided:
             prediction = classifier_free_guidance(predictions[0], prediction, guidance_scale, guidance_rescale)
@@ -93,7 +93,7 @@ def _predict(
     latents: Tensor,
     timestep: Tensor,
     halves: Sequence[Conditioning],
-    seen: Sequence[Sequence[int]],
+    window_frames: Sequence[Sequence[int]],
     max_batch: int | None,
 ) -> Tensor:
     """Return the predictions for whole clips, put together from those for their windows.
@@ -103,24 +103,26 @@ def _predict(
         latents: (b c f h w), the UNet's input.
         timestep: of all clips.
         halves: r conditionings of the clips, for each of which they are predicted.
-        seen: windows of one length, as indices of frames.
+        window_frames: the indices of each window's frames; all windows are of one length.
         max_batch: as in `sample`.
 
     Returns:
         (r b c f h w) float32.
     """
-    frames = torch.tensor(seen, device=latents.device)
-    shares = window_shares(seen).to(latents.device)
-    pairs = list(itertools.product(range(len(latents)), range(len(seen))))
+    frames = torch.tensor(window_frames, device=latents.device)
+    weights = window_weights(window_frames).to(latents.device)
+    pairs = list(itertools.product(range(len(latents)), range(len(window_frames))))
     size = max_batch or len(pairs)
     total = latents.new_zeros(len(halves), *latents.shape)
     for chunk in (pairs[i : i + size] for i in range(0, len(pairs), size)):
-        told = Conditioning.cat([half.rows([clip]).frames(seen[window]) for half in halves for clip, window in chunk])
+        conditioning = Conditioning.cat(
+            [half.rows([clip]).frames(window_frames[window]) for half in halves for clip, window in chunk]
+        )
         clips = torch.stack([latents[clip].index_select(1, frames[window]) for clip, window in chunk])
-        rows = clips.to(told.dtype).repeat(len(halves), 1, 1, 1, 1)
-        predictions = unet(rows, timestep, told).float().unflatten(0, (len(halves), len(chunk)))
+        rows = clips.to(conditioning.dtype).repeat(len(halves), 1, 1, 1, 1)
+        predictions = unet(rows, timestep, conditioning).float().unflatten(0, (len(halves), len(chunk)))
         for i, (clip, window) in enumerate(chunk):
-            part = predictions[:, i] * shares[window].reshape(-1, 1, 1)
+            part = predictions[:, i] * weights[window].reshape(-1, 1, 1)
             total[:, clip].index_add_(2, frames[window], part)
     return total
 

@@ -79,10 +79,10 @@ def validation_loss(recipe: Recipe, weights_uri: str, *, device: torch.device, n
         four = replace(of_clips(draws, torch.zeros(_QUARTERS, dtype=torch.long)), timesteps=middles)
         latents = latents.expand(_QUARTERS, *latents.shape[1:]).to(device)
         height, width = latents.shape[-2:]
-        told = encode(batch.captions * _QUARTERS, height=height, width=width)
+        conditioning = encode(batch.captions * _QUARTERS, height=height, width=width)
         schedule, objective = recipe.noise_schedule, recipe.objective
         return (
-            clip_losses(model, latents, told, four, alphas_cumprod, schedule=schedule, objective=objective)
+            clip_losses(model, latents, conditioning, four, alphas_cumprod, schedule=schedule, objective=objective)
             .mean()
             .item()
         )

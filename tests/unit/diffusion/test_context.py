@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from animatediff.diffusion.conditioning import Conditioning
-from animatediff.diffusion.context import Context, initial_noise, window_shares, windows
+from animatediff.diffusion.context import Context, initial_noise, window_weights, windows
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
 from animatediff.diffusion.schedule import NoiseSchedule
@@ -60,7 +60,7 @@ def test_there_are_no_more_windows_than_a_clip_needs_and_one(num_frames, context
 @given(frames, contexts | st.none(), turns, st.booleans())
 def test_the_shares_of_a_frame_are_positive_and_one_in_all(num_frames, context, progress, loop):
     found = windows(num_frames, context, loop, progress)
-    shares = window_shares(found)
+    shares = window_weights(found)
     assert bool((shares > 0).all())
     total = torch.zeros(num_frames).index_add_(0, torch.tensor(found).flatten(), shares.flatten())
     torch.testing.assert_close(total, torch.ones(num_frames))
