@@ -48,16 +48,18 @@ class Sampler:
     options: ClassVar[Mapping[str, Any]] = {"steps_offset": 1}  # as in Stable Diffusion's configs
 
     def __init__(self, schedule: NoiseSchedule, timestep_spacing: TimestepSpacing | None = None) -> None:
+        options = self._options(schedule, timestep_spacing)
+        self.scheduler: Scheduler = self.scheduler_class(**scheduler_config(schedule), **options)
+
+    def _options(self, schedule: NoiseSchedule, timestep_spacing: TimestepSpacing | None) -> dict[str, Any]:
+        """Return what the scheduler is told beside the schedule."""
         if schedule.zero_terminal_snr and timestep_spacing == "leading":
             raise UserError(
                 "a noise schedule with zero_terminal_snr must be sampled from its last timestep on, which "
                 "timestep_spacing leading leaves out: set trailing, or leave it away"
             )
         spacing = timestep_spacing or ("trailing" if schedule.zero_terminal_snr else self.default_spacing)
-        self.scheduler = self._make(schedule, {**self.options, "timestep_spacing": spacing})
-
-    def _make(self, schedule: NoiseSchedule, options: Mapping[str, Any]) -> Scheduler:
-        return self.scheduler_class(**scheduler_config(schedule), **options)
+        return {**self.options, "timestep_spacing": spacing}
 
     def begin(self, num_inference_steps: int, device: torch.device) -> Scheduler:
         """Return a copy of the scheduler at its first step; what it remembers of one clip is not for the next.
@@ -139,12 +141,11 @@ class Lcm(Sampler):
     options: ClassVar = {"clip_sample": False, "set_alpha_to_one": True}
     _num_timesteps = 100
 
-    def __init__(self, schedule: NoiseSchedule, timestep_spacing: TimestepSpacing | None = None) -> None:
+    def _options(self, schedule: NoiseSchedule, timestep_spacing: TimestepSpacing | None) -> dict[str, Any]:
         if timestep_spacing is not None:
             raise UserError("the sampler lcm has timesteps of its own: leave timestep_spacing away")
         stride = -(-schedule.num_train_timesteps // self._num_timesteps)
-        own = {"original_inference_steps": schedule.num_train_timesteps // stride}
-        self.scheduler = self._make(schedule, {**self.options, **own})
+        return {**self.options, "original_inference_steps": schedule.num_train_timesteps // stride}
 
     def _most_steps(self) -> tuple[int, str]:
         return self.scheduler.config.original_inference_steps, "the sampler lcm"

@@ -65,16 +65,16 @@ class BaseFacts:
 
     @cached_property
     def _vae(self) -> Mapping[str, Any]:
-        return load_config(self.base, "vae")
+        config = load_config(self.base, "vae")
+        if not isinstance(config.get("block_out_channels"), list | tuple):
+            name = config.get("_class_name")
+            raise UserError(f"the VAE of base {self.base} has the class {name}, an AutoencoderKL is needed")
+        return config
 
     @property
     def latent_factor(self) -> int:
         """Pixels a side that one latent covers: each of the VAE's blocks but the last halves the size."""
-        widths = self._vae.get("block_out_channels")
-        if not isinstance(widths, list | tuple):
-            name = self._vae.get("_class_name")
-            raise UserError(f"the VAE of base {self.base} has the class {name}, an AutoencoderKL is needed")
-        return 2 ** (len(widths) - 1)
+        return 2 ** (len(self._vae["block_out_channels"]) - 1)
 
     @property
     def latent_channels(self) -> int:

@@ -124,7 +124,6 @@ def _check_base(base: BaseFacts, schedule: NoiseSchedule) -> None:
     name = base.base
     if base.kind not in (None, "sd1"):
         raise UserError(f"base {name} is {model_name(base.kind)}; clips are rendered with SD 1.x bases only")
-    _ = base.latent_factor  # of a VAE of another class there is none
     channels = base.unet_channels
     if channels != base.latent_channels:
         use = f", as for {UNUSUAL_INPUTS[channels]}" if channels in UNUSUAL_INPUTS else ""
