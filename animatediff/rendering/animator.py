@@ -64,7 +64,8 @@ class Animator:
         base: the Stable Diffusion base.
         motion_module: URI of the motion module's file; it must fit the base. None is no motion: every frame is a
             picture of the base's own.
-        schedule: the noise schedule that the motion module was trained with; None is the one that its file names.
+        schedule: the noise schedule that the motion module was trained with; None is the one that its file names,
+            else its version's.
         device: where the models stay; weights are float16 on a GPU, float32 on a CPU.
 
     Raises:

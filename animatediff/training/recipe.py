@@ -101,7 +101,8 @@ class Recipe(Config):
     objective: ObjectiveConfig = ObjectiveConfig()
     optim: OptimConfig = OptimConfig()
     schedule: GivenSchedule = GivenSchedule()
-    """Of the noise. What it leaves out is as the file of `model.motion_module` names it, else the reference's."""
+    """Of the noise. What it leaves out is as the file of `model.motion_module` names it, or as its version was
+    published with; of fresh motion modules, the reference's."""
     train: StepConfig = StepConfig()
     compute: ComputeConfig = ComputeConfig()
 

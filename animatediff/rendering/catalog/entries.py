@@ -144,7 +144,8 @@ class Model(Weights):
     motion_module: WeightsUri
     """A `.safetensors` file, trained here or published."""
     noise_schedule: NoiseSchedule | None = None
-    """The one that the motion module was trained with; default: the one that its file names, else the reference's."""
+    """The one that the motion module was trained with; default: the one that its file names, else its
+    version's."""
 
 
 class Entry(SeededSettings, Weights):
