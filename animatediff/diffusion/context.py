@@ -54,14 +54,14 @@ def windows(num_frames: int, context: Context | None, loop: bool, progress: floa
     return [[(start + i) % num_frames for i in range(length)] for start in starts]
 
 
-def window_shares(seen: Sequence[Sequence[int]]) -> Tensor:
-    """How much of a frame's prediction each window gives: (windows length) float32, in all 1 a frame.
+def window_weights(window_frames: Sequence[Sequence[int]]) -> Tensor:
+    """Return how much of a frame's prediction each window gives: (windows length) float32, in all 1 a frame.
 
     A window's share falls towards its ends, where the motion module sees least of what is around a frame.
     """
-    frames = torch.tensor(seen)
+    frames = torch.tensor(window_frames)
     length = frames.shape[1]
-    weights = (torch.arange(length) + 1.0).minimum(length - torch.arange(length)).expand(len(seen), length)
+    weights = (torch.arange(length) + 1.0).minimum(length - torch.arange(length)).expand(len(window_frames), length)
     total = torch.zeros(int(frames.max()) + 1).index_add_(0, frames.flatten(), weights.flatten())
     return weights / total[frames]
 
@@ -83,9 +83,9 @@ def initial_noise(
         loop: as in `windows`.
     """
     noise = torch.randn(shape, generator=generator)
-    seen = windows(shape[2], context, loop, progress=0.0)
-    done = set(seen[0])
-    for before, after in itertools.pairwise(seen):
+    window_frames = windows(shape[2], context, loop, progress=0.0)
+    done = set(window_frames[0])
+    for before, after in itertools.pairwise(window_frames):
         left = [frame for frame in before if frame not in after]
         added = [frame for frame in after if frame not in done]
         order = torch.randperm(len(left), generator=generator)[: len(added)]

@@ -18,8 +18,7 @@ class NoiseSchedule(Config):
     The defaults are the reference's training config. Its betas are linear where Stable Diffusion's are
     scaled_linear: the paper chose them against flicker, and sampling with the other kind greys the picture out.
 
-    SDXL itself has scaled_linear betas from 0.00085 to 0.012; its motion module, v1_sdxl_beta, is sampled with
-    scaled_linear ones from 0.00085 to 0.020 (the reference's sdxl branch).
+    Each published motion module's own is in `weights.motion_schedule`.
     """
 
     num_train_timesteps: _Timesteps = 1000

@@ -1,7 +1,11 @@
-"""Samplers: the ways from noise to latents that diffusers' schedulers know."""
+"""Samplers: the ways from noise to latents, one class each around a scheduler of diffusers.
+
+To add one, write its class and name it in `SAMPLERS`.
+"""
 
 import copy
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from diffusers import (
@@ -13,45 +17,22 @@ from diffusers import (
 )
 
 from animatediff.diffusion.noise_schedule import NoiseSchedule
-from animatediff.diffusion.schedule import ddim_scheduler, scheduler_config
+from animatediff.diffusion.schedule import scheduler_config
 from animatediff.errors import UserError
-
-Sampler = Literal["ddim", "euler", "euler_a", "dpmpp_2m", "lcm"]
-"""By the field's names: DDIM, Euler, Euler ancestral, DPM++ 2M, and LCM for consistency-distilled modules."""
 
 TimestepSpacing = Literal["leading", "trailing", "linspace"]
 """diffusers' names (Lin et al., arXiv 2305.08891, table 2)."""
 
-Scheduler: TypeAlias = (
-    DDIMScheduler
-    | EulerDiscreteScheduler
-    | EulerAncestralDiscreteScheduler
-    | DPMSolverMultistepScheduler
-    | LCMScheduler
-)
-
-_SPACED: dict[str, Any] = {
-    "euler": EulerDiscreteScheduler,
-    "euler_a": EulerAncestralDiscreteScheduler,
-    "dpmpp_2m": DPMSolverMultistepScheduler,
-}
-# AnimateLCM was distilled, and is sampled by its authors, on every tenth of 1000 timesteps.
-_LCM_TIMESTEPS = 100
+Scheduler: TypeAlias = Any
+"""A scheduler of diffusers; they have no class in common."""
 
 
-def make_scheduler(
-    sampler: Sampler, schedule: NoiseSchedule, timestep_spacing: TimestepSpacing | None = None
-) -> Scheduler:
-    """Return a diffusers scheduler for the noise schedule that the motion module was trained with.
-
-    Few-step motion modules need the one that they were distilled for: Lightning `euler` with `trailing`, AnimateLCM
-    `lcm`.
+class Sampler:
+    """A sampler for the noise schedule that the motion module was trained with.
 
     Args:
-        sampler: its name.
         schedule: the motion module's.
-        timestep_spacing: default: `leading` for DDIM, as the reference has it; `linspace`, the other tools' way, for
-            Euler, Euler a and DPM++ 2M; `trailing` for all of them with zero terminal SNR, as Lin et al. have it.
+        timestep_spacing: default: the sampler's own; `trailing` with zero terminal SNR, as Lin et al. have it.
             `leading` begins nearly a step below the last timestep (of 1000, 25 steps at 961), and far below it where
             the steps do not divide them, as it rounds down (334 at 667). A single step begins at the last timestep,
             whatever the spacing.
@@ -59,75 +40,135 @@ def make_scheduler(
     Raises:
         UserError: a spacing that the sampler or the schedule cannot have.
     """
-    if sampler == "lcm":
-        return _lcm_scheduler(schedule, timestep_spacing)
-    if schedule.zero_terminal_snr and timestep_spacing == "leading":
-        raise UserError(
-            "a noise schedule with zero_terminal_snr must be sampled from its last timestep on, which timestep_spacing "
-            "leading leaves out: set trailing, or leave it away"
-        )
-    if sampler == "ddim":
-        scheduler = ddim_scheduler(schedule)
-        if timestep_spacing is not None:
-            scheduler.register_to_config(timestep_spacing=timestep_spacing)
+
+    scheduler_class: ClassVar[Any]
+    adds_noise: ClassVar[bool] = False
+    """Whether it draws noise at its steps."""
+    default_spacing: ClassVar[TimestepSpacing] = "linspace"  # other tools' way for all but DDIM
+    options: ClassVar[Mapping[str, Any]] = {"steps_offset": 1}  # as in Stable Diffusion's configs
+
+    def __init__(self, schedule: NoiseSchedule, timestep_spacing: TimestepSpacing | None = None) -> None:
+        options = self._options(schedule, timestep_spacing)
+        self.scheduler: Scheduler = self.scheduler_class(**scheduler_config(schedule), **options)
+
+    def _options(self, schedule: NoiseSchedule, timestep_spacing: TimestepSpacing | None) -> dict[str, Any]:
+        """Return what the scheduler is told beside the schedule."""
+        if schedule.zero_terminal_snr and timestep_spacing == "leading":
+            raise UserError(
+                "a noise schedule with zero_terminal_snr must be sampled from its last timestep on, which "
+                "timestep_spacing leading leaves out: set trailing, or leave it away"
+            )
+        spacing = timestep_spacing or ("trailing" if schedule.zero_terminal_snr else self.default_spacing)
+        return {**self.options, "timestep_spacing": spacing}
+
+    def begin(self, num_inference_steps: int, device: torch.device) -> Scheduler:
+        """Return a copy of the scheduler at its first step; what it remembers of one clip is not for the next.
+
+        Raises:
+            UserError: more steps than there are timesteps.
+        """
+        most, whose = self._most_steps()
+        if num_inference_steps > most:
+            raise UserError(f"{whose} has {most} timesteps: num_inference_steps {num_inference_steps} must not be more")
+        scheduler = copy.deepcopy(self.scheduler)
+        # All timesteps: leading would begin at one too many, and DPM++'s linspace has some twice. One step is from
+        # noise alone; leading and linspace would take it where next to none is left, DPM++'s leading in the middle.
+        if num_inference_steps in (1, scheduler.config.num_train_timesteps):
+            scheduler.register_to_config(timestep_spacing="trailing")
+        scheduler = self._scheduler_for(scheduler, num_inference_steps)
+        scheduler.set_timesteps(num_inference_steps, device=device)
+        _drop_surplus(scheduler, num_inference_steps)
         return scheduler
-    spacing = timestep_spacing or ("trailing" if schedule.zero_terminal_snr else "linspace")
-    # As in Stable Diffusion's configs; DPM++'s own leading spacing leaves out timestep 0 already.
-    offset = 0 if sampler == "dpmpp_2m" else 1
-    return _SPACED[sampler](**scheduler_config(schedule), steps_offset=offset, timestep_spacing=spacing)
+
+    def _most_steps(self) -> tuple[int, str]:
+        """Return the number of steps that there can be, and what has so many timesteps."""
+        return self.scheduler.config.num_train_timesteps, "the noise schedule"
+
+    def _scheduler_for(self, scheduler: Scheduler, num_inference_steps: int) -> Scheduler:
+        """Return the scheduler that takes so many steps."""
+        return scheduler
 
 
-def _lcm_scheduler(schedule: NoiseSchedule, timestep_spacing: TimestepSpacing | None) -> LCMScheduler:
-    if timestep_spacing is not None:
-        raise UserError("the sampler lcm has timesteps of its own: leave timestep_spacing away")
-    stride = -(-schedule.num_train_timesteps // _LCM_TIMESTEPS)
-    return LCMScheduler(
-        **scheduler_config(schedule),
-        original_inference_steps=schedule.num_train_timesteps // stride,
-        clip_sample=False,
-        set_alpha_to_one=True,
-    )
+class Ddim(Sampler):
+    """DDIM, whose options are the reference's; its configs leave `set_alpha_to_one` at diffusers' default.
 
-
-def adds_noise(scheduler: Scheduler) -> bool:
-    """Whether the sampler draws noise at its steps."""
-    return isinstance(scheduler, EulerAncestralDiscreteScheduler | LCMScheduler)
-
-
-def begin(scheduler: Scheduler, num_inference_steps: int, device: torch.device) -> Scheduler:
-    """Return a copy of the scheduler at its first step; what a scheduler remembers of one clip is not for the next.
-
-    Raises:
-        UserError: more steps than the schedule has timesteps.
+    With zero terminal SNR the reference's spacing would begin below the last timestep, at a share of signal that the
+    noise it is given does not hold.
     """
-    scheduler = copy.deepcopy(scheduler)
-    config = scheduler.config
-    most = config.original_inference_steps if isinstance(scheduler, LCMScheduler) else config.num_train_timesteps
-    if num_inference_steps > most:
-        name = "the sampler lcm" if isinstance(scheduler, LCMScheduler) else "the noise schedule"
-        raise UserError(f"{name} has {most} timesteps: num_inference_steps {num_inference_steps} must not be more")
-    # All timesteps: leading would begin at one too many, and DPM++'s linspace has some twice. One step is from noise
-    # alone; leading and linspace would take it where next to none is left, DPM++'s leading in the middle.
-    if num_inference_steps in (1, config.num_train_timesteps):
-        scheduler.register_to_config(timestep_spacing="trailing")
-    if isinstance(scheduler, DDIMScheduler) and not _is_even(scheduler, num_inference_steps):
+
+    scheduler_class = DDIMScheduler
+    default_spacing = "leading"
+    options: ClassVar = {"steps_offset": 1, "clip_sample": False, "set_alpha_to_one": True}
+
+    def _scheduler_for(self, scheduler: Scheduler, num_inference_steps: int) -> Scheduler:
+        config = scheduler.config
+        is_even = config.timestep_spacing == "leading" or (
+            config.timestep_spacing == "trailing" and config.num_train_timesteps % num_inference_steps == 0
+        )
         # diffusers' DDIM goes down by a fixed number of timesteps, whatever the next one is, and so leaves noise
         # behind. Without noise of its own DDIM is Euler's method, whose scheduler does go to the next one.
-        scheduler = EulerDiscreteScheduler.from_config(scheduler.config)
-    scheduler.set_timesteps(num_inference_steps, device=device)
-    _drop_surplus(scheduler, num_inference_steps)
-    return scheduler
+        return scheduler if is_even else EulerDiscreteScheduler.from_config(config)
 
 
-def _is_even(scheduler: DDIMScheduler, num_inference_steps: int) -> bool:
-    """Whether all steps are of one length."""
-    config = scheduler.config
-    return config.timestep_spacing == "leading" or (
-        config.timestep_spacing == "trailing" and config.num_train_timesteps % num_inference_steps == 0
-    )
+class Euler(Sampler):
+    """Euler's method."""
+
+    scheduler_class = EulerDiscreteScheduler
 
 
-def _drop_surplus(scheduler: Any, num_inference_steps: int) -> None:
+class EulerAncestral(Sampler):
+    """Euler's method with fresh noise at each step."""
+
+    scheduler_class = EulerAncestralDiscreteScheduler
+    adds_noise = True
+
+
+class DpmPlusPlus2M(Sampler):
+    """DPM-Solver++ of the second order, from the step before; its leading spacing leaves out timestep 0 already."""
+
+    scheduler_class = DPMSolverMultistepScheduler
+    options: ClassVar = {"steps_offset": 0}
+
+
+class Lcm(Sampler):
+    """LCM, for consistency-distilled motion modules; it has timesteps of its own.
+
+    AnimateLCM was distilled, and is sampled by its authors, on every tenth of 1000 timesteps.
+    """
+
+    scheduler_class = LCMScheduler
+    adds_noise = True
+    options: ClassVar = {"clip_sample": False, "set_alpha_to_one": True}
+    _num_timesteps = 100
+
+    def _options(self, schedule: NoiseSchedule, timestep_spacing: TimestepSpacing | None) -> dict[str, Any]:
+        if timestep_spacing is not None:
+            raise UserError("the sampler lcm has timesteps of its own: leave timestep_spacing away")
+        stride = -(-schedule.num_train_timesteps // self._num_timesteps)
+        return {**self.options, "original_inference_steps": schedule.num_train_timesteps // stride}
+
+    def _most_steps(self) -> tuple[int, str]:
+        return self.scheduler.config.original_inference_steps, "the sampler lcm"
+
+
+SAMPLERS: Mapping[str, type[Sampler]] = {
+    "ddim": Ddim,
+    "euler": Euler,
+    "euler_a": EulerAncestral,
+    "dpmpp_2m": DpmPlusPlus2M,
+    "lcm": Lcm,
+}
+"""By the field's names. Few-step motion modules need the one that they were distilled for: Lightning `euler` with the
+spacing `trailing`, AnimateLCM `lcm`."""
+
+if TYPE_CHECKING:
+    SamplerName: TypeAlias = str
+else:
+    SamplerName = Literal[tuple(SAMPLERS)]
+"""A name of `SAMPLERS`, in configs."""
+
+
+def _drop_surplus(scheduler: Scheduler, num_inference_steps: int) -> None:
     """For some counts (61 of 1000) diffusers' trailing spacing appends a timestep of -1, which would undo the clip."""
     if len(scheduler.timesteps) == num_inference_steps:
         return

@@ -1,24 +1,21 @@
 """From noise to latents: the denoising loop over clips of any length, with classifier-free guidance."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from animatediff.diffusion.context import Context, window_shares, windows
-from animatediff.diffusion.samplers import Scheduler, adds_noise, begin
-
-NoisePredictor = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(b c f h w) noisy latents, a timestep, (b n d) text embeddings -> (b c f h w) prediction."""
+from animatediff.diffusion.conditioning import Conditioning, NoisePredictor
+from animatediff.diffusion.context import Context, window_weights, windows
+from animatediff.diffusion.samplers import Sampler
 
 
 @torch.no_grad()
 def sample(
     unet: NoisePredictor,
-    scheduler: Scheduler,
-    text_embeddings: Tensor,
-    negative_embeddings: Tensor,
+    sampler: Sampler,
+    conditioning: Conditioning,
     noise: Tensor,
     *,
     num_inference_steps: int,
@@ -34,14 +31,14 @@ def sample(
     Beyond some tensors of the latents' size, memory is taken by one UNet call at a time.
 
     Args:
-        unet: predicts in the text embeddings' dtype.
-        scheduler: from `make_scheduler`; it is copied, so that one will do for any number of calls.
-        text_embeddings: (b n d), one a clip, on the UNet's device.
-        negative_embeddings: (b n d), what the guidance leads away from.
+        unet: predicts in the conditioning's dtype.
+        sampler: for the noise schedule that the UNet was trained with; one will do for any number of calls.
+        conditioning: of the clips, on the UNet's device; with guidance, its negative half too.
         noise: (b c f h w), standard normal; for long clips, `initial_noise`.
         num_inference_steps: steps from noise to latents, at most the schedule's timesteps.
-        guidance_scale: how far to lead; at 1 and below the negative half is not computed.
-        guidance_rescale: see `classifier_free_guidance`.
+        guidance_scale: weight of the positive prediction's difference from the negative one; at 1 and below there is
+            no guidance, and the negative half is not computed.
+        guidance_rescale: share in [0, 1], as in `classifier_free_guidance`.
         generators: one a clip, on the CPU, for a sampler that draws noise at its steps (Euler a, LCM): a clip's noise
             is its own, whatever it shares the batch with.
         context: windows of frames that the UNet sees at a time; default: all frames at once.
@@ -53,18 +50,18 @@ def sample(
 
     Raises:
         UserError: more steps than the schedule has timesteps.
-        ValueError: no generators, or not one a clip, for a sampler that draws noise.
+        ValueError: no generators, or not one a clip, for a sampler that draws noise; or guidance, and no negative half.
     """
-    scheduler = begin(scheduler, num_inference_steps, noise.device)
-    draws = {"generator": _own(generators, len(noise))} if adds_noise(scheduler) else {}
+    scheduler = sampler.begin(num_inference_steps, noise.device)
+    draws = {"generator": _own(generators, len(noise))} if sampler.adds_noise else {}
     is_guided = guidance_scale > 1
-    texts = torch.stack([negative_embeddings, text_embeddings] if is_guided else [text_embeddings])
+    halves = conditioning.halves(is_guided=is_guided)
     # The latents stay in float32: half precision would round away part of each of the many small steps.
     latents = noise.float() * scheduler.init_noise_sigma
     for step, timestep in enumerate(scheduler.timesteps):
         model_input = scheduler.scale_model_input(latents, timestep)
-        seen = windows(noise.shape[2], context, loop, progress=step / num_inference_steps)
-        predictions = _predict(unet, model_input, timestep, texts, seen, max_batch)
+        window_frames = windows(noise.shape[2], context, loop, progress=step / num_inference_steps)
+        predictions = _predict(unet, model_input, timestep, halves, window_frames, max_batch)
         prediction = predictions[-1]
         if is_guided:
             prediction = classifier_free_guidance(predictions[0], prediction, guidance_scale, guidance_rescale)
@@ -80,7 +77,7 @@ def classifier_free_guidance(
     Args:
         negative: (b c f h w).
         positive: the same shape.
-        guidance_scale: how far to lead.
+        guidance_scale: weight of their difference; 0 is the negative prediction.
         guidance_rescale: share in [0, 1] of the result that is brought back to the positive prediction's standard
             deviation, a clip's being its own (Lin et al., arXiv 2305.08891, section 3.4).
     """
@@ -95,8 +92,8 @@ def _predict(
     unet: NoisePredictor,
     latents: Tensor,
     timestep: Tensor,
-    texts: Tensor,
-    seen: Sequence[Sequence[int]],
+    halves: Sequence[Conditioning],
+    window_frames: Sequence[Sequence[int]],
     max_batch: int | None,
 ) -> Tensor:
     """Return the predictions for whole clips, put together from those for their windows.
@@ -105,32 +102,29 @@ def _predict(
         unet: as in `sample`.
         latents: (b c f h w), the UNet's input.
         timestep: of all clips.
-        texts: (r b n d), r texts a clip.
-        seen: windows of one length, as indices of frames.
+        halves: r conditionings of the clips, for each of which they are predicted.
+        window_frames: the indices of each window's frames; all windows are of one length.
         max_batch: as in `sample`.
 
     Returns:
         (r b c f h w) float32.
     """
-    frames = torch.tensor(seen, device=latents.device)
-    shares = window_shares(seen).to(latents.device)
-    pairs = list(itertools.product(range(len(latents)), range(len(seen))))
+    frames = torch.tensor(window_frames, device=latents.device)
+    weights = window_weights(window_frames).to(latents.device)
+    pairs = list(itertools.product(range(len(latents)), range(len(window_frames))))
     size = max_batch or len(pairs)
-    total = latents.new_zeros(len(texts), *latents.shape)
+    total = latents.new_zeros(len(halves), *latents.shape)
     for chunk in (pairs[i : i + size] for i in range(0, len(pairs), size)):
+        conditioning = Conditioning.cat(
+            [half.rows([clip]).frames(window_frames[window]) for half in halves for clip, window in chunk]
+        )
         clips = torch.stack([latents[clip].index_select(1, frames[window]) for clip, window in chunk])
-        predictions = _predict_rows(unet, clips, timestep, texts[:, [clip for clip, _ in chunk]])
+        rows = clips.to(conditioning.dtype).repeat(len(halves), 1, 1, 1, 1)
+        predictions = unet(rows, timestep, conditioning).float().unflatten(0, (len(halves), len(chunk)))
         for i, (clip, window) in enumerate(chunk):
-            part = predictions[:, i] * shares[window].reshape(-1, 1, 1)
+            part = predictions[:, i] * weights[window].reshape(-1, 1, 1)
             total[:, clip].index_add_(2, frames[window], part)
     return total
-
-
-def _predict_rows(unet: NoisePredictor, clips: Tensor, timestep: Tensor, texts: Tensor) -> Tensor:
-    """(b c f h w) clips with (r b n d) texts -> (r b c f h w) predictions, in one call."""
-    rows = len(texts)
-    predictions = unet(clips.to(texts.dtype).repeat(rows, 1, 1, 1, 1), timestep, texts.flatten(0, 1))
-    return predictions.float().unflatten(0, (rows, len(clips)))
 
 
 def _own(generators: Sequence[torch.Generator] | None, num_clips: int) -> list[torch.Generator]:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 from animatediff.diffusion.noise_schedule import NoiseSchedule
@@ -30,13 +29,13 @@ def _to_zero(alphas_cumprod: Tensor) -> Tensor:
 
 
 def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    """Noisy latents, each clip at its own timestep.
+    """Return noisy latents, each clip at its own timestep.
 
     Args:
         latents: (b ...) clean, multiplied by the VAE's scaling factor.
         noise: the same shape, standard normal.
         timesteps: (b) integers.
-        alphas_cumprod: `alphas_cumprod` of the schedule, on the latents' device.
+        alphas_cumprod: of the schedule, on the latents' device.
     """
     kept = _for_clips(alphas_cumprod[timesteps], latents)
     return kept.sqrt() * latents + (1 - kept).sqrt() * noise
@@ -52,13 +51,19 @@ def fading_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumpr
         latents: (b ...) clean.
         noise: the same shape, standard normal.
         timesteps: (b) integers.
-        alphas_cumprod: `alphas_cumprod` of the schedule, on the latents' device.
+        alphas_cumprod: of the schedule, on the latents' device.
         first: in [0, the number of timesteps).
     """
+    # With a = alphas_cumprod[t], x the latents and e the noise, add_noise gives sqrt(a) x + sqrt(1 - a) e. Wanted is
+    #     z = sqrt(s) x + sqrt(1 - s) e,    sqrt(s) = share * sqrt(a),    share = (T - t) / (T - first), at most 1:
+    # of variance 1 like it (s + 1 - s, where x has variance 1), but with an amplitude of x that is 0 at t = T. What the
+    # model is to predict is the n with sqrt(a) x + sqrt(1 - a) n = z, from which the sampler's own formula finds x:
+    #     n = (z - sqrt(a) x) / sqrt(1 - a).
     share = ((len(alphas_cumprod) - timesteps) / (len(alphas_cumprod) - first)).clamp(max=1)
     shown = _for_clips(share**2 * alphas_cumprod[timesteps], latents)
     kept = _for_clips(alphas_cumprod[timesteps], latents)
     hiding = (shown.sqrt() * latents + (1 - shown).sqrt() * noise - kept.sqrt() * latents) / (1 - kept).sqrt()
+    # Before `first`, share is 1 and n is e but for its rounding: e itself keeps those timesteps bit for bit.
     return torch.where(_for_clips(timesteps < first, latents), noise, hiding)
 
 
@@ -76,7 +81,7 @@ def _for_clips(values: Tensor, clips: Tensor) -> Tensor:
 
 
 def scheduler_config(schedule: NoiseSchedule) -> dict[str, Any]:
-    """Return the schedule in the words of diffusers' schedulers."""
+    """Return the schedule as arguments of diffusers' schedulers, by their names."""
     return {
         "num_train_timesteps": schedule.num_train_timesteps,
         "beta_start": schedule.beta_start,
@@ -85,19 +90,3 @@ def scheduler_config(schedule: NoiseSchedule) -> dict[str, Any]:
         "prediction_type": schedule.prediction_type,
         "rescale_betas_zero_snr": schedule.zero_terminal_snr,
     }
-
-
-def ddim_scheduler(schedule: NoiseSchedule) -> DDIMScheduler:
-    """Return the DDIM sampler of this schedule.
-
-    `steps_offset` and `clip_sample` are the reference's; its configs leave `set_alpha_to_one` at diffusers' default.
-    With `zero_terminal_snr` the steps are spaced from the last timestep down, as Lin et al. have it: the reference's
-    spacing would begin below it, at a share of signal that the noise it is given does not hold.
-    """
-    return DDIMScheduler(
-        **scheduler_config(schedule),
-        steps_offset=1,
-        clip_sample=False,
-        set_alpha_to_one=True,
-        timestep_spacing="trailing" if schedule.zero_terminal_snr else "leading",
-    )

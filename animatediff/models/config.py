@@ -39,11 +39,12 @@ class MotionConfig(Config):
 
     @classmethod
     def for_version(cls, version: Version) -> Self:
-        """Return the config of a published version: v1, v2, v3, animatelcm on SD 1.x.
+        """Return the config of a published version.
 
-        Sdxl (SDXL-beta), hotshotxl on SDXL.
+        v1, v2, v3 and animatelcm are for Stable Diffusion 1.x, sdxl (SDXL-beta) and hotshotxl for SDXL.
 
-        Sources of the last two: `PositionalEncoding` and `ResnetBlock3D` in G-U-N/AnimateLCM and hotshotco/Hotshot-XL.
+        Sources of animatelcm and hotshotxl: `PositionalEncoding` and `ResnetBlock3D` in G-U-N/AnimateLCM and
+        hotshotco/Hotshot-XL.
         """
         if version == "v1":
             return cls(max_frames=24, resnet_norm_scope="clip")

@@ -229,7 +229,7 @@ def check_num_frames(num_frames: int, max_frames: int | None) -> None:
 
 
 def scoped_group_norm(norm: nn.GroupNorm, x: Tensor, num_frames: int) -> Tensor:
-    """GroupNorm of (b f) c h w with the statistics of `num_frames` frames together; 1 is each frame's own."""
+    """Apply a GroupNorm to (b f) c h w with the statistics of `num_frames` frames together; 1 is each frame's own."""
     if num_frames == 1:
         return norm(x)
     clips = x.unflatten(0, (-1, num_frames)).transpose(1, 2)  # b c f h w

@@ -7,19 +7,19 @@ none).
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from animatediff.diffusion.conditioning import Conditioning
 from animatediff.models.config import MotionConfig
 from animatediff.models.feed_forward import make_lean
 from animatediff.models.motion_module import MotionModule, check_num_frames, scoped_group_norm
+from animatediff.models.text_attention import SharedTextAttention
 
 ActivationCheckpointing = Literal["none", "motion", "all"]
 """Whose activations are computed again in the backward pass instead of kept: nobody's, each motion module's, or those
@@ -32,31 +32,6 @@ _KNOWN_BLOCKS = {
     "UpBlock2D",
     "CrossAttnUpBlock2D",
 }
-
-
-class SharedTextAttention(AttnProcessor2_0):
-    """Cross-attention whose text keys and values are computed once a prompt and shared by the clip's frames.
-
-    With as many texts as frames, and for self-attention, it is diffusers' own processor. Folding the frames into
-    the query's length would spare the copies of k and v too, but changes the last bits of the base's output.
-    """
-
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-    ) -> Tensor:
-        """Attend from (b f) m c to the text (b n d)."""
-        if encoder_hidden_states is None or len(encoder_hidden_states) == len(hidden_states):
-            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask)
-        f = len(hidden_states) // len(encoder_hidden_states)
-        k = attn.to_k(encoder_hidden_states).repeat_interleave(f, dim=0)
-        v = attn.to_v(encoder_hidden_states).repeat_interleave(f, dim=0)
-        q, k, v = (t.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for t in (attn.to_q(hidden_states), k, v))
-        out = F.scaled_dot_product_attention(q, k, v)
-        return attn.to_out[0](out.transpose(1, 2).flatten(2))
 
 
 class _Slot(nn.Module):
@@ -141,20 +116,13 @@ class MotionUNet(nn.Module):
         self.motion.train(mode)
         return self
 
-    def forward(
-        self,
-        sample: Tensor,
-        timestep: Tensor | int,
-        encoder_hidden_states: Tensor,
-        added_cond_kwargs: dict[str, Tensor] | None = None,
-    ) -> Tensor:
+    def forward(self, sample: Tensor, timestep: Tensor | int, conditioning: Conditioning) -> Tensor:
         """Predict the noise.
 
         Args:
             sample: (b c f h w) noisy latents, multiplied by the VAE's scaling factor.
             timestep: one for all, or (b) one a clip, in [0, 1000).
-            encoder_hidden_states: (b n d) text embeddings, one a clip.
-            added_cond_kwargs: SDXL's `text_embeds` (b d) and `time_ids` (b 6).
+            conditioning: of the b clips; an SDXL base needs the pooled text and the time ids.
 
         Returns:
             (b c f h w), the prediction that the base was trained for.
@@ -163,83 +131,55 @@ class MotionUNet(nn.Module):
             ValueError: a sample of another rank or channel count, a text batch that does not match, or more
                 frames than the position table has.
         """
-        self._check_input(sample, encoder_hidden_states)
+        self._check_input(sample, conditioning.text)
         b, _, f = sample.shape[:3]
-        text = encoder_hidden_states.to(sample.dtype)
         x = sample.transpose(1, 2).flatten(0, 1)  # b c f h w -> (b f) c h w
-        temb = self._time_embedding(x, timestep, text, added_cond_kwargs)
+        shared = _Shared(f, conditioning.text.to(sample.dtype), self._time_embedding(x, timestep, conditioning))
         x = self.base.conv_in(x)
         skips = [x]
         for block, slot in zip(self.base.down_blocks, self.motion.down_blocks, strict=True):
-            x = self._down(block, slot, x, temb, text, f, skips)
-        x = self._mid(x, temb, text, f)
+            x = self._down(block, slot, x, skips, shared)
+        x = self._mid(x, shared)
         for block, slot in zip(self.base.up_blocks, self.motion.up_blocks, strict=True):
-            x = self._up(block, slot, x, temb, text, f, skips)
+            x = self._up(block, slot, x, skips, shared)
         x = self.base.conv_act(self._norm(self.base.conv_norm_out, x, f))
         return self.base.conv_out(x).unflatten(0, (b, f)).transpose(1, 2)
 
-    def _down(
-        self,
-        block: Any,
-        slot: Any,
-        x: Tensor,
-        temb: Tensor,
-        text: Tensor,
-        f: int,
-        skips: list[Tensor],
-    ) -> Tensor:
-        for resnet, attention, motion in zip(block.resnets, _attentions(block), slot, strict=True):
-            x = self._unit(resnet, attention, motion, [x], temb, text, f)
+    def _down(self, block: Any, slot: Any, x: Tensor, skips: list[Tensor], shared: "_Shared") -> Tensor:
+        for layers in zip(block.resnets, _attentions(block), slot, strict=True):
+            x = self._unit(_Unit(*layers), [x], shared)
             skips.append(x)
         for downsampler in block.downsamplers or ():
             x = downsampler(x)
             skips.append(x)
         return x
 
-    def _mid(self, x: Tensor, temb: Tensor, text: Tensor, f: int) -> Tensor:
+    def _mid(self, x: Tensor, shared: "_Shared") -> Tensor:
         block: Any = self.base.mid_block
         *first, last = block.resnets
         motion = next(iter(self.motion.mid_slot()), None)
         for resnet, attention in zip(first, block.attentions, strict=True):
-            x = self._unit(resnet, attention, motion, [x], temb, text, f)
-        return self._unit(last, None, None, [x], temb, text, f)
+            x = self._unit(_Unit(resnet, attention, motion), [x], shared)
+        return self._unit(_Unit(last, None, None), [x], shared)
 
-    def _up(
-        self,
-        block: Any,
-        slot: Any,
-        x: Tensor,
-        temb: Tensor,
-        text: Tensor,
-        f: int,
-        skips: list[Tensor],
-    ) -> Tensor:
-        for resnet, attention, motion in zip(block.resnets, _attentions(block), slot, strict=True):
-            x = self._unit(resnet, attention, motion, [x, skips.pop()], temb, text, f)
+    def _up(self, block: Any, slot: Any, x: Tensor, skips: list[Tensor], shared: "_Shared") -> Tensor:
+        for layers in zip(block.resnets, _attentions(block), slot, strict=True):
+            x = self._unit(_Unit(*layers), [x, skips.pop()], shared)
         for upsampler in block.upsamplers or ():
             # Naming the size keeps skips and features equal for sizes that do not halve evenly.
             odd = skips[-1].shape[-2:] != (2 * x.shape[-2], 2 * x.shape[-1])
             x = upsampler(x, tuple(skips[-1].shape[-2:]) if odd else None)
         return x
 
-    def _unit(
-        self,
-        resnet: ResnetBlock2D,
-        attention: nn.Module | None,
-        motion: MotionModule | None,
-        parts: list[Tensor],
-        temb: Tensor,
-        text: Tensor,
-        f: int,
-    ) -> Tensor:
-        """Return what a block repeats, on channels that may come in `parts`: the features so far and a skip."""
+    def _unit(self, unit: "_Unit", parts: list[Tensor], shared: "_Shared") -> Tensor:
+        """Compute what a block repeats, on channels that may come in `parts`: the features so far and a skip."""
 
         def features(*parts: Tensor) -> Tensor:
             x = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-            return _attend(attention, self._resnet(resnet, x, temb, f), text)
+            return _attend(unit.attention, self._resnet(unit.resnet, x, shared), shared.spatial_text)
 
         def mix(x: Tensor) -> Tensor:
-            return x if motion is None else motion(x, f, text)
+            return x if unit.motion is None else unit.motion(x, shared.num_frames, shared.text)
 
         # The frozen layers before the first motion module keep nothing: to compute them again would spare nothing.
         if self.activation_checkpointing == "all" and any(x.requires_grad for x in parts):
@@ -247,12 +187,13 @@ class MotionUNet(nn.Module):
         x = features(*parts)
         return mix(x) if self.activation_checkpointing == "none" else _again(mix, x)
 
-    def _resnet(self, resnet: ResnetBlock2D, x: Tensor, temb: Tensor, f: int) -> Tensor:
+    def _resnet(self, resnet: ResnetBlock2D, x: Tensor, shared: "_Shared") -> Tensor:
         if self.config.resnet_norm_scope == "frame":
-            return resnet(x, temb)
+            return resnet(x, shared.time)
         # diffusers' ResnetBlock2D, with v1's norms over the clip.
+        f = shared.num_frames
         hidden = resnet.conv1(resnet.nonlinearity(self._norm(resnet.norm1, x, f)))
-        hidden = hidden + resnet.time_emb_proj(resnet.nonlinearity(temb))[:, :, None, None]
+        hidden = hidden + resnet.time_emb_proj(resnet.nonlinearity(shared.time))[:, :, None, None]
         hidden = resnet.conv2(resnet.nonlinearity(self._norm(resnet.norm2, hidden, f)))
         shortcut = x if resnet.conv_shortcut is None else resnet.conv_shortcut(x)
         return (shortcut + hidden) / resnet.output_scale_factor
@@ -260,22 +201,22 @@ class MotionUNet(nn.Module):
     def _norm(self, norm: nn.GroupNorm, x: Tensor, f: int) -> Tensor:
         return scoped_group_norm(norm, x, f if self.config.resnet_norm_scope == "clip" else 1)
 
-    def _time_embedding(
-        self, x: Tensor, timestep: Tensor | int, text: Tensor, added_cond: dict[str, Tensor] | None
-    ) -> Tensor:
+    def _time_embedding(self, x: Tensor, timestep: Tensor | int, conditioning: Conditioning) -> Tensor:
         """Return (b f) d, a row a frame.
 
         One timestep for all goes through the base's own path, a row a frame, so that its bits are the base's. A
         timestep a clip is embedded once a clip, as the reference does: a matrix product rounds by its row count.
         """
-        b, f = len(text), len(x) // len(text)
+        b, f = len(conditioning), len(x) // len(conditioning)
         timesteps = torch.as_tensor(timestep, device=x.device)
         rows_per_clip = f if timesteps.ndim == 0 else 1
         embedding = self.base.time_embedding(
             self.base.get_time_embed(sample=x[: b * rows_per_clip], timestep=timesteps)
         )
-        added = {name: value.repeat_interleave(rows_per_clip, dim=0) for name, value in (added_cond or {}).items()}
-        extra = self.base.get_aug_embed(emb=embedding, encoder_hidden_states=text, added_cond_kwargs=added)
+        added = conditioning.added_cond_kwargs
+        added = {name: value.repeat_interleave(rows_per_clip, dim=0) for name, value in added.items()}
+        # The text is no part of what SDXL adds, though the call asks for it.
+        extra = self.base.get_aug_embed(emb=embedding, encoder_hidden_states=conditioning.text, added_cond_kwargs=added)
         embedding = embedding if extra is None else embedding + extra
         return embedding.repeat_interleave(f // rows_per_clip, dim=0)
 
@@ -283,12 +224,37 @@ class MotionUNet(nn.Module):
         channels = self.base.config.in_channels
         if sample.ndim != 5 or sample.shape[1] != channels:
             raise ValueError(f"a motion UNet takes latents (b c f h w) with c = {channels}, got {tuple(sample.shape)}")
-        if text.ndim != 3 or text.shape[0] != sample.shape[0]:
+        b, f = sample.shape[0], sample.shape[2]
+        is_a_frame = text.ndim == 4 and text.shape[:2] == (b, f)
+        if not is_a_frame and (text.ndim != 3 or len(text) != b):
             raise ValueError(
-                f"a motion UNet takes text embeddings (b n d), one a clip, b = {sample.shape[0]}, "
-                f"got {tuple(text.shape)}"
+                f"a motion UNet takes text embeddings (b n d), one a clip, or (b f n d), one a frame, with b = {b} and "
+                f"f = {f}, got {tuple(text.shape)}"
             )
-        check_num_frames(sample.shape[2], self.config.max_frames if self.config.use_positions else None)
+        check_num_frames(f, self.config.max_frames if self.config.use_positions else None)
+
+
+class _Shared(NamedTuple):
+    """What all layers of one forward pass are given."""
+
+    num_frames: int
+    text: Tensor
+    """(b n d), or (b f n d)."""
+    time: Tensor
+    """(b f) d, the embedded timestep of each frame."""
+
+    @property
+    def spatial_text(self) -> Tensor:
+        """What the base's own layers attend to: (b n d), or ((b f) n d)."""
+        return self.text if self.text.ndim == 3 else self.text.flatten(0, 1)
+
+
+class _Unit(NamedTuple):
+    """What a block repeats: a ResNet, a spatial attention, a motion module."""
+
+    resnet: ResnetBlock2D
+    attention: nn.Module | None
+    motion: MotionModule | None
 
 
 def _check_text_width(motion: int | None, base: Any) -> None:
@@ -297,7 +263,7 @@ def _check_text_width(motion: int | None, base: Any) -> None:
 
 
 def _again(run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """`run(*inputs)`, whose activations are computed again in the backward pass."""
+    """Return `run(*inputs)`, whose activations are computed again in the backward pass."""
     return checkpoint(run, *inputs, use_reentrant=False) if torch.is_grad_enabled() else run(*inputs)
 
 

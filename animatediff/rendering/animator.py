@@ -12,25 +12,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.context import initial_noise
 from animatediff.diffusion.noise_schedule import NoiseSchedule
-from animatediff.diffusion.samplers import make_scheduler
+from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionUNet
-from animatediff.module_schedule import schedule_of
+from animatediff.models.text_encoder import Embedding, PromptEncoder, word_key
 from animatediff.rendering.catalog import foreign_syntax
 from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Model, Settings, Weights
 from animatediff.rendering.catalog.named_files import additions, named_files
 from animatediff.weights import motion_modules, textual_inversion
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
-from animatediff.weights.layouts.architectures import known_base
+from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.lora import read as lora
+from animatediff.weights.motion_schedule import read_schedule
 from animatediff.weights.resident import Reading, ResidentWeights
-from animatediff.weights.text import PromptEncoder, word_key
-from animatediff.weights.textual_inversion import Embedding
 
 # Decoding is the memory's peak: 8 frames of 512x512 take about 5 GB in half precision.
 _FRAMES_PER_DECODE = 8
@@ -65,7 +65,8 @@ class Animator:
         base: the Stable Diffusion base.
         motion_module: URI of the motion module's file; it must fit the base. None is no motion: every frame is a
             picture of the base's own.
-        schedule: the noise schedule that the motion module was trained with; None is the one that its file names.
+        schedule: the noise schedule that the motion module was trained with; None is the one that its file names,
+            else its version's.
         device: where the models stay; weights are float16 on a GPU, float32 on a CPU.
 
     Raises:
@@ -75,13 +76,13 @@ class Animator:
     def __init__(self, base: str, motion_module: str | None, *, schedule: NoiseSchedule | None, device: str) -> None:
         self._device = torch.device(device)
         self._dtype = torch.float32 if self._device.type == "cpu" else torch.float16
-        self._schedule = schedule or schedule_of(motion_module)
+        self._schedule = schedule or read_schedule(motion_module)
         tokenizer, self._text_encoder = load_text_encoder(base)
         self._vae = load_vae(base)
         self._unet = _motion_unet(base, motion_module).requires_grad_(False).eval()
         for module in (self._unet, self._vae, self._text_encoder):
             module.to(self._device, self._dtype)
-        self._kind = known_base(self._unet.base.state_dict())
+        self._base = BaseFacts(base)
         self._prompts = PromptEncoder(tokenizer, self._text_encoder)
         self._encoded: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
         self._weights = ResidentWeights(
@@ -134,8 +135,9 @@ class Animator:
         return ahead[1].result() if ahead and ahead[0] == wanted else self._read(wanted)
 
     def _read(self, wanted: Weights, *, ahead: bool = False) -> _Files:
+        kind = self._base.architecture
         words = [(file.uri, file.token) for file in named_files(wanted) if file.slot.role == "embedding"]
-        embeddings = [textual_inversion.read(uri, token=token, base=self._kind) for uri, token in words]
+        embeddings = [textual_inversion.read(uri, token=token, base=kind) for uri, token in words]
         known = {word_key(embedding.token) for embedding in embeddings}
         for path, embedding in _bundled(wanted):
             # A word that is named by itself comes first, then the first LoRA's.
@@ -174,17 +176,13 @@ class Animator:
         """
         settings, seconds = items[0], dict.fromkeys(("text", "unet", "vae"), 0.0)
         with self._timed(seconds, "text"):
-            text, negative = (
-                torch.cat([self._encode(each, settings.clip_skip) for each in texts])
-                for texts in ([i.prompt for i in items], [i.negative_prompt for i in items])
-            )
+            conditioning = Conditioning.cat([self._conditioning(item) for item in items])
         with self._timed(seconds, "unet"):
             generators = [torch.Generator("cpu").manual_seed(item.seed) for item in items]
             latents = sample(
                 self._unet,
-                make_scheduler(settings.sampler, self._schedule, settings.timestep_spacing),
-                text,
-                negative,
+                SAMPLERS[settings.sampler](self._schedule, settings.timestep_spacing),
+                conditioning,
                 torch.cat([self._noise(settings, generator) for generator in generators]).to(self._device),
                 num_inference_steps=settings.num_inference_steps,
                 guidance_scale=settings.guidance_scale,
@@ -199,7 +197,7 @@ class Animator:
 
     def _clip(self, item: Item, latents: Tensor, seconds: dict[str, float]) -> Clip | UserError:
         with self._timed(seconds, "vae"):
-            latents = latents.transpose(0, 1) / self._vae.config.scaling_factor  # c f h w -> f c h w
+            latents = latents.transpose(0, 1) / self._base.scaling_factor  # c f h w -> f c h w
             try:
                 frames = self._frames(latents)
             except UserError as error:
@@ -208,8 +206,12 @@ class Animator:
         warnings = [told for text in foreign_syntax.texts_of(item) for find in tell if (told := find(text))]
         return Clip(frames, latents.half().cpu(), "; ".join(warnings) or None, seconds)
 
+    def _conditioning(self, item: Item) -> Conditioning:
+        negative = Conditioning(self._encode(item.negative_prompt, item.clip_skip))
+        return Conditioning(self._encode(item.prompt, item.clip_skip), negative=negative)
+
     def _encode(self, text: str, clip_skip: int) -> Tensor:
-        """(1 n d); by itself, since a matrix product rounds by its number of rows."""
+        """Return (1 n d), encoded by itself, since a matrix product rounds by its number of rows."""
         key = (self._encoder, self._words, clip_skip, text)
         if key not in self._encoded:
             self._encoded[key] = self._prompts.encode([text], clip_skip=clip_skip)
@@ -219,11 +221,8 @@ class Animator:
         return self._encoded[key]
 
     def _noise(self, settings: Settings, generator: torch.Generator) -> Tensor:
-        config = self._vae.config
-        factor = 2 ** (len(config.block_out_channels) - 1)
-        size = settings.height // factor, settings.width // factor
-        shape = (1, config.latent_channels, settings.num_frames, *size)
-        return initial_noise(shape, generator, context=settings.context, loop=settings.loop)
+        f, c, h, w = self._base.latent_shape(settings.num_frames, height=settings.height, width=settings.width)
+        return initial_noise((1, c, f, h, w), generator, context=settings.context, loop=settings.loop)
 
     def _frames(self, latents: Tensor) -> np.ndarray:
         """Float32 latents (f c h w), without the scaling factor, to (f h w 3) uint8 RGB."""

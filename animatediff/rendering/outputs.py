@@ -243,7 +243,7 @@ def _ascii_json(metadata: Mapping[str, str]) -> bytes:
 
 
 def _palette(frames: np.ndarray) -> Image.Image:
-    """256 colours for all frames, found on some 65,000 of their pixels.
+    """Return 256 colours for all frames, found on some 65,000 of their pixels.
 
     Beside a palette for each frame from all its pixels, at 16 frames of 512 x 512: a sixth of the time, smaller files,
     and colours that are nearer and do not change from frame to frame.
@@ -255,7 +255,7 @@ def _palette(frames: np.ndarray) -> Image.Image:
 
 
 def _durations(num_frames: int, fps: float, *, ticks_per_s: int) -> list[int]:
-    """How long each frame is shown, in whole ticks: rounded so that the sum is the clip's length."""
+    """Return how long each frame is shown, in whole ticks: rounded so that the sum is the clip's length."""
     edges = [round(index * ticks_per_s / fps) for index in range(num_frames + 1)]
     return [end - start for start, end in itertools.pairwise(edges)]
 

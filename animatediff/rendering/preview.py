@@ -12,7 +12,7 @@ from animatediff import storage
 from animatediff.data import shards
 from animatediff.data.manifest import Manifest
 from animatediff.errors import UserError
-from animatediff.weights.vae import fingerprint
+from animatediff.models.vae import fingerprint
 
 _SHOWN_FRAMES = 8
 _FRAME_WIDTH = 128
@@ -31,7 +31,7 @@ def check_vae(vae: AutoencoderKL, manifest: Manifest) -> None:
 
 
 def choose(manifest: Manifest, num: int) -> list[tuple[int, int]]:
-    """(shard, row) of `num` clips spread evenly over the dataset, or of all if there are fewer."""
+    """Return (shard, row) of `num` clips spread evenly over the dataset, or of all if there are fewer."""
     ends = np.cumsum([shard.num_clips for shard in manifest.shards])
     numbers = np.unique(np.linspace(0, manifest.num_clips - 1, min(num, manifest.num_clips)).round().astype(int))
     found = np.searchsorted(ends, numbers, side="right")
@@ -81,7 +81,7 @@ def contact_sheet(clips: list[tuple[str, np.ndarray]]) -> Image.Image:
 
 
 def _strip(frames: np.ndarray) -> Image.Image:
-    """(f h w 3) to one row of evenly spread frames."""
+    """Return one row of evenly spread frames of (f h w 3)."""
     chosen = np.linspace(0, len(frames) - 1, min(_SHOWN_FRAMES, len(frames))).round().astype(int)
     height = round(_FRAME_WIDTH * frames.shape[1] / frames.shape[2])
     pictures = [Image.fromarray(frames[i]).resize((_FRAME_WIDTH, height), Image.Resampling.BICUBIC) for i in chosen]

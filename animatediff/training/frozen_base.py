@@ -4,8 +4,9 @@ from diffusers import UNet2DConditionModel
 
 from animatediff.training.settings import BASE, RecipeConfig
 from animatediff.training.text import TextEncoders
-from animatediff.weights.base import load_config, load_unet
+from animatediff.weights.base import load_unet
 from animatediff.weights.base_configs import build_on_meta
+from animatediff.weights.base_facts import BaseFacts, config_name
 from animatediff.weights.resident import Addition, ResidentWeights
 
 
@@ -43,4 +44,4 @@ def unet_on_meta(base: str) -> UNet2DConditionModel:
     Raises:
         UserError: the base has no UNet, or its config cannot be read.
     """
-    return build_on_meta(UNet2DConditionModel, load_config(base, "unet"), f"the config of the unet of base {base}")
+    return build_on_meta(UNet2DConditionModel, BaseFacts(base).unet, config_name(base, "unet"))

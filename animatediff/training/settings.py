@@ -1,5 +1,6 @@
 """What a training run may set, section by section. Configs are read before torch is imported."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -66,7 +67,7 @@ class ModelConfig(Config):
             raise ValueError(f"model.motion_module brings its own shape: leave out {', '.join(given)}")
         return self
 
-    def motion_config(self, base_config: dict[str, Any]) -> MotionConfig:
+    def motion_config(self, base_config: Mapping[str, Any]) -> MotionConfig:
         """Return the shape of fresh motion modules on a base.
 
         Args:

@@ -2,28 +2,20 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from animatediff.weights.text import PromptEncoder
+from animatediff.diffusion.conditioning import Conditioning, uncropped_time_ids
+from animatediff.models.text_encoder import PromptEncoder
+from animatediff.weights.base_facts import BaseFacts
 
 TextEncoders = Mapping[str, tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWithProjection]]
 """Tokenizer and encoder by part, as `load_text_encoders` gives them."""
 
 # 1,024 embeddings of Stable Diffusion 1.5 are 120 MB in half precision, of SDXL 320 MB.
 _CACHED_CAPTIONS = 1024
-
-
-class Conditioning(NamedTuple):
-    """Of b captions."""
-
-    text: Tensor
-    """(b n d) embeddings."""
-    pooled: Tensor | None
-    """(b p), SDXL's embedding of the whole caption; None elsewhere."""
 
 
 class CaptionEncoder:
@@ -33,21 +25,35 @@ class CaptionEncoder:
     depend on which of its neighbours were cached, and a resumed run would differ in the last bits.
 
     Args:
+        base: its facts.
         encoders: the base's, one or SDXL's two; they are moved.
         device: where they stay.
         dtype: their precision.
     """
 
-    def __init__(self, encoders: TextEncoders, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, base: BaseFacts, encoders: TextEncoders, device: torch.device, dtype: torch.dtype) -> None:
+        self._base = base
         self._prompts = [
             PromptEncoder(tokenizer, encoder.to(device, dtype), part) for part, (tokenizer, encoder) in encoders.items()
         ]
         self._embed = lru_cache(maxsize=_CACHED_CAPTIONS)(self._encode)
 
-    def __call__(self, captions: list[str]) -> Conditioning:
-        """On the encoders' device; "" is the unconditional embedding."""
-        text, pooled = zip(*(self._embed(caption) for caption in captions), strict=True)
-        return Conditioning(torch.stack(text), None if pooled[0] is None else torch.stack(pooled))
+    def __call__(self, captions: list[str], *, height: int, width: int) -> Conditioning:
+        """Return the conditioning of clips, on the encoders' device.
+
+        Args:
+            captions: one a clip; "" is the unconditional one.
+            height: of the clips, in latents.
+            width: of the clips, in latents.
+        """
+        found = [self._embed(caption) for caption in captions]
+        text = torch.stack([text for text, _ in found])
+        pooled = [pooled for _, pooled in found if pooled is not None]
+        if not pooled:
+            return Conditioning(text)
+        pixels = {"height": height * self._base.latent_factor, "width": width * self._base.latent_factor}
+        time_ids = uncropped_time_ids(len(text), **pixels, device=text.device)
+        return Conditioning(text, torch.stack(pooled), time_ids)
 
     def _encode(self, caption: str) -> tuple[Tensor, Tensor | None]:
         if len(self._prompts) == 1:

@@ -7,11 +7,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from animatediff.diffusion.conditioning import Conditioning
 from animatediff.models.lora import LowRankAdapters
 from animatediff.models.motion_unet import MotionModules, MotionUNet
 from animatediff.training.settings import Recomputed
-
-_VAE_FACTOR = 8  # pixels of a latent, in Stable Diffusion 1.x and SDXL
 
 
 class TrainedModel(nn.Module, ABC):
@@ -40,14 +39,13 @@ class TrainedModel(nn.Module, ABC):
         """The module that adapters are put on."""
 
     @abstractmethod
-    def forward(self, sample: Tensor, timesteps: Tensor, text: Tensor, pooled: Tensor | None = None) -> Tensor:
+    def forward(self, sample: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """Predict the noise or velocity.
 
         Args:
             sample: (b c f h w) noisy latents.
             timesteps: (b).
-            text: (b n d) text embeddings.
-            pooled: (b p), SDXL's.
+            conditioning: of the clips.
 
         Returns:
             (b c f h w).
@@ -68,9 +66,9 @@ class ClipModel(TrainedModel):
         """The motion modules."""
         return self.unet.motion
 
-    def forward(self, sample: Tensor, timesteps: Tensor, text: Tensor, pooled: Tensor | None = None) -> Tensor:
+    def forward(self, sample: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """Predict the noise or velocity of clips."""
-        return self.unet(sample, timesteps, text, _added_conditions(sample, pooled))
+        return self.unet(sample, timesteps, conditioning)
 
     def checkpoint_activations(self, which: Recomputed) -> None:
         """Choose what the motion UNet computes again for the gradients."""
@@ -87,25 +85,15 @@ class FrameModel(TrainedModel):
         """The base's UNet."""
         return self.unet
 
-    def forward(self, sample: Tensor, timesteps: Tensor, text: Tensor, pooled: Tensor | None = None) -> Tensor:
+    def forward(self, sample: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """Predict the noise or velocity of single frames."""
-        added = _added_conditions(sample, pooled)
-        return self.unet(sample[:, :, 0], timesteps, text, added_cond_kwargs=added).sample[:, :, None]
+        added = conditioning.added_cond_kwargs
+        return self.unet(sample[:, :, 0], timesteps, conditioning.text, added_cond_kwargs=added).sample[:, :, None]
 
     def checkpoint_activations(self, which: Recomputed) -> None:
         """Choose whether the UNet computes its units again: all, or none, as it has no motion modules."""
         if which == "all":
             self.unet.enable_gradient_checkpointing()
-
-
-def _added_conditions(sample: Tensor, pooled: Tensor | None) -> dict[str, Tensor] | None:
-    return None if pooled is None else {"text_embeds": pooled, "time_ids": _time_ids(sample)}
-
-
-def _time_ids(sample: Tensor) -> Tensor:
-    """SDXL's (b 6): original size, upper left corner of the crop, size wanted, for pictures that were never cropped."""
-    height, width = (_VAE_FACTOR * size for size in sample.shape[-2:])
-    return sample.new_tensor([height, width, 0, 0, height, width]).expand(len(sample), 6)
 
 
 def place(model: TrainedModel, device: torch.device, precision: str) -> torch.dtype:

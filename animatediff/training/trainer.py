@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +28,7 @@ from animatediff.training.step.skipped_steps import SkippedSteps
 from animatediff.training.text import CaptionEncoder
 from animatediff.training.trained_model import place
 from animatediff.weights.base import load_text_encoders
+from animatediff.weights.base_facts import BaseFacts
 
 
 class StepResult(NamedTuple):
@@ -66,7 +66,7 @@ class Trainer:
         dtype = place(self.model, device, config.compute.precision)
         if world_size > 1:
             _check_same_precision(dtype, world_size)
-        self._text = CaptionEncoder(encoders, device, dtype)
+        self._text = CaptionEncoder(BaseFacts(config.base), encoders, device, dtype)
         self._parameters = list(self.model.trainable.parameters())
         self.optimizer = make_optimizer(self._parameters, config.optim)
         self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
@@ -130,10 +130,10 @@ class Trainer:
         losses = []
         for chosen in passes:
             with nullcontext() if chosen is passes[-1] else self._without_sync():
-                text, pooled = self._text([captions[i] for i in chosen.tolist()])
-                predict = partial(self._predict, pooled=pooled)
+                height, width = batch.latents.shape[-2:]
+                conditioning = self._text([captions[i] for i in chosen.tolist()], height=height, width=width)
                 found = self.recipe.loss(
-                    predict, batch.latents[chosen], text, of_clips(draws, chosen), self._alphas_cumprod
+                    self._predict, batch.latents[chosen], conditioning, of_clips(draws, chosen), self._alphas_cumprod
                 )
                 # DistributedDataParallel takes the mean of the workers' gradients, whose shares may differ by a clip.
                 # Of sums of losses times (workers / B) that is the gradient of the sum over all clips, divided by B.

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from animatediff.training.step.draws import RandomSource, of_clips
 from animatediff.training.text import CaptionEncoder
 from animatediff.training.trained_model import place
 from animatediff.weights.base import load_text_encoders
+from animatediff.weights.base_facts import BaseFacts
 
 _SEED = 7_000_000_000  # of noise that no training draws, as its seed is another
 _QUARTERS = 4
@@ -51,7 +51,7 @@ def validation_loss(config: RecipeConfig, weights_uri: str, *, device: torch.dev
     model = recipe.build(encoders, seed=0)
     recipe.read(weights_uri, model)
     dtype = place(model, device, config.compute.precision)
-    encode = CaptionEncoder(encoders, device, dtype)
+    encode = CaptionEncoder(BaseFacts(config.base), encoders, device, dtype)
     alphas_cumprod = compute_alphas_cumprod(recipe.noise_schedule).to(device)
     random = RandomSource(_SEED, num_timesteps, 0.0, config.objective)
     middles = (2 * torch.arange(_QUARTERS) + 1) * num_timesteps // (2 * _QUARTERS)
@@ -66,9 +66,9 @@ def validation_loss(config: RecipeConfig, weights_uri: str, *, device: torch.dev
         draws = random.draw(tuple(clip.latents.shape), step=0, first_index=index)
         repeated = torch.zeros(_QUARTERS, dtype=torch.long)
         four = replace(of_clips(draws, repeated), timesteps=middles)
-        text, pooled = encode(clip.captions * _QUARTERS)
-        predict = partial(model, pooled=pooled)
-        return recipe.loss(predict, clip.latents[repeated], text, four, alphas_cumprod).mean().item()
+        height, width = clip.latents.shape[-2:]
+        conditioning = encode(clip.captions * _QUARTERS, height=height, width=width)
+        return recipe.loss(model, clip.latents[repeated], conditioning, four, alphas_cumprod).mean().item()
 
     losses = {}
     for i in range(min(num_clips, loader.num_clips)):

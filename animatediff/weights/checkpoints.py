@@ -15,7 +15,9 @@ from torch import Size, Tensor, nn
 
 from animatediff import storage
 from animatediff.errors import UserError, refusing
+from animatediff.weights.identify.base import TEXT_WIDTHS
 from animatediff.weights.identify.identify import expect
+from animatediff.weights.identify.messages import model_name
 from animatediff.weights.layouts import ldm
 from animatediff.weights.layouts.architectures import PARTS, known_base, meta_modules
 from animatediff.weights.motion_file import TRAINED_FILE, trained_file
@@ -252,12 +254,11 @@ def _kind(unet: Mapping[str, Tensor]) -> str | None:
     width = _width(unet, "attn2.to_k.weight")
     if not channels or not width:
         return None
-    is_sdxl = any(name.startswith(("add_embedding.", "label_emb.")) for name in unet)
-    model = {768: "a Stable Diffusion 1.x", 1024: "a Stable Diffusion 2", 1280: "an SDXL refiner", 2048: "an SDXL"}.get(
-        width, f"{'an SDXL-like' if is_sdxl else 'a Stable-Diffusion-like'} ({width} wide text embeddings)"
-    )
     role = {4: "", 8: " instruct-pix2pix", 9: " inpainting"}.get(channels, f" {channels}-channel")
-    return f"{model}{role} model"
+    if width in TEXT_WIDTHS:
+        return model_name(TEXT_WIDTHS[width], role)
+    is_sdxl = any(name.startswith(("add_embedding.", "label_emb.")) for name in unet)
+    return f"{'an SDXL-like' if is_sdxl else 'a Stable-Diffusion-like'} ({width} wide text embeddings){role} model"
 
 
 def _width(tensors: Mapping[str, Tensor], suffix: str) -> int:

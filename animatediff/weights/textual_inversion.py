@@ -4,13 +4,14 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import torch
 from torch import Tensor
 
 from animatediff.errors import UserError, refusing
+from animatediff.models.text_encoder import Embedding
 from animatediff.weights.identify.identify import Base, expect
 from animatediff.weights.reading.tensors import TensorFile, open_tensors
 
@@ -27,24 +28,6 @@ _BUNDLED = re.compile(r"bundle_emb\.(.+?)\.(string_to_param\..+|emb_params|clip_
 _BUNDLE = "bundle_emb."
 # What stands where diffusers' layout has the token.
 _NO_TOKEN = {"", "*", "emb_params", *_PAIR}
-
-
-@dataclass(frozen=True, eq=False)
-class Embedding:
-    """A learned word.
-
-    Raises:
-        UserError: the token is blank.
-    """
-
-    token: str
-    """What stands for it in prompts; upper and lower case are one."""
-    vectors: Mapping[str, Tensor]
-    """By part (`text_encoder`, `text_encoder_2`): (n d) float32, n tokens in the prompt's place of one."""
-
-    def __post_init__(self) -> None:
-        if not self.token.strip():
-            raise UserError("an embedding's token is blank: give it a word that can stand in a prompt")
 
 
 def read(uri: str, *, token: str | None = None, base: Base | None = None) -> Embedding:

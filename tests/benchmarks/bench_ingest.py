@@ -24,9 +24,9 @@ from diffusers import AutoencoderKL
 from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding.cut import cut
 from animatediff.data.decoding.decoders import load_decoders
+from animatediff.models.vae import encode_frames
 from animatediff.sprites.videos import write_videos
 from animatediff.weights.base import load_vae
-from animatediff.weights.vae import encode_frames
 from tests.support_base import build_base
 
 DECODERS = ("decord", "pyav")

@@ -23,17 +23,18 @@ import torch
 from PIL import Image
 
 from animatediff.diffusion import sampling
+from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.context import Context, initial_noise, windows
-from animatediff.diffusion.samplers import make_scheduler
+from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.models.motion_unet import MotionUNet
+from animatediff.models.text_encoder import PromptEncoder
 from animatediff.sprites.clip_evaluation import clip_scenes
 from animatediff.sprites.readings.clips import measure_clip
 from animatediff.sprites.scenes.world import caption
 from animatediff.sprites.shipped import BASE, MOTION_MODULE
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
-from animatediff.weights.text import PromptEncoder
 from tests.benchmarks.bench_step import forget_peak, peak_gib
 
 LENGTHS = (64, 128, 256)
@@ -52,9 +53,10 @@ def load_sampler():
 
     def sample(prompt, noise, **settings):
         negative, text = prompts.encode(["", prompt]).split(1)
-        scheduler = make_scheduler("ddim", NoiseSchedule())
+        told = Conditioning(text, negative=Conditioning(negative))
+        sampler = SAMPLERS["ddim"](NoiseSchedule())
         settings = {"num_inference_steps": NUM_STEPS, "guidance_scale": 5.0, "max_batch": MAX_BATCH} | settings
-        return sampling.sample(unet, scheduler, text, negative, noise, **settings)
+        return sampling.sample(unet, sampler, told, noise, **settings)
 
     return sample
 

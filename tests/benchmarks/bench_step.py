@@ -29,6 +29,7 @@ from torch import nn
 from torch.profiler import profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
+from animatediff.diffusion.conditioning import Conditioning
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_module import TemporalAttention
 from animatediff.models.motion_unet import MotionUNet
@@ -92,7 +93,7 @@ def clip_of(dtype, frames, size):
 
 def predict(model, sample, timestep, text):
     if isinstance(model, MotionUNet):
-        return model(sample, timestep, text)
+        return model(sample, timestep, Conditioning(text))
     return model(sample, timestep, text.repeat_interleave(sample.shape[2], dim=0)).sample  # as its pipeline does
 
 

@@ -10,7 +10,8 @@ from animatediff.errors import UserError
 from animatediff.rendering.catalog.entries import Model
 from animatediff.rendering.checks.files import GivenFile, check_files
 from animatediff.rendering.checks.models import ModelChecks
-from animatediff.weights.base import load_text_encoder, load_tokenizer, load_unet, load_vae, prediction_type
+from animatediff.weights.base import load_text_encoder, load_tokenizer, load_unet, load_vae
+from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.checkpoints import content_hash
 from tests.fuzz.harness import Subject
 from tests.fuzz.mutations import mutate_bytes, mutate_tree, to_json
@@ -30,7 +31,7 @@ def _run(rng: random.Random, folder: Path) -> str:
     uri = str(base)
     check_files([GivenFile(uri, "checkpoint"), GivenFile(uri, "vae")])
     content_hash(uri)
-    prediction_type(uri)
+    _ = BaseFacts(uri).prediction_type
     problem = ModelChecks(None).model(Model(base=uri, motion_module=str(MOTION_MODULE)))
     if problem is not None:
         raise UserError(problem)

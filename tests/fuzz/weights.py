@@ -15,8 +15,8 @@ from safetensors.torch import load, save
 from animatediff.rendering.catalog.model_identity import token_of
 from animatediff.rendering.checks.files import GivenFile, check_files
 from animatediff.weights import checkpoints, motion_modules, textual_inversion
-from animatediff.weights.base import load_config
 from animatediff.weights.base_configs import build_on_meta
+from animatediff.weights.base_facts import load_config
 from animatediff.weights.identify import identify
 from animatediff.weights.identify.weights_slots import field_for
 from animatediff.weights.layouts.architectures import PARTS

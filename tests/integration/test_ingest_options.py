@@ -15,8 +15,8 @@ from animatediff.data.ingest.seal import read_quarantine
 from animatediff.data.inspection.verify import verify
 from animatediff.data.quarantine import Reason
 from animatediff.errors import UserError
+from animatediff.models.vae import encode_frames
 from animatediff.weights.base import load_vae
-from animatediff.weights.vae import encode_frames
 from pipelines import ingest
 from pipelines.settings import IngestConfig, RateConfig, SourceConfig
 from tests.support import mp4

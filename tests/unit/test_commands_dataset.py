@@ -12,13 +12,13 @@ from animatediff.data.ingest import parts
 from animatediff.data.ingest import plan as planning
 from animatediff.data.inspection.histograms import histograms
 from animatediff.data.manifest import read_manifest, write_manifest
+from animatediff.models.vae import encode_frames, fingerprint
 from animatediff.rendering.preview import choose
 from animatediff.sprites import shipped
 from animatediff.sprites.readings.pictures import read
 from animatediff.sprites.scenes.drawing import render
 from animatediff.sprites.scenes.world import caption, sample_scenes
 from animatediff.weights.base import load_vae
-from animatediff.weights.vae import encode_frames, fingerprint
 from tests.support_data import clip_row, do_seal, make_dataset, make_videos, plan
 
 

@@ -16,7 +16,7 @@ from animatediff.data.clips.windows import back_to_back, draw, spread
 
 _STRIDE = 4
 _TRAVEL = 0.25
-_Pixels = Annotated[int, Field(ge=8, multiple_of=8)]
+_Pixels = Annotated[int, Field(ge=8)]
 _Ratio = Annotated[float, Field(ge=0.2, le=5)]
 
 

@@ -8,7 +8,7 @@ from animatediff import storage
 from animatediff.config import Config
 from animatediff.diffusion.context import Context
 from animatediff.diffusion.noise_schedule import NoiseSchedule
-from animatediff.diffusion.samplers import Sampler, TimestepSpacing
+from animatediff.diffusion.samplers import SamplerName, TimestepSpacing
 from animatediff.uris import Uri
 
 WeightsUri = Annotated[Uri, AfterValidator(storage.absolute_if_there)]
@@ -19,7 +19,7 @@ class Settings(Config):
 
     negative_prompt: str = ""
     """What the clip is not to show: the guidance leads away from it."""
-    sampler: Sampler = "ddim"
+    sampler: SamplerName = "ddim"
     """The way from noise to latents. Few-step motion modules need theirs: Lightning `euler` with `timestep_spacing:
     trailing`, AnimateLCM `lcm`; both with few steps and little guidance."""
     timestep_spacing: TimestepSpacing | None = None
@@ -134,7 +134,8 @@ class Model(Weights):
     motion_module: WeightsUri
     """A `.safetensors` file, trained here or published."""
     noise_schedule: NoiseSchedule | None = None
-    """The one that the motion module was trained with; default: the one that its file names, else the reference's."""
+    """The one that the motion module was trained with; default: the one that its file names, else its
+    version's."""
 
 
 class Entry(SeededSettings, Weights):

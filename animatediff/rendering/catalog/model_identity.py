@@ -10,7 +10,7 @@ from animatediff.errors import UserError
 from animatediff.rendering.catalog.entries import Model
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.uris import with_secrets
-from animatediff.weights import base, textual_inversion
+from animatediff.weights import base_facts, textual_inversion
 
 HashFile = Callable[[str], str]
 
@@ -64,7 +64,7 @@ class Identities:
 def base_folder(base_uri: str) -> str:
     """Return where a base's files lie; its hub id, or what it is called if it cannot be found."""
     try:
-        return base.resolve(base_uri)
+        return base_facts.resolve(base_uri)
     except UserError:
         return base_uri
 

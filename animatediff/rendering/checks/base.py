@@ -1,12 +1,11 @@
-"""What a base's folder lacks, and how deep its text encoder is: told from names and configs, with no weights read."""
+"""What a base's folder lacks: told from names and configs, with no weights read."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import CLIPTextConfig
-
 from animatediff.errors import UserError
-from animatediff.weights.base import check_part, load_config, resolve
+from animatediff.weights.base import check_part
+from animatediff.weights.base_facts import resolve
 from animatediff.weights.reading.part_files import WEIGHTS_FILES
 
 # Of each set of names one file is needed. The configs of UNet and VAE are read anyway.
@@ -32,12 +31,3 @@ def check_parts(base: str) -> None:
             raise UserError(f"base {base} has no {kind} in its {part}/: copy the whole folder of the model")
     for part in ("unet", "vae", "text_encoder"):
         check_part(base, part)
-
-
-def num_text_layers(base: str) -> int:
-    """Return how many layers a base's text encoder has, whose config `check_parts` has read.
-
-    Raises:
-        UserError: its config cannot be read.
-    """
-    return CLIPTextConfig.from_dict(load_config(base, "text_encoder")).num_hidden_layers

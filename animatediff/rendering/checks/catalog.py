@@ -7,6 +7,7 @@ from functools import cache
 from itertools import combinations
 
 from animatediff.errors import UserError
+from animatediff.models.text_encoder import uses
 from animatediff.rendering.catalog import catalog_files
 from animatediff.rendering.catalog.catalog import Catalog, Place, settings_of_prompt
 from animatediff.rendering.catalog.entries import Entry
@@ -15,7 +16,6 @@ from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.checks.files import check_files, files_of
 from animatediff.rendering.checks.models import CHECKED_SETTINGS, ModelChecks
 from animatediff.weights.identify.weights_slots import SLOTS
-from animatediff.weights.text import uses
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_TOLD = 20  # problems in a message

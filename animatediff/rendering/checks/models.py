@@ -8,22 +8,20 @@ from typing import Any, NamedTuple
 import torch
 
 from animatediff.diffusion.noise_schedule import NoiseSchedule
-from animatediff.diffusion.samplers import begin, make_scheduler
+from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.errors import UserError, naming, refusing
-from animatediff.module_schedule import schedule_of
+from animatediff.models.text_encoder import check_clip_skip
 from animatediff.rendering.catalog.entries import Model
 from animatediff.rendering.catalog.named_files import named_files
-from animatediff.rendering.checks.base import check_parts, num_text_layers
+from animatediff.rendering.checks.base import check_parts
 from animatediff.rendering.checks.few_step import Distilled, distilled, mismatch
 from animatediff.weights import motion_modules
-from animatediff.weights.base import load_config, prediction_type
-from animatediff.weights.identify.base import TEXT_WIDTHS
+from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.identify.messages import model_name
 from animatediff.weights.identify.model import UNUSUAL_INPUTS
-from animatediff.weights.layouts.families import Base
 from animatediff.weights.lora import read as lora
 from animatediff.weights.motion_modules import MotionFile
-from animatediff.weights.text import check_clip_skip
+from animatediff.weights.motion_schedule import schedule_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +38,7 @@ class _Pair(NamedTuple):
     motion: MotionFile
     distilled: Distilled | None
     schedule: NoiseSchedule
-    latent_factor: int
-    """Pixels a side that one latent covers."""
-    text_layers: int
-    """Of the base's text encoder."""
+    base: BaseFacts
 
 
 class ModelChecks:
@@ -86,13 +81,13 @@ class ModelChecks:
     def _checked_pair(self, base: str, motion_module: str) -> _Pair:
         with refusing(f"base {base} with motion_module {motion_module}"):
             with naming("motion_module"):
-                motion, own = motion_modules.open_file(motion_module), schedule_of(motion_module)
+                motion = motion_modules.open_file(motion_module)
+                own = schedule_of(motion)
             schedule = self._schedule or own
-            unet, vae = load_config(base, "unet"), load_config(base, "vae")
-            _check_base(base, unet, vae, schedule)
+            facts = BaseFacts(base)
+            _check_base(facts, schedule)
             check_parts(base)
-            motion_modules.check_fits(motion, unet, base)
-            text_layers = num_text_layers(base)
+            motion_modules.check_fits(motion, facts.unet, base)
             distillation = distilled(motion)
         if self._schedule and motion.schedule and self._schedule != own:
             self._warn(
@@ -100,8 +95,7 @@ class ModelChecks:
                 "out",
                 motion_module,
             )
-        factor = 2 ** (len(vae["block_out_channels"]) - 1)
-        return _Pair(motion, distillation, schedule, factor, text_layers)
+        return _Pair(motion, distillation, schedule, facts)
 
     def _setting_problems(self, base: str, motion_module: str, *values: Any) -> tuple[str, ...]:
         pair = self._pair(base, motion_module)
@@ -111,59 +105,45 @@ class ModelChecks:
         if pair.distilled and (wanted := mismatch(pair.distilled, settings)):
             self._warn("%s is an %s: its pictures need %s", motion_module, pair.distilled.family, wanted)
         return (
-            *_size_problems(settings, pair.latent_factor),
+            *_size_problems(settings, pair.base),
             *_length_problems(settings, pair.motion),
             *_sampler_problems(settings, pair.schedule),
-            *_text_problems(settings, pair.text_layers),
+            *_text_problems(settings, pair.base),
         )
 
 
-def _check_base(base: str, unet: Mapping[str, Any], vae: Mapping[str, Any], schedule: NoiseSchedule) -> None:
+def _check_base(base: BaseFacts, schedule: NoiseSchedule) -> None:
     """Refuse a base of another kind, whose motion module may fit all the same.
 
     Args:
-        base: its name in messages.
-        unet: the config of its UNet.
-        vae: the config of its VAE.
+        base: what its configs say.
         schedule: what it is to be sampled with.
 
     Raises:
         UserError: the line says what it is, and what to take.
     """
-    kind = _kind(unet)
-    if kind not in (None, "sd1"):
-        raise UserError(f"base {base} is {model_name(kind)}; clips are rendered with SD 1.x bases only")
-    if not isinstance(vae.get("block_out_channels"), list | tuple):
-        raise UserError(f"the VAE of base {base} has the class {vae.get('_class_name')}, an AutoencoderKL is needed")
-    channels, latent_channels = unet.get("in_channels", 4), vae.get("latent_channels", 4)
-    if channels != latent_channels:
+    name = base.base
+    if base.kind not in (None, "sd1"):
+        raise UserError(f"base {name} is {model_name(base.kind)}; clips are rendered with SD 1.x bases only")
+    channels = base.unet_channels
+    if channels != base.latent_channels:
         use = f", as for {UNUSUAL_INPUTS[channels]}" if channels in UNUSUAL_INPUTS else ""
         raise UserError(
-            f"the UNet of base {base} takes {channels} channels{use}, and its VAE's latents have {latent_channels}: "
-            "take a text-to-image base"
+            f"the UNet of base {name} takes {channels} channels{use}, and its VAE's latents have "
+            f"{base.latent_channels}: take a text-to-image base"
         )
-    predicted = prediction_type(base)
-    if predicted not in ("epsilon", schedule.prediction_type):
+    if base.prediction_type not in ("epsilon", schedule.prediction_type):
         raise UserError(
-            f"base {base} predicts {predicted}, and would be sampled as one that predicts {schedule.prediction_type}: "
-            "take a base that predicts epsilon, or name the noise_schedule that the motion module was trained with"
+            f"base {name} predicts {base.prediction_type}, and would be sampled as one that predicts "
+            f"{schedule.prediction_type}: take a base that predicts epsilon, or name the noise_schedule that the "
+            "motion module was trained with"
         )
 
 
-def _kind(unet: Mapping[str, Any]) -> Base | None:
-    """Which model a UNet's config is of; None for the widths of no published one."""
-    if unet.get("addition_embed_type") == "text_time":
-        return "sdxl"
-    width = unet.get("cross_attention_dim")
-    return TEXT_WIDTHS.get(width) if isinstance(width, int) else None
-
-
-def _size_problems(settings: Mapping[str, Any], factor: int) -> Iterator[str]:
+def _size_problems(settings: Mapping[str, Any], base: BaseFacts) -> Iterator[str]:
     for side in ("width", "height"):
-        pixels = settings[side]
-        if pixels % factor:
-            nearest = max(factor, round(pixels / factor) * factor)
-            yield f"{side} {pixels} is no multiple of {factor}, use {nearest}"
+        if problem := base.size_problem(side, settings[side]):
+            yield problem
 
 
 def _length_problems(settings: Mapping[str, Any], motion: MotionFile) -> Iterator[str]:
@@ -179,15 +159,15 @@ def _length_problems(settings: Mapping[str, Any], motion: MotionFile) -> Iterato
 def _sampler_problems(settings: Mapping[str, Any], schedule: NoiseSchedule) -> Iterator[str]:
     try:
         with refusing(f"sampler {settings['sampler']} cannot be used with the noise schedule"):
-            scheduler = make_scheduler(settings["sampler"], schedule, settings["timestep_spacing"])
-            begin(scheduler, settings["num_inference_steps"], torch.device("cpu"))
+            sampler = SAMPLERS[settings["sampler"]](schedule, settings["timestep_spacing"])
+            sampler.begin(settings["num_inference_steps"], torch.device("cpu"))
     except UserError as error:
         yield str(error)
 
 
-def _text_problems(settings: Mapping[str, Any], num_layers: int) -> Iterator[str]:
+def _text_problems(settings: Mapping[str, Any], base: BaseFacts) -> Iterator[str]:
     try:
-        check_clip_skip(settings["clip_skip"], num_layers)
+        check_clip_skip(settings["clip_skip"], base.text_layers)
     except UserError as error:
         yield str(error)
 

@@ -16,8 +16,8 @@ from animatediff.sprites.scenes.stills import Stills, draw_stills
 logger = logging.getLogger(__name__)
 
 LATENT_CHANNELS = 8
-LATENT_SIZE = SAMPLE_SIZE // 8
 _WIDTHS = (16, 32, 64, 96)
+LATENT_SIZE = SAMPLE_SIZE // 2 ** (len(_WIDTHS) - 1)
 _NORM_GROUPS = 4
 _NUM_PICTURES = 12_000
 _ODD_COLOURS = 0.15

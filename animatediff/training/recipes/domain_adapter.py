@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
     from torch import Tensor
 
-    from animatediff.training.step.denoising_loss import Predictor
+    from animatediff.diffusion.conditioning import Conditioning, NoisePredictor
     from animatediff.training.step.draws import Draws
     from animatediff.training.trained_model import FrameModel
 
@@ -42,13 +42,18 @@ class DomainAdapter(AdapterRecipe):
         return FrameModel(unet, LowRankAdapters.for_base(unet, rank)).train()
 
     def loss(
-        self, predict: "Predictor", latents: "Tensor", text: "Tensor", draws: "Draws", alphas_cumprod: "Tensor"
+        self,
+        predict: "NoisePredictor",
+        latents: "Tensor",
+        conditioning: "Conditioning",
+        draws: "Draws",
+        alphas_cumprod: "Tensor",
     ) -> "Tensor":
         """Return the losses of one frame a clip, (b), which the draws have chosen."""
         from animatediff.training.step.draws import single_frames
 
         frames, frame_draws = single_frames(latents, draws)
-        return super().loss(predict, frames, text, frame_draws, alphas_cumprod)
+        return super().loss(predict, frames, conditioning, frame_draws, alphas_cumprod)
 
     def sampled_with(self, weights_uri: str) -> SampledWith:
         """Return the adapter on the bare base, for single pictures."""

@@ -4,8 +4,8 @@ import logging
 
 from animatediff.diffusion.noise_schedule import GivenSchedule
 from animatediff.errors import UserError, naming
-from animatediff.module_schedule import schedule_of
 from animatediff.training.settings import RecipeConfig
+from animatediff.weights.motion_schedule import read_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def with_noise_schedule(config: RecipeConfig) -> RecipeConfig:
         return config
     motion_module = config.model.motion_module
     with naming("model.motion_module"):
-        before = schedule_of(motion_module)
+        before = read_schedule(motion_module)
     try:
         schedule = config.schedule.over(before)
         if motion_module is not None and schedule != before:

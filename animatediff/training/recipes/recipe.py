@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
     from torch import Tensor
 
-    from animatediff.training.step.denoising_loss import Predictor
+    from animatediff.diffusion.conditioning import Conditioning, NoisePredictor
     from animatediff.training.step.draws import Draws
     from animatediff.training.text import TextEncoders
     from animatediff.training.trained_model import TrainedModel
@@ -156,10 +156,10 @@ class Recipe(ABC):
         Raises:
             UserError: a part is missing or they do not fit.
         """
-        from animatediff.weights.base import load_config
+        from animatediff.weights.base_facts import BaseFacts
 
         base, channels = self.config.base, latent_shape[1]
-        wanted = load_config(base, "unet")["in_channels"]
+        wanted = BaseFacts(base).unet_channels
         if channels != wanted:
             raise UserError(
                 f"the dataset's latents have {channels} channels, the UNet of base {base} takes {wanted}: was the "
@@ -167,14 +167,19 @@ class Recipe(ABC):
             )
 
     def loss(
-        self, predict: "Predictor", latents: "Tensor", text: "Tensor", draws: "Draws", alphas_cumprod: "Tensor"
+        self,
+        predict: "NoisePredictor",
+        latents: "Tensor",
+        conditioning: "Conditioning",
+        draws: "Draws",
+        alphas_cumprod: "Tensor",
     ) -> "Tensor":
         """Return each clip's loss: the mean squared error of the prediction, times the clip's weight.
 
         Args:
             predict: the model that `build` made, or what wraps it.
             latents: (b c f h w) float32 on the CPU, multiplied by the scaling factor.
-            text: (b n d) text embeddings, one a clip; their dtype is the model's under autocast.
+            conditioning: of the clips; its dtype is the model's under autocast.
             draws: noise and timesteps.
             alphas_cumprod: (T) of the noise schedule, on the model's device.
 
@@ -184,4 +189,4 @@ class Recipe(ABC):
         from animatediff.training.step.denoising_loss import DenoisingLoss
 
         losses = DenoisingLoss(alphas_cumprod, self.noise_schedule.prediction_type, self.config.objective)
-        return losses(predict, latents, text, draws)
+        return losses(predict, latents, conditioning, draws)

@@ -1,19 +1,16 @@
 """What a training step minimises: the error of the predicted noise (or velocity), clip by clip."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from animatediff.diffusion.conditioning import Conditioning, NoisePredictor
 from animatediff.diffusion.noise_schedule import PredictionType
 from animatediff.diffusion.schedule import add_noise, fading_noise, velocity
 from animatediff.training.settings import ObjectiveConfig
 from animatediff.training.step.draws import Draws
-
-Predictor = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(b c f h w) noisy latents, (b) timesteps, (b n d) text embeddings -> (b c f h w)."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +24,13 @@ class DenoisingLoss:
     objective: ObjectiveConfig
     """What the clips weigh, and from which timestep on they fade."""
 
-    def __call__(self, predict: Predictor, latents: Tensor, text: Tensor, draws: Draws) -> Tensor:
+    def __call__(self, predict: NoisePredictor, latents: Tensor, conditioning: Conditioning, draws: Draws) -> Tensor:
         """Return the losses of clips; the loss of a batch is their mean.
 
         Args:
             predict: the model.
             latents: (b c f h w) float32 on the CPU, multiplied by the scaling factor.
-            text: (b n d) text embeddings, one a clip; their dtype is the model's under autocast.
+            conditioning: of the clips; its dtype is the model's under autocast.
             draws: noise and timesteps.
 
         Returns:
@@ -43,8 +40,8 @@ class DenoisingLoss:
         clean, noise, timesteps = (_to_device(t, device) for t in (latents, draws.noise, draws.timesteps))
         if self.objective.fade_from is not None:
             noise = fading_noise(clean, noise, timesteps, alphas_cumprod, first=self.objective.fade_from)
-        with torch.autocast(device.type, text.dtype, enabled=text.dtype != torch.float32):
-            prediction = predict(add_noise(clean, noise, timesteps, alphas_cumprod), timesteps, text)
+        with torch.autocast(device.type, conditioning.dtype, enabled=conditioning.dtype != torch.float32):
+            prediction = predict(add_noise(clean, noise, timesteps, alphas_cumprod), timesteps, conditioning)
         wanted = noise
         if self.prediction_type == "v_prediction":
             wanted = velocity(clean, noise, timesteps, alphas_cumprod)

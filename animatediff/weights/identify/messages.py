@@ -7,7 +7,7 @@ from animatediff.weights.identify.weights_slots import field_for
 from animatediff.weights.layouts.families import WORDS, Base, Family, Identity
 
 _VERSIONED = ("motion_module", "motion_lora", "lora")
-_BASES: dict[Base, str] = {
+BASE_NAMES: dict[Base, str] = {
     "sd1": "Stable Diffusion 1.x",
     "sd2": "Stable Diffusion 2",
     "sdxl": "SDXL",
@@ -15,13 +15,14 @@ _BASES: dict[Base, str] = {
     "sd3": "Stable Diffusion 3",
     "flux": "Flux",
 }
+"""What each model is called."""
 
 
 def name(identity: Identity) -> str:
     """Return what a file is in words, such as `an SDXL LoRA`."""
     if identity.family == "unknown":
         return f"no weights file of a known kind: {identity.note}"
-    words = [_BASES.get(identity.base, "") if identity.base else "", WORDS[identity.family]]
+    words = [BASE_NAMES.get(identity.base, "") if identity.base else "", WORDS[identity.family]]
     if identity.family == "checkpoint" and identity.version:
         words.insert(1, identity.version)
     if identity.family == "domain_adapter":
@@ -32,9 +33,12 @@ def name(identity: Identity) -> str:
     return f"{text} for another kind of model" if identity.base == "other" else text
 
 
-def model_name(base: Base) -> str:
-    """Return what a model for a base is in words, such as `an SDXL model`."""
-    return f"{_with_article(_BASES[base])} model"
+def model_name(base: Base, role: str = "") -> str:
+    """Return what a model for a base is in words.
+
+    Such as `an SDXL model`, or with the role ` inpainting`, `an SDXL inpainting model`.
+    """
+    return f"{_with_article(BASE_NAMES[base])}{role} model"
 
 
 def misfit(identity: Identity, families: AbstractSet[Family], base: Base | None) -> str | None:
@@ -61,14 +65,14 @@ def misfit(identity: Identity, families: AbstractSet[Family], base: Base | None)
             "it was made from"
         )
     if base is not None and identity.base not in (None, base):
-        return f"is {what}, the base is {_BASES[base]}: {_remedy(identity, base)}"
+        return f"is {what}, the base is {BASE_NAMES[base]}: {_remedy(identity, base)}"
     return None
 
 
 def _remedy(identity: Identity, base: Base) -> str:
     if identity.base in ("sd1", "sdxl"):
-        return f"use it with {_with_article(_BASES[identity.base])} base"
-    return f"take one that was made for {_BASES[base]}"
+        return f"use it with {_with_article(BASE_NAMES[identity.base])} base"
+    return f"take one that was made for {BASE_NAMES[base]}"
 
 
 def _with_article(words: str) -> str:

@@ -18,6 +18,8 @@ from animatediff import storage
 from animatediff.errors import UserError, refusing
 from animatediff.weights import textual_inversion
 from animatediff.weights.identify import identify
+from animatediff.weights.identify.base import TEXT_WIDTHS
+from animatediff.weights.identify.messages import BASE_NAMES
 from animatediff.weights.layouts.architectures import KnownBase, known_base
 from animatediff.weights.layouts.families import Family, LoraFamily
 from animatediff.weights.lora import scales as lora_scales
@@ -58,7 +60,6 @@ _NOT_APPLIED = {
     "OFT": "it rotates weights",
     "BOFT": "it rotates weights",
 }
-_TEXT_WIDTHS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL"}
 
 
 def read(uri: str, states: States, *, family: LoraFamily) -> dict[Target, Change]:
@@ -248,7 +249,7 @@ def _check_fit(change: Change, weight: Tensor | None, name: str, uri: str) -> No
     if shape == wanted or is_flat:
         return
     width = change.shape[-1] if re.search(r"\.attn2\.to_[kv]\.weight$", name) else None
-    hint = f": it was made for {_TEXT_WIDTHS[width]}" if width in _TEXT_WIDTHS else ""
+    hint = f": it was made for {BASE_NAMES[TEXT_WIDTHS[width]]}" if width in TEXT_WIDTHS else ""
     raise UserError(
         f"{uri} does not fit the base{hint}: {name} is {list(weight.shape)}, the file's change {list(change.shape)}"
     )

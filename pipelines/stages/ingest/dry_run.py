@@ -50,9 +50,8 @@ def estimate(config: IngestConfig, inputs: Inputs, sealed: Manifest | None) -> N
 
 
 def _clip_bytes(config: IngestConfig, inputs: Inputs) -> int:
-    clips, factor = config.clips, inputs.latent_factor
-    height, width = clips.height // factor, clips.width // factor
-    return int(clips.num_frames * inputs.vae.config.latent_channels * height * width * _BYTES)
+    clips = config.clips
+    return _BYTES * math.prod(inputs.base.latent_shape(clips.num_frames, height=clips.height, width=clips.width))
 
 
 def _log_hours(config: IngestConfig, num_clips: int) -> None:

@@ -9,9 +9,9 @@ import torch
 from animatediff.data.ingest import parts
 from animatediff.data.ingest.decode_unit import Clip
 from animatediff.data.quarantine import Reason, Rejection
+from animatediff.models.vae import encode_frames
 from animatediff.uris import printable_uri
 from animatediff.weights.base import load_vae
-from animatediff.weights.vae import encode_frames
 from pipelines.stages.ingest.metrics import IngestMetrics
 from pipelines.stages.ingest.stage import EncodeSpec, Stage, UnitResult, Work
 

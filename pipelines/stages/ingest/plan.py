@@ -26,9 +26,10 @@ from animatediff.data.sources.collections.not_taken import NotTaken, in_words
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig, SourceVideo
 from animatediff.errors import UserError, naming
+from animatediff.models.vae import fingerprint
 from animatediff.uris import printable_place
 from animatediff.weights.base import load_vae
-from animatediff.weights.vae import fingerprint
+from animatediff.weights.base_facts import BaseFacts
 from pipelines.settings import IngestConfig
 
 logger = logging.getLogger(__name__)
@@ -75,23 +76,19 @@ class Inputs:
     """The source, not read yet but for its first videos."""
     not_taken: NotTaken
     """Gets the source's files that are no videos, while `videos` are read."""
-    base: str
+    base: BaseFacts
     vae: AutoencoderKL
-
-    @property
-    def latent_factor(self) -> int:
-        """Pixels, in height and in width, to one of a latent's: each block of the VAE but the last halves them."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
 
 def read_inputs(config: IngestConfig) -> Inputs:
     """Open the source and read the base's VAE.
 
     Raises:
-        UserError: one of them cannot be read.
+        UserError: one of them cannot be read, or the VAE takes no clips of such sizes.
     """
     base = storage.absolute_if_there(config.base)
-    vae = load_vae(base)
+    vae, facts = load_vae(base), BaseFacts(base)
+    _check_sizes(config.clips, facts)
     not_taken = NotTaken()
     with naming("scorers"):
         for path in config.scorers:
@@ -99,7 +96,13 @@ def read_inputs(config: IngestConfig) -> Inputs:
     with naming("source"):
         batches = read_source(config.source, not_taken)
         first = next(batches, [])
-    return Inputs(chain([first], batches), not_taken, base, vae)
+    return Inputs(chain([first], batches), not_taken, facts, vae)
+
+
+def _check_sizes(clips: ClipConfig, base: BaseFacts) -> None:
+    for height, width in clips.all_sizes:
+        if problem := base.size_problem("height", height) or base.size_problem("width", width):
+            raise UserError(f"clips of {height} x {width} pixels do not fit the VAE of base {base.base}: {problem}")
 
 
 def clips_per_video(clips: ClipConfig) -> int:
@@ -136,9 +139,9 @@ def prepare(config: IngestConfig, inputs: Inputs, *, use_gpu: bool) -> IngestJob
     done = parts.committed(output_uri)
     pending = [unit for unit in units[sealed.num_units if sealed else 0 :] if unit.unit_id not in done]
     pending = whole_uris.attach(output_uri, pending)
-    vae = inputs.vae.config
-    identity = Identity(key, settings["encoder_fp"], vae.scaling_factor, int(vae.latent_channels), inputs.latent_factor)
-    return IngestJob(output_uri, inputs.base, dtype, identity, units, pending, rejected, sealed)
+    base = inputs.base
+    identity = Identity(key, settings["encoder_fp"], base.scaling_factor, base.latent_channels, base.latent_factor)
+    return IngestJob(output_uri, base.base, dtype, identity, units, pending, rejected, sealed)
 
 
 def check_before(config: IngestConfig, inputs: Inputs) -> Manifest | None:

@@ -21,7 +21,7 @@ from animatediff.training.recipes.recipe import Recipe
 from animatediff.training.recipes.table import recipe_of
 from animatediff.training.settings import BASE, RecipeConfig
 from animatediff.uris import printable_values
-from animatediff.weights.base import load_config
+from animatediff.weights.base_facts import load_config
 from animatediff.yaml_files import read_yaml
 from pipelines.settings import TrainConfig
 from pipelines.tracking.model_uris import resolve_model_uri

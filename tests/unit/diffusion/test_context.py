@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from animatediff.diffusion.context import Context, initial_noise, window_shares, windows
-from animatediff.diffusion.samplers import make_scheduler
+from animatediff.diffusion.conditioning import Conditioning
+from animatediff.diffusion.context import Context, initial_noise, window_weights, windows
+from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
 from animatediff.diffusion.schedule import NoiseSchedule
 
@@ -59,7 +60,7 @@ def test_there_are_no_more_windows_than_a_clip_needs_and_one(num_frames, context
 @given(frames, contexts | st.none(), turns, st.booleans())
 def test_the_shares_of_a_frame_are_positive_and_one_in_all(num_frames, context, progress, loop):
     found = windows(num_frames, context, loop, progress)
-    shares = window_shares(found)
+    shares = window_weights(found)
     assert bool((shares > 0).all())
     total = torch.zeros(num_frames).index_add_(0, torch.tensor(found).flatten(), shares.flatten())
     torch.testing.assert_close(total, torch.ones(num_frames))
@@ -82,14 +83,15 @@ def test_a_clip_of_one_window_is_whole_and_a_loop_of_one_is_turned():
     assert windows(6, None, True, 0.5) == [[3, 4, 5, 0, 1, 2]]
 
 
-def elementwise(latents, timestep, text):
-    return torch.tanh(latents) * text.mean(dim=(1, 2)).reshape(-1, 1, 1, 1, 1)
+def elementwise(latents, timestep, conditioning):
+    return torch.tanh(latents) * conditioning.text.mean(dim=(1, 2)).reshape(-1, 1, 1, 1, 1)
 
 
 def run(unet, noise, **changes):
     settings = {"num_inference_steps": 4, "guidance_scale": 2.0} | changes
     text = TEXT[: len(noise)]
-    return sample(unet, make_scheduler("ddim", NoiseSchedule()), text * 0.9, text * 0.7, noise, **settings)
+    told = Conditioning(text * 0.9, negative=Conditioning(text * 0.7))
+    return sample(unet, SAMPLERS["ddim"](NoiseSchedule()), told, noise, **settings)
 
 
 def normal(*shape, seed=0):
@@ -104,10 +106,10 @@ def test_predictions_that_look_at_one_frame_do_not_feel_the_windows(num_frames, 
     torch.testing.assert_close(found, run(elementwise, noise))
 
 
-def mixing(latents, timestep, text):
+def mixing(latents, timestep, conditioning):
     """Looks at a window's frames together, each at its own place: as the motion module does."""
     places = torch.linspace(-1, 1, latents.shape[2]).reshape(-1, 1, 1)
-    return elementwise(latents - latents.mean(dim=2, keepdim=True) + 0.1 * places, timestep, text)
+    return elementwise(latents - latents.mean(dim=2, keepdim=True) + 0.1 * places, timestep, conditioning)
 
 
 @settings(max_examples=30, deadline=None)
@@ -115,9 +117,9 @@ def mixing(latents, timestep, text):
 def test_chunks_and_neighbours_in_the_batch_change_nothing(num_frames, context, loop, max_batch):
     sizes, noise = [], normal(3, 2, num_frames, 2, 2)
 
-    def unet(latents, timestep, text):
+    def unet(latents, timestep, conditioning):
         sizes.append(len(latents))
-        return mixing(latents, timestep, text)
+        return mixing(latents, timestep, conditioning)
 
     found = run(unet, noise, context=context, loop=loop, max_batch=max_batch)
     num_windows = 4 * len(windows(num_frames, context, loop, 0.0))
@@ -130,7 +132,7 @@ def test_chunks_and_neighbours_in_the_batch_change_nothing(num_frames, context, 
 def test_a_step_is_one_call_unless_it_is_split():
     sizes = []
 
-    def unet(latents, timestep, text):
+    def unet(latents, timestep, conditioning):
         sizes.append(len(latents))
         return latents * 0.1
 

@@ -5,14 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from animatediff.diffusion.samplers import adds_noise, begin, make_scheduler
+from animatediff.diffusion.conditioning import Conditioning
+from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
-from animatediff.diffusion.schedule import NoiseSchedule, compute_alphas_cumprod, ddim_scheduler
+from animatediff.diffusion.schedule import NoiseSchedule, compute_alphas_cumprod
 from animatediff.errors import UserError
 
-SAMPLERS = ("ddim", "euler", "euler_a", "dpmpp_2m", "lcm")
 SPACINGS = (None, "leading", "trailing", "linspace")
-STOCHASTIC = ("euler_a", "lcm")
+STOCHASTIC = [name for name, sampler in SAMPLERS.items() if sampler.adds_noise]
 V = NoiseSchedule(prediction_type="v_prediction")
 ZERO_SNR = NoiseSchedule(prediction_type="v_prediction", zero_terminal_snr=True)
 SCHEDULES = {
@@ -22,7 +22,7 @@ SCHEDULES = {
     "v, zero terminal SNR": ZERO_SNR,
 }
 CPU = torch.device("cpu")
-TEXT = torch.zeros(1, 1, 1)
+TEXT = Conditioning(torch.zeros(1, 1, 1))
 
 
 def allowed(sampler, schedule, spacing):
@@ -51,7 +51,7 @@ def ideal(schedule, mean, spread):
     alphas_cumprod = compute_alphas_cumprod(schedule).double()
     sigmas = ((1 - alphas_cumprod).clamp(max=1 - 2**-24) / alphas_cumprod.clamp(min=2**-24)).sqrt()
 
-    def predict(latents, timestep, text):
+    def predict(latents, timestep, conditioning):
         # Between two timesteps Euler asks for the sigma between theirs.
         low = int(timestep)
         sigma = torch.lerp(sigmas[low], sigmas[min(low + 1, len(sigmas) - 1)], float(timestep) - low)
@@ -67,10 +67,9 @@ def ideal(schedule, mean, spread):
 
 
 def denoise(predict, sampler, schedule, steps, noise, spacing=None, seeds=(0,)):
-    scheduler = make_scheduler(sampler, schedule, spacing)
-    text = TEXT.expand(len(noise), -1, -1)
+    text = Conditioning(torch.zeros(len(noise), 1, 1))
     settings = {"num_inference_steps": steps, "guidance_scale": 1, "generators": generators(*seeds)}
-    return sample(predict, scheduler, text, text, noise, **settings)
+    return sample(predict, SAMPLERS[sampler](schedule, spacing), text, noise, **settings)
 
 
 # 61 of 1000: diffusers' trailing spacing has one timestep too many.
@@ -124,7 +123,7 @@ def test_timesteps_fall_within_the_schedule(sampler, num_train_timesteps, data):
     schedule = NoiseSchedule(num_train_timesteps=num_train_timesteps)
     spacing = data.draw(st.sampled_from([s for s in SPACINGS if allowed(sampler, schedule, s)]))
     steps = data.draw(st.integers(1, min(num_train_timesteps, 1000) if sampler != "lcm" else 37))
-    timesteps = begin(make_scheduler(sampler, schedule, spacing), steps, CPU).timesteps
+    timesteps = SAMPLERS[sampler](schedule, spacing).begin(steps, CPU).timesteps
     assert len(timesteps) == steps
     assert bool((timesteps[1:] < timesteps[:-1]).all())
     assert 0 <= timesteps[-1] <= timesteps[0] < num_train_timesteps
@@ -134,11 +133,11 @@ def test_timesteps_fall_within_the_schedule(sampler, num_train_timesteps, data):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_step_is_diffusers_own(sampler):
-    def unet(latents, timestep, text):
+    def unet(latents, timestep, conditioning):
         return torch.tanh(latents) + timestep / 1000
 
     noise = normal(2, 2, 3, 2, 2)
-    scheduler = make_scheduler(sampler, NoiseSchedule())
+    scheduler = SAMPLERS[sampler](NoiseSchedule()).scheduler
     found = denoise(unet, sampler, NoiseSchedule(), 6, noise, seeds=(3, 4))
     scheduler.set_timesteps(6)
     expected, own = noise * scheduler.init_noise_sigma, generators(3, 4)
@@ -151,53 +150,54 @@ def test_a_step_is_diffusers_own(sampler):
 
 def test_ddim_is_the_references_unless_told_otherwise():
     for schedule in SCHEDULES.values():
-        assert make_scheduler("ddim", schedule).config == ddim_scheduler(schedule).config
+        config = SAMPLERS["ddim"](schedule).scheduler.config
+        assert (config.steps_offset, config.clip_sample, config.set_alpha_to_one) == (1, False, True)
+        assert config.timestep_spacing == ("trailing" if schedule.zero_terminal_snr else "leading")
 
 
 def test_leading_begins_below_the_last_timestep():
     for steps, first in ((25, 961), (334, 667), (1, 999)):
-        assert begin(make_scheduler("ddim", NoiseSchedule()), steps, CPU).timesteps[0] == first
+        assert SAMPLERS["ddim"](NoiseSchedule()).begin(steps, CPU).timesteps[0] == first
 
 
 def test_few_step_modules_begin_at_the_last_timestep():
-    lightning = begin(make_scheduler("euler", NoiseSchedule(), "trailing"), 4, CPU)
+    lightning = SAMPLERS["euler"](NoiseSchedule(), "trailing").begin(4, CPU)
     assert lightning.timesteps.tolist() == [999, 749, 499, 249]
-    lcm = begin(make_scheduler("lcm", NoiseSchedule()), 4, CPU)
+    lcm = SAMPLERS["lcm"](NoiseSchedule()).begin(4, CPU)
     assert lcm.timesteps.tolist() == [999, 749, 499, 249]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_scheduler_remembers_nothing_of_the_clip_before(sampler):
-    def unet(latents, timestep, text):
+    def unet(latents, timestep, conditioning):
         return torch.tanh(latents)
 
-    scheduler, noise = make_scheduler(sampler, NoiseSchedule()), normal(1, 2, 3, 2, 2)
-    before = dict(scheduler.config)
+    one, noise = SAMPLERS[sampler](NoiseSchedule()), normal(1, 2, 3, 2, 2)
+    before = dict(one.scheduler.config)
 
     def run(steps):
         settings = {"num_inference_steps": steps, "guidance_scale": 1, "generators": generators(5)}
-        return sample(unet, scheduler, TEXT, TEXT, noise, **settings)
+        return sample(unet, one, TEXT, noise, **settings)
 
     first = run(5)
     run(1), run(8)
     assert torch.equal(run(5), first)
-    assert dict(scheduler.config) == before
+    assert dict(one.scheduler.config) == before
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_clips_noise_is_its_own(sampler):
-    def unet(latents, timestep, text):
-        return torch.tanh(latents) * text.mean(dim=(1, 2)).reshape(-1, 1, 1, 1, 1)
+    def unet(latents, timestep, conditioning):
+        return torch.tanh(latents) * conditioning.text.mean(dim=(1, 2)).reshape(-1, 1, 1, 1, 1)
 
     noise, text = normal(3, 2, 3, 2, 2), normal(3, 1, 1, seed=1)
-    scheduler = make_scheduler(sampler, NoiseSchedule())
+    told = Conditioning(text, negative=Conditioning(text / 2))
+    one = SAMPLERS[sampler](NoiseSchedule())
 
     def run(*items):
         chosen = list(items)
         settings = {"num_inference_steps": 5, "guidance_scale": 3, "generators": generators(*items)}
-        return dict(
-            zip(items, sample(unet, scheduler, text[chosen], text[chosen] / 2, noise[chosen], **settings), strict=True)
-        )
+        return dict(zip(items, sample(unet, one, told.rows(chosen), noise[chosen], **settings), strict=True))
 
     together = run(0, 1, 2)
     for other in (run(2, 0), run(1), run(1, 2, 0)):
@@ -208,15 +208,14 @@ def test_a_clips_noise_is_its_own(sampler):
 @pytest.mark.parametrize("sampler", STOCHASTIC)
 @pytest.mark.parametrize("given", [None, generators(0), generators(0, 1, 2)])
 def test_noise_without_a_generator_for_each_clip_is_refused(sampler, given):
-    scheduler, noise = make_scheduler(sampler, NoiseSchedule()), normal(2, 2, 3, 2, 2)
-    assert adds_noise(scheduler)
-    text = TEXT.expand(2, -1, -1)
+    one, noise = SAMPLERS[sampler](NoiseSchedule()), normal(2, 2, 3, 2, 2)
+    text = Conditioning(torch.zeros(2, 1, 1))
     with pytest.raises(ValueError, match="a generator a clip: 2"):
-        sample(None, scheduler, text, text, noise, num_inference_steps=4, guidance_scale=1, generators=given)
+        sample(None, one, text, noise, num_inference_steps=4, guidance_scale=1, generators=given)
 
 
 def test_what_cannot_be_is_refused_with_its_remedy():
     with pytest.raises(UserError, match="zero_terminal_snr .* set trailing, or leave it away"):
-        make_scheduler("euler", ZERO_SNR, "leading")
+        SAMPLERS["euler"](ZERO_SNR, "leading")
     with pytest.raises(UserError, match="lcm has timesteps of its own: leave timestep_spacing away"):
-        make_scheduler("lcm", NoiseSchedule(), "trailing")
+        SAMPLERS["lcm"](NoiseSchedule(), "trailing")

@@ -4,14 +4,21 @@ import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
+from animatediff.diffusion.conditioning import Conditioning
+from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import classifier_free_guidance, sample
-from animatediff.diffusion.schedule import NoiseSchedule, compute_alphas_cumprod, ddim_scheduler
+from animatediff.diffusion.schedule import NoiseSchedule, compute_alphas_cumprod
 
+DDIM = SAMPLERS["ddim"](NoiseSchedule())
 NOISE = torch.randn(2, 4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 TEXT = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
 NEGATIVE = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(2))
 SPREADS = torch.tensor([0.5, 2.0]).reshape(2, 1, 1, 1, 1)
 POSITIVE = SPREADS * torch.randn(NOISE.shape, generator=torch.Generator().manual_seed(4))
+
+
+def told(text, negative):
+    return Conditioning(text, negative=Conditioning(negative))
 
 
 class Unet:
@@ -20,22 +27,21 @@ class Unet:
     def __init__(self):
         self.batches = []
 
-    def __call__(self, latents, timestep, text):
+    def __call__(self, latents, timestep, conditioning):
         self.batches.append(len(latents))
-        return torch.tanh(latents) * text.mean(dim=(1, 2)).reshape(-1, 1, 1, 1, 1) + timestep / 1000
+        return torch.tanh(latents) * conditioning.text.mean(dim=(1, 2)).reshape(-1, 1, 1, 1, 1) + timestep / 1000
 
 
 def run(unet, *, steps=4, negative=NEGATIVE, **settings):
-    scheduler = ddim_scheduler(NoiseSchedule())
     settings = {"num_inference_steps": steps} | settings
-    return sample(unet, scheduler, TEXT, negative, NOISE, **settings)
+    return sample(unet, DDIM, told(TEXT, negative), NOISE, **settings)
 
 
 def test_batched_guidance_equals_two_separate_calls():
-    unet, scheduler, expected = Unet(), ddim_scheduler(NoiseSchedule()), NOISE
+    unet, scheduler, expected = Unet(), DDIM.scheduler, NOISE
     scheduler.set_timesteps(4)
     for t in scheduler.timesteps:
-        negative, positive = unet(expected, t, NEGATIVE), unet(expected, t, TEXT)
+        negative, positive = unet(expected, t, Conditioning(NEGATIVE)), unet(expected, t, Conditioning(TEXT))
         expected = scheduler.step(negative + 7.5 * (positive - negative), t, expected, eta=0.0).prev_sample
     torch.testing.assert_close(run(Unet(), guidance_scale=7.5), expected)
 
@@ -73,7 +79,7 @@ def test_rescaled_guidance_is_diffusers_own_and_each_clips_by_itself(share):
 
 
 def test_steps_follow_the_reference():
-    scheduler = ddim_scheduler(NoiseSchedule())
+    scheduler = DDIM.scheduler
     scheduler.set_timesteps(25)
     assert scheduler.timesteps[:2].tolist() == [961, 921]
     assert scheduler.timesteps[-1] == 1
@@ -84,15 +90,14 @@ def test_steps_follow_the_reference():
 def test_latents_stay_float32_when_the_unet_runs_in_half_precision():
     seen = []
 
-    def unet(latents, timestep, text):
+    def unet(latents, timestep, conditioning):
         seen.append(latents.dtype)
         return latents * 0.1
 
     result = sample(
         unet,
-        ddim_scheduler(NoiseSchedule()),
-        TEXT.bfloat16(),
-        NEGATIVE.bfloat16(),
+        DDIM,
+        told(TEXT.bfloat16(), NEGATIVE.bfloat16()),
         NOISE,
         num_inference_steps=2,
         guidance_scale=2,
@@ -118,15 +123,16 @@ def sample_knowing_the_clip(schedule, steps):
     """The result of a perfect predictor; the timesteps; the noise that the latents held at each."""
     alphas_cumprod, timesteps, noises = compute_alphas_cumprod(schedule), [], []
 
-    def predict(latents, timestep, text):
+    def predict(latents, timestep, conditioning):
         kept = alphas_cumprod[int(timestep)]
         noise = (latents - kept.sqrt() * CLIP) / (1 - kept).sqrt()
         timesteps.append(int(timestep))
         noises.append(noise)
         return noise if schedule.prediction_type == "epsilon" else kept.sqrt() * noise - (1 - kept).sqrt() * CLIP
 
-    scheduler = ddim_scheduler(schedule)
-    result = sample(predict, scheduler, TEXT, NEGATIVE, NOISE, num_inference_steps=steps, guidance_scale=1)
+    result = sample(
+        predict, SAMPLERS["ddim"](schedule), told(TEXT, NEGATIVE), NOISE, num_inference_steps=steps, guidance_scale=1
+    )
     return result, timesteps, noises
 
 

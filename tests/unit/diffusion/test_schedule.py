@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from animatediff.config import load
-from animatediff.diffusion.schedule import NoiseSchedule, add_noise, compute_alphas_cumprod, ddim_scheduler, velocity
+from animatediff.diffusion.samplers import SAMPLERS
+from animatediff.diffusion.schedule import NoiseSchedule, add_noise, compute_alphas_cumprod, velocity
 from animatediff.errors import UsageError
 
 ZERO_SNR = NoiseSchedule(prediction_type="v_prediction", zero_terminal_snr=True)
@@ -29,13 +30,15 @@ def test_the_schedule_is_diffusers_own(scheduler, kind, last):
     theirs = scheduler(beta_start=0.00085, beta_end=last, beta_schedule=kind)
     schedule = NoiseSchedule(beta_schedule=kind, beta_end=last)
     torch.testing.assert_close(compute_alphas_cumprod(schedule), theirs.alphas_cumprod, rtol=0, atol=0)
-    torch.testing.assert_close(ddim_scheduler(schedule).alphas_cumprod, theirs.alphas_cumprod, rtol=0, atol=0)
+    torch.testing.assert_close(
+        SAMPLERS["ddim"](schedule).scheduler.alphas_cumprod, theirs.alphas_cumprod, rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize("schedule", [NoiseSchedule(), ZERO_SNR], ids=["defaults", "zero terminal SNR"])
 def test_noise_is_added_and_velocity_defined_as_in_diffusers(schedule):
     latents, noise, timesteps = clips()
-    theirs = DDPMScheduler.from_config(ddim_scheduler(schedule).config)
+    theirs = DDPMScheduler.from_config(SAMPLERS["ddim"](schedule).scheduler.config)
     alphas_cumprod = compute_alphas_cumprod(schedule)
     noisy = theirs.add_noise(latents, noise, timesteps)
     torch.testing.assert_close(add_noise(latents, noise, timesteps, alphas_cumprod), noisy)
@@ -67,7 +70,7 @@ def test_zero_terminal_snr_ends_without_signal_begins_as_before_and_always_falls
 @pytest.mark.parametrize("kind", ["linear", "scaled_linear"])
 def test_zero_terminal_snr_is_diffusers_own_up_to_rounding(kind):
     schedule = ZERO_SNR.model_copy(update={"beta_schedule": kind})
-    sampler = ddim_scheduler(schedule)
+    sampler = SAMPLERS["ddim"](schedule).scheduler
     assert sampler.alphas_cumprod[-1] == 0
     torch.testing.assert_close(compute_alphas_cumprod(schedule), sampler.alphas_cumprod, rtol=1e-5, atol=1e-6)
 
@@ -75,7 +78,7 @@ def test_zero_terminal_snr_is_diffusers_own_up_to_rounding(kind):
 @given(st.integers(1, 100))
 @settings(deadline=None, max_examples=30)
 def test_with_zero_terminal_snr_sampling_begins_at_the_last_timestep(num_steps):
-    sampler = ddim_scheduler(ZERO_SNR)
+    sampler = SAMPLERS["ddim"](ZERO_SNR).scheduler
     sampler.set_timesteps(num_steps)
     assert sampler.timesteps[0] == 999
 
@@ -91,7 +94,7 @@ def test_zero_terminal_snr_of_a_noise_predicting_model_is_refused_in_one_line(tm
 
 
 def test_the_defaults_are_the_references():
-    config = ddim_scheduler(NoiseSchedule()).config
+    config = SAMPLERS["ddim"](NoiseSchedule()).scheduler.config
     assert (config.num_train_timesteps, config.beta_start, config.beta_end) == (1000, 0.00085, 0.012)
     assert (config.beta_schedule, config.prediction_type) == ("linear", "epsilon")
     assert (config.steps_offset, config.clip_sample, config.set_alpha_to_one) == (1, False, True)

@@ -9,6 +9,7 @@ from diffusers import UNet2DConditionModel
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from animatediff.diffusion.conditioning import Conditioning
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_module import MotionModule
 from animatediff.models.motion_unet import MotionUNet
@@ -50,8 +51,9 @@ def golden_unet(request):
 
 
 def predict(model, tensors, dtype=torch.float32):
+    told = Conditioning(tensors["encoder_hidden_states"].to(dtype))
     with torch.no_grad():
-        return model(tensors["sample"].to(dtype), tensors["timestep"], tensors["encoder_hidden_states"].to(dtype))
+        return model(tensors["sample"].to(dtype), tensors["timestep"], told)
 
 
 def test_unet(golden_unet):

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from animatediff.diffusion.conditioning import Conditioning
 from animatediff.models.config import MotionConfig
 from animatediff.models.lora import LowRankAdapters
 from animatediff.models.motion_unet import MotionModules, MotionUNet
@@ -70,7 +71,8 @@ def merged(host, adapters):
 def inputs(dtype=torch.float32):
     generator = torch.Generator().manual_seed(1)
     sample = torch.randn(2, 4, 3, 8, 8, generator=generator)
-    return sample.to(dtype), torch.tensor([3, 900]), torch.randn(2, 5, 24, generator=generator).to(dtype)
+    text = torch.randn(2, 5, 24, generator=generator).to(dtype)
+    return sample.to(dtype), torch.tensor([3, 900]), Conditioning(text)
 
 
 def gradients(adapters, call):

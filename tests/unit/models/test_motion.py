@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from diffusers.models.attention import FeedForward
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from animatediff.diffusion.conditioning import Conditioning
 from animatediff.models.config import MotionConfig
 from animatediff.models.feed_forward import LeanFeedForward, make_lean
 from animatediff.models.lora import LowRankAdapters
@@ -44,8 +46,8 @@ def make_inputs(version, size=(8, 8), seed=1):
     g = torch.Generator().manual_seed(seed)
     sample = torch.randn(2, 4, NUM_FRAMES, *size, generator=g)
     text = torch.randn(2, 7, 24, generator=g)
-    added = {"text_embeds": torch.randn(2, 16, generator=g), "time_ids": torch.rand(2, 6, generator=g)}
-    return sample, 800, text, added if version == "sdxl" else None
+    added = torch.randn(2, 16, generator=g), torch.rand(2, 6, generator=g)
+    return sample, 800, Conditioning(text, *added) if version == "sdxl" else Conditioning(text)
 
 
 def randomise(motion):
@@ -61,16 +63,16 @@ def randomise(motion):
 @torch.no_grad()
 def test_fresh_motion_module_is_the_base_bit_for_bit(version, size, memory_format):
     base = make_unet(version).to(memory_format=memory_format)
-    sample, timestep, text, added = make_inputs(version, size)
+    sample, timestep, told = make_inputs(version, size)
     frames = sample.transpose(1, 2).flatten(0, 1)
-    per_frame = {name: value.repeat_interleave(NUM_FRAMES, 0) for name, value in (added or {}).items()}
+    per_frame = {name: value.repeat_interleave(NUM_FRAMES, 0) for name, value in told.added_cond_kwargs.items()}
     expected = base(
         frames,
         timestep,
-        text.repeat_interleave(NUM_FRAMES, 0),
+        told.text.repeat_interleave(NUM_FRAMES, 0),
         added_cond_kwargs=per_frame,
     ).sample
-    actual = MotionUNet(base, MotionConfig.for_version(version))(sample, timestep, text, added)
+    actual = MotionUNet(base, MotionConfig.for_version(version))(sample, timestep, told)
     assert torch.equal(actual.transpose(1, 2).flatten(0, 1), expected)
 
 
@@ -108,14 +110,30 @@ def test_equivariant_to_frame_order_only_without_positions(order, scope):
             assert difference < 1e-5
 
 
+@pytest.mark.parametrize("version", ["v3", "sdxl"])
+@torch.no_grad()
+def test_a_text_a_frame_is_that_frames_alone(version):
+    base = make_unet(version).double()  # float32 rounds by the number of rows
+    sample, timestep, told = make_inputs(version)
+    sample = sample.double()
+    one = MotionUNet(base, MotionConfig.for_version(version)).double()
+    texts = torch.randn(2, NUM_FRAMES, 7, 24, generator=torch.Generator().manual_seed(3))
+    found = one(sample, timestep, replace(told, text=texts))
+    for frame in range(NUM_FRAMES):  # fresh motion modules mix none
+        expected = one(sample[:, :, [frame]], timestep, replace(told, text=texts[:, frame]))
+        torch.testing.assert_close(found[:, :, [frame]], expected, rtol=1e-4, atol=1e-5)
+    same = one(sample, timestep, replace(told, text=told.text[:, None].expand(-1, NUM_FRAMES, -1, -1)))
+    torch.testing.assert_close(same, one(sample, timestep, told), rtol=1e-4, atol=1e-5)
+
+
 @torch.no_grad()
 def test_a_timestep_a_clip_is_the_clips_own():
     unet = MotionUNet(make_unet("v3"), MotionConfig())
-    sample, _, text, _ = make_inputs("v3", (16, 16))
-    together = unet(sample, torch.tensor([3, 800]), text)
-    alone = torch.cat([unet(sample[i : i + 1], t, text[i : i + 1]) for i, t in enumerate((3, 800))])
+    sample, _, told = make_inputs("v3", (16, 16))
+    together = unet(sample, torch.tensor([3, 800]), told)
+    alone = torch.cat([unet(sample[i : i + 1], t, told.rows([i])) for i, t in enumerate((3, 800))])
     assert (together - alone).abs().max() < 1e-5
-    assert (together - unet(sample, 3, text)).abs().max() > 1e-2
+    assert (together - unet(sample, 3, told)).abs().max() > 1e-2
 
 
 def test_training_steps_leave_the_base_alone():
@@ -123,11 +141,11 @@ def test_training_steps_leave_the_base_alone():
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     unet = MotionUNet(base, MotionConfig()).train()
     assert not base.training
-    sample, timestep, text, _ = make_inputs("v3")
+    sample, timestep, told = make_inputs("v3")
     optimizer = torch.optim.AdamW([p for p in unet.parameters() if p.requires_grad], lr=1e-2)
     losses = []
     for _ in range(3):
-        loss = unet(sample, timestep, text).square().mean()
+        loss = unet(sample, timestep, told).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -140,12 +158,12 @@ def test_training_steps_leave_the_base_alone():
 
 
 def test_clip_norms_of_v1_mix_frames_even_without_motion():
-    sample, timestep, text, _ = make_inputs("v1")
+    sample, timestep, told = make_inputs("v1")
     unet = MotionUNet(make_unet("v1"), MotionConfig.for_version("v1"))
     changed = sample.clone()
     changed[:, :, -1] += 1
     with torch.no_grad():
-        first = [unet(x, timestep, text)[:, :, 0] for x in (sample, changed)]
+        first = [unet(x, timestep, told)[:, :, 0] for x in (sample, changed)]
     assert not torch.allclose(*first, atol=1e-4)
 
 
@@ -168,13 +186,13 @@ def test_longer_position_table_begins_with_the_shorter():
         ((1, 4, 33, 8, 8), (1, 7, 24), r"33 frames.* has 32"),
         ((1, 3, 5, 8, 8), (1, 7, 24), r"c = 4, got \(1, 3, 5, 8, 8\)"),
         ((5, 4, 8, 8), (5, 7, 24), r"\(b c f h w\).*got \(5, 4, 8, 8\)"),
-        ((2, 4, 5, 8, 8), (10, 7, 24), r"b = 2, got \(10, 7, 24\)"),
+        ((2, 4, 5, 8, 8), (10, 7, 24), r"b = 2 and f = 5, got \(10, 7, 24\)"),
     ],
 )
 def test_wrong_shapes_are_named(shape, text_shape, says):
     unet = MotionUNet(make_unet("v3"), MotionConfig())
     with pytest.raises(ValueError, match=says):
-        unet(torch.zeros(shape), 1, torch.zeros(text_shape))
+        unet(torch.zeros(shape), 1, Conditioning(torch.zeros(text_shape)))
 
 
 def test_motion_module_names_wrong_shapes():
@@ -207,7 +225,7 @@ def captioned():
 @torch.no_grad()
 def test_attention_to_the_caption_changes_nothing_until_it_is_trained():
     base = make_unet("v3")
-    sample, timestep, text, _ = make_inputs("v3")
+    sample, timestep, told = make_inputs("v3")
     without = MotionUNet(base, MotionConfig())
     randomise(without.motion)
     fresh = MotionUNet(base, TEXT)
@@ -215,7 +233,7 @@ def test_attention_to_the_caption_changes_nothing_until_it_is_trained():
     assert missing
     assert all(".text_attention." in name or ".text_norm." in name for name in missing)
     assert unexpected == []
-    assert torch.equal(fresh(sample, timestep, text), without(sample, timestep, text))
+    assert torch.equal(fresh(sample, timestep, told), without(sample, timestep, told))
 
 
 @torch.no_grad()
@@ -223,9 +241,9 @@ def test_each_clip_attends_to_its_own_caption_and_each_frame_at_its_own_position
     module = next(m for m in captioned().motion.modules() if isinstance(m, MotionModule))
     frame = torch.randn(1, 32, 3, 2, generator=torch.Generator().manual_seed(1))
     still = frame.expand(2 * NUM_FRAMES, -1, -1, -1)
-    _, _, text, _ = make_inputs("v3")
-    clips = module(still, NUM_FRAMES, text).unflatten(0, (2, NUM_FRAMES))
-    swapped = module(still, NUM_FRAMES, text.flip(0)).unflatten(0, (2, NUM_FRAMES))
+    _, _, told = make_inputs("v3")
+    clips = module(still, NUM_FRAMES, told.text).unflatten(0, (2, NUM_FRAMES))
+    swapped = module(still, NUM_FRAMES, told.text.flip(0)).unflatten(0, (2, NUM_FRAMES))
     assert (clips - swapped.flip(0)).abs().max() < 1e-5
     assert (clips[0] - clips[1]).abs().max() > 1e-2
     difference = (clips[0] - clips[1])[1:] - (clips[0] - clips[1])[:-1]
@@ -235,9 +253,9 @@ def test_each_clip_attends_to_its_own_caption_and_each_frame_at_its_own_position
 @torch.no_grad()
 def test_captions_move_clips_and_clips_alone_give_what_they_give_together():
     unet = captioned()
-    sample, timestep, text, _ = make_inputs("v3")
-    together = unet(sample, timestep, text)
-    alone = torch.cat([unet(sample[i : i + 1], timestep, text[i : i + 1]) for i in range(2)])
+    sample, timestep, told = make_inputs("v3")
+    together = unet(sample, timestep, told)
+    alone = torch.cat([unet(sample[i : i + 1], timestep, told.rows([i])) for i in range(2)])
     assert (together - alone).abs().max() < 1e-4
 
 
@@ -255,8 +273,8 @@ def test_a_base_with_other_text_embeddings_is_refused():
 
 def test_every_parameter_of_the_attention_to_the_caption_learns():
     unet = captioned()
-    sample, timestep, text, _ = make_inputs("v3")
-    unet(sample, timestep, text).square().mean().backward()
+    sample, timestep, told = make_inputs("v3")
+    unet(sample, timestep, told).square().mean().backward()
     learning = {name: p.grad is not None and bool(p.grad.any()) for name, p in unet.motion.named_parameters()}
     assert [name for name, learns in learning.items() if not learns] == []
 

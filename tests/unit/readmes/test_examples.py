@@ -3,11 +3,11 @@
 import shlex
 
 import pytest
-from animatediff.rendering.catalog.files import CatalogFile
 
 from animatediff import config
-from animatediff.rendering.catalog.catalog import Result
+from animatediff.rendering.catalog.catalog_files import CatalogFile
 from animatediff.rendering.results import ledger, table
+from animatediff.rendering.results.result import Result
 from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
 from tests.readmes import markdown
 from tests.readmes.markdown import ROOT

@@ -10,7 +10,8 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from animatediff.diffusion.context import Context
-from animatediff.diffusion.schedule import NoiseSchedule, ddim_scheduler
+from animatediff.diffusion.samplers import SAMPLERS
+from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
@@ -258,7 +259,8 @@ def test_without_motion_each_frame_is_stable_diffusions_own(files):
     animator = make(files, "still")
     wanted = item(num_inference_steps=4, guidance_scale=7.5)
     frames = animator.render(wanted)
-    pipeline = StableDiffusionPipeline.from_pretrained(files / "base", scheduler=ddim_scheduler(NoiseSchedule()))
+    scheduler = SAMPLERS["ddim"](NoiseSchedule()).scheduler
+    pipeline = StableDiffusionPipeline.from_pretrained(files / "base", scheduler=scheduler)
     pipeline.set_progress_bar_config(disable=True)
     noise = torch.randn(1, 4, 3, 2, 4, generator=torch.Generator().manual_seed(wanted.seed))
     pictures = pipeline(

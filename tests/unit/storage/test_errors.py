@@ -22,7 +22,7 @@ from animatediff.rendering.catalog import catalog_files
 from animatediff.rendering.checks import files as file_checks
 from animatediff.storage import filesystems
 from animatediff.uris import hide_secrets, with_secrets
-from animatediff.weights import base, motion_modules
+from animatediff.weights import base_facts, motion_modules
 from animatediff.weights.reading.files import local_copy
 
 SECRET = "S3cretValue"
@@ -132,7 +132,7 @@ ASKED = {
     "read": storage.read_bytes,
     "list": lambda uri: storage.list_names(storage.beside(uri, "")),
     "copy": local_copy,
-    "base": base.resolve,
+    "base": base_facts.resolve,
     "motion module": motion_modules.open_file,
     "weights of a catalog": check_weights,
     "catalog": catalog_files.read,

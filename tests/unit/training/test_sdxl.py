@@ -1,5 +1,7 @@
 """Motion modules for SDXL train as those for Stable Diffusion 1.x do, conditioned as in diffusers' own pipeline."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
@@ -11,6 +13,7 @@ from animatediff.training.text import CaptionEncoder
 from animatediff.training.trainer import Trainer
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_text_encoders
+from animatediff.weights.base_facts import BaseFacts
 from tests.unit.data.loading.test_loader import write_dataset
 
 CPU = torch.device("cpu")
@@ -58,10 +61,10 @@ def base(pipeline, tmp_path_factory):
 
 def test_captions_condition_as_in_diffusers(pipeline, base):
     captions = ["a large red star moving left", ""]
-    found = CaptionEncoder(load_text_encoders(base), CPU, torch.float32)(captions)
+    found = CaptionEncoder(BaseFacts(base), load_text_encoders(base), CPU, torch.float32)(captions, height=8, width=8)
     text, _, pooled, _ = pipeline.encode_prompt(captions, device=CPU, do_classifier_free_guidance=False)
     torch.testing.assert_close(found.text, text)
-    torch.testing.assert_close(found.pooled, pooled)
+    torch.testing.assert_close(found.pooled_text, pooled)
 
 
 @pytest.mark.parametrize("recipe", ["motion_module", "domain_adapter"])
@@ -92,12 +95,12 @@ def test_a_recipe_trains_on_an_sdxl_base(base, tmp_path, recipe):
 def test_the_pooled_caption_and_the_pictures_size_reach_the_unet(base, tmp_path):
     data = write_dataset(tmp_path / "data", shards=(4,), shapes=((3, 4, 8, 8),))
     trainer = Trainer(TrainingConfig(dataset_uri=data, base=base, model={"version": "sdxl"}), device=CPU)
-    sample, text = torch.randn(1, 4, 3, 8, 8), trainer._text(["a red star"])
+    sample, told = torch.randn(1, 4, 3, 8, 8), trainer._text(["a red star"], height=8, width=8)
     seen = []
     trainer.model.unet.base.add_embedding.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     with torch.no_grad():
-        one = trainer.model(sample, torch.tensor([500]), *text)
-        other = trainer.model(sample, torch.tensor([500]), text.text, text.pooled + 1)
+        one = trainer.model(sample, torch.tensor([500]), told)
+        other = trainer.model(sample, torch.tensor([500]), replace(told, pooled_text=told.pooled_text + 1))
     assert not torch.equal(one, other)
     times = trainer.model.unet.base.add_time_proj(torch.tensor([64.0, 64, 0, 0, 64, 64])).flatten()
-    torch.testing.assert_close(seen[0][0], torch.cat([text.pooled[0], times]))
+    torch.testing.assert_close(seen[0][0], torch.cat([told.pooled_text[0], times]))

@@ -5,6 +5,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from animatediff.diffusion.conditioning import Conditioning
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.lora import LowRankAdapters
@@ -71,7 +72,7 @@ def trained(adapters, std=0.1):
 @torch.no_grad()
 def predict(model):
     channels, width = model.base.config.in_channels, model.base.config.cross_attention_dim
-    return model(draw(2, channels, 3, 8, 8), torch.tensor([3, 900]), draw(2, 5, width, seed=1))
+    return model(draw(2, channels, 3, 8, 8), torch.tensor([3, 900]), Conditioning(draw(2, 5, width, seed=1)))
 
 
 def error(actual, expected):

@@ -14,6 +14,8 @@ from huggingface_hub.errors import (
 from animatediff.errors import UserError
 from animatediff.weights import base as bases
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
+from animatediff.weights.base_facts import BaseFacts, load_config
+from animatediff.weights.reading import hub
 from animatediff.weights.reading.tensors import open_tensors
 from tests.support_base import build_base
 
@@ -66,10 +68,10 @@ def test_what_went_wrong_with_the_hub_is_told_as_that(monkeypatch, raised, offli
         except Exception as error:  # diffusers' and transformers' words for all of them
             raise OSError("owner/name does not appear to have a file named config.json.") from error
 
-    monkeypatch.setattr(bases, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", offline)
     for cls, call in (
         (bases.AutoencoderKL, bases.load_vae),
-        (bases.UNet2DConditionModel, lambda base: bases.load_config(base, "unet")),
+        (bases.UNet2DConditionModel, lambda base: load_config(base, "unet")),
     ):
         monkeypatch.setattr(cls, "from_pretrained", load)
         monkeypatch.setattr(cls, "load_config", load)
@@ -84,7 +86,7 @@ def test_a_scheduler_whose_bounds_are_infinite_says_what_the_base_predicts(base,
     (other / "scheduler" / "scheduler_config.json").write_text(
         '{"lambda_min_clipped": -Infinity, "prediction_type": "v_prediction"}'
     )
-    assert bases.prediction_type(str(other)) == "v_prediction"
+    assert BaseFacts(str(other)).prediction_type == "v_prediction"
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from animatediff.errors import UserError
+from animatediff.models.text_encoder import Embedding
 from animatediff.weights import textual_inversion
-from animatediff.weights.textual_inversion import Embedding
 
 
 def random(*shape, dtype=torch.float32):

@@ -15,10 +15,9 @@ from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering.catalog.catalog import Catalog, expand
 from animatediff.rendering.checks import catalog as checks
-from animatediff.rendering.checks import models as model_checks
 from animatediff.rendering.checks.catalog import check, report
 from animatediff.rendering.checks.remote_header import remote_header
-from animatediff.weights import motion_modules
+from animatediff.weights import base_facts, motion_modules
 from animatediff.weights.base import load_unet, load_vae
 from animatediff.weights.identify.identify import identify
 from animatediff.weights.lora import read as lora
@@ -358,13 +357,13 @@ def test_settings_that_cannot_be_rendered_are_told(content, settings, problem):
 
 def test_each_file_and_pair_is_looked_at_once(content, files, monkeypatch):
     opened = []
-    for module, name in ((lora, "open_file"), (motion_modules, "open_file"), (model_checks, "load_config")):
+    for module, name in ((lora, "open_file"), (motion_modules, "open_file"), (base_facts, "load_config")):
         original = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *args, of=original: opened.append(args) or of(*args))
     entry = {"prompts": ["x"], "loras": [{"path": str(files / "lora.safetensors")}]}
     content["entries"] = [entry | {"name": f"e{i}", "seeds": [i], "fps": i + 1} for i in range(30)]
     assert check(Catalog.model_validate(content)) == {}
-    assert len(opened) == len(set(opened)) + 1  # the noise schedule is read from the motion module once more
+    assert len(opened) == len(set(opened))
 
 
 @pytest.mark.parametrize(

@@ -242,16 +242,16 @@ def test_captions_reach_a_module_that_attends_to_them_and_its_file_says_so(make,
     recipe = make("finetune", model={"lora_rank": None, "text_conditioned": True})
     fresh = Trainer(recipe, device=CPU)
     without = Trainer(make("finetune", model={"lora_rank": None}), device=CPU)
-    sample, text = torch.randn(1, 4, 3, 8, 8), fresh._text(["caption 1"]).text
+    sample, told = torch.randn(1, 4, 3, 8, 8), fresh._text(["caption 1"], height=8, width=8)
     with torch.no_grad():
-        same = [t.model(sample, torch.tensor([500]), text) for t in (fresh, without)]
+        same = [t.model(sample, torch.tensor([500]), told) for t in (fresh, without)]
     assert torch.equal(*same)
     trainer, _ = run(recipe)
     uri = str(tmp_path / "text.safetensors")
     trainer.write_result(uri)
-    assert motion_modules.open_file(uri).config.text_width == text.shape[-1]
+    assert motion_modules.open_file(uri).config.text_width == told.text.shape[-1]
     with torch.no_grad():
-        texts = [trainer._text([caption]).text for caption in ("caption 1", "caption 2")]
+        texts = [trainer._text([caption], height=8, width=8) for caption in ("caption 1", "caption 2")]
         moved = [trainer.model(sample, torch.tensor([500]), text) for text in texts]
     assert not torch.equal(*moved)
 

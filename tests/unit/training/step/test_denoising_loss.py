@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.schedule import NoiseSchedule, add_noise, compute_alphas_cumprod
 from animatediff.training.settings import ObjectiveConfig
 from animatediff.training.step.denoising_loss import DenoisingLoss, min_snr_weights, quartile_sums
@@ -20,9 +21,9 @@ SCHEDULES = [
 
 
 def losses_of(predict, latents, draws, *, schedule=SCHEDULES[0], objective=REFERENCE, dtype=torch.float32):
-    text = torch.zeros(len(latents), 1, 1, dtype=dtype)
+    conditioning = Conditioning(torch.zeros(len(latents), 1, 1, dtype=dtype))
     losses = DenoisingLoss(compute_alphas_cumprod(schedule), schedule.prediction_type, objective)
-    return losses(predict, latents, text, draws)
+    return losses(predict, latents, conditioning, draws)
 
 
 def guess(noisy, timesteps, text):

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 
 
 def fingerprint(vae: AutoencoderKL, dtype: str) -> str:
-    """Hash of what decides the latents of given pixels: the encoder's weights, and the precision they are used in.
+    """Return the hash of what decides the latents of given pixels: the encoder's weights, and their precision in use.
 
     Args:
         vae: loaded in float32, so that the same weights stored in another precision differ only where they do.
@@ -24,14 +24,14 @@ def fingerprint(vae: AutoencoderKL, dtype: str) -> str:
 
 @torch.no_grad()
 def encode_frames(vae: AutoencoderKL, frames: np.ndarray) -> np.ndarray:
-    """Latents of a clip: the posterior's mean, not multiplied by the scaling factor.
+    """Return the latents of a clip: the posterior's mean, not multiplied by the scaling factor.
 
     Args:
         vae: gives the device and the precision.
         frames: (f h w 3) uint8 RGB, h and w divisible by the VAE's factor.
 
     Returns:
-        (f c h/8 w/8) float16, as stored in shards.
+        (f c h w) float16, h and w in latents, as stored in shards.
     """
     pixels = torch.from_numpy(frames).to(vae.device).permute(0, 3, 1, 2).to(vae.dtype) / 127.5 - 1
     mean = vae.encode(pixels).latent_dist.mean

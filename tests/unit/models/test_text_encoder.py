@@ -12,10 +12,9 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from animatediff.errors import UserError
+from animatediff.models.text_encoder import Embedding, PromptEncoder, uses
 from animatediff.sprites.scenes.world import caption_words
 from animatediff.weights.base import load_text_encoder
-from animatediff.weights.text import PromptEncoder, uses
-from animatediff.weights.textual_inversion import Embedding
 from tests.support_base import build_base
 
 WIDTH = 32

@@ -1,0 +1,47 @@
+"""A motion module's noise schedule: its file's own, else that of the published version which it is."""
+
+import pytest
+from safetensors.torch import save_file
+
+from animatediff.diffusion.noise_schedule import NoiseSchedule
+from animatediff.diffusion.schedule import compute_alphas_cumprod
+from animatediff.errors import UserError
+from animatediff.weights import motion_modules
+from animatediff.weights.motion_schedule import read_schedule
+from tests.unit.weights.test_motion_modules import make, published
+
+REFERENCE = ("linear", 0.012, 0.00158)
+# Betas, the last of them, and the share of the signal's variance that is left at the end.
+VERSIONS = {
+    "v1": REFERENCE,
+    "v2": REFERENCE,
+    "v3": REFERENCE,
+    "animatelcm": REFERENCE,
+    "sdxl": ("scaled_linear", 0.020, 0.00023),
+    "hotshotxl": ("scaled_linear", 0.012, 0.00466),
+}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_published_version_is_known_by_its_schedule(version, tmp_path):
+    uri, converted = str(tmp_path / "mm.safetensors"), str(tmp_path / "converted.safetensors")
+    save_file(published(version), uri)
+    motion_modules.convert(uri, converted, to="official")
+    kind, last, left = VERSIONS[version]
+    for file in (uri, converted):
+        schedule = read_schedule(file)
+        assert schedule == NoiseSchedule(beta_schedule=kind, beta_end=last)
+        assert compute_alphas_cumprod(schedule)[-1].item() == pytest.approx(left, rel=0.01)
+
+
+def test_what_a_file_says_comes_before_its_version(tmp_path):
+    uri = str(tmp_path / "mm.safetensors")
+    motion_modules.write(uri, make("sdxl"), schedule={"beta_end": 0.015})
+    assert read_schedule(uri) == NoiseSchedule(beta_end=0.015)
+    motion_modules.write(uri, make("sdxl"), schedule={"beta_end": 2})
+    with pytest.raises(UserError, match="the noise schedule in .* cannot be used"):
+        read_schedule(uri)
+
+
+def test_fresh_motion_modules_have_the_references():
+    assert read_schedule(None) == NoiseSchedule()
