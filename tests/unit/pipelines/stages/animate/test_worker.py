@@ -143,3 +143,40 @@ def test_a_full_storage_stops_the_work_and_another_refusal_does_not(worker, monk
     assert found[0].status == "failed"
     assert found[0].error.startswith("cannot use ")
     assert stopped == ([found[0].error] if stops else [])
+
+
+def test_a_slice_is_rendered_but_for_what_is_settled(worker, tmp_path):
+    """Its ticket comes again after a death: one item is committed, one is given up, two are left."""
+    items = items_of("a", "b", "c", "d")
+    clips(worker, StubAnimator(), items[:1])
+    worker.begun.clear()
+    animator = StubAnimator()
+    worker._load = lambda lease: animator
+    results = worker._render(0, lease_of(items, given_up={items[1].digest: "workers died of it"}))
+    assert [(result.seed, result.status) for result in results] == [(0, "ok"), (1, "failed"), (2, "ok"), (3, "ok")]
+    assert worker.begun == [[], ["c", "d"]]  # the model, and then what is left
+    assert sorted(animator.tries) == ["c", "d"]
+    assert all(read_item(str(tmp_path), item.digest) for item in items)
+    # And once more: nothing is left, so nothing is begun.
+    worker.begun.clear()
+    assert len(worker._render(0, lease_of(items))) == 4
+    assert worker.begun == []
+
+
+def test_a_model_that_cannot_be_loaded_fails_its_items(worker, tmp_path):
+    def refuse(lease):
+        raise UserError("its file is damaged")
+
+    worker._load = refuse
+    items = items_of("a", "b")
+    results = worker._render(0, lease_of(items))
+    assert [(result.status, result.error, result.attempts) for result in results] == [
+        ("failed", "its file is damaged", 1)
+    ] * 2
+    assert [read_item(str(tmp_path), item.digest) for item in items] == results
+
+
+def test_nothing_is_loaded_where_nothing_is_to_be_begun(worker):
+    worker.most_begun = 0
+    worker._load = lambda lease: pytest.fail("a model was loaded")
+    assert worker._render(0, lease_of(items_of("a"))) == []
