@@ -17,7 +17,7 @@ from animatediff.rendering.catalog.entries import Entry, Model, Settings
 from animatediff.rendering.checks.models import ModelChecks
 from animatediff.sprites.models.parts import make_vae
 from animatediff.weights import motion_modules
-from animatediff.weights.base import load_unet, load_vae
+from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.layouts.architectures import CONFIGS
 from pipelines.settings import IngestConfig
@@ -67,6 +67,15 @@ def test_published_bases_are_known(kind, width, layers, tmp_path):
 def test_other_bases_are_known_by_the_width_of_their_text(unet, kind, tmp_path):
     facts = BaseFacts(write_config(tmp_path, "unet", unet))
     assert (facts.kind, facts.architecture) == (kind, "sd1")
+
+
+def test_the_parts_say_what_a_base_is_and_its_index_nothing(base, tmp_path):
+    """So that a driver, which reads configs, and a worker, which loads the text encoder, are of one mind."""
+    folder = shutil.copytree(base, tmp_path / "base")
+    for index in (b'{"text_encoder_2": ["transformers", "CLIPTextModel"]}', b"{nope"):
+        (folder / "model_index.json").write_bytes(index)
+        assert BaseFacts(str(folder)).architecture == "sd1"
+        load_text_encoder(str(folder))
 
 
 def test_an_old_config_has_the_factor_of_its_time(tmp_path):
