@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from animatediff.sprites.base import build_base
 from ray import cloudpickle
 
 from animatediff.data.manifest import read_manifest
 from animatediff.errors import UserError
-from animatediff.sprites.base import build_base
 from animatediff.training.config import TrainingConfig
 from animatediff.training.recipes.table import recipe_of
 from animatediff.training.trainer import Trainer
