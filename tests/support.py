@@ -1,6 +1,7 @@
 """What several tests need: small real videos."""
 
 import io
+import os
 from fractions import Fraction
 
 import av
@@ -70,6 +71,10 @@ def encode(frames, *, codec, container="mp4", pts=None, fps=25, options=None, go
                 picture.pts, picture.time_base = pts[i], Fraction(1, 1000)
             output.mux(stream.encode(picture))
         output.mux(stream.encode())
+    if codec == "libsvtav1" and hasattr(os, "sched_setscheduler"):
+        # Where it may, SVT-AV1 makes the thread that calls it a real-time one, before which nothing else on the machine
+        # comes, and its children are, too.
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     return buffer.getvalue()
 
 
