@@ -20,8 +20,9 @@ lint: .venv/.installed
 unit: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -q -n 2 --dist worksteal
 
+# Two files at a time as well: half of a job's time is waiting for processes to start, to die and to be polled.
 integration: .venv/.installed
-	$(BIN)/python -m pytest tests/integration -q
+	$(BIN)/python -m pytest tests/integration -q -n 2 --dist loadfile
 
 # 17,500 damaged files of every kind; `ARGS="--only tables --seed 7"` says which.
 fuzz: .venv/.installed
