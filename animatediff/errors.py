@@ -51,7 +51,7 @@ def _bounded(text: str, most: int) -> str:
 
 @contextmanager
 def naming(field: str) -> Iterator[None]:
-    """Begin what is wrong with a value with the field that it was given in."""
+    """Put the name of a config field before the text of every `UserError` that the block raises."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,4 @@
-"""The whole path in a few minutes on a laptop: videos are ingested, trained on, animated and scored."""
+"""The whole path on a laptop, in about ten minutes: videos are ingested, trained on, animated and scored."""
 
 import logging
 

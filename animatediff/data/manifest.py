@@ -77,7 +77,7 @@ class Manifest(Config):
         return hashlib.sha256(json.dumps([self.encoder_fp, self.scaling_factor, shards]).encode()).hexdigest()
 
     def counted_digests(self) -> Iterator[str]:
-        """Yield the versions as they were told before, of the whole manifest, of quarantined videos and units, too.
+        """Yield the digests that runs of earlier releases may have stored, which covered counts of rejects and units.
 
         The present one comes first, then some thousands of what they may have been when the same clips were there and
         fewer videos had been tried: equal digests prove equal clips.

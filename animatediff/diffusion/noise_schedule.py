@@ -46,10 +46,7 @@ class NoiseSchedule(Config):
 
 
 class GivenSchedule(Config):
-    """What a config says of a noise schedule, field by field; of the rest it says nothing.
-
-    Null is nothing, so that it does not matter how a field was set, or whether it was.
-    """
+    """Overrides of a noise schedule; a field that is null is inherited, however it came to be null."""
 
     num_train_timesteps: _Timesteps | None = None
     """Timesteps of the diffusion."""

@@ -42,7 +42,7 @@ def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod:
 
 
 def fading_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor, *, first: int) -> Tensor:
-    """Return the noise with which `add_noise` shows less of the latents than the schedule does, the less the later.
+    """Return noise with which `add_noise` fades the latents out towards the last timestep.
 
     Their amplitude falls from the schedule's at the timestep `first`, evenly, to none after the last timestep; noise of
     the same distribution fills its place. Before `first` it is `noise` as it is.

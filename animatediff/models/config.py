@@ -6,6 +6,10 @@ from pydantic import Field
 
 from animatediff.config import Config
 
+ActivationCheckpointing = Literal["none", "motion", "all"]
+"""Whose activations are computed again in the backward pass instead of kept: nobody's, each motion module's, or those
+of each unit of ResNet, spatial attention and motion module."""
+
 Version = Literal["v1", "v2", "v3", "animatelcm", "sdxl", "hotshotxl"]
 NormScope = Literal["frame", "clip"]
 

@@ -22,7 +22,7 @@ Layer = tuple[nn.Linear, Sequence[str]]
 """A linear layer, and the paths of the matrices that are its equal row blocks: mostly one."""
 
 
-class LowRank(nn.Module):
+class LoraLayer(nn.Module):
     """The change `up @ down` of one matrix.
 
     `up` begins as zero, `down` as in peft, kohya's scripts and the first LoRA: drawn from torch's global generator,
@@ -72,7 +72,7 @@ class LowRankAdapters(nn.Module):
         self._handles: list[RemovableHandle] = []
         for linear, paths in layers:
             features = linear.in_features, linear.out_features // len(paths)
-            changes = [LowRank(*features, rank, linear.weight.device) for _ in paths]
+            changes = [LoraLayer(*features, rank, linear.weight.device) for _ in paths]
             for path, change in zip(paths, changes, strict=True):
                 _put(self, adapter_name(path), change)
             # A partial, unlike a closure, is copied with what it holds: the copy of a model has its own adapters.
@@ -119,7 +119,7 @@ def adapter_name(path: str) -> str:
     return f"{parent}.processor.{matrix}_lora"
 
 
-def _add(changes: Sequence[LowRank], _layer: nn.Module, inputs: tuple[Tensor], out: Tensor) -> Tensor:
+def _add(changes: Sequence[LoraLayer], _layer: nn.Module, inputs: tuple[Tensor], out: Tensor) -> Tensor:
     # Under autocast the input may be wider than the output, which tells the precision of the layer's product.
     x = inputs[0].to(out.dtype)
     added = [change(x) for change in changes]

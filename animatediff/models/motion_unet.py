@@ -7,7 +7,7 @@ none).
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -16,14 +16,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from animatediff.diffusion.conditioning import Conditioning
-from animatediff.models.config import MotionConfig
+from animatediff.models.config import ActivationCheckpointing, MotionConfig
 from animatediff.models.feed_forward import make_lean
 from animatediff.models.motion_module import MotionModule, check_num_frames, scoped_group_norm
 from animatediff.models.text_attention import SharedTextAttention
-
-ActivationCheckpointing = Literal["none", "motion", "all"]
-"""Whose activations are computed again in the backward pass instead of kept: nobody's, each motion module's, or those
-of each unit of ResNet, spatial attention and motion module."""
 
 _KNOWN_BLOCKS = {
     "CrossAttnDownBlock2D",
@@ -77,7 +73,7 @@ class MotionModules(nn.Module):
 
 
 class MotionUNet(nn.Module):
-    """Predicts the noise of whole clips.
+    """Predicts the noise, or what else the base was trained to predict, of whole clips.
 
     Args:
         base: an SD 1.x or SDXL UNet. It is frozen: no gradients, no changes to its weights.
@@ -117,11 +113,11 @@ class MotionUNet(nn.Module):
         return self
 
     def forward(self, sample: Tensor, timestep: Tensor | int, conditioning: Conditioning) -> Tensor:
-        """Predict the noise.
+        """Predict the noise, or what else the base was trained to predict.
 
         Args:
             sample: (b c f h w) noisy latents, multiplied by the VAE's scaling factor.
-            timestep: one for all, or (b) one a clip, in [0, 1000).
+            timestep: one for all, or (b) one a clip, in [0, T) of the noise schedule.
             conditioning: of the b clips; an SDXL base needs the pooled text and the time ids.
 
         Returns:
@@ -172,7 +168,7 @@ class MotionUNet(nn.Module):
         return x
 
     def _unit(self, unit: "_Unit", parts: list[Tensor], shared: "_Shared") -> Tensor:
-        """Compute what a block repeats, on channels that may come in `parts`: the features so far and a skip."""
+        """Run ResNet, attention and motion module; `parts` (features, in up blocks a skip) are concatenated first."""
 
         def features(*parts: Tensor) -> Tensor:
             x = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]

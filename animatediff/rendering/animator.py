@@ -21,7 +21,7 @@ from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.models.text_encoder import Embedding, PromptEncoder, word_key
-from animatediff.rendering.catalog import foreign_syntax
+from animatediff.rendering.catalog import prompt_syntax
 from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Model, Settings, Weights
 from animatediff.rendering.catalog.named_files import additions, named_files
@@ -30,7 +30,7 @@ from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.lora import read as lora
 from animatediff.weights.motion_schedule import read_schedule
-from animatediff.weights.resident import Reading, ResidentWeights
+from animatediff.weights.resident import ResidentWeights, WeightUpdate
 
 # Decoding is the memory's peak: 8 frames of 512x512 take about 5 GB in half precision.
 _FRAMES_PER_DECODE = 8
@@ -52,7 +52,7 @@ class Clip(NamedTuple):
 
 
 class _Files(NamedTuple):
-    reading: Reading
+    reading: WeightUpdate
     embeddings: tuple[Embedding, ...]
     words: tuple[tuple[str, str | None], ...]
     """Where each embedding is from, and its token: what else decides a prompt's embeddings."""
@@ -202,8 +202,8 @@ class Animator:
                 frames = self._frames(latents)
             except UserError as error:
                 return error
-        tell = (foreign_syntax.warning, self._prompts.cut_off)
-        warnings = [told for text in foreign_syntax.texts_of(item) for find in tell if (told := find(text))]
+        tell = (prompt_syntax.warning, self._prompts.cut_off)
+        warnings = [told for text in prompt_syntax.texts_of(item) for find in tell if (told := find(text))]
         return Clip(frames, latents.half().cpu(), "; ".join(warnings) or None, seconds)
 
     def _conditioning(self, item: Item) -> Conditioning:

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 from animatediff.config import Config
 from animatediff.data.scoring.scores import condition
 from animatediff.diffusion.noise_schedule import GivenSchedule, NoiseSchedule
-from animatediff.models.config import MotionConfig, Version
+from animatediff.models.config import ActivationCheckpointing, MotionConfig, Version
 from animatediff.uris import Uri
 
 BASE = "base"
@@ -20,9 +20,6 @@ def _readable(where: str) -> str:
         condition(where)
     return where
 
-
-Recomputed = Literal["none", "motion", "all"]
-"""Activations that are not kept in memory for the gradients, see `ComputeConfig`."""
 
 _Condition = Annotated[str, AfterValidator(_readable)]
 
@@ -173,7 +170,7 @@ class ComputeConfig(Config):
     micro_batch_size: int | None = Field(None, ge=1)
     """Most clips that a worker computes at once; the gradients of its share of a batch are accumulated over as many
     passes as that takes. Default: the whole share at once."""
-    activation_checkpointing: Recomputed = "none"
+    activation_checkpointing: ActivationCheckpointing = "none"
     """What is computed again for the gradients instead of being kept in memory: nothing, the motion modules, or every
     unit of ResNet, attention and motion module."""
     compile: bool = False

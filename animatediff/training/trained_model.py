@@ -8,16 +8,16 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from animatediff.diffusion.conditioning import Conditioning
+from animatediff.models.config import ActivationCheckpointing
 from animatediff.models.lora import LowRankAdapters
 from animatediff.models.motion_unet import MotionModules, MotionUNet
-from animatediff.training.settings import Recomputed
 
 
 class TrainedModel(nn.Module, ABC):
     """A frozen UNet, and what is trained on it.
 
     Args:
-        unet: predicts, with what is trained in its place.
+        unet: with the trained layers already in it.
         trainable: what is trained: the UNet's motion modules, or adapters on its layers.
     """
 
@@ -52,11 +52,11 @@ class TrainedModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def checkpoint_activations(self, which: Recomputed) -> None:
+    def checkpoint_activations(self, which: ActivationCheckpointing) -> None:
         """Compute activations again for the gradients, as `ComputeConfig.activation_checkpointing` says."""
 
 
-class ClipModel(TrainedModel):
+class VideoModel(TrainedModel):
     """Trained on clips: a motion UNet, and its motion modules or adapters on them."""
 
     unet: MotionUNet
@@ -70,12 +70,12 @@ class ClipModel(TrainedModel):
         """Predict the noise or velocity of clips."""
         return self.unet(sample, timesteps, conditioning)
 
-    def checkpoint_activations(self, which: Recomputed) -> None:
+    def checkpoint_activations(self, which: ActivationCheckpointing) -> None:
         """Choose what the motion UNet computes again for the gradients."""
         self.unet.activation_checkpointing = which
 
 
-class FrameModel(TrainedModel):
+class ImageModel(TrainedModel):
     """Trained on single frames, (b c 1 h w): the base's UNet alone, and adapters on it."""
 
     unet: UNet2DConditionModel
@@ -90,7 +90,7 @@ class FrameModel(TrainedModel):
         added = conditioning.added_cond_kwargs
         return self.unet(sample[:, :, 0], timesteps, conditioning.text, added_cond_kwargs=added).sample[:, :, None]
 
-    def checkpoint_activations(self, which: Recomputed) -> None:
+    def checkpoint_activations(self, which: ActivationCheckpointing) -> None:
         """Choose whether the UNet computes its units again: all, or none, as it has no motion modules."""
         if which == "all":
             self.unet.enable_gradient_checkpointing()

@@ -21,7 +21,7 @@ from animatediff.training.recipes.table import recipe_of
 from animatediff.training.settings import RecipeConfig
 from animatediff.training.state.ema import Ema
 from animatediff.training.state.training_state import TrainingState
-from animatediff.training.step.denoising_loss import quartile_sums
+from animatediff.training.step.denoising_loss import sums_by_timestep_quarter
 from animatediff.training.step.draws import Draws, RandomSource, of_clips
 from animatediff.training.step.optimizer import keep_scale, learning_rate, make_optimizer, update
 from animatediff.training.step.skipped_steps import SkippedSteps
@@ -35,7 +35,7 @@ class StepResult(NamedTuple):
     """What a step measured, as tensors on the device: reading one waits for the device."""
 
     sums: Tensor
-    """(2 4) of this worker's clips, see `quartile_sums`; clips whose loss is not finite are left out."""
+    """(2 4) of this worker's clips, see `sums_by_timestep_quarter`; clips whose loss is not finite are left out."""
     grad_norm: Tensor
     """Of all workers' mean gradient, before clipping."""
 
@@ -121,7 +121,7 @@ class Trainer:
         if self.ema is not None:
             self.ema.update(step)
         self.skipped.add(step, done.is_finite, losses, batch.clip_ids)
-        return StepResult(quartile_sums(losses, draws.timesteps, self._random.num_timesteps), done.grad_norm)
+        return StepResult(sums_by_timestep_quarter(losses, draws.timesteps, self._random.num_timesteps), done.grad_norm)
 
     def _accumulate_gradients(self, batch: ClipBatch, draws: Draws) -> Tensor:
         """Add up g over passes of at most `micro_batch_size` clips; return the losses L of this worker's, (b)."""
@@ -163,7 +163,7 @@ class Trainer:
         self._state.write_result(uri)
 
     def _without_sync(self) -> AbstractContextManager[None]:
-        """Gradients travel once a step, with its last pass."""
+        """Keep the gradients here: DistributedDataParallel reduces them once a step, with the last micro-batch."""
         model = self._predict
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 

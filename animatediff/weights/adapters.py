@@ -9,7 +9,7 @@ from animatediff.models.lora import LowRankAdapters, adapter_name
 from animatediff.weights.identify.lora import FAMILY_KEY
 from animatediff.weights.layouts.families import LoraFamily
 from animatediff.weights.lora import read as lora
-from animatediff.weights.lora.deltas import Change, LowRank
+from animatediff.weights.lora.deltas import LoraDelta, WeightDelta
 from animatediff.weights.reading.tensors import save_tensors
 
 _FAMILIES: Mapping[str, LoraFamily] = {"motion": "motion_lora", "unet": "domain_adapter"}
@@ -59,8 +59,8 @@ def read_into(uri: str, adapters: LowRankAdapters, host: nn.Module) -> None:
     adapters.load_state_dict(state)
 
 
-def _factors(change: Change, rank: int, what: str) -> tuple[Tensor, Tensor]:
-    if not isinstance(change, LowRank):
+def _factors(change: WeightDelta, rank: int, what: str) -> tuple[Tensor, Tensor]:
+    if not isinstance(change, LoraDelta):
         raise UserError(f"{what} is changed by other factors than up and down: training starts from plain LoRAs only")
     if len(change.down) != rank:
         raise UserError(f"{what} is of rank {len(change.down)}, the adapters to be trained of {rank}: set the file's")

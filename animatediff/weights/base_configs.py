@@ -46,7 +46,7 @@ _POSITIVE = ("scaling_factor", "norm_eps", "layer_norm_eps")
 
 
 def check_values(config: Mapping[str, Any], source: str) -> None:
-    """Refuse what no model can be built of, or would compute with to no end.
+    """Refuse values that are not finite, and sizes out of bounds.
 
     Args:
         config: of a part.

@@ -173,12 +173,12 @@ def _read_file(file: TensorFile, wanted: Mapping[str, State]) -> dict[str, _Foun
 
 
 def _file_predicts_v(file: TensorFile) -> bool:
-    """Whether a single file says so: by an empty tensor in the user interfaces' way, or in its metadata (ModelSpec)."""
+    """Return whether a file says that it predicts v: by a tensor `v_pred`, as web UIs do, or by ModelSpec."""
     return "v_pred" in file.tensors or file.metadata.get("modelspec.prediction_type") == "v"
 
 
 def _folder_predicts_v(folder: Path) -> bool:
-    """Whether the scheduler in a diffusers folder says so."""
+    """Return whether the scheduler in a diffusers folder says that it predicts v."""
     config = folder / "scheduler" / "scheduler_config.json"
     return config.is_file() and read_json(config, str(config)).get("prediction_type") == "v_prediction"
 
@@ -224,7 +224,7 @@ def _diffusers_component(tensors: Mapping[str, Tensor], wanted: Mapping[str, Sta
 
 
 def _diffusers_part(part: str, tensors: Mapping[str, Tensor], wanted: Iterable[str]) -> _Found:
-    """Versions differ in the `text_model.` before the text encoder's names, and in those of the VAE's attention."""
+    """Return a part's tensors by today's names, which differ from older ones in the VAE's attention and the text encoder."""
     if part == "vae":
         return _Found(
             {_current_vae_name(name): tensor for name, tensor in tensors.items()},

@@ -16,7 +16,7 @@ from animatediff.errors import UserError
 from animatediff.weights import checkpoints
 from animatediff.weights.layouts.families import LoraFamily
 from animatediff.weights.lora import read as lora
-from animatediff.weights.lora.deltas import Change, LowRank
+from animatediff.weights.lora.deltas import LoraDelta, WeightDelta
 from animatediff.weights.lora.read import Target
 
 # Float32 bytes of the weights in one batched product: dozens of attention matrices, and little beside any model. On a
@@ -33,11 +33,11 @@ class Addition(NamedTuple):
     family: LoraFamily = "lora"
 
 
-Changes = Mapping[Target, Sequence[tuple[Change, Addition]]]
+Changes = Mapping[Target, Sequence[tuple[WeightDelta, Addition]]]
 """What changes each weight, in the order of the additions."""
 
 
-class Reading(NamedTuple):
+class WeightUpdate(NamedTuple):
     """What files hold for resident modules, read but not yet put in their place."""
 
     checkpoint: str | None
@@ -80,7 +80,7 @@ class ResidentWeights:
         *,
         vae: str | None = None,
         ahead: bool = False,
-    ) -> Reading:
+    ) -> WeightUpdate:
         """Read files without touching the weights, so that another thread may do it while the modules compute.
 
         Args:
@@ -103,10 +103,10 @@ class ResidentWeights:
         if ahead:
             replaced = {target: value.clone() for target, value in replaced.items()}
         changes = _by_target((self._read(addition), addition) for addition in additions if addition.scale != 0)
-        return Reading(checkpoint, vae, replaced, changes)
+        return WeightUpdate(checkpoint, vae, replaced, changes)
 
     @torch.no_grad()
-    def apply(self, reading: Reading) -> None:
+    def apply(self, reading: WeightUpdate) -> None:
         """Make the weights the base's, with a checkpoint in its place, plus `scale * change` of every addition.
 
         Nothing of what was there before stays. The sums are taken in float32 and rounded once.
@@ -138,7 +138,7 @@ class ResidentWeights:
         """Whether any weight of a part is not the base's."""
         return any(changed == part for changed, _ in self._changed)
 
-    def _read(self, addition: Addition) -> dict[Target, Change]:
+    def _read(self, addition: Addition) -> dict[Target, WeightDelta]:
         return lora.read(addition.uri, self._states, family=addition.family)
 
     def _tensor(self, target: Target) -> Tensor:
@@ -170,11 +170,11 @@ class ResidentWeights:
                 self._replace(target, value.view_as(self._tensor(target)), files)
 
     def _batches(self, changes: Changes) -> Iterable[list[Target]]:
-        """Targets whose weights and total ranks have one shape, a bounded number at a time."""
+        """ModuleIndex whose weights and total ranks have one shape, a bounded number at a time."""
         alike: dict[object, list[Target]] = defaultdict(list)
         for target, found in changes.items():
             weight = self._tensor(target)
-            rank = sum(change.down.shape[0] for change, _ in found if isinstance(change, LowRank))
+            rank = sum(change.down.shape[0] for change, _ in found if isinstance(change, LoraDelta))
             alike[(_matrix(weight).shape, weight.device, rank)].append(target)
         for targets in alike.values():
             weight = self._tensor(targets[0])
@@ -182,15 +182,15 @@ class ResidentWeights:
             yield from (targets[start : start + size] for start in range(0, len(targets), size))
 
 
-def _by_target(files: Iterable[tuple[Mapping[Target, Change], Addition]]) -> Changes:
-    changes: dict[Target, list[tuple[Change, Addition]]] = defaultdict(list)
+def _by_target(files: Iterable[tuple[Mapping[Target, WeightDelta], Addition]]) -> Changes:
+    changes: dict[Target, list[tuple[WeightDelta, Addition]]] = defaultdict(list)
     for file, addition in files:
         for target, change in file.items():
             changes[target].append((change, addition))
     return changes
 
 
-def _sum(weights: Tensor, changes: Sequence[Sequence[tuple[Change, Addition]]]) -> Tensor:
+def _sum(weights: Tensor, changes: Sequence[Sequence[tuple[WeightDelta, Addition]]]) -> Tensor:
     """`weights` (n o i) plus each one's changes, all low-rank ones in one batched product of their joined factors."""
     factors = [_joined(found, weights.device) for found in changes]
     if all(factor is not None for factor in factors):
@@ -198,14 +198,14 @@ def _sum(weights: Tensor, changes: Sequence[Sequence[tuple[Change, Addition]]]) 
         weights = torch.baddbmm(weights, torch.stack(ups), torch.stack(downs))
     for weight, found in zip(weights, changes, strict=True):
         for change, addition in found:
-            if not isinstance(change, LowRank):
+            if not isinstance(change, LoraDelta):
                 weight.add_(change.to(weight.device).weight().reshape(weight.shape), alpha=addition.scale)
     return weights
 
 
-def _joined(found: Sequence[tuple[Change, Addition]], device: torch.device) -> tuple[Tensor, Tensor] | None:
+def _joined(found: Sequence[tuple[WeightDelta, Addition]], device: torch.device) -> tuple[Tensor, Tensor] | None:
     """Up (o r) and down (r i) of several low-rank changes joined along their ranks, scales included."""
-    low_rank = [(change, addition.scale * change.scale) for change, addition in found if isinstance(change, LowRank)]
+    low_rank = [(change, addition.scale * change.scale) for change, addition in found if isinstance(change, LoraDelta)]
     if not low_rank:
         return None
     ups = [scale * change.up.to(device).float() for change, scale in low_rank]

@@ -81,7 +81,7 @@ def without_bundled(file: TensorFile) -> TensorFile:
 
 
 def _all_vectors(tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
-    """By text encoder; as many for each."""
+    """Return the vectors by text encoder, and refuse unequal numbers."""
     vectors = {_part(name, tensor): _vectors(tensor, f"{what}: {name}") for name, tensor in tensors.items()}
     if len({len(rows) for rows in vectors.values()}) > 1:
         sizes = " and ".join(f"{len(rows)} for the {part}" for part, rows in vectors.items())

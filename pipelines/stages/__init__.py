@@ -1,1 +1,1 @@
-"""What the jobs run on Ray workers."""
+"""The jobs, a folder each: what runs on the driver, and what on Ray's workers."""

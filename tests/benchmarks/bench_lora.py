@@ -13,7 +13,7 @@ import time
 import torch
 
 from animatediff.weights.layouts.architectures import meta_modules
-from animatediff.weights.lora.deltas import LowRank
+from animatediff.weights.lora.deltas import LoraDelta
 from animatediff.weights.resident import Addition, ResidentWeights
 
 ROUNDS = 7
@@ -32,7 +32,7 @@ def make(device):
     for name, shape in shapes.items():
         module.register_parameter(name, torch.nn.Parameter(torch.randn(shape, device=device).to(dtype) / 32))
     changes = {
-        ("unet", name): LowRank(torch.randn(out, RANK) / 32, torch.randn(RANK, into) / 32, 1.0)
+        ("unet", name): LoraDelta(torch.randn(out, RANK) / 32, torch.randn(RANK, into) / 32, 1.0)
         for name, (out, into) in shapes.items()
     }
     return module.requires_grad_(False), changes

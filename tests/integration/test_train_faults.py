@@ -16,7 +16,7 @@ from animatediff.errors import UserError
 from animatediff.weights import motion_modules
 from pipelines.settings import TrainConfig
 from pipelines.stages.train import launch as train
-from pipelines.stages.train.checkpoints import leave_out_damaged
+from pipelines.stages.train.checkpoints import repair_checkpoint_index
 from pipelines.tracking import tracker as tracking
 from pipelines.tracking.tracker import open_client
 from pipelines.train import main
@@ -220,11 +220,11 @@ def test_a_list_that_a_dying_run_still_writes_to_is_read_again(straight, make_co
     half_written = [b"", path.read_bytes().replace(b"step-00000006", b"step-00000099")]
 
     def leave_out_then_write(run_uri, known=()):
-        leave_out_damaged(run_uri, known)
+        repair_checkpoint_index(run_uri, known)
         if half_written:
             path.write_bytes(half_written.pop(0))
 
-    monkeypatch.setattr(train, "leave_out_damaged", leave_out_then_write)
+    monkeypatch.setattr(train, "repair_checkpoint_index", leave_out_then_write)
     state = json.loads(Path("written/run.json").read_text())
     Path("written/run.json").write_text(json.dumps(state | {"num_steps": 0, "mlflow_run_id": None}))
     run = main(make_config("written", num_steps=STEPS + 1).model_copy(update={"run_name": "straight"}))

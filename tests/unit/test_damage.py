@@ -32,7 +32,7 @@ from pipelines.stages.animate.score_worker import _score_row
 from pipelines.stages.ingest import driver as ingest_driver
 from pipelines.stages.ingest import seal
 from pipelines.stages.train import run as train_run
-from pipelines.stages.train.checkpoints import leave_out_damaged
+from pipelines.stages.train.checkpoints import repair_checkpoint_index
 from tests.integration.conftest import write_yaml
 from tests.support import mp4
 from tests.support_data import clip_row
@@ -83,7 +83,7 @@ class World:
             folder = self.root / "run" / "checkpoints" / name
             folder.mkdir(parents=True)
             trainer.save(folder, step=step)
-        leave_out_damaged(str(self.root / "run"))  # Ray's list of them is made
+        repair_checkpoint_index(str(self.root / "run"))  # Ray's list of them is made
         self.animate()
         self.score()
 
@@ -113,7 +113,7 @@ class World:
         job, known = train_run.prepare(self._train_config()), []
         trainer = Trainer(job.recipe.resolved_config, device=torch.device("cpu"))
         while True:
-            leave_out_damaged(str(self.root / "run"), known)
+            repair_checkpoint_index(str(self.root / "run"), known)
             names = [
                 name for name in STEPS if name not in known and (self.root / "run" / "checkpoints" / name).exists()
             ]

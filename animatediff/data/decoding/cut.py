@@ -81,7 +81,7 @@ def cut(
 
 
 def _check_times(info: VideoInfo) -> None:
-    """Refuse what is no video's, and would be taught as motion."""
+    """Refuse frame rates and durations that no camera gives."""
     if len(info.pts) < 2:
         return
     span_s = float(info.timestamps[-1] - info.timestamps[0])

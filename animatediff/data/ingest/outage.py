@@ -46,7 +46,7 @@ def _answers(uri: str, max_bytes: int, trusted: bool) -> bool:
 
 
 def _others(dataset_uri: str, unit: Unit) -> Iterator[str]:
-    """Videos to try: of several files, if there are, and those of other web servers each of another."""
+    """Yield URIs to try: some on the failing storage, of different files, then one each from other web servers."""
     files = {_file(video.uri) for video in unit.videos}
     failing = {_storage(video.uri) for video in unit.videos}
     same: list[str] = []

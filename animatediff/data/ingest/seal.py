@@ -148,7 +148,7 @@ def publish(
 def merge_rejections(
     old: pa.Table, summaries: Iterable[Summary], in_plan: pa.Table, planned_again: Iterable[str]
 ) -> pa.Table:
-    """Return the dataset's quarantine after sealing more units; what a repeated seal adds replaces itself.
+    """Return the dataset's quarantine after sealing more units; doing it again gives the same rows.
 
     Args:
         old: the quarantine so far.

@@ -34,7 +34,7 @@ class Catalog(SeededSettings):
     base: WeightsUri | None = None
     """A diffusers folder, a URI, or a hub id."""
     motion_module: WeightsUri | None = None
-    """A `.safetensors` file, trained here or published."""
+    """A file, trained here or published, or a training run's folder."""
     noise_schedule: NoiseSchedule | None = None
     """The one that the motion modules were trained with; default: the one that their files name, else the
     reference's."""

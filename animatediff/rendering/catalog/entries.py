@@ -132,7 +132,7 @@ class Model(Weights):
     base: WeightsUri
     """A diffusers folder, a URI, or a hub id."""
     motion_module: WeightsUri
-    """A `.safetensors` file, trained here or published."""
+    """A file, trained here or published, or a training run's folder."""
     noise_schedule: NoiseSchedule | None = None
     """The one that the motion module was trained with; default: the one that its file names, else its
     version's."""

@@ -108,7 +108,7 @@ class Ledger:
         return kept
 
     def forget(self, digests: Iterable[str]) -> None:
-        """Delete what is known of items that are to be rendered (again): a file then says that it was done since."""
+        """Delete the files of items that are to be rendered again: one that is there was then written by this job."""
         forgotten = set(digests)
         storage.delete_many([item_uri(self._output_uri, digest) for digest in forgotten & self._written])
         self._written -= forgotten

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from animatediff.diffusion.conditioning import Conditioning, NoisePredictor
     from animatediff.training.step.draws import Draws
-    from animatediff.training.trained_model import FrameModel
+    from animatediff.training.trained_model import ImageModel
 
 _PUBLISHED_RANK = 128
 
@@ -33,13 +33,13 @@ class DomainAdapter(AdapterRecipe):
         if self.config.compute.activation_checkpointing == "motion":
             raise ValueError("recipe domain_adapter has no motion modules: compute.activation_checkpointing all")
 
-    def attach(self, unet: "UNet2DConditionModel", *, reads_weights: bool) -> "FrameModel":
+    def attach(self, unet: "UNet2DConditionModel", *, reads_weights: bool) -> "ImageModel":
         """Put fresh adapters on the base's attentions, of the published rank unless the config says otherwise."""
         from animatediff.models.lora import LowRankAdapters
-        from animatediff.training.trained_model import FrameModel
+        from animatediff.training.trained_model import ImageModel
 
         rank = self.config.model.lora_rank or _PUBLISHED_RANK
-        return FrameModel(unet, LowRankAdapters.for_base(unet, rank)).train()
+        return ImageModel(unet, LowRankAdapters.for_base(unet, rank)).train()
 
     def loss(
         self,

@@ -2,15 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from animatediff.training.recipes.clip_recipe import ClipRecipe
 from animatediff.training.recipes.recipe import SampledWith
+from animatediff.training.recipes.video_recipe import VideoRecipe
 
 if TYPE_CHECKING:
     from animatediff.models.motion_unet import MotionModules
     from animatediff.training.trained_model import TrainedModel
 
 
-class MotionModule(ClipRecipe):
+class MotionModule(VideoRecipe):
     """Whole motion modules, on the base with or without a domain adapter."""
 
     result_file = "motion_module.safetensors"

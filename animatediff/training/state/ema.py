@@ -32,7 +32,7 @@ class Ema:
         return min(self._decay, (1 + step) / (10 + step))
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
+    def averages_swapped_in(self) -> Iterator[None]:
         """Put the averages in the place of the parameters during the block."""
         kept = [p.detach().clone() for p in self._parameters]
         self._set(self.averages)

@@ -1,4 +1,4 @@
-"""A training state on disk: the weights as a file that animates, and what only going on needs beside it.
+"""A checkpoint on disk: the weights as a file that animates, and what resuming needs beside it.
 
 No random state is kept: every draw follows from the seed, the step and the clip's place in the batch.
 """
@@ -61,7 +61,7 @@ class TrainingState:
 
     def write_result(self, uri: str) -> None:
         """Write what was trained as a weights file: the averages where there are any."""
-        with self.ema.in_place() if self.ema is not None else nullcontext():
+        with self.ema.averages_swapped_in() if self.ema is not None else nullcontext():
             self.recipe.write(uri, self.model)
 
     def load(self, folder: Path) -> tuple[int, int]:
@@ -81,7 +81,7 @@ class TrainingState:
             self.ema.load([parameter.detach() for parameter in self.model.trainable.parameters()])
         if "weights" in state:
             self.model.trainable.load_state_dict(state["weights"])
-        _load_moments(self.optimizer, state["optimizer"])
+        _load_optimizer(self.optimizer, state["optimizer"])
         # It is empty from a precision that needs no scaler; the run may have another one now.
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
@@ -106,7 +106,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise DamagedCheckpointError(f"{folder} cannot be read: {str(error).splitlines()[0]}") from error
 
 
-def _load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load a saved state, but keep the settings that the optimizer was made with: the config may have changed them."""
     settings = [{name: v for name, v in group.items() if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)

@@ -60,7 +60,7 @@ def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def min_snr_weights(alphas_cumprod: Tensor, gamma: float, prediction_type: PredictionType) -> Tensor:
-    """Return the weight min(SNR, gamma) of the clean latents' error, put as one of what the model predicts.
+    """Return the min-SNR weights of the loss, converted from the clean latents to what the model predicts.
 
     Args:
         alphas_cumprod: (b) the share of the signal's variance at each clip's timestep, in [0, 1).
@@ -76,7 +76,7 @@ def min_snr_weights(alphas_cumprod: Tensor, gamma: float, prediction_type: Predi
     return snr.clamp(max=gamma) / (snr + 1)
 
 
-def quartile_sums(losses: Tensor, timesteps: Tensor, num_timesteps: int) -> Tensor:
+def sums_by_timestep_quarter(losses: Tensor, timesteps: Tensor, num_timesteps: int) -> Tensor:
     """Return the sums to log the loss by quarters of the timesteps, from the clean to the noisy end, without gradients.
 
     They add up over workers and steps.

@@ -10,7 +10,7 @@ from animatediff.weights.layouts.architectures import meta_modules
 from animatediff.weights.layouts.motion import from_official, to_official
 from animatediff.weights.lora import scales as lora_scales
 from animatediff.weights.lora.read import checked, open_file, split_key
-from animatediff.weights.lora.targets import Module, Targets
+from animatediff.weights.lora.targets import Module, ModuleIndex
 from animatediff.weights.reading.tensors import TensorFile, save_tensors
 
 _PEFT_FACTORS = {"down": "A", "up": "B"}
@@ -64,7 +64,7 @@ def _paths_in_diffusers(file: TensorFile) -> dict[str, str]:
     flat = {name for name in names if name.startswith(_KOHYA)}
     paths = {name: _path_in_diffusers(name) for name in names - flat}
     if flat:
-        targets = Targets({"unet": meta_modules("sd1")["unet"].state_dict()}, motion=False)
+        targets = ModuleIndex({"unet": meta_modules("sd1")["unet"].state_dict()}, motion=False)
         for name in flat:
             found = targets.find(name)
             if not found:

@@ -16,7 +16,7 @@ Factors = tuple[Tensor, ...]
 """A matrix or kernel as one factor (itself), two (`a @ b`) or three: a (r o), b (s i) and their core (r s kh kw)."""
 
 
-class Change(ABC):
+class WeightDelta(ABC):
     """The change of one weight; its factors may be of any float type and on any device.
 
     Making one raises a ValueError if the factors do not go together.
@@ -38,7 +38,7 @@ class Change(ABC):
 
 
 @dataclass(frozen=True)
-class LowRank(Change):
+class LoraDelta(WeightDelta):
     """`scale * up @ down`: LoRA, and LoCon without a core."""
 
     up: Tensor
@@ -64,7 +64,7 @@ class LowRank(Change):
 
 
 @dataclass(frozen=True)
-class Product(Change):
+class FactorsDelta(WeightDelta):
     """`scale` times one product of factors: a LoCon with a core, or a full difference (one factor)."""
 
     factors: Factors
@@ -84,7 +84,7 @@ class Product(Change):
 
 
 @dataclass(frozen=True)
-class LoHa(Change):
+class LoHa(WeightDelta):
     """The elementwise (Hadamard) product of two products."""
 
     first: Factors
@@ -107,7 +107,7 @@ class LoHa(Change):
 
 
 @dataclass(frozen=True)
-class LoKr(Change):
+class LoKr(WeightDelta):
     """The Kronecker product of two products: the first, a matrix, says how the second is repeated in blocks."""
 
     first: Factors
@@ -139,7 +139,7 @@ _LOKR_SECOND = ({"lokr_w2"}, {"lokr_w2_a", "lokr_w2_b"}, {"lokr_w2_a", "lokr_w2_
 _LOKR_FORMS = tuple(first | second for first in _LOKR_FIRST for second in _LOKR_SECOND)
 
 
-def from_factors(factors: Mapping[str, Tensor], strength: Callable[[int | None], float]) -> Change:
+def from_factors(factors: Mapping[str, Tensor], strength: Callable[[int | None], float]) -> WeightDelta:
     """Return the change that a file's factors make.
 
     Args:
@@ -151,7 +151,7 @@ def from_factors(factors: Mapping[str, Tensor], strength: Callable[[int | None],
     """
     names = set(factors)
     if names == {"diff"}:
-        return Product((factors["diff"],), 1.0)
+        return FactorsDelta((factors["diff"],), 1.0)
     if names - {"mid"} == {"down", "up"}:
         return _lora(factors, strength(len(factors["down"])))
     if names in _LOHA_FORMS:
@@ -166,13 +166,13 @@ def from_factors(factors: Mapping[str, Tensor], strength: Callable[[int | None],
     raise ValueError(f"its factors are incomplete, or of several kinds: {', '.join(sorted(names)) or 'only alpha'}")
 
 
-def _lora(factors: Mapping[str, Tensor], scale: float) -> Change:
+def _lora(factors: Mapping[str, Tensor], scale: float) -> WeightDelta:
     up, down = _matrix(factors["up"]), factors["down"]
     if "mid" in factors:
-        return Product((up.T, _matrix(down), factors["mid"]), scale)
+        return FactorsDelta((up.T, _matrix(down), factors["mid"]), scale)
     if down.ndim not in (2, 4):
         raise ValueError(f"its factor down is {list(down.shape)}, neither a matrix nor a convolution")
-    return LowRank(up, down.flatten(1), scale, kernel=tuple(down.shape[2:]))
+    return LoraDelta(up, down.flatten(1), scale, kernel=tuple(down.shape[2:]))
 
 
 def _matrix(factor: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ def _product(factors: Factors) -> Tensor:
 
 
 def _product_shape(factors: Factors) -> tuple[int, ...]:
-    """Of `_product`.
+    """Return the shape of `_product`, without computing it.
 
     Raises:
         ValueError: the factors do not go together.

@@ -23,9 +23,9 @@ from animatediff.weights.identify.messages import BASE_NAMES
 from animatediff.weights.layouts.architectures import KnownBase, known_base
 from animatediff.weights.layouts.families import Family, LoraFamily
 from animatediff.weights.lora import scales as lora_scales
-from animatediff.weights.lora.deltas import Change, Product, from_factors
+from animatediff.weights.lora.deltas import FactorsDelta, WeightDelta, from_factors
 from animatediff.weights.lora.scales import Scales
-from animatediff.weights.lora.targets import Module, States, Targets
+from animatediff.weights.lora.targets import Module, ModuleIndex, States
 from animatediff.weights.lora.targets import Target as Target
 from animatediff.weights.motion_file import WEIGHTS_FILES
 from animatediff.weights.reading.tensors import TensorFile, open_tensors
@@ -62,7 +62,7 @@ _NOT_APPLIED = {
 }
 
 
-def read(uri: str, states: States, *, family: LoraFamily) -> dict[Target, Change]:
+def read(uri: str, states: States, *, family: LoraFamily) -> dict[Target, WeightDelta]:
     """Return a file's changes, by what they change.
 
     Args:
@@ -79,12 +79,12 @@ def read(uri: str, states: States, *, family: LoraFamily) -> dict[Target, Change
         return _read(file, uri, states, family)
 
 
-def _read(file: TensorFile, uri: str, states: States, family: LoraFamily) -> dict[Target, Change]:
+def _read(file: TensorFile, uri: str, states: States, family: LoraFamily) -> dict[Target, WeightDelta]:
     check_kind(file, family, base=known_base(states["unet"]) if "unet" in states else None)
     file = textual_inversion.without_bundled(file)
     modules = _modules(file, states, family)
     scales = {part: lora_scales.read(file, part) for part in {module.part for module in modules}}
-    changes: dict[Target, Change] = {}
+    changes: dict[Target, WeightDelta] = {}
     for module, factors in modules.items():
         try:
             found = _changes(module, factors, scales[module.part])
@@ -161,7 +161,7 @@ def checked(tensor: Tensor, factor: str, what: str) -> Tensor:
 
 def _modules(file: TensorFile, states: States, family: LoraFamily) -> dict[Module, dict[str, Tensor]]:
     """Return the file's factors by the module that they change."""
-    targets = Targets(states, motion=family == "motion_lora")
+    targets = ModuleIndex(states, motion=family == "motion_lora")
     modules: dict[Module, dict[str, str]] = defaultdict(dict)
     unknown = []
     for key in file.tensors:
@@ -214,13 +214,13 @@ def _is_of_absent_mid_block(unknown: Sequence[str], states: States, family: Lora
     return all("mid_block" in key and "motion_modules" in key and split_key(key) for key in unknown)
 
 
-def _why(key: str, targets: Targets) -> str:
+def _why(key: str, targets: ModuleIndex) -> str:
     name, _ = split_key(key) or (key, "")
     part = targets.absent_part(name)
     return f"{key}: it is for a model with a {part}" if part else key
 
 
-def _changes(module: Module, factors: Mapping[str, Tensor], scales: Scales | None) -> dict[str, Change]:
+def _changes(module: Module, factors: Mapping[str, Tensor], scales: Scales | None) -> dict[str, WeightDelta]:
     """Return a module's changes by parameter name.
 
     Raises:
@@ -232,16 +232,16 @@ def _changes(module: Module, factors: Mapping[str, Tensor], scales: Scales | Non
 
     if "scalar" in factors and "diff" in factors:
         raise ValueError("a scalar stands beside its full difference, which has none")
-    changes: dict[str, Change] = {}
+    changes: dict[str, WeightDelta] = {}
     if "diff_b" in factors:
-        changes[f"{module.path}.bias"] = Product((factors["diff_b"],), 1.0)
+        changes[f"{module.path}.bias"] = FactorsDelta((factors["diff_b"],), 1.0)
     of_weight = {name: factor for name, factor in factors.items() if name not in (*_STRENGTHS, "diff_b")}
     if of_weight or not changes:
         changes[f"{module.path}.weight"] = from_factors(of_weight, scale)
     return changes
 
 
-def _check_fit(change: Change, weight: Tensor | None, name: str, uri: str) -> None:
+def _check_fit(change: WeightDelta, weight: Tensor | None, name: str, uri: str) -> None:
     if weight is None:
         raise UserError(f"{uri} changes {name}, which the model does not have")
     shape, wanted = _without_ones(change.shape), _without_ones(tuple(weight.shape))

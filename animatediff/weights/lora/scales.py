@@ -32,7 +32,7 @@ _APPLIED = ("LORA", "LOHA", "LOKR")
 
 
 class Scales(BaseModel):
-    """What of peft's config decides the strength of a change; a pattern's number is for the module that it names."""
+    """The fields of peft's config that set a LoRA's scale; patterns override those of the modules that they name."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

@@ -47,7 +47,7 @@ class Module(NamedTuple):
     path: str
 
 
-class Targets:
+class ModuleIndex:
     """The modules that a file may change, by every name that files have for them.
 
     Args:

@@ -185,7 +185,7 @@ def _make_room(num_bytes: int) -> None:
 
 
 def _delete(folder: Path) -> int:
-    """Bytes that were freed: none of what another process deletes or has just asked for, or another user owns."""
+    """Delete a cached copy and return the bytes freed; none if it is in use, recent, or another user's."""
     gone = _draft()
     try:
         if time.time() - _time(folder) < _RECENT_S:

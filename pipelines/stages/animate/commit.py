@@ -1,4 +1,4 @@
-"""What a worker writes of an item: its clip's files first, then its line in the ledger, which commits it.
+"""What a worker writes of an item: its clip's files first, then its own JSON file, which commits it.
 
 Whoever reads `items/{digest}.json` finds the files that it names, and what was killed in between is rendered again
 to the same paths. See `dispatch` for why each item is committed once.

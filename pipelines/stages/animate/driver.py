@@ -6,7 +6,7 @@ from collections import Counter
 from animatediff import storage
 from animatediff.config import dump
 from animatediff.errors import naming
-from animatediff.rendering.catalog import catalog_files, foreign_syntax
+from animatediff.rendering.catalog import catalog_files, prompt_syntax
 from animatediff.rendering.catalog.catalog import Plan, expand
 from animatediff.rendering.catalog.remembered_hashes import content_hashes
 from animatediff.rendering.checks import catalog as checks
@@ -76,6 +76,6 @@ def _plan(config: AnimateConfig, output_uri: str) -> Plan:
     # There may be terabytes of checkpoints: they are read once, not at every resume.
     remembered_uri = storage.join(output_uri, "inputs", "hashes.json")
     plan = expand(catalog, problems=problems, content_hash=content_hashes(catalog, remembered_uri))
-    if syntax := foreign_syntax.report(text for item in plan.items for text in foreign_syntax.texts_of(item)):
+    if syntax := prompt_syntax.report(text for item in plan.items for text in prompt_syntax.texts_of(item)):
         logger.warning("%s", syntax)
     return plan

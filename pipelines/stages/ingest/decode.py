@@ -8,7 +8,7 @@ from animatediff.data.ingest.decode_unit import decode_unit
 from animatediff.data.ingest.outage import storage_works
 from animatediff.data.ingest.plan import Unit, UnitRef, read_unit
 from pipelines.stages.ingest.metrics import IngestMetrics
-from pipelines.stages.ingest.stage import EncodeSpec, Stage, Work
+from pipelines.stages.ingest.stage import IngestSpec, Stage, Work
 
 
 class Decode(Stage[UnitRef, Work]):
@@ -16,7 +16,7 @@ class Decode(Stage[UnitRef, Work]):
 
     takes, gives = "ref", "decoded"
 
-    def __init__(self, spec: EncodeSpec) -> None:
+    def __init__(self, spec: IngestSpec) -> None:
         self._spec = spec
         self._supervisor = Supervisor(spec.decode, spec.clips)
         self._bounds: dict[str, Any] = {"max_bytes": spec.decode.max_mb * 1_000_000, "trusted": spec.trusted}

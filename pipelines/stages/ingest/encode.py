@@ -13,7 +13,7 @@ from animatediff.models.vae import encode_frames
 from animatediff.uris import printable_uri
 from animatediff.weights.base import load_vae
 from pipelines.stages.ingest.metrics import IngestMetrics
-from pipelines.stages.ingest.stage import EncodeSpec, Stage, UnitResult, Work
+from pipelines.stages.ingest.stage import IngestSpec, Stage, UnitResult, Work
 
 INGEST_VERSION = 2
 
@@ -24,7 +24,7 @@ class Encode(Stage[Work, UnitResult]):
     takes, gives = "decoded", "result"
     uses_device = True
 
-    def __init__(self, spec: EncodeSpec) -> None:
+    def __init__(self, spec: IngestSpec) -> None:
         # Sums round by the number of threads, and Ray's workers differ in it: one makes equal clips equal bytes.
         torch.set_num_threads(1)
         self._spec = spec

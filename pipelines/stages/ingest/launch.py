@@ -16,7 +16,7 @@ from pipelines.stages.ingest.decode import Decode
 from pipelines.stages.ingest.encode import Encode
 from pipelines.stages.ingest.plan import IngestJob
 from pipelines.stages.ingest.score import Score
-from pipelines.stages.ingest.stage import EncodeSpec, Stage, UnitResult
+from pipelines.stages.ingest.stage import IngestSpec, Stage, UnitResult
 from pipelines.stages.ingest.watch import Totals, read_state, start_tracker, write_state
 from pipelines.terminal.failures import user_errors
 from pipelines.terminal.progress import Progress
@@ -42,7 +42,7 @@ def encode(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
         logger.info("continuing: %d of %d units are encoded already", num_done, len(job.units))
     if not job.pending:
         return
-    spec = EncodeSpec(
+    spec = IngestSpec(
         output_uri=job.output_uri,
         base=job.base,
         dtype=job.dtype,
@@ -91,7 +91,7 @@ def _stages(config: IngestConfig, num_units: int, *, use_gpu: bool) -> Stages:
     return {stage: min(number, num_units) for stage, number in numbers.items()}
 
 
-def _results(units: list[UnitRef], spec: EncodeSpec, stages: Stages) -> Iterator[UnitResult]:
+def _results(units: list[UnitRef], spec: IngestSpec, stages: Stages) -> Iterator[UnitResult]:
     """Run the stages over `units`; yields what became of each once it is committed.
 
     Raises:

@@ -9,7 +9,7 @@ from animatediff.data.ingest.decode_unit import Clip
 from animatediff.data.scoring.scores import load_scorer, run_scorer
 from animatediff.errors import UserError
 from pipelines.stages.ingest.metrics import IngestMetrics
-from pipelines.stages.ingest.stage import EncodeSpec, Stage, Work
+from pipelines.stages.ingest.stage import IngestSpec, Stage, Work
 
 
 class Score(Stage[Work, Work]):
@@ -17,7 +17,7 @@ class Score(Stage[Work, Work]):
 
     takes, gives = "decoded", "decoded"
 
-    def __init__(self, spec: EncodeSpec) -> None:
+    def __init__(self, spec: IngestSpec) -> None:
         # As in `Encode`: a scorer that computes with torch gives equal clips equal scores.
         torch.set_num_threads(1)
         self._scorers = [(path, load_scorer(path)) for path in spec.scorers]

@@ -21,7 +21,7 @@ _Given = TypeVar("_Given")
 
 
 @dataclass(frozen=True)
-class EncodeSpec:
+class IngestSpec:
     """What the driver tells every worker."""
 
     output_uri: str
@@ -75,7 +75,7 @@ class Stage(ABC, Generic[_Taken, _Given]):
     """Whether an actor computes on a GPU of its own, where the job uses any."""
 
     @classmethod
-    def resources(cls, spec: EncodeSpec) -> dict[str, float]:
+    def resources(cls, spec: IngestSpec) -> dict[str, float]:
         """Return what one actor reserves, by Ray's names."""
         gpu = {"GPU": 1.0} if cls.uses_device and spec.device == "cuda" else {}
         return {"CPU": cls.cpus} | gpu

@@ -24,7 +24,7 @@ from pipelines.terminal.failures import find_refusal, find_user_error
 logger = logging.getLogger(__name__)
 
 
-class ChangedListError(UserError):
+class CheckpointIndexChangedError(UserError):
     """The list was no longer whole as Ray read it: processes of a killed run can write for a moment more."""
 
 
@@ -43,7 +43,7 @@ def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def leave_out_damaged(run_uri: str, known: Collection[str] = ()) -> None:
+def repair_checkpoint_index(run_uri: str, known: Collection[str] = ()) -> None:
     """Take from Ray's list the checkpoints of which files are missing or cut, and make the list anew if it is damaged.
 
     Args:
@@ -54,7 +54,7 @@ def leave_out_damaged(run_uri: str, known: Collection[str] = ()) -> None:
         UserError: there are checkpoints, but none is whole; or the storage cannot be reached.
     """
     folder = storage.join(run_uri, FOLDER)
-    there = names_there(run_uri)
+    there = checkpoint_names(run_uri)
     listed = _read_list(folder)
     if listed is None and not there:
         # Ray writes its list with the first checkpoint that is whole: what a kill before leaves is in no list, then.
@@ -78,7 +78,7 @@ def leave_out_damaged(run_uri: str, known: Collection[str] = ()) -> None:
     _write_list(folder, _without(listed, damaged))
 
 
-def names_there(run_uri: str) -> set[str]:
+def checkpoint_names(run_uri: str) -> set[str]:
     """Return the names of the checkpoints' folders, whole or not."""
     return {name for name in storage.list_names(storage.join(run_uri, FOLDER)) if _NAME.fullmatch(name)}
 
@@ -92,14 +92,16 @@ def refusal_as_user_error(run_uri: str, before: Collection[str]) -> Iterator[Non
         before: the checkpoints that were there before.
 
     Raises:
-        ChangedListError: Ray could not read its list.
+        CheckpointIndexChangedError: Ray could not read its list.
     """
     try:
         yield
     except Exception as error:
         if _UNREADABLE in str(error):
             folder = storage.join(run_uri, FOLDER)
-            raise ChangedListError(f"something else writes to {folder}, the run's checkpoints: stop it") from error
+            raise CheckpointIndexChangedError(
+                f"something else writes to {folder}, the run's checkpoints: stop it"
+            ) from error
         refusal = None if find_user_error(error) else find_refusal(error)
         if refusal is None:
             raise
@@ -121,7 +123,7 @@ def delete_half_written(run_uri: str, before: Collection[str]) -> None:
         UserError: the storage cannot be reached.
     """
     folder = storage.join(run_uri, FOLDER)
-    for name in names_there(run_uri) - set(before):
+    for name in checkpoint_names(run_uri) - set(before):
         uri = storage.join(folder, name)
         if checkpoint_files.LIST in storage.list_sizes(uri) and checkpoint_files.find_damage(uri) is None:
             continue
@@ -131,7 +133,9 @@ def delete_half_written(run_uri: str, before: Collection[str]) -> None:
             storage.delete_many([storage.join(uri, file) for file in storage.find_files(uri)])
     if _read_list(folder) is None:
         whole = (
-            name for name in names_there(run_uri) if checkpoint_files.find_damage(storage.join(folder, name)) is None
+            name
+            for name in checkpoint_names(run_uri)
+            if checkpoint_files.find_damage(storage.join(folder, name)) is None
         )
         _write_list(folder, _make_list(sorted(whole)))
 

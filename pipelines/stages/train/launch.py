@@ -29,10 +29,10 @@ from pipelines.cluster.starting import starting
 from pipelines.settings import ScalingConfig, TrainConfig
 from pipelines.stages.train.checkpoints import (
     FOLDER,
-    ChangedListError,
-    leave_out_damaged,
-    names_there,
+    CheckpointIndexChangedError,
+    checkpoint_names,
     refusal_as_user_error,
+    repair_checkpoint_index,
 )
 from pipelines.stages.train.metrics_board import MetricsBoard
 from pipelines.stages.train.sample import Renderer
@@ -122,14 +122,14 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
     num_tries_left = _LIST_TRIES
     while True:
         num_known = len(damaged)
-        leave_out_damaged(run_uri, damaged)
+        repair_checkpoint_index(run_uri, damaged)
         try:
             for entry in _fit(_trainer(config, recipe, workers, renderer, board), workers, board, run_uri):
                 if "damaged" in entry:
                     damaged.append(entry["damaged"])
                 else:
                     yield entry
-        except ChangedListError:
+        except CheckpointIndexChangedError:
             # The processes of a run that was killed a moment ago end when they find their driver gone.
             num_tries_left -= 1
             if num_tries_left == 0:
@@ -144,7 +144,7 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
 def _fit(trainer: Any, workers: Workers, board: Any, run_uri: str) -> Iterator[dict[str, Any]]:
     """Start the workers once, and yield what they measure until they end."""
     number = workers.number if isinstance(workers.number, int) else workers.number[0]
-    before = names_there(run_uri)
+    before = checkpoint_names(run_uri)
     fit = _start(trainer)
     with (
         user_errors(kept=_KEPT, lower=_LOWER),

@@ -29,7 +29,7 @@ from pipelines.tracking.run_context import DataInput
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "run.json"
+RUN_FILE = "run.json"
 """In a run's folder: its `TrainRun`."""
 
 _CONFIG = "config.yaml"
@@ -87,7 +87,7 @@ class TrainRun(Config):
 
     def write(self, output_uri: str) -> None:
         """Write the state into the run's folder."""
-        storage.write_bytes(storage.join(output_uri, STATE_FILE), self.model_dump_json(indent=2).encode() + b"\n")
+        storage.write_bytes(storage.join(output_uri, RUN_FILE), self.model_dump_json(indent=2).encode() + b"\n")
 
 
 class TrainJob(NamedTuple):
@@ -235,7 +235,7 @@ def _resolved(config: TrainConfig, inputs_uri: str) -> RecipeConfig:
 
 
 def _read(output_uri: str) -> TrainRun | None:
-    uri = storage.join(output_uri, STATE_FILE)
+    uri = storage.join(output_uri, RUN_FILE)
     try:
         return TrainRun.model_validate_json(storage.read_bytes(uri))
     except FileNotFoundError:

@@ -12,7 +12,7 @@ from animatediff.data.loading.order import Batching
 from animatediff.data.manifest import Manifest
 from animatediff.errors import UserError
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog import foreign_syntax
+from animatediff.rendering.catalog import prompt_syntax
 from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Entry, Lora
 from animatediff.rendering.outputs import encode_gif, encode_mp4, encode_png
@@ -54,7 +54,7 @@ class Renderer:
             f, h, w = (int(number) for number in manifest.shards[0].bucket.split("x"))
         except ValueError as error:
             raise UserError(f"the bucket {manifest.shards[0].bucket!r} names no frames, height and width") from error
-        if syntax := foreign_syntax.report(sample.prompts):
+        if syntax := prompt_syntax.report(sample.prompts):
             logger.warning("sample.prompts: %s", syntax)
         return cls(recipe, sample, sample.prompts or (_caption(recipe.config, manifest),), (f, h, w), on_gpu)
 

@@ -25,7 +25,7 @@ from animatediff.training.settings import RecipeConfig
 from animatediff.training.state.checkpoint_files import DamagedCheckpointError
 from animatediff.training.trainer import StepResult, Trainer, gathered
 from pipelines.stages.train.checkpoints import name_of
-from pipelines.stages.train.run import STATE_FILE
+from pipelines.stages.train.run import RUN_FILE
 
 # Longer than any validation on a GPU. The end of a run waits for its validations, also for one whose GPU was lost.
 _VALIDATION_TIMEOUT_S = 3600.0
@@ -73,7 +73,7 @@ def train_worker(settings: dict[str, Any]) -> None:
 
 def _check_sees(run_uri: str) -> None:
     """Find out at once, and not at the first checkpoint, that a local folder is another one on each machine."""
-    if not storage.exists(storage.join(run_uri, STATE_FILE)):
+    if not storage.exists(storage.join(run_uri, RUN_FILE)):
         raise UserError(
             f"the machine {socket.gethostname()} does not see the run's folder {run_uri}: with workers on several "
             "machines, output_uri must be storage that all of them share, such as s3:// or a network disk"
@@ -123,14 +123,14 @@ class _Checkpoints:
         self._trainer, self._validate_every = trainer, validate_every
         # Named by the run, so that what a killed worker left behind is found and removed.
         self._local = Path(tempfile.gettempdir()) / f"animatediff-{hashlib.sha256(run_uri.encode()).hexdigest()[:16]}"
-        self._is_first = ray.train.get_context().get_world_rank() == 0
-        if self._is_first:
+        self._is_rank_zero = ray.train.get_context().get_world_rank() == 0
+        if self._is_rank_zero:
             shutil.rmtree(self._local, ignore_errors=True)
 
     def save(self, step: int) -> None:
         name = name_of(step)
         self._trainer.skipped.check()  # what the newest step was is in the checkpoint's count
-        if not self._is_first:
+        if not self._is_rank_zero:
             ray.train.report(
                 {"step": step}, checkpoint_dir_name=name, checkpoint_upload_mode=CheckpointUploadMode.ASYNC
             )
@@ -163,7 +163,7 @@ class _Meter:
 
     def __init__(self, trainer: Trainer, config: RecipeConfig, board: Any, start: int) -> None:
         self._trainer, self._config, self._board = trainer, config, board
-        self._is_first = ray.train.get_context().get_world_rank() == 0
+        self._is_rank_zero = ray.train.get_context().get_world_rank() == 0
         self._posted: Any = None
         self._post({"step": start})
         self._clear()
@@ -173,7 +173,7 @@ class _Meter:
         self._since, self._waited_s = time.perf_counter(), self._trainer.loader.wait_s
 
     def _post(self, entry: dict[str, Any]) -> None:
-        if self._is_first:
+        if self._is_rank_zero:
             self._posted = self._board.post.remote(entry)
 
     def add(self, result: StepResult) -> None:

@@ -32,7 +32,7 @@ def test_the_averages_are_in_place_inside_and_the_weights_after():
     ema = Ema([weight], 0.5)
     with torch.no_grad():
         weight.fill_(3.0)
-    with ema.in_place():
+    with ema.averages_swapped_in():
         assert weight.tolist() == [0.0, 0.0]
     assert weight.tolist() == [3.0, 3.0]
     assert ema.averages[0].tolist() == [0.0, 0.0]

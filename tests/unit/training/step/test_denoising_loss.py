@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.schedule import NoiseSchedule, add_noise, compute_alphas_cumprod
 from animatediff.training.settings import ObjectiveConfig
-from animatediff.training.step.denoising_loss import DenoisingLoss, min_snr_weights, quartile_sums
+from animatediff.training.step.denoising_loss import DenoisingLoss, min_snr_weights, sums_by_timestep_quarter
 from animatediff.training.step.draws import Draws
 from tests.unit.training.step.test_draws import ALL_OPTIONS, REFERENCE, SHAPE, make_draws
 
@@ -184,14 +184,14 @@ def test_min_snr_makes_both_predictions_errors_the_same_error_of_the_clean_laten
 
 def test_quartile_sums_add_up_losses_and_clips_by_quarters_of_the_timesteps():
     losses = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0], requires_grad=True)
-    sums = quartile_sums(losses, torch.tensor([0, 249, 250, 999, 749]), 1000)
+    sums = sums_by_timestep_quarter(losses, torch.tensor([0, 249, 250, 999, 749]), 1000)
     assert sums.tolist() == [[3, 4, 16, 8], [2, 1, 1, 1]]
     assert not sums.requires_grad
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_is_left_out(bad):
-    sums = quartile_sums(torch.tensor([1.0, bad, 3.0]), torch.tensor([0, 999, 998]), 1000)
+    sums = sums_by_timestep_quarter(torch.tensor([1.0, bad, 3.0]), torch.tensor([0, 999, 998]), 1000)
     assert sums.tolist() == [[1, 0, 0, 3], [1, 0, 0, 1]]
 
 
@@ -200,7 +200,10 @@ def test_a_loss_that_is_not_finite_is_left_out(bad):
 def test_quartile_sums_of_parts_add_up_to_those_of_the_whole(data, num_timesteps):
     timesteps = torch.tensor(data.draw(st.lists(st.integers(0, num_timesteps - 1), min_size=1, max_size=9)))
     losses, cut = torch.arange(1.0, len(timesteps) + 1), data.draw(st.integers(0, len(timesteps)))
-    whole = quartile_sums(losses, timesteps, num_timesteps)
-    parts = [quartile_sums(losses[part], timesteps[part], num_timesteps) for part in (slice(cut), slice(cut, None))]
+    whole = sums_by_timestep_quarter(losses, timesteps, num_timesteps)
+    parts = [
+        sums_by_timestep_quarter(losses[part], timesteps[part], num_timesteps)
+        for part in (slice(cut), slice(cut, None))
+    ]
     assert torch.equal(sum(parts), whole)
     assert whole.sum(dim=1).tolist() == [losses.sum().item(), len(timesteps)]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from animatediff.weights.lora.deltas import LoHa, LoKr, LowRank, Product, from_factors
+from animatediff.weights.lora.deltas import FactorsDelta, LoHa, LoKr, LoraDelta, from_factors
 
 SIZE = st.integers(1, 6)
 
@@ -43,7 +43,7 @@ def test_low_rank(out, into, rank, kernel, alpha):
     up = up[:, :, None, None] if kernel else up
     change = from_factors({"up": up, "down": down}, scale_of(alpha))
     product = torch.einsum("or,r...->o...", up.double().flatten(1), down.double())
-    assert isinstance(change, LowRank)
+    assert isinstance(change, LoraDelta)
     assert_is(change, alpha / rank * product)
 
 
@@ -119,7 +119,7 @@ def test_lokr(outs, ins, rank, first, second, alpha):
 def test_a_full_difference_is_itself():
     for shape in ((4, 3), (4, 3, 3, 3), (4,)):
         change = from_factors({"diff": draw(*shape)}, scale_of(7))
-        assert isinstance(change, Product)
+        assert isinstance(change, FactorsDelta)
         assert_is(change, draw(*shape).double())
 
 

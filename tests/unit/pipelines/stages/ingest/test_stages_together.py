@@ -12,7 +12,7 @@ from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.ingest import parts
 from animatediff.data.sources.spec import SourceVideo
 from pipelines.stages.ingest import decode, encode, score
-from pipelines.stages.ingest.stage import EncodeSpec
+from pipelines.stages.ingest.stage import IngestSpec
 from tests.support import mp4
 from tests.support_base import build_base
 from tests.support_data import plan
@@ -43,7 +43,7 @@ def test_a_unit_becomes_its_part_and_twice_the_same_bytes(tmp_path):
     (tmp_path / "2.mp4").write_bytes(b"")
     videos = [SourceVideo(f"v{number}", str(tmp_path / f"{number}.mp4"), "a bar") for number in range(3)]
     (unit,), _ = plan(str(tmp_path / "dataset"), videos)
-    spec = EncodeSpec(
+    spec = IngestSpec(
         output_uri=str(tmp_path / "dataset"),
         base=str(build_base(tmp_path / "base")),
         dtype="float32",

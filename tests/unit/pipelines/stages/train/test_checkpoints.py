@@ -13,7 +13,7 @@ from animatediff.training.config import TrainingConfig
 from animatediff.training.state import checkpoint_files
 from animatediff.training.state.checkpoint_files import DamagedCheckpointError
 from animatediff.training.trainer import Trainer
-from pipelines.stages.train.checkpoints import leave_out_damaged, refusal_as_user_error
+from pipelines.stages.train.checkpoints import refusal_as_user_error, repair_checkpoint_index
 from tests.support_base import build_base
 from tests.unit.data.loading.test_loader import write_dataset
 
@@ -78,7 +78,7 @@ def truncate(path):
 )
 def test_a_damaged_newest_checkpoint_is_left_out_and_named(run, damage, why, caplog):
     damage(run / "checkpoints" / NAMES[-1])
-    leave_out_damaged(str(run))
+    repair_checkpoint_index(str(run))
     if why is None:
         assert listed(run) in (NAMES, NAMES[:-1])
         return
@@ -89,13 +89,13 @@ def test_a_damaged_newest_checkpoint_is_left_out_and_named(run, damage, why, cap
 
 def test_what_is_whole_stays_as_it_is(run, caplog):
     before = json.loads((run / "checkpoints" / LIST).read_text())
-    leave_out_damaged(str(run))
+    repair_checkpoint_index(str(run))
     assert json.loads((run / "checkpoints" / LIST).read_text()) == before
     assert not caplog.text
 
 
 def test_one_that_a_worker_found_damaged_is_left_out_too(run):
-    leave_out_damaged(str(run), NAMES[1:])
+    repair_checkpoint_index(str(run), NAMES[1:])
     assert listed(run) == NAMES[:1]
 
 
@@ -107,20 +107,20 @@ def test_a_damaged_list_is_made_anew_from_the_folders(run, content, caplog):
     else:
         path.write_bytes(content)
     truncate(run / "checkpoints" / NAMES[-1] / "training_state.pt")
-    leave_out_damaged(str(run))
+    repair_checkpoint_index(str(run))
     assert listed(run) == NAMES[:-1]
     assert "is missing or damaged: it is made anew" in caplog.text
 
 
 def test_ray_reads_the_list_that_is_made(run):
     (run / "checkpoints" / LIST).unlink()
-    leave_out_damaged(str(run))
+    repair_checkpoint_index(str(run))
     assert ray_reads(run).latest_checkpoint_result.checkpoint_dir_name == NAMES[-1]
 
 
 def test_a_run_without_a_whole_checkpoint_is_not_begun_again_in_silence(run):
     with pytest.raises(UserError, match=r"no checkpoint of .* is whole: restore one, or delete .*checkpoints to begin"):
-        leave_out_damaged(str(run), NAMES)
+        repair_checkpoint_index(str(run), NAMES)
 
 
 def ray_reads(run):
@@ -131,12 +131,12 @@ def ray_reads(run):
 
 def test_a_kill_in_the_first_checkpoint_loses_no_run(tmp_path):
     """Ray writes its list with the first whole checkpoint: until then there is an empty one."""
-    leave_out_damaged(str(tmp_path))
+    repair_checkpoint_index(str(tmp_path))
     assert ray_reads(tmp_path).checkpoint_results == []
     half = tmp_path / "checkpoints" / NAMES[0]
     half.mkdir()
     (half / "training_state.pt").write_bytes(b"st")
-    leave_out_damaged(str(tmp_path))
+    repair_checkpoint_index(str(tmp_path))
     assert ray_reads(tmp_path).checkpoint_results == []
     assert ray_reads(tmp_path).latest_checkpoint_result is None
 
@@ -173,7 +173,7 @@ def test_what_a_storage_refused_is_one_line_and_leaves_nothing(run, error, says,
     assert not newest.exists()
     if the_list == "cut":
         assert listed(run) == NAMES[:-1]
-        leave_out_damaged(str(run))
+        repair_checkpoint_index(str(run))
         assert listed(run) == NAMES[:-1]
 
 

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
     from animatediff.models.lora import LowRankAdapters
     from animatediff.models.motion_unet import MotionModules
-    from animatediff.training.trained_model import ClipModel
+    from animatediff.training.trained_model import VideoModel
 
 
-class ClipRecipe(Recipe):
+class VideoRecipe(Recipe):
     """Trains motion modules, or adapters on them, in a motion UNet."""
 
     @abstractmethod
@@ -30,15 +30,15 @@ class ClipRecipe(Recipe):
         if self.config.model.motion_module is None:
             raise ValueError(f"recipe {self.config.recipe} needs model.motion_module, the file to start from")
 
-    def attach(self, unet: "UNet2DConditionModel", *, reads_weights: bool) -> "ClipModel":
+    def attach(self, unet: "UNet2DConditionModel", *, reads_weights: bool) -> "VideoModel":
         """Put motion modules into the base's UNet, the file's or fresh ones."""
         from animatediff.models.motion_unet import MotionUNet
         from animatediff.training.initial_motion_modules import load_motion, motion_on_meta
-        from animatediff.training.trained_model import ClipModel
+        from animatediff.training.trained_model import VideoModel
 
         make = load_motion if reads_weights else motion_on_meta
         motion_unet = MotionUNet(unet, make(unet, self.config.model, self.config.base))
-        return ClipModel(motion_unet, self.trainable(motion_unet.motion)).train()
+        return VideoModel(motion_unet, self.trainable(motion_unet.motion)).train()
 
     def check_fit(self, latent_shape: tuple[int, int, int, int]) -> None:
         """Check too that the motion modules fit the base, and the clips their position table."""

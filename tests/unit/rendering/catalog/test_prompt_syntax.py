@@ -3,7 +3,7 @@
 import pytest
 
 from animatediff.rendering.catalog.catalog import Catalog, Item, expand
-from animatediff.rendering.catalog.foreign_syntax import find, report, texts_of, warning
+from animatediff.rendering.catalog.prompt_syntax import find, report, texts_of, warning
 
 
 @pytest.mark.parametrize(
