@@ -224,7 +224,7 @@ def _diffusers_component(tensors: Mapping[str, Tensor], wanted: Mapping[str, Sta
 
 
 def _diffusers_part(part: str, tensors: Mapping[str, Tensor], wanted: Iterable[str]) -> _Found:
-    """Return a part's tensors by today's names, which differ from older ones in the VAE's attention and the text encoder."""
+    """Return a part's tensors by today's names; older files name the VAE's attention and the text encoder otherwise."""
     if part == "vae":
         return _Found(
             {_current_vae_name(name): tensor for name, tensor in tensors.items()},
