@@ -4,8 +4,7 @@ import itertools
 import logging
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from animatediff.errors import UserError
+from animatediff.models.embedding import Embedding
 
 _log = logging.getLogger(__name__)
 
@@ -25,24 +25,6 @@ _WIDTHS = {
     1024: "Stable Diffusion 2",
     1280: "SDXL's second text encoder",
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Embedding:
-    """A learned word.
-
-    Raises:
-        UserError: the token is blank.
-    """
-
-    token: str
-    """What stands for it in prompts; upper and lower case are one."""
-    vectors: Mapping[str, Tensor]
-    """By part (`text_encoder`, `text_encoder_2`): (n d) float32, n tokens in the prompt's place of one."""
-
-    def __post_init__(self) -> None:
-        if not self.token.strip():
-            raise UserError("an embedding's token is blank: give it a word that can stand in a prompt")
 
 
 def check_clip_skip(clip_skip: int, num_layers: int) -> None:

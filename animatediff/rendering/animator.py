@@ -19,8 +19,9 @@ from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
+from animatediff.models.embedding import Embedding
 from animatediff.models.motion_unet import MotionUNet
-from animatediff.models.text_encoder import Embedding, PromptEncoder, word_key
+from animatediff.models.text_encoder import PromptEncoder, word_key
 from animatediff.rendering.catalog import prompt_syntax
 from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Model, Settings, Weights

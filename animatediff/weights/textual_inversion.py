@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from animatediff.errors import UserError, refusing
-from animatediff.models.text_encoder import Embedding
+from animatediff.models.embedding import Embedding
 from animatediff.weights.identify.identify import Base, expect
 from animatediff.weights.reading.tensors import TensorFile, open_tensors
 

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from animatediff.errors import UserError
-from animatediff.models.text_encoder import Embedding, PromptEncoder, uses
+from animatediff.models.embedding import Embedding
+from animatediff.models.text_encoder import PromptEncoder, uses
 from animatediff.sprites.scenes.world import caption_words
 from animatediff.weights.base import load_text_encoder
 from tests.support_base import build_base

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from animatediff.errors import UserError
-from animatediff.models.text_encoder import Embedding
+from animatediff.models.embedding import Embedding
 from animatediff.weights import textual_inversion
 
 

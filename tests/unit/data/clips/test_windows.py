@@ -149,7 +149,6 @@ def test_aspect_ratios_give_sizes_of_about_one_area():
     [
         ({"fps": 8, "stride": 2}, "fps 8 and stride 2 both set the frame rate"),
         ({"fps": 0}, "greater than 0"),
-        ({"sizes": [[100, 100]]}, "multiple of 8"),
         ({"aspect_ratios": [969]}, "less than or equal to 5"),  # YAML reads 16:9 so
         ({"lengths": [0]}, "greater than or equal to 1"),
         ({"windows": "some"}, "grid"),

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from animatediff.sprites.base import build_base
 from ray import cloudpickle
 
 from animatediff.data.manifest import read_manifest
@@ -18,6 +17,7 @@ from pipelines.settings import SampleConfig
 from pipelines.stages.train import validate
 from pipelines.stages.train.sample import Renderer
 from pipelines.stages.train.validate import Validator
+from tests.support_base import build_base
 from tests.unit.data.loading.test_loader import write_dataset
 
 CPU = torch.device("cpu")
