@@ -49,7 +49,8 @@ class IngestConfig(Config):
     num_decoders: int | None = Field(None, ge=1)
     """Decoding actors, half a CPU each; default: one for every two CPUs, at least one."""
     num_scorers: int | None = Field(None, ge=1)
-    """Actors for `scorers`, half a CPU each and no GPU; default: one for every two CPUs, at least one."""
+    """Actors for `scorers`, half a CPU each and no GPU; default: one for every two CPUs, as far as the others leave
+    room, and at least one."""
     num_encoders: int | None = Field(None, ge=1)
     """VAE actors; default: one a GPU, or one a CPU, as each computes in one thread there."""
     use_gpu: bool | None = None

@@ -66,7 +66,13 @@ class Conditioning:
 
     @classmethod
     def cat(cls, parts: "Sequence[Conditioning]") -> "Conditioning":
-        """Join the clips of several conditionings that have the same fields."""
+        """Join the clips of several conditionings that have the same fields.
+
+        Raises:
+            ValueError: one has a field that another has not.
+        """
+        if len({tuple(getattr(part, field.name) is None for field in fields(cls)) for part in parts}) > 1:
+            raise ValueError("clips that are conditioned on different things do not go into one batch")
         found = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
         joined: dict[str, Any] = {
             name: cls.cat(values) if isinstance(values[0], cls) else torch.cat(values)

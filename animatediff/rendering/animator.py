@@ -83,7 +83,7 @@ class Animator:
         self._unet = _motion_unet(base, motion_module).requires_grad_(False).eval()
         for module in (self._unet, self._vae, self._text_encoder):
             module.to(self._device, self._dtype)
-        self._base = BaseFacts(base)
+        self._base = BaseFacts(base).read()
         self._prompts = PromptEncoder(tokenizer, self._text_encoder)
         self._encoded: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
         self._weights = ResidentWeights(

@@ -29,10 +29,19 @@ class CaptionEncoder:
         encoders: the base's, one or SDXL's two; they are moved.
         device: where they stay.
         dtype: their precision.
+        latent_factor: pixels a side to one latent of the clips; default: as the base's VAE has it. SDXL is told the
+            clips' sizes in pixels.
     """
 
-    def __init__(self, base: BaseFacts, encoders: TextEncoders, device: torch.device, dtype: torch.dtype) -> None:
-        self._base = base
+    def __init__(
+        self,
+        base: BaseFacts,
+        encoders: TextEncoders,
+        device: torch.device,
+        dtype: torch.dtype,
+        latent_factor: int | None = None,
+    ) -> None:
+        self._base, self._latent_factor = base, latent_factor
         self._prompts = [
             PromptEncoder(tokenizer, encoder.to(device, dtype), part) for part, (tokenizer, encoder) in encoders.items()
         ]
@@ -51,7 +60,8 @@ class CaptionEncoder:
         pooled = [pooled for _, pooled in found if pooled is not None]
         if not pooled:
             return Conditioning(text)
-        pixels = {"height": height * self._base.latent_factor, "width": width * self._base.latent_factor}
+        factor = self._latent_factor or self._base.latent_factor
+        pixels = {"height": height * factor, "width": width * factor}
         time_ids = uncropped_time_ids(len(text), **pixels, device=text.device)
         return Conditioning(text, torch.stack(pooled), time_ids)
 

@@ -66,7 +66,8 @@ class Trainer:
         dtype = place(self.model, device, config.compute.precision)
         if world_size > 1:
             _check_same_precision(dtype, world_size)
-        self._text = CaptionEncoder(BaseFacts(config.base), encoders, device, dtype)
+        factor = read_manifest(config.dataset_uri).latent_factor
+        self._text = CaptionEncoder(BaseFacts(config.base), encoders, device, dtype, factor)
         self._parameters = list(self.model.trainable.parameters())
         self.optimizer = make_optimizer(self._parameters, config.optim)
         self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)

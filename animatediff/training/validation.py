@@ -51,13 +51,14 @@ def validation_loss(config: RecipeConfig, weights_uri: str, *, device: torch.dev
     model = recipe.build(encoders, seed=0)
     recipe.read(weights_uri, model)
     dtype = place(model, device, config.compute.precision)
-    encode = CaptionEncoder(BaseFacts(config.base), encoders, device, dtype)
+    manifest = read_manifest(config.dataset_uri)
+    encode = CaptionEncoder(BaseFacts(config.base), encoders, device, dtype, manifest.latent_factor)
     alphas_cumprod = compute_alphas_cumprod(recipe.noise_schedule).to(device)
     random = RandomSource(_SEED, num_timesteps, 0.0, config.objective)
     middles = (2 * torch.arange(_QUARTERS) + 1) * num_timesteps // (2 * _QUARTERS)
     loader = ClipLoader(
         config.dataset_uri,
-        read_manifest(config.dataset_uri),
+        manifest,
         Batching(batch_size=1, seed=0),
         ClipChoice(where=config.where, holdout=config.train.holdout, held_out=True),
     )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from diffusers import DDIMScheduler
 from transformers import CLIPTextConfig
@@ -34,6 +34,15 @@ class BaseFacts:
 
     def __init__(self, base: str) -> None:
         self.base = base
+
+    def read(self) -> Self:
+        """Read the configs of UNet and VAE now, for who asks when the base may be out of reach.
+
+        Raises:
+            UserError: one of them cannot be read, or the VAE is no AutoencoderKL.
+        """
+        _ = self.unet, self._vae
+        return self
 
     @cached_property
     def unet(self) -> Mapping[str, Any]:

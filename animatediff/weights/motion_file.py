@@ -32,6 +32,7 @@ TRAINED_FILE = "motion_module.safetensors"
 """What the motion module is called in the folder of a training run, and of each of its checkpoints."""
 
 _MAX_PLACES = 8  # blocks a side, and motion modules a block; Stable Diffusion has 4 and 3
+_PUBLISHED_WIDTH = 320  # of the first block, in Stable Diffusion 1.x and SDXL
 _NORM = re.compile(
     r"(down|mid|up)_blocks?(?:\.(\d{1,2}))?\.motion_modules\.(\d{1,2})\.temporal_transformer\.norm\.weight"
 )
@@ -75,6 +76,8 @@ class MotionFile:
     config: MotionConfig
     state: Mapping[str, Tensor]
     """By official names, in the file's own precision, memory-mapped: not to be written to. No position tables."""
+    has_published_widths: bool = False
+    """Whether its blocks are as wide as those of the published bases."""
     schedule: dict[str, Any] | None = None
     """Fields of the `NoiseSchedule` that it was trained with; None where the file does not say."""
 
@@ -123,8 +126,10 @@ def _checked(file: TensorFile, adapter: dict[str, Any] | None, uri: str) -> Moti
         raise UserError(f"{uri} is {what}")
     _check_tables(file)
     state = _official_state(file, found.layout)
-    opened = MotionFile(uri, found.layout, found.version, found.config, state, layouts.own_schedule(file.metadata))
-    _check_whole(opened, is_own=layouts.CONFIG_KEY in file.metadata)
+    is_own, schedule = layouts.CONFIG_KEY in file.metadata, layouts.own_schedule(file.metadata)
+    has_published_widths = any(_PUBLISHED_WIDTH in block for block in find_places(state).down[:1])
+    opened = MotionFile(uri, found.layout, found.version, found.config, state, has_published_widths, schedule)
+    _check_whole(opened, is_own=is_own)
     if found.note:
         _log.warning("%s: %s", uri, found.note)
     return opened

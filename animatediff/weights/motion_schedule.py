@@ -34,13 +34,14 @@ def read_schedule(motion_module: str | None) -> NoiseSchedule:
 
 
 def schedule_of(file: MotionFile) -> NoiseSchedule:
-    """Return the schedule that a motion module's file names, else the one that its version was published with.
+    """Return the schedule that a motion module's file names, else its published version's, else the reference's.
 
     Raises:
         UserError: it names no schedule that can be used.
     """
     if file.schedule is None:
-        return PUBLISHED[file.version]
+        # The version of a smaller one, for a base of somebody's own, is only that whose shape it has most of.
+        return PUBLISHED[file.version] if file.has_published_widths else _REFERENCE
     try:
         return NoiseSchedule.model_validate(file.schedule)
     except ValidationError as error:

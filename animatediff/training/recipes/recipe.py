@@ -123,11 +123,16 @@ class Recipe(ABC):
             rank: this worker, which says whose turn it is of `base_checkpoints`.
 
         Raises:
-            UserError: a part is missing or they do not fit.
+            UserError: the config does not suit the recipe, a part is missing or they do not fit.
         """
         import torch
 
         from animatediff.training.frozen_base import load_frozen_base
+
+        try:
+            self.validate()
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
         predicts_v = self.noise_schedule.prediction_type == "v_prediction"
         unet = load_frozen_base(self.config, text_encoders, predicts_v=predicts_v, rank=rank)

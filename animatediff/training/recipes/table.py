@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from animatediff.errors import UserError
 from animatediff.training.recipes.domain_adapter import DomainAdapter
 from animatediff.training.recipes.finetune import finetune
 from animatediff.training.recipes.motion_lora import MotionLora
@@ -22,7 +23,13 @@ RECIPES: Mapping[str, Callable[[RecipeConfig], Recipe]] = {
 
 
 def recipe_of(config: RecipeConfig) -> Recipe:
-    """Return the recipe that a config names."""
+    """Return the recipe that a config names.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    if config.recipe not in RECIPES:
+        raise UserError(f"recipe {config.recipe!r} is none of {', '.join(RECIPES)}")
     return RECIPES[config.recipe](config)
 
 

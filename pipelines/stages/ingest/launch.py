@@ -81,14 +81,29 @@ def encode(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
 
 
 def _stages(config: IngestConfig, num_units: int, *, use_gpu: bool) -> Stages:
-    numbers: dict[type[Stage[Any, Any]], int] = {
-        Decode: config.num_decoders or max(1, num_cpus() // 2),
-        Score: config.num_scorers or max(1, num_cpus() // 2),
-        Encode: config.num_encoders or max(1, num_gpus() if use_gpu else num_cpus()),
-    }
+    decoders = min(num_units, config.num_decoders or max(1, num_cpus() // 2))
+    encoders = min(num_units, config.num_encoders or max(1, num_gpus() if use_gpu else num_cpus()))
     if not config.scorers:
-        del numbers[Score]
-    return {stage: min(number, num_units) for stage, number in numbers.items()}
+        return {Decode: decoders, Encode: encoders}
+    fitting = int(_left_for_scorers(decoders, encoders) / Score.cpus)
+    scorers = config.num_scorers or max(1, min(num_cpus() // 2, fitting))
+    return {Decode: decoders, Score: min(num_units, scorers), Encode: encoders}
+
+
+def _left_for_scorers(decoders: int, encoders: int) -> float:
+    return max(0.0, num_cpus() - decoders * Decode.cpus - encoders * Encode.cpus)
+
+
+def _cpus(stages: Stages) -> dict[type[Stage[Any, Any]], float]:
+    """Return the CPUs of one actor of each stage.
+
+    Scorers take no more than the others leave, were it none: Ray starts a dataset's first actors first, so that scorers
+    would take the last encoder's place, and it would never start.
+    """
+    cpus = {stage: stage.cpus for stage in stages}
+    if Score in stages:
+        cpus[Score] = min(Score.cpus, _left_for_scorers(stages[Decode], stages[Encode]) / stages[Score])
+    return cpus
 
 
 def _results(units: list[UnitRef], spec: IngestSpec, stages: Stages) -> Iterator[UnitResult]:
@@ -101,17 +116,15 @@ def _results(units: list[UnitRef], spec: IngestSpec, stages: Stages) -> Iterator
     dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
     # A unit may take longer than Ray's half hour without progress, and so may waiting for machines.
     dataset.context.execution_no_progress_timeout_s = -1
-    # Where the whole cluster has too few CPUs for one actor of each stage, each takes less, or none would ever start.
-    share = min(1.0, max(1, num_cpus()) / sum(stage.cpus for stage in stages))
+    cpus = _cpus(stages)
     for stage, number in stages.items():
-        resources = stage.resources(spec)
         dataset = dataset.map_batches(
             stage,
             fn_constructor_args=(spec,),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=number),
-            num_cpus=share * resources["CPU"],
-            num_gpus=resources.get("GPU", 0),
+            num_cpus=cpus[stage],
+            num_gpus=stage.resources(spec).get("GPU", 0),
             **BOUNDED_RETRIES,
         )
     for row in dataset.iter_rows():

@@ -25,7 +25,7 @@ from animatediff.data.shards import SCHEMA_VERSION
 from animatediff.data.sources.collections.not_taken import NotTaken, in_words
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig, SourceVideo
-from animatediff.errors import UserError, naming
+from animatediff.errors import UsageError, UserError, naming
 from animatediff.models.vae import fingerprint
 from animatediff.uris import printable_place
 from animatediff.weights.base import load_vae
@@ -100,9 +100,12 @@ def read_inputs(config: IngestConfig) -> Inputs:
 
 
 def _check_sizes(clips: ClipConfig, base: BaseFacts) -> None:
-    for height, width in clips.all_sizes:
-        if problem := base.size_problem("height", height) or base.size_problem("width", width):
-            raise UserError(f"clips of {height} x {width} pixels do not fit the VAE of base {base.base}: {problem}")
+    sides = [("clips.height", clips.height), ("clips.width", clips.width)]
+    sides += [(f"clips.sizes[{i}]", pixels) for i, size in enumerate(clips.sizes) for pixels in size]
+    sides += [("clips.aspect_ratios: a size of", pixels) for size in clips.all_sizes for pixels in size]
+    for field, pixels in sides:
+        if problem := base.size_problem(field, pixels):
+            raise UsageError(f"{problem}, as the VAE of base {base.base} has it")
 
 
 def clips_per_video(clips: ClipConfig) -> int:

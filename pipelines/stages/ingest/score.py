@@ -35,7 +35,8 @@ class Score(Stage[Work, Work]):
     def _scores_of(self, clip: Clip) -> dict[str, float]:
         own: dict[str, float] = {}
         for path, scorer in self._scorers:
-            scores = run_scorer(scorer, clip.window.frames, clip.video.caption)
+            # A copy: what a scorer does to its frames must reach neither the next one nor the VAE.
+            scores = run_scorer(scorer, clip.window.frames.copy(), clip.video.caption)
             taken = sorted(scores.keys() & {*own, *columns.KNOWN})
             if taken:
                 raise UserError(f"scorer {path} returned a score named {taken[0]!r}, which is taken: rename it")

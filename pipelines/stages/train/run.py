@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from pydantic import ValidationError
 
@@ -21,9 +21,10 @@ from animatediff.training.recipes.recipe import Recipe
 from animatediff.training.recipes.table import recipe_of
 from animatediff.training.settings import BASE, RecipeConfig
 from animatediff.uris import printable_values
-from animatediff.weights.base_facts import load_config
+from animatediff.weights.base_facts import BaseFacts, load_config
 from animatediff.yaml_files import read_yaml
 from pipelines.settings import TrainConfig
+from pipelines.stages.train import earlier_runs
 from pipelines.tracking.model_uris import resolve_model_uri
 from pipelines.tracking.run_context import DataInput
 
@@ -126,6 +127,7 @@ def check(config: TrainConfig, inputs_uri: str) -> TrainJob:
     _check_files(resolved)
     for shape in latent_shapes(resolved.dataset_uri, manifest):
         recipe.check_fit(shape)
+    _check_latent_factor(resolved.base, manifest)
     num_clips = _count(resolved, resolved.dataset_uri, manifest, resolved.where)
     validates = config.sample.every > 0 and resolved.train.holdout > 0
     held_out = _count(resolved, resolved.dataset_uri, manifest, resolved.where, held_out=True) if validates else 0
@@ -178,6 +180,13 @@ def _read_mix(recipe: Recipe, other_uri: str, manifest: Manifest) -> Manifest:
         recipe.check_fit(shape)
     _count(recipe.config, other_uri, other, recipe.config.mix.where)
     return other
+
+
+def _check_latent_factor(base: str, manifest: Manifest) -> None:
+    """Find out before a worker does that SDXL cannot be told the clips' sizes, as manifests say only of late."""
+    facts = BaseFacts(base)
+    if facts.architecture == "sdxl" and manifest.latent_factor is None:
+        facts.read()
 
 
 def _check_files(config: RecipeConfig) -> None:
@@ -247,11 +256,12 @@ def _read(output_uri: str) -> TrainRun | None:
 def _check_same(config: TrainConfig, recipe: Recipe, run: TrainRun, sealed: Sequence[_Sealed]) -> None:
     old = read_yaml(storage.join(config.output_uri, _CONFIG))
     new = config.model_dump(mode="json")
-    changes = differing_fields(printable_values(old | _unset_defaults(old, new)), new)
+    changes = differing_fields(printable_values(old | earlier_runs.without_default_schedule(old, new)), new)
     changes = [change for change in changes if not change.startswith(_MAY_CHANGE)]
-    if run.noise_schedule is not None and not any(change.startswith("schedule.") for change in changes):
-        # The motion module's file says another one than it did.
-        was, now = (schedule.model_dump() for schedule in (run.noise_schedule, recipe.noise_schedule))
+    before = run.noise_schedule or earlier_runs.noise_schedule(old, recipe)
+    if before is not None and not any(change.startswith("schedule.") for change in changes):
+        # The motion module's file says another one than it did, or was not known by its version.
+        was, now = (schedule.model_dump() for schedule in (before, recipe.noise_schedule))
         changes += differing_fields(was, now, "the noise schedule's ")
     changes += _changed_clips(run, sealed)
     if changes and config.allow_config_change:
@@ -261,15 +271,6 @@ def _check_same(config: TrainConfig, recipe: Recipe, run: TrainRun, sealed: Sequ
             f"{config.output_uri} holds the run {old.get('run_name')!r}, which differs in {'; '.join(changes)}: "
             "change it back, choose another output_uri, or go on all the same with --allow-config-change"
         )
-
-
-def _unset_defaults(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Return what earlier versions wrote of the noise schedule, without the defaults where the config says nothing."""
-    given, default = old.get("schedule"), NoiseSchedule().model_dump(mode="json")
-    if not isinstance(given, dict) or None in given.values():
-        return {}
-    now = new["schedule"]
-    return {"schedule": {n: None if now.get(n) is None and v == default.get(n) else v for n, v in given.items()}}
 
 
 def _changed_clips(run: TrainRun, sealed: Sequence[_Sealed]) -> Iterator[str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from animatediff.data.clips.config import ClipConfig
-from animatediff.errors import UserError
+from animatediff.errors import UsageError, UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.models.vae import encode_frames
@@ -130,9 +130,11 @@ def test_clips_are_ingested_at_the_factor_of_their_vae(other, tmp_path):
     encoded = encode_frames(load_vae(folder), np.zeros((2, 3 * factor, 2 * factor, 3), np.uint8))
     assert encoded.shape == found.base.latent_shape(2, height=3 * factor, width=2 * factor) == (2, 4, 3, 2)
     assert _clip_bytes(config, found) == encoded.nbytes
-    with pytest.raises(UserError, match=f"height {3 * factor + 1} is no multiple of {factor}, use {3 * factor}"):
+    with pytest.raises(
+        UsageError, match=rf"^clips\.height {3 * factor + 1} is no multiple of {factor}, use {3 * factor}"
+    ):
         inputs(height=3 * factor + 1, width=2 * factor)
-    with pytest.raises(UserError, match=f"width {2 * factor + 2} is no multiple of {factor}"):
+    with pytest.raises(UsageError, match=rf"^clips\.sizes\[0\] {2 * factor + 2} is no multiple of {factor}"):
         inputs(height=2 * factor, width=2 * factor, sizes=[[2 * factor, 2 * factor + 2]])
 
 

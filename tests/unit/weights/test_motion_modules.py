@@ -28,13 +28,13 @@ WIDTHS = {"sd1": (32, 32, 64, 64), "xl": (32, 64, 64)}
 NORM = "down_blocks.1.motion_modules.0.temporal_transformer.norm.weight"
 
 
-def make(version, **changes):
+def make(version, *, widths=None, **changes):
     torch.manual_seed(VERSIONS.index(version))
-    widths = WIDTHS["xl" if "xl" in version else "sd1"]
+    widths = widths or WIDTHS["xl" if "xl" in version else "sd1"]
     motion = MotionModules(
         MotionConfig.for_version(version).model_copy(update=changes),
         down=[[c, c] for c in widths],
-        mid=64,
+        mid=widths[-1],
         up=[[c, c, c] for c in reversed(widths)],
     )
     for parameter in motion.parameters():
@@ -48,14 +48,14 @@ def table(frames, channels):
     return torch.tensor([[[(math.cos if c % 2 else math.sin)(x) for c, x in enumerate(row)] for row in rows]])
 
 
-def published(version, dtype=torch.float32, *, tables=True):
+def published(version, dtype=torch.float32, *, tables=True, widths=None):
     """What the official repository publishes: its names, a position table in each attention, no metadata."""
-    return dict(_published(version, dtype, tables))
+    return dict(_published(version, dtype, tables, widths))
 
 
 @functools.cache
-def _published(version, dtype, tables):
-    motion = make(version)
+def _published(version, dtype, tables, widths):
+    motion = make(version, widths=widths)
     state = {name: tensor.to(dtype) for name, tensor in motion.state_dict().items()}
     for name in [name for name in state if tables and name.endswith("to_q.weight")]:
         pe = table(motion.config.max_frames, len(state[name]))

@@ -25,7 +25,8 @@ VERSIONS = {
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_published_version_is_known_by_its_schedule(version, tmp_path):
     uri, converted = str(tmp_path / "mm.safetensors"), str(tmp_path / "converted.safetensors")
-    save_file(published(version), uri)
+    widths = (320, 32, 32) if "xl" in version else (320, 32, 32, 32)
+    save_file(published(version, widths=widths), uri)
     motion_modules.convert(uri, converted, to="official")
     kind, last, left = VERSIONS[version]
     for file in (uri, converted):
@@ -41,6 +42,15 @@ def test_what_a_file_says_comes_before_its_version(tmp_path):
     motion_modules.write(uri, make("sdxl"), schedule={"beta_end": 2})
     with pytest.raises(UserError, match="the noise schedule in .* cannot be used"):
         read_schedule(uri)
+
+
+def test_motion_modules_for_a_small_base_are_no_published_ones(tmp_path):
+    """Of three blocks, they have the shape of SDXL's."""
+    uri = str(tmp_path / "mm.safetensors")
+    save_file(published("sdxl"), uri)
+    assert read_schedule(uri) == NoiseSchedule()
+    motion_modules.write(uri, make("sdxl"))
+    assert read_schedule(uri) == NoiseSchedule()
 
 
 def test_fresh_motion_modules_have_the_references():

@@ -63,6 +63,21 @@ def score(work, *scorers):
     return Score(SimpleNamespace(scorers=tuple(f"{__name__}:{scorer}" for scorer in scorers))).run(work)
 
 
+def inverted(frames, caption):
+    frames[:] = 255 - frames
+    return {"inverted": float(frames.mean())}
+
+
+def test_what_a_scorer_does_to_its_frames_stays_with_it(metrics):
+    work = work_of("a", "b")
+    before = [clip.window.frames.copy() for clip in work.decoded.clips]
+    done = score(work, "inverted", "mean")
+    for clip, frames in zip(done.decoded.clips, before, strict=True):
+        assert (clip.window.frames == frames).all()
+        assert clip.own_scores["mean"] == frames.mean()
+        assert clip.own_scores["inverted"] == 255 - frames.mean()
+
+
 def test_a_stage_takes_a_units_column_and_gives_another():
     assert Half()({"whole": [pickle.dumps(8)], "error": [""]}) == {"half": [pickle.dumps(4, protocol=5)], "error": [""]}
 
@@ -101,6 +116,17 @@ def test_scorers_give_each_clip_its_scores(metrics):
 def test_a_score_whose_name_is_taken_is_told(metrics, scorers):
     with pytest.raises(UserError, match=r"returned a score named '(mean|fps_src)', which is taken: rename it"):
         score(work_of("a bar"), *scorers)
+
+
+@pytest.mark.parametrize(("cpus", "decoders", "encoders", "scorers"), [(2, 3, 1, None), (8, 14, 2, None), (1, 1, 1, 3)])
+def test_scorers_never_take_the_place_of_decoders_and_encoders(monkeypatch, cpus, decoders, encoders, scorers):
+    monkeypatch.setattr(launch, "num_cpus", lambda: cpus)
+    numbers = {"num_decoders": decoders, "num_encoders": encoders, "num_scorers": scorers, "scorers": ("a:b",)}
+    config = IngestConfig.model_validate({"source": {"uri": "v"}, "output_uri": "o", "base": "b"} | numbers)
+    stages = launch._stages(config, 20, use_gpu=False)
+    assert stages[Score] == (scorers or 1)
+    assert sum(number * launch._cpus(stages)[stage] for stage, number in stages.items()) <= cpus
+    assert launch._cpus(stages)[Encode] == Encode.cpus
 
 
 @pytest.mark.parametrize(
