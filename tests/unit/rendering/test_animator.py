@@ -206,6 +206,14 @@ def test_what_is_prefetched_is_not_read_again(files, animator, tmp_path):
     np.testing.assert_array_equal(rendered(animator, b), wanted)
 
 
+def test_a_base_that_is_out_of_reach_later_is_not_read_again(files, tmp_path):
+    folder = shutil.copytree(files / "base", tmp_path / "base")
+    animator = Animator(str(folder), str(files / "motion.safetensors"), schedule=NoiseSchedule(), device="cpu")
+    shutil.rmtree(folder)
+    learned = BARE.model_copy(update={"loras": ({"path": str(files / "lora.safetensors")},)})
+    assert rendered(animator, Entry.model_validate(learned.model_dump())).shape == (3, 16, 32, 3)
+
+
 def test_prefetching_what_is_loaded_or_being_read_reads_nothing(files, animator, monkeypatch):
     load, opened = checkpoints.load, []
     monkeypatch.setattr(

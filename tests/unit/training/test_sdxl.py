@@ -1,5 +1,6 @@
 """Motion modules for SDXL train as those for Stable Diffusion 1.x do, conditioned as in diffusers' own pipeline."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from animatediff.data.manifest import read_manifest, write_manifest
 from animatediff.sprites.models.text_to_image import make_tokenizer
 from animatediff.training.config import TrainingConfig
 from animatediff.training.text import CaptionEncoder
@@ -90,6 +92,18 @@ def test_a_recipe_trains_on_an_sdxl_base(base, tmp_path, recipe):
     if recipe == "motion_module":
         trainer.write_result(str(tmp_path / "motion_module.safetensors"))
         assert motion_modules.open_file(str(tmp_path / "motion_module.safetensors")).version == "sdxl"
+
+
+def test_a_base_without_a_vae_trains_on_a_dataset_that_says_its_factor(base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "base")
+    shutil.rmtree(folder / "vae")
+    data = write_dataset(tmp_path / "data", shards=(4,), shapes=((3, 4, 8, 8),))
+    told = read_manifest(data).model_copy(update={"latent_factor": 16})
+    write_manifest(data, told)
+    fields = {"dataset_uri": data, "model": {"version": "sdxl"}, "train": {"num_steps": 1, "batch_size": 2}}
+    trainer = Trainer(TrainingConfig(base=str(folder), **fields), device=CPU)
+    assert trainer._text(["a red star"], height=8, width=8).time_ids.tolist() == [[128, 128, 0, 0, 128, 128]]
+    assert [step for step, _ in trainer.steps(0)] == [1]
 
 
 def test_the_pooled_caption_and_the_pictures_size_reach_the_unet(base, tmp_path):

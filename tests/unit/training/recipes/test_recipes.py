@@ -22,6 +22,7 @@ from animatediff.training.config import TrainingConfig
 from animatediff.training.recipes import table
 from animatediff.training.recipes.motion_module import MotionModule
 from animatediff.training.recipes.recipe import SampledWith
+from animatediff.training.settings import RecipeConfig
 from animatediff.training.trainer import Trainer
 from animatediff.training.validation import validation_loss
 from animatediff.weights import adapters, motion_modules
@@ -374,6 +375,14 @@ def test_held_out_clips_without_a_finite_loss_are_named_and_left_out(make, tmp_p
 def test_fields_that_do_not_suit_the_recipe_are_refused(make, recipe, fields, message):
     with pytest.raises(ValidationError, match=message):
         make(recipe, model=fields)
+
+
+def test_a_config_that_nobody_has_checked_is_checked_before_a_model_is_built(world):
+    fields = {"dataset_uri": "d", "base": str(world / "base")}
+    with pytest.raises(UserError, match="recipe 'motion_modul' is none of domain_adapter, motion_module, "):
+        table.recipe_of(RecipeConfig(recipe="motion_modul", **fields))
+    with pytest.raises(UserError, match=r"model\.motion_module"):
+        table.recipe_of(RecipeConfig(recipe="motion_lora", **fields)).build({}, seed=0)
 
 
 def test_a_fade_that_begins_behind_the_last_timestep_is_refused(make):
