@@ -17,6 +17,10 @@ from tests.support_base import build_base
 
 REPOSITORY = Path(__file__).parents[2]
 
+# For all processes that are started from here on, Ray's included.
+_AS_INSTALLED = str(Path(__file__).with_name("as_installed"))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_AS_INSTALLED, os.environ.get("PYTHONPATH")]))
+
 
 @pytest.fixture(scope="session")
 def cluster():

@@ -24,6 +24,7 @@ from ray.train import ScalingConfig as RayScalingConfig
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.training.recipes.recipe import Recipe
+from pipelines.cluster.object_store import InObjectStore
 from pipelines.cluster.runtime import beside_the_driver, num_gpus, wants_gpus
 from pipelines.cluster.starting import starting
 from pipelines.settings import ScalingConfig, TrainConfig
@@ -161,6 +162,7 @@ def _fit(trainer: Any, workers: Workers, board: Any, run_uri: str) -> Iterator[d
 
 
 def _trainer(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer, board: Any) -> Any:
+    validator = Validator(renderer, storage.absolute(config.output_uri), board, has_idle_cpus=workers.use_gpu)
     return ray.train.torch.TorchTrainer(
         train_worker,
         # The recipe's config as plain values: Ray's controller opens this too, and should not import torch for it.
@@ -177,7 +179,7 @@ def _trainer(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Re
         ),
         run_config=_run_config(config),
         validation_config=ValidationConfig(
-            fn=Validator(renderer, storage.absolute(config.output_uri), board, has_idle_cpus=workers.use_gpu),
+            fn=InObjectStore(validator),
             # No CPU of its own: on a full cluster it would never come, and the workers' share stays theirs.
             ray_remote_kwargs={"num_cpus": 0, "num_gpus": 1 if workers.spare_gpu else 0, "max_retries": 0},
         ),
