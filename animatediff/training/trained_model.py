@@ -96,7 +96,7 @@ class ImageModel(TrainedModel):
             self.unet.enable_gradient_checkpointing()
 
 
-def place(model: TrainedModel, device: torch.device, precision: str) -> torch.dtype:
+def move_to_device(model: TrainedModel, device: torch.device, precision: str) -> torch.dtype:
     """Move the model to its device: what is frozen in the precision of its matrix products, the rest in float32.
 
     Args:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from animatediff.data.clips.config import fit
+from animatediff.data.clips.resize import fit
 from animatediff.data.decoding.decoders import Decoder
 from animatediff.data.decoding.videos import VideoInfo, one_line
 from animatediff.data.quarantine import Reason, VideoError

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.config import Config
-from animatediff.data.decoding.cut import Window
+from animatediff.data.decoding.cut import DecodedClip
 from animatediff.data.decoding.videos import one_line
 from animatediff.errors import UserError
 
@@ -70,7 +70,7 @@ class DecodeProcess:
         self._send((decode, clips))
         self._receive(time.monotonic() + _START_S)
 
-    def cut(self, video_id: str, data: bytes, timeout_s: float) -> list[Window]:
+    def cut(self, video_id: str, data: bytes, timeout_s: float) -> list[DecodedClip]:
         """Have a video cut.
 
         Raises:

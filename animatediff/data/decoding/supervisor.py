@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from animatediff.config import Config
 from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding import decoders
-from animatediff.data.decoding.cut import Window
+from animatediff.data.decoding.cut import DecodedClip
 from animatediff.data.decoding.frames import is_memory_error
 from animatediff.data.decoding.process import DecodeProcess, ProcessError
 from animatediff.data.decoding.videos import MAX_PIXELS
@@ -73,7 +73,7 @@ class Supervisor:
         """Process id of the child; None while there is none."""
         return self._child.pid if self._child else None
 
-    def cut(self, video_id: str, data: bytes) -> list[Window]:
+    def cut(self, video_id: str, data: bytes) -> list[DecodedClip]:
         """Cut a video into clips; see `cut.cut`.
 
         Raises:

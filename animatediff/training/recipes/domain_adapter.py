@@ -50,9 +50,9 @@ class DomainAdapter(AdapterRecipe):
         alphas_cumprod: "Tensor",
     ) -> "Tensor":
         """Return the losses of one frame a clip, (b), which the draws have chosen."""
-        from animatediff.training.step.draws import single_frames
+        from animatediff.training.step.draws import take_single_frames
 
-        frames, frame_draws = single_frames(latents, draws)
+        frames, frame_draws = take_single_frames(latents, draws)
         return super().loss(predict, frames, conditioning, frame_draws, alphas_cumprod)
 
     def sampled_with(self, weights_uri: str) -> SampledWith:

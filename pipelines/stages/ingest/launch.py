@@ -31,22 +31,22 @@ Stages = Mapping[type[Stage[Any, Any]], int]
 """The stages in the order of the work, each with the number of its actors."""
 
 
-def encode(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
+def run_stages(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
     """Encode the pending units.
 
     Raises:
         UserError: what a worker raised; what is committed stays.
     """
-    num_done = len(job.units) - len(job.pending)
+    num_done = len(job.units) - len(job.pending_units)
     if num_done:
         logger.info("continuing: %d of %d units are encoded already", num_done, len(job.units))
-    if not job.pending:
+    if not job.pending_units:
         return
     spec = IngestSpec(
         output_uri=job.output_uri,
         base=job.base,
         dtype=job.dtype,
-        encoder_fp=job.identity.encoder_fp,
+        vae_fingerprint=job.latent_encoding.vae_fingerprint,
         clips=config.clips,
         decode=config.decode,
         scorers=config.scorers,
@@ -54,10 +54,10 @@ def encode(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
         trusted=config.source.trusted,
         quarantine_unreachable=config.quarantine_unreachable,
     )
-    stages = _stages(config, len(job.pending), use_gpu=use_gpu)
+    stages = _stages(config, len(job.pending_units), use_gpu=use_gpu)
     needs = Stage.resources(spec) | Encode.resources(spec)
     classes = tuple(stage.__name__ for stage in stages)
-    total = sum(unit.num_videos for unit in job.pending)
+    total = sum(unit.num_videos for unit in job.pending_units)
     state = read_state(job.output_uri)
     totals = Totals.at_start(config, job, state)
     with (
@@ -70,7 +70,7 @@ def encode(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
                 user_errors(kept=_KEPT, lower=_LOWER),
                 starting("ingest worker", sum(stages.values()), needs, classes=classes, lower=_LOWER) as arrived,
             ):
-                for result in _results(job.pending, spec, stages):
+                for result in _results(job.pending_units, spec, stages):
                     arrived()
                     totals.add(result)
                     progress.update(result.num_videos, clips=totals.num_clips, quarantined=totals.num_quarantined)
@@ -112,7 +112,7 @@ def _results(units: list[UnitRef], spec: IngestSpec, stages: Stages) -> Iterator
     Raises:
         UserError: the storage of a unit's videos or of the output failed, or a scorer; that unit stays pending.
     """
-    rows = [{Decode.takes: pickle.dumps(unit), "error": ""} for unit in units]
+    rows = [{Decode.input_column: pickle.dumps(unit), "error": ""} for unit in units]
     dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
     # A unit may take longer than Ray's half hour without progress, and so may waiting for machines.
     dataset.context.execution_no_progress_timeout_s = -1
@@ -130,4 +130,4 @@ def _results(units: list[UnitRef], spec: IngestSpec, stages: Stages) -> Iterator
     for row in dataset.iter_rows():
         if row["error"]:
             raise UserError(row["error"])
-        yield pickle.loads(row[Encode.gives])
+        yield pickle.loads(row[Encode.output_column])

@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from animatediff import storage
 from animatediff.config import Config, differing_fields, dump
-from animatediff.data.loading.choice import ClipChoice
 from animatediff.data.loading.loader import ClipLoader, latent_shapes
 from animatediff.data.loading.order import Batching
+from animatediff.data.loading.selection import ClipFilter
 from animatediff.data.manifest import Manifest, check_shards, read_manifest
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError, naming
@@ -158,7 +158,7 @@ def _count(config: RecipeConfig, uri: str, manifest: Manifest, where: str, *, he
     """Return how many clips are chosen of a dataset; finding none is told here, and not by a worker."""
     holdout = config.train.holdout
     return ClipLoader(
-        uri, manifest, Batching(batch_size=1, seed=0), ClipChoice(where=where, holdout=holdout, held_out=held_out)
+        uri, manifest, Batching(batch_size=1, seed=0), ClipFilter(where=where, holdout=holdout, held_out=held_out)
     ).num_clips
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from animatediff import storage
-from animatediff.data.loading.choice import ClipChoice
 from animatediff.data.loading.loader import ClipLoader
 from animatediff.data.loading.order import Batching
+from animatediff.data.loading.selection import ClipFilter
 from animatediff.data.manifest import Manifest
 from animatediff.errors import UserError
 from animatediff.rendering.animator import Animator
@@ -120,6 +120,6 @@ def _caption(config: RecipeConfig, manifest: Manifest) -> str:
         config.dataset_uri,
         manifest,
         Batching(batch_size=1, seed=config.train.seed),
-        ClipChoice(where=config.where, holdout=config.train.holdout, held_out=config.train.holdout > 0),
+        ClipFilter(where=config.where, holdout=config.train.holdout, held_out=config.train.holdout > 0),
     )
     return loader.load(0).captions[0]

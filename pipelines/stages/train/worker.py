@@ -23,7 +23,7 @@ from animatediff.errors import UserError
 from animatediff.training.config import TrainingConfig
 from animatediff.training.settings import RecipeConfig
 from animatediff.training.state.checkpoint_files import DamagedCheckpointError
-from animatediff.training.trainer import StepResult, Trainer, gathered
+from animatediff.training.trainer import StepResult, Trainer, all_gather_lists
 from pipelines.stages.train.checkpoints import name_of
 from pipelines.stages.train.run import RUN_FILE
 
@@ -106,7 +106,7 @@ def _restore(trainer: Trainer, board: Any) -> int | None:
             start = trainer.load(Path(folder))
     except (DamagedCheckpointError, FileNotFoundError) as error:
         damage.append(str(error))
-    if not gathered(damage, context.get_world_size()):
+    if not all_gather_lists(damage, context.get_world_size()):
         return start
     if context.get_world_rank() == 0:
         ray.get(board.post.remote({"damaged": posixpath.basename(checkpoint.path)}))
@@ -193,7 +193,7 @@ class _Meter:
         skips.found.clear()
 
     def post(self, step: int) -> None:
-        losses, counts = _sum_over_workers(torch.stack([result.sums for result in self._results]).sum(dim=0)).cpu()
+        losses, counts = _sum_over_workers(torch.stack([result.loss_sums for result in self._results]).sum(dim=0)).cpu()
         elapsed_s = time.perf_counter() - self._since
         quarters = {f"loss_q{i + 1}": losses[i] / counts[i] for i in range(len(counts)) if counts[i]}
         entry = {

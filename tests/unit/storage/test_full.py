@@ -28,7 +28,7 @@ from animatediff.training.trainer import Trainer
 from animatediff.weights.reading.tensors import save_tensors
 from pipelines.tracking.tracker import Tracker
 from tests.integration.faulty_proxy import RefusingProxy
-from tests.support_data import IDENTITY, clip_row, make_videos, plan
+from tests.support_data import LATENT_ENCODING, clip_row, make_videos, plan
 from tests.unit.data.loading.test_loader import write_dataset
 
 RESULTS = [
@@ -57,7 +57,9 @@ def write_clip(root):
 
 
 def write_shard(root):
-    return seal.write_shard(root, seal.ShardPlan("bucket=2x16x16/shard-00000.parquet", "2x16x16", ("u",)), IDENTITY)
+    return seal.write_shard(
+        root, seal.ShardPlan("bucket=2x16x16/shard-00000.parquet", "2x16x16", ("u",)), LATENT_ENCODING
+    )
 
 
 # By name: what is there before, and the writer.

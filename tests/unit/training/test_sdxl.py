@@ -85,7 +85,7 @@ def test_a_recipe_trains_on_an_sdxl_base(base, tmp_path, recipe):
     )
     before = [parameter.detach().clone() for parameter in trainer.model.trainable.parameters()]
     results = [result for _, result in trainer.steps(0)]
-    assert all(result.sums.isfinite().all() for result in results)
+    assert all(result.loss_sums.isfinite().all() for result in results)
     # Of a fresh module's or adapter's parameters the last layer's learn first, the others from the next step on.
     after = trainer.model.trainable.parameters()
     assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))

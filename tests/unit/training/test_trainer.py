@@ -12,7 +12,7 @@ from animatediff.training import trainer as trainer_module
 from animatediff.training.config import TrainingConfig
 from animatediff.training.recipes.table import recipe_of
 from animatediff.training.settings import ComputeConfig, ModelConfig, OptimConfig
-from animatediff.training.trained_model import place
+from animatediff.training.trained_model import move_to_device
 from animatediff.training.trainer import Trainer
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_text_encoders, load_unet
@@ -64,7 +64,7 @@ def test_training_moves_every_motion_parameter_and_no_other(trained, recipe):
     ]
     assert still == []
     assert len(results) == 4
-    assert all(result.sums.isfinite().all() and result.grad_norm > 0 for result in results)
+    assert all(result.loss_sums.isfinite().all() and result.grad_norm > 0 for result in results)
 
 
 def test_half_a_run_and_a_resumed_half_equal_a_whole_one_bit_for_bit(trained, recipe, tmp_path):
@@ -78,7 +78,7 @@ def test_half_a_run_and_a_resumed_half_equal_a_whole_one_bit_for_bit(trained, re
     start = second.load(tmp_path)
     rest = [result for _, result in second.steps(start)]
     assert start == 2
-    assert [r.sums.tolist() for r in rest] == [r.sums.tolist() for r in results[2:]]
+    assert [r.loss_sums.tolist() for r in rest] == [r.loss_sums.tolist() for r in results[2:]]
     for new, old in zip(learned(second), learned(whole), strict=True):
         assert torch.equal(new, old)
 
@@ -127,7 +127,7 @@ def test_what_is_frozen_is_cast_and_what_is_trained_keeps_its_bits(recipe, train
     motion_modules.write(uri, trained[0].model.trainable)
     model = ModelConfig() if name == "domain_adapter" else ModelConfig(motion_module=uri)
     placed, kept = (build(recipe.model_copy(update={"recipe": name, "model": model}), seed=5) for _ in range(2))
-    place(placed, CPU, "bfloat16")
+    move_to_device(placed, CPU, "bfloat16")
     tensors = {**dict(placed.trainable.named_parameters()), **dict(placed.trainable.named_buffers())}
     for name, tensor in (*kept.trainable.named_parameters(), *kept.trainable.named_buffers()):
         assert torch.equal(tensors[name], tensor)

@@ -3,7 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from animatediff.data.clips.config import ClipConfig, Run, fit, frames_at, motion_score, plan_windows
+from animatediff.data.clips.config import ClipConfig
+from animatediff.data.clips.plan import ResolutionSpan, frames_at, plan_clips
+from animatediff.data.clips.resize import fit
+from animatediff.data.scoring.measures import motion_score
 
 
 def times(num, fps=25.0):
@@ -11,7 +14,7 @@ def times(num, fps=25.0):
 
 
 def clip_times(timestamps, **config):
-    plans = plan_windows(timestamps, (Run(0, 64, 64),), key="video", config=ClipConfig(**config))
+    plans = plan_clips(timestamps, (ResolutionSpan(0, 64, 64),), key="video", config=ClipConfig(**config))
     return [plan.times for plan in plans]
 
 

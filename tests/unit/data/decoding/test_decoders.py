@@ -3,7 +3,7 @@ import struct
 import numpy as np
 import pytest
 
-from animatediff.data.clips.config import fit
+from animatediff.data.clips.resize import fit
 from animatediff.data.decoding import decoders, videos
 from animatediff.data.decoding.decoders import load_decoders
 from animatediff.data.decoding.decoders.decord import _distrust_repeats

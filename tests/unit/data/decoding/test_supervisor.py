@@ -103,7 +103,7 @@ def test_a_child_killed_from_outside_changes_nothing():
         (got,) = decoding.cut("a", data)
         assert decoding.child_pid != first
     assert np.array_equal(want.frames, got.frames)
-    assert (got.window, got.t_start, got.scores) == (want.window, want.t_start, want.scores)
+    assert (got.index, got.t_start, got.scores) == (want.index, want.t_start, want.scores)
 
 
 def test_a_child_killed_while_idle_changes_nothing(plain):

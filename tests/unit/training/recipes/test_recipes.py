@@ -11,9 +11,9 @@ import torch
 from pydantic import ValidationError
 
 from animatediff.data import shards
-from animatediff.data.loading.choice import ClipChoice
 from animatediff.data.loading.loader import ClipLoader
 from animatediff.data.loading.order import Batching
+from animatediff.data.loading.selection import ClipFilter
 from animatediff.data.manifest import read_manifest, write_manifest
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
@@ -91,7 +91,7 @@ RECIPES = ["motion_module", "domain_adapter", "motion_lora", "finetune"]
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_its_own_weights_and_leaves_a_file_of_their_kind(make, world, tmp_path, name):
     trainer, results = run(make(name))
-    assert all(result.sums.isfinite().all() for result in results)
+    assert all(result.loss_sums.isfinite().all() for result in results)
     kinds = {"motion_module": "motion_module", "domain_adapter": "domain_adapter"}
     assert trainer.recipe.result_file == f"{kinds.get(name, 'motion_lora')}.safetensors"
     uri = str(tmp_path / trainer.recipe.result_file)
@@ -128,7 +128,7 @@ def test_half_a_run_and_a_resumed_half_equal_a_whole_one_bit_for_bit(make, tmp_p
     first.save(tmp_path, step=last)
     second = Trainer(recipe, device=CPU)
     rest = [result for _, result in second.steps(second.load(tmp_path))]
-    assert [r.sums.tolist() for r in rest] == [r.sums.tolist() for r in results[2:]]
+    assert [r.loss_sums.tolist() for r in rest] == [r.loss_sums.tolist() for r in results[2:]]
     assert torch.equal(learned(second), learned(whole))
     if ema_decay:
         assert all(map(torch.equal, second.ema.averages, whole.ema.averages))
@@ -157,7 +157,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(make, name):
     whole, results = run(make(name, train={"num_steps": 1}))
     parts, accumulated = run(make(name, train={"num_steps": 1}, compute={"micro_batch_size": 1}))
     torch.testing.assert_close(gradients(parts), gradients(whole), rtol=0, atol=1e-6)
-    torch.testing.assert_close(accumulated[0].sums, results[0].sums, rtol=0, atol=1e-6)
+    torch.testing.assert_close(accumulated[0].loss_sums, results[0].loss_sums, rtol=0, atol=1e-6)
 
 
 def kept_bytes(recipe):
@@ -196,7 +196,7 @@ def test_lower_precision_trains_about_the_same(make, precision):
     assert {parameter.dtype for parameter in trainer.model.unet.base.parameters()} == {getattr(torch, precision)}
     assert {parameter.dtype for parameter in trainer.model.trainable.parameters()} == {torch.float32}
     assert trainer._scaler.is_enabled() == (precision == "float16")
-    assert results[0].sums[0].sum() == pytest.approx(expected[0].sums[0].sum().item(), rel=2e-2)
+    assert results[0].loss_sums[0].sum() == pytest.approx(expected[0].loss_sums[0].sum().item(), rel=2e-2)
     assert not torch.equal(learned(trainer), learned(exact))
     assert trainer.skipped.number == 0
 
@@ -228,7 +228,7 @@ OPTIONS = {
 
 
 def outcome(trainer, results):
-    return learned(trainer).sum().item(), [result.sums.tolist() for result in results]
+    return learned(trainer).sum().item(), [result.loss_sums.tolist() for result in results]
 
 
 def test_every_option_has_an_effect(make):
@@ -312,7 +312,7 @@ def test_a_bad_clip_costs_its_steps_and_is_named_and_too_many_stop_the_run(make,
     assert learned(trainer).isfinite().all()
     assert trainer.skipped.number == 2  # 16 places for 8 clips
     assert {tuple(skip.clip_ids) for skip in trainer.skipped.found} == {("clip-003",)}
-    assert all(result.sums.isfinite().all() for result in results)
+    assert all(result.loss_sums.isfinite().all() for result in results)
 
     strict = recipe.model_copy(update={"train": recipe.train.model_copy(update={"max_skipped_steps": 0})})
     with pytest.raises(UserError, match=r"1 steps in a row.* clips: clip-003\."):
@@ -345,7 +345,7 @@ def test_held_out_clips_without_a_finite_loss_are_named_and_left_out(make, tmp_p
         recipe.dataset_uri,
         read_manifest(recipe.dataset_uri),
         Batching(batch_size=1, seed=0),
-        ClipChoice(holdout=0.5, held_out=True),
+        ClipFilter(holdout=0.5, held_out=True),
     )
     clips = [held.load(i).clip_ids[0] for i in range(held.num_clips)]
     assert len(clips) > 1
@@ -405,7 +405,7 @@ def test_training_and_validation_take_a_recipes_own_loss(make, tmp_path, monkeyp
     held_out = validation_loss(config, uri, device=CPU, num_clips=1).loss
     monkeypatch.setitem(table.RECIPES, "motion_module", Doubled)
     _, doubled = run(config)
-    assert torch.equal(doubled[0].sums[0], 2 * expected[0].sums[0])
+    assert torch.equal(doubled[0].loss_sums[0], 2 * expected[0].loss_sums[0])
     assert validation_loss(config, uri, device=CPU, num_clips=1).loss == 2 * held_out
 
 
@@ -434,5 +434,7 @@ def test_each_recipe_is_told_in_the_configs_help():
 def test_a_compiled_model_trains_the_same(make):
     plain, expected = run(make())
     compiled, results = run(make(compute={"compile": True}))
-    torch.testing.assert_close(torch.stack([r.sums for r in results]), torch.stack([r.sums for r in expected]))
+    torch.testing.assert_close(
+        torch.stack([r.loss_sums for r in results]), torch.stack([r.loss_sums for r in expected])
+    )
     torch.testing.assert_close(gradients(compiled), gradients(plain), rtol=0, atol=1e-4)
