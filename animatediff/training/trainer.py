@@ -163,9 +163,9 @@ class Trainer:
         step, self.skipped.number = self._state.load(folder)
         return step
 
-    def write_result(self, uri: str) -> None:
+    def write_weights(self, uri: str) -> None:
         """Write the weights file that has been trained."""
-        self._state.write_result(uri)
+        self._state.write_weights(uri)
 
     def _without_sync(self) -> AbstractContextManager[None]:
         """Keep the gradients here: DistributedDataParallel reduces them once a step, with the last micro-batch."""

@@ -52,7 +52,8 @@ _MAY_CHANGE = (
     "rate.",
 )
 
-_Sealed = tuple[str, Manifest]  # a dataset's URI before it
+_NamedManifest = tuple[str, Manifest]
+"""A dataset's URI, and its manifest."""
 
 
 class DataVersion(Config):
@@ -104,7 +105,7 @@ class TrainJob(NamedTuple):
     run: TrainRun
     inputs: list[DataInput]
     """What it trains on, as MLflow is told."""
-    result: str
+    weights_uri: str
     """URI of the weights file that comes out."""
 
 
@@ -122,7 +123,7 @@ def check(config: TrainConfig, inputs_uri: str) -> TrainJob:
     with naming("dataset_uri"):
         manifest = read_manifest(config.dataset_uri)
         check_shards(config.dataset_uri, manifest)
-    resolved = _resolved(config, inputs_uri)
+    resolved = _resolve_paths(config, inputs_uri)
     recipe = recipe_of(resolved)
     _check_files(resolved)
     for shape in latent_shapes(resolved.dataset_uri, manifest):
@@ -131,15 +132,17 @@ def check(config: TrainConfig, inputs_uri: str) -> TrainJob:
     num_clips = _count(resolved, resolved.dataset_uri, manifest, resolved.where)
     validates = config.sample.every > 0 and resolved.train.holdout > 0
     held_out = _count(resolved, resolved.dataset_uri, manifest, resolved.where, held_out=True) if validates else 0
-    sealed = [(resolved.dataset_uri, manifest)]
+    manifests = [(resolved.dataset_uri, manifest)]
     if resolved.mix.dataset_uri is not None:
         with naming("mix"):
-            sealed.append((resolved.mix.dataset_uri, _read_mix(recipe, resolved.mix.dataset_uri, manifest)))
+            manifests.append((resolved.mix.dataset_uri, _read_mix(recipe, resolved.mix.dataset_uri, manifest)))
     long = count_long(resolved.dataset_uri, manifest, resolved.base)
     logger.log(logging.WARNING if long.number else logging.INFO, "%s", long)
-    result = storage.join(storage.absolute(config.output_uri), recipe.result_file)
-    inputs = [_input(uri, found) for uri, found in sealed]
-    return TrainJob(recipe, manifest, num_clips, held_out, _find_run(config, recipe, sealed), inputs, result)
+    weights_uri = storage.join(storage.absolute(config.output_uri), recipe.weights_file)
+    inputs = [_input(uri, found) for uri, found in manifests]
+    return TrainJob(
+        recipe, manifest, num_clips, held_out, _read_or_start_run(config, recipe, manifests), inputs, weights_uri
+    )
 
 
 def prepare(config: TrainConfig) -> TrainJob:
@@ -205,21 +208,21 @@ def _check_files(config: RecipeConfig) -> None:
             raise UserError(f"{field}: {problems[file]}")
 
 
-def _find_run(config: TrainConfig, recipe: Recipe, sealed: Sequence[_Sealed]) -> TrainRun:
+def _read_or_start_run(config: TrainConfig, recipe: Recipe, manifests: Sequence[_NamedManifest]) -> TrainRun:
     """Return the run that the folder holds, or a new one."""
     run = _read(config.output_uri)
     if run is not None:
-        _check_same(config, recipe, run, sealed)
-    datasets = tuple(DataVersion.of(manifest) for _, manifest in sealed)
+        _check_unchanged(config, recipe, run, manifests)
+    versions = tuple(DataVersion.of(manifest) for _, manifest in manifests)
     data = {
-        "dataset_digest": "+".join(version.digest for version in datasets),
-        "datasets": datasets,
+        "dataset_digest": "+".join(version.digest for version in versions),
+        "datasets": versions,
         "noise_schedule": recipe.noise_schedule,
     }
     return run.model_copy(update=data) if run else TrainRun.model_validate(data)
 
 
-def _resolved(config: TrainConfig, inputs_uri: str) -> RecipeConfig:
+def _resolve_paths(config: TrainConfig, inputs_uri: str) -> RecipeConfig:
     """Return what a recipe is told, with local paths absolute, as workers have another working directory."""
     fields = {name: getattr(config, name) for name in TrainingConfig.model_fields}
     fields["dataset_uri"] = storage.absolute(config.dataset_uri)
@@ -253,7 +256,7 @@ def _read(output_uri: str) -> TrainRun | None:
         raise UserError(f"{uri} is not the state of a training run: {error.errors()[0]['msg']}") from error
 
 
-def _check_same(config: TrainConfig, recipe: Recipe, run: TrainRun, sealed: Sequence[_Sealed]) -> None:
+def _check_unchanged(config: TrainConfig, recipe: Recipe, run: TrainRun, manifests: Sequence[_NamedManifest]) -> None:
     old = read_yaml(storage.join(config.output_uri, _CONFIG))
     new = config.model_dump(mode="json")
     changes = differing_fields(printable_values(old | earlier_runs.without_default_schedule(old, new)), new)
@@ -263,7 +266,7 @@ def _check_same(config: TrainConfig, recipe: Recipe, run: TrainRun, sealed: Sequ
         # The motion module's file says another one than it did, or was not known by its version.
         was, now = (schedule.model_dump() for schedule in (before, recipe.noise_schedule))
         changes += differing_fields(was, now, "the noise schedule's ")
-    changes += _changed_clips(run, sealed)
+    changes += _changed_clips(run, manifests)
     if changes and config.allow_config_change:
         logger.warning("the run goes on with a changed config: %s", "; ".join(changes))
     elif changes:
@@ -273,11 +276,11 @@ def _check_same(config: TrainConfig, recipe: Recipe, run: TrainRun, sealed: Sequ
         )
 
 
-def _changed_clips(run: TrainRun, sealed: Sequence[_Sealed]) -> Iterator[str]:
+def _changed_clips(run: TrainRun, manifests: Sequence[_NamedManifest]) -> Iterator[str]:
     """Yield the datasets that are not what the run has trained on so far."""
     digests = run.dataset_digest.split("+")
     # Another number of datasets is a change of the config, which is told by itself.
-    for number, (digest, (uri, manifest)) in enumerate(zip(digests, sealed, strict=False)):
+    for number, (digest, (uri, manifest)) in enumerate(zip(digests, manifests, strict=False)):
         if digest == manifest.digest():
             continue
         if not run.datasets:

@@ -210,9 +210,9 @@ def test_a_checkpoint_on_a_full_disk(trainer, tmp_path, moment, monkeypatch):
             trainer.save(tmp_path / "full", step=1)
     assert "\n" not in str(caught.value)
     # What is there is no checkpoint, and is known as none.
-    assert not (tmp_path / "full" / checkpoint_files.LIST).exists()
+    assert not (tmp_path / "full" / checkpoint_files.CHECKSUMS_FILE).exists()
     trainer.save(tmp_path / "full", step=1)
-    checkpoint_files.check(tmp_path / "full")
+    checkpoint_files.verify_checksums(tmp_path / "full")
 
 
 def test_mlflows_file_on_a_full_disk_costs_a_warning(tmp_path, monkeypatch, caplog):

@@ -90,7 +90,7 @@ def test_a_recipe_trains_on_an_sdxl_base(base, tmp_path, recipe):
     after = trainer.model.trainable.parameters()
     assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     if recipe == "motion_module":
-        trainer.write_result(str(tmp_path / "motion_module.safetensors"))
+        trainer.write_weights(str(tmp_path / "motion_module.safetensors"))
         assert motion_modules.open_file(str(tmp_path / "motion_module.safetensors")).version == "sdxl"
 
 

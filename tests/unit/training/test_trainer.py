@@ -4,7 +4,7 @@ import shutil
 import pytest
 import torch
 
-from animatediff.diffusion.noise_schedule import GivenSchedule
+from animatediff.diffusion.noise_schedule import NoiseScheduleOverrides
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
@@ -176,7 +176,7 @@ def test_a_checkpoint_that_predicts_v_is_trained_on_with_a_noise_schedule_of_v_a
     recipe = recipe.model_copy(update={"base_checkpoints": (str(folder),)})
     with pytest.raises(UserError, match="trained to predict v"):
         build(recipe, seed=0)
-    build(recipe.model_copy(update={"schedule": GivenSchedule(prediction_type="v_prediction")}), seed=0)
+    build(recipe.model_copy(update={"schedule": NoiseScheduleOverrides(prediction_type="v_prediction")}), seed=0)
 
 
 def test_fresh_weights_come_from_the_seed_alone(recipe):

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from animatediff.config import parse
-from animatediff.diffusion.noise_schedule import GivenSchedule, NoiseSchedule
+from animatediff.diffusion.noise_schedule import NoiseSchedule, NoiseScheduleOverrides
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
@@ -131,7 +131,7 @@ def test_two_that_are_no_schedule_together_are_told(fields):
     )
     with pytest.raises(UserError, match=r"schedule beside what .*motion.safetensors says: .*zero_terminal_snr needs"):
         recipe_of(recipe).noise_schedule  # noqa: B018
-    late = recipe.model_copy(update={"schedule": GivenSchedule()})
+    late = recipe.model_copy(update={"schedule": NoiseScheduleOverrides()})
     late = TrainingConfig(
         **({name: getattr(late, name) for name in TrainingConfig.model_fields} | {"objective": {"fade_from": 5000}})
     )

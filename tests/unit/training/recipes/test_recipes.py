@@ -20,8 +20,8 @@ from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.training.config import TrainingConfig
 from animatediff.training.recipes import table
-from animatediff.training.recipes.motion_module import MotionModule
-from animatediff.training.recipes.recipe import SampledWith
+from animatediff.training.recipes.motion_module import MotionModuleRecipe
+from animatediff.training.recipes.recipe import SamplingWeights
 from animatediff.training.settings import RecipeConfig
 from animatediff.training.trainer import Trainer
 from animatediff.training.validation import validation_loss
@@ -93,9 +93,9 @@ def test_a_recipe_trains_its_own_weights_and_leaves_a_file_of_their_kind(make, w
     trainer, results = run(make(name))
     assert all(result.loss_sums.isfinite().all() for result in results)
     kinds = {"motion_module": "motion_module", "domain_adapter": "domain_adapter"}
-    assert trainer.recipe.result_file == f"{kinds.get(name, 'motion_lora')}.safetensors"
-    uri = str(tmp_path / trainer.recipe.result_file)
-    trainer.write_result(uri)
+    assert trainer.recipe.weights_file == f"{kinds.get(name, 'motion_lora')}.safetensors"
+    uri = str(tmp_path / trainer.recipe.weights_file)
+    trainer.write_weights(uri)
     assert identify.identify(open_tensors(uri)).family == kinds.get(name, "motion_lora")
     if name == "motion_module":
         assert motion_modules.open_file(uri).schedule == trainer.recipe.noise_schedule.model_dump()
@@ -113,7 +113,7 @@ def test_a_recipe_trains_its_own_weights_and_leaves_a_file_of_their_kind(make, w
 
 def test_finetuning_without_a_rank_trains_the_whole_motion_module(make, world):
     trainer, _ = run(make("finetune", model={"lora_rank": None}))
-    assert trainer.recipe.result_file == "motion_module.safetensors"
+    assert trainer.recipe.weights_file == "motion_module.safetensors"
     given = motion_modules.read(str(world / "motion.safetensors")).state_dict()
     assert not any(torch.equal(tensor, given[n]) for n, tensor in trainer.model.trainable.state_dict().items())
 
@@ -141,7 +141,7 @@ def test_the_result_is_the_averaged_weights_where_there_are_any(make, tmp_path):
     trainer, _ = run(make(train={"ema_decay": 0.9}))
     before = learned(trainer)
     uri = str(tmp_path / "averaged.safetensors")
-    trainer.write_result(uri)
+    trainer.write_weights(uri)
     assert torch.equal(learned(trainer), before)
     read = motion_modules.read(uri)
     assert all(map(torch.equal, read.parameters(), trainer.ema.averages))
@@ -249,7 +249,7 @@ def test_captions_reach_a_module_that_attends_to_them_and_its_file_says_so(make,
     assert torch.equal(*same)
     trainer, _ = run(recipe)
     uri = str(tmp_path / "text.safetensors")
-    trainer.write_result(uri)
+    trainer.write_weights(uri)
     assert motion_modules.open_file(uri).config.text_width == told.text.shape[-1]
     with torch.no_grad():
         texts = [trainer._text([caption], height=8, width=8) for caption in ("caption 1", "caption 2")]
@@ -323,10 +323,10 @@ def test_the_held_out_loss_is_always_the_same_and_falls_with_training(make, tmp_
     recipe = make(train={"num_steps": 12, "holdout": 0.5, "batch_size": 8})
     uris = [str(tmp_path / name) for name in ("fresh.safetensors", "trained.safetensors")]
     trainer = Trainer(recipe, device=CPU)
-    trainer.write_result(uris[0])
+    trainer.write_weights(uris[0])
     for _ in trainer.steps(0):
         pass
-    trainer.write_result(uris[1])
+    trainer.write_weights(uris[1])
     fresh, again, trained = (
         validation_loss(recipe, uri, device=CPU, num_clips=8) for uri in (uris[0], uris[0], uris[1])
     )
@@ -339,7 +339,7 @@ def test_held_out_clips_without_a_finite_loss_are_named_and_left_out(make, tmp_p
     write_dataset(tmp_path / "data", shards=(8,), shapes=(SHAPE,))
     recipe = make(train={"num_steps": 1, "holdout": 0.5}).model_copy(update={"dataset_uri": str(tmp_path / "data")})
     uri = str(tmp_path / "fresh.safetensors")
-    Trainer(recipe, device=CPU).write_result(uri)
+    Trainer(recipe, device=CPU).write_weights(uri)
     whole = validation_loss(recipe, uri, device=CPU, num_clips=8)
     held = ClipLoader(
         recipe.dataset_uri,
@@ -392,7 +392,7 @@ def test_a_fade_that_begins_behind_the_last_timestep_is_refused(make):
 
 
 def test_training_and_validation_take_a_recipes_own_loss(make, tmp_path, monkeypatch):
-    class Doubled(MotionModule):
+    class Doubled(MotionModuleRecipe):
         """A recipe of one's own."""
 
         def loss(self, *args):
@@ -401,7 +401,7 @@ def test_training_and_validation_take_a_recipes_own_loss(make, tmp_path, monkeyp
     config = make(train={"num_steps": 1, "holdout": 0.5})
     plain, expected = run(config)
     uri = str(tmp_path / "motion_module.safetensors")
-    plain.write_result(uri)
+    plain.write_weights(uri)
     held_out = validation_loss(config, uri, device=CPU, num_clips=1).loss
     monkeypatch.setitem(table.RECIPES, "motion_module", Doubled)
     _, doubled = run(config)
@@ -412,16 +412,16 @@ def test_training_and_validation_take_a_recipes_own_loss(make, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("name", "rank", "sampled_with"),
     [
-        ("motion_module", None, SampledWith(motion_module="w")),
-        ("finetune", None, SampledWith(motion_module="w")),
-        ("finetune", 2, SampledWith(motion_module="given", motion_loras=("w",))),
-        ("motion_lora", 2, SampledWith(motion_module="given", motion_loras=("w",))),
-        ("domain_adapter", 2, SampledWith(motion_module=None, domain_adapter="w", is_still=True)),
+        ("motion_module", None, SamplingWeights(motion_module="w")),
+        ("finetune", None, SamplingWeights(motion_module="w")),
+        ("finetune", 2, SamplingWeights(motion_module="given", motion_loras=("w",))),
+        ("motion_lora", 2, SamplingWeights(motion_module="given", motion_loras=("w",))),
+        ("domain_adapter", 2, SamplingWeights(motion_module=None, domain_adapter="w", is_still=True)),
     ],
 )
-def test_a_result_is_sampled_beside_what_it_was_trained_on(make, name, rank, sampled_with):
+def test_a_result_is_sampled_beside_what_it_was_trained_on(make, name, rank, sampling_weights):
     model = {"lora_rank": rank} | ({"motion_module": "given"} if name in ("finetune", "motion_lora") else {})
-    assert table.recipe_of(make(name, model=model)).sampled_with("w") == sampled_with
+    assert table.recipe_of(make(name, model=model)).sampling_weights("w") == sampling_weights
 
 
 def test_each_recipe_is_told_in_the_configs_help():
