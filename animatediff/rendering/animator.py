@@ -25,11 +25,11 @@ from animatediff.models.text_encoder import PromptEncoder, word_key
 from animatediff.rendering.catalog import prompt_syntax
 from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Model, Settings, Weights
-from animatediff.rendering.catalog.named_files import additions, named_files
+from animatediff.rendering.catalog.named_files import named_files, scaled_loras
 from animatediff.weights import motion_modules, textual_inversion
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 from animatediff.weights.base_facts import BaseFacts
-from animatediff.weights.lora import read as lora
+from animatediff.weights.lora import lora_file
 from animatediff.weights.motion_schedule import read_schedule
 from animatediff.weights.resident import ResidentWeights, WeightUpdate
 
@@ -53,7 +53,7 @@ class Clip(NamedTuple):
 
 
 class _Files(NamedTuple):
-    reading: WeightUpdate
+    update: WeightUpdate
     embeddings: tuple[Embedding, ...]
     words: tuple[tuple[str, str | None], ...]
     """Where each embedding is from, and its token: what else decides a prompt's embeddings."""
@@ -126,7 +126,7 @@ class Animator:
         self._loaded = None
         files = self._fetched(wanted)
         self._prompts.set_embeddings(files.embeddings)
-        self._weights.apply(files.reading)
+        self._weights.apply(files.update)
         self._words = files.words
         self._encoder = wanted if self._weights.is_changed("text_encoder") else None
         self._loaded = wanted
@@ -146,8 +146,8 @@ class Animator:
                 known.add(word_key(embedding.token))
                 embeddings.append(embedding)
                 words.append((path, embedding.token))
-        reading = self._weights.read(wanted.checkpoint, additions(wanted), vae=wanted.vae, ahead=ahead)
-        return _Files(reading, tuple(embeddings), tuple(words))
+        update = self._weights.read(wanted.checkpoint, scaled_loras(wanted), vae=wanted.vae, ahead=ahead)
+        return _Files(update, tuple(embeddings), tuple(words))
 
     def render(self, item: Item) -> np.ndarray:
         """Return the frames of one clip, (f h w 3) uint8 RGB.
@@ -259,7 +259,7 @@ def _bundled(wanted: Weights) -> Iterator[tuple[str, Embedding]]:
     """Yield the embeddings in the files of LoRAs that are not left out, with their paths."""
     for file in named_files(wanted):
         if file.slot.family == "lora" and file.scale:
-            yield from ((file.uri, found) for found in textual_inversion.bundled(lora.open_file(file.uri)))
+            yield from ((file.uri, found) for found in textual_inversion.bundled(lora_file.open_lora(file.uri)))
 
 
 def _only_weights(weights: Weights) -> Weights:

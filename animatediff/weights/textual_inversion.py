@@ -12,7 +12,7 @@ from torch import Tensor
 
 from animatediff.errors import UserError, refusing
 from animatediff.models.embedding import Embedding
-from animatediff.weights.identify.identify import Base, expect
+from animatediff.weights.identify.weights_file import Base, expect_family
 from animatediff.weights.reading.tensors import TensorFile, open_tensors
 
 _log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def read(uri: str, *, token: str | None = None, base: Base | None = None) -> Emb
     """
     file = open_tensors(uri)
     with refusing(f"cannot read the embedding {uri}"):
-        expect(file, {"textual_inversion"}, base=base)
+        expect_family(file, {"textual_inversion"}, base=base)
         tensors = _named(file)
         vectors = _all_vectors(tensors, f"embedding {uri}")
         own = next(iter(tensors.keys() - _NO_TOKEN), None)

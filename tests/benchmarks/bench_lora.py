@@ -14,7 +14,7 @@ import torch
 
 from animatediff.weights.layouts.architectures import meta_modules
 from animatediff.weights.lora.deltas import LoraDelta
-from animatediff.weights.resident import Addition, ResidentWeights
+from animatediff.weights.resident import ResidentWeights, ScaledLora
 
 ROUNDS = 7
 RANK = 32
@@ -48,7 +48,7 @@ def one_by_one(resident, changes):
 
 @torch.no_grad()
 def batched(resident, changes):
-    resident._add({target: [(change, Addition("the LoRA"))] for target, change in changes.items()}, {})
+    resident._add({target: [(change, ScaledLora("the LoRA"))] for target, change in changes.items()}, {})
 
 
 def seconds(function, resident, changes, device):

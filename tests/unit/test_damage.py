@@ -53,7 +53,7 @@ class World:
         for driver in (ingest_driver, score_driver):
             monkeypatch.setattr(driver, "connect", lambda: None)
         monkeypatch.setattr(ingest_driver, "wants_gpus", lambda _: False)
-        monkeypatch.setattr(ingest_driver, "encode", self._encode)
+        monkeypatch.setattr(ingest_driver, "run_stages", self._encode)
         monkeypatch.setattr(seal, "_write_shards", lambda uri, plans, own: (write_shard(uri, p, own) for p in plans))
         monkeypatch.setattr(planning, "_UNITS_PER_SEGMENT", 1)
         planning._cached_segment.cache_clear()

@@ -22,7 +22,7 @@ from animatediff.rendering.catalog.model_identity import HashFile, Identities
 from animatediff.rendering.catalog.unvalidated_copies import unvalidated_copy
 from animatediff.uris import printable_uri
 from animatediff.weights import checkpoints
-from animatediff.weights.identify.weights_slots import SLOTS
+from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS
 
 RENDER_VERSION = 4
 """Version of the pixels, a part of every digest: raise it when a change of the code changes them."""
@@ -48,7 +48,7 @@ class Catalog(SeededSettings):
         Raises:
             UserError: neither the entry nor the catalog names a base or a motion module.
         """
-        needed = (slot.field for slot in SLOTS.values() if slot.is_needed)
+        needed = (slot.field for slot in WEIGHTS_SLOTS.values() if slot.is_needed)
         shared = {name: getattr(entry, name) or getattr(self, name) for name in needed}
         for name, uri in shared.items():
             if uri is None:

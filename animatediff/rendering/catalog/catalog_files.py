@@ -16,7 +16,7 @@ from animatediff.rendering.catalog.row_validation import RowValidator
 from animatediff.rendering.catalog.tables import SUFFIXES, Row, read_rows
 from animatediff.rendering.catalog.unvalidated_copies import unvalidated_copy
 from animatediff.uris import Uri, printable_uri
-from animatediff.weights.identify.weights_slots import SLOTS
+from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS
 
 
 class CatalogFile(Catalog):
@@ -70,7 +70,7 @@ def _of_table(uri: str) -> Catalog:
         raise UsageError(f"{printable_uri(uri)} has no rows")
     missing = [
         slot.field
-        for slot in SLOTS.values()
+        for slot in WEIGHTS_SLOTS.values()
         if slot.is_needed and not any(getattr(entry, slot.field) for entry in entries)
     ]
     if missing:

@@ -15,7 +15,7 @@ from animatediff.rendering.catalog.model_identity import token_of
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.checks.files import check_files, files_of
 from animatediff.rendering.checks.models import CHECKED_SETTINGS, ModelChecks
-from animatediff.weights.identify.weights_slots import SLOTS
+from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_TOLD = 20  # problems in a message
@@ -108,7 +108,7 @@ def _name_problems(catalog: Catalog) -> Iterator[tuple[int, str]]:
 
 
 def _has_weights_of(entry: Entry, other: Entry) -> bool:
-    return all(getattr(entry, field) == getattr(other, field) for field in SLOTS)
+    return all(getattr(entry, field) == getattr(other, field) for field in WEIGHTS_SLOTS)
 
 
 def _token_problems(words: Sequence[tuple[str, str]]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from animatediff.weights import motion_modules
 from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.identify.messages import model_name
 from animatediff.weights.identify.model import UNUSUAL_INPUTS
-from animatediff.weights.lora import read as lora
+from animatediff.weights.lora import lora_file
 from animatediff.weights.motion_modules import MotionFile
 from animatediff.weights.motion_schedule import schedule_of
 
@@ -174,6 +174,6 @@ def _text_problems(settings: Mapping[str, Any], base: BaseFacts) -> Iterator[str
 
 def _has_mid_block(uri: str) -> bool:
     try:
-        return any("mid_block" in name for name in lora.open_file(uri).tensors)
+        return any("mid_block" in name for name in lora_file.open_lora(uri).tensors)
     except UserError:  # told where files are checked, or by the items
         return False

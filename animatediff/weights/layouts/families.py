@@ -142,7 +142,7 @@ def _line(name: str) -> str:
     return name.replace("\n", " ")
 
 
-class Identity(Config):
+class WeightsIdentity(Config):
     """What a file is. None stands for what its content does not tell."""
 
     uri: str
@@ -174,7 +174,7 @@ class Identity(Config):
 
 
 class Description(NamedTuple):
-    """What names and shapes tell of a file; the fields mean the same as those of its `Identity`."""
+    """What names and shapes tell of a file; the fields mean the same as those of its `WeightsIdentity`."""
 
     family: Family
     version: str | None = None

@@ -1,6 +1,6 @@
 """The change that a low-rank file makes to one weight, kept as the file's factors until it is needed.
 
-All arithmetic is in float32, whatever the file's precision; `weight()` is the change at strength 1.
+All arithmetic is in float32, whatever the file's precision; `to_dense()` is the change itself, its own scale included.
 """
 
 import math
@@ -25,11 +25,11 @@ class WeightDelta(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """Of `weight()`: the changed weight's, or (o, i*kh*kw) where the factors do not tell a kernel's size."""
+        """Of `to_dense()`: the changed weight's, or (o, i*kh*kw) where the factors do not tell a kernel's size."""
 
     @abstractmethod
-    def weight(self) -> Tensor:
-        """Return the change at strength 1, float32."""
+    def to_dense(self) -> Tensor:
+        """Return the change, float32."""
 
     def to(self, device: torch.device) -> Self:
         """Return the same change with its factors on `device`."""
@@ -58,7 +58,7 @@ class LoraDelta(WeightDelta):
         """(o, i) or (o, i, kh, kw)."""
         return (self.up.shape[0], self.down.shape[1] // math.prod(self.kernel), *self.kernel)
 
-    def weight(self) -> Tensor:
+    def to_dense(self) -> Tensor:
         """`scale * up @ down` in the shape `shape`."""
         return (self.scale * (self.up.float() @ self.down.float())).reshape(self.shape)
 
@@ -78,7 +78,7 @@ class FactorsDelta(WeightDelta):
         """The product's shape; a full difference's own, which may be a vector's."""
         return _product_shape(self.factors)
 
-    def weight(self) -> Tensor:
+    def to_dense(self) -> Tensor:
         """`scale` times the product."""
         return self.scale * _product(self.factors)
 
@@ -101,7 +101,7 @@ class LoHa(WeightDelta):
         """(o, i, kh, kw) where the factors have cores, else (o, i*kh*kw)."""
         return _product_shape(self.first)
 
-    def weight(self) -> Tensor:
+    def to_dense(self) -> Tensor:
         """`scale * first * second`."""
         return self.scale * _product(self.first) * _product(self.second)
 
@@ -125,7 +125,7 @@ class LoKr(WeightDelta):
         (o, i), (p, j, *kernel) = _product_shape(self.first), _product_shape(self.second)
         return (o * p, i * j, *kernel)
 
-    def weight(self) -> Tensor:
+    def to_dense(self) -> Tensor:
         """`scale * kron(first, second)`; a kernel's positions are repeated, not multiplied."""
         first, second = _product(self.first), _product(self.second)
         first = first.reshape(*first.shape, *[1] * (second.ndim - 2))
@@ -139,12 +139,12 @@ _LOKR_SECOND = ({"lokr_w2"}, {"lokr_w2_a", "lokr_w2_b"}, {"lokr_w2_a", "lokr_w2_
 _LOKR_FORMS = tuple(first | second for first in _LOKR_FIRST for second in _LOKR_SECOND)
 
 
-def from_factors(factors: Mapping[str, Tensor], strength: Callable[[int | None], float]) -> WeightDelta:
+def from_factors(factors: Mapping[str, Tensor], scale_for_rank: Callable[[int | None], float]) -> WeightDelta:
     """Return the change that a file's factors make.
 
     Args:
         factors: by kohya's names (`down`, `up`, `mid`), LyCORIS' (`hada_w1_a`, `lokr_t2`, `diff`, ...).
-        strength: the scale for factors of a rank; of None where there is no rank, as in a LoKr of two whole matrices.
+        scale_for_rank: gives the scale of factors of a rank; the rank is None in a LoKr of two whole matrices.
 
     Raises:
         ValueError: factors are missing or do not go together.
@@ -153,16 +153,16 @@ def from_factors(factors: Mapping[str, Tensor], strength: Callable[[int | None],
     if names == {"diff"}:
         return FactorsDelta((factors["diff"],), 1.0)
     if names - {"mid"} == {"down", "up"}:
-        return _lora(factors, strength(len(factors["down"])))
+        return _lora(factors, scale_for_rank(len(factors["down"])))
     if names in _LOHA_FORMS:
         first = _those_given(factors, "hada_w1_a", "hada_w1_b", "hada_t1")
         second = _those_given(factors, "hada_w2_a", "hada_w2_b", "hada_t2")
-        return LoHa(first, second, strength(len(factors["hada_w1_b"])))
+        return LoHa(first, second, scale_for_rank(len(factors["hada_w1_b"])))
     if names in _LOKR_FORMS:
         first = _those_given(factors, "lokr_w1", "lokr_w1_a", "lokr_w1_b")
         second = _those_given(factors, "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
         ranked = _those_given(factors, "lokr_w2_b", "lokr_w1_b")
-        return LoKr(first, second, strength(len(ranked[0]) if ranked else None))
+        return LoKr(first, second, scale_for_rank(len(ranked[0]) if ranked else None))
     raise ValueError(f"its factors are incomplete, or of several kinds: {', '.join(sorted(names)) or 'only alpha'}")
 
 

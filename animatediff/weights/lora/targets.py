@@ -14,10 +14,10 @@ from torch import Tensor
 from animatediff.weights.layouts.ldm import unet_names
 from animatediff.weights.layouts.motion import from_official
 
-Target = tuple[str, str]
-"""A part's name and a weight's name in it: ("unet", "conv_in.weight")."""
+WeightKey = tuple[str, str]
+"""Which weight of the resident models: a part, and a name in its state dict: ("unet", "conv_in.weight")."""
 
-States = Mapping[str, Mapping[str, Tensor]]
+StateDicts = Mapping[str, Mapping[str, Tensor]]
 """State dicts by part."""
 
 _WRAPPER = "base_model_model_"  # peft's, around the whole model
@@ -40,8 +40,8 @@ _PREFIXES = (
 )
 
 
-class Module(NamedTuple):
-    """A module of the resident models."""
+class ModuleRef(NamedTuple):
+    """Which module of the resident models."""
 
     part: str
     path: str
@@ -55,11 +55,11 @@ class ModuleIndex:
         motion: whether the file is for the motion module. It is a part of the UNet in files, and of its names.
     """
 
-    def __init__(self, states: States, *, motion: bool) -> None:
+    def __init__(self, states: StateDicts, *, motion: bool) -> None:
         parts = {"unet": "motion"} if motion else {part: part for _, part in _PREFIXES}
         self._modules = {said: _modules(part, states[part]) for said, part in parts.items() if part in states}
 
-    def find(self, name: str) -> list[Module]:
+    def find(self, name: str) -> list[ModuleRef]:
         """Return what a file's name for a module can mean: mostly one module, none if it has no place in the models."""
         said, flat = _split(name)
         known = [modules for part, modules in self._modules.items() if said in (part, None)]
@@ -71,11 +71,11 @@ class ModuleIndex:
         return None if said is None or said in self._modules else said
 
 
-def _modules(part: str, names: Iterable[str]) -> dict[str, Module]:
+def _modules(part: str, names: Iterable[str]) -> dict[str, ModuleRef]:
     """Return the part's modules by their flat names, in each layout."""
     paths = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
     aliases = [*zip(paths, paths, strict=True), *zip(_other_names(part, paths), paths, strict=True)]
-    return {_flat(alias): Module(part, path) for alias, path in aliases}
+    return {_flat(alias): ModuleRef(part, path) for alias, path in aliases}
 
 
 def _other_names(part: str, paths: list[str]) -> list[str]:

@@ -138,7 +138,7 @@ def test_what_is_frozen_is_cast_and_what_is_trained_keeps_its_bits(recipe, train
 
 
 def test_workers_that_would_compute_in_different_precisions_are_refused(recipe, monkeypatch):
-    monkeypatch.setattr(trainer_module, "gathered", lambda own, number: [*own, "torch.float16"])
+    monkeypatch.setattr(trainer_module, "all_gather_lists", lambda own, number: [*own, "torch.float16"])
     with pytest.raises(UserError, match=r"different precisions \(float16, float32\): set compute\.precision"):
         Trainer(recipe, device=CPU, world_size=2)
 

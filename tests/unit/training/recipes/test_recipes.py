@@ -27,7 +27,7 @@ from animatediff.training.trainer import Trainer
 from animatediff.training.validation import validation_loss
 from animatediff.weights import adapters, motion_modules
 from animatediff.weights.base import load_unet
-from animatediff.weights.identify import identify
+from animatediff.weights.identify import weights_file
 from animatediff.weights.reading.tensors import open_tensors
 from tests.support_base import build_base
 from tests.unit.data.loading.test_loader import write_dataset
@@ -96,7 +96,7 @@ def test_a_recipe_trains_its_own_weights_and_leaves_a_file_of_their_kind(make, w
     assert trainer.recipe.weights_file == f"{kinds.get(name, 'motion_lora')}.safetensors"
     uri = str(tmp_path / trainer.recipe.weights_file)
     trainer.write_weights(uri)
-    assert identify.identify(open_tensors(uri)).family == kinds.get(name, "motion_lora")
+    assert weights_file.identify(open_tensors(uri)).family == kinds.get(name, "motion_lora")
     if name == "motion_module":
         assert motion_modules.open_file(uri).schedule == trainer.recipe.noise_schedule.model_dump()
     # Nothing else moved.

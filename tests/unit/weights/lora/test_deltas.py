@@ -22,9 +22,9 @@ def scale_of(alpha):
 
 
 def assert_is(change, expected):
-    assert change.weight().dtype == torch.float32
+    assert change.to_dense().dtype == torch.float32
     assert change.shape == tuple(expected.shape)
-    torch.testing.assert_close(change.weight().double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(change.to_dense().double(), expected, atol=1e-5, rtol=1e-5)
 
 
 def tucker(a, b, core):
@@ -58,7 +58,7 @@ def test_a_core_is_the_convolution_in_the_middle(out, into, rank, height, width)
     chain = image
     for kernel in (down, mid, up):
         chain = nn.functional.conv2d(chain, kernel.double())
-    whole = nn.functional.conv2d(image, change.weight().double()) / (3 / rank)
+    whole = nn.functional.conv2d(image, change.to_dense().double()) / (3 / rank)
     torch.testing.assert_close(whole, chain, atol=1e-4, rtol=1e-4)
 
 
@@ -158,7 +158,7 @@ def test_peft_says_the_same(config):
         # peft scales whole matrices as well.
         change = from_factors(factors, lambda rank: config.alpha / config.r)
         expected = layer.get_delta_weight("default").detach()
-        torch.testing.assert_close(change.weight().reshape(expected.shape), expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(change.to_dense().reshape(expected.shape), expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
@@ -175,9 +175,9 @@ def test_factors_move_together():
     for factors in (pair, loha):
         change = from_factors(factors, scale_of(2))
         moved = change.to(meta)
-        assert moved.weight().device == meta
+        assert moved.to_dense().device == meta
         assert (moved.shape, moved.scale) == (change.shape, change.scale)
-        assert change.weight().device.type == "cpu"
+        assert change.to_dense().device.type == "cpu"
 
 
 @pytest.mark.parametrize(

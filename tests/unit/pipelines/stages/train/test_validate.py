@@ -53,7 +53,7 @@ def test_a_picture_that_cannot_be_rendered_costs_no_loss(config, checkpoint, tmp
     posted = []
     monkeypatch.setattr(Renderer, "render", render)
     monkeypatch.setattr(validate.ray, "get", lambda posted: posted)
-    metrics_queue = SimpleNamespace(post=SimpleNamespace(remote=posted.append))
+    metrics_queue = SimpleNamespace(put=SimpleNamespace(remote=posted.append))
     renderer = Renderer.plan(
         SampleConfig(num_loss_clips=2), recipe_of(config), read_manifest(config.dataset_uri), on_gpu=False
     )
