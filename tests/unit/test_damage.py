@@ -94,7 +94,7 @@ class World:
         return ingest.main(IngestConfig.model_validate(own | {"clips_per_unit": 1}))
 
     def _encode(self, config, job, *, use_gpu):
-        for ref in job.pending:
+        for ref in job.pending_units:
             unit = planning.read_unit(job.output_uri, ref)
             rows = [clip_row(video, unit.unit_id, side=64) | self._latent() for video in unit.videos]
             parts.commit(job.output_uri, unit.unit_id, rows, [])
@@ -132,7 +132,7 @@ class World:
         return animate.main(AnimateConfig.model_validate(own | {"formats": ["mp4"]}))
 
     def _render(self, config, plan, pending, ledger):
-        ledger.forget(item.digest for item in pending)
+        ledger.delete_results(item.digest for item in pending)
         for item in pending:
             path = self.root / "clips" / "clips" / f"{item.digest[:16]}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ class World:
             found = {"files": {"mp4": f"clips/{path.name}"}, "num_bytes": {"mp4": path.stat().st_size}}
             done = result_of(item, status="ok", **found)
             write_item(config.output_uri, done.model_copy(update={"sha256": {"mp4": clip_files._sha256(str(path))}}))
-            ledger.wrote(item.digest, "")
+            ledger.note_written(item.digest, "")
             self.rendered.append(item.digest)
 
     def score(self):

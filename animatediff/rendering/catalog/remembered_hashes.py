@@ -71,7 +71,7 @@ def _uris(catalog: Catalog) -> Iterator[str]:
     folder = cache(base_folder)
     for entry in catalog.entries:
         try:
-            model = catalog.model(entry)
+            model = catalog.model_files(entry)
         except UserError:  # `expand` has nothing to hash there either
             continue
         for file in named_files(model):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.entries import Weights
+from animatediff.rendering.catalog.entries import PersonalisedFiles
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.checks.remote_header import remote_header
 from animatediff.weights.identify.weights_file import expect_family
@@ -33,7 +33,7 @@ class GivenFile(NamedTuple):
         return WEIGHTS_SLOTS[self.field]
 
 
-def files_of(weights: Weights) -> list[GivenFile]:
+def files_of(weights: PersonalisedFiles) -> list[GivenFile]:
     """Return the files that an entry names, but for its base and motion module, which are checked together."""
     return [GivenFile(file.uri, file.slot.field) for file in named_files(weights) if not file.slot.is_needed]
 

@@ -11,7 +11,7 @@ from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.errors import UserError, naming, refusing
 from animatediff.models.text_encoder import check_clip_skip
-from animatediff.rendering.catalog.entries import Model
+from animatediff.rendering.catalog.entries import ModelFiles
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.checks.base import check_parts
 from animatediff.rendering.checks.few_step import Distilled, distilled, mismatch
@@ -29,7 +29,7 @@ CHECKED_SETTINGS = (
     *("width", "height", "num_frames", "context"),
     *("sampler", "timestep_spacing", "num_inference_steps", "guidance_scale", "clip_skip"),
 )
-"""Fields of `Settings` that base and motion module have a say in."""
+"""Fields of `RenderSettings` that base and motion module have a say in."""
 
 
 class _Pair(NamedTuple):
@@ -55,7 +55,7 @@ class ModelChecks:
         self._warn = cache(logger.warning)
         self._has_mid_block = cache(_has_mid_block)
 
-    def model(self, model: Model) -> str | None:
+    def model(self, model: ModelFiles) -> str | None:
         """Return why no clip can be made with the model's base and motion module; None where one can."""
         pair = self._pair(model.base, model.motion_module)
         if isinstance(pair, str):
@@ -68,7 +68,7 @@ class ModelChecks:
                 )
         return None
 
-    def settings(self, model: Model, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    def settings(self, model: ModelFiles, settings: Mapping[str, Any]) -> tuple[str, ...]:
         """Return why no clip can be made with these settings; nothing where `model` has a problem already."""
         return self._settings(model.base, model.motion_module, *(settings[name] for name in CHECKED_SETTINGS))
 

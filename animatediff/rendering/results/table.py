@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from animatediff import storage
 from animatediff.data import parquet
 from animatediff.rendering.catalog.catalog import Item
-from animatediff.rendering.catalog.entries import Settings
+from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.results.result import Result
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def _arrow_type(annotation: Any) -> pa.DataType:
 
 def _columns() -> list[tuple[str, pa.DataType]]:
     """Return a column for each field of `Result`: which clip it is, its settings, and what became of it."""
-    own = Item.model_fields.keys() - Settings.model_fields.keys()
+    own = Item.model_fields.keys() - RenderSettings.model_fields.keys()
     names = sorted(Result.model_fields, key=lambda name: name not in own)  # the sort keeps the order of equal ones
     return [(name, _arrow_type(Result.model_fields[name].annotation)) for name in names]
 

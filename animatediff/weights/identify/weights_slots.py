@@ -1,8 +1,9 @@
 """What an entry of a catalog names: a row for each field, with the kind of weights file that belongs in it.
 
 Whatever is done with an entry's files is a loop over `WEIGHTS_SLOTS`: digests, hashes, checks, the columns of tables,
-what is fetched from MLflow, and the message that tells where a file belongs. A new kind of file is a row here and a field of
-`rendering.catalog.entries.Weights`. The table lies here, below the catalog, since that message is needed here.
+what is fetched from MLflow, and the message that tells where a file belongs. A new kind of file is a row here and a
+field of `rendering.catalog.entries.PersonalisedFiles`. The table lies here, below the catalog, since that message is
+needed here.
 """
 
 from typing import Literal, NamedTuple

@@ -8,9 +8,9 @@ from collections.abc import Callable, Container, Iterable, Iterator
 import torch
 
 from animatediff.errors import UserError
-from animatediff.rendering.animator import Animator, Clip
+from animatediff.rendering.animator import Animator, RenderedClip
 from animatediff.rendering.catalog.catalog import Item
-from animatediff.rendering.catalog.entries import Settings
+from animatediff.rendering.catalog.entries import RenderSettings
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ MAX_ATTEMPTS = 2
 # What items of one batch may differ in: each has its own row of text embeddings, and the rate is only written down.
 _MAY_DIFFER = {"negative_prompt", "fps"}
 
-Outcome = Clip | Exception
+Outcome = RenderedClip | Exception
 """An item's clip, or why there is none."""
 
 
@@ -84,7 +84,7 @@ class Batcher:
             return [half for half in (batch[:middle], batch[middle:]) if half]
         return [[item] for item in batch] if len(batch) > 1 else []
 
-    def _try(self, animator: Animator, batch: list[Item]) -> list[Clip | UserError] | Exception:
+    def _try(self, animator: Animator, batch: list[Item]) -> list[RenderedClip | UserError] | Exception:
         try:
             return animator.render_batch(batch, max_batch=self._size(_shape(batch[0])))
         except Exception as error:
@@ -104,4 +104,4 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def _shape(item: Item) -> tuple[object, ...]:
     """Return the settings that the items of a batch have in common, all but `_MAY_DIFFER`."""
-    return tuple(getattr(item, name) for name in Settings.model_fields if name not in _MAY_DIFFER)
+    return tuple(getattr(item, name) for name in RenderSettings.model_fields if name not in _MAY_DIFFER)

@@ -7,7 +7,7 @@ from animatediff import storage
 from animatediff.config import dump
 from animatediff.errors import naming
 from animatediff.rendering.catalog import catalog_files, prompt_syntax
-from animatediff.rendering.catalog.catalog import Plan, expand
+from animatediff.rendering.catalog.catalog import RenderPlan, expand
 from animatediff.rendering.catalog.remembered_hashes import content_hashes
 from animatediff.rendering.checks import catalog as checks
 from animatediff.rendering.results.ledger import Ledger
@@ -41,7 +41,7 @@ def animate(config: AnimateConfig) -> Counter[str]:
             logger.info("%s", line)
         return Counter()
     storage.write_bytes(storage.join(output_uri, "config.yaml"), dump(config).encode())
-    finished = _whole(ledger, finished)
+    finished = _verified(ledger, finished)
     pending = pending_items(plan, finished)
     if pending:
         logger.info("%d of %d items to render", len(pending), len(plan.items))
@@ -54,19 +54,21 @@ def animate(config: AnimateConfig) -> Counter[str]:
     return counts
 
 
-def _whole(ledger: Ledger, finished: set[str]) -> set[str]:
-    """Return the digests of the finished items whose clips are what was written."""
+def _verified(ledger: Ledger, finished: set[str]) -> set[str]:
+    """Return the digests of the finished items whose clips have the bytes that were written."""
     if finished:
         logger.info("comparing the clips that are there with their hashes: %d", len(finished))
-    kept = ledger.whole(finished)
-    if ledger.lost:
+    kept = ledger.verify_clips(finished)
+    if ledger.damaged_files:
         logger.warning(
-            "clips that are gone or damaged are rendered again: %d, first %s", len(ledger.lost), ledger.lost[0]
+            "clips that are gone or damaged are rendered again: %d, first %s",
+            len(ledger.damaged_files),
+            ledger.damaged_files[0],
         )
     return kept
 
 
-def _plan(config: AnimateConfig, output_uri: str) -> Plan:
+def _plan(config: AnimateConfig, output_uri: str) -> RenderPlan:
     with naming("catalog_uri"):
         catalog = catalog_files.read(config.catalog_uri)
     catalog = resolve_catalog(catalog, output_uri)

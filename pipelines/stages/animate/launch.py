@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.catalog import Item, Plan
+from animatediff.rendering.catalog.catalog import Item, RenderPlan
 from animatediff.rendering.catalog.model_identity import base_folder
 from animatediff.rendering.results.ledger import Ledger
 from animatediff.rendering.results.reports import write_reports
@@ -52,7 +52,7 @@ _BATCH_SIZES = {"cpu": 1, "cuda": 8}
 _WORKER_BYTES, _TIMES_THE_BASE = 1e9, 3
 
 
-def pending_items(plan: Plan, finished: set[str]) -> list[Item]:
+def pending_items(plan: RenderPlan, finished: set[str]) -> list[Item]:
     """Return the items that can be rendered and are not, one of each digest: that of the highest priority."""
     chosen: dict[str, Item] = {}
     for item in plan.items:
@@ -65,7 +65,7 @@ def pending_items(plan: Plan, finished: set[str]) -> list[Item]:
     ]
 
 
-def render_pending(config: AnimateConfig, plan: Plan, pending: list[Item], ledger: Ledger) -> None:
+def render_pending(config: AnimateConfig, plan: RenderPlan, pending: list[Item], ledger: Ledger) -> None:
     """Render items on the cluster, with progress and reports on the way.
 
     Args:
@@ -91,7 +91,7 @@ def render_pending(config: AnimateConfig, plan: Plan, pending: list[Item], ledge
         max_memory_gb=config.recycle.max_memory_gb,
     )
     storage.delete_drafts(output_uri, older_than_s=_DRAFT_AGE_S)  # of processes that were killed
-    ledger.forget(item.digest for item in pending)
+    ledger.delete_results(item.digest for item in pending)
     reports = InterimReports(
         lambda: write_reports(output_uri, ledger.results(plan.items, plan.invalid, only_known=True))
     )
@@ -101,7 +101,7 @@ def render_pending(config: AnimateConfig, plan: Plan, pending: list[Item], ledge
         left = pending
         for number in range(1, _MAX_DISPATCHERS + 1):
             lost = rendering.render(left)
-            ledger.look_again()
+            ledger.refresh()
             left = [item for item in left if not ledger.is_written(item.digest)]
             if lost is None or not left:
                 return
@@ -115,7 +115,7 @@ def render_pending(config: AnimateConfig, plan: Plan, pending: list[Item], ledge
 class _Rendering:
     """All that stays the same while one dispatcher follows another."""
 
-    plan: Plan
+    plan: RenderPlan
     spec: RenderSpec
     num_actors: int
     ledger: Ledger
@@ -144,7 +144,7 @@ class _Rendering:
         ):
             for row in _dataset(len(slices), dispatcher, self.spec, number).iter_rows():
                 arrived()
-                self.ledger.wrote(row["digest"], row["error"])
+                self.ledger.note_written(row["digest"], row["error"])
                 self.reports.write_if_due()
         if dropped.reason:
             self.ledger.no_result = f"no result: {dropped.reason}"
@@ -153,7 +153,7 @@ class _Rendering:
         return follower.lost
 
 
-def _default_actors(plan: Plan, use_gpu: bool) -> int:
+def _default_actors(plan: RenderPlan, use_gpu: bool) -> int:
     """Return one actor a GPU, or one a CPU as far as the memory goes."""
     if use_gpu:
         return max(1, num_gpus())

@@ -22,14 +22,14 @@ from ray.exceptions import RayError
 from animatediff.errors import UserError
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog.catalog import Item
-from animatediff.rendering.catalog.entries import Model
+from animatediff.rendering.catalog.entries import ModelFiles
 from animatediff.rendering.formats import Format
 from animatediff.rendering.results.ledger import describe, result_of
 from animatediff.rendering.results.result import Result
 from animatediff.storage.full import is_full
 from pipelines.stages.animate.batching import Batcher
 from pipelines.stages.animate.commit import Committer
-from pipelines.stages.animate.dispatch import Lease
+from pipelines.stages.animate.dispatch import Assignment
 from pipelines.terminal.losses import is_loss
 
 logger = logging.getLogger(__name__)
@@ -87,12 +87,12 @@ class RenderSlices:
         (ticket,) = (int(number) for number in batch["id"])
         # The next process of this actor has the same name, and loads what this one held.
         context = ray.get_runtime_context()
-        lease: Lease | None = _answer(
-            self._dispatcher.lease.remote(ticket, context.get_actor_id(), context.get_worker_id())
+        assignment: Assignment | None = _answer(
+            self._dispatcher.assign.remote(ticket, context.get_actor_id(), context.get_worker_id())
         )
-        if lease:
-            self._recycle(lease.slice.model)
-        results = self._render(ticket, lease) if lease else []
+        if assignment:
+            self._recycle(assignment.slice.model_digest)
+        results = self._render(ticket, assignment) if assignment else []
         return {
             "digest": [result.digest for result in results],
             "error": [result.error or "" for result in results],
@@ -108,50 +108,50 @@ class RenderSlices:
             logger.info("the worker ends after %d models, at %.1f GB", len(self._models_seen), memory_gb)
             os._exit(0)
 
-    def _render(self, ticket: int, lease: Lease) -> list[Result]:
+    def _render(self, ticket: int, assignment: Assignment) -> list[Result]:
         """Return the results of a slice; each is committed when it is made."""
-        settled = [self._committer.settled(lease, item) for item in lease.slice.items]
-        pending = [item for item, result in zip(lease.slice.items, settled, strict=True) if result is None]
-        results = [self._finish(result) for result in settled if result]
+        existing_result = [self._committer.existing_result(assignment, item) for item in assignment.slice.items]
+        pending = [item for item, result in zip(assignment.slice.items, existing_result, strict=True) if result is None]
+        results = [self._finish(result) for result in existing_result if result]
         if not pending:
             return results
         if not self._begin(ticket, ()):
             return results
         start = time.monotonic()
         try:
-            animator = self._load(lease)
+            animator = self._load(assignment)
         except Exception as error:
-            logger.exception("model %s", lease.slice.model)
+            logger.exception("model %s", assignment.slice.model_digest)
             self._leave_broken_device()
-            failed = (self._committer.failed(lease, item, describe(error), attempts=1) for item in pending)
+            failed = (self._committer.failed(assignment, item, describe(error), attempts=1) for item in pending)
             return results + [self._finish(result) for result in failed]
         load_s = (time.monotonic() - start) / len(pending)
-        if lease.upcoming is not None and _resident(lease.upcoming) == self._resident:
-            animator.prefetch(lease.upcoming)
-        return results + list(self._clips(ticket, lease, animator, pending, load_s))
+        if assignment.upcoming is not None and _resident(assignment.upcoming) == self._resident:
+            animator.prefetch(assignment.upcoming)
+        return results + list(self._clips(ticket, assignment, animator, pending, load_s))
 
-    def _load(self, lease: Lease) -> Animator:
-        if self._animator is None or self._resident != _resident(lease.model):
+    def _load(self, assignment: Assignment) -> Animator:
+        if self._animator is None or self._resident != _resident(assignment.model):
             self._animator = None  # both would not fit
-            self._animator = Animator.for_model(lease.model, device=self._spec.device)
-            self._resident = _resident(lease.model)
-        self._models_seen.add(lease.slice.model)
-        self._animator.load(lease.model)
+            self._animator = Animator.for_model(assignment.model, device=self._spec.device)
+            self._resident = _resident(assignment.model)
+        self._models_seen.add(assignment.slice.model_digest)
+        self._animator.load(assignment.model)
         return self._animator
 
     def _clips(
-        self, ticket: int, lease: Lease, animator: Animator, items: Sequence[Item], load_s: float
+        self, ticket: int, assignment: Assignment, animator: Animator, items: Sequence[Item], load_s: float
     ) -> Iterator[Result]:
         """Render the items, while the writer's thread encodes and commits those before."""
         waiting: deque[tuple[Item, Future[Result]]] = deque()
-        for batch in self._batcher.batches(items, lease.suspects):
-            while waiting and batch[0].digest in lease.suspects:  # nothing else is to be blamed for it
+        for batch in self._batcher.batches(items, assignment.suspects):
+            while waiting and batch[0].digest in assignment.suspects:  # nothing else is to be blamed for it
                 yield self._finish(self._written(*waiting.popleft()))
             if not self._begin(ticket, [*(item for item, _ in waiting), *batch]):
                 break
             for item, outcome, attempts in self._batcher.render(animator, batch):
                 commit = self._committer.commit
-                job = self._writer.submit(commit, lease, item, outcome, attempts=attempts, load_s=load_s)
+                job = self._writer.submit(commit, assignment, item, outcome, attempts=attempts, load_s=load_s)
                 waiting.append((item, job))
             while len(waiting) > _MAX_WAITING:
                 yield self._finish(self._written(*waiting.popleft()))
@@ -197,7 +197,7 @@ def _answer(reference: Any) -> Any:
         return None
 
 
-def _resident(model: Model) -> tuple[object, ...]:
+def _resident(model: ModelFiles) -> tuple[object, ...]:
     """Return what stays in memory while models change."""
     return model.base, model.motion_module, model.noise_schedule
 

@@ -13,7 +13,7 @@ from animatediff.models.motion_unet import MotionModules
 from animatediff.models.vae import encode_frames
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog.catalog import Item
-from animatediff.rendering.catalog.entries import Entry, Model, Settings
+from animatediff.rendering.catalog.entries import Entry, ModelFiles, RenderSettings
 from animatediff.rendering.checks.models import ModelChecks
 from animatediff.sprites.models.parts import make_vae
 from animatediff.weights import motion_modules
@@ -103,10 +103,10 @@ def test_clips_are_rendered_at_the_factor_of_their_vae(other, base, tmp_path):
     motion = str(tmp_path / "motion.safetensors")
     motion_modules.write(motion, MotionModules.for_base(load_unet(str(base)), MotionConfig()))
     sizes = {"height": 2 * factor, "width": 3 * factor}
-    checks, model = ModelChecks(None), Model(base=folder, motion_module=motion)
+    checks, model = ModelChecks(None), ModelFiles(base=folder, motion_module=motion)
     assert checks.model(model) is None
-    assert checks.settings(model, Settings(**sizes).model_dump()) == ()
-    (problem,) = checks.settings(model, Settings(**sizes | {"height": 2 * factor + 1}).model_dump())
+    assert checks.settings(model, RenderSettings(**sizes).model_dump()) == ()
+    (problem,) = checks.settings(model, RenderSettings(**sizes | {"height": 2 * factor + 1}).model_dump())
     assert problem == f"height {2 * factor + 1} is no multiple of {factor}, use {2 * factor}"
     animator = Animator(folder, motion, schedule=None, device="cpu")
     animator.load(Entry(name="x", prompts=("x",)))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from animatediff.rendering.catalog.entries import EmbeddingFile, Entry, Lora, Model, Weights
+from animatediff.rendering.catalog.entries import EmbeddingFile, Entry, Lora, ModelFiles, PersonalisedFiles
 from animatediff.rendering.catalog.named_files import NamedFile, named_files, scaled_loras, with_uris
 from animatediff.rendering.checks.files import GivenFile, files_of
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS, field_for
@@ -21,9 +21,9 @@ ENTRY = {
 
 
 def test_the_table_knows_every_field_of_weights():
-    assert WEIGHTS_SLOTS.keys() == Weights.model_fields.keys() | {"base", "motion_module"}
+    assert WEIGHTS_SLOTS.keys() == PersonalisedFiles.model_fields.keys() | {"base", "motion_module"}
     assert WEIGHTS_SLOTS.keys() <= Entry.model_fields.keys()
-    assert WEIGHTS_SLOTS.keys() == Model.model_fields.keys() - {"noise_schedule"}
+    assert WEIGHTS_SLOTS.keys() == ModelFiles.model_fields.keys() - {"noise_schedule"}
 
 
 @pytest.mark.parametrize("field", WEIGHTS_SLOTS)
@@ -57,7 +57,7 @@ def test_files_come_in_the_order_of_the_slots():
         ("b.pt", 0.5, "lora"),
         ("p.pt", 1, "motion_lora"),
     ]
-    assert not list(named_files(Weights()))
+    assert not list(named_files(PersonalisedFiles()))
 
 
 def test_other_uris_take_the_place_of_all_but_the_bases():

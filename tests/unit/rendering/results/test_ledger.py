@@ -132,22 +132,22 @@ def test_a_row_whose_item_has_no_file_is_not_believed(tmp_path, items):
 
 def test_what_a_worker_wrote_before_it_died_is_found(tmp_path, items):
     found = ledger(tmp_path, items)
-    found.forget([each.digest for each in items])
+    found.delete_results([each.digest for each in items])
     rendered(tmp_path, items[0])
     rendered(tmp_path, items[4])
     assert [result.status for result in found.results(items, {})] == ["failed"] * 5
-    found.look_again()
+    found.refresh()
     assert [result.status for result in found.results(items, {})] == ["ok", "failed", "failed", "failed", "ok"]
 
 
 def test_what_is_to_be_rendered_again_is_unknown_until_it_is_written(tmp_path, items):
     found = ledger(tmp_path, items)
-    found.forget([items[0].digest, items[3].digest, items[4].digest])
+    found.delete_results([items[0].digest, items[3].digest, items[4].digest])
     assert not storage.exists(item_uri(str(tmp_path), items[0].digest))
     assert [result.seed for result in found.results(items, {}, only_known=True)] == [1, 2]
     rendered(tmp_path, items[0])
-    found.wrote(items[0].digest, "")
-    found.wrote(items[3].digest, "the disk is full")
+    found.note_written(items[0].digest, "")
+    found.note_written(items[3].digest, "the disk is full")
     results = list(found.results(items, {}))
     assert [result.error for result in results] == [None, None, None, "the disk is full", NO_RESULT]
 
@@ -191,7 +191,7 @@ def test_a_ledger_on_s3(s3, tmp_path):
     write_table(output, found().results(items, {}))
     assert found().finished() == there
     assert [result.status for result in read_results(output)] == ["ok", "ok", "failed"]
-    found().forget([items[0].digest])
+    found().delete_results([items[0].digest])
     assert not storage.exists(item_uri(output, items[0].digest))
     s3.delete_object(Bucket="videos", Key="renders/clips/frames/0000.png")
     assert found().finished() == set()
