@@ -84,7 +84,7 @@ def do_seal(dataset, units, *, shard_bytes=150, in_plan=None, again=()):
     in_plan = in_plan if in_plan is not None else quarantine.SCHEMA.empty_table()
     rows = seal.merge_rejections(old, summaries, in_plan, [video.video_id for video in again])
     manifest = seal.publish(dataset, len(units), sealed, shards, rows, LATENT_ENCODING)
-    seal.clean_up(dataset, [unit.unit_id for unit in units])
+    seal.delete_sealed_parts(dataset, [unit.unit_id for unit in units])
     return manifest
 
 

@@ -77,7 +77,7 @@ class Trainer:
             config.train.max_skipped_steps,
             lambda clip_ids: all_gather_lists(clip_ids, world_size),
             lr=config.optim.lr,
-            overflows=dtype == torch.float16,
+            scaler_may_skip=dtype == torch.float16,
             on_skip=lambda: keep_loss_scale_above_one(self._scaler),
         )
         self._random = RandomSource(

@@ -32,20 +32,20 @@ def write(uri: str, adapters: LowRankAdapters, *, metadata: Mapping[str, str]) -
     save_tensors(uri, adapters.state_dict(), {**metadata, **says_so})
 
 
-def read_into(uri: str, adapters: LowRankAdapters, host: nn.Module) -> None:
+def read_into(uri: str, adapters: LowRankAdapters, adapted_module: nn.Module) -> None:
     """Set adapters to a file's, so that training goes on from there; the file's alphas become a part of `up`.
 
     Args:
         uri: a MotionLoRA, or a domain adapter or LoRA, in any layout that `lora_file.read_deltas` takes.
         adapters: of the file's rank.
-        host: the motion modules or the base's UNet that the adapters are on; only names and shapes are read.
+        adapted_module: the motion modules or the base's UNet that the adapters are on; only names and shapes are read.
 
     Raises:
         UserError: the file cannot be read, is of another kind or rank, or changes other matrices than the adapters;
             these are as they were then.
     """
     family = _FAMILIES[adapters.part]
-    deltas = lora_file.read_deltas(uri, {adapters.part: host.state_dict()}, family=family)
+    deltas = lora_file.read_deltas(uri, {adapters.part: adapted_module.state_dict()}, family=family)
     names = {adapter_name(name.removesuffix(".weight")): name for _, name in deltas}
     trained = {name.removesuffix(".up.weight") for name in adapters.state_dict() if name.endswith(".up.weight")}
     if others := [names[adapter] for adapter in names.keys() - trained]:

@@ -17,7 +17,7 @@ from animatediff.weights import checkpoints
 from animatediff.weights.layouts.families import LoraFamily
 from animatediff.weights.lora import lora_file
 from animatediff.weights.lora.deltas import LoraDelta, WeightDelta
-from animatediff.weights.lora.lora_file import WeightKey
+from animatediff.weights.lora.module_index import WeightKey
 
 # Float32 bytes of the weights in one batched product: dozens of attention matrices, and little beside any model. On a
 # CPU nothing is gained by a batch, and fresh memory has its price: there it is one weight at a time.
@@ -102,7 +102,7 @@ class ResidentWeights:
             replaced |= {("vae", name): tensor for name, tensor in own.items()}
         if ahead:
             replaced = {key: value.clone() for key, value in replaced.items()}
-        deltas = _by_weight((self._read(lora), lora) for lora in scaled_loras if lora.scale != 0)
+        deltas = _by_weight((self._read_deltas(lora), lora) for lora in scaled_loras if lora.scale != 0)
         return WeightUpdate(checkpoint, vae, replaced, deltas)
 
     @torch.no_grad()
@@ -122,7 +122,7 @@ class ResidentWeights:
         try:
             for key in replaced.keys() - deltas.keys():
                 self._replace(key, replaced[key], update.source(key))
-            self._add(deltas, replaced)
+            self._add_loras(deltas, replaced)
         except BaseException:
             self.restore()
             raise
@@ -131,22 +131,22 @@ class ResidentWeights:
     def restore(self) -> None:
         """Make every byte the base's again."""
         for key in self._changed:
-            self._tensor(key).copy_(self._pristine[key])
+            self._resident_tensor(key).copy_(self._pristine[key])
         self._changed.clear()
 
     def is_changed(self, part: str) -> bool:
         """Whether any weight of a part is not the base's."""
         return any(changed == part for changed, _ in self._changed)
 
-    def _read(self, lora: ScaledLora) -> dict[WeightKey, WeightDelta]:
+    def _read_deltas(self, lora: ScaledLora) -> dict[WeightKey, WeightDelta]:
         return lora_file.read_deltas(lora.uri, self._states, family=lora.family)
 
-    def _tensor(self, key: WeightKey) -> Tensor:
+    def _resident_tensor(self, key: WeightKey) -> Tensor:
         part, name = key
         return self._states[part][name]
 
     def _replace(self, key: WeightKey, value: Tensor, source: str) -> None:
-        resident = self._tensor(key)
+        resident = self._resident_tensor(key)
         value = value.to(resident.device, resident.dtype)
         # One pass without temporaries, 20 times as fast as `isfinite().all()` on a CPU; NaN is both least and most.
         if not all(map(math.isfinite, torch.aminmax(value))):
@@ -156,26 +156,26 @@ class ResidentWeights:
         self._changed.add(key)
         resident.copy_(value)
 
-    def _add(self, deltas: DeltasByWeight, replaced: Mapping[WeightKey, Tensor]) -> None:
+    def _add_loras(self, deltas: DeltasByWeight, replaced: Mapping[WeightKey, Tensor]) -> None:
         """Set weights to the base's, or those that replace them, plus their changes."""
         for batch in self._batches(deltas):
-            device = self._tensor(batch[0]).device
-            sources = (replaced.get(key, self._tensor(key)) for key in batch)
+            device = self._resident_tensor(batch[0]).device
+            sources = (replaced.get(key, self._resident_tensor(key)) for key in batch)
             weights = torch.stack([_matrix(source.to(device)).float() for source in sources])  # (n o i)
-            sums = _sum(weights, [deltas[key] for key in batch])
+            sums = _add_deltas(weights, [deltas[key] for key in batch])
             for key, value in zip(batch, sums, strict=True):
                 files = " and ".join(lora.uri for _, lora in deltas[key])
-                self._replace(key, value.view_as(self._tensor(key)), files)
+                self._replace(key, value.view_as(self._resident_tensor(key)), files)
 
     def _batches(self, deltas: DeltasByWeight) -> Iterable[list[WeightKey]]:
         """Yield the weights whose shapes and total ranks have one shape, a bounded number at a time."""
         alike: dict[object, list[WeightKey]] = defaultdict(list)
         for key, found in deltas.items():
-            weight = self._tensor(key)
+            weight = self._resident_tensor(key)
             rank = sum(delta.down.shape[0] for delta, _ in found if isinstance(delta, LoraDelta))
             alike[(_matrix(weight).shape, weight.device, rank)].append(key)
         for targets in alike.values():
-            weight = self._tensor(targets[0])
+            weight = self._resident_tensor(targets[0])
             size = max(1, _MAX_BATCH_BYTES.get(weight.device.type, 0) // (4 * weight.numel()))
             yield from (targets[start : start + size] for start in range(0, len(targets), size))
 
@@ -188,9 +188,9 @@ def _by_weight(files: Iterable[tuple[Mapping[WeightKey, WeightDelta], ScaledLora
     return deltas
 
 
-def _sum(weights: Tensor, deltas: Sequence[Sequence[tuple[WeightDelta, ScaledLora]]]) -> Tensor:
+def _add_deltas(weights: Tensor, deltas: Sequence[Sequence[tuple[WeightDelta, ScaledLora]]]) -> Tensor:
     """`weights` (n o i) plus each one's changes, all low-rank ones in one batched product of their joined factors."""
-    factors = [_joined(found, weights.device) for found in deltas]
+    factors = [_concatenate_low_rank(found, weights.device) for found in deltas]
     if all(factor is not None for factor in factors):
         ups, downs = zip(*(factor for factor in factors if factor is not None), strict=True)
         weights = torch.baddbmm(weights, torch.stack(ups), torch.stack(downs))
@@ -201,7 +201,9 @@ def _sum(weights: Tensor, deltas: Sequence[Sequence[tuple[WeightDelta, ScaledLor
     return weights
 
 
-def _joined(found: Sequence[tuple[WeightDelta, ScaledLora]], device: torch.device) -> tuple[Tensor, Tensor] | None:
+def _concatenate_low_rank(
+    found: Sequence[tuple[WeightDelta, ScaledLora]], device: torch.device
+) -> tuple[Tensor, Tensor] | None:
     """Up (o r) and down (r i) of several low-rank changes joined along their ranks, scales included."""
     low_rank = [(delta, lora.scale * delta.scale) for delta, lora in found if isinstance(delta, LoraDelta)]
     if not low_rank:

@@ -112,7 +112,7 @@ def write_output(folder, catalog):
     """The output folder of a catalog that is rendered, without the clips' content; the table is written last."""
     from animatediff.rendering.catalog import catalog_files
     from animatediff.rendering.catalog.catalog import expand
-    from animatediff.rendering.results.ledger import Ledger, item_uri, result_of
+    from animatediff.rendering.results.ledger import Ledger, item_uri, make_result
     from animatediff.rendering.results.table import write_table
 
     plan, output = expand(catalog_files.read(str(catalog))), folder / "output"
@@ -124,7 +124,7 @@ def write_output(folder, catalog):
             (output / path).touch()
         values = {"files": files, "sha256": dict.fromkeys(files, item.digest), "seconds": {"unet": 12.5, "vae": 1.5}}
         hashes = plan.hashes[item.model]
-        result = result_of(item, status="ok", model_hashes=hashes, versions={"torch": torch.__version__}, **values)
+        result = make_result(item, status="ok", model_hashes=hashes, versions={"torch": torch.__version__}, **values)
         Path(item_uri(str(output), item.digest)).write_text(result.model_dump_json())
     time.sleep(3)  # the ledger trusts a table only if it is clearly newer
     write_table(str(output), Ledger(str(output), {item.digest for item in plan.items}).results(plan.items, {}))

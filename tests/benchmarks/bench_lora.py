@@ -48,7 +48,7 @@ def one_by_one(resident, changes):
 
 @torch.no_grad()
 def batched(resident, changes):
-    resident._add({target: [(change, ScaledLora("the LoRA"))] for target, change in changes.items()}, {})
+    resident._add_loras({target: [(change, ScaledLora("the LoRA"))] for target, change in changes.items()}, {})
 
 
 def seconds(function, resident, changes, device):

@@ -19,7 +19,7 @@ from animatediff.data.ingest.seal import write_shard
 from animatediff.data.inspection.verify import verify
 from animatediff.errors import UserError
 from animatediff.rendering.results import clip_files
-from animatediff.rendering.results.ledger import result_of, write_item
+from animatediff.rendering.results.ledger import make_result, write_item
 from animatediff.rendering.results.result import Result
 from animatediff.sprites import shipped
 from animatediff.training.state.checkpoint_files import DamagedCheckpointError
@@ -77,7 +77,7 @@ class World:
         }
         write_yaml(self.root / "catalog.yaml", {**shared, "entries": entries})
         self.ingest()
-        job = train_run.prepare(self._train_config())
+        job = train_run.start_or_resume(self._train_config())
         trainer = Trainer(job.recipe.resolved_config, device=torch.device("cpu"))
         for step, name in zip((2, 4), STEPS, strict=True):
             folder = self.root / "run" / "checkpoints" / name
@@ -110,7 +110,7 @@ class World:
 
     def train(self):
         """Its checks, the newest whole checkpoint, and an epoch of clips; returns the steps that it goes on from."""
-        job, known = train_run.prepare(self._train_config()), []
+        job, known = train_run.start_or_resume(self._train_config()), []
         trainer = Trainer(job.recipe.resolved_config, device=torch.device("cpu"))
         while True:
             repair_checkpoint_index(str(self.root / "run"), known)
@@ -138,7 +138,7 @@ class World:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(mp4(4, height=64, width=64))
             found = {"files": {"mp4": f"clips/{path.name}"}, "num_bytes": {"mp4": path.stat().st_size}}
-            done = result_of(item, status="ok", **found)
+            done = make_result(item, status="ok", **found)
             write_item(config.output_uri, done.model_copy(update={"sha256": {"mp4": clip_files._sha256(str(path))}}))
             ledger.note_written(item.digest, "")
             self.rendered.append(item.digest)

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 
-def fit(frame: np.ndarray, *, height: int, width: int, crop: np.ndarray | None = None) -> np.ndarray:
+def crop_and_resize(frame: np.ndarray, *, height: int, width: int, crop: np.ndarray | None = None) -> np.ndarray:
     """Crop and resize, in one antialiased step that knows fractions of a pixel.
 
     Args:

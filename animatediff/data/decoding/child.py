@@ -1,4 +1,4 @@
-"""The process that decodes: `python -m animatediff.data.decoding.child FD`, started by `supervisor.Supervisor`.
+"""The process that decodes: `python -m animatediff.data.decoding.child FD`, started by `supervisor.DecodeSupervisor`.
 
 It reads requests from the socket FD and writes (kind, value) answers, until the socket's other end is closed:
 `started` once, and for each video `decoding` before each decoder that is tried, with its name and the seconds that the

@@ -9,7 +9,7 @@ from animatediff.data.clips.config import ClipConfig, bucket_name
 from animatediff.data.clips.plan import ClipPlan, frames_at, plan_clips
 from animatediff.data.clips.rates import MAX_FPS, MAX_SPAN_S, MIN_FPS
 from animatediff.data.decoding.decoders import Decoder
-from animatediff.data.decoding.frames import OnDecode, Picks, ignore, read_frames
+from animatediff.data.decoding.frames import FrameSelection, OnDecode, do_nothing, read_frames
 from animatediff.data.decoding.videos import MAX_PIXELS, VideoInfo, probe
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.scoring.scores import score
@@ -50,7 +50,7 @@ def cut(
     decoders: Sequence[Decoder],
     *,
     max_pixels: int = MAX_PIXELS,
-    on_decode: OnDecode = ignore,
+    on_decode: OnDecode = do_nothing,
 ) -> list[DecodedClip]:
     """Cut a video into clips.
 
@@ -106,8 +106,8 @@ def _cut_span(
     # Overlapping clips share frames, mirrored ones their crops as well: each is made once.
     views, rows = np.unique(np.concatenate([_views(plan, info) for plan in plans]), axis=0, return_inverse=True)
     boxes = None if plans[0].boxes is None else views[:, 1:]
-    picks = Picks(views[:, 0].astype(int), plans[0].height, plans[0].width, boxes)
-    frames, decoder = read_frames(data, info, picks, decoders, on_decode=on_decode)
+    selection = FrameSelection(views[:, 0].astype(int), plans[0].height, plans[0].width, boxes)
+    frames, decoder = read_frames(data, info, selection, decoders, on_decode=on_decode)
     return [
         _decoded(plan, frames[shown], info, decoder)
         for plan, shown in zip(plans, rows.reshape(len(plans), -1), strict=True)

@@ -48,7 +48,7 @@ class DecodeConfig(Config):
         return named
 
 
-class Supervisor:
+class DecodeSupervisor:
     """Cuts videos in a child process that is started when it is needed, and replaced when it fails.
 
     It is used from one thread, and is a context manager that ends the process.
@@ -62,7 +62,7 @@ class Supervisor:
         self._decode, self._clips = decode, clips
         self._child: DecodeProcess | None = None
 
-    def __enter__(self) -> "Supervisor":
+    def __enter__(self) -> "DecodeSupervisor":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from animatediff.data.decoding.cut import DecodedClip
 from animatediff.data.decoding.supervisor import ATTEMPTS as DECODE_ATTEMPTS
-from animatediff.data.decoding.supervisor import HANG_ATTEMPTS, Supervisor
+from animatediff.data.decoding.supervisor import HANG_ATTEMPTS, DecodeSupervisor
 from animatediff.data.ingest.plan import Unit
 from animatediff.data.quarantine import Reason, Rejection, VideoError
 from animatediff.data.sources.fetching.fetch import ATTEMPTS as FETCH_ATTEMPTS
@@ -58,7 +58,7 @@ class _Fetched(NamedTuple):
 
 def decode_unit(
     unit: Unit,
-    supervisor: Supervisor,
+    supervisor: DecodeSupervisor,
     *,
     max_bytes: int,
     trusted: bool = False,
@@ -115,7 +115,7 @@ def _fetch(uri: str, max_bytes: int, trusted: bool) -> _Fetched:
         return _Fetched(None, error)
 
 
-def _cut(video: SourceVideo, fetched: _Fetched, supervisor: Supervisor) -> list[DecodedClip]:
+def _cut(video: SourceVideo, fetched: _Fetched, supervisor: DecodeSupervisor) -> list[DecodedClip]:
     if fetched.error is not None:
         raise fetched.error
     assert fetched.data is not None

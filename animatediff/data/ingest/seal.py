@@ -165,7 +165,7 @@ def merge_rejections(
     return pa.concat_tables([kept, in_plan, new])
 
 
-def clean_up(dataset_uri: str, unit_ids: Iterable[str]) -> None:
+def delete_sealed_parts(dataset_uri: str, unit_ids: Iterable[str]) -> None:
     """Delete what is left of sealed units' parts, and of writers that were killed."""
     try:
         storage.delete_drafts(dataset_uri)

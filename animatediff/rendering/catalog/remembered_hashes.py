@@ -28,7 +28,7 @@ class _Known(NamedTuple):
     sha256: str
 
 
-def content_hashes(catalog: Catalog, remembered_uri: str) -> HashFile:
+def hash_catalog_files(catalog: Catalog, remembered_uri: str) -> HashFile:
     """Hash all files of a catalog, those that have not changed since they were remembered excepted.
 
     Args:

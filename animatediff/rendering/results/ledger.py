@@ -146,11 +146,11 @@ class Ledger:
             found = self._known({item.digest for item in chunk} - invalid.keys())
             for item in chunk:
                 if item.digest in invalid:
-                    yield result_of(item, status="invalid", error=invalid[item.digest])
+                    yield make_result(item, status="invalid", error=invalid[item.digest])
                 elif item.digest in found:
-                    yield for_item(found[item.digest], item)
+                    yield result_for_item(found[item.digest], item)
                 elif not only_known:
-                    yield result_of(item, status="failed", error=self._errors.get(item.digest, self.no_result))
+                    yield make_result(item, status="failed", error=self._errors.get(item.digest, self.no_result))
 
     def _known(self, digests: set[str]) -> dict[str, Result]:
         table = self._table
@@ -208,18 +208,18 @@ def write_item(output_uri: str, result: Result) -> None:
     storage.write_bytes(item_uri(output_uri, result.digest), content)
 
 
-def result_of(item: Item, **outcome: Any) -> Result:
+def make_result(item: Item, **outcome: Any) -> Result:
     """Return an item with what became of it."""
     return Result.model_construct(**_values(item, Item), **outcome)
 
 
-def describe(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """Return an error as one line for a row."""
     text = printed(" ".join(str(error).split()))[:500]
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
-def for_item(result: Result, item: Item) -> Result:
+def result_for_item(result: Result, item: Item) -> Result:
     """Return what became of an item that another one of the same digest was rendered for."""
     return Result.model_construct(**_values(result, Result) | _values(item, Item))
 

@@ -13,13 +13,13 @@ from animatediff.errors import UserError, refusing
 from animatediff.weights.identify import lora as identify_lora
 from animatediff.weights.identify import model as identify_model
 from animatediff.weights.identify.base import text_width
-from animatediff.weights.identify.messages import misfit
+from animatediff.weights.identify.messages import mismatch_reason
 from animatediff.weights.identify.metadata import printable, read_metadata
 from animatediff.weights.layouts.families import (
     Base,
-    Contents,
-    Description,
     Family,
+    FileContents,
+    PartialIdentity,
     WeightsIdentity,
     find_rule,
     is_lora,
@@ -51,7 +51,7 @@ def identify(file: TensorFile) -> WeightsIdentity:
 
 
 def _identified(file: TensorFile) -> WeightsIdentity:
-    contents = Contents(file)
+    contents = FileContents(file)
     found = _describe(contents)
     if found.text_width is None:
         found = found._replace(text_width=text_width(contents))
@@ -92,12 +92,12 @@ def expect_family(file: TensorFile, families: Collection[Family], *, base: Base 
         UserError: it is not; the line says what it is and where it belongs.
     """
     found = identify(file)
-    if reason := misfit(found, set(families), base):
+    if reason := mismatch_reason(found, set(families), base):
         raise UserError(f"{file.uri} {reason}")
     return found
 
 
-def _describe(contents: Contents) -> Description:
+def _describe(contents: FileContents) -> PartialIdentity:
     rule = find_rule(contents)
     if rule is None:
         found = identify_model.describe_unnamed(contents)
@@ -108,7 +108,7 @@ def _describe(contents: Contents) -> Description:
     return identify_model.describe(rule, contents)
 
 
-def _trained(contents: Contents, family: Family) -> Iterator[Tensor]:
+def _trained(contents: FileContents, family: Family) -> Iterator[Tensor]:
     whole_unet = family == "motion_module" and contents.has(r"\.resnets\.")
     # An averaged copy counts where there is nothing that it is a copy of.
     only_ema = family == "checkpoint" and not contents.has(r"^model\.diffusion_model\.")

@@ -9,8 +9,8 @@ from animatediff.weights.identify import weights_file
 from animatediff.weights.layouts.architectures import meta_modules
 from animatediff.weights.layouts.motion import from_official, to_official
 from animatediff.weights.lora import module_scales
-from animatediff.weights.lora.lora_file import check_factor, open_lora, split_key
-from animatediff.weights.lora.targets import ModuleIndex, ModuleRef
+from animatediff.weights.lora.lora_file import check_factor, open_lora, split_factor_key
+from animatediff.weights.lora.module_index import ModuleIndex, ModuleRef
 from animatediff.weights.reading.tensors import TensorFile, save_tensors
 
 _PEFT_FACTORS = {"down": "A", "up": "B"}
@@ -44,7 +44,7 @@ def convert(uri: str, out_uri: str, *, to: Literal["official", "diffusers"]) -> 
 
 
 def _converted(key: str, paths: Mapping[str, str], to: Literal["official", "diffusers"], uri: str) -> str:
-    name, factor = split_key(key) or (key, "")
+    name, factor = split_factor_key(key) or (key, "")
     path = paths[name]
     if factor not in _PEFT_FACTORS or not _PROJECTION.fullmatch(path):
         raise UserError(f"{uri}: neither layout has a name for {key}: it is no MotionLoRA or domain adapter of theirs")
@@ -60,13 +60,13 @@ def _paths_in_diffusers(file: TensorFile) -> dict[str, str]:
 
     kohya's names have underscores for dots: only the names of the UNet tell which are which.
     """
-    names = {(split_key(key) or (key, ""))[0] for key in file.tensors}
+    names = {(split_factor_key(key) or (key, ""))[0] for key in file.tensors}
     flat = {name for name in names if name.startswith(_KOHYA)}
     paths = {name: _path_in_diffusers(name) for name in names - flat}
     if flat:
-        targets = ModuleIndex({"unet": meta_modules("sd1")["unet"].state_dict()}, motion=False)
+        module_index = ModuleIndex({"unet": meta_modules("sd1")["unet"].state_dict()}, motion=False)
         for name in flat:
-            found = targets.find(name)
+            found = module_index.find(name)
             if not found:
                 raise UserError(
                     f"{file.uri} is in kohya's layout, which catalogs take as it is: it needs no conversion"
@@ -83,7 +83,7 @@ def _path_in_diffusers(name: str) -> str:
 def _check_scales_are_one(file: TensorFile, paths: Mapping[str, str]) -> None:
     peft_config = module_scales.read_peft_config(file, "unet")
     for key, tensor in file.tensors.items():
-        name, factor = split_key(key) or ("", "")
+        name, factor = split_factor_key(key) or ("", "")
         check_factor(tensor, factor, f"{file.uri}: {key}")
         if factor != "down":
             continue

@@ -33,7 +33,7 @@ class WeightDelta(ABC):
 
     def to(self, device: torch.device) -> Self:
         """Return the same change with its factors on `device`."""
-        moved = {field.name: _moved(getattr(self, field.name), device) for field in fields(self)}  # type: ignore[arg-type]
+        moved = {field.name: _moved_to(getattr(self, field.name), device) for field in fields(self)}  # type: ignore[arg-type]
         return replace(self, **moved)  # type: ignore[type-var]
 
 
@@ -80,7 +80,7 @@ class FactorsDelta(WeightDelta):
 
     def to_dense(self) -> Tensor:
         """`scale` times the product."""
-        return self.scale * _product(self.factors)
+        return self.scale * _multiply(self.factors)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class LoHa(WeightDelta):
 
     def to_dense(self) -> Tensor:
         """`scale * first * second`."""
-        return self.scale * _product(self.first) * _product(self.second)
+        return self.scale * _multiply(self.first) * _multiply(self.second)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class LoKr(WeightDelta):
 
     def to_dense(self) -> Tensor:
         """`scale * kron(first, second)`; a kernel's positions are repeated, not multiplied."""
-        first, second = _product(self.first), _product(self.second)
+        first, second = _multiply(self.first), _multiply(self.second)
         first = first.reshape(*first.shape, *[1] * (second.ndim - 2))
         return self.scale * torch.kron(first.contiguous(), second.contiguous())  # it fails on other strides
 
@@ -139,7 +139,7 @@ _LOKR_SECOND = ({"lokr_w2"}, {"lokr_w2_a", "lokr_w2_b"}, {"lokr_w2_a", "lokr_w2_
 _LOKR_FORMS = tuple(first | second for first in _LOKR_FIRST for second in _LOKR_SECOND)
 
 
-def from_factors(factors: Mapping[str, Tensor], scale_for_rank: Callable[[int | None], float]) -> WeightDelta:
+def delta_from_factors(factors: Mapping[str, Tensor], scale_for_rank: Callable[[int | None], float]) -> WeightDelta:
     """Return the change that a file's factors make.
 
     Args:
@@ -153,40 +153,40 @@ def from_factors(factors: Mapping[str, Tensor], scale_for_rank: Callable[[int | 
     if names == {"diff"}:
         return FactorsDelta((factors["diff"],), 1.0)
     if names - {"mid"} == {"down", "up"}:
-        return _lora(factors, scale_for_rank(len(factors["down"])))
+        return _lora_delta(factors, scale_for_rank(len(factors["down"])))
     if names in _LOHA_FORMS:
-        first = _those_given(factors, "hada_w1_a", "hada_w1_b", "hada_t1")
-        second = _those_given(factors, "hada_w2_a", "hada_w2_b", "hada_t2")
+        first = _select_factors(factors, "hada_w1_a", "hada_w1_b", "hada_t1")
+        second = _select_factors(factors, "hada_w2_a", "hada_w2_b", "hada_t2")
         return LoHa(first, second, scale_for_rank(len(factors["hada_w1_b"])))
     if names in _LOKR_FORMS:
-        first = _those_given(factors, "lokr_w1", "lokr_w1_a", "lokr_w1_b")
-        second = _those_given(factors, "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
-        ranked = _those_given(factors, "lokr_w2_b", "lokr_w1_b")
+        first = _select_factors(factors, "lokr_w1", "lokr_w1_a", "lokr_w1_b")
+        second = _select_factors(factors, "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
+        ranked = _select_factors(factors, "lokr_w2_b", "lokr_w1_b")
         return LoKr(first, second, scale_for_rank(len(ranked[0]) if ranked else None))
     raise ValueError(f"its factors are incomplete, or of several kinds: {', '.join(sorted(names)) or 'only alpha'}")
 
 
-def _lora(factors: Mapping[str, Tensor], scale: float) -> WeightDelta:
-    up, down = _matrix(factors["up"]), factors["down"]
+def _lora_delta(factors: Mapping[str, Tensor], scale: float) -> WeightDelta:
+    up, down = _as_matrix(factors["up"]), factors["down"]
     if "mid" in factors:
-        return FactorsDelta((up.T, _matrix(down), factors["mid"]), scale)
+        return FactorsDelta((up.T, _as_matrix(down), factors["mid"]), scale)
     if down.ndim not in (2, 4):
         raise ValueError(f"its factor down is {list(down.shape)}, neither a matrix nor a convolution")
     return LoraDelta(up, down.flatten(1), scale, kernel=tuple(down.shape[2:]))
 
 
-def _matrix(factor: Tensor) -> Tensor:
+def _as_matrix(factor: Tensor) -> Tensor:
     """Return a linear layer's weight or a 1x1 convolution's, which are the same matrix."""
     if factor.ndim == 2 or (factor.ndim == 4 and factor.shape[2:] == (1, 1)):
         return factor.flatten(1)
     raise ValueError(f"a factor is {list(factor.shape)}, not a matrix")
 
 
-def _those_given(factors: Mapping[str, Tensor], *names: str) -> Factors:
+def _select_factors(factors: Mapping[str, Tensor], *names: str) -> Factors:
     return tuple(factors[name] for name in names if name in factors)
 
 
-def _product(factors: Factors) -> Tensor:
+def _multiply(factors: Factors) -> Tensor:
     if len(factors) == 1:
         return factors[0].float()
     if len(factors) == 2:
@@ -196,7 +196,7 @@ def _product(factors: Factors) -> Tensor:
 
 
 def _product_shape(factors: Factors) -> tuple[int, ...]:
-    """Return the shape of `_product`, without computing it.
+    """Return the shape of `_multiply`, without computing it.
 
     Raises:
         ValueError: the factors do not go together.
@@ -216,7 +216,7 @@ def _product_shape(factors: Factors) -> tuple[int, ...]:
     return (a1, b1, *cores[0][2:])
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def _moved_to(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
         return value.to(device)
-    return tuple(_moved(item, device) for item in value) if isinstance(value, tuple) else value
+    return tuple(_moved_to(item, device) for item in value) if isinstance(value, tuple) else value

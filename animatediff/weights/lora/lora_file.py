@@ -23,10 +23,9 @@ from animatediff.weights.identify.messages import BASE_NAMES
 from animatediff.weights.layouts.architectures import KnownBase, known_base
 from animatediff.weights.layouts.families import Family, LoraFamily
 from animatediff.weights.lora import module_scales
-from animatediff.weights.lora.deltas import FactorsDelta, WeightDelta, from_factors
+from animatediff.weights.lora.deltas import FactorsDelta, WeightDelta, delta_from_factors
+from animatediff.weights.lora.module_index import ModuleIndex, ModuleRef, StateDicts, WeightKey
 from animatediff.weights.lora.module_scales import PeftLoraConfig
-from animatediff.weights.lora.targets import ModuleIndex, ModuleRef, StateDicts
-from animatediff.weights.lora.targets import WeightKey as WeightKey
 from animatediff.weights.motion_file import WEIGHTS_FILES
 from animatediff.weights.reading.tensors import TensorFile, open_tensors
 
@@ -49,11 +48,11 @@ _KEY = re.compile(
     r")"
 )
 # A domain adapter is a LoRA: either may be given as the other.
-_OF_THE_BASE: set[Family] = {family for family in get_args(LoraFamily) if family != "motion_lora"}
+_BASE_LORA_FAMILIES: set[Family] = {family for family in get_args(LoraFamily) if family != "motion_lora"}
 _SCALE_KEYS = ("alpha", "scalar")
 _SAME_FACTOR = {"A": "down", "B": "up", "w_norm": "diff", "b_norm": "diff_b"}
 
-_NOT_APPLIED = {
+_UNSUPPORTED_ALGORITHMS = {
     "DoRA": "its strength depends on the base's own weights",
     "GLoRA": "it changes the base's own weights by products with them",
     "IA3": "it scales activations",
@@ -82,7 +81,7 @@ def read_deltas(uri: str, states: StateDicts, *, family: LoraFamily) -> dict[Wei
 def _read_deltas(file: TensorFile, uri: str, states: StateDicts, family: LoraFamily) -> dict[WeightKey, WeightDelta]:
     check_family(file, family, base=known_base(states["unet"]) if "unet" in states else None)
     file = textual_inversion.without_bundled(file)
-    modules = _modules(file, states, family)
+    modules = _factors_by_module(file, states, family)
     peft_configs = {part: module_scales.read_peft_config(file, part) for part in {module.part for module in modules}}
     deltas: dict[WeightKey, WeightDelta] = {}
     for module, factors in modules.items():
@@ -122,16 +121,16 @@ def check_family(file: TensorFile, family: LoraFamily, *, base: KnownBase | None
     Raises:
         UserError: the line says what it is and where it belongs.
     """
-    families: set[Family] = {"motion_lora"} if family == "motion_lora" else _OF_THE_BASE
+    families: set[Family] = {"motion_lora"} if family == "motion_lora" else _BASE_LORA_FAMILIES
     algorithm = weights_file.expect_family(file, families, base=base).version
-    if algorithm in _NOT_APPLIED:
+    if algorithm in _UNSUPPORTED_ALGORITHMS:
         raise UserError(
-            f"{file.uri} is of the kind {algorithm}, which is not applied ({_NOT_APPLIED[algorithm]}): take a LoRA, or "
-            "merge it into a checkpoint with the tool that made it"
+            f"{file.uri} is of the kind {algorithm}, which is not applied ({_UNSUPPORTED_ALGORITHMS[algorithm]}): take "
+            "a LoRA, or merge it into a checkpoint with the tool that made it"
         )
 
 
-def split_key(key: str) -> tuple[str, str] | None:
+def split_factor_key(key: str) -> tuple[str, str] | None:
     """Return a module's name as the file spells it, and the factor's name as LyCORIS' or kohya's.
 
     None for any other key.
@@ -159,14 +158,14 @@ def check_factor(tensor: Tensor, factor: str, what: str) -> Tensor:
     return tensor
 
 
-def _modules(file: TensorFile, states: StateDicts, family: LoraFamily) -> dict[ModuleRef, dict[str, Tensor]]:
+def _factors_by_module(file: TensorFile, states: StateDicts, family: LoraFamily) -> dict[ModuleRef, dict[str, Tensor]]:
     """Return the file's factors by the module that they change."""
-    targets = ModuleIndex(states, motion=family == "motion_lora")
+    module_index = ModuleIndex(states, motion=family == "motion_lora")
     modules: dict[ModuleRef, dict[str, str]] = defaultdict(dict)
     unknown = []
     for key in file.tensors:
-        name, factor = split_key(key) or (None, "")
-        found = targets.find(name) if name else []
+        name, factor = split_factor_key(key) or (None, "")
+        found = module_index.find(name) if name else []
         if not found:
             unknown.append(key)
             continue
@@ -179,14 +178,15 @@ def _modules(file: TensorFile, states: StateDicts, family: LoraFamily) -> dict[M
         keys[factor] = key
     if unknown and not (modules and _is_of_absent_mid_block(unknown, states, family)):
         raise UserError(
-            f"{file.uri}: {len(unknown)} of its keys match nothing in the model, such as {_why(unknown[0], targets)}"
+            f"{file.uri}: {len(unknown)} of its keys match nothing in the model, such as "
+            f"{_why(unknown[0], module_index)}"
         )
     if unknown:
         _log.warning("%s is for a motion module with a mid block (v2); what it changes there is left out", file.uri)
-    return _without_idle(file, modules)
+    return _drop_empty_modules(file, modules)
 
 
-def _without_idle(
+def _drop_empty_modules(
     file: TensorFile, modules: Mapping[ModuleRef, Mapping[str, str]]
 ) -> dict[ModuleRef, dict[str, Tensor]]:
     """Return the checked factors of each module, by the factors' keys.
@@ -213,12 +213,12 @@ def _without_idle(
 def _is_of_absent_mid_block(unknown: Sequence[str], states: StateDicts, family: LoraFamily) -> bool:
     if family != "motion_lora" or any(name.startswith("mid_block.") for name in states.get("motion", ())):
         return False
-    return all("mid_block" in key and "motion_modules" in key and split_key(key) for key in unknown)
+    return all("mid_block" in key and "motion_modules" in key and split_factor_key(key) for key in unknown)
 
 
-def _why(key: str, targets: ModuleIndex) -> str:
-    name, _ = split_key(key) or (key, "")
-    part = targets.absent_part(name)
+def _why(key: str, module_index: ModuleIndex) -> str:
+    name, _ = split_factor_key(key) or (key, "")
+    part = module_index.absent_part(name)
     return f"{key}: it is for a model with a {part}" if part else key
 
 
@@ -241,7 +241,7 @@ def _module_deltas(
         deltas[f"{module.path}.bias"] = FactorsDelta((factors["diff_b"],), 1.0)
     of_weight = {name: factor for name, factor in factors.items() if name not in (*_SCALE_KEYS, "diff_b")}
     if of_weight or not deltas:
-        deltas[f"{module.path}.weight"] = from_factors(of_weight, scale)
+        deltas[f"{module.path}.weight"] = delta_from_factors(of_weight, scale)
     return deltas
 
 

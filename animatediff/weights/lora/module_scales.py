@@ -17,7 +17,7 @@ from torch import Tensor
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.weights.layouts.motion import from_official
-from animatediff.weights.lora.targets import ModuleRef
+from animatediff.weights.lora.module_index import ModuleRef
 from animatediff.weights.reading.files import local_copy, parse_json, read_text
 from animatediff.weights.reading.tensors import TensorFile
 

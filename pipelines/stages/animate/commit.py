@@ -22,9 +22,9 @@ from animatediff.rendering.animator import RenderedClip
 from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.formats import Format
-from animatediff.rendering.outputs import encode
+from animatediff.rendering.outputs import encode_clip
 from animatediff.rendering.results import clip_files
-from animatediff.rendering.results.ledger import describe, read_item, result_of, write_item
+from animatediff.rendering.results.ledger import error_line, make_result, read_item, write_item
 from animatediff.rendering.results.result import Result
 from pipelines.stages.animate.batching import Outcome, is_out_of_memory
 from pipelines.stages.animate.dispatch import MAX_DEATHS, Assignment
@@ -70,7 +70,7 @@ class Committer:
         """
         attempts += 1 if item.digest in assignment.suspects else 0
         if isinstance(outcome, Exception):
-            error = _OUT_OF_MEMORY if is_out_of_memory(outcome) else describe(outcome)
+            error = _OUT_OF_MEMORY if is_out_of_memory(outcome) else error_line(outcome)
             return self.failed(assignment, item, error, attempts=attempts)
         seconds = {"load": load_s, **outcome.seconds, "encode": 0.0, "write": 0.0}
         files, hashes, sizes = self._write(assignment, item, outcome, seconds)
@@ -91,7 +91,7 @@ class Committer:
         return self._record(assignment, item, status="failed", error=error, attempts=attempts)
 
     def _record(self, assignment: Assignment, item: Item, **outcome: Any) -> Result:
-        result = result_of(item, model_hashes=dict(assignment.hashes), versions=self._versions, **outcome)
+        result = make_result(item, model_hashes=dict(assignment.hashes), versions=self._versions, **outcome)
         write_item(self._output_uri, result)
         return result
 
@@ -109,19 +109,21 @@ class Committer:
         sizes: dict[str, int] = defaultdict(int)
         metadata = _metadata(item, assignment.hashes, self._versions)
         started = time.monotonic()
-        for each in encode(self._formats, clip.frames, clip.latents, fps=item.fps, crf=self._crf, metadata=metadata):
+        for each in encode_clip(
+            self._formats, clip.frames, clip.latents, fps=item.fps, crf=self._crf, metadata=metadata
+        ):
             encoded = time.monotonic()
             storage.write_bytes(storage.join(self._output_uri, stem + each.suffix), each.data)
             # A PNG is one file a frame: its folder is what is named.
-            paths[each.kind] = stem + each.suffix.partition("/")[0] if each.kind == "png" else stem + each.suffix
-            hashes[each.kind].append(hashlib.sha256(each.data).hexdigest())
-            sizes[each.kind] += len(each.data)
+            paths[each.format] = stem + each.suffix.partition("/")[0] if each.format == "png" else stem + each.suffix
+            hashes[each.format].append(hashlib.sha256(each.data).hexdigest())
+            sizes[each.format] += len(each.data)
             seconds["encode"] += encoded - started
             started = time.monotonic()
             seconds["write"] += started - encoded
         # The poster is the first that is made, and the last that anybody asks for.
         paths["poster"] = paths.pop("poster")
-        return paths, {kind: clip_files.joined(found) for kind, found in hashes.items()}, dict(sizes)
+        return paths, {kind: clip_files.combined_hash(found) for kind, found in hashes.items()}, dict(sizes)
 
     @cached_property
     def _versions(self) -> dict[str, str]:

@@ -79,7 +79,7 @@ class Assignment(NamedTuple):
     """Digests that are not tried again, and why."""
 
 
-def slices_of(items: Iterable[Item], num_workers: int) -> list[Slice]:
+def cut_into_slices(items: Iterable[Item], num_workers: int) -> list[Slice]:
     """Cut the items into slices of one priority and one model, in the order given.
 
     A model's items are one slice where they are few, so that it is loaded once. Many are cut, so that workers can

@@ -8,7 +8,7 @@ from animatediff.config import dump
 from animatediff.errors import naming
 from animatediff.rendering.catalog import catalog_files, prompt_syntax
 from animatediff.rendering.catalog.catalog import RenderPlan, expand
-from animatediff.rendering.catalog.remembered_hashes import content_hashes
+from animatediff.rendering.catalog.remembered_hashes import hash_catalog_files
 from animatediff.rendering.checks import catalog as checks
 from animatediff.rendering.results.ledger import Ledger
 from animatediff.rendering.results.reports import write_reports
@@ -77,7 +77,7 @@ def _plan(config: AnimateConfig, output_uri: str) -> RenderPlan:
         logger.warning("%s", checks.report(problems, catalog))
     # There may be terabytes of checkpoints: they are read once, not at every resume.
     remembered_uri = storage.join(output_uri, "inputs", "hashes.json")
-    plan = expand(catalog, problems=problems, content_hash=content_hashes(catalog, remembered_uri))
+    plan = expand(catalog, problems=problems, content_hash=hash_catalog_files(catalog, remembered_uri))
     if syntax := prompt_syntax.report(text for item in plan.items for text in prompt_syntax.texts_of(item)):
         logger.warning("%s", syntax)
     return plan

@@ -22,7 +22,7 @@ from animatediff.weights.layouts.architectures import PARTS
 from pipelines.cluster.runtime import beside_the_driver, connect, num_cpus, num_gpus, wants_gpus
 from pipelines.cluster.starting import starting
 from pipelines.settings import AnimateConfig
-from pipelines.stages.animate.dispatch import Dispatcher, slices_of
+from pipelines.stages.animate.dispatch import Dispatcher, cut_into_slices
 from pipelines.stages.animate.reports import InterimReports
 from pipelines.stages.animate.worker import RenderSlices, RenderSpec
 from pipelines.terminal.deaths import death_of
@@ -131,7 +131,7 @@ class _Rendering:
         Raises:
             UserError: no worker can start, or all are lost, or the output's storage is full.
         """
-        slices = slices_of(items, self.num_actors)
+        slices = cut_into_slices(items, self.num_actors)
         # It answers in microseconds and must not wait for a CPU. It dies with the job.
         dispatcher = beside_the_driver(Dispatcher, slices, self.plan.models, self.plan.hashes, death_of)
         number = min(self.num_actors, len(slices))

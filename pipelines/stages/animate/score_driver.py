@@ -4,7 +4,7 @@ import logging
 
 from animatediff import storage
 from animatediff.errors import UserError, naming
-from animatediff.rendering.results.ledger import NO_CLIP, NO_RESULT, for_item, read_results
+from animatediff.rendering.results.ledger import NO_CLIP, NO_RESULT, read_results, result_for_item
 from animatediff.rendering.results.reports import write_reports
 from animatediff.rendering.results.result import Result
 from animatediff.rendering.results.table import TABLE
@@ -42,7 +42,7 @@ def score(config: ScoreConfig) -> list[Result]:
             for result in score_results(pending, output_uri, config.scorer):
                 by_digest[result.digest] = result
                 progress.update(1)
-    scored = [for_item(by_digest[result.digest], result) for result in results]
+    scored = [result_for_item(by_digest[result.digest], result) for result in results]
     write_reports(output_uri, scored)
     _report(output_uri, scored, config.scorer)
     return scored

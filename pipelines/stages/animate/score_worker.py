@@ -15,11 +15,11 @@ import ray
 
 from animatediff import storage
 from animatediff.data.decoding.decoders import load_decoders
-from animatediff.data.decoding.frames import Picks, read_frames
+from animatediff.data.decoding.frames import FrameSelection, read_frames
 from animatediff.data.decoding.videos import probe
 from animatediff.errors import UserError
 from animatediff.rendering.results import clip_files
-from animatediff.rendering.results.ledger import describe, without_clip, write_item
+from animatediff.rendering.results.ledger import error_line, without_clip, write_item
 from animatediff.rendering.results.result import Result
 from animatediff.rendering.scoring import apply_scorer, load_scorer, with_scores
 from pipelines.cluster.runtime import num_cpus
@@ -79,7 +79,7 @@ def _score_row(row: dict[str, Any], *, output_uri: str, scorer: str) -> dict[str
         scored = with_scores(result, scorer, apply_scorer(_scorer(scorer), result, _frames(result, output_uri)))
     except Exception as error:
         logger.exception("item %s of entry %s", result.digest, result.entry)
-        scored = with_scores(result, scorer, {}, error=describe(error))
+        scored = with_scores(result, scorer, {}, error=error_line(error))
     write_item(output_uri, scored)
     return {"result": scored.model_dump_json()}
 
@@ -90,5 +90,5 @@ def _frames(result: Result, output_uri: str) -> np.ndarray:
         raise UserError("it was not written as MP4: render it again with mp4 among the formats")
     data = storage.read_bytes(storage.join(output_uri, result.files["mp4"]))
     info = probe(data)
-    picks = Picks(np.arange(len(info.pts)), result.height, result.width)
-    return read_frames(data, info, picks, _decoders(_DECODERS))[0]
+    selection = FrameSelection(np.arange(len(info.pts)), result.height, result.width)
+    return read_frames(data, info, selection, _decoders(_DECODERS))[0]

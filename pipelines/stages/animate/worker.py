@@ -24,7 +24,7 @@ from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import ModelFiles
 from animatediff.rendering.formats import Format
-from animatediff.rendering.results.ledger import describe, result_of
+from animatediff.rendering.results.ledger import error_line, make_result
 from animatediff.rendering.results.result import Result
 from animatediff.storage.full import is_full
 from pipelines.stages.animate.batching import Batcher
@@ -123,7 +123,7 @@ class RenderSlices:
         except Exception as error:
             logger.exception("model %s", assignment.slice.model_digest)
             self._leave_broken_device()
-            failed = (self._committer.failed(assignment, item, describe(error), attempts=1) for item in pending)
+            failed = (self._committer.failed(assignment, item, error_line(error), attempts=1) for item in pending)
             return results + [self._finish(result) for result in failed]
         load_s = (time.monotonic() - start) / len(pending)
         if assignment.upcoming is not None and _resident(assignment.upcoming) == self._resident:
@@ -168,8 +168,8 @@ class RenderSlices:
         except Exception as error:
             logger.exception("item %s", item.digest)
             if is_full(error):
-                self._dispatcher.stop.remote(describe(error))
-            return result_of(item, status="failed", error=describe(error))
+                self._dispatcher.stop.remote(error_line(error))
+            return make_result(item, status="failed", error=error_line(error))
 
     def _begin(self, ticket: int, items: Sequence[Item]) -> bool:
         """Ask to begin with items, or to load the model; False where the job stops, or the dispatcher is lost."""
@@ -214,7 +214,7 @@ def _fault(device: str) -> str | None:
     except torch.OutOfMemoryError:
         return None
     except Exception as error:  # also an AssertionError, where PyTorch was built without CUDA
-        return describe(error)
+        return error_line(error)
     return None
 
 

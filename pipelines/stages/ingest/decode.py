@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from animatediff.data.decoding.supervisor import Supervisor
+from animatediff.data.decoding.supervisor import DecodeSupervisor
 from animatediff.data.ingest.decode_unit import decode_unit
 from animatediff.data.ingest.outage import storage_works
 from animatediff.data.ingest.plan import Unit, UnitRef, read_unit
@@ -18,7 +18,7 @@ class Decode(Stage[UnitRef, DecodedWork]):
 
     def __init__(self, spec: IngestSpec) -> None:
         self._spec = spec
-        self._supervisor = Supervisor(spec.decode, spec.clips)
+        self._supervisor = DecodeSupervisor(spec.decode, spec.clips)
         self._bounds: dict[str, Any] = {"max_bytes": spec.decode.max_mb * 1_000_000, "trusted": spec.trusted}
         self._metrics = IngestMetrics()
 

@@ -4,7 +4,7 @@ import logging
 
 from animatediff import storage
 from animatediff.config import dump
-from animatediff.data.ingest.seal import QUARANTINE_FILE, clean_up
+from animatediff.data.ingest.seal import QUARANTINE_FILE, delete_sealed_parts
 from animatediff.data.inspection.card import write_card
 from animatediff.data.manifest import Manifest
 from animatediff.errors import UserError
@@ -30,7 +30,7 @@ def ingest(config: IngestConfig) -> Manifest | None:
     use_gpu = wants_gpus(config.use_gpu)
     job = plan_job(config, inputs, use_gpu=use_gpu)
     if job.sealed_manifest and job.is_complete:
-        clean_up(job.output_uri, [unit.unit_id for unit in job.units])
+        delete_sealed_parts(job.output_uri, [unit.unit_id for unit in job.units])
         logger.info("nothing to do: every video of the source is sealed already")
         manifest = job.sealed_manifest
     else:

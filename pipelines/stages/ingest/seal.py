@@ -13,7 +13,7 @@ from animatediff.data.ingest import plan as planning
 from animatediff.data.ingest.seal import (
     LatentEncoding,
     ShardPlan,
-    clean_up,
+    delete_sealed_parts,
     merge_rejections,
     plan_shards,
     publish,
@@ -47,7 +47,7 @@ def seal_job(job: IngestJob, *, shard_bytes: int) -> Manifest:
     old = read_quarantine(job.output_uri) if job.sealed_manifest else quarantine.SCHEMA.empty_table()
     rejections = merge_rejections(old, summaries, job.rejected, _video_ids(job) if len(old) else ())
     manifest = publish(job.output_uri, len(job.units), job.sealed_manifest, new_shards, rejections, job.latent_encoding)
-    clean_up(job.output_uri, [unit.unit_id for unit in job.units])
+    delete_sealed_parts(job.output_uri, [unit.unit_id for unit in job.units])
     return manifest
 
 

@@ -8,7 +8,7 @@ from pipelines.cluster.runtime import connect
 from pipelines.settings import TrainConfig
 from pipelines.stages.train.dry_run import estimate
 from pipelines.stages.train.launch import Workers
-from pipelines.stages.train.run import TrainJob, TrainRun, prepare
+from pipelines.stages.train.run import TrainJob, TrainRun, start_or_resume
 from pipelines.stages.train.sample import Renderer
 from pipelines.stages.train.watch import publish_sample, train_and_track
 from pipelines.tracking.run_context import device, flatten
@@ -24,7 +24,7 @@ def train(config: TrainConfig) -> TrainRun | None:
         for line in estimate(config):
             logger.info("%s", line)
         return None
-    job = prepare(config)
+    job = start_or_resume(config)
     logger.info("%d of %d clips are trained on", job.num_clips, job.manifest.num_clips)
     if job.run.num_steps >= config.train.num_steps:
         logger.info("nothing to do: the run has done %d steps; raise train.num_steps to go on", job.run.num_steps)

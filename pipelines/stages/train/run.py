@@ -145,7 +145,7 @@ def check(config: TrainConfig, inputs_uri: str) -> TrainJob:
     )
 
 
-def prepare(config: TrainConfig) -> TrainJob:
+def start_or_resume(config: TrainConfig) -> TrainJob:
     """Start a run in its folder or take it up, once all that `check` checks is well.
 
     Raises:

@@ -188,9 +188,9 @@ class _StepMetrics:
 
     def _report_skipped_steps(self) -> None:
         skips = self._trainer.skipped
-        for skip in skips.found:
+        for skip in skips.unreported:
             self._put({"skipped": skip.step + 1, "clip_ids": skip.clip_ids})
-        skips.found.clear()
+        skips.unreported.clear()
 
     def report(self, step: int) -> None:
         losses, counts = _sum_over_workers(torch.stack([result.loss_sums for result in self._results]).sum(dim=0)).cpu()

@@ -16,7 +16,7 @@ from animatediff.data.ingest import parts, provenance, seal
 from animatediff.data.manifest import Manifest, write_manifest
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.catalog import Item
-from animatediff.rendering.results.ledger import result_of, write_item
+from animatediff.rendering.results.ledger import make_result, write_item
 from animatediff.rendering.results.reports import write_reports
 from animatediff.rendering.results.table import write_table
 from animatediff.sprites import shipped
@@ -32,7 +32,7 @@ from tests.support_data import LATENT_ENCODING, clip_row, make_videos, plan
 from tests.unit.data.loading.test_loader import write_dataset
 
 RESULTS = [
-    result_of(
+    make_result(
         Item(digest=f"{number:064x}", entry="one", model="m", prompt="a cat", seed=number),
         status="ok",
         files={"mp4": f"clips/{number}.mp4"},

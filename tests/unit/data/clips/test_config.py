@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from animatediff.data.clips.config import ClipConfig
 from animatediff.data.clips.plan import ResolutionSpan, frames_at, plan_clips
-from animatediff.data.clips.resize import fit
+from animatediff.data.clips.resize import crop_and_resize
 from animatediff.data.scoring.measures import motion_score
 
 
@@ -66,15 +66,15 @@ def test_variable_rate_is_sampled_by_time():
 def test_fit_resizes_the_short_side_and_crops_the_centre():
     frame = np.zeros((40, 80, 3), np.uint8)
     frame[:, 20:60] = 255  # exactly the centre square
-    assert (fit(frame, height=16, width=16)[:, 1:-1] == 255).all()
-    left_edge = fit(frame, height=20, width=40)
+    assert (crop_and_resize(frame, height=16, width=16)[:, 1:-1] == 255).all()
+    left_edge = crop_and_resize(frame, height=20, width=40)
     assert left_edge[:, :8].max() == 0
     assert left_edge.shape == (20, 40, 3)
 
 
 @pytest.mark.parametrize("size", [(33, 57), (57, 33), (8, 200)])
 def test_fit_gives_the_size_asked_for(size):
-    assert fit(np.zeros((*size, 3), np.uint8), height=24, width=16).shape == (24, 16, 3)
+    assert crop_and_resize(np.zeros((*size, 3), np.uint8), height=24, width=16).shape == (24, 16, 3)
 
 
 def test_motion_score():

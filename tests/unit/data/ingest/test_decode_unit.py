@@ -3,7 +3,7 @@
 import pytest
 
 from animatediff.data.clips.config import ClipConfig
-from animatediff.data.decoding.supervisor import DecodeConfig, Supervisor
+from animatediff.data.decoding.supervisor import DecodeConfig, DecodeSupervisor
 from animatediff.data.ingest import decode_unit as units
 from animatediff.data.ingest.plan import Unit
 from animatediff.data.quarantine import Reason, VideoError
@@ -18,7 +18,7 @@ DECODE = DecodeConfig(decoders=("tests.fake_decoders:Segfault",))
 
 @pytest.fixture(scope="module")
 def supervisor():
-    with Supervisor(DECODE, CLIPS) as made:
+    with DecodeSupervisor(DECODE, CLIPS) as made:
         yield made
 
 

@@ -75,7 +75,7 @@ def test_killed_anywhere_ends_with_the_same_bytes(tmp_path_factory, data):
             do_seal(killed, units)
     if not storage.exists(storage.join(killed, "manifest.json")):
         do_seal(killed, units)
-    seal.clean_up(killed, [unit.unit_id for unit in units])
+    seal.delete_sealed_parts(killed, [unit.unit_id for unit in units])
     assert content(killed) == content(straight)
 
 

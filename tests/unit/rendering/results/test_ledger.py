@@ -15,9 +15,9 @@ from animatediff.rendering.results.ledger import (
     NO_RESULT,
     Ledger,
     item_uri,
+    make_result,
     read_item,
     read_results,
-    result_of,
     write_item,
 )
 from animatediff.rendering.results.table import write_table
@@ -33,7 +33,7 @@ def rendered(folder, each, *, formats=("mp4",), **outcome):
     for path in files.values():
         storage.write_bytes(str(folder / path), b"clip")
     values = {"status": "ok", "files": files, "seconds": {"unet": 1.5}, "attempts": 1} | outcome
-    write_item(str(folder), result_of(each, **values))
+    write_item(str(folder), make_result(each, **values))
 
 
 def ledger(folder, items):
@@ -56,7 +56,7 @@ def items(tmp_path):
     found = [item(0), item(1, context=Context(), num_frames=40), item(2), item(3), item(4)]
     for each in found[:3]:
         rendered(tmp_path, each)
-    write_item(str(tmp_path), result_of(found[3], status="failed", error="it is broken"))
+    write_item(str(tmp_path), make_result(found[3], status="failed", error="it is broken"))
     return found
 
 
@@ -98,7 +98,7 @@ def test_rows_say_what_became_of_each_item(tmp_path, items):
     (tmp_path / "results.parquet").write_bytes(b"not read either")
     again = list(found.results(items[:3], {}))
     assert [result.model_dump() for result in again] == [
-        result_of(each, status="ok", files=dict(row["files"]), seconds={"unet": 1.5}, attempts=1).model_dump()
+        make_result(each, status="ok", files=dict(row["files"]), seconds={"unet": 1.5}, attempts=1).model_dump()
         for each, row in zip(items[:3], rows[:3], strict=True)
     ]
 
@@ -115,7 +115,7 @@ def test_a_file_that_is_newer_than_the_table_counts(tmp_path, items):
 
 def test_a_row_without_a_clip_is_not_believed(tmp_path, items):
     """Its item may have been committed, by a worker that did not live to tell, before the table was written."""
-    rows = [result_of(each, status="failed", error=NO_RESULT) for each in items]
+    rows = [make_result(each, status="failed", error=NO_RESULT) for each in items]
     age(tmp_path)
     write_table(str(tmp_path), rows)
     there = {each.digest for each in items[:3]}
@@ -180,7 +180,7 @@ def test_a_ledger_on_s3(s3, tmp_path):
     for each in items[:2]:
         path = f"clips/{each.digest[-8:]}.mp4"
         storage.write_bytes(storage.join(output, path), b"clip")
-        write_item(output, result_of(each, status="ok", files={"mp4": path, "png": "clips/frames"}))
+        write_item(output, make_result(each, status="ok", files={"mp4": path, "png": "clips/frames"}))
     storage.write_bytes(storage.join(output, "clips", "frames", "0000.png"), b"frame")
     there = {each.digest for each in items[:2]}
 

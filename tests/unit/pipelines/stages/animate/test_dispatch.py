@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import ModelFiles
-from pipelines.stages.animate.dispatch import MAX_DEATHS, Dispatcher, slices_of
+from pipelines.stages.animate.dispatch import MAX_DEATHS, Dispatcher, cut_into_slices
 
 
 def item(model, number, priority=0):
@@ -24,7 +24,7 @@ def death_of(process):
 
 
 def dispatcher(items, num_workers=1):
-    slices = slices_of(items, num_workers)
+    slices = cut_into_slices(items, num_workers)
     names = {each.model for each in items}
     models = {name: ModelFiles(base=name, motion_module="m") for name in names}
     return Dispatcher(slices, models, {name: {name: "hash"} for name in names}, death_of), len(slices)
