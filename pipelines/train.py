@@ -6,7 +6,7 @@ Run the same command again to continue; raise train.num_steps to go on longer.
 from typing import TYPE_CHECKING
 
 from pipelines.command import run_job
-from pipelines.outputs.claim import claimed
+from pipelines.outputs.claim import claimed_folder
 from pipelines.settings import TrainConfig
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def main(config: TrainConfig) -> "TrainRun | None":
         UserError: the dataset or the base cannot be read, they do not fit, no clip is chosen, or the
             folder holds another run.
     """
-    with claimed(config.output_uri, "train", is_dry=config.dry_run):
+    with claimed_folder(config.output_uri, "train", is_dry=config.dry_run):
         from pipelines.stages.train.driver import train
 
         return train(config)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from animatediff.diffusion.conditioning import Conditioning, NoisePredictor
-from animatediff.diffusion.context import Context, window_weights, windows
+from animatediff.diffusion.context import Context, context_windows, window_weights
 from animatediff.diffusion.samplers import Sampler
 
 
@@ -61,7 +61,7 @@ def sample(
     latents = noise.float() * scheduler.init_noise_sigma
     for step, timestep in enumerate(scheduler.timesteps):
         model_input = scheduler.scale_model_input(latents, timestep)
-        window_frames = windows(noise.shape[2], context, loop, progress=step / num_inference_steps)
+        window_frames = context_windows(noise.shape[2], context, loop, progress=step / num_inference_steps)
         predictions = _predict(unet, model_input, timestep, guidance_branches, window_frames, max_batch)
         prediction = predictions[-1]
         if is_guided:

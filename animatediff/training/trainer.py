@@ -196,7 +196,7 @@ def _loader(config: RecipeConfig, rank: int, world_size: int) -> ClipLoader | Mi
     loader = open_loader(config.dataset_uri, config.where)
     if config.mix.dataset_uri is None:
         return loader
-    return MixedLoader(loader, open_loader(config.mix.dataset_uri, config.mix.where), share=config.mix.share)
+    return MixedLoader(loader, open_loader(config.mix.dataset_uri, config.mix.where), other_fraction=config.mix.share)
 
 
 def _check_same_precision(dtype: torch.dtype, world_size: int) -> None:

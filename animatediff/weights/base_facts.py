@@ -55,7 +55,7 @@ class BaseFacts:
         return "sdxl" if self.unet.get("addition_embed_type") == "text_time" else "sd1"
 
     @property
-    def kind(self) -> Base | None:
+    def published_base(self) -> Base | None:
         """Which published model it is; None for one of another size."""
         if self.architecture == "sdxl":
             return "sdxl"

@@ -98,8 +98,8 @@ class ResidentWeights:
             parts = checkpoints.load(checkpoint, self._modules, predicts_v=self._predicts_v)
         replaced = {(part, name): tensor for part, state in parts.items() for name, tensor in state.items()}
         if vae is not None:
-            own = checkpoints.load(vae, {"vae": self._modules["vae"]})["vae"]
-            replaced |= {("vae", name): tensor for name, tensor in own.items()}
+            vae_state = checkpoints.load(vae, {"vae": self._modules["vae"]})["vae"]
+            replaced |= {("vae", name): tensor for name, tensor in vae_state.items()}
         if ahead:
             replaced = {key: value.clone() for key, value in replaced.items()}
         deltas = _by_weight((self._read_deltas(lora), lora) for lora in scaled_loras if lora.scale != 0)

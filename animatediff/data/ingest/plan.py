@@ -94,8 +94,8 @@ def read_unit(dataset_uri: str, ref: UnitRef) -> Unit:
     ordinals = rows["ordinal"].to_numpy()
     start, end = np.searchsorted(ordinals, [ref.ordinal, ref.ordinal + 1]).tolist()
     videos = rows.slice(start, end - start).select(["video_id", "uri", "caption"]).to_pylist()
-    for video, whole in zip(videos, ref.unredacted_uris, strict=False):
-        video["uri"] = whole or video["uri"]
+    for video, unredacted_uri in zip(videos, ref.unredacted_uris, strict=False):
+        video["uri"] = unredacted_uri or video["uri"]
     return Unit(ref.ordinal, ref.unit_id, tuple(SourceVideo(**video) for video in videos))
 
 
@@ -159,12 +159,12 @@ class Planner:
     def add_again(self, videos: Iterable[SourceVideo]) -> None:
         """Add videos for further units, even if one has them already."""
         self._pending += videos
-        whole = len(self._pending) - len(self._pending) % self._videos_per_unit
-        self._cut(whole)
+        num_full = len(self._pending) - len(self._pending) % self._videos_per_unit
+        self._cut_units(num_full)
 
     def finish(self) -> pa.Table:
         """Plan what is left; returns the quarantine rows of the videos that were set aside."""
-        self._cut(len(self._pending))
+        self._cut_units(len(self._pending))
         self._write()
         return pa.concat_tables([quarantine.SCHEMA.empty_table(), *self._rejected])
 
@@ -182,7 +182,7 @@ class Planner:
             self._rejected.append(quarantine.to_table(rejected))
         return chosen
 
-    def _cut(self, num: int) -> None:
+    def _cut_units(self, num: int) -> None:
         for start in range(0, num, self._videos_per_unit):
             videos = tuple(self._pending[start : min(start + self._videos_per_unit, num)])
             ordinal = len(self.units) + len(self._draft)

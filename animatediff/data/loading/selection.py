@@ -70,11 +70,11 @@ def select_row_groups(dataset_uri: str, manifest: Manifest, clip_filter: ClipFil
     return found
 
 
-def _held_out(dataset_uri: str, manifest: Manifest, share: float) -> Iterator[np.ndarray]:
+def _held_out(dataset_uri: str, manifest: Manifest, fraction: float) -> Iterator[np.ndarray]:
     """Yield for each shard which of its clips are held out, (n) bool."""
     with ThreadPoolExecutor(_READERS) as pool:
         tables = pool.map(lambda shard: columns.read(dataset_uri, shard, {"video_id"}), manifest.shards)
-        yield from (is_held_out(table["video_id"].to_pylist(), share) for table in tables)
+        yield from (is_held_out(table["video_id"].to_pylist(), fraction) for table in tables)
 
 
 def _masks(dataset_uri: str, manifest: Manifest, where: str) -> Iterator[np.ndarray]:

@@ -63,8 +63,10 @@ class Catalog(SeededRenderSettings):
 
     def settings_of(self, entry: Entry) -> dict[str, Any]:
         """Return the fields of `SeededRenderSettings` for prompts of the entry that say nothing else."""
-        own = entry.model_fields_set
-        return {name: getattr(entry if name in own else self, name) for name in SeededRenderSettings.model_fields}
+        overridden = entry.model_fields_set
+        return {
+            name: getattr(entry if name in overridden else self, name) for name in SeededRenderSettings.model_fields
+        }
 
 
 def settings_of_prompt(shared: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
@@ -74,8 +76,8 @@ def settings_of_prompt(shared: Mapping[str, Any], prompt: Prompt) -> dict[str, A
         shared: what `Catalog.settings_of` gives for its entry.
         prompt: one of the entry's.
     """
-    own = prompt.model_fields_set & SeededRenderSettings.model_fields.keys()
-    return {**shared, **{name: getattr(prompt, name) for name in own}}
+    overridden = prompt.model_fields_set & SeededRenderSettings.model_fields.keys()
+    return {**shared, **{name: getattr(prompt, name) for name in overridden}}
 
 
 class Item(RenderSettings):
@@ -178,6 +180,11 @@ def _items(
     }
     if problem:
         pixels |= {"entry": entry.name, "problem": problem}
-    own = settings | {"entry": entry.name, "model": model_digest, "priority": entry.priority, "prompt": prompt.prompt}
+    fields = settings | {
+        "entry": entry.name,
+        "model": model_digest,
+        "priority": entry.priority,
+        "prompt": prompt.prompt,
+    }
     for seed in seeds:
-        yield unvalidated_copy(_ITEM, _ITEM_FIELDS, **own, seed=seed, digest=sha256(pixels | {"seed": seed}))
+        yield unvalidated_copy(_ITEM, _ITEM_FIELDS, **fields, seed=seed, digest=sha256(pixels | {"seed": seed}))

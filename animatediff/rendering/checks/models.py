@@ -123,8 +123,8 @@ def _check_base(base: BaseFacts, schedule: NoiseSchedule) -> None:
         UserError: the line says what it is, and what to take.
     """
     name = base.base
-    if base.kind not in (None, "sd1"):
-        raise UserError(f"base {name} is {model_name(base.kind)}; clips are rendered with SD 1.x bases only")
+    if base.published_base not in (None, "sd1"):
+        raise UserError(f"base {name} is {model_name(base.published_base)}; clips are rendered with SD 1.x bases only")
     channels = base.unet_channels
     if channels != base.latent_channels:
         use = f", as for {UNUSUAL_INPUTS[channels]}" if channels in UNUSUAL_INPUTS else ""

@@ -155,8 +155,8 @@ class Ledger:
     def _known(self, digests: set[str]) -> dict[str, Result]:
         table = self._table
         rows = {digest: self._rows[digest] for digest in digests & self._rows.keys()}
-        told = map(results_table.to_result, table.take(_indices(rows.values())).to_pylist())
-        found = {result.digest: result for result in told if result}
+        from_table = map(results_table.to_result, table.take(_indices(rows.values())).to_pylist())
+        found = {result.digest: result for result in from_table if result}
         read = self._read((digests - found.keys()) & self._written)
         return found | {result.digest: result for result in read if result}
 

@@ -20,13 +20,13 @@ from animatediff.rendering.results.ledger import Ledger
 from animatediff.rendering.results.reports import write_reports
 from animatediff.weights.layouts.architectures import PARTS
 from pipelines.cluster.runtime import beside_the_driver, connect, num_cpus, num_gpus, wants_gpus
-from pipelines.cluster.starting import starting
+from pipelines.cluster.worker_start import waiting_for_workers
 from pipelines.settings import AnimateConfig
 from pipelines.stages.animate.dispatch import Dispatcher, cut_into_slices
 from pipelines.stages.animate.reports import InterimReports
 from pipelines.stages.animate.worker import RenderSlices, RenderSpec
 from pipelines.terminal.deaths import death_of
-from pipelines.terminal.failures import DroppedBlocks, describe_loss, user_errors
+from pipelines.terminal.failures import DroppedBlocks, as_user_errors, describe_loss
 from pipelines.terminal.losses import Loss, find_loss
 from pipelines.terminal.progress import Progress
 
@@ -41,8 +41,8 @@ _MAX_CRASHES = 1000
 # A new dispatcher goes on with what is not committed; the workers load their models anew for it.
 _MAX_DISPATCHERS = 5
 _DISPATCHER_LOST = "the process that shares out the work was lost"
-_KEPT = "what is rendered is kept, and the same command goes on"
-_LOWER = "num_actors or batch_size"
+_WHAT_IS_KEPT = "what is rendered is kept, and the same command goes on"
+_MEMORY_FIELDS = "num_actors or batch_size"
 # What is younger may be another driver's, which is still at work.
 _DRAFT_AGE_S = 3600.0
 _FOLLOW_S = 2.0
@@ -106,8 +106,8 @@ def render_pending(config: AnimateConfig, plan: RenderPlan, pending: list[Item],
             if lost is None or not left:
                 return
             if number == _MAX_DISPATCHERS:
-                hint = f"where memory is short, lower {_LOWER}"
-                raise UserError(f"{_DISPATCHER_LOST} {number} times: {lost.text}; {_KEPT}; {hint}")
+                hint = f"where memory is short, lower {_MEMORY_FIELDS}"
+                raise UserError(f"{_DISPATCHER_LOST} {number} times: {lost.text}; {_WHAT_IS_KEPT}; {hint}")
             logger.warning("%s: %s; a new one goes on with the %d items left", _DISPATCHER_LOST, lost.text, len(left))
 
 
@@ -139,11 +139,13 @@ class _Rendering:
         with (
             DroppedBlocks() as dropped,
             _following(dispatcher, self.progress, self.progress.total - len(items)) as follower,
-            user_errors(kept=_KEPT, lower=_LOWER),
-            starting("render worker", number, needs, classes=classes, lower=_LOWER) as arrived,
+            as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields=_MEMORY_FIELDS),
+            waiting_for_workers(
+                "render worker", number, needs, classes=classes, memory_fields=_MEMORY_FIELDS
+            ) as note_result,
         ):
             for row in _dataset(len(slices), dispatcher, self.spec, number).iter_rows():
-                arrived()
+                note_result()
                 self.ledger.note_written(row["digest"], row["error"])
                 self.reports.write_if_due()
         if dropped.reason:

@@ -23,15 +23,15 @@ from animatediff.rendering.results.ledger import error_line, without_clip, write
 from animatediff.rendering.results.result import Result
 from animatediff.rendering.scoring import apply_scorer, load_scorer, with_scores
 from pipelines.cluster.runtime import num_cpus
-from pipelines.cluster.starting import starting
-from pipelines.terminal.failures import DroppedBlocks, user_errors
+from pipelines.cluster.worker_start import waiting_for_workers
+from pipelines.terminal.failures import DroppedBlocks, as_user_errors
 
 logger = logging.getLogger(__name__)
 
 # Enough that a crash costs few clips their scores, few enough for tasks of a worthwhile length.
 _MOST_BLOCKS = 500
-_KEPT = "what is scored is kept, and the same command goes on"
-_LOWER = "what the scorer takes, or the CPUs that Ray may use on a machine"
+_WHAT_IS_KEPT = "what is scored is kept, and the same command goes on"
+_MEMORY_FIELDS = "what the scorer takes, or the CPUs that Ray may use on a machine"
 
 _DECODERS = ("decord", "pyav")
 
@@ -56,11 +56,13 @@ def score_results(results: list[Result], output_uri: str, scorer: str) -> Iterat
     scored = dataset.map(_score_row, fn_kwargs={"output_uri": output_uri, "scorer": scorer}, num_cpus=1, max_retries=1)
     with (
         DroppedBlocks() as dropped,
-        user_errors(kept=_KEPT, lower=_LOWER),
-        starting("scoring task", min(num_blocks, num_cpus()), {"CPU": 1}, classes=(), lower=_LOWER) as arrived,
+        as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields=_MEMORY_FIELDS),
+        waiting_for_workers(
+            "scoring task", min(num_blocks, num_cpus()), {"CPU": 1}, classes=(), memory_fields=_MEMORY_FIELDS
+        ) as note_result,
     ):
         for row in scored.iter_rows():
-            arrived()
+            note_result()
             result = Result.model_validate_json(row["result"])
             del missing[result.digest]
             yield result

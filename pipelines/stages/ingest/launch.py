@@ -10,7 +10,7 @@ import ray
 from animatediff.data.ingest.plan import UnitRef
 from animatediff.errors import UserError
 from pipelines.cluster.runtime import BOUNDED_RETRIES, num_cpus, num_gpus
-from pipelines.cluster.starting import starting
+from pipelines.cluster.worker_start import waiting_for_workers
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.decode import Decode
 from pipelines.stages.ingest.encode import Encode
@@ -18,14 +18,14 @@ from pipelines.stages.ingest.plan import IngestJob
 from pipelines.stages.ingest.score import Score
 from pipelines.stages.ingest.stage import IngestSpec, Stage, UnitResult
 from pipelines.stages.ingest.watch import Totals, read_state, start_tracker, write_state
-from pipelines.terminal.failures import user_errors
+from pipelines.terminal.failures import as_user_errors
 from pipelines.terminal.progress import Progress
 
 logger = logging.getLogger(__name__)
 
 _MAX_BLOCKS = 10_000
-_KEPT = "what is encoded is kept, and the same command goes on"
-_LOWER = "num_encoders, num_decoders, num_scorers, clips_per_unit or decode.max_mb"
+_WHAT_IS_KEPT = "what is encoded is kept, and the same command goes on"
+_MEMORY_FIELDS = "num_encoders, num_decoders, num_scorers, clips_per_unit or decode.max_mb"
 
 Stages = Mapping[type[Stage[Any, Any]], int]
 """The stages in the order of the work, each with the number of its actors."""
@@ -67,11 +67,13 @@ def run_stages(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
         write_state(job.output_uri, tracker, totals)
         try:
             with (
-                user_errors(kept=_KEPT, lower=_LOWER),
-                starting("ingest worker", sum(stages.values()), needs, classes=classes, lower=_LOWER) as arrived,
+                as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields=_MEMORY_FIELDS),
+                waiting_for_workers(
+                    "ingest worker", sum(stages.values()), needs, classes=classes, memory_fields=_MEMORY_FIELDS
+                ) as note_result,
             ):
                 for result in _results(job.pending_units, spec, stages):
-                    arrived()
+                    note_result()
                     totals.add(result)
                     progress.update(result.num_videos, clips=totals.num_clips, quarantined=totals.num_quarantined)
                     totals.track(tracker)

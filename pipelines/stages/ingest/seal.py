@@ -23,12 +23,12 @@ from animatediff.data.ingest.seal import (
 from animatediff.data.manifest import Manifest, Shard
 from pipelines.cluster.runtime import num_cpus
 from pipelines.stages.ingest.plan import IngestJob
-from pipelines.terminal.failures import user_errors
+from pipelines.terminal.failures import as_user_errors
 from pipelines.terminal.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-_KEPT = "what is encoded is kept, and the same command goes on"
+_WHAT_IS_KEPT = "what is encoded is kept, and the same command goes on"
 
 
 def seal_job(job: IngestJob, *, shard_bytes: int) -> Manifest:
@@ -40,7 +40,10 @@ def seal_job(job: IngestJob, *, shard_bytes: int) -> Manifest:
     summaries = parts.read_summaries(job.output_uri, [unit.unit_id for unit in job.unsealed_units])
     plans = plan_shards(summaries, job.sealed_manifest, shard_bytes=shard_bytes)
     new_shards = []
-    with Progress("seal", total=len(plans), unit="shard") as progress, user_errors(kept=_KEPT, lower="shard_mb"):
+    with (
+        Progress("seal", total=len(plans), unit="shard") as progress,
+        as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields="shard_mb"),
+    ):
         for shard in _write_shards(job.output_uri, plans, job.latent_encoding):
             new_shards.append(shard)
             progress.update(1)

@@ -25,7 +25,7 @@ from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.training.recipes.recipe import Recipe
 from pipelines.cluster.runtime import beside_the_driver, num_gpus, wants_gpus
-from pipelines.cluster.starting import starting
+from pipelines.cluster.worker_start import waiting_for_workers
 from pipelines.settings import ScalingConfig, TrainConfig
 from pipelines.stages.train.checkpoints import (
     CHECKPOINTS_FOLDER,
@@ -38,15 +38,15 @@ from pipelines.stages.train.metrics_queue import MetricsQueue
 from pipelines.stages.train.sample import Renderer
 from pipelines.stages.train.validate import Validator
 from pipelines.stages.train.worker import train_worker
-from pipelines.terminal.failures import user_errors
+from pipelines.terminal.failures import as_user_errors
 
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
 _LIST_TRIES = 4
 _LIST_RETRY_S = 2.0
-_KEPT = "the checkpoints are kept, and the same command goes on from the last"
-_LOWER = "compute.micro_batch_size, train.batch_size or scaling.num_workers"
+_WHAT_IS_KEPT = "the checkpoints are kept, and the same command goes on from the last"
+_MEMORY_FIELDS = "compute.micro_batch_size, train.batch_size or scaling.num_workers"
 
 
 @dataclass(frozen=True)
@@ -149,13 +149,15 @@ def _fit(trainer: Any, workers: Workers, metrics_queue: Any, run_uri: str) -> It
     before = checkpoint_names(run_uri)
     fit = _start(trainer)
     with (
-        user_errors(kept=_KEPT, lower=_LOWER),
-        starting("training worker", number, workers.needs, classes=("RayTrainWorker",), lower=_LOWER) as arrived,
+        as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields=_MEMORY_FIELDS),
+        waiting_for_workers(
+            "training worker", number, workers.needs, classes=("RayTrainWorker",), memory_fields=_MEMORY_FIELDS
+        ) as note_result,
     ):
         while not fit.done():
             wait([fit], timeout=_POLL_S)
             if entries := ray.get(metrics_queue.take.remote()):
-                arrived()
+                note_result()
             yield from entries
         yield from ray.get(metrics_queue.take.remote())  # what came since, or before a failure that the loop never saw
         with refusal_as_user_error(run_uri, before):

@@ -53,7 +53,12 @@ def test_published_bases_are_known(kind, width, layers, tmp_path):
     for part in ("unet", "vae", "text_encoder"):
         base = write_config(tmp_path, part, CONFIGS[kind][part])
     facts = BaseFacts(base)
-    assert (facts.kind, facts.architecture, facts.text_width, facts.text_layers) == (kind, kind, width, layers)
+    assert (facts.published_base, facts.architecture, facts.text_width, facts.text_layers) == (
+        kind,
+        kind,
+        width,
+        layers,
+    )
     assert (facts.latent_factor, facts.latent_channels, facts.unet_channels) == (8, 4, 4)
     assert facts.scaling_factor == {"sd1": 0.18215, "sdxl": 0.13025}[kind]
     assert facts.latent_shape(16, height=512, width=768) == (16, 4, 64, 96)
@@ -66,7 +71,7 @@ def test_published_bases_are_known(kind, width, layers, tmp_path):
 )
 def test_other_bases_are_known_by_the_width_of_their_text(unet, kind, tmp_path):
     facts = BaseFacts(write_config(tmp_path, "unet", unet))
-    assert (facts.kind, facts.architecture) == (kind, "sd1")
+    assert (facts.published_base, facts.architecture) == (kind, "sd1")
 
 
 def test_the_parts_say_what_a_base_is_and_its_index_nothing(base, tmp_path):

@@ -67,7 +67,7 @@ def test_a_second_datasets_batches_are_evenly_spread_and_a_start_in_the_middle_c
         for name, shape in (("own", (4, 4, 2, 2)), ("other", (2, 4, 3, 3))):
             uri = write_dataset(tmp_path / name, shards=(5, 6), shapes=(shape,))
             loaders.append(ClipLoader(uri, read_manifest(uri), Batching(batch_size=2, seed=1)))
-        return MixedLoader(*loaders, share=0.25)
+        return MixedLoader(*loaders, other_fraction=0.25)
 
     def take(start, num):
         batches = mixed().batches(start)
