@@ -30,7 +30,7 @@ import ray
 from animatediff.rendering.catalog import catalog_files
 from animatediff.rendering.checks import catalog as checks
 from animatediff.rendering.catalog.catalog import expand
-from animatediff.rendering.catalog.remembered_hashes import content_hashes
+from animatediff.rendering.catalog.remembered_hashes import hash_catalog_files
 from animatediff.rendering.checks import catalog as checks
 seconds = {}
 def lap(name, start=[start]):
@@ -39,7 +39,7 @@ def lap(name, start=[start]):
 lap("import")
 catalog = catalog_files.read(sys.argv[1]); lap("read")
 problems = checks.check(catalog); lap("check")
-hashes = content_hashes(catalog, sys.argv[2]); lap("hash")
+hashes = hash_catalog_files(catalog, sys.argv[2]); lap("hash")
 plan = expand(catalog, problems=problems, content_hash=hashes); lap("expand")
 if len(sys.argv) > 3:
     from pipelines.stages.animate.launch import pending_items

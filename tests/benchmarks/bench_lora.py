@@ -41,7 +41,7 @@ def make(device):
 @torch.no_grad()
 def one_by_one(resident, changes):
     for target, change in changes.items():
-        weight = resident._tensor(target)
+        weight = resident._resident_tensor(target)
         product = change.up.to(weight.device).float() @ change.down.to(weight.device).float()
         resident._replace(target, weight.float() + change.scale * product, "the LoRA")
 

@@ -49,5 +49,5 @@ def test_ranks_and_steps_are_the_published_ones():
 
 def test_the_motion_module_is_trained_beside_the_adapter_that_its_recipe_makes():
     adapter, config = read("domain_adapter"), read("motion_module")
-    assert config.model.domain_adapter.path == f"{adapter.output_uri}/{recipe_of(adapter).result_file}"
+    assert config.model.domain_adapter.path == f"{adapter.output_uri}/{recipe_of(adapter).weights_file}"
     assert config.dataset_uri == adapter.dataset_uri
