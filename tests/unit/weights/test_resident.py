@@ -131,7 +131,9 @@ def test_apply_and_remove_in_turn(files, dtype):
     """The issue's A, remove, B, remove, A: one hash for both A, and the base's after each removal."""
     resident = ResidentWeights(modules(str(files / "base"), dtype))
     base = content_hash(resident)
-    a = {"scaled_loras": [ScaledLora(str(files / "small.safetensors"), 0.7), ScaledLora(str(files / "loha.safetensors"))]}
+    a = {
+        "scaled_loras": [ScaledLora(str(files / "small.safetensors"), 0.7), ScaledLora(str(files / "loha.safetensors"))]
+    }
     b = {"checkpoint": str(files / "other"), "scaled_loras": [ScaledLora(str(files / "large.safetensors"))]}
     hashes = []
     for wanted in (a, b, a):
@@ -190,7 +192,9 @@ def test_a_failure_midway_leaves_the_base(files, tmp_path, before):
     """NaN shows only as the tensors are copied: some of them are in place by then."""
     resident = ResidentWeights(modules(str(files / "base"), torch.float16))
     base = content_hash(resident)
-    resident.load(scaled_loras=[ScaledLora(str(files / f"{name}.safetensors")) for name in before.get("scaled_loras", ())])
+    resident.load(
+        scaled_loras=[ScaledLora(str(files / f"{name}.safetensors")) for name in before.get("scaled_loras", ())]
+    )
     name = "lora_unet_" + f"{ATTENTION}.to_q".replace(".", "_")
     big = {f"{name}.lora_down.weight": torch.full((1, 32), 3e4), f"{name}.lora_up.weight": torch.full((32, 1), 3e4)}
     save_file(big, tmp_path / "big.safetensors")

@@ -410,7 +410,7 @@ def test_training_and_validation_take_a_recipes_own_loss(make, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("name", "rank", "sampled_with"),
+    ("name", "rank", "sampling_weights"),
     [
         ("motion_module", None, SamplingWeights(motion_module="w")),
         ("finetune", None, SamplingWeights(motion_module="w")),
