@@ -112,10 +112,10 @@ class Animator:
         """Begin to read files that a later `load` will ask for; what is wrong with them is told there."""
         files = _only_personalised_files(model)
         if files != self._loaded and not (self._prefetched and self._prefetched[0] == files):
-            self._prefetched = files, self._reader.submit(self._read, files, ahead=True)
+            self._prefetched = files, self._reader.submit(self._read, files, into_memory=True)
 
     def load(self, model: PersonalisedFiles) -> None:
-        """Make the models those of an entry or a model: the pristine base, its checkpoint, additions and embeddings.
+        """Make the models those of an entry or a model: the pristine base, its checkpoint, LoRAs and embeddings.
 
         Nothing of what was loaded before stays. When this raises, the next call starts from the base again.
 
@@ -137,7 +137,7 @@ class Animator:
         prefetched, self._prefetched = self._prefetched, None
         return prefetched[1].result() if prefetched and prefetched[0] == files else self._read(files)
 
-    def _read(self, files: PersonalisedFiles, *, ahead: bool = False) -> _ReadFiles:
+    def _read(self, files: PersonalisedFiles, *, into_memory: bool = False) -> _ReadFiles:
         embedding_sources = [(file.uri, file.token) for file in named_files(files) if file.slot.role == "embedding"]
         embeddings = [
             textual_inversion.read(uri, token=token, base=self._base.architecture) for uri, token in embedding_sources
@@ -149,7 +149,7 @@ class Animator:
                 known.add(word_key(embedding.token))
                 embeddings.append(embedding)
                 embedding_sources.append((path, embedding.token))
-        update = self._weights.read(files.checkpoint, scaled_loras(files), vae=files.vae, ahead=ahead)
+        update = self._weights.read(files.checkpoint, scaled_loras(files), vae=files.vae, into_memory=into_memory)
         return _ReadFiles(update, tuple(embeddings), tuple(embedding_sources))
 
     def render(self, item: Item) -> np.ndarray:

@@ -67,7 +67,7 @@ class Trainer:
         if world_size > 1:
             _check_same_precision(dtype, world_size)
         factor = read_manifest(config.dataset_uri).latent_factor
-        self._text = CaptionEncoder(BaseFacts(config.base), encoders, device, dtype, factor)
+        self._caption_encoder = CaptionEncoder(BaseFacts(config.base), encoders, device, dtype, factor)
         self._parameters = list(self.model.trainable.parameters())
         self.optimizer = make_optimizer(self._parameters, config.optim)
         self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
@@ -84,7 +84,7 @@ class Trainer:
             config.train.seed, schedule.num_train_timesteps, config.train.caption_dropout, config.objective
         )
         self._alphas_cumprod = compute_alphas_cumprod(schedule).to(device)
-        self._predict = self._wrap_model()
+        self._wrapped_model = self._wrap_model()
         self.loader = _loader(config, rank, world_size)
 
     def steps(self, start: int) -> Iterator[tuple[int, StepResult]]:
@@ -132,9 +132,9 @@ class Trainer:
         for chosen in passes:
             with nullcontext() if chosen is passes[-1] else self._without_sync():
                 height, width = batch.latents.shape[-2:]
-                conditioning = self._text([captions[i] for i in chosen.tolist()], height=height, width=width)
+                conditioning = self._caption_encoder([captions[i] for i in chosen.tolist()], height=height, width=width)
                 found = self.recipe.loss(
-                    self._predict,
+                    self._wrapped_model,
                     batch.latents[chosen],
                     conditioning,
                     select_clips(draws, chosen),
@@ -169,7 +169,7 @@ class Trainer:
 
     def _without_sync(self) -> AbstractContextManager[None]:
         """Keep the gradients here: DistributedDataParallel reduces them once a step, with the last micro-batch."""
-        model = self._predict
+        model = self._wrapped_model
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
     def _wrap_model(self) -> nn.Module:

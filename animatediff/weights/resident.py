@@ -43,10 +43,12 @@ class WeightUpdate(NamedTuple):
     checkpoint: str | None
     vae: str | None
     replaced: dict[WeightKey, Tensor]
+    """By checkpoint and VAE."""
     deltas: DeltasByWeight
+    """By low-rank files."""
 
-    def source(self, key: WeightKey) -> str:
-        """Return what replaces a weight, for messages."""
+    def source_of(self, key: WeightKey) -> str:
+        """Return which file replaces a weight, for messages."""
         return f"VAE {self.vae}" if key[0] == "vae" and self.vae is not None else f"checkpoint {self.checkpoint}"
 
 
@@ -79,7 +81,7 @@ class ResidentWeights:
         scaled_loras: Sequence[ScaledLora] = (),
         *,
         vae: str | None = None,
-        ahead: bool = False,
+        into_memory: bool = False,
     ) -> WeightUpdate:
         """Read files without touching the weights, so that another thread may do it while the modules compute.
 
@@ -87,8 +89,8 @@ class ResidentWeights:
             checkpoint: what `checkpoints.load` takes; None is the base as it is.
             scaled_loras: in any number; of several that change one weight the changes add up.
             vae: what `checkpoints.load` takes, for its VAE alone; None is the checkpoint's, or the base's.
-            ahead: whether to bring checkpoint and VAE into memory now. Otherwise it stays a mapped file, which is read
-                when it is applied.
+            into_memory: whether to read checkpoint and VAE into memory now. Otherwise they stay mapped files, which are
+                read when they are applied.
 
         Raises:
             UserError: a file cannot be read, or its form does not fit.
@@ -100,7 +102,7 @@ class ResidentWeights:
         if vae is not None:
             vae_state = checkpoints.load(vae, {"vae": self._modules["vae"]})["vae"]
             replaced |= {("vae", name): tensor for name, tensor in vae_state.items()}
-        if ahead:
+        if into_memory:
             replaced = {key: value.clone() for key, value in replaced.items()}
         deltas = _by_weight((self._read_deltas(lora), lora) for lora in scaled_loras if lora.scale != 0)
         return WeightUpdate(checkpoint, vae, replaced, deltas)
@@ -121,7 +123,7 @@ class ResidentWeights:
         self.restore()
         try:
             for key in replaced.keys() - deltas.keys():
-                self._replace(key, replaced[key], update.source(key))
+                self._replace(key, replaced[key], update.source_of(key))
             self._add_loras(deltas, replaced)
         except BaseException:
             self.restore()

@@ -17,7 +17,7 @@ class NamedFile(NamedTuple):
     slot: WeightsSlot
     uri: str
     scale: float = 1.0
-    """Its strength, in a slot that has one."""
+    """What a low-rank file is multiplied by, in a slot that has a scale."""
     token: str | None = None
     """The word that an embedding is given, where it is given one."""
 

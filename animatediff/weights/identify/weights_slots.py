@@ -33,7 +33,7 @@ class WeightsSlot(NamedTuple):
 
     @property
     def has_scale(self) -> bool:
-        """Whether its files have a strength."""
+        """Whether its files are added by a scale of their own."""
         return self.role == "addition"
 
     @property

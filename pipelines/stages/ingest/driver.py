@@ -10,7 +10,7 @@ from animatediff.data.manifest import Manifest
 from animatediff.errors import UserError
 from pipelines.cluster.runtime import connect, wants_gpus
 from pipelines.settings import IngestConfig
-from pipelines.stages.ingest.dry_run import estimate
+from pipelines.stages.ingest.dry_run import log_estimate
 from pipelines.stages.ingest.launch import run_stages
 from pipelines.stages.ingest.plan import IngestJob, check_output_folder, plan_job, read_inputs
 from pipelines.stages.ingest.seal import seal_job
@@ -24,7 +24,7 @@ def ingest(config: IngestConfig) -> Manifest | None:
     inputs = read_inputs(config)
     sealed_manifest = check_output_folder(config, inputs)
     if config.dry_run:
-        estimate(config, inputs, sealed_manifest)
+        log_estimate(config, inputs, sealed_manifest)
         return None
     connect()
     use_gpu = wants_gpus(config.use_gpu)

@@ -16,7 +16,7 @@ _RATED_PIXELS = 16 * 256 * 256  # of the clips that `RateConfig.clips_per_s` cou
 _BYTES = 2  # a latent value is float16
 
 
-def estimate(config: IngestConfig, inputs: IngestInputs, sealed_manifest: Manifest | None) -> None:
+def log_estimate(config: IngestConfig, inputs: IngestInputs, sealed_manifest: Manifest | None) -> None:
     """Log what the job would do.
 
     Args:

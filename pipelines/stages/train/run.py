@@ -109,7 +109,7 @@ class TrainJob(NamedTuple):
     """URI of the weights file that comes out."""
 
 
-def check(config: TrainConfig, inputs_uri: str) -> TrainJob:
+def check_job(config: TrainConfig, inputs_uri: str) -> TrainJob:
     """Check everything that can be checked without a worker; nothing is written to the run's folder.
 
     Args:
@@ -146,12 +146,12 @@ def check(config: TrainConfig, inputs_uri: str) -> TrainJob:
 
 
 def start_or_resume(config: TrainConfig) -> TrainJob:
-    """Start a run in its folder or take it up, once all that `check` checks is well.
+    """Start a run in its folder or take it up, once all that `check_job` checks is well.
 
     Raises:
-        UserError: as `check` says.
+        UserError: as `check_job` says.
     """
-    job = check(config, storage.absolute(config.output_uri))
+    job = check_job(config, storage.absolute(config.output_uri))
     storage.write_bytes(storage.join(config.output_uri, _CONFIG), dump(config).encode())
     job.run.write(config.output_uri)
     return job

@@ -17,7 +17,7 @@ from animatediff.training.trainer import Trainer
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
 from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
-from pipelines.stages.train.run import check, start_or_resume
+from pipelines.stages.train.run import check_job, start_or_resume
 from tests.support_base import build_base
 from tests.support_data import make_dataset
 
@@ -70,7 +70,7 @@ def file(tmp_path):
 )
 def test_a_flag_changes_no_schedule(fields, file, flags):
     config = parse(TrainConfig, ["--config", file(fields), *flags])
-    assert check(config, fields["output_uri"]).recipe.noise_schedule == TRAINED
+    assert check_job(config, fields["output_uri"]).recipe.noise_schedule == TRAINED
 
 
 @pytest.mark.parametrize("in_file", [True, False])
@@ -78,7 +78,7 @@ def test_what_a_config_says_holds_and_the_rest_is_the_files(fields, file, in_fil
     said = {"schedule": {"beta_end": 0.012}}
     flags = [] if in_file else ["--schedule.beta-end", "0.012"]
     config = parse(TrainConfig, ["--config", file(fields | said if in_file else fields), *flags])
-    job = check(config, fields["output_uri"])
+    job = check_job(config, fields["output_uri"])
     assert job.recipe.noise_schedule == TRAINED.model_copy(update={"beta_end": 0.012})
 
 

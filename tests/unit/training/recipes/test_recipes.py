@@ -243,7 +243,7 @@ def test_captions_reach_a_module_that_attends_to_them_and_its_file_says_so(make,
     recipe = make("finetune", model={"lora_rank": None, "text_conditioned": True})
     fresh = Trainer(recipe, device=CPU)
     without = Trainer(make("finetune", model={"lora_rank": None}), device=CPU)
-    sample, told = torch.randn(1, 4, 3, 8, 8), fresh._text(["caption 1"], height=8, width=8)
+    sample, told = torch.randn(1, 4, 3, 8, 8), fresh._caption_encoder(["caption 1"], height=8, width=8)
     with torch.no_grad():
         same = [t.model(sample, torch.tensor([500]), told) for t in (fresh, without)]
     assert torch.equal(*same)
@@ -252,7 +252,7 @@ def test_captions_reach_a_module_that_attends_to_them_and_its_file_says_so(make,
     trainer.write_weights(uri)
     assert motion_modules.open_file(uri).config.text_width == told.text.shape[-1]
     with torch.no_grad():
-        texts = [trainer._text([caption], height=8, width=8) for caption in ("caption 1", "caption 2")]
+        texts = [trainer._caption_encoder([caption], height=8, width=8) for caption in ("caption 1", "caption 2")]
         moved = [trainer.model(sample, torch.tensor([500]), text) for text in texts]
     assert not torch.equal(*moved)
 
