@@ -52,7 +52,7 @@ class Committer:
         if done := read_item(self._output_uri, item.digest):
             return done
         if reason := assignment.given_up.get(item.digest):
-            return self.failed(assignment, item, reason, attempts=MAX_DEATHS)
+            return self.commit_failure(assignment, item, reason, attempts=MAX_DEATHS)
         return None
 
     def commit(self, assignment: Assignment, item: Item, outcome: Outcome, *, attempts: int, load_s: float) -> Result:
@@ -71,10 +71,10 @@ class Committer:
         attempts += 1 if item.digest in assignment.suspects else 0
         if isinstance(outcome, Exception):
             error = _OUT_OF_MEMORY if is_out_of_memory(outcome) else error_line(outcome)
-            return self.failed(assignment, item, error, attempts=attempts)
+            return self.commit_failure(assignment, item, error, attempts=attempts)
         seconds = {"load": load_s, **outcome.seconds, "encode": 0.0, "write": 0.0}
-        files, hashes, sizes = self._write(assignment, item, outcome, seconds)
-        return self._record(
+        files, hashes, sizes = self._write_clip_files(assignment, item, outcome, seconds)
+        return self._commit_result(
             assignment,
             item,
             status="ok",
@@ -86,16 +86,16 @@ class Committer:
             num_bytes=sizes,
         )
 
-    def failed(self, assignment: Assignment, item: Item, error: str, *, attempts: int) -> Result:
+    def commit_failure(self, assignment: Assignment, item: Item, error: str, *, attempts: int) -> Result:
         """Write that an item has no clip, and why."""
-        return self._record(assignment, item, status="failed", error=error, attempts=attempts)
+        return self._commit_result(assignment, item, status="failed", error=error, attempts=attempts)
 
-    def _record(self, assignment: Assignment, item: Item, **outcome: Any) -> Result:
+    def _commit_result(self, assignment: Assignment, item: Item, **outcome: Any) -> Result:
         result = make_result(item, model_hashes=dict(assignment.hashes), versions=self._versions, **outcome)
         write_item(self._output_uri, result)
         return result
 
-    def _write(
+    def _write_clip_files(
         self, assignment: Assignment, item: Item, clip: RenderedClip, seconds: dict[str, float]
     ) -> tuple[dict[str, str], dict[str, str], dict[str, int]]:
         """Write a clip's files, and add to `seconds` what encoding and writing took.
@@ -109,15 +109,15 @@ class Committer:
         sizes: dict[str, int] = defaultdict(int)
         metadata = _metadata(item, assignment.hashes, self._versions)
         started = time.monotonic()
-        for each in encode_clip(
+        for file in encode_clip(
             self._formats, clip.frames, clip.latents, fps=item.fps, crf=self._crf, metadata=metadata
         ):
             encoded = time.monotonic()
-            storage.write_bytes(storage.join(self._output_uri, stem + each.suffix), each.data)
+            storage.write_bytes(storage.join(self._output_uri, stem + file.suffix), file.data)
             # A PNG is one file a frame: its folder is what is named.
-            paths[each.format] = stem + each.suffix.partition("/")[0] if each.format == "png" else stem + each.suffix
-            hashes[each.format].append(hashlib.sha256(each.data).hexdigest())
-            sizes[each.format] += len(each.data)
+            paths[file.format] = stem + file.suffix.partition("/")[0] if file.format == "png" else stem + file.suffix
+            hashes[file.format].append(hashlib.sha256(file.data).hexdigest())
+            sizes[file.format] += len(file.data)
             seconds["encode"] += encoded - started
             started = time.monotonic()
             seconds["write"] += started - encoded

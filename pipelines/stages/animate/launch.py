@@ -19,7 +19,7 @@ from animatediff.rendering.catalog.model_identity import base_folder
 from animatediff.rendering.results.ledger import Ledger
 from animatediff.rendering.results.reports import write_reports
 from animatediff.weights.layouts.architectures import PARTS
-from pipelines.cluster.runtime import beside_the_driver, connect, num_cpus, num_gpus, wants_gpus
+from pipelines.cluster.runtime import actor_on_driver_node, connect, num_cpus, num_gpus, wants_gpus
 from pipelines.cluster.worker_start import waiting_for_workers
 from pipelines.settings import AnimateConfig
 from pipelines.stages.animate.dispatch import Dispatcher, cut_into_slices
@@ -97,10 +97,10 @@ def render_pending(config: AnimateConfig, plan: RenderPlan, pending: list[Item],
     )
     num_actors = config.num_actors or _default_actors(plan, use_gpu)
     with Progress("animate", total=len(pending), unit="item") as progress:
-        rendering = _Rendering(plan, spec, num_actors, ledger, reports, progress)
+        job = _RenderJob(plan, spec, num_actors, ledger, reports, progress)
         left = pending
         for number in range(1, _MAX_DISPATCHERS + 1):
-            lost = rendering.render(left)
+            lost = job.render(left)
             ledger.refresh()
             left = [item for item in left if not ledger.is_written(item.digest)]
             if lost is None or not left:
@@ -112,7 +112,7 @@ def render_pending(config: AnimateConfig, plan: RenderPlan, pending: list[Item],
 
 
 @dataclass(frozen=True)
-class _Rendering:
+class _RenderJob:
     """All that stays the same while one dispatcher follows another."""
 
     plan: RenderPlan
@@ -133,26 +133,26 @@ class _Rendering:
         """
         slices = cut_into_slices(items, self.num_actors)
         # It answers in microseconds and must not wait for a CPU. It dies with the job.
-        dispatcher = beside_the_driver(Dispatcher, slices, self.plan.models, self.plan.hashes, death_of)
+        dispatcher = actor_on_driver_node(Dispatcher, slices, self.plan.models, self.plan.hashes, death_of)
         number = min(self.num_actors, len(slices))
         needs, classes = self.spec.resources, (RenderSlices.__name__,)
         with (
             DroppedBlocks() as dropped,
-            _following(dispatcher, self.progress, self.progress.total - len(items)) as follower,
+            _polling_progress(dispatcher, self.progress, self.progress.total - len(items)) as poller,
             as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields=_MEMORY_FIELDS),
             waiting_for_workers(
                 "render worker", number, needs, classes=classes, memory_fields=_MEMORY_FIELDS
             ) as note_result,
         ):
-            for row in _dataset(len(slices), dispatcher, self.spec, number).iter_rows():
+            for row in _ticket_dataset(len(slices), dispatcher, self.spec, number).iter_rows():
                 note_result()
                 self.ledger.note_written(row["digest"], row["error"])
                 self.reports.write_if_due()
         if dropped.reason:
             self.ledger.no_result = f"no result: {dropped.reason}"
-        if follower.lost is None and (reason := ray.get(dispatcher.stopped.remote())):
+        if poller.lost is None and (reason := ray.get(dispatcher.stopped.remote())):
             raise UserError(reason)
-        return follower.lost
+        return poller.lost
 
 
 def _default_actors(plan: RenderPlan, use_gpu: bool) -> int:
@@ -169,7 +169,7 @@ def _num_bytes(base_uri: str) -> int:
     return sum(file.stat().st_size for part in PARTS for file in folder.glob(f"{part}/*") if file.is_file())
 
 
-class _Follower(threading.Thread):
+class _ProgressPoller(threading.Thread):
     """Shows how far the workers are, as the rows of a slice come only when all of it is done."""
 
     def __init__(self, dispatcher: ActorHandle, progress: Progress, before: int) -> None:
@@ -194,17 +194,17 @@ class _Follower(threading.Thread):
 
 
 @contextmanager
-def _following(dispatcher: ActorHandle, progress: Progress, before: int) -> Iterator[_Follower]:
-    follower = _Follower(dispatcher, progress, before)
-    follower.start()
+def _polling_progress(dispatcher: ActorHandle, progress: Progress, before: int) -> Iterator[_ProgressPoller]:
+    poller = _ProgressPoller(dispatcher, progress, before)
+    poller.start()
     try:
-        yield follower
+        yield poller
     finally:
-        follower.ended.set()
-        follower.join()
+        poller.ended.set()
+        poller.join()
 
 
-def _dataset(num_tickets: int, dispatcher: ActorHandle, spec: RenderSpec, num_actors: int) -> ray.data.Dataset:
+def _ticket_dataset(num_tickets: int, dispatcher: ActorHandle, spec: RenderSpec, num_actors: int) -> ray.data.Dataset:
     """Return rows of `digest` and `error` of the items of finished slices; a lost slice has none."""
     # In memory from the start: what must be read first would wait for a CPU that the actors have taken.
     tickets = ray.data.from_items([{"id": i} for i in range(num_tickets)], override_num_blocks=num_tickets)

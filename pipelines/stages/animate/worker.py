@@ -70,11 +70,11 @@ class RenderSlices:
     """
 
     def __init__(self, dispatcher: Any, spec: RenderSpec) -> None:
-        if fault := _fault(spec.device):
+        if fault := _device_fault(spec.device):
             raise UserError(f"its device cannot be used ({fault}): mend the node, or set use_gpu: false")
         self._dispatcher, self._spec = dispatcher, spec
         self._animator: Animator | None = None
-        self._resident: tuple[object, ...] = ()
+        self._resident_key: tuple[object, ...] = ()
         self._models_seen: set[str] = set()
         self._batcher = Batcher(spec.batch_size, self._leave_broken_device)
         self._committer = Committer(spec.output_uri, spec.formats, spec.crf, spec.device)
@@ -87,7 +87,7 @@ class RenderSlices:
         (ticket,) = (int(number) for number in batch["id"])
         # The next process of this actor has the same name, and loads what this one held.
         context = ray.get_runtime_context()
-        assignment: Assignment | None = _answer(
+        assignment: Assignment | None = _get_or_none_if_lost(
             self._dispatcher.assign.remote(ticket, context.get_actor_id(), context.get_worker_id())
         )
         if assignment:
@@ -123,18 +123,20 @@ class RenderSlices:
         except Exception as error:
             logger.exception("model %s", assignment.slice.model_digest)
             self._leave_broken_device()
-            failed = (self._committer.failed(assignment, item, error_line(error), attempts=1) for item in pending)
+            failed = (
+                self._committer.commit_failure(assignment, item, error_line(error), attempts=1) for item in pending
+            )
             return results + [self._finish(result) for result in failed]
         load_s = (time.monotonic() - start) / len(pending)
-        if assignment.upcoming is not None and _resident(assignment.upcoming) == self._resident:
+        if assignment.upcoming is not None and _resident_key(assignment.upcoming) == self._resident_key:
             animator.prefetch(assignment.upcoming)
         return results + list(self._clips(ticket, assignment, animator, pending, load_s))
 
     def _load(self, assignment: Assignment) -> Animator:
-        if self._animator is None or self._resident != _resident(assignment.model):
+        if self._animator is None or self._resident_key != _resident_key(assignment.model):
             self._animator = None  # both would not fit
             self._animator = Animator.for_model(assignment.model, device=self._spec.device)
-            self._resident = _resident(assignment.model)
+            self._resident_key = _resident_key(assignment.model)
         self._models_seen.add(assignment.slice.model_digest)
         self._animator.load(assignment.model)
         return self._animator
@@ -173,7 +175,7 @@ class RenderSlices:
 
     def _begin(self, ticket: int, items: Sequence[Item]) -> bool:
         """Ask to begin with items, or to load the model; False where the job stops, or the dispatcher is lost."""
-        return bool(_answer(self._dispatcher.begin.remote(ticket, [item.digest for item in items])))
+        return bool(_get_or_none_if_lost(self._dispatcher.begin.remote(ticket, [item.digest for item in items])))
 
     def _finish(self, result: Result) -> Result:
         self._dispatcher.finish.remote(result.digest, result.status)
@@ -181,12 +183,12 @@ class RenderSlices:
 
     def _leave_broken_device(self) -> None:
         """End the process if its GPU answers no more: every item after would fail, and be told to be at fault."""
-        if fault := _fault(self._spec.device):
+        if fault := _device_fault(self._spec.device):
             logger.error("the device fails whatever it is asked, so the worker ends and a new one goes on: %s", fault)
             os._exit(1)
 
 
-def _answer(reference: Any) -> Any:
+def _get_or_none_if_lost(reference: Any) -> Any:
     """Return what the dispatcher says; None where it is lost: a new one goes on with what is not committed."""
     try:
         return ray.get(reference)
@@ -197,12 +199,12 @@ def _answer(reference: Any) -> Any:
         return None
 
 
-def _resident(model: ModelFiles) -> tuple[object, ...]:
+def _resident_key(model: ModelFiles) -> tuple[object, ...]:
     """Return what stays in memory while models change."""
     return model.base, model.motion_module, model.noise_schedule
 
 
-def _fault(device: str) -> str | None:
+def _device_fault(device: str) -> str | None:
     """Return why a device does not compute, after memory that is free was given back to it; None if it does.
 
     After a fault in a kernel every call of a process fails, whatever it is.

@@ -24,7 +24,7 @@ from ray.train import ScalingConfig as RayScalingConfig
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.training.recipes.recipe import Recipe
-from pipelines.cluster.runtime import beside_the_driver, num_gpus, wants_gpus
+from pipelines.cluster.runtime import actor_on_driver_node, num_gpus, wants_gpus
 from pipelines.cluster.worker_start import waiting_for_workers
 from pipelines.settings import ScalingConfig, TrainConfig
 from pipelines.stages.train.checkpoints import (
@@ -116,7 +116,7 @@ def run_workers(config: TrainConfig, recipe: Recipe, workers: Workers, renderer:
     """
     # Ray's controller looks at the workers every 2 s by default, and each checkpoint and the end wait for its look.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    run_uri, metrics_queue = storage.absolute(config.output_uri), beside_the_driver(MetricsQueue)
+    run_uri, metrics_queue = storage.absolute(config.output_uri), actor_on_driver_node(MetricsQueue)
     # A look at names and sizes tells most damage; bytes that differ are found by the workers, which read them all.
     damaged: list[str] = []
     num_tries_left = _LIST_TRIES
@@ -124,8 +124,8 @@ def run_workers(config: TrainConfig, recipe: Recipe, workers: Workers, renderer:
         num_known = len(damaged)
         repair_checkpoint_index(run_uri, damaged)
         try:
-            for entry in _fit(
-                _trainer(config, recipe, workers, renderer, metrics_queue), workers, metrics_queue, run_uri
+            for entry in _fit_once(
+                _make_trainer(config, recipe, workers, renderer, metrics_queue), workers, metrics_queue, run_uri
             ):
                 if "damaged" in entry:
                     damaged.append(entry["damaged"])
@@ -143,11 +143,11 @@ def run_workers(config: TrainConfig, recipe: Recipe, workers: Workers, renderer:
             return
 
 
-def _fit(trainer: Any, workers: Workers, metrics_queue: Any, run_uri: str) -> Iterator[dict[str, Any]]:
+def _fit_once(trainer: Any, workers: Workers, metrics_queue: Any, run_uri: str) -> Iterator[dict[str, Any]]:
     """Start the workers once, and yield what they measure until they end."""
     number = workers.number if isinstance(workers.number, int) else workers.number[0]
     before = checkpoint_names(run_uri)
-    fit = _start(trainer)
+    fit = _fit_in_thread(trainer)
     with (
         as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields=_MEMORY_FIELDS),
         waiting_for_workers(
@@ -164,7 +164,7 @@ def _fit(trainer: Any, workers: Workers, metrics_queue: Any, run_uri: str) -> It
             fit.result()
 
 
-def _trainer(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer, metrics_queue: Any) -> Any:
+def _make_trainer(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer, metrics_queue: Any) -> Any:
     return ray.train.torch.TorchTrainer(
         train_worker,
         # The recipe's config as plain values: Ray's controller opens this too, and should not import torch for it.
@@ -199,7 +199,7 @@ def _run_config(config: TrainConfig) -> RunConfig:
     )
 
 
-def _start(trainer: Any) -> Future[Any]:
+def _fit_in_thread(trainer: Any) -> Future[Any]:
     """Run the trainer in a thread: the main one shows progress, and Ctrl-C stays ours."""
     future: Future[Any] = Future()
 
