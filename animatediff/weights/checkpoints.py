@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from torch import Size, Tensor, nn
 
 from animatediff import storage
-from animatediff.errors import UserError, refusing
+from animatediff.errors import UserError, any_error_as_user_error
 from animatediff.weights.identify.base import TEXT_WIDTHS
 from animatediff.weights.identify.messages import model_name
 from animatediff.weights.identify.weights_file import expect_family
@@ -63,7 +63,7 @@ def load(uri: str, base: Mapping[str, nn.Module], *, predicts_v: bool = False) -
             fits both Stable Diffusion 1.x and SDXL: nothing in it tells which it was made for. One that says that it
             predicts v is refused without `predicts_v`.
     """
-    with refusing(f"cannot read checkpoint {uri}"):
+    with any_error_as_user_error(f"cannot read checkpoint {uri}"):
         return _loaded(uri, base, predicts_v=predicts_v)
 
 

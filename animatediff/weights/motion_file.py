@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from animatediff import storage
-from animatediff.errors import UserError, refusing
+from animatediff.errors import UserError, any_error_as_user_error
 from animatediff.models.config import MotionConfig, Version
 from animatediff.models.motion_module import MotionModule, TemporalAttention, TextAttention, sinusoidal_positions
 from animatediff.models.motion_unet import MotionModules
@@ -116,7 +116,7 @@ def open_file(uri: str) -> MotionFile:
         UserError: there is nothing at `uri`, it is of another kind, not whole, or of a version that cannot be used.
     """
     file, adapter = _open(uri)
-    with refusing(f"cannot read the motion module {uri}"):
+    with any_error_as_user_error(f"cannot read the motion module {uri}"):
         return _checked(file, adapter, uri)
 
 

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 import torch
 from torch import Tensor
 
-from animatediff.errors import UserError, refusing
+from animatediff.errors import UserError, any_error_as_user_error
 from animatediff.models.embedding import Embedding
 from animatediff.weights.identify.weights_file import Base, expect_family
 from animatediff.weights.reading.tensors import TensorFile, open_tensors
@@ -43,7 +43,7 @@ def read(uri: str, *, token: str | None = None, base: Base | None = None) -> Emb
         UserError: the file cannot be read, is no embedding or not for `base`, or its vectors are unusable.
     """
     file = open_tensors(uri)
-    with refusing(f"cannot read the embedding {uri}"):
+    with any_error_as_user_error(f"cannot read the embedding {uri}"):
         expect_family(file, {"textual_inversion"}, base=base)
         tensors = _named(file)
         vectors = _all_vectors(tensors, f"embedding {uri}")

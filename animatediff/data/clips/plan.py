@@ -130,7 +130,7 @@ def _frame_times(
     return [start + step * np.arange(num_frames) for start in starts]
 
 
-def frames_at(timestamps: np.ndarray, times: np.ndarray, *, frame_s: float | None = None) -> np.ndarray:
+def frame_indices_at(timestamps: np.ndarray, times: np.ndarray, *, frame_s: float | None = None) -> np.ndarray:
     """Return the indices of the frames on screen at `times`: the last that has started, or is about to within rounding.
 
     Args:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from animatediff.data.clips.config import ClipConfig, bucket_name
-from animatediff.data.clips.plan import ClipPlan, frames_at, plan_clips
+from animatediff.data.clips.plan import ClipPlan, frame_indices_at, plan_clips
 from animatediff.data.clips.rates import MAX_FPS, MAX_SPAN_S, MIN_FPS
 from animatediff.data.decoding.decoders import Decoder
 from animatediff.data.decoding.frames import FrameSelection, OnDecode, do_nothing, read_frames
@@ -116,7 +116,7 @@ def _cut_span(
 
 def _views(plan: ClipPlan, info: VideoInfo) -> np.ndarray:
     """(f, 1 or 5) of each frame the number in the source, and where there is one the box that it is cropped to."""
-    indices = frames_at(info.timestamps, plan.times, frame_s=info.rate.frame_s)
+    indices = frame_indices_at(info.timestamps, plan.times, frame_s=info.rate.frame_s)
     return indices[:, None] if plan.boxes is None else np.column_stack([indices, plan.boxes])
 
 

@@ -114,14 +114,13 @@ def _give_up(failures: list[ProcessError], decode: DecodeConfig) -> None:
     """Raise the verdict on a video whose decoding has failed too often."""
     last = failures[-1]
     if sum(failure.hung for failure in failures) == HANG_ATTEMPTS:
-        detail = (
-            f"{last.at} was not done after {decode.timeout_s:g} s and twice the video's length, {HANG_ATTEMPTS} times"
-        )
+        took = f"{decode.timeout_s:g} s and twice the video's length"
+        detail = f"{last.busy_with} was not done after {took}, {HANG_ATTEMPTS} times"
         raise VideoError("decode", Reason.DECODER_HANG, detail) from last
     if len(failures) == ATTEMPTS:
-        reason = Reason.OUT_OF_MEMORY if is_memory_error(last.said) else Reason.DECODER_CRASH
-        said = f": {last.said}" if last.said else ""
-        raise VideoError("decode", reason, f"{last.at} {last.how}, {ATTEMPTS} times{said}") from last
+        reason = Reason.OUT_OF_MEMORY if is_memory_error(last.last_line) else Reason.DECODER_CRASH
+        last_line = f": {last.last_line}" if last.last_line else ""
+        raise VideoError("decode", reason, f"{last.busy_with} {last.how}, {ATTEMPTS} times{last_line}") from last
 
 
 def _start(decode: DecodeConfig, clips: ClipConfig) -> DecodeProcess:
@@ -138,7 +137,9 @@ def _start(decode: DecodeConfig, clips: ClipConfig) -> DecodeProcess:
         except ProcessError as error:
             child.kill()
             if attempt == ATTEMPTS:
-                raise UserError(f"the decoding process does not start: it {error.how} {error.said}".strip()) from error
+                raise UserError(
+                    f"the decoding process does not start: it {error.how} {error.last_line}".strip()
+                ) from error
         except BaseException:
             child.kill()
             raise

@@ -9,7 +9,7 @@ import torch
 
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import SAMPLERS
-from animatediff.errors import UserError, naming, refusing
+from animatediff.errors import UserError, any_error_as_user_error, errors_with_field
 from animatediff.models.text_encoder import check_clip_skip
 from animatediff.rendering.catalog.entries import ModelFiles
 from animatediff.rendering.catalog.named_files import named_files
@@ -79,8 +79,8 @@ class ModelChecks:
             return str(error)
 
     def _checked_pair(self, base: str, motion_module: str) -> _Pair:
-        with refusing(f"base {base} with motion_module {motion_module}"):
-            with naming("motion_module"):
+        with any_error_as_user_error(f"base {base} with motion_module {motion_module}"):
+            with errors_with_field("motion_module"):
                 motion = motion_modules.open_file(motion_module)
                 own = schedule_of(motion)
             schedule = self._schedule or own
@@ -158,7 +158,7 @@ def _length_problems(settings: Mapping[str, Any], motion: MotionFile) -> Iterato
 
 def _sampler_problems(settings: Mapping[str, Any], schedule: NoiseSchedule) -> Iterator[str]:
     try:
-        with refusing(f"sampler {settings['sampler']} cannot be used with the noise schedule"):
+        with any_error_as_user_error(f"sampler {settings['sampler']} cannot be used with the noise schedule"):
             sampler = SAMPLERS[settings["sampler"]](schedule, settings["timestep_spacing"])
             sampler.begin(settings["num_inference_steps"], torch.device("cpu"))
     except UserError as error:

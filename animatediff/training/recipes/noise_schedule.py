@@ -3,7 +3,7 @@
 import logging
 
 from animatediff.diffusion.noise_schedule import NoiseScheduleOverrides
-from animatediff.errors import UserError, naming
+from animatediff.errors import UserError, errors_with_field
 from animatediff.training.settings import RecipeConfig
 from animatediff.weights.motion_schedule import read_schedule
 
@@ -22,7 +22,7 @@ def with_noise_schedule(config: RecipeConfig) -> RecipeConfig:
     if None not in config.schedule.model_dump().values():
         return config
     motion_module = config.model.motion_module
-    with naming("model.motion_module"):
+    with errors_with_field("model.motion_module"):
         before = read_schedule(motion_module)
     try:
         schedule = config.schedule.apply_to(before)

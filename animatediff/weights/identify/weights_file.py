@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from animatediff import storage
-from animatediff.errors import UserError, refusing
+from animatediff.errors import UserError, any_error_as_user_error
 from animatediff.weights.identify import lora as identify_lora
 from animatediff.weights.identify import model as identify_model
 from animatediff.weights.identify.base import text_width
@@ -46,7 +46,7 @@ def identify(file: TensorFile) -> WeightsIdentity:
     Raises:
         UserError: names or numbers in it are of a kind that no file has.
     """
-    with refusing(f"cannot tell what {file.uri} is"):
+    with any_error_as_user_error(f"cannot tell what {file.uri} is"):
         return _identified(file)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from animatediff import storage
-from animatediff.errors import UserError, refusing
+from animatediff.errors import UserError, any_error_as_user_error
 from animatediff.weights import textual_inversion
 from animatediff.weights.identify import weights_file
 from animatediff.weights.identify.base import TEXT_WIDTHS
@@ -74,7 +74,7 @@ def read_deltas(uri: str, states: StateDicts, *, family: LoraFamily) -> dict[Wei
             no place in the models.
     """
     file = open_lora(uri)
-    with refusing(f"cannot read {uri}"):
+    with any_error_as_user_error(f"cannot read {uri}"):
         return _read_deltas(file, uri, states, family)
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 from animatediff import storage
 from animatediff.config import dump
-from animatediff.errors import naming
+from animatediff.errors import errors_with_field
 from animatediff.rendering.catalog import catalog_files, prompt_syntax
 from animatediff.rendering.catalog.catalog import RenderPlan, expand
 from animatediff.rendering.catalog.remembered_hashes import hash_catalog_files
@@ -69,7 +69,7 @@ def _verified(ledger: Ledger, finished: set[str]) -> set[str]:
 
 
 def _plan(config: AnimateConfig, output_uri: str) -> RenderPlan:
-    with naming("catalog_uri"):
+    with errors_with_field("catalog_uri"):
         catalog = catalog_files.read(config.catalog_uri)
     catalog = resolve_catalog(catalog, output_uri)
     problems = checks.check(catalog)

@@ -25,7 +25,7 @@ from animatediff.data.shards import SCHEMA_VERSION
 from animatediff.data.sources.collections.not_taken import NotTaken, in_words
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig, SourceVideo
-from animatediff.errors import UsageError, UserError, naming
+from animatediff.errors import UsageError, UserError, errors_with_field
 from animatediff.models.vae import fingerprint
 from animatediff.uris import printable_place
 from animatediff.weights.base import load_vae
@@ -90,10 +90,10 @@ def read_inputs(config: IngestConfig) -> IngestInputs:
     vae, facts = load_vae(base), BaseFacts(base)
     _check_sizes(config.clips, facts)
     not_taken = NotTaken()
-    with naming("scorers"):
+    with errors_with_field("scorers"):
         for path in config.scorers:
             load_scorer(path)
-    with naming("source"):
+    with errors_with_field("source"):
         batches = read_source(config.source, not_taken)
         first = next(batches, [])
     return IngestInputs(chain([first], batches), not_taken, facts, vae)

@@ -13,7 +13,7 @@ from animatediff.data.loading.order import Batching
 from animatediff.data.loading.selection import ClipFilter
 from animatediff.data.manifest import Manifest, check_shards, read_manifest
 from animatediff.diffusion.noise_schedule import NoiseSchedule
-from animatediff.errors import UserError, naming
+from animatediff.errors import UserError, errors_with_field
 from animatediff.rendering.checks.files import GivenFile, check_files
 from animatediff.training.config import TrainingConfig
 from animatediff.training.long_captions import count_long
@@ -120,7 +120,7 @@ def check_job(config: TrainConfig, inputs_uri: str) -> TrainJob:
         UserError: the dataset or the base cannot be read, they do not fit, no clip is chosen, or the folder holds a run
             with another config or on another version of the dataset. The line begins with the field.
     """
-    with naming("dataset_uri"):
+    with errors_with_field("dataset_uri"):
         manifest = read_manifest(config.dataset_uri)
         check_shards(config.dataset_uri, manifest)
     resolved = _resolve_paths(config, inputs_uri)
@@ -134,7 +134,7 @@ def check_job(config: TrainConfig, inputs_uri: str) -> TrainJob:
     held_out = _count(resolved, resolved.dataset_uri, manifest, resolved.where, held_out=True) if validates else 0
     manifests = [(resolved.dataset_uri, manifest)]
     if resolved.mix.dataset_uri is not None:
-        with naming("mix"):
+        with errors_with_field("mix"):
             manifests.append((resolved.mix.dataset_uri, _read_mix(recipe, resolved.mix.dataset_uri, manifest)))
     long = count_long(resolved.dataset_uri, manifest, resolved.base)
     logger.log(logging.WARNING if long.number else logging.INFO, "%s", long)
@@ -235,11 +235,11 @@ def _resolve_paths(config: TrainConfig, inputs_uri: str) -> RecipeConfig:
         fields["mix"] = config.mix.model_copy(update={"dataset_uri": uri})
     model = config.model
     if model.motion_module is not None:
-        with naming("model.motion_module"):
+        with errors_with_field("model.motion_module"):
             uri = storage.absolute_if_there(resolve_model_uri(model.motion_module, inputs_uri))
         model = model.model_copy(update={"motion_module": uri})
     if model.domain_adapter.path is not None:
-        with naming("model.domain_adapter.path"):
+        with errors_with_field("model.domain_adapter.path"):
             uri = storage.absolute_if_there(resolve_model_uri(model.domain_adapter.path, inputs_uri))
         adapter = model.domain_adapter.model_copy(update={"path": uri})
         model = model.model_copy(update={"domain_adapter": adapter})

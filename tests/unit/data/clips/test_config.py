@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from animatediff.data.clips.config import ClipConfig
-from animatediff.data.clips.plan import ResolutionSpan, frames_at, plan_clips
+from animatediff.data.clips.plan import ResolutionSpan, frame_indices_at, plan_clips
 from animatediff.data.clips.resize import crop_and_resize
 from animatediff.data.scoring.measures import motion_score
 
@@ -19,7 +19,7 @@ def clip_times(timestamps, **config):
 
 
 def indices(timestamps, **config):
-    return [frames_at(timestamps, t).tolist() for t in clip_times(timestamps, **config)]
+    return [frame_indices_at(timestamps, t).tolist() for t in clip_times(timestamps, **config)]
 
 
 def test_stride_counts_source_frames():
@@ -58,7 +58,7 @@ def test_variable_rate_is_sampled_by_time():
     timestamps = np.concatenate([times(30, 30), 1 + times(10, 10)])
     (window,) = clip_times(timestamps, num_frames=10, stride=5)
     assert np.allclose(np.diff(window), 5 / 30)
-    shown = timestamps[frames_at(timestamps, window)]
+    shown = timestamps[frame_indices_at(timestamps, window)]
     assert np.all(window - shown < 0.1 + 1e-9)
     assert np.all(shown <= window + 1 / 60)
 

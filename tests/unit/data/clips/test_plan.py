@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from animatediff.config import dump, load, parse
 from animatediff.data.clips.config import ClipConfig, bucket_name
-from animatediff.data.clips.plan import ResolutionSpan, frames_at, plan_clips
+from animatediff.data.clips.plan import ResolutionSpan, frame_indices_at, plan_clips
 from animatediff.data.clips.rates import fit_rate
 
 
@@ -94,13 +94,13 @@ def test_fps_samples_every_source_alike():
     for source in (24, 25, 30, 60):
         (clip,) = plan(constant(source * 3, source), fps=8)
         assert np.allclose(clip.times, np.arange(16) / 8)
-        shown = frames_at(constant(source * 3, source), clip.times) / source
+        shown = frame_indices_at(constant(source * 3, source), clip.times) / source
         assert np.abs(shown - clip.times).max() <= 0.55 / source + 1e-9
 
 
 def test_more_frames_a_second_than_the_source_has_hold_its_frames():
     (clip,) = plan(constant(10, 5), num_frames=10, fps=10)
-    assert frames_at(constant(10, 5), clip.times).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert frame_indices_at(constant(10, 5), clip.times).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
 def test_flipped_copies_follow_their_originals():
