@@ -73,7 +73,7 @@ class Trainer:
         self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.ema = Ema(self._parameters, config.train.ema_decay) if config.train.ema_decay else None
         self._state = TrainingState(self.recipe, self.model, self.optimizer, self._scaler, self.ema)
-        self.skipped = SkippedSteps(
+        self.skipped_steps = SkippedSteps(
             config.train.max_skipped_steps,
             lambda clip_ids: all_gather_lists(clip_ids, world_size),
             lr=config.optim.lr,
@@ -95,7 +95,7 @@ class Trainer:
         """
         for step, batch in zip(range(start, self._config.train.num_steps), self.loader.batches(start), strict=False):
             yield step + 1, self._step(step, batch)
-        self.skipped.check()
+        self.skipped_steps.check()
 
     def _step(self, step: int, batch: ClipBatch) -> StepResult:
         """Take one step, as one of the workers, which have shares of a global batch of B clips.
@@ -121,7 +121,7 @@ class Trainer:
         done = optimizer_step(self.optimizer, self._scaler, self._parameters, max_grad_norm=optim.max_grad_norm)
         if self.ema is not None:
             self.ema.update(step)
-        self.skipped.add(step, done.is_finite, losses, batch.clip_ids)
+        self.skipped_steps.add(step, done.is_finite, losses, batch.clip_ids)
         return StepResult(sums_by_timestep_quarter(losses, draws.timesteps, self._random.num_timesteps), done.grad_norm)
 
     def _accumulate_gradients(self, batch: ClipBatch, draws: Draws) -> Tensor:
@@ -149,7 +149,7 @@ class Trainer:
 
     def save(self, folder: Path, *, step: int) -> None:
         """Write the training state after `step` steps into an existing folder."""
-        self._state.save(folder, step=step, skipped_steps=self.skipped.number)
+        self._state.save(folder, step=step, skipped_steps=self.skipped_steps.number)
 
     def load(self, folder: Path) -> int:
         """Continue from a saved state.
@@ -160,7 +160,7 @@ class Trainer:
         Raises:
             UserError: the state's weights are damaged or of another shape.
         """
-        step, self.skipped.number = self._state.load(folder)
+        step, self.skipped_steps.number = self._state.load(folder)
         return step
 
     def write_weights(self, uri: str) -> None:

@@ -114,8 +114,8 @@ def _give_up(failures: list[ProcessError], decode: DecodeConfig) -> None:
     """Raise the verdict on a video whose decoding has failed too often."""
     last = failures[-1]
     if sum(failure.hung for failure in failures) == HANG_ATTEMPTS:
-        took = f"{decode.timeout_s:g} s and twice the video's length"
-        detail = f"{last.busy_with} was not done after {took}, {HANG_ATTEMPTS} times"
+        limit = f"{decode.timeout_s:g} s and twice the video's length"
+        detail = f"{last.busy_with} was not done after {limit}, {HANG_ATTEMPTS} times"
         raise VideoError("decode", Reason.DECODER_HANG, detail) from last
     if len(failures) == ATTEMPTS:
         reason = Reason.OUT_OF_MEMORY if is_memory_error(last.last_line) else Reason.DECODER_CRASH

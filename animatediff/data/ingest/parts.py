@@ -60,7 +60,7 @@ def commit(dataset_uri: str, unit_id: str, rows: list[dict[str, object]], reject
     storage.write_bytes(part_uri(dataset_uri, unit_id), shards.to_parquet(table, footer))
 
 
-def committed(dataset_uri: str) -> set[str]:
+def committed_unit_ids(dataset_uri: str) -> set[str]:
     """Return the ids of the units that have a part."""
     names = storage.list_files(storage.join(dataset_uri, _FOLDER))
     return {name.removesuffix(_SUFFIX) for name in names}

@@ -169,7 +169,7 @@ def delete_sealed_parts(dataset_uri: str, unit_ids: Iterable[str]) -> None:
     """Delete what is left of sealed units' parts, and of writers that were killed."""
     try:
         storage.delete_drafts(dataset_uri)
-        left = parts.committed(dataset_uri)
+        left = parts.committed_unit_ids(dataset_uri)
         parts.remove(dataset_uri, [unit_id for unit_id in unit_ids if unit_id in left])
     except UserError as error:
         logger.warning("parts that are sealed already stay where they are: %s", error)

@@ -110,12 +110,14 @@ class RenderSlices:
 
     def _render(self, ticket: int, assignment: Assignment) -> list[Result]:
         """Return the results of a slice; each is committed when it is made."""
-        existing_result = [self._committer.existing_result(assignment, item) for item in assignment.slice.items]
-        pending = [item for item, result in zip(assignment.slice.items, existing_result, strict=True) if result is None]
-        results = [self._finish(result) for result in existing_result if result]
+        existing_results = [self._committer.existing_result(assignment, item) for item in assignment.slice.items]
+        pending = [
+            item for item, result in zip(assignment.slice.items, existing_results, strict=True) if result is None
+        ]
+        results = [self._tell_finish(result) for result in existing_results if result]
         if not pending:
             return results
-        if not self._begin(ticket, ()):
+        if not self._tell_begin(ticket, ()):
             return results
         start = time.monotonic()
         try:
@@ -126,11 +128,11 @@ class RenderSlices:
             failed = (
                 self._committer.commit_failure(assignment, item, error_line(error), attempts=1) for item in pending
             )
-            return results + [self._finish(result) for result in failed]
+            return results + [self._tell_finish(result) for result in failed]
         load_s = (time.monotonic() - start) / len(pending)
         if assignment.upcoming is not None and _resident_key(assignment.upcoming) == self._resident_key:
             animator.prefetch(assignment.upcoming)
-        return results + list(self._clips(ticket, assignment, animator, pending, load_s))
+        return results + list(self._render_and_commit(ticket, assignment, animator, pending, load_s))
 
     def _load(self, assignment: Assignment) -> Animator:
         if self._animator is None or self._resident_key != _resident_key(assignment.model):
@@ -141,26 +143,26 @@ class RenderSlices:
         self._animator.load(assignment.model)
         return self._animator
 
-    def _clips(
+    def _render_and_commit(
         self, ticket: int, assignment: Assignment, animator: Animator, items: Sequence[Item], load_s: float
     ) -> Iterator[Result]:
         """Render the items, while the writer's thread encodes and commits those before."""
         waiting: deque[tuple[Item, Future[Result]]] = deque()
         for batch in self._batcher.batches(items, assignment.suspects):
             while waiting and batch[0].digest in assignment.suspects:  # nothing else is to be blamed for it
-                yield self._finish(self._written(*waiting.popleft()))
-            if not self._begin(ticket, [*(item for item, _ in waiting), *batch]):
+                yield self._tell_finish(self._committed_result(*waiting.popleft()))
+            if not self._tell_begin(ticket, [*(item for item, _ in waiting), *batch]):
                 break
             for item, outcome, attempts in self._batcher.render(animator, batch):
                 commit = self._committer.commit
                 job = self._writer.submit(commit, assignment, item, outcome, attempts=attempts, load_s=load_s)
                 waiting.append((item, job))
             while len(waiting) > _MAX_WAITING:
-                yield self._finish(self._written(*waiting.popleft()))
+                yield self._tell_finish(self._committed_result(*waiting.popleft()))
         while waiting:
-            yield self._finish(self._written(*waiting.popleft()))
+            yield self._tell_finish(self._committed_result(*waiting.popleft()))
 
-    def _written(self, item: Item, job: Future[Result]) -> Result:
+    def _committed_result(self, item: Item, job: Future[Result]) -> Result:
         """Return what was committed; what could not be written has a result all the same, which only the driver gets.
 
         A full storage stops the whole job, as all that is rendered after it would be lost, too.
@@ -173,11 +175,11 @@ class RenderSlices:
                 self._dispatcher.stop.remote(error_line(error))
             return make_result(item, status="failed", error=error_line(error))
 
-    def _begin(self, ticket: int, items: Sequence[Item]) -> bool:
+    def _tell_begin(self, ticket: int, items: Sequence[Item]) -> bool:
         """Ask to begin with items, or to load the model; False where the job stops, or the dispatcher is lost."""
         return bool(_get_or_none_if_lost(self._dispatcher.begin.remote(ticket, [item.digest for item in items])))
 
-    def _finish(self, result: Result) -> Result:
+    def _tell_finish(self, result: Result) -> Result:
         self._dispatcher.finish.remote(result.digest, result.status)
         return result
 

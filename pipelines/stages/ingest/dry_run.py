@@ -30,7 +30,7 @@ def log_estimate(config: IngestConfig, inputs: IngestInputs, sealed_manifest: Ma
     output_uri = storage.absolute(config.output_uri)
     units, rejected = extend_plan(config, inputs.videos, sealed_manifest, key=None)
     log_left_out(rejected, inputs.not_taken)
-    done = parts.committed(output_uri)
+    done = parts.committed_unit_ids(output_uri)
     unsealed_units = units[sealed_manifest.num_units if sealed_manifest else 0 :]
     pending = [unit for unit in unsealed_units if unit.unit_id not in done]
     num_videos = sum(unit.num_videos for unit in pending)

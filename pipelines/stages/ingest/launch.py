@@ -27,12 +27,12 @@ _MAX_BLOCKS = 10_000
 _WHAT_IS_KEPT = "what is encoded is kept, and the same command goes on"
 _MEMORY_FIELDS = "num_encoders, num_decoders, num_scorers, clips_per_unit or decode.max_mb"
 
-Stages = Mapping[type[Stage[Any, Any]], int]
+ActorsPerStage = Mapping[type[Stage[Any, Any]], int]
 """The stages in the order of the work, each with the number of its actors."""
 
 
 def run_stages(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
-    """Encode the pending units.
+    """Run the stages over the pending units: decode, score where there are scorers, encode and commit.
 
     Raises:
         UserError: what a worker raised; what is committed stays.
@@ -54,7 +54,7 @@ def run_stages(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
         trusted=config.source.trusted,
         quarantine_unreachable=config.quarantine_unreachable,
     )
-    stages = _stages(config, len(job.pending_units), use_gpu=use_gpu)
+    stages = _actors_per_stage(config, len(job.pending_units), use_gpu=use_gpu)
     needs = Stage.resources(spec) | Encode.resources(spec)
     classes = tuple(stage.__name__ for stage in stages)
     total = sum(unit.num_videos for unit in job.pending_units)
@@ -82,7 +82,7 @@ def run_stages(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
     write_state(job.output_uri, tracker, totals)
 
 
-def _stages(config: IngestConfig, num_units: int, *, use_gpu: bool) -> Stages:
+def _actors_per_stage(config: IngestConfig, num_units: int, *, use_gpu: bool) -> ActorsPerStage:
     decoders = min(num_units, config.num_decoders or max(1, num_cpus() // 2))
     encoders = min(num_units, config.num_encoders or max(1, num_gpus() if use_gpu else num_cpus()))
     if not config.scorers:
@@ -96,7 +96,7 @@ def _left_for_scorers(decoders: int, encoders: int) -> float:
     return max(0.0, num_cpus() - decoders * Decode.cpus - encoders * Encode.cpus)
 
 
-def _cpus(stages: Stages) -> dict[type[Stage[Any, Any]], float]:
+def _cpus_per_actor(stages: ActorsPerStage) -> dict[type[Stage[Any, Any]], float]:
     """Return the CPUs of one actor of each stage.
 
     Scorers take no more than the others leave, were it none: Ray starts a dataset's first actors first, so that scorers
@@ -108,7 +108,7 @@ def _cpus(stages: Stages) -> dict[type[Stage[Any, Any]], float]:
     return cpus
 
 
-def _results(units: list[UnitRef], spec: IngestSpec, stages: Stages) -> Iterator[UnitResult]:
+def _results(units: list[UnitRef], spec: IngestSpec, stages: ActorsPerStage) -> Iterator[UnitResult]:
     """Run the stages over `units`; yields what became of each once it is committed.
 
     Raises:
@@ -118,7 +118,7 @@ def _results(units: list[UnitRef], spec: IngestSpec, stages: Stages) -> Iterator
     dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
     # A unit may take longer than Ray's half hour without progress, and so may waiting for machines.
     dataset.context.execution_no_progress_timeout_s = -1
-    cpus = _cpus(stages)
+    cpus = _cpus_per_actor(stages)
     for stage, number in stages.items():
         dataset = dataset.map_batches(
             stage,

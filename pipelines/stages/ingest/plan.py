@@ -139,7 +139,7 @@ def plan_job(config: IngestConfig, inputs: IngestInputs, *, use_gpu: bool) -> In
     units, rejected = extend_plan(config, videos, sealed_manifest, key=key)
     log_left_out(rejected, inputs.not_taken)
     provenance.write_not_taken(output_uri, inputs.not_taken)
-    done = parts.committed(output_uri)
+    done = parts.committed_unit_ids(output_uri)
     pending = [
         unit for unit in units[sealed_manifest.num_units if sealed_manifest else 0 :] if unit.unit_id not in done
     ]
@@ -203,7 +203,7 @@ def _check_recorded(config: IngestConfig, output_uri: str, settings: dict[str, A
     has_plan = provenance.check_settings(output_uri, _recorded(config, settings))
     if sealed_manifest:
         check_shards(output_uri, sealed_manifest)
-    elif has_plan and _has_shards(output_uri) and not parts.committed(output_uri):
+    elif has_plan and _has_shards(output_uri) and not parts.committed_unit_ids(output_uri):
         # What it was made from is deleted when it is sealed, and not before.
         raise UserError(
             f"{output_uri} was sealed, but its {MANIFEST_NAME} is missing: restore it, or delete the folders "

@@ -129,7 +129,7 @@ class _CheckpointUploader:
 
     def save(self, step: int) -> None:
         name = checkpoint_name(step)
-        self._trainer.skipped.check()  # what the newest step was is in the checkpoint's count
+        self._trainer.skipped_steps.check()  # what the newest step was is in the checkpoint's count
         if not self._is_rank_zero:
             ray.train.report(
                 {"step": step}, checkpoint_dir_name=name, checkpoint_upload_mode=CheckpointUploadMode.ASYNC
@@ -187,7 +187,7 @@ class _StepMetrics:
             ray.get(self._last_put)
 
     def _report_skipped_steps(self) -> None:
-        skips = self._trainer.skipped
+        skips = self._trainer.skipped_steps
         for skip in skips.unreported:
             self._put({"skipped": skip.step + 1, "clip_ids": skip.clip_ids})
         skips.unreported.clear()
@@ -205,7 +205,7 @@ class _StepMetrics:
             "clips_per_s": len(self._results) * self._config.train.batch_size / elapsed_s,
             "data_wait": (self._trainer.loader.wait_s - self._waited_s) / elapsed_s,
             "peak_memory_gb": _peak_memory_gb(),
-            "skipped_steps": self._trainer.skipped.number,
+            "skipped_steps": self._trainer.skipped_steps.number,
         }
         self._put({name: float(value) for name, value in entry.items()})
         self._clear()

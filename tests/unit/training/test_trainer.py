@@ -114,11 +114,11 @@ def test_the_optimizers_settings_are_the_configs_and_its_moments_the_checkpoints
 
 def test_skipped_steps_are_counted_over_restarts(recipe, tmp_path):
     first = Trainer(recipe, device=CPU)
-    first.skipped.number = 3
+    first.skipped_steps.number = 3
     first.save(tmp_path, step=1)
     second = Trainer(recipe, device=CPU)
     second.load(tmp_path)
-    assert second.skipped.number == 3
+    assert second.skipped_steps.number == 3
 
 
 @pytest.mark.parametrize("name", ["motion_module", "motion_lora", "domain_adapter"])

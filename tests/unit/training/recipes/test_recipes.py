@@ -198,7 +198,7 @@ def test_lower_precision_trains_about_the_same(make, precision):
     assert trainer._scaler.is_enabled() == (precision == "float16")
     assert results[0].loss_sums[0].sum() == pytest.approx(expected[0].loss_sums[0].sum().item(), rel=2e-2)
     assert not torch.equal(learned(trainer), learned(exact))
-    assert trainer.skipped.number == 0
+    assert trainer.skipped_steps.number == 0
 
 
 OPTIONS = {
@@ -310,8 +310,8 @@ def test_a_bad_clip_costs_its_steps_and_is_named_and_too_many_stop_the_run(make,
     recipe = make(train={"num_steps": 4}).model_copy(update={"dataset_uri": str(tmp_path / "data")})
     trainer, results = run(recipe)
     assert learned(trainer).isfinite().all()
-    assert trainer.skipped.number == 2  # 16 places for 8 clips
-    assert {tuple(skip.clip_ids) for skip in trainer.skipped.unreported} == {("clip-003",)}
+    assert trainer.skipped_steps.number == 2  # 16 places for 8 clips
+    assert {tuple(skip.clip_ids) for skip in trainer.skipped_steps.unreported} == {("clip-003",)}
     assert all(result.loss_sums.isfinite().all() for result in results)
 
     strict = recipe.model_copy(update={"train": recipe.train.model_copy(update={"max_skipped_steps": 0})})

@@ -46,7 +46,7 @@ def worker(worker_of):
 
 
 def clips(worker, animator, items, **assignment):
-    return {r.seed: r for r in worker._clips(0, assignment_of(items, **assignment), animator, items, 0.5)}
+    return {r.seed: r for r in worker._render_and_commit(0, assignment_of(items, **assignment), animator, items, 0.5)}
 
 
 def test_what_a_worker_died_with_comes_last_and_alone(worker):

@@ -126,10 +126,10 @@ def test_scorers_never_take_the_place_of_decoders_and_encoders(monkeypatch, cpus
     monkeypatch.setattr(launch, "num_cpus", lambda: cpus)
     numbers = {"num_decoders": decoders, "num_encoders": encoders, "num_scorers": scorers, "scorers": ("a:b",)}
     config = IngestConfig.model_validate({"source": {"uri": "v"}, "output_uri": "o", "base": "b"} | numbers)
-    stages = launch._stages(config, 20, use_gpu=False)
+    stages = launch._actors_per_stage(config, 20, use_gpu=False)
     assert stages[Score] == (scorers or 1)
-    assert sum(number * launch._cpus(stages)[stage] for stage, number in stages.items()) <= cpus
-    assert launch._cpus(stages)[Encode] == Encode.cpus
+    assert sum(number * launch._cpus_per_actor(stages)[stage] for stage, number in stages.items()) <= cpus
+    assert launch._cpus_per_actor(stages)[Encode] == Encode.cpus
 
 
 @pytest.mark.parametrize(
@@ -143,5 +143,5 @@ def test_scorers_never_take_the_place_of_decoders_and_encoders(monkeypatch, cpus
 def test_scorers_have_a_stage_where_there_are_any(monkeypatch, changes, numbers):
     monkeypatch.setattr(launch, "num_cpus", lambda: 8)
     config = IngestConfig.model_validate({"source": {"uri": "v"}, "output_uri": "o", "base": "b"} | changes)
-    found = launch._stages(config, 20, use_gpu=False)
+    found = launch._actors_per_stage(config, 20, use_gpu=False)
     assert (list(found), found) == (list(numbers), numbers)
