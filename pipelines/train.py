@@ -10,10 +10,10 @@ from pipelines.outputs.claim import claimed_folder
 from pipelines.settings import TrainConfig
 
 if TYPE_CHECKING:
-    from pipelines.stages.train.run import TrainRun
+    from pipelines.stages.train.run import RunState
 
 
-def main(config: TrainConfig) -> "TrainRun | None":
+def main(config: TrainConfig) -> "RunState | None":
     """Train what the recipe says; returns the run, or None after a dry run.
 
     Raises:

@@ -101,7 +101,7 @@ class RenderPlan(NamedTuple):
     """In the catalog's order, each entry with each of its prompts and seeds."""
     models: dict[str, ModelFiles]
     """The weights files of each model, by its digest, which is `Item.model`."""
-    hashes: dict[str, dict[str, str]]
+    file_hashes: dict[str, dict[str, str]]
     """By the same digest: the SHA-256 of each of its files, as `Result.model_hashes` has them."""
     invalid: dict[str, str]
     """Why an item cannot be rendered, by the item's digest."""
@@ -163,7 +163,7 @@ def _add_model(plan: RenderPlan, catalog: Catalog, entry: Entry, hasher: ModelHa
     digest = sha256(hasher.identity(model, hashes))
     if digest not in plan.models:
         plan.models[digest] = model
-        plan.hashes[digest] = {printable_uri(uri): found for uri, found in hashes.items()}
+        plan.file_hashes[digest] = {printable_uri(uri): found for uri, found in hashes.items()}
     return digest
 
 

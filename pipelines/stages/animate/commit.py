@@ -91,7 +91,7 @@ class Committer:
         return self._commit_result(assignment, item, status="failed", error=error, attempts=attempts)
 
     def _commit_result(self, assignment: Assignment, item: Item, **outcome: Any) -> Result:
-        result = make_result(item, model_hashes=dict(assignment.hashes), versions=self._versions, **outcome)
+        result = make_result(item, model_hashes=dict(assignment.file_hashes), versions=self._versions, **outcome)
         write_item(self._output_uri, result)
         return result
 
@@ -107,7 +107,7 @@ class Committer:
         paths: dict[str, str] = {}
         hashes: dict[str, list[str]] = defaultdict(list)
         sizes: dict[str, int] = defaultdict(int)
-        metadata = _metadata(item, assignment.hashes, self._versions)
+        metadata = _metadata(item, assignment.file_hashes, self._versions)
         started = time.monotonic()
         for file in encode_clip(
             self._formats, clip.frames, clip.latents, fps=item.fps, crf=self._crf, metadata=metadata

@@ -69,7 +69,7 @@ class Assignment(NamedTuple):
 
     slice: Slice
     model: ModelFiles
-    hashes: Mapping[str, str]
+    file_hashes: Mapping[str, str]
     """Hashes of its weights, by URI."""
     upcoming: ModelFiles | None
     """What the worker will need next, if that is another model."""

@@ -8,7 +8,7 @@ from pipelines.cluster.runtime import connect
 from pipelines.settings import TrainConfig
 from pipelines.stages.train.dry_run import estimate
 from pipelines.stages.train.launch import Workers
-from pipelines.stages.train.run import TrainJob, TrainRun, start_or_resume
+from pipelines.stages.train.run import RunState, TrainJob, start_or_resume
 from pipelines.stages.train.sample import Renderer
 from pipelines.stages.train.watch import publish_sample, train_and_track
 from pipelines.tracking.run_context import device, flatten
@@ -17,7 +17,7 @@ from pipelines.tracking.tracker import Tracker, tracking_uri
 logger = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig) -> TrainRun | None:
+def train(config: TrainConfig) -> RunState | None:
     """Check, train and register the weights; return the run, or None after a dry run."""
     logger.info("train: %s on %s -> %s", config.dataset_uri, config.base, config.output_uri)
     if config.dry_run:

@@ -31,7 +31,7 @@ from pipelines.tracking.run_context import DataInput
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
-"""In a run's folder: its `TrainRun`."""
+"""In a run's folder: its `RunState`."""
 
 _CONFIG = "config.yaml"
 # These may differ between a run and its continuation: they change no step that is done already.
@@ -69,7 +69,7 @@ class DataVersion(Config):
         return cls(digest=manifest.digest(), num_shards=len(manifest.shards), num_clips=manifest.num_clips)
 
 
-class TrainRun(Config):
+class RunState(Config):
     """State of a run, kept as `run.json`."""
 
     dataset_digest: str
@@ -102,7 +102,7 @@ class TrainJob(NamedTuple):
     """Clips of the dataset that are trained on."""
     num_held_out: int
     """Clips of the dataset that the loss is validated on."""
-    run: TrainRun
+    run: RunState
     inputs: list[DataInput]
     """What it trains on, as MLflow is told."""
     weights_uri: str
@@ -208,7 +208,7 @@ def _check_files(config: RecipeConfig) -> None:
             raise UserError(f"{field}: {problems[file]}")
 
 
-def _read_or_start_run(config: TrainConfig, recipe: Recipe, manifests: Sequence[_NamedManifest]) -> TrainRun:
+def _read_or_start_run(config: TrainConfig, recipe: Recipe, manifests: Sequence[_NamedManifest]) -> RunState:
     """Return the run that the folder holds, or a new one."""
     run = _read(config.output_uri)
     if run is not None:
@@ -219,7 +219,7 @@ def _read_or_start_run(config: TrainConfig, recipe: Recipe, manifests: Sequence[
         "datasets": versions,
         "noise_schedule": recipe.noise_schedule,
     }
-    return run.model_copy(update=data) if run else TrainRun.model_validate(data)
+    return run.model_copy(update=data) if run else RunState.model_validate(data)
 
 
 def _resolve_paths(config: TrainConfig, inputs_uri: str) -> RecipeConfig:
@@ -246,17 +246,17 @@ def _resolve_paths(config: TrainConfig, inputs_uri: str) -> RecipeConfig:
     return recipe_of(TrainingConfig(**(fields | {"model": model}))).resolved_config
 
 
-def _read(output_uri: str) -> TrainRun | None:
+def _read(output_uri: str) -> RunState | None:
     uri = storage.join(output_uri, RUN_FILE)
     try:
-        return TrainRun.model_validate_json(storage.read_bytes(uri))
+        return RunState.model_validate_json(storage.read_bytes(uri))
     except FileNotFoundError:
         return None
     except ValidationError as error:
         raise UserError(f"{uri} is not the state of a training run: {error.errors()[0]['msg']}") from error
 
 
-def _check_unchanged(config: TrainConfig, recipe: Recipe, run: TrainRun, manifests: Sequence[_NamedManifest]) -> None:
+def _check_unchanged(config: TrainConfig, recipe: Recipe, run: RunState, manifests: Sequence[_NamedManifest]) -> None:
     old = read_yaml(storage.join(config.output_uri, _CONFIG))
     new = config.model_dump(mode="json")
     changes = differing_fields(printable_values(old | earlier_runs.without_default_schedule(old, new)), new)
@@ -276,7 +276,7 @@ def _check_unchanged(config: TrainConfig, recipe: Recipe, run: TrainRun, manifes
         )
 
 
-def _changed_clips(run: TrainRun, manifests: Sequence[_NamedManifest]) -> Iterator[str]:
+def _changed_clips(run: RunState, manifests: Sequence[_NamedManifest]) -> Iterator[str]:
     """Yield the datasets that are not what the run has trained on so far."""
     digests = run.dataset_digest.split("+")
     # Another number of datasets is a change of the config, which is told by itself.

@@ -14,7 +14,7 @@ from animatediff import storage
 from animatediff.errors import UserError
 from pipelines.settings import TrainConfig
 from pipelines.stages.train.launch import Workers, run_workers
-from pipelines.stages.train.run import TrainJob, TrainRun
+from pipelines.stages.train.run import RunState, TrainJob
 from pipelines.stages.train.sample import Renderer, write_files
 from pipelines.stages.train.validate import VALIDATION_FOLDER
 from pipelines.terminal.failures import find_user_error
@@ -33,11 +33,11 @@ _WINDOW = 10
 class RunWatcher:
     """Follows a run: what comes from the workers goes to the terminal, to MLflow and into the run's folder."""
 
-    def __init__(self, config: TrainConfig, run: TrainRun, tracker: Tracker) -> None:
+    def __init__(self, config: TrainConfig, run: RunState, tracker: Tracker) -> None:
         self._config, self.run, self._tracker = config, run, tracker
         self._losses: deque[float] = deque(maxlen=_WINDOW)
 
-    def follow(self, entries: Iterator[dict[str, Any]]) -> TrainRun:
+    def follow(self, entries: Iterator[dict[str, Any]]) -> RunState:
         """Take in all entries of `run_workers`.
 
         Returns:
@@ -130,7 +130,7 @@ def _warn_on_failure(what: str) -> Iterator[None]:
 
 def train_and_track(
     config: TrainConfig, job: TrainJob, workers: Workers, renderer: Renderer, tracker: Tracker
-) -> TrainRun:
+) -> RunState:
     """Train, showing and tracking the metrics.
 
     Returns:

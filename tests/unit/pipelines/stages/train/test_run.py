@@ -14,7 +14,7 @@ from animatediff.models.motion_unet import MotionModules
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
 from pipelines.settings import TrainConfig
-from pipelines.stages.train.run import TrainRun, start_or_resume
+from pipelines.stages.train.run import RunState, start_or_resume
 from tests.support_base import build_base
 from tests.support_data import commit, do_seal, make_dataset, make_videos, plan
 
@@ -154,4 +154,4 @@ def test_what_is_mixed_in_counts_as_well(tmp_path, dataset, base, config):
 
 def test_the_state_is_read_back(config):
     run = start_or_resume(config()).run
-    assert TrainRun.model_validate_json(Path(config().output_uri, "run.json").read_bytes()) == run
+    assert RunState.model_validate_json(Path(config().output_uri, "run.json").read_bytes()) == run
