@@ -9,7 +9,7 @@ from animatediff.uris import printable_uri
 
 
 class UnredactedUris:
-    """What a source says of the videos whose URIs are not written down whole. It is in memory: signed URLs only."""
+    """The URIs that the plan has without their secrets, as the source says them. They are in memory alone."""
 
     def __init__(self) -> None:
         self._uris: dict[str, str] = {}
