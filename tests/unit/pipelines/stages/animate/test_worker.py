@@ -24,11 +24,11 @@ class Worker(RenderSlices):
         super().__init__(dispatcher, spec)
         self.begun, self.left, self.most_begun = [], [], 1000
 
-    def _begin(self, ticket, items):
+    def _tell_begin(self, ticket, items):
         self.begun.append([item.prompt for item in items])
         return len(self.begun) <= self.most_begun
 
-    def _finish(self, result):
+    def _tell_finish(self, result):
         return result
 
 
