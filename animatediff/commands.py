@@ -12,9 +12,9 @@ from animatediff.commands_dataset import show, verify
 from animatediff.config import hide_in_arguments
 from animatediff.errors import UsageError, UserError
 from animatediff.weights import textual_inversion
-from animatediff.weights.identify.identify import Identity, identify_uri
 from animatediff.weights.identify.messages import name
 from animatediff.weights.identify.metadata import printable
+from animatediff.weights.identify.weights_file import WeightsIdentity, identify_uri
 
 _COLUMNS = ("family", "version", "base", "rank", "alpha", "dtype", "parameters", "sha256", "file")
 _RIGHT_ALIGNED = {"parameters"}
@@ -73,7 +73,7 @@ def identify(
         raise UsageError("name the files: animatediff identify FILE [FILE ...]")
     found = [_identify(uri) for uri in files]
     if json:
-        rows = [item.model_dump() if isinstance(item, Identity) else item._asdict() for item in found]
+        rows = [item.model_dump() if isinstance(item, WeightsIdentity) else item._asdict() for item in found]
         _say(json_format.dumps(rows, indent=2))
     else:
         _say("\n".join(_table(found)))
@@ -126,7 +126,7 @@ def metadata(file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="F
     return int(not found)
 
 
-def _identify(uri: str) -> Identity | _Unreadable:
+def _identify(uri: str) -> WeightsIdentity | _Unreadable:
     try:
         found = identify_uri(uri)
         if found.family != "textual_inversion":
@@ -137,7 +137,7 @@ def _identify(uri: str) -> Identity | _Unreadable:
         return _Unreadable(uri, printable(str(error), 500))
 
 
-def _table(found: Sequence[Identity | _Unreadable]) -> list[str]:
+def _table(found: Sequence[WeightsIdentity | _Unreadable]) -> list[str]:
     rows = [_COLUMNS, *(_row(item) for item in found)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
     details = [[], *(_details(item) for item in found)]
@@ -152,7 +152,7 @@ def _table(found: Sequence[Identity | _Unreadable]) -> list[str]:
     return lines
 
 
-def _row(item: Identity | _Unreadable) -> tuple[str, ...]:
+def _row(item: WeightsIdentity | _Unreadable) -> tuple[str, ...]:
     if isinstance(item, _Unreadable):
         return ("unreadable", *("-" for _ in _COLUMNS[2:]), item.uri)
     base = item.base or (f"unknown (text {item.text_width} wide)" if item.text_width else None)
@@ -160,7 +160,7 @@ def _row(item: Identity | _Unreadable) -> tuple[str, ...]:
     return (*(cell or "-" for cell in cells), item.sha256[:12] if item.sha256 else "-", item.uri)
 
 
-def _details(item: Identity | _Unreadable) -> list[tuple[str, str]]:
+def _details(item: WeightsIdentity | _Unreadable) -> list[tuple[str, str]]:
     if isinstance(item, _Unreadable):
         return [("error", item.error)]
     details = [(label, item.metadata[label]) for label in _SHOWN_METADATA if label in item.metadata]

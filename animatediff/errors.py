@@ -50,7 +50,7 @@ def _bounded(text: str, most: int) -> str:
 
 
 @contextmanager
-def naming(field: str) -> Iterator[None]:
+def errors_with_field(field: str) -> Iterator[None]:
     """Put the name of a config field before the text of every `UserError` that the block raises."""
     try:
         yield
@@ -59,8 +59,8 @@ def naming(field: str) -> Iterator[None]:
 
 
 @contextmanager
-def refusing(what: str, reason: Callable[[BaseException], str] | None = None) -> Iterator[None]:
-    """Tell whatever a stranger's file makes a library raise as a `UserError`: a line of `what`, and the reason.
+def any_error_as_user_error(what: str, reason: Callable[[BaseException], str] | None = None) -> Iterator[None]:
+    """Raise whatever a stranger's file makes a library raise as a `UserError`: a line of `what`, and the reason.
 
     The panics of libraries in Rust are no `Exception`; they are told as well. What stops the process passes through.
 

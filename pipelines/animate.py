@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from pipelines.command import run_job
-from pipelines.outputs.claim import claimed
+from pipelines.outputs.claim import claimed_folder
 from pipelines.settings import AnimateConfig
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def main(config: AnimateConfig) -> "Counter[str]":
         UserError: nothing in the catalog can be rendered as it is written, or items failed (the others are rendered
             and everything is written all the same).
     """
-    with claimed(config.output_uri, "animate", is_dry=config.dry_run):
+    with claimed_folder(config.output_uri, "animate", is_dry=config.dry_run):
         from pipelines.stages.animate.driver import animate
 
         return animate(config)

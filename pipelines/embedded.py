@@ -13,7 +13,7 @@ from animatediff import storage
 from animatediff.config import Config, load
 from animatediff.sprites import shipped
 from pipelines.cluster.submitted import is_submitted, runs_folder
-from pipelines.outputs.claim import claimed
+from pipelines.outputs.claim import claimed_folder
 from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
 
 CONFIGS = Path(__file__).parent / "configs" / "sprites"
@@ -71,7 +71,7 @@ def train_default() -> str:
     """Ingest the sprite videos, unless that is done."""
     config = load(IngestConfig, ingest_default())
     if not storage.exists(storage.join(config.output_uri, "manifest.json")):
-        with claimed(config.output_uri, "ingest", is_dry=False):
+        with claimed_folder(config.output_uri, "ingest", is_dry=False):
             from pipelines.stages.ingest.driver import ingest
 
             ingest(config)
@@ -82,7 +82,7 @@ def animate_default() -> str:
     """Train on the sprite shards and make the DreamBooth checkpoint, unless that is done."""
     config = load(TrainConfig, train_default())
     if not storage.exists(storage.join(config.output_uri, "motion_module.safetensors")):
-        with claimed(config.output_uri, "train", is_dry=False):
+        with claimed_folder(config.output_uri, "train", is_dry=False):
             from pipelines.stages.train.driver import train
 
             train(config)
@@ -94,7 +94,7 @@ def score_default() -> str:
     """Animate the sprite catalog, unless that is done."""
     config = load(AnimateConfig, animate_default())
     if not storage.exists(storage.join(config.output_uri, "results.parquet")):
-        with claimed(config.output_uri, "animate", is_dry=False):
+        with claimed_folder(config.output_uri, "animate", is_dry=False):
             from pipelines.stages.animate.driver import animate
 
             animate(config)

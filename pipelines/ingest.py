@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from pipelines.command import run_job
-from pipelines.outputs.claim import claimed
+from pipelines.outputs.claim import claimed_folder
 from pipelines.settings import IngestConfig
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ def main(config: IngestConfig) -> "Manifest | None":
         UserError: the source or the base cannot be read, the output holds another dataset, or too many videos are
             unusable (everything is written all the same).
     """
-    with claimed(config.output_uri, "ingest", is_dry=config.dry_run):
+    with claimed_folder(config.output_uri, "ingest", is_dry=config.dry_run):
         from pipelines.stages.ingest.driver import ingest
 
         return ingest(config)

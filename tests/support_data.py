@@ -12,7 +12,7 @@ from animatediff.data.quarantine import Reason, Rejection
 from animatediff.data.sources.spec import SourceVideo
 from animatediff.errors import UserError
 
-IDENTITY = seal.Identity("key", "fp", 0.18215, latent_channels=4, latent_factor=8)
+LATENT_ENCODING = seal.LatentEncoding("key", "fp", 0.18215, latent_channels=4, latent_factor=8)
 
 
 def make_videos(num, start=0):
@@ -79,12 +79,12 @@ def do_seal(dataset, units, *, shard_bytes=150, in_plan=None, again=()):
     unsealed = [unit.unit_id for unit in units[sealed.num_units if sealed else 0 :]]
     summaries = parts.read_summaries(dataset, unsealed)
     plans = seal.plan_shards(summaries, sealed, shard_bytes=shard_bytes)
-    shards = [seal.write_shard(dataset, shard, IDENTITY) for shard in plans]
+    shards = [seal.write_shard(dataset, shard, LATENT_ENCODING) for shard in plans]
     old = seal.read_quarantine(dataset) if sealed else quarantine.SCHEMA.empty_table()
     in_plan = in_plan if in_plan is not None else quarantine.SCHEMA.empty_table()
     rows = seal.merge_rejections(old, summaries, in_plan, [video.video_id for video in again])
-    manifest = seal.publish(dataset, len(units), sealed, shards, rows, IDENTITY)
-    seal.clean_up(dataset, [unit.unit_id for unit in units])
+    manifest = seal.publish(dataset, len(units), sealed, shards, rows, LATENT_ENCODING)
+    seal.delete_sealed_parts(dataset, [unit.unit_id for unit in units])
     return manifest
 
 

@@ -5,7 +5,7 @@ import re
 import torch
 from safetensors.torch import save_file
 
-from animatediff.weights.lora import read as lora
+from animatediff.weights.lora import lora_file
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
 ATTENTION = f"{BLOCK}.attn1"
@@ -78,9 +78,9 @@ def respelled(tensors, *rules):
 def merge(states, uri, *, scale, family="lora"):
     """New state dicts with a file's changes added; weights that it does not touch are the old tensors."""
     merged = {part: dict(state) for part, state in states.items()}
-    for (part, name), change in lora.read(uri, states, family=family).items():
+    for (part, name), change in lora_file.read_deltas(uri, states, family=family).items():
         weight = merged[part][name]
-        merged[part][name] = weight + scale * change.weight().reshape(weight.shape)
+        merged[part][name] = weight + scale * change.to_dense().reshape(weight.shape)
     return merged
 
 

@@ -5,7 +5,7 @@ What a file is follows from names, shapes and types. So these can have their tru
 
 import torch
 
-from animatediff.weights.identify.identify import identify
+from animatediff.weights.identify.weights_file import identify
 from animatediff.weights.reading.tensors import TensorFile
 
 LDM = "model.diffusion_model."

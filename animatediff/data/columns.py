@@ -34,7 +34,7 @@ def names(dataset_uri: str, manifest: Manifest) -> set[str]:
     if not manifest.shards:
         return set(KNOWN)
     first = shards.read_row_group(storage.join(dataset_uri, manifest.shards[0].path), 0, ["scores"])
-    return {*KNOWN, *_own(first)}
+    return {*KNOWN, *_user_scores(first)}
 
 
 def read(dataset_uri: str, shard: Shard, wanted: Collection[str], repeated: pa.Array | None = None) -> pa.Table:
@@ -50,19 +50,19 @@ def read(dataset_uri: str, shard: Shard, wanted: Collection[str], repeated: pa.A
         UserError: the shard is missing or damaged.
     """
     stored = {name for name in wanted if name in shards.SCHEMA.names}
-    own = set(wanted) - stored - {DUPLICATE}
-    needed = stored | ({"scores"} if own else set()) | ({"clip_id"} if DUPLICATE in wanted else set())
+    user_scores = set(wanted) - stored - {DUPLICATE}
+    needed = stored | ({"scores"} if user_scores else set()) | ({"clip_id"} if DUPLICATE in wanted else set())
     table = shards.read_columns(storage.join(dataset_uri, shard.path), sorted(needed or {"clip_id"}))
     columns = {name: table[name] for name in stored}
-    if own:
-        columns |= {name: _own(table).get(name, pa.nulls(len(table), pa.float32())) for name in own}
+    if user_scores:
+        columns |= {name: _user_scores(table).get(name, pa.nulls(len(table), pa.float32())) for name in user_scores}
     if DUPLICATE in wanted:
         assert repeated is not None
         columns[DUPLICATE] = pc.is_in(table["clip_id"], repeated)
     return pa.table({name: columns[name] for name in sorted(columns)})
 
 
-def _own(table: pa.Table) -> dict[str, pa.Array]:
+def _user_scores(table: pa.Table) -> dict[str, pa.Array]:
     """Return the map column's scores, a column each."""
     rows = [dict(pairs or ()) for pairs in table["scores"].to_pylist()]
     found = sorted({name for scores in rows for name in scores})

@@ -12,8 +12,8 @@ from torch import Tensor
 class Conditioning:
     """What b clips are conditioned on: one object, whatever is in it, from the prompt to the UNet.
 
-    Batching takes its `rows`, context windows its `frames`, guidance its `halves`; only the UNet looks inside. A new
-    kind of conditioning is a field here, and a line where the UNet reads it.
+    Batching takes its `rows`, context windows its `frames`, guidance its `guidance_branches`; only the UNet looks
+    inside. A new kind of conditioning is a field here, and a line where the UNet reads it.
     """
 
     text: Tensor
@@ -51,11 +51,11 @@ class Conditioning:
         text = torch.stack([self.text[:, i] for i in window], dim=1) if self.text.ndim == 4 else self.text
         return replace(self, text=text, negative=negative)
 
-    def halves(self, *, is_guided: bool) -> "list[Conditioning]":
-        """Return what a step predicts for: with guidance the negative and the positive half, else the latter alone.
+    def guidance_branches(self, *, is_guided: bool) -> "list[Conditioning]":
+        """Return what a step predicts for: with guidance the negative and the positive branch, else the latter alone.
 
         Raises:
-            ValueError: guidance is asked for, and there is no negative half.
+            ValueError: guidance is asked for, and there is no negative branch.
         """
         positive = replace(self, negative=None)
         if not is_guided:

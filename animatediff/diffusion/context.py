@@ -26,7 +26,7 @@ class Context(Config):
         return self
 
 
-def windows(num_frames: int, context: Context | None, loop: bool, progress: float) -> list[list[int]]:
+def context_windows(num_frames: int, context: Context | None, loop: bool, progress: float) -> list[list[int]]:
     """Return the frames that the motion module sees together: indices, the windows being of one length.
 
     The first window of a clip without `loop` begins at its first frame, the last one ends at its last. With `loop`,
@@ -79,11 +79,11 @@ def initial_noise(
     Args:
         shape: (b c f h w).
         generator: on the CPU.
-        context: as in `windows`.
-        loop: as in `windows`.
+        context: as in `context_windows`.
+        loop: as in `context_windows`.
     """
     noise = torch.randn(shape, generator=generator)
-    window_frames = windows(shape[2], context, loop, progress=0.0)
+    window_frames = context_windows(shape[2], context, loop, progress=0.0)
     done = set(window_frames[0])
     for before, after in itertools.pairwise(window_frames):
         left = [frame for frame in before if frame not in after]

@@ -45,7 +45,7 @@ class NoiseSchedule(Config):
         return self
 
 
-class GivenSchedule(Config):
+class NoiseScheduleOverrides(Config):
     """Overrides of a noise schedule; a field that is null is inherited, however it came to be null."""
 
     num_train_timesteps: _Timesteps | None = None
@@ -62,12 +62,12 @@ class GivenSchedule(Config):
     """Whether the last timestep holds no signal at all; see `NoiseSchedule`."""
 
     @classmethod
-    def whole(cls, schedule: NoiseSchedule) -> Self:
-        """Give all of a schedule."""
+    def from_schedule(cls, schedule: NoiseSchedule) -> Self:
+        """Override every field by a schedule's."""
         return cls(**schedule.model_dump())
 
-    def over(self, schedule: NoiseSchedule) -> NoiseSchedule:
-        """Return `schedule` with what is given in place of its own.
+    def apply_to(self, schedule: NoiseSchedule) -> NoiseSchedule:
+        """Return `schedule` with the overridden fields.
 
         Raises:
             ValueError: the two together are no schedule.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from animatediff.diffusion.conditioning import Conditioning, NoisePredictor
-from animatediff.diffusion.context import Context, window_weights, windows
+from animatediff.diffusion.context import Context, context_windows, window_weights
 from animatediff.diffusion.samplers import Sampler
 
 
@@ -33,11 +33,11 @@ def sample(
     Args:
         unet: predicts in the conditioning's dtype.
         sampler: for the noise schedule that the UNet was trained with; one will do for any number of calls.
-        conditioning: of the clips, on the UNet's device; with guidance, its negative half too.
+        conditioning: of the clips, on the UNet's device; with guidance, its negative branch too.
         noise: (b c f h w), standard normal; for long clips, `initial_noise`.
         num_inference_steps: steps from noise to latents, at most the schedule's timesteps.
         guidance_scale: weight of the positive prediction's difference from the negative one; at 1 and below there is
-            no guidance, and the negative half is not computed.
+            no guidance, and the negative branch is not computed.
         guidance_rescale: share in [0, 1], as in `classifier_free_guidance`.
         generators: one a clip, on the CPU, for a sampler that draws noise at its steps (Euler a, LCM): a clip's noise
             is its own, whatever it shares the batch with.
@@ -50,18 +50,19 @@ def sample(
 
     Raises:
         UserError: more steps than the schedule has timesteps.
-        ValueError: no generators, or not one a clip, for a sampler that draws noise; or guidance, and no negative half.
+        ValueError: no generators, or not one a clip, for a sampler that draws noise; or guidance without a negative
+            branch.
     """
     scheduler = sampler.begin(num_inference_steps, noise.device)
     draws = {"generator": _own(generators, len(noise))} if sampler.adds_noise else {}
     is_guided = guidance_scale > 1
-    halves = conditioning.halves(is_guided=is_guided)
+    guidance_branches = conditioning.guidance_branches(is_guided=is_guided)
     # The latents stay in float32: half precision would round away part of each of the many small steps.
     latents = noise.float() * scheduler.init_noise_sigma
     for step, timestep in enumerate(scheduler.timesteps):
         model_input = scheduler.scale_model_input(latents, timestep)
-        window_frames = windows(noise.shape[2], context, loop, progress=step / num_inference_steps)
-        predictions = _predict(unet, model_input, timestep, halves, window_frames, max_batch)
+        window_frames = context_windows(noise.shape[2], context, loop, progress=step / num_inference_steps)
+        predictions = _predict(unet, model_input, timestep, guidance_branches, window_frames, max_batch)
         prediction = predictions[-1]
         if is_guided:
             prediction = classifier_free_guidance(predictions[0], prediction, guidance_scale, guidance_rescale)
@@ -92,7 +93,7 @@ def _predict(
     unet: NoisePredictor,
     latents: Tensor,
     timestep: Tensor,
-    halves: Sequence[Conditioning],
+    guidance_branches: Sequence[Conditioning],
     window_frames: Sequence[Sequence[int]],
     max_batch: int | None,
 ) -> Tensor:
@@ -102,7 +103,7 @@ def _predict(
         unet: as in `sample`.
         latents: (b c f h w), the UNet's input.
         timestep: of all clips.
-        halves: r conditionings of the clips, for each of which they are predicted.
+        guidance_branches: r conditionings of the clips, for each of which they are predicted.
         window_frames: the indices of each window's frames; all windows are of one length.
         max_batch: as in `sample`.
 
@@ -113,14 +114,18 @@ def _predict(
     weights = window_weights(window_frames).to(latents.device)
     pairs = list(itertools.product(range(len(latents)), range(len(window_frames))))
     size = max_batch or len(pairs)
-    total = latents.new_zeros(len(halves), *latents.shape)
+    total = latents.new_zeros(len(guidance_branches), *latents.shape)
     for chunk in (pairs[i : i + size] for i in range(0, len(pairs), size)):
         conditioning = Conditioning.cat(
-            [half.rows([clip]).frames(window_frames[window]) for half in halves for clip, window in chunk]
+            [
+                branch.rows([clip]).frames(window_frames[window])
+                for branch in guidance_branches
+                for clip, window in chunk
+            ]
         )
         clips = torch.stack([latents[clip].index_select(1, frames[window]) for clip, window in chunk])
-        rows = clips.to(conditioning.dtype).repeat(len(halves), 1, 1, 1, 1)
-        predictions = unet(rows, timestep, conditioning).float().unflatten(0, (len(halves), len(chunk)))
+        rows = clips.to(conditioning.dtype).repeat(len(guidance_branches), 1, 1, 1, 1)
+        predictions = unet(rows, timestep, conditioning).float().unflatten(0, (len(guidance_branches), len(chunk)))
         for i, (clip, window) in enumerate(chunk):
             part = predictions[:, i] * weights[window].reshape(-1, 1, 1)
             total[:, clip].index_add_(2, frames[window], part)

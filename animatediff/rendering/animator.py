@@ -24,12 +24,12 @@ from animatediff.models.motion_unet import MotionUNet
 from animatediff.models.text_encoder import PromptEncoder, word_key
 from animatediff.rendering.catalog import prompt_syntax
 from animatediff.rendering.catalog.catalog import Item
-from animatediff.rendering.catalog.entries import Model, Settings, Weights
-from animatediff.rendering.catalog.named_files import additions, named_files
+from animatediff.rendering.catalog.entries import ModelFiles, PersonalisedFiles, RenderSettings
+from animatediff.rendering.catalog.named_files import named_files, scaled_loras
 from animatediff.weights import motion_modules, textual_inversion
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 from animatediff.weights.base_facts import BaseFacts
-from animatediff.weights.lora import read as lora
+from animatediff.weights.lora import lora_file
 from animatediff.weights.motion_schedule import read_schedule
 from animatediff.weights.resident import ResidentWeights, WeightUpdate
 
@@ -39,7 +39,7 @@ _FRAMES_PER_DECODE = 8
 _MAX_CACHED_PROMPTS = 1024
 
 
-class Clip(NamedTuple):
+class RenderedClip(NamedTuple):
     """What was rendered of an item."""
 
     frames: np.ndarray
@@ -52,10 +52,10 @@ class Clip(NamedTuple):
     """The item's share, by stage: `text`, `unet`, `vae`."""
 
 
-class _Files(NamedTuple):
-    reading: WeightUpdate
+class _ReadFiles(NamedTuple):
+    update: WeightUpdate
     embeddings: tuple[Embedding, ...]
-    words: tuple[tuple[str, str | None], ...]
+    embedding_sources: tuple[tuple[str, str | None], ...]
     """Where each embedding is from, and its token: what else decides a prompt's embeddings."""
 
 
@@ -85,7 +85,7 @@ class Animator:
             module.to(self._device, self._dtype)
         self._base = BaseFacts(base).read()
         self._prompts = PromptEncoder(tokenizer, self._text_encoder)
-        self._encoded: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
+        self._prompt_cache: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
         self._weights = ResidentWeights(
             {
                 "unet": self._unet.base,
@@ -95,59 +95,62 @@ class Animator:
             },
             predicts_v=self._schedule.prediction_type == "v_prediction",
         )
-        self._loaded: Weights | None = Weights()
-        self._words: tuple[object, ...] = ()
-        self._encoder: Weights | None = None
+        self._loaded: PersonalisedFiles | None = PersonalisedFiles()
+        # What decides a prompt's embeddings beside its text: the files of learned words, and those that have changed
+        # the text encoder; None is the base's own.
+        self._embedding_sources: tuple[object, ...] = ()
+        self._text_encoder_files: PersonalisedFiles | None = None
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
-        self._ahead: tuple[Weights, Future[_Files]] | None = None
+        self._prefetched: tuple[PersonalisedFiles, Future[_ReadFiles]] | None = None
 
     @classmethod
-    def for_model(cls, model: Model, *, device: str) -> "Animator":
+    def for_model(cls, model: ModelFiles, *, device: str) -> "Animator":
         """Return the animator of a model's base and motion module."""
         return cls(model.base, model.motion_module, schedule=model.noise_schedule, device=device)
 
-    def prefetch(self, weights: Weights) -> None:
+    def prefetch(self, model: PersonalisedFiles) -> None:
         """Begin to read files that a later `load` will ask for; what is wrong with them is told there."""
-        wanted = _only_weights(weights)
-        if wanted != self._loaded and not (self._ahead and self._ahead[0] == wanted):
-            self._ahead = wanted, self._reader.submit(self._read, wanted, ahead=True)
+        files = _only_personalised_files(model)
+        if files != self._loaded and not (self._prefetched and self._prefetched[0] == files):
+            self._prefetched = files, self._reader.submit(self._read, files, into_memory=True)
 
-    def load(self, weights: Weights) -> None:
-        """Make the models those of an entry or a model: the pristine base, its checkpoint, additions and embeddings.
+    def load(self, model: PersonalisedFiles) -> None:
+        """Make the models those of an entry or a model: the pristine base, its checkpoint, LoRAs and embeddings.
 
         Nothing of what was loaded before stays. When this raises, the next call starts from the base again.
 
         Raises:
             UserError: a file cannot be read or does not fit the base.
         """
-        wanted = _only_weights(weights)
-        if self._loaded == wanted:
+        files = _only_personalised_files(model)
+        if self._loaded == files:
             return
         self._loaded = None
-        files = self._fetched(wanted)
-        self._prompts.set_embeddings(files.embeddings)
-        self._weights.apply(files.reading)
-        self._words = files.words
-        self._encoder = wanted if self._weights.is_changed("text_encoder") else None
-        self._loaded = wanted
+        read = self._take_prefetched(files)
+        self._prompts.set_embeddings(read.embeddings)
+        self._weights.apply(read.update)
+        self._embedding_sources = read.embedding_sources
+        self._text_encoder_files = files if self._weights.is_changed("text_encoder") else None
+        self._loaded = files
 
-    def _fetched(self, wanted: Weights) -> _Files:
-        ahead, self._ahead = self._ahead, None
-        return ahead[1].result() if ahead and ahead[0] == wanted else self._read(wanted)
+    def _take_prefetched(self, files: PersonalisedFiles) -> _ReadFiles:
+        prefetched, self._prefetched = self._prefetched, None
+        return prefetched[1].result() if prefetched and prefetched[0] == files else self._read(files)
 
-    def _read(self, wanted: Weights, *, ahead: bool = False) -> _Files:
-        kind = self._base.architecture
-        words = [(file.uri, file.token) for file in named_files(wanted) if file.slot.role == "embedding"]
-        embeddings = [textual_inversion.read(uri, token=token, base=kind) for uri, token in words]
+    def _read(self, files: PersonalisedFiles, *, into_memory: bool = False) -> _ReadFiles:
+        embedding_sources = [(file.uri, file.token) for file in named_files(files) if file.slot.role == "embedding"]
+        embeddings = [
+            textual_inversion.read(uri, token=token, base=self._base.architecture) for uri, token in embedding_sources
+        ]
         known = {word_key(embedding.token) for embedding in embeddings}
-        for path, embedding in _bundled(wanted):
+        for path, embedding in _bundled(files):
             # A word that is named by itself comes first, then the first LoRA's.
             if word_key(embedding.token) not in known:
                 known.add(word_key(embedding.token))
                 embeddings.append(embedding)
-                words.append((path, embedding.token))
-        reading = self._weights.read(wanted.checkpoint, additions(wanted), vae=wanted.vae, ahead=ahead)
-        return _Files(reading, tuple(embeddings), tuple(words))
+                embedding_sources.append((path, embedding.token))
+        update = self._weights.read(files.checkpoint, scaled_loras(files), vae=files.vae, into_memory=into_memory)
+        return _ReadFiles(update, tuple(embeddings), tuple(embedding_sources))
 
     def render(self, item: Item) -> np.ndarray:
         """Return the frames of one clip, (f h w 3) uint8 RGB.
@@ -161,7 +164,7 @@ class Animator:
         return clip.frames
 
     @torch.no_grad()
-    def render_batch(self, items: Sequence[Item], *, max_batch: int | None = None) -> list[Clip | UserError]:
+    def render_batch(self, items: Sequence[Item], *, max_batch: int | None = None) -> list[RenderedClip | UserError]:
         """Render clips that differ in prompt, negative prompt and seed alone, with the weights that are loaded.
 
         The noise comes from each item's seed on the CPU, a prompt is encoded by itself, and a clip is decoded in
@@ -196,16 +199,16 @@ class Animator:
         share = {stage: taken / len(items) for stage, taken in seconds.items()}
         return [self._clip(item, each, dict(share)) for item, each in zip(items, latents, strict=True)]
 
-    def _clip(self, item: Item, latents: Tensor, seconds: dict[str, float]) -> Clip | UserError:
+    def _clip(self, item: Item, latents: Tensor, seconds: dict[str, float]) -> RenderedClip | UserError:
         with self._timed(seconds, "vae"):
             latents = latents.transpose(0, 1) / self._base.scaling_factor  # c f h w -> f c h w
             try:
                 frames = self._frames(latents)
             except UserError as error:
                 return error
-        tell = (prompt_syntax.warning, self._prompts.cut_off)
-        warnings = [told for text in prompt_syntax.texts_of(item) for find in tell if (told := find(text))]
-        return Clip(frames, latents.half().cpu(), "; ".join(warnings) or None, seconds)
+        checks = (prompt_syntax.warning, self._prompts.cut_off)
+        warnings = [found for text in prompt_syntax.texts_of(item) for check in checks if (found := check(text))]
+        return RenderedClip(frames, latents.half().cpu(), "; ".join(warnings) or None, seconds)
 
     def _conditioning(self, item: Item) -> Conditioning:
         negative = Conditioning(self._encode(item.negative_prompt, item.clip_skip))
@@ -213,15 +216,15 @@ class Animator:
 
     def _encode(self, text: str, clip_skip: int) -> Tensor:
         """Return (1 n d), encoded by itself, since a matrix product rounds by its number of rows."""
-        key = (self._encoder, self._words, clip_skip, text)
-        if key not in self._encoded:
-            self._encoded[key] = self._prompts.encode([text], clip_skip=clip_skip)
-            if len(self._encoded) > _MAX_CACHED_PROMPTS:
-                self._encoded.popitem(last=False)
-        self._encoded.move_to_end(key)
-        return self._encoded[key]
+        key = (self._text_encoder_files, self._embedding_sources, clip_skip, text)
+        if key not in self._prompt_cache:
+            self._prompt_cache[key] = self._prompts.encode([text], clip_skip=clip_skip)
+            if len(self._prompt_cache) > _MAX_CACHED_PROMPTS:
+                self._prompt_cache.popitem(last=False)
+        self._prompt_cache.move_to_end(key)
+        return self._prompt_cache[key]
 
-    def _noise(self, settings: Settings, generator: torch.Generator) -> Tensor:
+    def _noise(self, settings: RenderSettings, generator: torch.Generator) -> Tensor:
         f, c, h, w = self._base.latent_shape(settings.num_frames, height=settings.height, width=settings.width)
         return initial_noise((1, c, f, h, w), generator, context=settings.context, loop=settings.loop)
 
@@ -255,15 +258,15 @@ class Animator:
         seconds[stage] += time.monotonic() - start
 
 
-def _bundled(wanted: Weights) -> Iterator[tuple[str, Embedding]]:
+def _bundled(files: PersonalisedFiles) -> Iterator[tuple[str, Embedding]]:
     """Yield the embeddings in the files of LoRAs that are not left out, with their paths."""
-    for file in named_files(wanted):
+    for file in named_files(files):
         if file.slot.family == "lora" and file.scale:
-            yield from ((file.uri, found) for found in textual_inversion.bundled(lora.open_file(file.uri)))
+            yield from ((file.uri, found) for found in textual_inversion.bundled(lora_file.open_lora(file.uri)))
 
 
-def _only_weights(weights: Weights) -> Weights:
-    return Weights.model_construct(**{name: getattr(weights, name) for name in Weights.model_fields})
+def _only_personalised_files(model: PersonalisedFiles) -> PersonalisedFiles:
+    return PersonalisedFiles.model_construct(**{name: getattr(model, name) for name in PersonalisedFiles.model_fields})
 
 
 def _motion_unet(base: str, motion_module: str | None) -> MotionUNet:

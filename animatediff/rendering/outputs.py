@@ -29,16 +29,16 @@ _EXIF_ASCII = b"ASCII\0\0\0"
 _PNG_MAGIC, _GIF_MAGIC = b"\x89PNG", b"GIF8"
 
 
-class Encoded(NamedTuple):
+class EncodedFile(NamedTuple):
     """A file of a clip."""
 
-    kind: Format | Literal["poster"]
+    format: Format | Literal["poster"]
     suffix: str
     """What follows the clip's own path: `.mp4`; of the PNG frames `/0000.png`, in a folder of that path."""
     data: bytes
 
 
-def encode(
+def encode_clip(
     formats: Iterable[Format],
     frames: np.ndarray,
     latents: Tensor | None = None,
@@ -46,7 +46,7 @@ def encode(
     fps: float,
     crf: int = 18,
     metadata: Mapping[str, str] | None = None,
-) -> Iterator[Encoded]:
+) -> Iterator[EncodedFile]:
     """Yield a clip's files one after the other: the poster, then the formats in their order.
 
     The bytes depend on the arguments alone. The poster is a thumbnail and has no metadata.
@@ -62,21 +62,21 @@ def encode(
     Raises:
         ValueError: the frames have another shape, or latents are asked for and not given.
     """
-    yield Encoded("poster", ".poster.webp", encode_poster(frames))
-    for kind in dict.fromkeys(formats):
-        if kind == "mp4":
-            yield Encoded(kind, ".mp4", encode_mp4(frames, fps=fps, crf=crf, metadata=metadata))
-        elif kind == "gif":
-            yield Encoded(kind, ".gif", encode_gif(frames, fps=fps, metadata=metadata))
-        elif kind == "webp":
-            yield Encoded(kind, ".webp", encode_webp(frames, fps=fps, metadata=metadata))
-        elif kind == "png":
+    yield EncodedFile("poster", ".poster.webp", encode_poster(frames))
+    for format in dict.fromkeys(formats):
+        if format == "mp4":
+            yield EncodedFile(format, ".mp4", encode_mp4(frames, fps=fps, crf=crf, metadata=metadata))
+        elif format == "gif":
+            yield EncodedFile(format, ".gif", encode_gif(frames, fps=fps, metadata=metadata))
+        elif format == "webp":
+            yield EncodedFile(format, ".webp", encode_webp(frames, fps=fps, metadata=metadata))
+        elif format == "png":
             for index, frame in enumerate(frames):
-                yield Encoded(kind, f"/{index:04d}.png", encode_png(frame, metadata=metadata))
+                yield EncodedFile(format, f"/{index:04d}.png", encode_png(frame, metadata=metadata))
         elif latents is None:
             raise ValueError("the latents are to be written, but there are none")
         else:
-            yield Encoded(kind, ".safetensors", encode_latents(latents, metadata=metadata))
+            yield EncodedFile(format, ".safetensors", encode_latents(latents, metadata=metadata))
 
 
 def encode_mp4(frames: np.ndarray, *, fps: float, crf: int = 18, metadata: Mapping[str, str] | None = None) -> bytes:

@@ -73,7 +73,7 @@ def main(catalog: Path, num_clips: int = 100, num_personalised: int | None = Non
     scenes = clip_scenes(num_clips)
     real = (render(scene, num_frames=_NUM_FRAMES, height=SAMPLE_SIZE, width=SAMPLE_SIZE) for scene in scenes)
     rows = {"real renders": figures(real, scenes, style="plain")}
-    model = read.model(read.entries[0])
+    model = read.model_files(read.entries[0])
     animator = Animator.for_model(model, device="cpu")
     still = Animator(model.base, None, schedule=read.noise_schedule, device="cpu")
     for entry in read.entries:

@@ -7,7 +7,7 @@ from animatediff.training.text import TextEncoders
 from animatediff.weights.base import load_unet
 from animatediff.weights.base_configs import build_on_meta
 from animatediff.weights.base_facts import BaseFacts, config_name
-from animatediff.weights.resident import Addition, ResidentWeights
+from animatediff.weights.resident import ResidentWeights, ScaledLora
 
 
 def load_frozen_base(
@@ -28,7 +28,7 @@ def load_frozen_base(
     encoders = {part: encoder for part, (_, encoder) in text_encoders.items()}
     ResidentWeights({"unet": unet, **encoders}, predicts_v=predicts_v).load(
         _checkpoint(config.base_checkpoints, rank),
-        [Addition(adapter.path, adapter.scale, "domain_adapter")] if adapter.path is not None else [],
+        [ScaledLora(adapter.path, adapter.scale, "domain_adapter")] if adapter.path is not None else [],
     )
     return unet
 

@@ -3,7 +3,7 @@
 import torch
 from diffusers import UNet2DConditionModel
 
-from animatediff.errors import UserError, naming
+from animatediff.errors import UserError, errors_with_field
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.training.settings import ModelConfig
@@ -52,7 +52,7 @@ def fitting_config(unet: UNet2DConditionModel, model: ModelConfig, base: str) ->
         UserError: the file cannot be read, or they do not fit the base.
     """
     if model.motion_module is not None:
-        with naming("model.motion_module"):
+        with errors_with_field("model.motion_module"):
             file = motion_modules.open_file(model.motion_module)
             motion_modules.check_fits(file, dict(unet.config), base)
         return file.config

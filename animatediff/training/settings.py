@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from animatediff.config import Config
 from animatediff.data.scoring.scores import condition
-from animatediff.diffusion.noise_schedule import GivenSchedule, NoiseSchedule
+from animatediff.diffusion.noise_schedule import NoiseSchedule, NoiseScheduleOverrides
 from animatediff.models.config import ActivationCheckpointing, MotionConfig, Version
 from animatediff.uris import Uri
 
@@ -200,7 +200,7 @@ class RecipeConfig(Config):
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optim: OptimConfig = OptimConfig()
-    schedule: GivenSchedule = GivenSchedule()
+    schedule: NoiseScheduleOverrides = NoiseScheduleOverrides()
     """Of the noise. What it leaves out is as the file of `model.motion_module` names it, else the reference's."""
     train: StepConfig = StepConfig()
     compute: ComputeConfig = ComputeConfig()
@@ -209,7 +209,7 @@ class RecipeConfig(Config):
     def _fade_begins_on_a_timestep(self) -> Self:
         first, number = self.objective.fade_from, self.schedule.num_train_timesteps
         if self.model.motion_module is None:  # whose file says the rest
-            number = self.schedule.over(NoiseSchedule()).num_train_timesteps
+            number = self.schedule.apply_to(NoiseSchedule()).num_train_timesteps
         if first is not None and number is not None and first >= number:
             raise ValueError(f"objective.fade_from {first} is none of the {number} timesteps")
         return self

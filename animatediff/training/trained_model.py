@@ -35,7 +35,7 @@ class TrainedModel(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def host(self) -> nn.Module:
+    def adapted_module(self) -> nn.Module:
         """The module that adapters are put on."""
 
     @abstractmethod
@@ -62,7 +62,7 @@ class VideoModel(TrainedModel):
     unet: MotionUNet
 
     @property
-    def host(self) -> MotionModules:
+    def adapted_module(self) -> MotionModules:
         """The motion modules."""
         return self.unet.motion
 
@@ -81,7 +81,7 @@ class ImageModel(TrainedModel):
     unet: UNet2DConditionModel
 
     @property
-    def host(self) -> UNet2DConditionModel:
+    def adapted_module(self) -> UNet2DConditionModel:
         """The base's UNet."""
         return self.unet
 
@@ -96,7 +96,7 @@ class ImageModel(TrainedModel):
             self.unet.enable_gradient_checkpointing()
 
 
-def place(model: TrainedModel, device: torch.device, precision: str) -> torch.dtype:
+def move_to_device(model: TrainedModel, device: torch.device, precision: str) -> torch.dtype:
     """Move the model to its device: what is frozen in the precision of its matrix products, the rest in float32.
 
     Args:

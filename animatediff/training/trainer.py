@@ -10,10 +10,10 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from animatediff.data.loading.choice import ClipChoice
 from animatediff.data.loading.loader import ClipBatch, ClipLoader
 from animatediff.data.loading.mixing import MixedLoader
 from animatediff.data.loading.order import Batching
+from animatediff.data.loading.selection import ClipFilter
 from animatediff.data.manifest import read_manifest
 from animatediff.diffusion.schedule import compute_alphas_cumprod
 from animatediff.errors import UserError
@@ -22,11 +22,11 @@ from animatediff.training.settings import RecipeConfig
 from animatediff.training.state.ema import Ema
 from animatediff.training.state.training_state import TrainingState
 from animatediff.training.step.denoising_loss import sums_by_timestep_quarter
-from animatediff.training.step.draws import Draws, RandomSource, of_clips
-from animatediff.training.step.optimizer import keep_scale, learning_rate, make_optimizer, update
+from animatediff.training.step.draws import Draws, RandomSource, select_clips
+from animatediff.training.step.optimizer import keep_loss_scale_above_one, learning_rate, make_optimizer, optimizer_step
 from animatediff.training.step.skipped_steps import SkippedSteps
 from animatediff.training.text import CaptionEncoder
-from animatediff.training.trained_model import place
+from animatediff.training.trained_model import move_to_device
 from animatediff.weights.base import load_text_encoders
 from animatediff.weights.base_facts import BaseFacts
 
@@ -34,7 +34,7 @@ from animatediff.weights.base_facts import BaseFacts
 class StepResult(NamedTuple):
     """What a step measured, as tensors on the device: reading one waits for the device."""
 
-    sums: Tensor
+    loss_sums: Tensor
     """(2 4) of this worker's clips, see `sums_by_timestep_quarter`; clips whose loss is not finite are left out."""
     grad_norm: Tensor
     """Of all workers' mean gradient, before clipping."""
@@ -63,28 +63,28 @@ class Trainer:
         schedule = self.recipe.noise_schedule
         encoders = load_text_encoders(config.base)
         self.model = self.recipe.build(encoders, seed=config.train.seed, rank=rank)
-        dtype = place(self.model, device, config.compute.precision)
+        dtype = move_to_device(self.model, device, config.compute.precision)
         if world_size > 1:
             _check_same_precision(dtype, world_size)
         factor = read_manifest(config.dataset_uri).latent_factor
-        self._text = CaptionEncoder(BaseFacts(config.base), encoders, device, dtype, factor)
+        self._caption_encoder = CaptionEncoder(BaseFacts(config.base), encoders, device, dtype, factor)
         self._parameters = list(self.model.trainable.parameters())
         self.optimizer = make_optimizer(self._parameters, config.optim)
         self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.ema = Ema(self._parameters, config.train.ema_decay) if config.train.ema_decay else None
         self._state = TrainingState(self.recipe, self.model, self.optimizer, self._scaler, self.ema)
-        self.skipped = SkippedSteps(
+        self.skipped_steps = SkippedSteps(
             config.train.max_skipped_steps,
-            lambda clip_ids: gathered(clip_ids, world_size),
+            lambda clip_ids: all_gather_lists(clip_ids, world_size),
             lr=config.optim.lr,
-            overflows=dtype == torch.float16,
-            on_skip=lambda: keep_scale(self._scaler),
+            scaler_may_skip=dtype == torch.float16,
+            on_skip=lambda: keep_loss_scale_above_one(self._scaler),
         )
         self._random = RandomSource(
             config.train.seed, schedule.num_train_timesteps, config.train.caption_dropout, config.objective
         )
         self._alphas_cumprod = compute_alphas_cumprod(schedule).to(device)
-        self._predict = self._wrapped()
+        self._wrapped_model = self._wrap_model()
         self.loader = _loader(config, rank, world_size)
 
     def steps(self, start: int) -> Iterator[tuple[int, StepResult]]:
@@ -95,7 +95,7 @@ class Trainer:
         """
         for step, batch in zip(range(start, self._config.train.num_steps), self.loader.batches(start), strict=False):
             yield step + 1, self._step(step, batch)
-        self.skipped.check()
+        self.skipped_steps.check()
 
     def _step(self, step: int, batch: ClipBatch) -> StepResult:
         """Take one step, as one of the workers, which have shares of a global batch of B clips.
@@ -118,34 +118,38 @@ class Trainer:
         losses = self._accumulate_gradients(batch, draws)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(optim, step=step, num_steps=num_steps)
-        done = update(self.optimizer, self._scaler, self._parameters, max_grad_norm=optim.max_grad_norm)
+        done = optimizer_step(self.optimizer, self._scaler, self._parameters, max_grad_norm=optim.max_grad_norm)
         if self.ema is not None:
             self.ema.update(step)
-        self.skipped.add(step, done.is_finite, losses, batch.clip_ids)
+        self.skipped_steps.add(step, done.is_finite, losses, batch.clip_ids)
         return StepResult(sums_by_timestep_quarter(losses, draws.timesteps, self._random.num_timesteps), done.grad_norm)
 
     def _accumulate_gradients(self, batch: ClipBatch, draws: Draws) -> Tensor:
         """Add up g over passes of at most `micro_batch_size` clips; return the losses L of this worker's, (b)."""
-        captions = ["" if dropped else c for dropped, c in zip(draws.dropped, batch.captions, strict=True)]
+        captions = ["" if dropped else c for dropped, c in zip(draws.captions_dropped, batch.captions, strict=True)]
         passes = torch.arange(len(captions)).split(self._config.compute.micro_batch_size or len(captions))
         losses = []
         for chosen in passes:
             with nullcontext() if chosen is passes[-1] else self._without_sync():
                 height, width = batch.latents.shape[-2:]
-                conditioning = self._text([captions[i] for i in chosen.tolist()], height=height, width=width)
+                conditioning = self._caption_encoder([captions[i] for i in chosen.tolist()], height=height, width=width)
                 found = self.recipe.loss(
-                    self._predict, batch.latents[chosen], conditioning, of_clips(draws, chosen), self._alphas_cumprod
+                    self._wrapped_model,
+                    batch.latents[chosen],
+                    conditioning,
+                    select_clips(draws, chosen),
+                    self._alphas_cumprod,
                 )
                 # DistributedDataParallel takes the mean of the workers' gradients, whose shares may differ by a clip.
                 # Of sums of losses times (workers / B) that is the gradient of the sum over all clips, divided by B.
-                share = self._world_size / self._config.train.batch_size
-                self._scaler.scale(found.sum() * share).backward()
+                loss_scale = self._world_size / self._config.train.batch_size
+                self._scaler.scale(found.sum() * loss_scale).backward()
             losses.append(found.detach())
         return torch.cat(losses)
 
     def save(self, folder: Path, *, step: int) -> None:
         """Write the training state after `step` steps into an existing folder."""
-        self._state.save(folder, step=step, skipped_steps=self.skipped.number)
+        self._state.save(folder, step=step, skipped_steps=self.skipped_steps.number)
 
     def load(self, folder: Path) -> int:
         """Continue from a saved state.
@@ -156,19 +160,19 @@ class Trainer:
         Raises:
             UserError: the state's weights are damaged or of another shape.
         """
-        step, self.skipped.number = self._state.load(folder)
+        step, self.skipped_steps.number = self._state.load(folder)
         return step
 
-    def write_result(self, uri: str) -> None:
+    def write_weights(self, uri: str) -> None:
         """Write the weights file that has been trained."""
-        self._state.write_result(uri)
+        self._state.write_weights(uri)
 
     def _without_sync(self) -> AbstractContextManager[None]:
         """Keep the gradients here: DistributedDataParallel reduces them once a step, with the last micro-batch."""
-        model = self._predict
+        model = self._wrapped_model
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
-    def _wrapped(self) -> nn.Module:
+    def _wrap_model(self) -> nn.Module:
         model: nn.Module = self.model
         self.model.checkpoint_activations(self._config.compute.activation_checkpointing)
         if self._config.compute.compile:
@@ -180,24 +184,24 @@ class Trainer:
 
 
 def _loader(config: RecipeConfig, rank: int, world_size: int) -> ClipLoader | MixedLoader:
-    def loader(uri: str, where: str) -> ClipLoader:
+    def open_loader(uri: str, where: str) -> ClipLoader:
         train = config.train
         return ClipLoader(
             uri,
             read_manifest(uri),
             Batching(batch_size=train.batch_size, seed=train.seed, rank=rank, world_size=world_size),
-            ClipChoice(where=where, holdout=train.holdout),
+            ClipFilter(where=where, holdout=train.holdout),
         )
 
-    own = loader(config.dataset_uri, config.where)
+    loader = open_loader(config.dataset_uri, config.where)
     if config.mix.dataset_uri is None:
-        return own
-    return MixedLoader(own, loader(config.mix.dataset_uri, config.mix.where), share=config.mix.share)
+        return loader
+    return MixedLoader(loader, open_loader(config.mix.dataset_uri, config.mix.where), other_fraction=config.mix.share)
 
 
 def _check_same_precision(dtype: torch.dtype, world_size: int) -> None:
     """Every worker raises, or none: where only some scale their losses, the others would wait for them for ever."""
-    names = sorted({name.removeprefix("torch.") for name in gathered([str(dtype)], world_size)})
+    names = sorted({name.removeprefix("torch.") for name in all_gather_lists([str(dtype)], world_size)})
     if len(names) > 1:
         raise UserError(
             f"the workers' devices compute in different precisions ({', '.join(names)}): set compute.precision to one "
@@ -205,10 +209,10 @@ def _check_same_precision(dtype: torch.dtype, world_size: int) -> None:
         )
 
 
-def gathered(own: list[str], world_size: int) -> list[str]:
+def all_gather_lists(values: list[str], world_size: int) -> list[str]:
     """Return all workers' lists, joined; every worker calls it."""
     if world_size == 1:
-        return own
+        return values
     lists: list[list[str]] = [[] for _ in range(world_size)]
-    torch.distributed.all_gather_object(lists, own)
+    torch.distributed.all_gather_object(lists, values)
     return [entry for one in lists for entry in one]

@@ -6,16 +6,16 @@ from typing import NamedTuple
 
 import torch
 
-from animatediff.data.loading.choice import ClipChoice
 from animatediff.data.loading.loader import ClipBatch, ClipLoader
 from animatediff.data.loading.order import Batching
+from animatediff.data.loading.selection import ClipFilter
 from animatediff.data.manifest import read_manifest
 from animatediff.diffusion.schedule import compute_alphas_cumprod
 from animatediff.training.recipes.table import recipe_of
 from animatediff.training.settings import RecipeConfig
-from animatediff.training.step.draws import RandomSource, of_clips
+from animatediff.training.step.draws import RandomSource, select_clips
 from animatediff.training.text import CaptionEncoder
-from animatediff.training.trained_model import place
+from animatediff.training.trained_model import move_to_device
 from animatediff.weights.base import load_text_encoders
 from animatediff.weights.base_facts import BaseFacts
 
@@ -50,7 +50,7 @@ def validation_loss(config: RecipeConfig, weights_uri: str, *, device: torch.dev
     encoders = load_text_encoders(config.base)
     model = recipe.build(encoders, seed=0)
     recipe.read(weights_uri, model)
-    dtype = place(model, device, config.compute.precision)
+    dtype = move_to_device(model, device, config.compute.precision)
     manifest = read_manifest(config.dataset_uri)
     encode = CaptionEncoder(BaseFacts(config.base), encoders, device, dtype, manifest.latent_factor)
     alphas_cumprod = compute_alphas_cumprod(recipe.noise_schedule).to(device)
@@ -60,13 +60,13 @@ def validation_loss(config: RecipeConfig, weights_uri: str, *, device: torch.dev
         config.dataset_uri,
         manifest,
         Batching(batch_size=1, seed=0),
-        ClipChoice(where=config.where, holdout=config.train.holdout, held_out=True),
+        ClipFilter(where=config.where, holdout=config.train.holdout, held_out=True),
     )
 
     def loss(index: int, clip: ClipBatch) -> float:
         draws = random.draw(tuple(clip.latents.shape), step=0, first_index=index)
         repeated = torch.zeros(_QUARTERS, dtype=torch.long)
-        four = replace(of_clips(draws, repeated), timesteps=middles)
+        four = replace(select_clips(draws, repeated), timesteps=middles)
         height, width = clip.latents.shape[-2:]
         conditioning = encode(clip.captions * _QUARTERS, height=height, width=width)
         return recipe.loss(model, clip.latents[repeated], conditioning, four, alphas_cumprod).mean().item()

@@ -8,7 +8,7 @@ from animatediff.errors import UserError
 from animatediff.models.lora import LowRankAdapters, adapter_name
 from animatediff.weights.identify.lora import FAMILY_KEY
 from animatediff.weights.layouts.families import LoraFamily
-from animatediff.weights.lora import read as lora
+from animatediff.weights.lora import lora_file
 from animatediff.weights.lora.deltas import LoraDelta, WeightDelta
 from animatediff.weights.reading.tensors import save_tensors
 
@@ -32,21 +32,21 @@ def write(uri: str, adapters: LowRankAdapters, *, metadata: Mapping[str, str]) -
     save_tensors(uri, adapters.state_dict(), {**metadata, **says_so})
 
 
-def read_into(uri: str, adapters: LowRankAdapters, host: nn.Module) -> None:
+def read_into(uri: str, adapters: LowRankAdapters, adapted_module: nn.Module) -> None:
     """Set adapters to a file's, so that training goes on from there; the file's alphas become a part of `up`.
 
     Args:
-        uri: a MotionLoRA, or a domain adapter or LoRA, in any layout that `lora.read` takes.
+        uri: a MotionLoRA, or a domain adapter or LoRA, in any layout that `lora_file.read_deltas` takes.
         adapters: of the file's rank.
-        host: the motion modules or the base's UNet that the adapters are on; only names and shapes are read.
+        adapted_module: the motion modules or the base's UNet that the adapters are on; only names and shapes are read.
 
     Raises:
         UserError: the file cannot be read, is of another kind or rank, or changes other matrices than the adapters;
             these are as they were then.
     """
     family = _FAMILIES[adapters.part]
-    changes = lora.read(uri, {adapters.part: host.state_dict()}, family=family)
-    names = {adapter_name(name.removesuffix(".weight")): name for _, name in changes}
+    deltas = lora_file.read_deltas(uri, {adapters.part: adapted_module.state_dict()}, family=family)
+    names = {adapter_name(name.removesuffix(".weight")): name for _, name in deltas}
     trained = {name.removesuffix(".up.weight") for name in adapters.state_dict() if name.endswith(".up.weight")}
     if others := [names[adapter] for adapter in names.keys() - trained]:
         raise UserError(f"{uri} changes {min(others)} ({len(others)} such), which is not trained: take another file")
@@ -54,14 +54,14 @@ def read_into(uri: str, adapters: LowRankAdapters, host: nn.Module) -> None:
         raise UserError(f"{uri} has no {min(missing)} ({len(missing)} such missing): a whole file is needed")
     state: dict[str, Tensor] = {}
     for adapter, name in names.items():
-        down, up = _factors(changes[adapters.part, name], adapters.rank, f"{uri}: {name}")
+        down, up = _factors(deltas[adapters.part, name], adapters.rank, f"{uri}: {name}")
         state |= {f"{adapter}.down.weight": down, f"{adapter}.up.weight": up}
     adapters.load_state_dict(state)
 
 
-def _factors(change: WeightDelta, rank: int, what: str) -> tuple[Tensor, Tensor]:
-    if not isinstance(change, LoraDelta):
+def _factors(delta: WeightDelta, rank: int, what: str) -> tuple[Tensor, Tensor]:
+    if not isinstance(delta, LoraDelta):
         raise UserError(f"{what} is changed by other factors than up and down: training starts from plain LoRAs only")
-    if len(change.down) != rank:
-        raise UserError(f"{what} is of rank {len(change.down)}, the adapters to be trained of {rank}: set the file's")
-    return change.down.float(), change.scale * change.up.float()
+    if len(delta.down) != rank:
+        raise UserError(f"{what} is of rank {len(delta.down)}, the adapters to be trained of {rank}: set the file's")
+    return delta.down.float(), delta.scale * delta.up.float()

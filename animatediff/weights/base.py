@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from animatediff import storage
-from animatediff.errors import UserError, refusing
+from animatediff.errors import UserError, any_error_as_user_error
 from animatediff.weights import base_configs
 from animatediff.weights.base_facts import BaseFacts, config_name, load_config, resolve
 from animatediff.weights.layouts.architectures import PARTS
@@ -95,7 +95,7 @@ def _load(cls: Any, base: str, part: str) -> Any:
         check_part(base, part)
     elif Path(folder).is_dir():
         base_configs.check_files(Path(folder, part), storage.join(base, part))
-    with refusing(f"cannot load the {part} of base {base}", reason):
+    with any_error_as_user_error(f"cannot load the {part} of base {base}", reason):
         component = cls.from_pretrained(folder, subfolder=part, **_variant(Path(folder) / part))
     # transformers leaves weights in the precision of the file, diffusers does not.
     return component.float().eval().requires_grad_(False) if isinstance(component, torch.nn.Module) else component

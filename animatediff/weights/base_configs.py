@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from animatediff.errors import UserError, one_line, refusing
+from animatediff.errors import UserError, any_error_as_user_error, one_line
 from animatediff.weights.reading.files import check_regular
 from animatediff.weights.reading.part_files import weights_files
 
@@ -82,7 +82,7 @@ def check_files(folder: Path, name: str) -> int:
         UserError: it has pipes or devices, a text of a size that none has, or an index of shards that are not there.
     """
     num_bytes = 0
-    with refusing(f"cannot read {name}"):
+    with any_error_as_user_error(f"cannot read {name}"):
         for file in sorted(folder.iterdir()):
             if file.is_dir() or not file.exists():  # a link that leads nowhere is a file that is missing
                 continue

@@ -8,7 +8,7 @@ from typing import Any, Self
 from diffusers import DDIMScheduler
 from transformers import CLIPTextConfig
 
-from animatediff.errors import UserError, naming, refusing
+from animatediff.errors import UserError, any_error_as_user_error, errors_with_field
 from animatediff.weights import base_configs
 from animatediff.weights.identify.base import TEXT_WIDTHS
 from animatediff.weights.layouts.architectures import PARTS, KnownBase
@@ -55,7 +55,7 @@ class BaseFacts:
         return "sdxl" if self.unet.get("addition_embed_type") == "text_time" else "sd1"
 
     @property
-    def kind(self) -> Base | None:
+    def published_base(self) -> Base | None:
         """Which published model it is; None for one of another size."""
         if self.architecture == "sdxl":
             return "sdxl"
@@ -129,7 +129,7 @@ def resolve(base: str) -> str:
     looks_like_hub_id = "://" not in base and base.count("/") == 1 and not base.startswith((".", "/", "~"))
     if looks_like_hub_id and not Path(base).exists():
         return base
-    with naming("base"):
+    with errors_with_field("base"):
         folder = local_copy(base)
     if not (folder / "model_index.json").is_file():
         raise UserError(f"base {base} is no diffusers model folder: it has no model_index.json")
@@ -147,7 +147,7 @@ def load_config(base: str, part: str) -> dict[str, Any]:
     if Path(folder).is_dir():
         config = read_json(Path(folder) / part / name, source)
     else:
-        with refusing(f"cannot read {source}", reason):
+        with any_error_as_user_error(f"cannot read {source}", reason):
             if part.startswith("text_encoder"):
                 config = CLIPTextConfig.get_config_dict(folder, subfolder=part)[0]
             else:

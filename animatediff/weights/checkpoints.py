@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 from torch import Size, Tensor, nn
 
 from animatediff import storage
-from animatediff.errors import UserError, refusing
+from animatediff.errors import UserError, any_error_as_user_error
 from animatediff.weights.identify.base import TEXT_WIDTHS
-from animatediff.weights.identify.identify import expect
 from animatediff.weights.identify.messages import model_name
+from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.layouts import ldm
 from animatediff.weights.layouts.architectures import PARTS, known_base, meta_modules
 from animatediff.weights.motion_file import TRAINED_FILE, trained_file
@@ -63,7 +63,7 @@ def load(uri: str, base: Mapping[str, nn.Module], *, predicts_v: bool = False) -
             fits both Stable Diffusion 1.x and SDXL: nothing in it tells which it was made for. One that says that it
             predicts v is refused without `predicts_v`.
     """
-    with refusing(f"cannot read checkpoint {uri}"):
+    with any_error_as_user_error(f"cannot read checkpoint {uri}"):
         return _loaded(uri, base, predicts_v=predicts_v)
 
 
@@ -78,7 +78,7 @@ def _loaded(uri: str, base: Mapping[str, nn.Module], *, predicts_v: bool) -> dic
     if not found:
         raise UserError(f"checkpoint {uri} holds no Stable Diffusion weights (no {', '.join(wanted)})")
     if "unet" in found:
-        _check_kind(found["unet"].tensors, wanted["unet"], uri)
+        _check_base(found["unet"].tensors, wanted["unet"], uri)
     if says_v and not predicts_v:
         raise UserError(
             f"checkpoint {uri} was trained to predict v, and no noise schedule of prediction_type v_prediction goes "
@@ -103,7 +103,7 @@ def to_diffusers(uri: str, out_uri: str) -> list[str]:
     Raises:
         UserError: the file cannot be read or is of another kind, or the storage cannot be written to.
     """
-    kind = expect(open_tensors(uri), {"checkpoint"}).base
+    kind = expect_family(open_tensors(uri), {"checkpoint"}).base
     if kind != "sd1" and kind != "sdxl":
         raise UserError(f"{uri} is neither of Stable Diffusion 1.x nor of SDXL: no other architecture is known here")
     modules: Mapping[str, Any] = meta_modules(kind)
@@ -168,7 +168,7 @@ def _file_hash(path: Path) -> str:
 
 
 def _read_file(file: TensorFile, wanted: Mapping[str, State]) -> dict[str, _Found]:
-    expect(file, {"checkpoint", "vae"}, base=known_base(wanted["unet"]) if "unet" in wanted else None)
+    expect_family(file, {"checkpoint", "vae"}, base=known_base(wanted["unet"]) if "unet" in wanted else None)
     return _parts(unscaled(file), wanted)
 
 
@@ -242,7 +242,7 @@ def _current_vae_name(name: str) -> str:
     )
 
 
-def _check_kind(given: Mapping[str, Tensor], base: Mapping[str, Tensor], uri: str) -> None:
+def _check_base(given: Mapping[str, Tensor], base: Mapping[str, Tensor], uri: str) -> None:
     kinds = _kind(given), _kind(base)
     if all(kinds) and kinds[0] != kinds[1]:
         raise UserError(f"checkpoint {uri} is {kinds[0]}, and the base is {kinds[1]}: a base of its own kind is needed")

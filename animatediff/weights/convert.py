@@ -6,14 +6,14 @@ from typing import Literal
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.weights import checkpoints, motion_modules
-from animatediff.weights.identify.identify import Identity, identify_uri
 from animatediff.weights.identify.messages import name
+from animatediff.weights.identify.weights_file import WeightsIdentity, identify_uri
 from animatediff.weights.lora import convert as lora_convert
 
 Layout = Literal["official", "diffusers"]
 
 
-def convert(uri: str, out_uri: str, *, to: Layout) -> Identity:
+def convert(uri: str, out_uri: str, *, to: Layout) -> WeightsIdentity:
     """Write a motion module, MotionLoRA, domain adapter or single-file checkpoint in another layout.
 
     Args:
@@ -44,7 +44,7 @@ def _check_name(out_uri: str, *, is_folder: bool) -> None:
         raise UserError(f"what is to be written is {wanted}: {out_uri} is not")
 
 
-def _writer(found: Identity, to: Layout) -> Callable[[str, str], object]:
+def _writer(found: WeightsIdentity, to: Layout) -> Callable[[str, str], object]:
     match found.family:
         case "motion_module":
             return lambda uri, out_uri: motion_modules.convert(uri, out_uri, to=to)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from animatediff import storage
-from animatediff.errors import UserError, refusing
+from animatediff.errors import UserError, any_error_as_user_error
 from animatediff.models.config import MotionConfig, Version
 from animatediff.models.motion_module import MotionModule, TemporalAttention, TextAttention, sinusoidal_positions
 from animatediff.models.motion_unet import MotionModules
-from animatediff.weights.identify.identify import expect
+from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.layouts import motion as layouts
 from animatediff.weights.layouts.motion import Detected, Layout
 from animatediff.weights.reading.files import local_copy, read_json
@@ -116,7 +116,7 @@ def open_file(uri: str) -> MotionFile:
         UserError: there is nothing at `uri`, it is of another kind, not whole, or of a version that cannot be used.
     """
     file, adapter = _open(uri)
-    with refusing(f"cannot read the motion module {uri}"):
+    with any_error_as_user_error(f"cannot read the motion module {uri}"):
         return _checked(file, adapter, uri)
 
 
@@ -178,7 +178,7 @@ def _detect(file: TensorFile, adapter: dict[str, Any] | None) -> Detected:
             return found
     except ValueError as error:
         raise UserError(f"the motion module's config in {file.uri} cannot be used: {one_line(error)}") from error
-    expect(file, {"motion_module"})
+    expect_family(file, {"motion_module"})
     raise UserError(f"{file.uri} is not a whole motion module: it has no norm.weight of one")
 
 

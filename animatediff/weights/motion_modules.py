@@ -13,7 +13,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from animatediff import storage
-from animatediff.errors import UserError, refusing
+from animatediff.errors import UserError, any_error_as_user_error
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_module import sinusoidal_positions
 from animatediff.models.motion_unet import MotionModules, MotionUNet
@@ -94,7 +94,7 @@ def check_fits(motion: MotionFile, base_config: Mapping[str, Any], base: str) ->
     Raises:
         UserError: it does not fit, or the base is no Stable Diffusion 1.x or SDXL.
     """
-    with refusing(f"base {base} cannot carry motion modules"):
+    with any_error_as_user_error(f"base {base} cannot carry motion modules"):
         unet = build_on_meta(UNet2DConditionModel, base_config, f"the config of the unet of base {base}")
         with torch.device("meta"):
             fitting = MotionUNet(unet, motion.config).motion.state_dict()

@@ -15,26 +15,26 @@ from torch import Tensor, nn
 from animatediff.errors import UserError
 from animatediff.weights import checkpoints
 from animatediff.weights.layouts.families import LoraFamily
-from animatediff.weights.lora import read as lora
+from animatediff.weights.lora import lora_file
 from animatediff.weights.lora.deltas import LoraDelta, WeightDelta
-from animatediff.weights.lora.read import Target
+from animatediff.weights.lora.module_index import WeightKey
 
 # Float32 bytes of the weights in one batched product: dozens of attention matrices, and little beside any model. On a
 # CPU nothing is gained by a batch, and fresh memory has its price: there it is one weight at a time.
 _MAX_BATCH_BYTES = {"cpu": 0, "cuda": 256 << 20}
 
 
-class Addition(NamedTuple):
-    """A low-rank file to add to the weights."""
+class ScaledLora(NamedTuple):
+    """A low-rank file, and by how much it is added to the weights."""
 
     uri: str
     scale: float = 1.0
-    """Strength; 1 is as trained, 0 leaves every byte as it is."""
+    """1 is as trained, 0 leaves every byte as it is."""
     family: LoraFamily = "lora"
 
 
-Changes = Mapping[Target, Sequence[tuple[WeightDelta, Addition]]]
-"""What changes each weight, in the order of the additions."""
+DeltasByWeight = Mapping[WeightKey, Sequence[tuple[WeightDelta, ScaledLora]]]
+"""What changes each weight, in the order of the files."""
 
 
 class WeightUpdate(NamedTuple):
@@ -42,12 +42,14 @@ class WeightUpdate(NamedTuple):
 
     checkpoint: str | None
     vae: str | None
-    replaced: dict[Target, Tensor]
-    changes: Changes
+    replaced: dict[WeightKey, Tensor]
+    """By checkpoint and VAE."""
+    deltas: DeltasByWeight
+    """By low-rank files."""
 
-    def source(self, target: Target) -> str:
-        """Return what replaces a weight, for messages."""
-        return f"VAE {self.vae}" if target[0] == "vae" and self.vae is not None else f"checkpoint {self.checkpoint}"
+    def source_of(self, key: WeightKey) -> str:
+        """Return which file replaces a weight, for messages."""
+        return f"VAE {self.vae}" if key[0] == "vae" and self.vae is not None else f"checkpoint {self.checkpoint}"
 
 
 class ResidentWeights:
@@ -62,33 +64,33 @@ class ResidentWeights:
     def __init__(self, modules: Mapping[str, nn.Module], *, predicts_v: bool = False) -> None:
         self._modules, self._predicts_v = dict(modules), predicts_v
         self._states = {part: module.state_dict() for part, module in modules.items()}  # the modules' own memory
-        self._pristine: dict[Target, Tensor] = {}
-        self._changed: set[Target] = set()
+        self._pristine: dict[WeightKey, Tensor] = {}
+        self._changed: set[WeightKey] = set()
 
-    def load(self, checkpoint: str | None = None, additions: Sequence[Addition] = ()) -> None:
+    def load(self, checkpoint: str | None = None, scaled_loras: Sequence[ScaledLora] = ()) -> None:
         """`read` and `apply` in one.
 
         Raises:
             UserError: as these say.
         """
-        self.apply(self.read(checkpoint, additions))
+        self.apply(self.read(checkpoint, scaled_loras))
 
     def read(
         self,
         checkpoint: str | None = None,
-        additions: Sequence[Addition] = (),
+        scaled_loras: Sequence[ScaledLora] = (),
         *,
         vae: str | None = None,
-        ahead: bool = False,
+        into_memory: bool = False,
     ) -> WeightUpdate:
         """Read files without touching the weights, so that another thread may do it while the modules compute.
 
         Args:
             checkpoint: what `checkpoints.load` takes; None is the base as it is.
-            additions: in any number; of several that change one weight the changes add up.
+            scaled_loras: in any number; of several that change one weight the changes add up.
             vae: what `checkpoints.load` takes, for its VAE alone; None is the checkpoint's, or the base's.
-            ahead: whether to bring checkpoint and VAE into memory now. Otherwise it stays a mapped file, which is read
-                when it is applied.
+            into_memory: whether to read checkpoint and VAE into memory now. Otherwise they stay mapped files, which are
+                read when they are applied.
 
         Raises:
             UserError: a file cannot be read, or its form does not fit.
@@ -98,31 +100,31 @@ class ResidentWeights:
             parts = checkpoints.load(checkpoint, self._modules, predicts_v=self._predicts_v)
         replaced = {(part, name): tensor for part, state in parts.items() for name, tensor in state.items()}
         if vae is not None:
-            own = checkpoints.load(vae, {"vae": self._modules["vae"]})["vae"]
-            replaced |= {("vae", name): tensor for name, tensor in own.items()}
-        if ahead:
-            replaced = {target: value.clone() for target, value in replaced.items()}
-        changes = _by_target((self._read(addition), addition) for addition in additions if addition.scale != 0)
-        return WeightUpdate(checkpoint, vae, replaced, changes)
+            vae_state = checkpoints.load(vae, {"vae": self._modules["vae"]})["vae"]
+            replaced |= {("vae", name): tensor for name, tensor in vae_state.items()}
+        if into_memory:
+            replaced = {key: value.clone() for key, value in replaced.items()}
+        deltas = _by_weight((self._read_deltas(lora), lora) for lora in scaled_loras if lora.scale != 0)
+        return WeightUpdate(checkpoint, vae, replaced, deltas)
 
     @torch.no_grad()
-    def apply(self, reading: WeightUpdate) -> None:
-        """Make the weights the base's, with a checkpoint in its place, plus `scale * change` of every addition.
+    def apply(self, update: WeightUpdate) -> None:
+        """Make the weights the base's, with a checkpoint in its place, plus `scale * delta` of every LoRA.
 
         Nothing of what was there before stays. The sums are taken in float32 and rounded once.
 
         Args:
-            reading: as `read` gave it.
+            update: as `read` gave it.
 
         Raises:
             UserError: a file makes a weight NaN or infinite. The weights are the base's then.
         """
-        replaced, changes = reading.replaced, reading.changes
+        replaced, deltas = update.replaced, update.deltas
         self.restore()
         try:
-            for target in replaced.keys() - changes.keys():
-                self._replace(target, replaced[target], reading.source(target))
-            self._add(changes, replaced)
+            for key in replaced.keys() - deltas.keys():
+                self._replace(key, replaced[key], update.source_of(key))
+            self._add_loras(deltas, replaced)
         except BaseException:
             self.restore()
             raise
@@ -130,86 +132,86 @@ class ResidentWeights:
     @torch.no_grad()
     def restore(self) -> None:
         """Make every byte the base's again."""
-        for target in self._changed:
-            self._tensor(target).copy_(self._pristine[target])
+        for key in self._changed:
+            self._resident_tensor(key).copy_(self._pristine[key])
         self._changed.clear()
 
     def is_changed(self, part: str) -> bool:
         """Whether any weight of a part is not the base's."""
         return any(changed == part for changed, _ in self._changed)
 
-    def _read(self, addition: Addition) -> dict[Target, WeightDelta]:
-        return lora.read(addition.uri, self._states, family=addition.family)
+    def _read_deltas(self, lora: ScaledLora) -> dict[WeightKey, WeightDelta]:
+        return lora_file.read_deltas(lora.uri, self._states, family=lora.family)
 
-    def _tensor(self, target: Target) -> Tensor:
-        part, name = target
+    def _resident_tensor(self, key: WeightKey) -> Tensor:
+        part, name = key
         return self._states[part][name]
 
-    def _replace(self, target: Target, value: Tensor, source: str) -> None:
-        resident = self._tensor(target)
+    def _replace(self, key: WeightKey, value: Tensor, source: str) -> None:
+        resident = self._resident_tensor(key)
         value = value.to(resident.device, resident.dtype)
         # One pass without temporaries, 20 times as fast as `isfinite().all()` on a CPU; NaN is both least and most.
         if not all(map(math.isfinite, torch.aminmax(value))):
-            raise UserError(
-                f"{source} makes {target[1]} NaN or infinite: it is broken, or too large for {resident.dtype}"
-            )
-        if target not in self._pristine:
-            self._pristine[target] = resident.to("cpu", copy=True)
-        self._changed.add(target)
+            raise UserError(f"{source} makes {key[1]} NaN or infinite: it is broken, or too large for {resident.dtype}")
+        if key not in self._pristine:
+            self._pristine[key] = resident.to("cpu", copy=True)
+        self._changed.add(key)
         resident.copy_(value)
 
-    def _add(self, changes: Changes, replaced: Mapping[Target, Tensor]) -> None:
+    def _add_loras(self, deltas: DeltasByWeight, replaced: Mapping[WeightKey, Tensor]) -> None:
         """Set weights to the base's, or those that replace them, plus their changes."""
-        for batch in self._batches(changes):
-            device = self._tensor(batch[0]).device
-            sources = (replaced.get(target, self._tensor(target)) for target in batch)
+        for batch in self._batches(deltas):
+            device = self._resident_tensor(batch[0]).device
+            sources = (replaced.get(key, self._resident_tensor(key)) for key in batch)
             weights = torch.stack([_matrix(source.to(device)).float() for source in sources])  # (n o i)
-            sums = _sum(weights, [changes[target] for target in batch])
-            for target, value in zip(batch, sums, strict=True):
-                files = " and ".join(addition.uri for _, addition in changes[target])
-                self._replace(target, value.view_as(self._tensor(target)), files)
+            sums = _add_deltas(weights, [deltas[key] for key in batch])
+            for key, value in zip(batch, sums, strict=True):
+                files = " and ".join(lora.uri for _, lora in deltas[key])
+                self._replace(key, value.view_as(self._resident_tensor(key)), files)
 
-    def _batches(self, changes: Changes) -> Iterable[list[Target]]:
-        """ModuleIndex whose weights and total ranks have one shape, a bounded number at a time."""
-        alike: dict[object, list[Target]] = defaultdict(list)
-        for target, found in changes.items():
-            weight = self._tensor(target)
-            rank = sum(change.down.shape[0] for change, _ in found if isinstance(change, LoraDelta))
-            alike[(_matrix(weight).shape, weight.device, rank)].append(target)
+    def _batches(self, deltas: DeltasByWeight) -> Iterable[list[WeightKey]]:
+        """Yield the weights whose shapes and total ranks have one shape, a bounded number at a time."""
+        alike: dict[object, list[WeightKey]] = defaultdict(list)
+        for key, found in deltas.items():
+            weight = self._resident_tensor(key)
+            rank = sum(delta.down.shape[0] for delta, _ in found if isinstance(delta, LoraDelta))
+            alike[(_matrix(weight).shape, weight.device, rank)].append(key)
         for targets in alike.values():
-            weight = self._tensor(targets[0])
+            weight = self._resident_tensor(targets[0])
             size = max(1, _MAX_BATCH_BYTES.get(weight.device.type, 0) // (4 * weight.numel()))
             yield from (targets[start : start + size] for start in range(0, len(targets), size))
 
 
-def _by_target(files: Iterable[tuple[Mapping[Target, WeightDelta], Addition]]) -> Changes:
-    changes: dict[Target, list[tuple[WeightDelta, Addition]]] = defaultdict(list)
-    for file, addition in files:
-        for target, change in file.items():
-            changes[target].append((change, addition))
-    return changes
+def _by_weight(files: Iterable[tuple[Mapping[WeightKey, WeightDelta], ScaledLora]]) -> DeltasByWeight:
+    deltas: dict[WeightKey, list[tuple[WeightDelta, ScaledLora]]] = defaultdict(list)
+    for file, lora in files:
+        for key, delta in file.items():
+            deltas[key].append((delta, lora))
+    return deltas
 
 
-def _sum(weights: Tensor, changes: Sequence[Sequence[tuple[WeightDelta, Addition]]]) -> Tensor:
+def _add_deltas(weights: Tensor, deltas: Sequence[Sequence[tuple[WeightDelta, ScaledLora]]]) -> Tensor:
     """`weights` (n o i) plus each one's changes, all low-rank ones in one batched product of their joined factors."""
-    factors = [_joined(found, weights.device) for found in changes]
+    factors = [_concatenate_low_rank(found, weights.device) for found in deltas]
     if all(factor is not None for factor in factors):
         ups, downs = zip(*(factor for factor in factors if factor is not None), strict=True)
         weights = torch.baddbmm(weights, torch.stack(ups), torch.stack(downs))
-    for weight, found in zip(weights, changes, strict=True):
-        for change, addition in found:
-            if not isinstance(change, LoraDelta):
-                weight.add_(change.to(weight.device).weight().reshape(weight.shape), alpha=addition.scale)
+    for weight, found in zip(weights, deltas, strict=True):
+        for delta, lora in found:
+            if not isinstance(delta, LoraDelta):
+                weight.add_(delta.to(weight.device).to_dense().reshape(weight.shape), alpha=lora.scale)
     return weights
 
 
-def _joined(found: Sequence[tuple[WeightDelta, Addition]], device: torch.device) -> tuple[Tensor, Tensor] | None:
+def _concatenate_low_rank(
+    found: Sequence[tuple[WeightDelta, ScaledLora]], device: torch.device
+) -> tuple[Tensor, Tensor] | None:
     """Up (o r) and down (r i) of several low-rank changes joined along their ranks, scales included."""
-    low_rank = [(change, addition.scale * change.scale) for change, addition in found if isinstance(change, LoraDelta)]
+    low_rank = [(delta, lora.scale * delta.scale) for delta, lora in found if isinstance(delta, LoraDelta)]
     if not low_rank:
         return None
-    ups = [scale * change.up.to(device).float() for change, scale in low_rank]
-    downs = [change.down.to(device).float() for change, _ in low_rank]
+    ups = [scale * delta.up.to(device).float() for delta, scale in low_rank]
+    downs = [delta.down.to(device).float() for delta, _ in low_rank]
     return torch.cat(ups, dim=1), torch.cat(downs)
 
 

@@ -10,9 +10,9 @@ from pathlib import PurePosixPath
 import torch
 from torch import Tensor
 
-from animatediff.errors import UserError, refusing
+from animatediff.errors import UserError, any_error_as_user_error
 from animatediff.models.embedding import Embedding
-from animatediff.weights.identify.identify import Base, expect
+from animatediff.weights.identify.weights_file import Base, expect_family
 from animatediff.weights.reading.tensors import TensorFile, open_tensors
 
 _log = logging.getLogger(__name__)
@@ -43,8 +43,8 @@ def read(uri: str, *, token: str | None = None, base: Base | None = None) -> Emb
         UserError: the file cannot be read, is no embedding or not for `base`, or its vectors are unusable.
     """
     file = open_tensors(uri)
-    with refusing(f"cannot read the embedding {uri}"):
-        expect(file, {"textual_inversion"}, base=base)
+    with any_error_as_user_error(f"cannot read the embedding {uri}"):
+        expect_family(file, {"textual_inversion"}, base=base)
         tensors = _named(file)
         vectors = _all_vectors(tensors, f"embedding {uri}")
         own = next(iter(tensors.keys() - _NO_TOKEN), None)

@@ -135,7 +135,7 @@ def wants_gpus(use_gpu: bool | None) -> bool:
     return found > 0 if use_gpu is None else use_gpu
 
 
-def beside_the_driver(cls: type, *arguments: Any) -> ActorHandle:
+def actor_on_driver_node(cls: type, *arguments: Any) -> ActorHandle:
     """Return an actor that takes no CPU and lives on the driver's machine: on another it could be lost alone."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(num_cpus=0, scheduling_strategy=here)(cls).remote(*arguments)

@@ -8,7 +8,7 @@ from pipelines.outputs.output_folder import Job, check_output
 
 
 @contextmanager
-def claimed(output_uri: str, job: Job, *, is_dry: bool) -> Iterator[None]:
+def claimed_folder(output_uri: str, job: Job, *, is_dry: bool) -> Iterator[None]:
     """Hold a job's output folder during the block: a new one, or the same job's from before.
 
     Args:

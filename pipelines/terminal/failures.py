@@ -31,29 +31,31 @@ def find_refusal(error: BaseException) -> OSError | None:
     return next((each for each in refusals if is_upload or is_full(each)), None)
 
 
-def in_one_line(error: BaseException, *, kept: str = _GOES_ON, lower: str | None = None) -> UserError | None:
+def in_one_line(
+    error: BaseException, *, what_is_kept: str = _GOES_ON, memory_fields: str | None = None
+) -> UserError | None:
     """Return what ended the work, for its user; None if it is neither a worker's `UserError` nor a loss.
 
     Args:
         error: what was raised.
-        kept: what is not lost.
-        lower: the settings that decide how much memory the job takes.
+        what_is_kept: what is not lost.
+        memory_fields: the settings that decide how much memory the job takes.
     """
     if mendable := find_user_error(error):
         return mendable
     if loss := find_loss(error):
-        hint = f"; where memory is short, lower {lower}" if lower and loss.may_lack_memory else ""
-        return UserError(f"{loss.text}; {kept}{hint}")
+        hint = f"; where memory is short, lower {memory_fields}" if memory_fields and loss.may_lack_memory else ""
+        return UserError(f"{loss.text}; {what_is_kept}{hint}")
     return None
 
 
 @contextmanager
-def user_errors(*, kept: str, lower: str) -> Iterator[None]:
-    """Raise what ends the work as a `UserError`, if `in_one_line` knows it."""
+def as_user_errors(*, what_is_kept: str, memory_fields: str) -> Iterator[None]:
+    """Raise what ends the block as a `UserError`, if `in_one_line` can say it."""
     try:
         yield
     except Exception as error:
-        if mendable := in_one_line(error, kept=kept, lower=lower):
+        if mendable := in_one_line(error, what_is_kept=what_is_kept, memory_fields=memory_fields):
             raise mendable from error
         raise
 

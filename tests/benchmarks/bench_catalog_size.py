@@ -30,7 +30,7 @@ import ray
 from animatediff.rendering.catalog import catalog_files
 from animatediff.rendering.checks import catalog as checks
 from animatediff.rendering.catalog.catalog import expand
-from animatediff.rendering.catalog.remembered_hashes import content_hashes
+from animatediff.rendering.catalog.remembered_hashes import hash_catalog_files
 from animatediff.rendering.checks import catalog as checks
 seconds = {}
 def lap(name, start=[start]):
@@ -39,7 +39,7 @@ def lap(name, start=[start]):
 lap("import")
 catalog = catalog_files.read(sys.argv[1]); lap("read")
 problems = checks.check(catalog); lap("check")
-hashes = content_hashes(catalog, sys.argv[2]); lap("hash")
+hashes = hash_catalog_files(catalog, sys.argv[2]); lap("hash")
 plan = expand(catalog, problems=problems, content_hash=hashes); lap("expand")
 if len(sys.argv) > 3:
     from pipelines.stages.animate.launch import pending_items
@@ -112,7 +112,7 @@ def write_output(folder, catalog):
     """The output folder of a catalog that is rendered, without the clips' content; the table is written last."""
     from animatediff.rendering.catalog import catalog_files
     from animatediff.rendering.catalog.catalog import expand
-    from animatediff.rendering.results.ledger import Ledger, item_uri, result_of
+    from animatediff.rendering.results.ledger import Ledger, item_uri, make_result
     from animatediff.rendering.results.table import write_table
 
     plan, output = expand(catalog_files.read(str(catalog))), folder / "output"
@@ -123,8 +123,8 @@ def write_output(folder, catalog):
         for path in files.values():
             (output / path).touch()
         values = {"files": files, "sha256": dict.fromkeys(files, item.digest), "seconds": {"unet": 12.5, "vae": 1.5}}
-        hashes = plan.hashes[item.model]
-        result = result_of(item, status="ok", model_hashes=hashes, versions={"torch": torch.__version__}, **values)
+        hashes = plan.file_hashes[item.model]
+        result = make_result(item, status="ok", model_hashes=hashes, versions={"torch": torch.__version__}, **values)
         Path(item_uri(str(output), item.digest)).write_text(result.model_dump_json())
     time.sleep(3)  # the ledger trusts a table only if it is clearly newer
     write_table(str(output), Ledger(str(output), {item.digest for item in plan.items}).results(plan.items, {}))

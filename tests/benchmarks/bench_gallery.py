@@ -27,7 +27,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-from animatediff.rendering.outputs import encode
+from animatediff.rendering.outputs import encode_clip
 from animatediff.rendering.results.gallery import gallery_html
 from animatediff.rendering.results.result import Result
 from animatediff.sprites.scenes.drawing import STYLES, render
@@ -231,9 +231,9 @@ def clip_files(folder, scene, style, made={}):  # noqa: B006 - a cache
         frames = render(scene, num_frames=16, height=256, width=256, style=style)
         stem = folder / "clips" / f"source{len(made)}"
         made[scene, style] = {}
-        for item in encode(["mp4"], frames, fps=8):
-            made[scene, style][item.kind] = stem.with_name(stem.name + item.suffix)
-            made[scene, style][item.kind].write_bytes(item.data)
+        for item in encode_clip(["mp4"], frames, fps=8):
+            made[scene, style][item.format] = stem.with_name(stem.name + item.suffix)
+            made[scene, style][item.format].write_bytes(item.data)
     return made[scene, style]
 
 

@@ -24,7 +24,7 @@ from PIL import Image
 
 from animatediff.diffusion import sampling
 from animatediff.diffusion.conditioning import Conditioning
-from animatediff.diffusion.context import Context, initial_noise, windows
+from animatediff.diffusion.context import Context, context_windows, initial_noise
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.models.motion_unet import MotionUNet
@@ -87,7 +87,7 @@ def ranks(values):
 
 def borders(num_frames):
     """Index into `differences` of where a window begins or ends within the clip."""
-    found = windows(num_frames, CONTEXT, loop=False, progress=0.0)
+    found = context_windows(num_frames, CONTEXT, loop=False, progress=0.0)
     return sorted({window[0] - 1 for window in found[1:]} | {window[-1] for window in found[:-1]})
 
 

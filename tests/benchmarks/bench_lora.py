@@ -14,7 +14,7 @@ import torch
 
 from animatediff.weights.layouts.architectures import meta_modules
 from animatediff.weights.lora.deltas import LoraDelta
-from animatediff.weights.resident import Addition, ResidentWeights
+from animatediff.weights.resident import ResidentWeights, ScaledLora
 
 ROUNDS = 7
 RANK = 32
@@ -41,14 +41,14 @@ def make(device):
 @torch.no_grad()
 def one_by_one(resident, changes):
     for target, change in changes.items():
-        weight = resident._tensor(target)
+        weight = resident._resident_tensor(target)
         product = change.up.to(weight.device).float() @ change.down.to(weight.device).float()
         resident._replace(target, weight.float() + change.scale * product, "the LoRA")
 
 
 @torch.no_grad()
 def batched(resident, changes):
-    resident._add({target: [(change, Addition("the LoRA"))] for target, change in changes.items()}, {})
+    resident._add_loras({target: [(change, ScaledLora("the LoRA"))] for target, change in changes.items()}, {})
 
 
 def seconds(function, resident, changes, device):

@@ -73,13 +73,13 @@ def train(name, recipe, dataset_uri, *, steps, batch_size, lr, model=None, **sec
         **sections,
     )
     digest = hashlib.sha256(json.dumps(recipe.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:8]
-    weights = WORK / f"{name}-{digest}" / recipe_of(recipe).result_file
+    weights = WORK / f"{name}-{digest}" / recipe_of(recipe).weights_file
     if not weights.exists():
         start = time.process_time()
         trainer = Trainer(recipe, device=CPU)
         for _ in trainer.steps(0):
             pass
-        trainer.write_result(str(weights))
+        trainer.write_weights(str(weights))
         seconds = time.process_time() - start
         print(f"{name}: {steps} steps of {batch_size} at {lr:g}, {seconds:.0f} s of one CPU -> {weights}", flush=True)
     return recipe, str(weights)
@@ -265,7 +265,7 @@ def finetune():
         if not rows:
             rows.append(("before", *losses(recipe, MOTION_MODULE, new, old)))
         rows.append((name, *losses(recipe, weights, new, old)))
-        used = recipe_of(recipe).sampled_with(weights)
+        used = recipe_of(recipe).sampling_weights(weights)
         sheet |= strips_of(
             name, scenes, used.motion_module, motion_loras=tuple(Lora(path=uri) for uri in used.motion_loras)
         )

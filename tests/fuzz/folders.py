@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.entries import Model
+from animatediff.rendering.catalog.entries import ModelFiles
 from animatediff.rendering.checks.files import GivenFile, check_files
 from animatediff.rendering.checks.models import ModelChecks
 from animatediff.weights.base import load_text_encoder, load_tokenizer, load_unet, load_vae
@@ -32,7 +32,7 @@ def _run(rng: random.Random, folder: Path) -> str:
     check_files([GivenFile(uri, "checkpoint"), GivenFile(uri, "vae")])
     content_hash(uri)
     _ = BaseFacts(uri).prediction_type
-    problem = ModelChecks(None).model(Model(base=uri, motion_module=str(MOTION_MODULE)))
+    problem = ModelChecks(None).model(ModelFiles(base=uri, motion_module=str(MOTION_MODULE)))
     if problem is not None:
         raise UserError(problem)
     if part in _LOADERS:

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from animatediff.data.clips.config import ClipConfig
-from animatediff.data.decoding.supervisor import DecodeConfig, Supervisor
+from animatediff.data.decoding.supervisor import DecodeConfig, DecodeSupervisor
 from animatediff.data.quarantine import VideoError
 from animatediff.errors import UserError
 from tests.fuzz.harness import Subject, mib_of
@@ -34,8 +34,8 @@ def _seeds() -> list[bytes]:
 
 
 @cache
-def _decoding() -> Supervisor:
-    return Supervisor(_DECODE, _CLIPS)
+def _decoding() -> DecodeSupervisor:
+    return DecodeSupervisor(_DECODE, _CLIPS)
 
 
 def _run(rng: random.Random, _folder: Path) -> str:

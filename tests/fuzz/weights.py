@@ -17,10 +17,10 @@ from animatediff.rendering.checks.files import GivenFile, check_files
 from animatediff.weights import checkpoints, motion_modules, textual_inversion
 from animatediff.weights.base_configs import build_on_meta
 from animatediff.weights.base_facts import load_config
-from animatediff.weights.identify import identify
+from animatediff.weights.identify import weights_file
 from animatediff.weights.identify.weights_slots import field_for
 from animatediff.weights.layouts.architectures import PARTS
-from animatediff.weights.lora import read as lora
+from animatediff.weights.lora import lora_file
 from tests.fuzz.harness import Subject
 from tests.fuzz.mutations import mutate_bytes, mutate_tree
 
@@ -139,7 +139,7 @@ def _run(rng: random.Random, folder: Path) -> str:
         return f"FAULT message: {problems}"
     if role == "textual_inversion":
         token_of(uri, None)
-    identify.identify_uri(uri)
+    weights_file.identify_uri(uri)
     if role == "motion_module":
         motion_modules.read(uri)
     elif role == "textual_inversion":
@@ -147,7 +147,7 @@ def _run(rng: random.Random, folder: Path) -> str:
     elif role in ("checkpoint", "vae"):
         checkpoints.load(uri, _modules())
     else:
-        lora.read(uri, {part: module.state_dict() for part, module in _modules().items()}, family=role)
+        lora_file.read_deltas(uri, {part: module.state_dict() for part, module in _modules().items()}, family=role)
     return "read"
 
 

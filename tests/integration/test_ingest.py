@@ -48,7 +48,9 @@ def test_every_video_has_its_clips_or_a_reason_and_a_rerun_does_nothing(
     assert reasons == {video: expected[kind] for video, kind in broken.items()}
 
     before = hashes(tmp_path / "dataset")
-    monkeypatch.setattr(ingest_driver, "encode", lambda *_, **__: pytest.fail("a finished dataset was encoded again"))
+    monkeypatch.setattr(
+        ingest_driver, "run_stages", lambda *_, **__: pytest.fail("a finished dataset was encoded again")
+    )
     assert ingest.main(config) == manifest
     assert "nothing to do" in caplog.text
     assert hashes(tmp_path / "dataset") == before

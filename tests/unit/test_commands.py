@@ -137,7 +137,7 @@ def test_a_file_that_may_not_be_read(capsys, tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("animatediff.weights.identify.identify.open_tensors", refuse)  # root may read anything
+    monkeypatch.setattr("animatediff.weights.identify.weights_file.open_tensors", refuse)  # root may read anything
     code, lines = run(capsys, "identify", path)
     assert code == 1
     assert lines[-1] == f"    error: cannot read {path}: Permission denied"

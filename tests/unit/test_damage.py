@@ -19,7 +19,7 @@ from animatediff.data.ingest.seal import write_shard
 from animatediff.data.inspection.verify import verify
 from animatediff.errors import UserError
 from animatediff.rendering.results import clip_files
-from animatediff.rendering.results.ledger import result_of, write_item
+from animatediff.rendering.results.ledger import make_result, write_item
 from animatediff.rendering.results.result import Result
 from animatediff.sprites import shipped
 from animatediff.training.state.checkpoint_files import DamagedCheckpointError
@@ -53,7 +53,7 @@ class World:
         for driver in (ingest_driver, score_driver):
             monkeypatch.setattr(driver, "connect", lambda: None)
         monkeypatch.setattr(ingest_driver, "wants_gpus", lambda _: False)
-        monkeypatch.setattr(ingest_driver, "encode", self._encode)
+        monkeypatch.setattr(ingest_driver, "run_stages", self._encode)
         monkeypatch.setattr(seal, "_write_shards", lambda uri, plans, own: (write_shard(uri, p, own) for p in plans))
         monkeypatch.setattr(planning, "_UNITS_PER_SEGMENT", 1)
         planning._cached_segment.cache_clear()
@@ -77,7 +77,7 @@ class World:
         }
         write_yaml(self.root / "catalog.yaml", {**shared, "entries": entries})
         self.ingest()
-        job = train_run.prepare(self._train_config())
+        job = train_run.start_or_resume(self._train_config())
         trainer = Trainer(job.recipe.resolved_config, device=torch.device("cpu"))
         for step, name in zip((2, 4), STEPS, strict=True):
             folder = self.root / "run" / "checkpoints" / name
@@ -94,7 +94,7 @@ class World:
         return ingest.main(IngestConfig.model_validate(own | {"clips_per_unit": 1}))
 
     def _encode(self, config, job, *, use_gpu):
-        for ref in job.pending:
+        for ref in job.pending_units:
             unit = planning.read_unit(job.output_uri, ref)
             rows = [clip_row(video, unit.unit_id, side=64) | self._latent() for video in unit.videos]
             parts.commit(job.output_uri, unit.unit_id, rows, [])
@@ -110,7 +110,7 @@ class World:
 
     def train(self):
         """Its checks, the newest whole checkpoint, and an epoch of clips; returns the steps that it goes on from."""
-        job, known = train_run.prepare(self._train_config()), []
+        job, known = train_run.start_or_resume(self._train_config()), []
         trainer = Trainer(job.recipe.resolved_config, device=torch.device("cpu"))
         while True:
             repair_checkpoint_index(str(self.root / "run"), known)
@@ -132,15 +132,15 @@ class World:
         return animate.main(AnimateConfig.model_validate(own | {"formats": ["mp4"]}))
 
     def _render(self, config, plan, pending, ledger):
-        ledger.forget(item.digest for item in pending)
+        ledger.delete_results(item.digest for item in pending)
         for item in pending:
             path = self.root / "clips" / "clips" / f"{item.digest[:16]}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(mp4(4, height=64, width=64))
             found = {"files": {"mp4": f"clips/{path.name}"}, "num_bytes": {"mp4": path.stat().st_size}}
-            done = result_of(item, status="ok", **found)
+            done = make_result(item, status="ok", **found)
             write_item(config.output_uri, done.model_copy(update={"sha256": {"mp4": clip_files._sha256(str(path))}}))
-            ledger.wrote(item.digest, "")
+            ledger.note_written(item.digest, "")
             self.rendered.append(item.digest)
 
     def score(self):

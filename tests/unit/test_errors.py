@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from animatediff.errors import UsageError, UserError, naming, one_line, refusing
+from animatediff.errors import UsageError, UserError, any_error_as_user_error, errors_with_field, one_line
 
 QUOTED = {
     "megabytes": "x" * 3_000_000,
@@ -36,19 +36,22 @@ def test_a_text_is_one_line_that_can_be_written(kind, row):
     ids=lambda error: type(error).__name__,
 )
 def test_whatever_a_library_raises_is_the_users_error(raised):
-    with pytest.raises(UserError, match="^cannot read a.bin: .") as caught, refusing("cannot read a.bin"):
+    with (
+        pytest.raises(UserError, match="^cannot read a.bin: .") as caught,
+        any_error_as_user_error("cannot read a.bin"),
+    ):
         raise raised
     assert caught.value.__cause__ is raised
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt(), SystemExit(3), GeneratorExit(), UsageError("x is not y")])
 def test_what_ends_the_process_and_what_is_told_already_passes(raised):
-    with pytest.raises(type(raised)) as caught, refusing("cannot read a.bin"):
+    with pytest.raises(type(raised)) as caught, any_error_as_user_error("cannot read a.bin"):
         raise raised
     assert caught.value is raised
 
 
 def test_a_field_is_named_and_an_error_without_words_is_its_kind():
-    with pytest.raises(UsageError, match="^base: no"), naming("base"):
+    with pytest.raises(UsageError, match="^base: no"), errors_with_field("base"):
         raise UsageError("no")
     assert one_line(KeyError()) == "KeyError"

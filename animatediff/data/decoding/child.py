@@ -1,8 +1,8 @@
-"""The process that decodes: `python -m animatediff.data.decoding.child FD`, started by `supervisor.Supervisor`.
+"""The process that decodes: `python -m animatediff.data.decoding.child FD`, started by `supervisor.DecodeSupervisor`.
 
 It reads requests from the socket FD and writes (kind, value) answers, until the socket's other end is closed:
 `started` once, and for each video `decoding` before each decoder that is tried, with its name and the seconds that the
-video's length adds to the deadline; then `windows`, or `error` with the exception.
+video's length adds to the deadline; then `clips`, or `error` with the exception.
 """
 
 import os
@@ -54,7 +54,7 @@ def _send(connection: Connection, kind: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class _Server:
-    """Answers a request, a video's id and bytes, by its windows or by why there are none."""
+    """Answers a request, a video's id and bytes, by its clips or by why there are none."""
 
     connection: Connection
     decode: DecodeConfig
@@ -73,8 +73,8 @@ class _Server:
         _limit_memory(decode.memory_mb)
         answer: tuple[str, Any]
         try:
-            windows = cut(video_id, data, self.clips, self.decoders, max_pixels=decode.max_pixels, on_decode=on_decode)
-            answer = "windows", windows
+            found = cut(video_id, data, self.clips, self.decoders, max_pixels=decode.max_pixels, on_decode=on_decode)
+            answer = "clips", found
         except VideoError as error:
             answer = "error", error
         except ConnectionError:

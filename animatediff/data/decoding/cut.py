@@ -1,25 +1,26 @@
-"""One video's bytes to windows. It runs in the decoding process, and is a function of its arguments alone."""
+"""One video's bytes to clips. It runs in the decoding process, and is a function of its arguments alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from animatediff.data.clips.config import ClipConfig, WindowPlan, bucket_name, frames_at, plan_windows
+from animatediff.data.clips.config import ClipConfig, bucket_name
+from animatediff.data.clips.plan import ClipPlan, frame_indices_at, plan_clips
 from animatediff.data.clips.rates import MAX_FPS, MAX_SPAN_S, MIN_FPS
 from animatediff.data.decoding.decoders import Decoder
-from animatediff.data.decoding.frames import OnDecode, Picks, ignore, read_frames
+from animatediff.data.decoding.frames import FrameSelection, OnDecode, do_nothing, read_frames
 from animatediff.data.decoding.videos import MAX_PIXELS, VideoInfo, probe
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.scoring.scores import score
 
 
 @dataclass
-class Window:
-    """One clip of a video, as `decode_unit.Clip` needs it."""
+class DecodedClip:
+    """A clip cut from a video: its frames, and what the video and the frames alone tell of it."""
 
-    window: int
-    """Number within the video."""
+    index: int
+    """Of the clip within its video, from 0."""
     frames: np.ndarray
     """(f h w 3) uint8 RGB."""
     flip: bool
@@ -49,12 +50,12 @@ def cut(
     decoders: Sequence[Decoder],
     *,
     max_pixels: int = MAX_PIXELS,
-    on_decode: OnDecode = ignore,
-) -> list[Window]:
+    on_decode: OnDecode = do_nothing,
+) -> list[DecodedClip]:
     """Cut a video into clips.
 
     Args:
-        video_id: random windows are drawn from it.
+        video_id: random start times are drawn from it.
         data: the video file.
         clips: how to cut.
         decoders: tried in order until one gives all frames.
@@ -62,7 +63,7 @@ def cut(
         on_decode: called before each decoder is tried.
 
     Returns:
-        At least one window.
+        At least one clip.
 
     Raises:
         VideoError: the video cannot be used.
@@ -70,14 +71,14 @@ def cut(
     """
     info = probe(data, max_pixels=max_pixels)
     _check_times(info)
-    plans = plan_windows(info.timestamps, info.runs, key=video_id, config=clips)
+    plans = plan_clips(info.timestamps, info.resolution_spans, key=video_id, config=clips)
     if not plans:
         raise VideoError("probe", Reason.TOO_SHORT, _too_short(info, clips))
-    windows: list[Window] = []
-    for run in sorted({plan.run for plan in plans}):
-        of_run = [plan for plan in plans if plan.run == run]
-        windows += _cut_run(data, info.of_run(run), of_run, decoders, on_decode)
-    return sorted(windows, key=lambda window: window.window)
+    found: list[DecodedClip] = []
+    for index in sorted({plan.span_index for plan in plans}):
+        of_span = [plan for plan in plans if plan.span_index == index]
+        found += _cut_span(data, info.in_span(index), of_span, decoders, on_decode)
+    return sorted(found, key=lambda clip: clip.index)
 
 
 def _check_times(info: VideoInfo) -> None:
@@ -94,28 +95,28 @@ def _check_times(info: VideoInfo) -> None:
         raise VideoError("probe", Reason.BAD_TIMESTAMPS, detail)
 
 
-def _cut_run(
+def _cut_span(
     data: bytes,
     info: VideoInfo,
-    plans: Sequence[WindowPlan],
+    plans: Sequence[ClipPlan],
     decoders: Sequence[Decoder],
     on_decode: OnDecode,
-) -> list[Window]:
-    """Return the windows that are cut from frames of one size."""
-    # Overlapping windows share frames, mirrored ones their crops as well: each is made once.
+) -> list[DecodedClip]:
+    """Return the clips that are cut from frames of one size."""
+    # Overlapping clips share frames, mirrored ones their crops as well: each is made once.
     views, rows = np.unique(np.concatenate([_views(plan, info) for plan in plans]), axis=0, return_inverse=True)
     boxes = None if plans[0].boxes is None else views[:, 1:]
-    picks = Picks(views[:, 0].astype(int), plans[0].height, plans[0].width, boxes)
-    frames, decoder = read_frames(data, info, picks, decoders, on_decode=on_decode)
+    selection = FrameSelection(views[:, 0].astype(int), plans[0].height, plans[0].width, boxes)
+    frames, decoder = read_frames(data, info, selection, decoders, on_decode=on_decode)
     return [
-        _window(plan, frames[shown], info, decoder)
+        _decoded(plan, frames[shown], info, decoder)
         for plan, shown in zip(plans, rows.reshape(len(plans), -1), strict=True)
     ]
 
 
-def _views(plan: WindowPlan, info: VideoInfo) -> np.ndarray:
+def _views(plan: ClipPlan, info: VideoInfo) -> np.ndarray:
     """(f, 1 or 5) of each frame the number in the source, and where there is one the box that it is cropped to."""
-    indices = frames_at(info.timestamps, plan.times, frame_s=info.rate.frame_s)
+    indices = frame_indices_at(info.timestamps, plan.times, frame_s=info.rate.frame_s)
     return indices[:, None] if plan.boxes is None else np.column_stack([indices, plan.boxes])
 
 
@@ -126,8 +127,8 @@ def _too_short(info: VideoInfo, clips: ClipConfig) -> str:
     return f"{len(info.pts)} frames in {length_s:.2f} s, one clip takes {takes}"
 
 
-def _window(plan: WindowPlan, frames: np.ndarray, info: VideoInfo, decoder: str) -> Window:
+def _decoded(plan: ClipPlan, frames: np.ndarray, info: VideoInfo, decoder: str) -> DecodedClip:
     if plan.flip:
         frames = np.ascontiguousarray(frames[:, :, ::-1])
     start, end = float(plan.times[0]), float(plan.times[-1])
-    return Window(plan.window, frames, plan.flip, start, end, info.fps, score(frames), decoder)
+    return DecodedClip(plan.index, frames, plan.flip, start, end, info.fps, score(frames), decoder)

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from animatediff.data.clips.config import fit
+from animatediff.data.clips.resize import crop_and_resize
 from animatediff.data.decoding.decoders import Decoder
 from animatediff.data.decoding.videos import VideoInfo, one_line
 from animatediff.data.quarantine import Reason, VideoError
 
-# Sources are decoded at no less than this times the wanted size, and `fit` does the rest: at the very size, rounding
-# of the aspect ratio moves the picture by a fraction of a pixel (44 dB to a decode at full size, in place of 47 dB).
+# Sources are decoded at no less than this times the wanted size, and `crop_and_resize` does the rest: at the very size,
+# rounding of the aspect ratio moves the picture by a fraction of a pixel (44 dB to a decode at full size, in place of
+# 47 dB).
 _OVERSIZE = 2
 # decord returns rubbish at some widths under 100 pixels.
 _MIN_SIDE = 128
@@ -22,12 +23,12 @@ OnDecode = Callable[[str, VideoInfo], None]
 """Told a decoder's name and the video's header."""
 
 
-def ignore(name: str, info: VideoInfo) -> None:
+def do_nothing(name: str, info: VideoInfo) -> None:
     """Do nothing, as an `OnDecode`."""
 
 
 @dataclass(frozen=True)
-class Picks:
+class FrameSelection:
     """The frames that are wanted of a video, and their size."""
 
     indices: np.ndarray
@@ -40,14 +41,19 @@ class Picks:
 
 
 def read_frames(
-    data: bytes, info: VideoInfo, picks: Picks, decoders: Sequence[Decoder], *, on_decode: OnDecode = ignore
+    data: bytes,
+    info: VideoInfo,
+    selection: FrameSelection,
+    decoders: Sequence[Decoder],
+    *,
+    on_decode: OnDecode = do_nothing,
 ) -> tuple[np.ndarray, str]:
     """Decode frames, resized and cropped, with the first decoder that gives them all.
 
     Args:
         data: the video file.
         info: what `probe` says of it.
-        picks: which frames.
+        selection: which frames.
         decoders: in the order to try them.
         on_decode: called before each decoder is tried.
 
@@ -63,7 +69,7 @@ def read_frames(
         if decoder.supports(info):
             on_decode(decoder.name, info)
             try:
-                return _fitted(decoder, data, info, picks), decoder.name
+                return _decode_and_resize(decoder, data, info, selection), decoder.name
             except VideoError:
                 raise
             except Exception as error:  # each library raises errors of its own making
@@ -74,17 +80,19 @@ def read_frames(
     raise _undecodable(failures, info)
 
 
-def _fitted(decoder: Decoder, data: bytes, info: VideoInfo, picks: Picks) -> np.ndarray:
-    height, width, boxes = picks.height, picks.width, picks.boxes
-    numbers, repeats = np.unique(picks.indices, return_counts=True)
-    crops = [None] * len(picks.indices) if boxes is None else list(boxes / ([info.width, info.height] * 2))
+def _decode_and_resize(decoder: Decoder, data: bytes, info: VideoInfo, selection: FrameSelection) -> np.ndarray:
+    height, width, boxes = selection.height, selection.width, selection.boxes
+    numbers, repeats = np.unique(selection.indices, return_counts=True)
+    crops = [None] * len(selection.indices) if boxes is None else list(boxes / ([info.width, info.height] * 2))
     smallest = None if boxes is None else boxes[:, 2:].min(axis=0).tolist()
-    cover_height, cover_width = covering_size(info, height=height, width=width, crop=smallest)
+    cover_height, cover_width = decode_size(info, height=height, width=width, crop=smallest)
     frames = decoder.frames(data, info, numbers, height=cover_height, width=cover_width)
     # One at a time, so that the larger ones need not be in memory together.
     given = zip(_exactly(len(numbers), frames), repeats.tolist(), strict=True)
     repeated = (frame for frame, times in given for _ in range(times))
-    fitted = [fit(f, height=height, width=width, crop=crop) for f, crop in zip(repeated, crops, strict=True)]
+    fitted = [
+        crop_and_resize(f, height=height, width=width, crop=crop) for f, crop in zip(repeated, crops, strict=True)
+    ]
     return np.stack(fitted)
 
 
@@ -98,7 +106,7 @@ def _exactly(number: int, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         raise ValueError(f"it gives {given} of {number} frames")
 
 
-def covering_size(
+def decode_size(
     info: VideoInfo, *, height: int, width: int, crop: tuple[float, float] | None = None
 ) -> tuple[int, int]:
     """Return the (height, width) to decode at: the source's, or less where that is still twice what is wanted.

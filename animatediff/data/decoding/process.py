@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.config import Config
-from animatediff.data.decoding.cut import Window
+from animatediff.data.decoding.cut import DecodedClip
 from animatediff.data.decoding.videos import one_line
 from animatediff.errors import UserError
 
@@ -30,13 +30,13 @@ class ProcessError(Exception):
     Args:
         how: what happened to it, for a person.
         hung: whether it was the deadline.
-        at: what it was at work with: a decoder's name, where one was.
-        said: the last line that it printed.
+        busy_with: what it was at work with: a decoder's name, where one was.
+        last_line: the last line that it printed.
     """
 
-    def __init__(self, how: str, *, hung: bool, at: str, said: str) -> None:
+    def __init__(self, how: str, *, hung: bool, busy_with: str, last_line: str) -> None:
         super().__init__(how)
-        self.how, self.hung, self.at, self.said = how, hung, at, said
+        self.how, self.hung, self.busy_with, self.last_line = how, hung, busy_with, last_line
 
 
 class DecodeProcess:
@@ -55,8 +55,8 @@ class DecodeProcess:
         self._connection = Connection(ours.detach())
         self._stderr: Any = self._process.stderr
         self._sources: list[Any] = [self._connection, self._stderr]
-        self._said = b""
-        self._at = "the header's reading"
+        self._stderr_tail = b""
+        self._busy_with = "the header's reading"
         self.num_files = 0
         self.pid = self._process.pid
 
@@ -70,7 +70,7 @@ class DecodeProcess:
         self._send((decode, clips))
         self._receive(time.monotonic() + _START_S)
 
-    def cut(self, video_id: str, data: bytes, timeout_s: float) -> list[Window]:
+    def cut(self, video_id: str, data: bytes, timeout_s: float) -> list[DecodedClip]:
         """Have a video cut.
 
         Raises:
@@ -78,12 +78,12 @@ class DecodeProcess:
             VideoError: its verdict on the video.
         """
         self.num_files += 1
-        self._said, self._at = b"", "the header's reading"
+        self._stderr_tail, self._busy_with = b"", "the header's reading"
         deadline = time.monotonic() + timeout_s
         self._send((video_id, data))
         kind, value = self._receive(deadline)
         while kind == "decoding":
-            self._at, extra_s = value
+            self._busy_with, extra_s = value
             kind, value = self._receive(deadline + extra_s)
         return value
 
@@ -126,26 +126,26 @@ class DecodeProcess:
     def _listen(self) -> bool:
         """Keep the end of what the child prints; False when it prints no more."""
         printed = os.read(self._stderr.fileno(), 65536)
-        self._said = (self._said + printed)[-_STDERR_BYTES:]
+        self._stderr_tail = (self._stderr_tail + printed)[-_STDERR_BYTES:]
         if not printed:
             self._sources = [self._connection]
         return bool(printed)
 
     def _overrun(self) -> ProcessError:
-        return ProcessError("was not done in time", hung=True, at=self._at, said=self._last_line())
+        return ProcessError("was not done in time", hung=True, busy_with=self._busy_with, last_line=self._last_line())
 
     def _death(self) -> ProcessError:
         try:
             status = self._process.wait(_REAP_S)
         except subprocess.TimeoutExpired:
-            return ProcessError("closed its socket", hung=False, at=self._at, said=self._last_line())
+            return ProcessError("closed its socket", hung=False, busy_with=self._busy_with, last_line=self._last_line())
         while len(self._sources) > 1 and self._listen():
             pass
         how = f"died by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        return ProcessError(how, hung=-status == signal.SIGALRM, at=self._at, said=self._last_line())
+        return ProcessError(how, hung=-status == signal.SIGALRM, busy_with=self._busy_with, last_line=self._last_line())
 
     def _last_line(self) -> str:
-        lines = self._said.decode(errors="replace").strip().splitlines()
+        lines = self._stderr_tail.decode(errors="replace").strip().splitlines()
         return one_line(lines[-1]) if lines else ""
 
 

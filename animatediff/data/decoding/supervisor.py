@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from animatediff.config import Config
 from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding import decoders
-from animatediff.data.decoding.cut import Window
+from animatediff.data.decoding.cut import DecodedClip
 from animatediff.data.decoding.frames import is_memory_error
 from animatediff.data.decoding.process import DecodeProcess, ProcessError
 from animatediff.data.decoding.videos import MAX_PIXELS
@@ -48,7 +48,7 @@ class DecodeConfig(Config):
         return named
 
 
-class Supervisor:
+class DecodeSupervisor:
     """Cuts videos in a child process that is started when it is needed, and replaced when it fails.
 
     It is used from one thread, and is a context manager that ends the process.
@@ -62,7 +62,7 @@ class Supervisor:
         self._decode, self._clips = decode, clips
         self._child: DecodeProcess | None = None
 
-    def __enter__(self) -> "Supervisor":
+    def __enter__(self) -> "DecodeSupervisor":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -73,7 +73,7 @@ class Supervisor:
         """Process id of the child; None while there is none."""
         return self._child.pid if self._child else None
 
-    def cut(self, video_id: str, data: bytes) -> list[Window]:
+    def cut(self, video_id: str, data: bytes) -> list[DecodedClip]:
         """Cut a video into clips; see `cut.cut`.
 
         Raises:
@@ -114,14 +114,13 @@ def _give_up(failures: list[ProcessError], decode: DecodeConfig) -> None:
     """Raise the verdict on a video whose decoding has failed too often."""
     last = failures[-1]
     if sum(failure.hung for failure in failures) == HANG_ATTEMPTS:
-        detail = (
-            f"{last.at} was not done after {decode.timeout_s:g} s and twice the video's length, {HANG_ATTEMPTS} times"
-        )
+        limit = f"{decode.timeout_s:g} s and twice the video's length"
+        detail = f"{last.busy_with} was not done after {limit}, {HANG_ATTEMPTS} times"
         raise VideoError("decode", Reason.DECODER_HANG, detail) from last
     if len(failures) == ATTEMPTS:
-        reason = Reason.OUT_OF_MEMORY if is_memory_error(last.said) else Reason.DECODER_CRASH
-        said = f": {last.said}" if last.said else ""
-        raise VideoError("decode", reason, f"{last.at} {last.how}, {ATTEMPTS} times{said}") from last
+        reason = Reason.OUT_OF_MEMORY if is_memory_error(last.last_line) else Reason.DECODER_CRASH
+        last_line = f": {last.last_line}" if last.last_line else ""
+        raise VideoError("decode", reason, f"{last.busy_with} {last.how}, {ATTEMPTS} times{last_line}") from last
 
 
 def _start(decode: DecodeConfig, clips: ClipConfig) -> DecodeProcess:
@@ -138,7 +137,9 @@ def _start(decode: DecodeConfig, clips: ClipConfig) -> DecodeProcess:
         except ProcessError as error:
             child.kill()
             if attempt == ATTEMPTS:
-                raise UserError(f"the decoding process does not start: it {error.how} {error.said}".strip()) from error
+                raise UserError(
+                    f"the decoding process does not start: it {error.how} {error.last_line}".strip()
+                ) from error
         except BaseException:
             child.kill()
             raise

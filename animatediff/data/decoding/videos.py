@@ -13,7 +13,7 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from animatediff.data.clips.config import Run
+from animatediff.data.clips.plan import ResolutionSpan
 from animatediff.data.clips.rates import Rate, fit_rate
 from animatediff.data.decoding.colours import Colours, read_colours
 from animatediff.data.decoding.fields import is_interlaced
@@ -104,15 +104,18 @@ class VideoInfo:
         return self.counts_alike and self.colours.are_srgb and not self.is_interlaced and not self.changes
 
     @property
-    def runs(self) -> tuple[Run, ...]:
-        """The frames of one size that follow each other."""
-        return (Run(0, self.width, self.height), *(Run(change.first, *change.displayed) for change in self.changes))
+    def resolution_spans(self) -> tuple[ResolutionSpan, ...]:
+        """The stretches of frames of one size, in order."""
+        return (
+            ResolutionSpan(0, self.width, self.height),
+            *(ResolutionSpan(change.first, *change.displayed) for change in self.changes),
+        )
 
-    def of_run(self, number: int) -> "VideoInfo":
-        """Return what is told here, with the size of the run `number`."""
-        if not number:
+    def in_span(self, index: int) -> "VideoInfo":
+        """Return the same facts with the size of the frames of one of `resolution_spans`."""
+        if not index:
             return self
-        change = self.changes[number - 1]
+        change = self.changes[index - 1]
         return replace(self, stored=change.stored, width=change.displayed[0], height=change.displayed[1])
 
     @property

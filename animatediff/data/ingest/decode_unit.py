@@ -6,9 +6,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from animatediff.data.decoding.cut import Window
+from animatediff.data.decoding.cut import DecodedClip
 from animatediff.data.decoding.supervisor import ATTEMPTS as DECODE_ATTEMPTS
-from animatediff.data.decoding.supervisor import HANG_ATTEMPTS, Supervisor
+from animatediff.data.decoding.supervisor import HANG_ATTEMPTS, DecodeSupervisor
 from animatediff.data.ingest.plan import Unit
 from animatediff.data.quarantine import Reason, Rejection, VideoError
 from animatediff.data.sources.fetching.fetch import ATTEMPTS as FETCH_ATTEMPTS
@@ -26,21 +26,20 @@ _ATTEMPTS = {
 
 
 @dataclass
-class Clip:
-    """A decoded clip on its way to the VAE."""
+class IngestClip:
+    """A decoded clip on its way to the VAE, with what ingest knows of its video."""
 
     video: SourceVideo
-    window: Window
-    num_windows: int
-    """Clips that its video gave."""
+    decoded: DecodedClip
+    num_clips_of_video: int
     src_sha256: str
-    own_scores: dict[str, float] = field(default_factory=dict)
-    """By scorers of the user's own; the built-in ones are the window's."""
+    user_scores: dict[str, float] = field(default_factory=dict)
+    """By scorers of the user's own; the built-in ones are in `decoded`."""
 
     @property
     def clip_id(self) -> str:
         """Unique in the dataset, from content alone."""
-        return f"{self.video.video_id}-{self.window.window}"
+        return f"{self.video.video_id}-{self.decoded.index}"
 
 
 @dataclass
@@ -48,7 +47,7 @@ class DecodedUnit:
     """All that became of a unit's videos."""
 
     unit: Unit
-    clips: list[Clip] = field(default_factory=list)
+    clips: list[IngestClip] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
 
 
@@ -59,7 +58,7 @@ class _Fetched(NamedTuple):
 
 def decode_unit(
     unit: Unit,
-    supervisor: Supervisor,
+    supervisor: DecodeSupervisor,
     *,
     max_bytes: int,
     trusted: bool = False,
@@ -84,8 +83,8 @@ def decode_unit(
     for video, fetched in zip(unit.videos, _fetch_ahead(unit, max_bytes, trusted), strict=True):
         digest = hashlib.sha256(fetched.data).hexdigest() if fetched.data is not None else None
         try:
-            windows = _cut(video, fetched, supervisor)
-            result.clips += [Clip(video, window, len(windows), str(digest)) for window in windows]
+            decoded = _cut(video, fetched, supervisor)
+            result.clips += [IngestClip(video, clip, len(decoded), str(digest)) for clip in decoded]
         except VideoError as error:
             result.rejected.append(_reject(unit, video, error, fetched.data, digest))
     failed = [rejection for rejection in result.rejected if rejection.reason is Reason.FETCH_ERROR]
@@ -116,7 +115,7 @@ def _fetch(uri: str, max_bytes: int, trusted: bool) -> _Fetched:
         return _Fetched(None, error)
 
 
-def _cut(video: SourceVideo, fetched: _Fetched, supervisor: Supervisor) -> list[Window]:
+def _cut(video: SourceVideo, fetched: _Fetched, supervisor: DecodeSupervisor) -> list[DecodedClip]:
     if fetched.error is not None:
         raise fetched.error
     assert fetched.data is not None

@@ -23,7 +23,7 @@ _READERS = 16  # requests in flight: a part's summary is a few kilobytes
 
 
 @dataclass(frozen=True)
-class Summary:
+class PartSummary:
     """What a part holds."""
 
     unit_id: str
@@ -60,13 +60,13 @@ def commit(dataset_uri: str, unit_id: str, rows: list[dict[str, object]], reject
     storage.write_bytes(part_uri(dataset_uri, unit_id), shards.to_parquet(table, footer))
 
 
-def committed(dataset_uri: str) -> set[str]:
+def committed_unit_ids(dataset_uri: str) -> set[str]:
     """Return the ids of the units that have a part."""
     names = storage.list_files(storage.join(dataset_uri, _FOLDER))
     return {name.removesuffix(_SUFFIX) for name in names}
 
 
-def read_summaries(dataset_uri: str, unit_ids: Iterable[str]) -> list[Summary]:
+def read_summaries(dataset_uri: str, unit_ids: Iterable[str]) -> list[PartSummary]:
     """Return what committed units hold, in the order given; their clips are not read.
 
     Raises:
@@ -76,10 +76,10 @@ def read_summaries(dataset_uri: str, unit_ids: Iterable[str]) -> list[Summary]:
         return list(pool.map(lambda unit_id: _read_summary(part_uri(dataset_uri, unit_id)), unit_ids))
 
 
-def _read_summary(uri: str) -> Summary:
+def _read_summary(uri: str) -> PartSummary:
     footer = shards.read_footer_at(uri, remedy=_REMEDY)
     rejections = [Rejection(**row | {"reason": Reason(row["reason"])}) for row in json.loads(footer["rejections"])]
-    return Summary(footer["unit_id"], json.loads(footer["num_clips"]), json.loads(footer["num_bytes"]), rejections)
+    return PartSummary(footer["unit_id"], json.loads(footer["num_clips"]), json.loads(footer["num_bytes"]), rejections)
 
 
 def read_clips(dataset_uri: str, unit_id: str, bucket: str) -> pa.Table:

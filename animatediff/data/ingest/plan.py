@@ -22,7 +22,7 @@ from animatediff.data.sources.spec import SourceVideo
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 
-FOLDER = "plan"
+PLAN_FOLDER = "plan"
 """Below the dataset's own folder."""
 _UNITS_PER_SEGMENT = 512
 _SEGMENT_CHARS = 64_000_000
@@ -62,13 +62,13 @@ class UnitRef:
     num_videos: int
     segment: str
     """Name of the file that holds it."""
-    whole_uris: tuple[str | None, ...] = ()
+    unredacted_uris: tuple[str | None, ...] = ()
     """Those of its videos that the file has without their secrets, where it has any."""
 
 
 def segments(dataset_uri: str) -> list[str]:
     """Return the names of the plan's segments, in order."""
-    return [name for name in storage.list_files(storage.join(dataset_uri, FOLDER)) if name.endswith(".parquet")]
+    return [name for name in storage.list_files(storage.join(dataset_uri, PLAN_FOLDER)) if name.endswith(".parquet")]
 
 
 def read_segment(dataset_uri: str, name: str) -> pa.Table:
@@ -77,7 +77,7 @@ def read_segment(dataset_uri: str, name: str) -> pa.Table:
     Raises:
         UserError: it is gone or damaged.
     """
-    uri = storage.join(dataset_uri, FOLDER, name)
+    uri = storage.join(dataset_uri, PLAN_FOLDER, name)
     try:
         return shards.read_table(uri, remedy="it is a piece of the dataset's plan: restore it")
     except FileNotFoundError as error:
@@ -94,8 +94,8 @@ def read_unit(dataset_uri: str, ref: UnitRef) -> Unit:
     ordinals = rows["ordinal"].to_numpy()
     start, end = np.searchsorted(ordinals, [ref.ordinal, ref.ordinal + 1]).tolist()
     videos = rows.slice(start, end - start).select(["video_id", "uri", "caption"]).to_pylist()
-    for video, whole in zip(videos, ref.whole_uris, strict=False):
-        video["uri"] = whole or video["uri"]
+    for video, unredacted_uri in zip(videos, ref.unredacted_uris, strict=False):
+        video["uri"] = unredacted_uri or video["uri"]
     return Unit(ref.ordinal, ref.unit_id, tuple(SourceVideo(**video) for video in videos))
 
 
@@ -159,12 +159,12 @@ class Planner:
     def add_again(self, videos: Iterable[SourceVideo]) -> None:
         """Add videos for further units, even if one has them already."""
         self._pending += videos
-        whole = len(self._pending) - len(self._pending) % self._videos_per_unit
-        self._cut(whole)
+        num_full = len(self._pending) - len(self._pending) % self._videos_per_unit
+        self._cut_units(num_full)
 
     def finish(self) -> pa.Table:
         """Plan what is left; returns the quarantine rows of the videos that were set aside."""
-        self._cut(len(self._pending))
+        self._cut_units(len(self._pending))
         self._write()
         return pa.concat_tables([quarantine.SCHEMA.empty_table(), *self._rejected])
 
@@ -182,7 +182,7 @@ class Planner:
             self._rejected.append(quarantine.to_table(rejected))
         return chosen
 
-    def _cut(self, num: int) -> None:
+    def _cut_units(self, num: int) -> None:
         for start in range(0, num, self._videos_per_unit):
             videos = tuple(self._pending[start : min(start + self._videos_per_unit, num)])
             ordinal = len(self.units) + len(self._draft)
@@ -197,7 +197,7 @@ class Planner:
             return
         name = f"segment-{self._draft[0].ordinal:07d}.parquet"
         if self._dataset_uri is not None:
-            uri = storage.join(self._dataset_uri, FOLDER, name)
+            uri = storage.join(self._dataset_uri, PLAN_FOLDER, name)
             storage.write_bytes(uri, shards.to_parquet(_segment_table(self._draft), {}))
         self.units += [UnitRef(unit.ordinal, unit.unit_id, len(unit.videos), name) for unit in self._draft]
         self._draft, self._draft_chars = [], 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from animatediff import storage
 from animatediff.config import differing_fields
-from animatediff.data.ingest.plan import FOLDER
+from animatediff.data.ingest.plan import PLAN_FOLDER
 from animatediff.data.sources.collections.not_taken import NotTaken
 from animatediff.errors import UsageError, UserError
 
@@ -68,7 +68,7 @@ def write_not_taken(dataset_uri: str, not_taken: NotTaken) -> None:
     if not_taken == read_not_taken(dataset_uri):
         return
     content = json.dumps(dict(sorted(not_taken.items())), indent=2) + "\n"
-    storage.write_bytes(storage.join(dataset_uri, FOLDER, _NOT_TAKEN_FILE), content.encode())
+    storage.write_bytes(storage.join(dataset_uri, PLAN_FOLDER, _NOT_TAKEN_FILE), content.encode())
 
 
 def read_not_taken(dataset_uri: str) -> NotTaken:
@@ -77,7 +77,7 @@ def read_not_taken(dataset_uri: str) -> NotTaken:
     Empty where an older version has planned, or where it is damaged.
     """
     try:
-        return NotTaken(json.loads(storage.read_bytes(storage.join(dataset_uri, FOLDER, _NOT_TAKEN_FILE))))
+        return NotTaken(json.loads(storage.read_bytes(storage.join(dataset_uri, PLAN_FOLDER, _NOT_TAKEN_FILE))))
     except FileNotFoundError:
         return NotTaken()
     except (ValueError, TypeError, RecursionError) as error:
@@ -87,4 +87,4 @@ def read_not_taken(dataset_uri: str) -> NotTaken:
 
 
 def _settings_uri(dataset_uri: str) -> str:
-    return storage.join(dataset_uri, FOLDER, _SETTINGS_FILE)
+    return storage.join(dataset_uri, PLAN_FOLDER, _SETTINGS_FILE)

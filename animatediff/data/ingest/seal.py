@@ -16,7 +16,7 @@ from animatediff import storage
 from animatediff.data import quarantine, shards
 from animatediff.data.columns import write_duplicates
 from animatediff.data.ingest import parts
-from animatediff.data.ingest.parts import Summary
+from animatediff.data.ingest.parts import PartSummary
 from animatediff.data.manifest import Manifest, Shard, write_manifest
 from animatediff.errors import UserError
 
@@ -26,11 +26,12 @@ QUARANTINE_FILE = "quarantine.parquet"
 
 
 @dataclass(frozen=True)
-class Identity:
-    """What is the same for all clips of a dataset."""
+class LatentEncoding:
+    """How the latents of a dataset were made: the same for all its clips."""
 
     dataset_key: str
-    encoder_fp: str
+    vae_fingerprint: str
+    """Fingerprint of the VAE's weights and the precision they were used in."""
     scaling_factor: float
     latent_channels: int
     latent_factor: int
@@ -48,19 +49,21 @@ class ShardPlan:
     """Whose clips of this bucket it holds."""
 
 
-def plan_shards(summaries: Iterable[Summary], sealed: Manifest | None, *, shard_bytes: int) -> list[ShardPlan]:
+def plan_shards(
+    summaries: Iterable[PartSummary], sealed_manifest: Manifest | None, *, shard_bytes: int
+) -> list[ShardPlan]:
     """Put consecutive units' clips of one bucket together, until a shard has reached its size.
 
     Args:
         summaries: of the units to seal, in plan order.
-        sealed: the manifest so far; its shards stay.
+        sealed_manifest: the manifest so far; its shards stay.
         shard_bytes: of latents, at which a shard is closed.
     """
     plans: list[ShardPlan] = []
     pending: dict[str, list[str]] = {}
     size: dict[str, int] = {}
-    next_index = dict.fromkeys((shard.bucket for shard in sealed.shards) if sealed else (), 0)
-    for shard in sealed.shards if sealed else ():
+    next_index = dict.fromkeys((shard.bucket for shard in sealed_manifest.shards) if sealed_manifest else (), 0)
+    for shard in sealed_manifest.shards if sealed_manifest else ():
         next_index[shard.bucket] += 1
 
     def close(bucket: str) -> None:
@@ -80,7 +83,7 @@ def plan_shards(summaries: Iterable[Summary], sealed: Manifest | None, *, shard_
     return plans
 
 
-def write_shard(dataset_uri: str, plan: ShardPlan, identity: Identity) -> Shard:
+def write_shard(dataset_uri: str, plan: ShardPlan, latent_encoding: LatentEncoding) -> Shard:
     """Write one shard from its parts.
 
     Raises:
@@ -89,9 +92,9 @@ def write_shard(dataset_uri: str, plan: ShardPlan, identity: Identity) -> Shard:
     table = pa.concat_tables([parts.read_clips(dataset_uri, unit_id, plan.bucket) for unit_id in plan.unit_ids])
     footer = {
         "schema_version": str(shards.SCHEMA_VERSION),
-        "dataset_key": identity.dataset_key,
-        "encoder_fp": identity.encoder_fp,
-        "scaling_factor": repr(identity.scaling_factor),
+        "dataset_key": latent_encoding.dataset_key,
+        "encoder_fp": latent_encoding.vae_fingerprint,
+        "scaling_factor": repr(latent_encoding.scaling_factor),
         "bucket": plan.bucket,
     }
     data = shards.to_parquet(table.sort_by("clip_id"), footer)
@@ -111,30 +114,30 @@ def write_shard(dataset_uri: str, plan: ShardPlan, identity: Identity) -> Shard:
 def publish(
     dataset_uri: str,
     num_units: int,
-    sealed: Manifest | None,
+    sealed_manifest: Manifest | None,
     new_shards: Sequence[Shard],
     rejections: pa.Table,
-    identity: Identity,
+    latent_encoding: LatentEncoding,
 ) -> Manifest:
     """Write the quarantine and the manifest; from then on readers see the new shards.
 
     Args:
         dataset_uri: the dataset's folder.
         num_units: of the whole plan, all sealed now.
-        sealed: the manifest so far.
+        sealed_manifest: the manifest so far.
         new_shards: written since.
         rejections: the dataset's whole quarantine.
-        identity: what the shards' footers say.
+        latent_encoding: what the shards' footers say.
     """
     storage.write_bytes(storage.join(dataset_uri, QUARANTINE_FILE), shards.to_parquet(rejections, {}))
-    all_shards = [*(sealed.shards if sealed else ()), *new_shards]
+    all_shards = [*(sealed_manifest.shards if sealed_manifest else ()), *new_shards]
     write_duplicates(dataset_uri, all_shards)
     manifest = Manifest(
-        dataset_key=identity.dataset_key,
-        encoder_fp=identity.encoder_fp,
-        scaling_factor=identity.scaling_factor,
-        latent_channels=identity.latent_channels,
-        latent_factor=identity.latent_factor,
+        dataset_key=latent_encoding.dataset_key,
+        encoder_fp=latent_encoding.vae_fingerprint,
+        scaling_factor=latent_encoding.scaling_factor,
+        latent_channels=latent_encoding.latent_channels,
+        latent_factor=latent_encoding.latent_factor,
         num_units=num_units,
         num_videos=sum(shard.num_videos for shard in all_shards),
         num_clips=sum(shard.num_clips for shard in all_shards),
@@ -146,7 +149,7 @@ def publish(
 
 
 def merge_rejections(
-    old: pa.Table, summaries: Iterable[Summary], in_plan: pa.Table, planned_again: Iterable[str]
+    old: pa.Table, summaries: Iterable[PartSummary], in_plan: pa.Table, planned_again: Iterable[str]
 ) -> pa.Table:
     """Return the dataset's quarantine after sealing more units; doing it again gives the same rows.
 
@@ -162,11 +165,11 @@ def merge_rejections(
     return pa.concat_tables([kept, in_plan, new])
 
 
-def clean_up(dataset_uri: str, unit_ids: Iterable[str]) -> None:
+def delete_sealed_parts(dataset_uri: str, unit_ids: Iterable[str]) -> None:
     """Delete what is left of sealed units' parts, and of writers that were killed."""
     try:
         storage.delete_drafts(dataset_uri)
-        left = parts.committed(dataset_uri)
+        left = parts.committed_unit_ids(dataset_uri)
         parts.remove(dataset_uri, [unit_id for unit_id in unit_ids if unit_id in left])
     except UserError as error:
         logger.warning("parts that are sealed already stay where they are: %s", error)

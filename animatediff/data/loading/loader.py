@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from animatediff import storage
-from animatediff.data.loading.choice import ALL_CLIPS, ClipChoice, chosen_groups, refuse_empty
-from animatediff.data.loading.order import Batching, BucketOrder, Place
+from animatediff.data.loading.order import Batching, BucketOrder, ClipLocation
+from animatediff.data.loading.selection import ALL_CLIPS, ClipFilter, check_not_empty, select_row_groups
 from animatediff.data.manifest import Manifest
 from animatediff.data.shards import latent_from_row, read_row_group
 
@@ -45,24 +45,24 @@ class ClipLoader:
         dataset_uri: folder of the sealed dataset.
         manifest: its manifest.
         batching: the global batches, and this worker's share of them.
-        choice: which clips.
+        clip_filter: which clips.
 
     Raises:
-        UserError: the dataset is empty, `choice.where` cannot be understood, or no clip is left.
+        UserError: the dataset is empty, `clip_filter.where` cannot be understood, or no clip is left.
     """
 
     def __init__(
-        self, dataset_uri: str, manifest: Manifest, batching: Batching, choice: ClipChoice = ALL_CLIPS
+        self, dataset_uri: str, manifest: Manifest, batching: Batching, clip_filter: ClipFilter = ALL_CLIPS
     ) -> None:
-        buckets = chosen_groups(dataset_uri, manifest, choice)
+        buckets = select_row_groups(dataset_uri, manifest, clip_filter)
         self._groups = [group for groups in buckets for group in groups]
         rows = [[len(group.rows) for group in groups] for groups in buckets]
         self._order = BucketOrder(rows, batch_size=batching.batch_size, seed=batching.seed)
         self._scaling_factor = manifest.scaling_factor
-        self._share = batching.share
-        share = self._share.stop - self._share.start
-        # Each lane is inside one group, or at the border of two; a bucket may have its turn in between.
-        self._read = lru_cache(maxsize=(2 * share + 2) * len(buckets))(self._read_group)
+        self._rank_slice = batching.rank_slice
+        num_slots = self._rank_slice.stop - self._rank_slice.start
+        # Each slot is inside one group, or at the border of two; a bucket may have its turn in between.
+        self._read = lru_cache(maxsize=(2 * num_slots + 2) * len(buckets))(self._read_group)
         self.num_clips = sum(map(sum, rows))
         """Clips that are chosen."""
         self.wait_s = 0.0
@@ -90,11 +90,11 @@ class ClipLoader:
         Raises:
             UserError: a shard is missing or damaged.
         """
-        rows = [self._row(place) for place in self._order.batch(index)[self._share]]
+        rows = [self._row(location) for location in self._order.batch(index)[self._rank_slice]]
         clips = np.stack([latent_from_row(row) for row in rows]).astype(np.float32)  # b f c h w
         latents = torch.from_numpy(clips).transpose(1, 2).contiguous() * self._scaling_factor
         return ClipBatch(
-            latents, [row["caption"] or "" for row in rows], [row["clip_id"] for row in rows], self._share.start
+            latents, [row["caption"] or "" for row in rows], [row["clip_id"] for row in rows], self._rank_slice.start
         )
 
     def _wait(self, batch: Future[ClipBatch]) -> ClipBatch:
@@ -103,11 +103,11 @@ class ClipLoader:
         self.wait_s += perf_counter() - start
         return result
 
-    def _row(self, place: Place) -> dict[str, Any]:
-        return self._read(place.group).slice(place.row, 1).to_pylist()[0]
+    def _row(self, location: ClipLocation) -> dict[str, Any]:
+        return self._read(location.row_group).slice(location.row, 1).to_pylist()[0]
 
-    def _read_group(self, group: int) -> pa.Table:
-        chosen = self._groups[group]
+    def _read_group(self, row_group: int) -> pa.Table:
+        chosen = self._groups[row_group]
         return read_row_group(chosen.uri, chosen.index, _COLUMNS).take(chosen.rows)
 
 
@@ -117,7 +117,7 @@ def latent_shapes(dataset_uri: str, manifest: Manifest) -> list[tuple[int, int, 
     Raises:
         UserError: the dataset is empty, or a shard cannot be read.
     """
-    refuse_empty(dataset_uri, manifest)
+    check_not_empty(dataset_uri, manifest)
     firsts = {shard.bucket: shard for shard in reversed(manifest.shards)}
     shapes = []
     for _, shard in sorted(firsts.items()):

@@ -15,12 +15,12 @@ class MixedLoader:
 
     Args:
         loader: of the first dataset.
-        other: of the second one, made for the same batch size and the same share of it.
-        share: of the batches that are `other`'s, in (0, 1).
+        other: of the second one, made for the same batch size and the same worker.
+        other_fraction: of the batches that are `other`'s, in (0, 1).
     """
 
-    def __init__(self, loader: ClipLoader, other: ClipLoader, *, share: float) -> None:
-        self._loader, self._other, self._share = loader, other, share
+    def __init__(self, loader: ClipLoader, other: ClipLoader, *, other_fraction: float) -> None:
+        self._loader, self._other, self._other_fraction = loader, other, other_fraction
 
     @property
     def wait_s(self) -> float:
@@ -41,4 +41,4 @@ class MixedLoader:
 
     def _num_others(self, index: int) -> int:
         """Return how many batches before number `index` are the other dataset's."""
-        return math.floor(index * self._share)
+        return math.floor(index * self._other_fraction)

@@ -3,23 +3,23 @@
 Three promises: every epoch is whole, any number of workers sees the same global batches, and a resumed run finds its
 place without any saved state. Why they hold, with N clips and batches of B:
 
-The line. Epoch e is a permutation of all N clips, and the epochs stand one after the other on an endless line:
+The stream. Epoch e is a permutation of all N clips, and the epochs follow one another in an endless stream:
 position p is number `p % N` of epoch `p // N`. Batch k is the positions `k B` to `(k + 1) B - 1`. Nothing is dropped
-where B does not divide N: the batch at an epoch's end goes on in the next epoch. Clips of several shapes have a line
+where B does not divide N: the batch at an epoch's end goes on in the next epoch. Clips of several shapes have a stream
 for each shape, whose batches take turns.
 
-Every epoch is whole. Its plan permutes the row groups and cuts their line into buffers of B groups. A buffer's places
-are all rows of its groups, each group's permuted, one group after the other; they are then moved to the buffer's
+Every epoch is whole. Its plan permutes the row groups and cuts them into shuffle buffers of B groups. A buffer holds
+all rows of its groups, each group's permuted, one group after the other; they are then moved to the buffer's
 positions one to one. So each (group, row) stands at exactly one position of the epoch.
 
-Lanes. Index i of every batch is lane i: the positions p with `p % B == i`. A buffer of R rows has R / B positions of
-each lane, rounded up or down. Counting its positions lane by lane, and in a lane from first to last, the j-th gets the
-buffer's j-th place. So a lane reads a run of neighbouring places: with groups of equal size one group, or two at a
-border. A batch takes one clip of each lane, and with it mixes about B row groups.
+Few row groups a worker. Index i of every batch is slot i of the batch: the positions p with `p % B == i`. A buffer of
+R rows has R / B positions of each slot, rounded up or down. Counting its positions slot by slot, and in a slot from
+first to last, the j-th gets the buffer's j-th row. So a slot reads neighbouring rows: with groups of equal size of
+one group, or of two at a border. A batch takes one clip of each slot, and with it mixes about B row groups.
 
 Any number of workers. Nothing above knows of workers: seed and k decide a global batch. Worker r of W takes its indices
 `r B // W` to `(r + 1) B // W - 1`. These ranges cover 0 to B - 1 without a gap or an overlap, as each begins where the
-one before it ends, and are neighbouring lanes: a worker opens about its share of the row groups, not all of them.
+one before it ends, and are neighbouring slots: a worker opens about its share of the row groups, not all of them.
 
 Resuming. A batch needs k alone: dividing `k B + i` by N gives the epoch and the number in it, a search in the buffers'
 starts the buffer. The plans of both are drawn from (seed, epoch) and (seed, epoch, buffer), so none depends on what was
@@ -36,7 +36,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Batching:
-    """The global batches, and one worker's share of each."""
+    """The global batches, and one worker's part of each."""
 
     batch_size: int
     """Clips in a global batch, all of one shape."""
@@ -52,23 +52,23 @@ class Batching:
             raise ValueError(f"a batch of {self.batch_size} clips is not enough for {self.world_size} workers")
 
     @property
-    def share(self) -> slice:
-        """This worker's indices of a global batch."""
+    def rank_slice(self) -> slice:
+        """This worker's part of a global batch, as indices."""
         first, end = (rank * self.batch_size // self.world_size for rank in (self.rank, self.rank + 1))
         return slice(first, end)
 
 
-class Place(NamedTuple):
+class ClipLocation(NamedTuple):
     """Where in the dataset a clip lies."""
 
-    group: int
-    """Index of the row group, counted over all shards in the manifest's order."""
+    row_group: int
+    """Its index, counted over all shards in the manifest's order."""
     row: int
     """Row inside it."""
 
 
 class ClipOrder:
-    """Tells which clip stands at which position of the endless line, as the module's docstring derives.
+    """Tells which clip stands at which position of the endless stream, as the module's docstring derives.
 
     Args:
         group_rows: rows of each row group.
@@ -89,17 +89,17 @@ class ClipOrder:
         self._epoch = lru_cache(maxsize=2)(self._plan_epoch)
         self._buffer = lru_cache(maxsize=2)(self._plan_buffer)
 
-    def batch(self, index: int) -> list[Place]:
-        """Return the clips of global batch `index`, in order."""
+    def batch(self, index: int) -> list[ClipLocation]:
+        """Return where the clips of global batch `index` lie, in order."""
         first = index * self._batch_size
-        return [self._place(position) for position in range(first, first + self._batch_size)]
+        return [self._locate(position) for position in range(first, first + self._batch_size)]
 
-    def _place(self, position: int) -> Place:
+    def _locate(self, position: int) -> ClipLocation:
         epoch, offset = divmod(position, self.num_clips)
         starts, _ = self._epoch(epoch)
         buffer = int(np.searchsorted(starts, offset, side="right")) - 1
         group, row = self._buffer(epoch, buffer)[offset - int(starts[buffer])]
-        return Place(int(group), int(row))
+        return ClipLocation(int(group), int(row))
 
     def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return where each buffer starts within the epoch, and the epoch's order of the row groups."""
@@ -115,11 +115,11 @@ class ClipOrder:
         chosen = groups[buffer * self._batch_size : (buffer + 1) * self._batch_size]
         sizes = self._group_rows[chosen]
         rows = np.concatenate([rng.permutation(size) for size in sizes])
-        places = np.stack([np.repeat(chosen, sizes), rows], axis=1)
-        lanes = (epoch * self.num_clips + int(starts[buffer]) + np.arange(len(rows))) % self._batch_size
-        # Stable: positions by lane, and in a lane from first to last.
-        order = np.empty_like(places)
-        order[np.argsort(lanes, kind="stable")] = places
+        locations = np.stack([np.repeat(chosen, sizes), rows], axis=1)
+        slots = (epoch * self.num_clips + int(starts[buffer]) + np.arange(len(rows))) % self._batch_size
+        # Stable: positions by slot, and in a slot from first to last.
+        order = np.empty_like(locations)
+        order[np.argsort(slots, kind="stable")] = locations
         return order
 
 
@@ -141,13 +141,13 @@ class BucketOrder:
         self._turns = np.array([-(-order.num_clips // batch_size) for order in self._orders])
         self._cycle = lru_cache(maxsize=2)(self._plan_cycle)
 
-    def batch(self, index: int) -> list[Place]:
+    def batch(self, index: int) -> list[ClipLocation]:
         """Return the clips of global batch `index`, in order; groups are counted over all buckets."""
         cycle, position = divmod(index, int(self._turns.sum()))
         buckets, turns = self._cycle(cycle)
         bucket = int(buckets[position])
-        places = self._orders[bucket].batch(cycle * int(self._turns[bucket]) + int(turns[position]))
-        return [Place(self._first_group[bucket] + place.group, place.row) for place in places]
+        locations = self._orders[bucket].batch(cycle * int(self._turns[bucket]) + int(turns[position]))
+        return [ClipLocation(self._first_group[bucket] + location.row_group, location.row) for location in locations]
 
     def _plan_cycle(self, cycle: int) -> tuple[np.ndarray, np.ndarray]:
         """Return which bucket has its turn at each position of a cycle, and which turn of its own that is."""

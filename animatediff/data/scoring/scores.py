@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from animatediff.data.clips.config import motion_score
 from animatediff.data.scoring import measures
 from animatediff.data.scoring.hard_cuts import THRESHOLD, cut_score
 from animatediff.data.scoring.phash import phash
@@ -81,7 +80,7 @@ def score(frames: np.ndarray) -> dict[str, float | bool | int]:
     cells = np.stack([_reduce(frame) for frame in frames]).astype(np.float32)
     luma = np.stack([np.asarray(Image.fromarray(frame).convert("L")) for frame in frames[::_FRAME_SAMPLE]])
     return {
-        "motion": motion_score(frames),
+        "motion": measures.motion_score(frames),
         "moving": measures.moving_share(cells),
         "static": measures.is_static(cells),
         "blank": measures.is_blank(cells),

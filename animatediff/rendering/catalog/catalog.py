@@ -10,25 +10,25 @@ from animatediff.errors import UserError
 from animatediff.rendering.catalog.canonical_json import sha256
 from animatediff.rendering.catalog.entries import (
     Entry,
-    Model,
+    ModelFiles,
+    PersonalisedFiles,
     Prompt,
     Prompts,
-    SeededSettings,
-    Settings,
-    Weights,
+    RenderSettings,
+    SeededRenderSettings,
     WeightsUri,
 )
-from animatediff.rendering.catalog.model_identity import HashFile, Identities
+from animatediff.rendering.catalog.model_identity import HashFile, ModelHasher
 from animatediff.rendering.catalog.unvalidated_copies import unvalidated_copy
 from animatediff.uris import printable_uri
 from animatediff.weights import checkpoints
-from animatediff.weights.identify.weights_slots import SLOTS
+from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS
 
 RENDER_VERSION = 4
 """Version of the pixels, a part of every digest: raise it when a change of the code changes them."""
 
 
-class Catalog(SeededSettings):
+class Catalog(SeededRenderSettings):
     """Entries, and what they share; settings given here are the entries' defaults."""
 
     base: WeightsUri | None = None
@@ -42,43 +42,45 @@ class Catalog(SeededSettings):
     """For every entry that names none of its own."""
     entries: tuple[Entry, ...] = Field(min_length=1)
 
-    def model(self, entry: Entry) -> Model:
-        """Return the weights that an entry is rendered with: its own, and the catalog's base and motion module.
+    def model_files(self, entry: Entry) -> ModelFiles:
+        """Return the weights files that an entry is rendered with: its own, and the catalog's base and motion module.
 
         Raises:
             UserError: neither the entry nor the catalog names a base or a motion module.
         """
-        needed = (slot.field for slot in SLOTS.values() if slot.is_needed)
+        needed = (slot.field for slot in WEIGHTS_SLOTS.values() if slot.is_needed)
         shared = {name: getattr(entry, name) or getattr(self, name) for name in needed}
         for name, uri in shared.items():
             if uri is None:
                 raise UserError(f"there is no {name}: name one in the entry or for the whole catalog")
-        weights = {name: getattr(entry, name) for name in Weights.model_fields}
+        weights = {name: getattr(entry, name) for name in PersonalisedFiles.model_fields}
         # The parts are validated already, and validating 100,000 of them again takes seconds.
-        return Model.model_construct(_MODEL_FIELDS, **shared, noise_schedule=self.noise_schedule, **weights)
+        return ModelFiles.model_construct(_MODEL_FIELDS, **shared, noise_schedule=self.noise_schedule, **weights)
 
     def prompts_of(self, entry: Entry) -> tuple[Prompt, ...]:
         """Return the entry's own prompts, or the catalog's."""
         return entry.prompts or self.prompts
 
     def settings_of(self, entry: Entry) -> dict[str, Any]:
-        """Return the fields of `SeededSettings` for prompts of the entry that say nothing else."""
-        own = entry.model_fields_set
-        return {name: getattr(entry if name in own else self, name) for name in SeededSettings.model_fields}
+        """Return the fields of `SeededRenderSettings` for prompts of the entry that say nothing else."""
+        overridden = entry.model_fields_set
+        return {
+            name: getattr(entry if name in overridden else self, name) for name in SeededRenderSettings.model_fields
+        }
 
 
 def settings_of_prompt(shared: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
-    """Return the fields of `SeededSettings` for a prompt: its own over those of its entry.
+    """Return the fields of `SeededRenderSettings` for a prompt: its own over those of its entry.
 
     Args:
         shared: what `Catalog.settings_of` gives for its entry.
         prompt: one of the entry's.
     """
-    own = prompt.model_fields_set & SeededSettings.model_fields.keys()
-    return {**shared, **{name: getattr(prompt, name) for name in own}}
+    overridden = prompt.model_fields_set & SeededRenderSettings.model_fields.keys()
+    return {**shared, **{name: getattr(prompt, name) for name in overridden}}
 
 
-class Item(Settings):
+class Item(RenderSettings):
     """One clip to render."""
 
     digest: str
@@ -86,37 +88,40 @@ class Item(Settings):
     entry: str
     """The entry's name."""
     model: str
-    """SHA-256 over what decides the weights: items of equal ones are rendered together."""
+    """Digest of the model: SHA-256 over what decides its weights. Items of equal ones are rendered together."""
     priority: int = 0
     prompt: str
     seed: int
 
 
-class Plan(NamedTuple):
+class RenderPlan(NamedTuple):
     """What a catalog expands to."""
 
     items: list[Item]
     """In the catalog's order, each entry with each of its prompts and seeds."""
-    models: dict[str, Model]
-    """The weights of the items by `Item.model`."""
-    hashes: dict[str, dict[str, str]]
-    """By `Item.model`: what `Result.model_hashes` says."""
+    models: dict[str, ModelFiles]
+    """The weights files of each model, by its digest, which is `Item.model`."""
+    file_hashes: dict[str, dict[str, str]]
+    """By the same digest: the SHA-256 of each of its files, as `Result.model_hashes` has them."""
     invalid: dict[str, str]
-    """By digest: why an item cannot be rendered."""
+    """Why an item cannot be rendered, by the item's digest."""
 
 
-Place = int | tuple[int, int]
+EntryIndex = int | tuple[int, int]
 """The number of an entry in its catalog, or those of an entry and of one of its prompts."""
 
-_MODEL_FIELDS = set(Model.model_fields)
+_MODEL_FIELDS = set(ModelFiles.model_fields)
 # What all items are copies of: validating 100,000 takes seconds, and what they consist of is validated already.
 _ITEM = Item(digest="", entry="", model="", prompt="", seed=0)
 _ITEM_FIELDS = set(Item.model_fields)
 
 
 def expand(
-    catalog: Catalog, *, problems: Mapping[Place, str] | None = None, content_hash: HashFile = checkpoints.content_hash
-) -> Plan:
+    catalog: Catalog,
+    *,
+    problems: Mapping[EntryIndex, str] | None = None,
+    content_hash: HashFile = checkpoints.content_hash,
+) -> RenderPlan:
     """Return the items of a catalog: every entry with each of its prompts and seeds.
 
     Reads all weights files once, to hash them; a base given as a hub id counts by its name.
@@ -132,46 +137,54 @@ def expand(
         UserError: an entry without problems has neither base nor motion module.
     """
     problems = problems or {}
-    identities = Identities(content_hash)
-    plan = Plan([], {}, {}, {})
+    hasher = ModelHasher(content_hash)
+    plan = RenderPlan([], {}, {}, {})
     for index, entry in enumerate(catalog.entries):
-        key = _add_model(plan, catalog, entry, identities, is_invalid=index in problems)
+        model_digest = _add_model(plan, catalog, entry, hasher, is_invalid=index in problems)
         shared = catalog.settings_of(entry)
         for number, prompt in enumerate(catalog.prompts_of(entry)):
             problem = problems.get(index) or problems.get((index, number))
-            items = list(_items(entry, prompt, settings_of_prompt(shared, prompt), key, problem))
+            items = list(_items(entry, prompt, settings_of_prompt(shared, prompt), model_digest, problem))
             plan.items.extend(items)
             if problem:
                 plan.invalid.update(dict.fromkeys((item.digest for item in items), problem))
     return plan
 
 
-def _add_model(plan: Plan, catalog: Catalog, entry: Entry, identities: Identities, *, is_invalid: bool) -> str:
+def _add_model(plan: RenderPlan, catalog: Catalog, entry: Entry, hasher: ModelHasher, *, is_invalid: bool) -> str:
+    """Add an entry's model to the plan; return its digest, empty where it has none."""
     try:
-        model = catalog.model(entry)
+        model = catalog.model_files(entry)
     except UserError:
         if not is_invalid:
             raise
         return ""
-    hashes = identities.hashes(model)
-    key = sha256(identities.of(model, hashes))
-    if key not in plan.models:
-        plan.models[key] = model
-        plan.hashes[key] = {printable_uri(uri): found for uri, found in hashes.items()}
-    return key
+    hashes = hasher.file_hashes(model)
+    digest = sha256(hasher.identity(model, hashes))
+    if digest not in plan.models:
+        plan.models[digest] = model
+        plan.file_hashes[digest] = {printable_uri(uri): found for uri, found in hashes.items()}
+    return digest
 
 
-def _items(entry: Entry, prompt: Prompt, settings: dict[str, Any], model: str, problem: str | None) -> Iterator[Item]:
+def _items(
+    entry: Entry, prompt: Prompt, settings: dict[str, Any], model_digest: str, problem: str | None
+) -> Iterator[Item]:
     seeds: Sequence[int] = settings.pop("seeds")
     context = settings["context"]
     pixels = settings | {
         "version": RENDER_VERSION,
-        "model": model,
+        "model": model_digest,
         "prompt": prompt.prompt,
         "context": context and context.model_dump(),
     }
     if problem:
         pixels |= {"entry": entry.name, "problem": problem}
-    own = settings | {"entry": entry.name, "model": model, "priority": entry.priority, "prompt": prompt.prompt}
+    fields = settings | {
+        "entry": entry.name,
+        "model": model_digest,
+        "priority": entry.priority,
+        "prompt": prompt.prompt,
+    }
     for seed in seeds:
-        yield unvalidated_copy(_ITEM, _ITEM_FIELDS, **own, seed=seed, digest=sha256(pixels | {"seed": seed}))
+        yield unvalidated_copy(_ITEM, _ITEM_FIELDS, **fields, seed=seed, digest=sha256(pixels | {"seed": seed}))

@@ -11,12 +11,12 @@ from animatediff.data.sources.files import read_lines, suffix_of
 from animatediff.errors import UsageError, UserError
 from animatediff.rendering.catalog.canonical_json import sha256
 from animatediff.rendering.catalog.catalog import Catalog
-from animatediff.rendering.catalog.entries import Entry, Prompt, SeededSettings
+from animatediff.rendering.catalog.entries import Entry, Prompt, SeededRenderSettings
 from animatediff.rendering.catalog.row_validation import RowValidator
 from animatediff.rendering.catalog.tables import SUFFIXES, Row, read_rows
 from animatediff.rendering.catalog.unvalidated_copies import unvalidated_copy
 from animatediff.uris import Uri, printable_uri
-from animatediff.weights.identify.weights_slots import SLOTS
+from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS
 
 
 class CatalogFile(Catalog):
@@ -70,7 +70,7 @@ def _of_table(uri: str) -> Catalog:
         raise UsageError(f"{printable_uri(uri)} has no rows")
     missing = [
         slot.field
-        for slot in SLOTS.values()
+        for slot in WEIGHTS_SLOTS.values()
         if slot.is_needed and not any(getattr(entry, slot.field) for entry in entries)
     ]
     if missing:
@@ -137,5 +137,5 @@ def _read_text(uri: str) -> Iterator[Prompt]:
 
 
 _YAML_SUFFIXES = (".yaml", ".yml", ".json", "")
-_PROMPT_COLUMNS = {"prompt", "prompts", *SeededSettings.model_fields}
+_PROMPT_COLUMNS = {"prompt", "prompts", *SeededRenderSettings.model_fields}
 _ENTRY_COLUMNS = ["prompt", *Entry.model_fields]

@@ -14,7 +14,7 @@ from animatediff.uris import Uri
 WeightsUri = Annotated[Uri, AfterValidator(storage.absolute_if_there)]
 
 
-class Settings(Config):
+class RenderSettings(Config):
     """What a prompt is rendered with; the defaults are the reference's."""
 
     negative_prompt: str = ""
@@ -57,7 +57,7 @@ def _some(values: tuple[int, ...]) -> tuple[int, ...]:
     return values
 
 
-class SeededSettings(Settings):
+class SeededRenderSettings(RenderSettings):
     """Settings, and the seeds to repeat them with."""
 
     seeds: Annotated[
@@ -66,7 +66,7 @@ class SeededSettings(Settings):
     """One, or a list: every prompt is rendered once for each."""
 
 
-class Prompt(SeededSettings):
+class Prompt(SeededRenderSettings):
     """A prompt; settings given here override its entry's and the catalog's."""
 
     prompt: str
@@ -109,8 +109,8 @@ class EmbeddingFile(Config):
     """The word that stands for it in prompts; default: the file's own, else its name without suffix."""
 
 
-class Weights(Config):
-    """What makes the base an entry's own model; what is done with each field's files is in `weights_slots.SLOTS`."""
+class PersonalisedFiles(Config):
+    """The files that make the base a personalised model; what is done with each is in `weights_slots.WEIGHTS_SLOTS`."""
 
     checkpoint: WeightsUri | None = None
     """A diffusers folder, or a single file in the original layout; default: the base as it is."""
@@ -126,8 +126,8 @@ class Weights(Config):
     """Textual inversions, used where their words stand in a prompt or a negative prompt."""
 
 
-class Model(Weights):
-    """All weights that an item is rendered with."""
+class ModelFiles(PersonalisedFiles):
+    """All weights files that an item is rendered with."""
 
     base: WeightsUri
     """A diffusers folder, a URI, or a hub id."""
@@ -138,7 +138,7 @@ class Model(Weights):
     version's."""
 
 
-class Entry(SeededSettings, Weights):
+class Entry(SeededRenderSettings, PersonalisedFiles):
     """A personalised model and its prompts; settings given here override the catalog's."""
 
     name: str

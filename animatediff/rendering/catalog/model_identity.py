@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.entries import Model
+from animatediff.rendering.catalog.entries import ModelFiles
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.uris import with_secrets
 from animatediff.weights import base_facts, textual_inversion
@@ -19,8 +19,8 @@ HashFile = Callable[[str], str]
 _NONE: dict[str, Any] = {"checkpoint": None, "vae": None, "additions": [], "embeddings": []}
 
 
-class Identities:
-    """What decides the weights of models. Each file is read once.
+class ModelHasher:
+    """Tells models apart by what their files hold. Each file is read once.
 
     Args:
         content_hash: SHA-256 of what lies at a URI; raises UserError or OSError for what cannot be read, which counts
@@ -32,19 +32,19 @@ class Identities:
         self._hash_base = cache(lambda uri: _hash(base_folder(uri), content_hash))
         self._token = cache(token_of)
 
-    def hashes(self, model: Model) -> dict[str, str]:
+    def file_hashes(self, model: ModelFiles) -> dict[str, str]:
         """Return the SHA-256 of a model's files by URI, in the order of the slots."""
         return {
             file.uri: self._hash_base(file.uri) if file.slot.role == "base" else self._hash(file.uri)
             for file in named_files(model)
         }
 
-    def of(self, model: Model, hashes: Mapping[str, str]) -> dict[str, Any]:
+    def identity(self, model: ModelFiles, hashes: Mapping[str, str]) -> dict[str, Any]:
         """Return what tells a model from all others, as JSON can say it.
 
         Args:
             model: the model.
-            hashes: what `hashes` gives for it.
+            hashes: what `file_hashes` gives for it.
         """
         # Left out, the schedule is the motion module's own, which that one's hash covers.
         schedule = model.noise_schedule and model.noise_schedule.model_dump()

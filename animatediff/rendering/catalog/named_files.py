@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from animatediff.config import Config
-from animatediff.weights.identify.weights_slots import SLOTS, Slot
+from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS, WeightsSlot
 from animatediff.weights.layouts.families import is_lora
-from animatediff.weights.resident import Addition
+from animatediff.weights.resident import ScaledLora
 
 NamingT = TypeVar("NamingT", bound=Config)
 
@@ -14,17 +14,17 @@ NamingT = TypeVar("NamingT", bound=Config)
 class NamedFile(NamedTuple):
     """A weights file as a slot names it."""
 
-    slot: Slot
+    slot: WeightsSlot
     uri: str
     scale: float = 1.0
-    """Its strength, in a slot that has one."""
+    """What a low-rank file is multiplied by, in a slot that has a scale."""
     token: str | None = None
     """The word that an embedding is given, where it is given one."""
 
 
 def named_files(config: Config) -> Iterator[NamedFile]:
-    """Yield the files that a config names in the fields of `SLOTS` that it has, in the slots' order."""
-    for field, slot in SLOTS.items():
+    """Yield the files that a config names in the fields of `WEIGHTS_SLOTS` that it has, in the slots' order."""
+    for field, slot in WEIGHTS_SLOTS.items():
         value = getattr(config, field, None)
         if value is None or value == ():  # most of most entries
             continue
@@ -35,10 +35,10 @@ def named_files(config: Config) -> Iterator[NamedFile]:
                 yield NamedFile(slot, file.path, getattr(file, "scale", 1.0), getattr(file, "token", None))
 
 
-def additions(config: Config) -> list[Addition]:
+def scaled_loras(config: Config) -> list[ScaledLora]:
     """Return the low-rank files that a config names, as they are added to weights."""
     return [
-        Addition(file.uri, file.scale, file.slot.family) for file in named_files(config) if is_lora(file.slot.family)
+        ScaledLora(file.uri, file.scale, file.slot.family) for file in named_files(config) if is_lora(file.slot.family)
     ]
 
 
@@ -46,7 +46,7 @@ def with_uris(config: NamingT, change: Callable[[str], str]) -> NamingT:
     """Return the config with other URIs in the place of those that it names.
 
     Args:
-        config: an entry, or whatever else has fields of `SLOTS`.
+        config: an entry, or whatever else has fields of `WEIGHTS_SLOTS`.
         change: a URI to the one to name instead, or to itself. A base's stays.
     """
 

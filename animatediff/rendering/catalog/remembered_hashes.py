@@ -28,7 +28,7 @@ class _Known(NamedTuple):
     sha256: str
 
 
-def content_hashes(catalog: Catalog, remembered_uri: str) -> HashFile:
+def hash_catalog_files(catalog: Catalog, remembered_uri: str) -> HashFile:
     """Hash all files of a catalog, those that have not changed since they were remembered excepted.
 
     Args:
@@ -71,7 +71,7 @@ def _uris(catalog: Catalog) -> Iterator[str]:
     folder = cache(base_folder)
     for entry in catalog.entries:
         try:
-            model = catalog.model(entry)
+            model = catalog.model_files(entry)
         except UserError:  # `expand` has nothing to hash there either
             continue
         for file in named_files(model):

@@ -20,7 +20,7 @@ from animatediff.data.sources.tables.parquet_files import read_footer
 from animatediff.data.sources.tables.parquet_pages import portions, read_columns
 from animatediff.errors import UsageError, UserError
 from animatediff.uris import printable_uri
-from animatediff.weights.identify.weights_slots import SLOTS, Slot
+from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS, WeightsSlot
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 """Suffixes of files that are tables."""
@@ -130,13 +130,13 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(";") if part.strip()]
 
 
-def _files(slot: Slot, text: str) -> Any:
+def _files(slot: WeightsSlot, text: str) -> Any:
     read = _scaled_file if slot.has_scale else _file
     return [read(part) for part in _parts(text)] if slot.is_list else read(text)
 
 
 _LISTS: dict[str, Callable[[str], Any]] = {
-    **{field: partial(_files, slot) for field, slot in SLOTS.items() if slot.is_list or slot.has_scale},
+    **{field: partial(_files, slot) for field, slot in WEIGHTS_SLOTS.items() if slot.is_list or slot.has_scale},
     "seeds": _parts,
     "prompts": lambda text: [text],
 }

@@ -9,13 +9,13 @@ from itertools import combinations
 from animatediff.errors import UserError
 from animatediff.models.text_encoder import uses
 from animatediff.rendering.catalog import catalog_files
-from animatediff.rendering.catalog.catalog import Catalog, Place, settings_of_prompt
+from animatediff.rendering.catalog.catalog import Catalog, EntryIndex, settings_of_prompt
 from animatediff.rendering.catalog.entries import Entry
 from animatediff.rendering.catalog.model_identity import token_of
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.checks.files import check_files, files_of
 from animatediff.rendering.checks.models import CHECKED_SETTINGS, ModelChecks
-from animatediff.weights.identify.weights_slots import SLOTS
+from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_TOLD = 20  # problems in a message
@@ -36,7 +36,7 @@ def read(uri: str) -> Catalog:
     return catalog
 
 
-def check(catalog: Catalog) -> dict[Place, str]:
+def check(catalog: Catalog) -> dict[EntryIndex, str]:
     """Return what keeps entries, or some of their prompts, from being rendered; everything else can go ahead.
 
     That is: files that do not exist, or are of another family or for another base than they are given as; a motion
@@ -50,7 +50,7 @@ def check(catalog: Catalog) -> dict[Place, str]:
     Raises:
         UserError: nothing can be rendered; the line tells why, what all entries share once.
     """
-    found: dict[Place, list[str]] = defaultdict(list)
+    found: dict[EntryIndex, list[str]] = defaultdict(list)
     for place, problem in _problems(catalog):
         found[place].append(problem)
     if found and all(_is_lost(catalog, index, found) for index in range(len(catalog.entries))):
@@ -60,7 +60,7 @@ def check(catalog: Catalog) -> dict[Place, str]:
     return {place: "; ".join(problems) for place, problems in found.items()}
 
 
-def report(problems: Mapping[Place, str], catalog: Catalog) -> str:
+def report(problems: Mapping[EntryIndex, str], catalog: Catalog) -> str:
     """Return the problems that `check` found as one line for a log; at most 20 of them by name."""
     if not problems:
         return f"all {len(catalog.entries)} entries can be rendered"
@@ -72,7 +72,7 @@ def report(problems: Mapping[Place, str], catalog: Catalog) -> str:
     return f"{' and '.join(counts)} cannot be rendered: {_some(lines)}"
 
 
-def _problems(catalog: Catalog) -> Iterator[tuple[Place, str]]:
+def _problems(catalog: Catalog) -> Iterator[tuple[EntryIndex, str]]:
     """Yield every problem with the entry, or the prompt of an entry, that has it."""
     yield from _name_problems(catalog)
     files = check_files(file for entry in catalog.entries for file in files_of(entry))
@@ -108,7 +108,7 @@ def _name_problems(catalog: Catalog) -> Iterator[tuple[int, str]]:
 
 
 def _has_weights_of(entry: Entry, other: Entry) -> bool:
-    return all(getattr(entry, field) == getattr(other, field) for field in SLOTS)
+    return all(getattr(entry, field) == getattr(other, field) for field in WEIGHTS_SLOTS)
 
 
 def _token_problems(words: Sequence[tuple[str, str]]) -> Iterator[str]:
@@ -125,10 +125,10 @@ def _texts(catalog: Catalog, entry: Entry) -> Iterator[str]:
         yield prompt.negative_prompt
 
 
-def _model_problems(catalog: Catalog, index: int, models: ModelChecks) -> Iterator[tuple[Place, str]]:
+def _model_problems(catalog: Catalog, index: int, models: ModelChecks) -> Iterator[tuple[EntryIndex, str]]:
     entry = catalog.entries[index]
     try:
-        model = catalog.model(entry)
+        model = catalog.model_files(entry)
     except UserError as error:
         yield index, str(error)
         return
@@ -149,12 +149,12 @@ def _model_problems(catalog: Catalog, index: int, models: ModelChecks) -> Iterat
     yield from (((index, number), problem) for number, problems in enumerate(found) for problem in problems)
 
 
-def _is_lost(catalog: Catalog, index: int, found: Collection[Place]) -> bool:
+def _is_lost(catalog: Catalog, index: int, found: Collection[EntryIndex]) -> bool:
     num_prompts = len(catalog.prompts_of(catalog.entries[index]))
     return index in found or all((index, number) in found for number in range(num_prompts))
 
 
-def _lines(found: Mapping[Place, Sequence[str]], catalog: Catalog) -> list[str]:
+def _lines(found: Mapping[EntryIndex, Sequence[str]], catalog: Catalog) -> list[str]:
     """Return a line for each distinct problem, with the entries that have it."""
     places = defaultdict(list)
     for place, problems in found.items():
@@ -163,7 +163,7 @@ def _lines(found: Mapping[Place, Sequence[str]], catalog: Catalog) -> list[str]:
     return [_line(problem, owners, catalog) for problem, owners in places.items()]
 
 
-def _line(problem: str, places: Sequence[Place], catalog: Catalog) -> str:
+def _line(problem: str, places: Sequence[EntryIndex], catalog: Catalog) -> str:
     if len(places) == len(catalog.entries) > 1 and all(isinstance(place, int) for place in places):
         return problem
     names = list(dict.fromkeys(_name(place, catalog) for place in places))
@@ -173,7 +173,7 @@ def _line(problem: str, places: Sequence[Place], catalog: Catalog) -> str:
     return f"entries {', '.join(names[:_MAX_NAMED])}{more}: {problem}"
 
 
-def _name(place: Place, catalog: Catalog) -> str:
+def _name(place: EntryIndex, catalog: Catalog) -> str:
     if isinstance(place, int):
         return repr(catalog.entries[place].name)
     entry = catalog.entries[place[0]]

@@ -41,7 +41,7 @@ def mismatch(motion: Distilled, settings: Mapping[str, Any]) -> str | None:
 
     Args:
         motion: the motion module.
-        settings: fields of `Settings`.
+        settings: fields of `RenderSettings`.
     """
     wanted = []
     if motion.family == "AnimateLCM":

@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.entries import Weights
+from animatediff.rendering.catalog.entries import PersonalisedFiles
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.checks.remote_header import remote_header
-from animatediff.weights.identify.identify import expect
-from animatediff.weights.identify.weights_slots import SLOTS, Slot
+from animatediff.weights.identify.weights_file import expect_family
+from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS, WeightsSlot
 from animatediff.weights.layouts.architectures import PARTS
 from animatediff.weights.layouts.families import is_lora
-from animatediff.weights.lora import read as lora
+from animatediff.weights.lora import lora_file
 from animatediff.weights.reading.part_files import WEIGHTS_FILES
 from animatediff.weights.reading.tensors import TensorFile, open_tensors
 
@@ -28,12 +28,12 @@ class GivenFile(NamedTuple):
     """The field of an entry that names it, or would."""
 
     @property
-    def slot(self) -> Slot:
+    def slot(self) -> WeightsSlot:
         """What belongs in the field."""
-        return SLOTS[self.field]
+        return WEIGHTS_SLOTS[self.field]
 
 
-def files_of(weights: Weights) -> list[GivenFile]:
+def files_of(weights: PersonalisedFiles) -> list[GivenFile]:
     """Return the files that an entry names, but for its base and motion module, which are checked together."""
     return [GivenFile(file.uri, file.slot.field) for file in named_files(weights) if not file.slot.is_needed]
 
@@ -63,26 +63,26 @@ def _problem(given: GivenFile) -> str | None:
     except UserError:  # a broken file fails its own items only
         return None
     try:
-        _check_kind(file, given.slot)
+        _check_family(file, given.slot)
     except UserError as error:
         return str(error)
     return None
 
 
 def _opened(given: GivenFile) -> TensorFile:
-    return lora.open_file(given.uri) if is_lora(given.slot.family) else open_tensors(given.uri)
+    return lora_file.open_lora(given.uri) if is_lora(given.slot.family) else open_tensors(given.uri)
 
 
-def _check_kind(file: TensorFile, slot: Slot) -> None:
+def _check_family(file: TensorFile, slot: WeightsSlot) -> None:
     """Refuse a file that does not belong in a slot.
 
     Raises:
         UserError: the line says what it is and where it belongs.
     """
     if is_lora(slot.family):
-        lora.check_kind(file, slot.family, base="sd1")
+        lora_file.check_family(file, slot.family, base="sd1")
     else:
-        expect(file, slot.families, base="sd1")
+        expect_family(file, slot.families, base="sd1")
 
 
 def _names_in(uri: str) -> list[str] | None:

@@ -9,9 +9,9 @@ import torch
 
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import SAMPLERS
-from animatediff.errors import UserError, naming, refusing
+from animatediff.errors import UserError, any_error_as_user_error, errors_with_field
 from animatediff.models.text_encoder import check_clip_skip
-from animatediff.rendering.catalog.entries import Model
+from animatediff.rendering.catalog.entries import ModelFiles
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.checks.base import check_parts
 from animatediff.rendering.checks.few_step import Distilled, distilled, mismatch
@@ -19,7 +19,7 @@ from animatediff.weights import motion_modules
 from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.identify.messages import model_name
 from animatediff.weights.identify.model import UNUSUAL_INPUTS
-from animatediff.weights.lora import read as lora
+from animatediff.weights.lora import lora_file
 from animatediff.weights.motion_modules import MotionFile
 from animatediff.weights.motion_schedule import schedule_of
 
@@ -29,7 +29,7 @@ CHECKED_SETTINGS = (
     *("width", "height", "num_frames", "context"),
     *("sampler", "timestep_spacing", "num_inference_steps", "guidance_scale", "clip_skip"),
 )
-"""Fields of `Settings` that base and motion module have a say in."""
+"""Fields of `RenderSettings` that base and motion module have a say in."""
 
 
 class _Pair(NamedTuple):
@@ -55,7 +55,7 @@ class ModelChecks:
         self._warn = cache(logger.warning)
         self._has_mid_block = cache(_has_mid_block)
 
-    def model(self, model: Model) -> str | None:
+    def model(self, model: ModelFiles) -> str | None:
         """Return why no clip can be made with the model's base and motion module; None where one can."""
         pair = self._pair(model.base, model.motion_module)
         if isinstance(pair, str):
@@ -68,7 +68,7 @@ class ModelChecks:
                 )
         return None
 
-    def settings(self, model: Model, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    def settings(self, model: ModelFiles, settings: Mapping[str, Any]) -> tuple[str, ...]:
         """Return why no clip can be made with these settings; nothing where `model` has a problem already."""
         return self._settings(model.base, model.motion_module, *(settings[name] for name in CHECKED_SETTINGS))
 
@@ -79,8 +79,8 @@ class ModelChecks:
             return str(error)
 
     def _checked_pair(self, base: str, motion_module: str) -> _Pair:
-        with refusing(f"base {base} with motion_module {motion_module}"):
-            with naming("motion_module"):
+        with any_error_as_user_error(f"base {base} with motion_module {motion_module}"):
+            with errors_with_field("motion_module"):
                 motion = motion_modules.open_file(motion_module)
                 own = schedule_of(motion)
             schedule = self._schedule or own
@@ -123,8 +123,8 @@ def _check_base(base: BaseFacts, schedule: NoiseSchedule) -> None:
         UserError: the line says what it is, and what to take.
     """
     name = base.base
-    if base.kind not in (None, "sd1"):
-        raise UserError(f"base {name} is {model_name(base.kind)}; clips are rendered with SD 1.x bases only")
+    if base.published_base not in (None, "sd1"):
+        raise UserError(f"base {name} is {model_name(base.published_base)}; clips are rendered with SD 1.x bases only")
     channels = base.unet_channels
     if channels != base.latent_channels:
         use = f", as for {UNUSUAL_INPUTS[channels]}" if channels in UNUSUAL_INPUTS else ""
@@ -158,7 +158,7 @@ def _length_problems(settings: Mapping[str, Any], motion: MotionFile) -> Iterato
 
 def _sampler_problems(settings: Mapping[str, Any], schedule: NoiseSchedule) -> Iterator[str]:
     try:
-        with refusing(f"sampler {settings['sampler']} cannot be used with the noise schedule"):
+        with any_error_as_user_error(f"sampler {settings['sampler']} cannot be used with the noise schedule"):
             sampler = SAMPLERS[settings["sampler"]](schedule, settings["timestep_spacing"])
             sampler.begin(settings["num_inference_steps"], torch.device("cpu"))
     except UserError as error:
@@ -174,6 +174,6 @@ def _text_problems(settings: Mapping[str, Any], base: BaseFacts) -> Iterator[str
 
 def _has_mid_block(uri: str) -> bool:
     try:
-        return any("mid_block" in name for name in lora.open_file(uri).tensors)
+        return any("mid_block" in name for name in lora_file.open_lora(uri).tensors)
     except UserError:  # told where files are checked, or by the items
         return False

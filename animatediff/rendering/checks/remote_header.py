@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from animatediff import storage
-from animatediff.errors import UserError, refusing
+from animatediff.errors import UserError, any_error_as_user_error
 from animatediff.storage.errors import public, unreachable
 from animatediff.weights.reading.safetensors_header import as_texts
 from animatediff.weights.reading.tensors import TensorFile, holds, without_wrapper
@@ -39,7 +39,7 @@ def remote_header(uri: str) -> TensorFile | None:
 
 def _size(uri: str) -> int:
     fs, path = storage.filesystem(uri)
-    with refusing(f"cannot tell the size of {uri}"):
+    with any_error_as_user_error(f"cannot tell the size of {uri}"):
         return int(fs.size(path))
 
 

@@ -8,7 +8,7 @@ from animatediff.rendering.results.result import Result
 from animatediff.storage.errors import unreachable
 
 
-def joined(hashes: Sequence[str]) -> str:
+def combined_hash(hashes: Sequence[str]) -> str:
     """Return the hash of a file, or that of several files' hashes."""
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
@@ -24,7 +24,7 @@ def first_damaged(output_uri: str, result: Result) -> str | None:
             hashes = [_sha256(uri) for uri in _uris(output_uri, kind, path)]
         except FileNotFoundError:
             return path
-        if kind in result.sha256 and (not hashes or joined(hashes) != result.sha256[kind]):
+        if kind in result.sha256 and (not hashes or combined_hash(hashes) != result.sha256[kind]):
             return path
     return None
 

@@ -15,7 +15,7 @@ from importlib.resources.abc import Traversable
 from typing import Any
 from urllib.parse import quote
 
-from animatediff.rendering.catalog.entries import Settings
+from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.results.result import Result
 
 # In the order in which they build on each other.
@@ -103,7 +103,7 @@ def _shared_values(result: Result) -> dict[str, Any]:
     return {
         "entry": result.entry,
         "prompt": result.prompt,
-        "settings": result.model_dump(mode="json", include=set(Settings.model_fields)),
+        "settings": result.model_dump(mode="json", include=set(RenderSettings.model_fields)),
         "origin": {"weights": result.model_hashes, "versions": result.versions},
         "note": {name: text for name, text in notes.items() if text},
     }

@@ -53,18 +53,18 @@ class Ledger:
         self._scanned = results_table.parse(self._content, ["digest", "status", "files", "num_bytes"])
         written = storage.list_times(storage.join(output_uri, "items"))
         self._clips = storage.list_sizes(storage.join(output_uri, "clips"))
-        self._asked = frozenset(digests)
+        self._digests = frozenset(digests)
         rows = zip(self._scanned["digest"].to_pylist(), self._scanned["status"].to_pylist(), strict=True)
         # A row that has no clip may have been written before its item was: only the item's file tells.
         self._rows = {
             digest: row
             for row, (digest, status) in enumerate(rows)
-            if status == "ok" and digest in self._asked and written.get(f"{digest}.json", math.inf) < made - _CLOCK_S
+            if status == "ok" and digest in self._digests and written.get(f"{digest}.json", math.inf) < made - _CLOCK_S
         }
         self._written = self._among(written)
         self._errors: dict[str, str] = {}
-        self.lost: list[str] = []
-        """A file of each clip that `finished` or `whole` has found gone or damaged."""
+        self.damaged_files: list[str] = []
+        """A file of each clip that `finished` or `verify_clips` has found gone or damaged."""
         self.no_result = NO_RESULT
         """What is told of an item of which nothing is known."""
 
@@ -77,7 +77,7 @@ class Ledger:
         return table
 
     def _among(self, names: Collection[str]) -> set[str]:
-        return {digest for digest in self._asked if f"{digest}.json" in names}
+        return {digest for digest in self._digests if f"{digest}.json" in names}
 
     def finished(self, formats: Collection[str] = ()) -> set[str]:
         """Return the digests whose clips are there with all their bytes, in these formats at least."""
@@ -93,7 +93,7 @@ class Ledger:
             result.digest for result in read if self._is_there(result.status, result.files, result.num_bytes, formats)
         }
 
-    def whole(self, finished: Iterable[str]) -> set[str]:
+    def verify_clips(self, finished: Iterable[str]) -> set[str]:
         """Read the clips of finished items, and return the digests of those that are the bytes that were written."""
         kept: set[str] = set()
         with ThreadPoolExecutor(_READERS) as pool:
@@ -104,10 +104,10 @@ class Ledger:
                     if path is None:
                         kept.add(result.digest)
                     else:
-                        self.lost.append(path)
+                        self.damaged_files.append(path)
         return kept
 
-    def forget(self, digests: Iterable[str]) -> None:
+    def delete_results(self, digests: Iterable[str]) -> None:
         """Delete the files of items that are to be rendered again: one that is there was then written by this job."""
         forgotten = set(digests)
         storage.delete_many([item_uri(self._output_uri, digest) for digest in forgotten & self._written])
@@ -115,15 +115,15 @@ class Ledger:
         for digest in forgotten:
             self._rows.pop(digest, None)
 
-    def look_again(self) -> None:
-        """Find what was written since, also by workers that did not live to tell.
+    def refresh(self) -> None:
+        """List the items' files anew: what was written since, also by workers that did not live to tell.
 
         Raises:
             UserError: the storage cannot be reached or refuses access.
         """
         self._written = self._among(storage.list_names(storage.join(self._output_uri, "items")))
 
-    def wrote(self, digest: str, error: str) -> None:
+    def note_written(self, digest: str, error: str) -> None:
         """Note that an item's file was written since, or could not be, for the reason that its worker gives."""
         self._written.add(digest)
         self._errors[digest] = error or NO_RESULT
@@ -146,17 +146,17 @@ class Ledger:
             found = self._known({item.digest for item in chunk} - invalid.keys())
             for item in chunk:
                 if item.digest in invalid:
-                    yield result_of(item, status="invalid", error=invalid[item.digest])
+                    yield make_result(item, status="invalid", error=invalid[item.digest])
                 elif item.digest in found:
-                    yield for_item(found[item.digest], item)
+                    yield result_for_item(found[item.digest], item)
                 elif not only_known:
-                    yield result_of(item, status="failed", error=self._errors.get(item.digest, self.no_result))
+                    yield make_result(item, status="failed", error=self._errors.get(item.digest, self.no_result))
 
     def _known(self, digests: set[str]) -> dict[str, Result]:
         table = self._table
         rows = {digest: self._rows[digest] for digest in digests & self._rows.keys()}
-        told = map(results_table.to_result, table.take(_indices(rows.values())).to_pylist())
-        found = {result.digest: result for result in told if result}
+        from_table = map(results_table.to_result, table.take(_indices(rows.values())).to_pylist())
+        found = {result.digest: result for result in from_table if result}
         read = self._read((digests - found.keys()) & self._written)
         return found | {result.digest: result for result in read if result}
 
@@ -171,7 +171,7 @@ class Ledger:
         if status != "ok" or not files:
             return False
         lost = [path for kind, path in files.items() if not self._is_whole(path, num_bytes.get(kind))]
-        self.lost += lost[:1]
+        self.damaged_files += lost[:1]
         return not lost and files.keys() >= set(formats)
 
     def _is_whole(self, path: str, num_bytes: int | None) -> bool:
@@ -208,18 +208,18 @@ def write_item(output_uri: str, result: Result) -> None:
     storage.write_bytes(item_uri(output_uri, result.digest), content)
 
 
-def result_of(item: Item, **outcome: Any) -> Result:
+def make_result(item: Item, **outcome: Any) -> Result:
     """Return an item with what became of it."""
     return Result.model_construct(**_values(item, Item), **outcome)
 
 
-def describe(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """Return an error as one line for a row."""
     text = printed(" ".join(str(error).split()))[:500]
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
-def for_item(result: Result, item: Item) -> Result:
+def result_for_item(result: Result, item: Item) -> Result:
     """Return what became of an item that another one of the same digest was rendered for."""
     return Result.model_construct(**_values(result, Result) | _values(item, Item))
 

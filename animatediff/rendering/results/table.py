@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from animatediff import storage
 from animatediff.data import parquet
 from animatediff.rendering.catalog.catalog import Item
-from animatediff.rendering.catalog.entries import Settings
+from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.results.result import Result
 
 logger = logging.getLogger(__name__)
@@ -44,8 +44,10 @@ def _arrow_type(annotation: Any) -> pa.DataType:
 
 def _columns() -> list[tuple[str, pa.DataType]]:
     """Return a column for each field of `Result`: which clip it is, its settings, and what became of it."""
-    own = Item.model_fields.keys() - Settings.model_fields.keys()
-    names = sorted(Result.model_fields, key=lambda name: name not in own)  # the sort keeps the order of equal ones
+    identifying = Item.model_fields.keys() - RenderSettings.model_fields.keys()
+    names = sorted(
+        Result.model_fields, key=lambda name: name not in identifying
+    )  # the sort keeps the order of equal ones
     return [(name, _arrow_type(Result.model_fields[name].annotation)) for name in names]
 
 
@@ -87,8 +89,10 @@ def parse(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         logger.warning("%s is damaged or of another version, and does not count: %s", TABLE, reason)
         return schema.empty_table().select(columns or schema.names)
-    whole = {name: _defaults(schema.field(name), len(table)) if name in lacking else table[name] for name in wanted}
-    return pa.table(whole, schema=pa.schema([schema.field(name) for name in wanted]))
+    columns_with_defaults = {
+        name: _defaults(schema.field(name), len(table)) if name in lacking else table[name] for name in wanted
+    }
+    return pa.table(columns_with_defaults, schema=pa.schema([schema.field(name) for name in wanted]))
 
 
 def _version_of(there: pa.Schema) -> pa.Schema:

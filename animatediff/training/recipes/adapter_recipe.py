@@ -21,4 +21,4 @@ class AdapterRecipe(Recipe):
         """Set the adapters to a file's, which is of their rank and changes the same matrices."""
         from animatediff.weights import adapters
 
-        adapters.read_into(uri, model.trainable, model.host)
+        adapters.read_into(uri, model.trainable, model.adapted_module)

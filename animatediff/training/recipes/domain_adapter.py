@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from animatediff.training.recipes.adapter_recipe import AdapterRecipe
-from animatediff.training.recipes.recipe import SampledWith
+from animatediff.training.recipes.recipe import SamplingWeights
 from animatediff.training.settings import ModelConfig
 
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 _PUBLISHED_RANK = 128
 
 
-class DomainAdapter(AdapterRecipe):
+class DomainAdapterRecipe(AdapterRecipe):
     """LoRA on the base's attention, from single frames, for what sets the videos apart from the base's pictures."""
 
-    result_file = "domain_adapter.safetensors"
+    weights_file = "domain_adapter.safetensors"
 
     def validate(self) -> None:
         """Refuse the fields that are about motion."""
@@ -33,7 +33,7 @@ class DomainAdapter(AdapterRecipe):
         if self.config.compute.activation_checkpointing == "motion":
             raise ValueError("recipe domain_adapter has no motion modules: compute.activation_checkpointing all")
 
-    def attach(self, unet: "UNet2DConditionModel", *, reads_weights: bool) -> "ImageModel":
+    def attach(self, unet: "UNet2DConditionModel", *, with_weights: bool) -> "ImageModel":
         """Put fresh adapters on the base's attentions, of the published rank unless the config says otherwise."""
         from animatediff.models.lora import LowRankAdapters
         from animatediff.training.trained_model import ImageModel
@@ -50,11 +50,11 @@ class DomainAdapter(AdapterRecipe):
         alphas_cumprod: "Tensor",
     ) -> "Tensor":
         """Return the losses of one frame a clip, (b), which the draws have chosen."""
-        from animatediff.training.step.draws import single_frames
+        from animatediff.training.step.draws import take_single_frames
 
-        frames, frame_draws = single_frames(latents, draws)
+        frames, frame_draws = take_single_frames(latents, draws)
         return super().loss(predict, frames, conditioning, frame_draws, alphas_cumprod)
 
-    def sampled_with(self, weights_uri: str) -> SampledWith:
+    def sampling_weights(self, weights_uri: str) -> SamplingWeights:
         """Return the adapter on the bare base, for single pictures."""
-        return SampledWith(motion_module=None, domain_adapter=weights_uri, is_still=True)
+        return SamplingWeights(motion_module=None, domain_adapter=weights_uri, is_still=True)

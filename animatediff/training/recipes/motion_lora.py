@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from animatediff.training.recipes.adapter_recipe import AdapterRecipe
-from animatediff.training.recipes.recipe import SampledWith
+from animatediff.training.recipes.recipe import SamplingWeights
 from animatediff.training.recipes.video_recipe import VideoRecipe
 
 if TYPE_CHECKING:
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 _PUBLISHED_RANK = 64
 
 
-class MotionLora(AdapterRecipe, VideoRecipe):
+class MotionLoraRecipe(AdapterRecipe, VideoRecipe):
     """LoRA on the temporal attention of `model.motion_module`, for one kind of motion."""
 
-    result_file = "motion_lora.safetensors"
+    weights_file = "motion_lora.safetensors"
 
     def validate(self) -> None:
         """Ask for a motion module, and refuse a new attention in it."""
-        self.needs_motion_module()
+        self.require_motion_module()
         if self.config.model.text_conditioned:
             raise ValueError("a LoRA does not train the attention to captions that model.text_conditioned adds")
 
@@ -30,6 +30,6 @@ class MotionLora(AdapterRecipe, VideoRecipe):
 
         return LowRankAdapters.for_motion(motion, self.config.model.lora_rank or _PUBLISHED_RANK)
 
-    def sampled_with(self, weights_uri: str) -> SampledWith:
+    def sampling_weights(self, weights_uri: str) -> SamplingWeights:
         """Return the motion module that it was trained on, and the LoRA."""
-        return SampledWith(motion_module=self.config.model.motion_module, motion_loras=(weights_uri,))
+        return SamplingWeights(motion_module=self.config.model.motion_module, motion_loras=(weights_uri,))

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from animatediff.training.recipes.recipe import SampledWith
+from animatediff.training.recipes.recipe import SamplingWeights
 from animatediff.training.recipes.video_recipe import VideoRecipe
 
 if TYPE_CHECKING:
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from animatediff.training.trained_model import TrainedModel
 
 
-class MotionModule(VideoRecipe):
+class MotionModuleRecipe(VideoRecipe):
     """Whole motion modules, on the base with or without a domain adapter."""
 
-    result_file = "motion_module.safetensors"
+    weights_file = "motion_module.safetensors"
 
     def validate(self) -> None:
         """Refuse the rank of a LoRA."""
@@ -39,6 +39,6 @@ class MotionModule(VideoRecipe):
 
         model.trainable.load_state_dict(motion_modules.read(uri).state_dict())
 
-    def sampled_with(self, weights_uri: str) -> SampledWith:
+    def sampling_weights(self, weights_uri: str) -> SamplingWeights:
         """Return the trained motion module alone: a domain adapter is left out of what is sampled."""
-        return SampledWith(motion_module=weights_uri)
+        return SamplingWeights(motion_module=weights_uri)

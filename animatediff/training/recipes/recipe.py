@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SampledWith:
+class SamplingWeights:
     """The weights files that show a recipe's result when clips are sampled on the base."""
 
     motion_module: str | None
@@ -53,16 +53,16 @@ class Recipe(ABC):
 
     @property
     @abstractmethod
-    def result_file(self) -> str:
+    def weights_file(self) -> str:
         """Name of the weights file in a run's folder and in its checkpoints."""
 
     @abstractmethod
-    def attach(self, unet: "UNet2DConditionModel", *, reads_weights: bool) -> "TrainedModel":
+    def attach(self, unet: "UNet2DConditionModel", *, with_weights: bool) -> "TrainedModel":
         """Put what is trained on the frozen base.
 
         Args:
             unet: the base's; on the meta device where no weights are read.
-            reads_weights: whether they are read from their files; else the model has shapes alone, on the meta device.
+            with_weights: whether they are read from their files; else the model has shapes alone, on the meta device.
 
         Returns:
             The model, fresh weights drawn from torch's global generator.
@@ -88,7 +88,7 @@ class Recipe(ABC):
         """
 
     @abstractmethod
-    def sampled_with(self, weights_uri: str) -> SampledWith:
+    def sampling_weights(self, weights_uri: str) -> SamplingWeights:
         """Return the weights files to sample with, `weights_uri` being the one that was trained."""
 
     @cached_property
@@ -112,7 +112,7 @@ class Recipe(ABC):
         Raises:
             UserError: as for `resolved_config`.
         """
-        return self.resolved_config.schedule.over(NoiseSchedule())
+        return self.resolved_config.schedule.apply_to(NoiseSchedule())
 
     def build(self, text_encoders: "TextEncoders", *, seed: int, rank: int = 0) -> "TrainedModel":
         """Return the model on the CPU in float32: the base frozen, the rest to be trained.
@@ -138,7 +138,7 @@ class Recipe(ABC):
         unet = load_frozen_base(self.config, text_encoders, predicts_v=predicts_v, rank=rank)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.attach(unet, reads_weights=True)
+            return self.attach(unet, with_weights=True)
 
     def count_parameters(self) -> tuple[int, int]:
         """Return the numbers of parameters that stay frozen, and of those that are trained; no weight is read or made.
@@ -148,7 +148,7 @@ class Recipe(ABC):
         """
         from animatediff.training.frozen_base import unet_on_meta
 
-        model = self.attach(unet_on_meta(self.config.base), reads_weights=False)
+        model = self.attach(unet_on_meta(self.config.base), with_weights=False)
         trained = sum(parameter.numel() for parameter in model.trainable.parameters())
         return sum(parameter.numel() for parameter in model.parameters()) - trained, trained
 

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from animatediff.errors import UserError
-from animatediff.training.recipes.domain_adapter import DomainAdapter
-from animatediff.training.recipes.finetune import finetune
-from animatediff.training.recipes.motion_lora import MotionLora
-from animatediff.training.recipes.motion_module import MotionModule
+from animatediff.training.recipes.domain_adapter import DomainAdapterRecipe
+from animatediff.training.recipes.finetune import finetune_recipe
+from animatediff.training.recipes.motion_lora import MotionLoraRecipe
+from animatediff.training.recipes.motion_module import MotionModuleRecipe
 from animatediff.training.recipes.recipe import Recipe
 from animatediff.training.settings import RecipeConfig
 
 RECIPES: Mapping[str, Callable[[RecipeConfig], Recipe]] = {
-    "domain_adapter": DomainAdapter,
-    "motion_module": MotionModule,
-    "motion_lora": MotionLora,
-    "finetune": finetune,
+    "domain_adapter": DomainAdapterRecipe,
+    "motion_module": MotionModuleRecipe,
+    "motion_lora": MotionLoraRecipe,
+    "finetune": finetune_recipe,
 }
 
 

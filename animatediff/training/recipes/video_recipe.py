@@ -21,7 +21,7 @@ class VideoRecipe(Recipe):
     def trainable(self, motion: "MotionModules") -> "MotionModules | LowRankAdapters":
         """Return what is trained of the motion UNet's motion modules, or on them."""
 
-    def needs_motion_module(self) -> None:
+    def require_motion_module(self) -> None:
         """Make sure that there is a motion module to start from.
 
         Raises:
@@ -30,13 +30,13 @@ class VideoRecipe(Recipe):
         if self.config.model.motion_module is None:
             raise ValueError(f"recipe {self.config.recipe} needs model.motion_module, the file to start from")
 
-    def attach(self, unet: "UNet2DConditionModel", *, reads_weights: bool) -> "VideoModel":
+    def attach(self, unet: "UNet2DConditionModel", *, with_weights: bool) -> "VideoModel":
         """Put motion modules into the base's UNet, the file's or fresh ones."""
         from animatediff.models.motion_unet import MotionUNet
         from animatediff.training.initial_motion_modules import load_motion, motion_on_meta
         from animatediff.training.trained_model import VideoModel
 
-        make = load_motion if reads_weights else motion_on_meta
+        make = load_motion if with_weights else motion_on_meta
         motion_unet = MotionUNet(unet, make(unet, self.config.model, self.config.base))
         return VideoModel(motion_unet, self.trainable(motion_unet.motion)).train()
 

@@ -8,7 +8,7 @@ from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.storage import checked_json
 
-LIST = "files.json"
+CHECKSUMS_FILE = "files.json"
 """In a checkpoint's folder, written last: size and SHA-256 of each of its files."""
 
 
@@ -16,22 +16,22 @@ class DamagedCheckpointError(UserError):
     """A checkpoint is not what was written; an older one may be."""
 
 
-def seal(folder: Path) -> None:
-    """Write the list of the files in a checkpoint's folder.
+def write_checksums(folder: Path) -> None:
+    """Write `CHECKSUMS_FILE` into a checkpoint's folder.
 
     They are read once for it, at the speed of SHA-256: 2 GB/s where the processor has instructions for it.
     """
     files = {path.name: _entry(path) for path in sorted(folder.iterdir())}
-    (folder / LIST).write_bytes(checked_json.dump(files, indent=2))
+    (folder / CHECKSUMS_FILE).write_bytes(checked_json.dump(files, indent=2))
 
 
-def check(folder: Path) -> None:
-    """Compare a checkpoint's files with their list. One without a list, from before there were any, passes.
+def verify_checksums(folder: Path) -> None:
+    """Compare a checkpoint's files with their checksums. One without, from before there were any, passes.
 
     Raises:
         DamagedCheckpointError: a file is missing, or has other bytes than were written.
     """
-    for name, entry in _listed(str(folder)).items():
+    for name, entry in _read_checksums(str(folder)).items():
         path = folder / name
         if not path.exists():
             raise DamagedCheckpointError(f"{path} is missing")
@@ -49,10 +49,10 @@ def find_damage(uri: str) -> str | None:
     if not sizes:
         return "its folder is missing or empty"
     try:
-        listed = _listed(uri) if LIST in sizes else {}
+        recorded = _read_checksums(uri) if CHECKSUMS_FILE in sizes else {}
     except DamagedCheckpointError as error:
         return str(error)
-    for name, entry in listed.items():
+    for name, entry in recorded.items():
         if name not in sizes:
             return f"{name} is missing"
         if sizes[name] != entry["num_bytes"]:
@@ -61,13 +61,13 @@ def find_damage(uri: str) -> str | None:
     return f"{empty[0]} is empty" if empty else None
 
 
-def _listed(uri: str) -> dict[str, Any]:
+def _read_checksums(uri: str) -> dict[str, Any]:
     try:
-        content = storage.read_bytes(storage.join(uri, LIST))
+        content = storage.read_bytes(storage.join(uri, CHECKSUMS_FILE))
     except FileNotFoundError:
         return {}
     try:
-        return checked_json.load(content, LIST, remedy="an older checkpoint may be whole")
+        return checked_json.load(content, CHECKSUMS_FILE, remedy="an older checkpoint may be whole")
     except UserError as error:
         raise DamagedCheckpointError(str(error)) from error
 

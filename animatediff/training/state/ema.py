@@ -43,8 +43,8 @@ class Ema:
 
     def load(self, averages: Sequence[Tensor]) -> None:
         """Continue from saved averages."""
-        for own, saved in zip(self.averages, averages, strict=True):
-            own.copy_(saved)
+        for average, saved in zip(self.averages, averages, strict=True):
+            average.copy_(saved)
 
     @torch.no_grad()
     def _set(self, values: Sequence[Tensor]) -> None:

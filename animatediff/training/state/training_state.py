@@ -21,8 +21,8 @@ from animatediff.training.state.checkpoint_files import DamagedCheckpointError
 from animatediff.training.state.ema import Ema
 from animatediff.training.trained_model import TrainedModel
 
-_TENSORS = "training_state.pt"
-_STATE = "state.json"
+_TENSORS_FILE = "training_state.pt"
+_RECORD_FILE = "state.json"
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,20 @@ class TrainingState:
             step: steps done.
             skipped_steps: how many of them were skipped.
         """
-        self.write_result(str(folder / self.recipe.result_file))
+        self.write_weights(str(folder / self.recipe.weights_file))
         # The file holds the averages; the weights themselves are needed to go on.
         weights = {"weights": self.model.trainable.state_dict()} if self.ema is not None else {}
         state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), **weights}
         # Opened by Python, which keeps what the system says.
-        with _errors_naming(folder), (folder / _TENSORS).open("wb") as file:
+        with _errors_naming(folder), (folder / _TENSORS_FILE).open("wb") as file:
             torch.save(state, file)
         config = self.recipe.resolved_config.model_dump(mode="json")
         content = json.dumps({"step": step, "skipped_steps": skipped_steps, "config": config}, indent=2)
-        storage.write_bytes(str(folder / _STATE), content.encode())
+        storage.write_bytes(str(folder / _RECORD_FILE), content.encode())
         with _errors_naming(folder):
-            checkpoint_files.seal(folder)
+            checkpoint_files.write_checksums(folder)
 
-    def write_result(self, uri: str) -> None:
+    def write_weights(self, uri: str) -> None:
         """Write what was trained as a weights file: the averages where there are any."""
         with self.ema.averages_swapped_in() if self.ema is not None else nullcontext():
             self.recipe.write(uri, self.model)
@@ -74,9 +74,9 @@ class TrainingState:
             DamagedCheckpointError: a file is missing or has other bytes than were written.
             UserError: the weights file was made for another model.
         """
-        checkpoint_files.check(folder)
+        checkpoint_files.verify_checksums(folder)
         state, record = _read(folder)
-        self.recipe.read(str(folder / self.recipe.result_file), self.model)
+        self.recipe.read(str(folder / self.recipe.weights_file), self.model)
         if self.ema is not None:
             self.ema.load([parameter.detach() for parameter in self.model.trainable.parameters()])
         if "weights" in state:
@@ -100,8 +100,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the tensors and the record; what older versions wrote has no checksums."""
     try:
         # weights_only: a checkpoint from elsewhere must not run code.
-        state = torch.load(folder / _TENSORS, map_location="cpu", weights_only=True)
-        return state, json.loads((folder / _STATE).read_text())
+        state = torch.load(folder / _TENSORS_FILE, map_location="cpu", weights_only=True)
+        return state, json.loads((folder / _RECORD_FILE).read_text())
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise DamagedCheckpointError(f"{folder} cannot be read: {str(error).splitlines()[0]}") from error
 
@@ -110,5 +110,5 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> 
     """Load a saved state, but keep the settings that the optimizer was made with: the config may have changed them."""
     settings = [{name: v for name, v in group.items() if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
-    for group, own in zip(optimizer.param_groups, settings, strict=True):
-        group.update(own)
+    for group, group_settings in zip(optimizer.param_groups, settings, strict=True):
+        group.update(group_settings)

@@ -17,10 +17,10 @@ class Draws:
     """(b c f h w) standard normal, independent from frame to frame unless the objective says otherwise."""
     timesteps: Tensor
     """(b) integers, one a clip."""
-    dropped: list[bool]
+    captions_dropped: list[bool]
     """Per clip, whether its caption is replaced by the empty one."""
-    frames: list[int]
-    """Per clip, one of its frames, for a recipe that trains on single ones; all equally likely."""
+    frame_indices: list[int]
+    """Per clip, the index of one of its frames, for a recipe that trains on single ones; all equally likely."""
 
 
 @dataclass(frozen=True)
@@ -55,27 +55,29 @@ class RandomSource:
         # The options draw only now, so that without them every draw above is what it would be if they did not exist.
         if self.objective.timestep_power != 1:
             timesteps = [biased_timestep(self.num_timesteps, self.objective.timestep_power, g) for g in generators]
-        noise = [with_shared_parts(own, self.objective, g) for own, g in zip(noise, generators, strict=True)]
+        noise = [
+            correlate_noise(independent, self.objective, g) for independent, g in zip(noise, generators, strict=True)
+        ]
         frames = [int(torch.randint(shape[2], (1,), generator=g)) for g in generators]
         return Draws(torch.stack(noise), torch.cat(timesteps), dropped, frames)
 
 
-def of_clips(draws: Draws, chosen: Tensor) -> Draws:
+def select_clips(draws: Draws, chosen: Tensor) -> Draws:
     """Return the draws of some of a batch's clips, by their indices (k)."""
     indices = chosen.tolist()
     return Draws(
         draws.noise[chosen],
         draws.timesteps[chosen],
-        [draws.dropped[i] for i in indices],
-        [draws.frames[i] for i in indices],
+        [draws.captions_dropped[i] for i in indices],
+        [draws.frame_indices[i] for i in indices],
     )
 
 
-def single_frames(latents: Tensor, draws: Draws) -> tuple[Tensor, Draws]:
+def take_single_frames(latents: Tensor, draws: Draws) -> tuple[Tensor, Draws]:
     """Return the frame of each clip that the draws chose, (b c 1 h w), with its own noise."""
-    rows, frames = torch.arange(len(latents)), torch.tensor(draws.frames)
+    rows, frames = torch.arange(len(latents)), torch.tensor(draws.frame_indices)
     noise = draws.noise[rows, :, frames, None]
-    return latents[rows, :, frames, None], Draws(noise, draws.timesteps, draws.dropped, [0] * len(latents))
+    return latents[rows, :, frames, None], Draws(noise, draws.timesteps, draws.captions_dropped, [0] * len(latents))
 
 
 def _generator(seed: int, step: int, index: int) -> torch.Generator:
@@ -90,7 +92,7 @@ def biased_timestep(num_timesteps: int, power: float, generator: torch.Generator
     return (num_timesteps * u ** (1 / power)).long().clamp(max=num_timesteps - 1)
 
 
-def with_shared_parts(noise: Tensor, objective: ObjectiveConfig, generator: torch.Generator) -> Tensor:
+def correlate_noise(noise: Tensor, objective: ObjectiveConfig, generator: torch.Generator) -> Tensor:
     """Return a clip's noise with what its frames, or all places of a channel, have in common.
 
     Args:

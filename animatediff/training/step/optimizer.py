@@ -25,7 +25,7 @@ def learning_rate(config: OptimConfig, *, step: int, num_steps: int) -> float:
     return config.lr * min(1.0, rising, falling)
 
 
-def keep_scale(scaler: torch.amp.GradScaler) -> None:
+def keep_loss_scale_above_one(scaler: torch.amp.GradScaler) -> None:
     """Keep a loss scale from falling below 1, at which no loss overflows for the scale's sake; waits for the device.
 
     A scaler halves its scale at every skipped step, also where a broken clip was to blame. It doubles it so rarely
@@ -35,7 +35,7 @@ def keep_scale(scaler: torch.amp.GradScaler) -> None:
         scaler.update(1.0)
 
 
-class Update(NamedTuple):
+class OptimizerStep(NamedTuple):
     """What an update did, as scalar tensors on the device: reading one waits for the device."""
 
     grad_norm: Tensor
@@ -44,13 +44,13 @@ class Update(NamedTuple):
     """Whether it is a number; if not, the update has been skipped."""
 
 
-def update(
+def optimizer_step(
     optimizer: torch.optim.AdamW,
     scaler: torch.amp.GradScaler,
     parameters: list[nn.Parameter],
     *,
     max_grad_norm: float,
-) -> Update:
+) -> OptimizerStep:
     """Clip the gradients, step unless they are not finite, and clear them.
 
     Whether to skip is decided on the device, without waiting for it. With several workers all decide alike, since
@@ -71,4 +71,4 @@ def update(
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return Update(norm, is_finite)
+    return OptimizerStep(norm, is_finite)

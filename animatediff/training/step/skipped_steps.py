@@ -31,18 +31,20 @@ class SkippedSteps:
         limit: skipped steps in a row that are borne.
         gather: joins the workers' clip ids.
         lr: named in the error.
-        overflows: whether single steps may be skipped for the loss scaler's sake, with no clip to blame.
+        scaler_may_skip: whether single steps may be skipped for the loss scaler's sake, with no clip to blame.
         on_skip: called for each step that is found to have been skipped.
     """
 
-    def __init__(self, limit: int, gather: Gather, *, lr: float, overflows: bool, on_skip: Callable[[], None]) -> None:
-        self._limit, self._gather, self._lr, self._overflows = limit, gather, lr, overflows
+    def __init__(
+        self, limit: int, gather: Gather, *, lr: float, scaler_may_skip: bool, on_skip: Callable[[], None]
+    ) -> None:
+        self._limit, self._gather, self._lr, self._overflows = limit, gather, lr, scaler_may_skip
         self._on_skip = on_skip
         self._last: tuple[int, Tensor, Tensor, list[str]] | None = None
         self._in_a_row = 0
         self.number = 0
         """Steps skipped so far."""
-        self.found: list[SkippedStep] = []
+        self.unreported: list[SkippedStep] = []
         """Skipped steps that nobody has taken note of yet."""
 
     def add(self, step: int, is_finite: Tensor, losses: Tensor, clip_ids: list[str]) -> None:
@@ -79,12 +81,12 @@ class SkippedSteps:
         blamed = self._gather(bad)
         if not blamed and not self._overflows:
             blamed = self._gather(clip_ids)
-        self.found.append(SkippedStep(step, blamed))
+        self.unreported.append(SkippedStep(step, blamed))
         if self._in_a_row > self._limit:
-            raise UserError(_enough(step, self._in_a_row, blamed, self._lr))
+            raise UserError(_too_many_message(step, self._in_a_row, blamed, self._lr))
 
 
-def _enough(step: int, in_a_row: int, clip_ids: list[str], lr: float) -> str:
+def _too_many_message(step: int, in_a_row: int, clip_ids: list[str], lr: float) -> str:
     more = len(clip_ids) - _MOST_NAMED
     named = ", ".join(clip_ids[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
     clips = f" The last one's clips: {named}." if clip_ids else ""

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 
-from animatediff.weights.layouts.families import DOWN, Base, Contents
+from animatediff.weights.layouts.families import DOWN, Base, FileContents
 
 TEXT_WIDTHS: dict[int, Base] = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl-refiner"}
 """Width of the text embeddings that a base's cross-attention reads."""
@@ -51,7 +51,7 @@ _SD3_WIDTH = 1536
 _READS_SECOND = re.compile(rf"{DOWN}|\.hada_w1_b(?:\.default)?$|\.diff$|to_[kv](?:_ip(?:\.\d+)?)?\.?weight$")
 
 
-def find_base(contents: Contents) -> Base | None:
+def find_base(contents: FileContents) -> Base | None:
     """Return the model that a network's weights, or changes to them, were made for; None where nothing tells.
 
     The metadata counts only where names and shapes say nothing, as it can be wrong.
@@ -66,19 +66,19 @@ def find_base(contents: Contents) -> Base | None:
     return found or _of_blocks(contents) or _of_metadata(contents.metadata) or _of_another_kind(contents)
 
 
-def text_width(contents: Contents) -> int | None:
+def text_width(contents: FileContents) -> int | None:
     """Return the width of the text embeddings that the layers read; None where nothing tells, or they differ."""
     widths = _widths(contents, _CROSS_ATTENTION) | _widths(contents, _TEXT_ATTENTION)
     return widths.pop() if len(widths) == 1 else None
 
 
-def _of_text_encoder(contents: Contents) -> Base | None:
+def _of_text_encoder(contents: FileContents) -> Base | None:
     """Return the base of a change to the text encoder alone; SDXL's two have names of their own."""
     widths = _widths(contents, _TEXT_ENCODER)
     return TEXT_WIDTHS[widths.pop()] if len(widths) == 1 and widths <= {768, 1024} else None
 
 
-def _of_blocks(contents: Contents) -> Base | None:
+def _of_blocks(contents: FileContents) -> Base | None:
     """Return the base of a change to the UNet, in the original layout, that leaves out the layers which read text."""
     if not contents.has(_NOT_SDXL):
         return None
@@ -91,14 +91,14 @@ def _of_metadata(metadata: Mapping[str, str]) -> Base | None:
     return next((base for text in said for base, pattern in _METADATA if re.search(pattern, text)), None)
 
 
-def _of_another_kind(contents: Contents) -> Base | None:
+def _of_another_kind(contents: FileContents) -> Base | None:
     """Return the base of image and video transformers, which have no UNet at all."""
     if contents.has(_UNET_OR_TEXT) or contents.has(_TEXT_STACK) or not contents.has(_STACK):
         return None
     return "sd3" if _SD3_WIDTH in _widths(contents, _JOINT_ATTENTION) else "other"
 
 
-def _widths(contents: Contents, place: re.Pattern[str]) -> set[int]:
+def _widths(contents: FileContents, place: re.Pattern[str]) -> set[int]:
     """Return what the layers at `place` read, in numbers a token."""
     return {width for name in contents.matching(place) for width in _reads(name, contents.shapes)}
 

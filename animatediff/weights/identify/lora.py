@@ -9,7 +9,7 @@ from torch import Tensor
 from animatediff.errors import UserError
 from animatediff.weights.identify.base import find_base
 from animatediff.weights.identify.metadata import printable
-from animatediff.weights.layouts.families import ALGORITHMS, DOWN, Base, Contents, Description, LoraFamily
+from animatediff.weights.layouts.families import ALGORITHMS, DOWN, Base, FileContents, LoraFamily, PartialIdentity
 from animatediff.weights.reading.files import parse_json
 
 DOMAIN_ADAPTER_RANK = 128
@@ -46,7 +46,7 @@ _ATTENTION_MATRICES = {(attention, matrix) for attention in ("attn1", "attn2") f
 _RANK_FIRST = re.compile(rf"{DOWN}|\.(?:hada_w1_b|lokr_w[12]_b)(?:\.default)?$")
 
 
-def describe(family: LoraFamily, contents: Contents) -> Description:
+def describe(family: LoraFamily, contents: FileContents) -> PartialIdentity:
     """Tell a low-rank file's kind; of its values only the alphas are read.
 
     Args:
@@ -57,10 +57,10 @@ def describe(family: LoraFamily, contents: Contents) -> Description:
     alphas = _alphas(contents.tensors) | _alphas_of_metadata(contents.metadata)
     rank, alpha = _range(ranks), _range(alphas)
     if family != "lora":
-        return Description(family, None, _layout(_LAYOUTS, contents), find_base(contents), rank, alpha)
+        return PartialIdentity(family, None, _layout(_LAYOUTS, contents), find_base(contents), rank, alpha)
     if contents.has(_MOTION):
         version, base = _motion_version(contents)
-        return Description(
+        return PartialIdentity(
             "motion_lora", version, _layout(_MOTION_LAYOUTS, contents), base, rank, alpha, _also(contents)
         )
     algorithm, base, layout = _algorithm(contents), find_base(contents), _layout(_LAYOUTS, contents)
@@ -71,19 +71,19 @@ def describe(family: LoraFamily, contents: Contents) -> Description:
         blocks = _blocks_of_changed_attention(contents)
         if blocks == _NUM_BLOCKS or (blocks and has_its_layout):
             note = None if has_its_layout else "any LoRA of rank 128 on the UNet's attention looks the same"
-            return Description("domain_adapter", None, layout, base, rank, alpha, note)
+            return PartialIdentity("domain_adapter", None, layout, base, rank, alpha, note)
     if says_so:
-        return Description("domain_adapter", None, layout, base, rank, alpha)
+        return PartialIdentity("domain_adapter", None, layout, base, rank, alpha)
     words = sorted({name.split(".")[1] for name in contents.matching(r"^bundle_emb\.[^.]+\.")})
     note = (
         f"with {len(words)} embedding{'s' if len(words) > 1 else ''} for the words {', '.join(words)}"
         if words
         else None
     )
-    return Description("lora", algorithm, layout, base, rank, alpha, printable(note) if note else None)
+    return PartialIdentity("lora", algorithm, layout, base, rank, alpha, printable(note) if note else None)
 
 
-def _algorithm(contents: Contents) -> str:
+def _algorithm(contents: FileContents) -> str:
     found = next((algorithm for algorithm, pattern in ALGORITHMS if contents.has(pattern)), "LoRA")
     if found == "LoRA" and any(shape[2:] not in ((), (1, 1)) for shape in _shapes(contents, DOWN)):
         return "LoCon"
@@ -92,15 +92,15 @@ def _algorithm(contents: Contents) -> str:
     return found
 
 
-def _shapes(contents: Contents, pattern: str) -> Iterable[tuple[int, ...]]:
+def _shapes(contents: FileContents, pattern: str) -> Iterable[tuple[int, ...]]:
     return (contents.shapes[name] for name in contents.matching(pattern))
 
 
-def _layout(layouts: tuple[tuple[str, str], ...], contents: Contents) -> str | None:
+def _layout(layouts: tuple[tuple[str, str], ...], contents: FileContents) -> str | None:
     return next((layout for layout, pattern in layouts if contents.has(pattern)), None)
 
 
-def _blocks_of_changed_attention(contents: Contents) -> int:
+def _blocks_of_changed_attention(contents: FileContents) -> int:
     """Count the transformer blocks that have all matrices of their attentions changed; 0 if anything else is."""
     blocks: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for name in contents.matching(DOWN):
@@ -111,7 +111,7 @@ def _blocks_of_changed_attention(contents: Contents) -> int:
     return len(blocks) if all(changed == _ATTENTION_MATRICES for changed in blocks.values()) else 0
 
 
-def _motion_version(contents: Contents) -> tuple[str | None, Base | None]:
+def _motion_version(contents: FileContents) -> tuple[str | None, Base | None]:
     """Return a MotionLoRA's version and base, from the blocks that it changes.
 
     Only v2's motion modules have one in the middle, and only SD 1.x's UNet a fourth block a side.
@@ -120,7 +120,7 @@ def _motion_version(contents: Contents) -> tuple[str | None, Base | None]:
     return version, "sd1" if contents.has(rf"(?:down|up)_blocks[._]3[._](?:{_MOTION})") else None
 
 
-def _also(contents: Contents) -> str | None:
+def _also(contents: FileContents) -> str | None:
     others = any(not re.search(_MOTION, name) for name in contents.matching(DOWN))
     return "it changes layers of the base too" if others else None
 

@@ -4,7 +4,7 @@ from collections.abc import Set as AbstractSet
 
 from animatediff.weights.identify.model import UNUSUAL_INPUTS
 from animatediff.weights.identify.weights_slots import field_for
-from animatediff.weights.layouts.families import WORDS, Base, Family, Identity
+from animatediff.weights.layouts.families import FAMILY_NAMES, Base, Family, WeightsIdentity
 
 _VERSIONED = ("motion_module", "motion_lora", "lora")
 BASE_NAMES: dict[Base, str] = {
@@ -18,11 +18,11 @@ BASE_NAMES: dict[Base, str] = {
 """What each model is called."""
 
 
-def name(identity: Identity) -> str:
+def name(identity: WeightsIdentity) -> str:
     """Return what a file is in words, such as `an SDXL LoRA`."""
     if identity.family == "unknown":
         return f"no weights file of a known kind: {identity.note}"
-    words = [BASE_NAMES.get(identity.base, "") if identity.base else "", WORDS[identity.family]]
+    words = [BASE_NAMES.get(identity.base, "") if identity.base else "", FAMILY_NAMES[identity.family]]
     if identity.family == "checkpoint" and identity.version:
         words.insert(1, identity.version)
     if identity.family == "domain_adapter":
@@ -41,7 +41,7 @@ def model_name(base: Base, role: str = "") -> str:
     return f"{_with_article(BASE_NAMES[base])}{role} model"
 
 
-def misfit(identity: Identity, families: AbstractSet[Family], base: Base | None) -> str | None:
+def mismatch_reason(identity: WeightsIdentity, families: AbstractSet[Family], base: Base | None) -> str | None:
     """Return why a file cannot be used, as the end of a sentence that begins with its name; None if it can.
 
     Args:
@@ -52,7 +52,7 @@ def misfit(identity: Identity, families: AbstractSet[Family], base: Base | None)
     what = name(identity)
     if identity.family not in families:
         wanted = " or ".join(
-            _with_article(WORDS[family].partition(" (")[0]) for family in sorted(families - {"unknown"})
+            _with_article(FAMILY_NAMES[family].partition(" (")[0]) for family in sorted(families - {"unknown"})
         )
         if identity.family == "unknown":
             return f"is {what}; {wanted} is needed"
@@ -69,7 +69,7 @@ def misfit(identity: Identity, families: AbstractSet[Family], base: Base | None)
     return None
 
 
-def _remedy(identity: Identity, base: Base) -> str:
+def _remedy(identity: WeightsIdentity, base: Base) -> str:
     if identity.base in ("sd1", "sdxl"):
         return f"use it with {_with_article(BASE_NAMES[identity.base])} base"
     return f"take one that was made for {BASE_NAMES[base]}"

@@ -1,7 +1,7 @@
 """What a file is that holds whole weights: a motion module, a checkpoint or a part of one, a network, an embedding."""
 
 from animatediff.weights.identify.base import TEXT_WIDTHS, find_base, text_width
-from animatediff.weights.layouts.families import Base, Contents, Description, Rule
+from animatediff.weights.layouts.families import Base, FileContents, FileRule, PartialIdentity
 
 UNUSUAL_INPUTS = {5: "depth", 7: "upscaling", 8: "pix2pix", 9: "inpainting"}
 """What a UNet is for that takes more channels than the latent's that it gives back, by their number."""
@@ -26,7 +26,7 @@ _MOTION_NOTES = {
 }
 
 
-def describe(rule: Rule, contents: Contents) -> Description:
+def describe(rule: FileRule, contents: FileContents) -> PartialIdentity:
     """Tell a file's version, layout and base, as far as its rule leaves them open."""
     match rule.family:
         case "motion_module":
@@ -39,14 +39,14 @@ def describe(rule: Rule, contents: Contents) -> Description:
             return _embedding(rule, contents, _VECTORS)
         case "sparse_control":
             layout = "official" if contents.has(r"\.temporal_transformer\.") else "diffusers"
-            return Description(rule.family, rule.version, layout, "sd1")
+            return PartialIdentity(rule.family, rule.version, layout, "sd1")
         case "upscaler":
-            return Description(rule.family, rule.version)
+            return PartialIdentity(rule.family, rule.version)
         case _:
-            return Description(rule.family, rule.version, rule.layout, find_base(contents))
+            return PartialIdentity(rule.family, rule.version, rule.layout, find_base(contents))
 
 
-def describe_unnamed(contents: Contents) -> Description:
+def describe_unnamed(contents: FileContents) -> PartialIdentity:
     """Name a file that no rule knows: diffusers' embeddings are one tensor named after any word.
 
     All else is unknown.
@@ -56,11 +56,11 @@ def describe_unnamed(contents: Contents) -> Description:
     # Parameters have dots. So may words, if nothing else about them is a parameter's.
     is_word = "." not in name.strip(".") or (is_known_width and not name.endswith((".weight", ".bias")))
     if len(contents.shapes) == 1 and len(shape) in (1, 2) and shape[-1] >= _NARROWEST_VECTOR and is_word:
-        return _embedding(Rule("textual_inversion", (), "diffusers"), contents, "")
-    return Description("unknown")
+        return _embedding(FileRule("textual_inversion", (), "diffusers"), contents, "")
+    return PartialIdentity("unknown")
 
 
-def _motion_module(contents: Contents) -> Description:
+def _motion_module(contents: FileContents) -> PartialIdentity:
     # It imports diffusers: seconds that the other families do without.
     from animatediff.weights.layouts.motion import CONFIG_KEY, detect, is_table, unsupported
 
@@ -69,7 +69,7 @@ def _motion_module(contents: Contents) -> Description:
     except ValueError:  # numbers in names that no module has
         found = None
     if found is None:
-        return Description("motion_module", note="its layout is not known")
+        return PartialIdentity("motion_module", note="its layout is not known")
     base = _base_of_motion(contents, is_xl=found.version in ("sdxl", "hotshotxl"))
     notes = [found.note, unsupported(contents.tensors)]
     version: str = found.version
@@ -81,10 +81,10 @@ def _motion_module(contents: Contents) -> Description:
             notes.append("v2 without its position tables looks the same")
     elif contents.has(r"^conv_in\."):
         version = "pia"
-    return Description("motion_module", version, found.layout, base, note="; ".join(filter(None, notes)) or None)
+    return PartialIdentity("motion_module", version, found.layout, base, note="; ".join(filter(None, notes)) or None)
 
 
-def _base_of_motion(contents: Contents, *, is_xl: bool) -> Base | None:
+def _base_of_motion(contents: FileContents, *, is_xl: bool) -> Base | None:
     """Return a motion module's base.
 
     It is told from the width of the text that it reads, if it reads any; else from its blocks, which are as wide as
@@ -97,11 +97,11 @@ def _base_of_motion(contents: Contents, *, is_xl: bool) -> Base | None:
     return (None if is_small else "sdxl") if is_xl else "sd1"
 
 
-def _shape(contents: Contents, pattern: str) -> tuple[int, ...]:
+def _shape(contents: FileContents, pattern: str) -> tuple[int, ...]:
     return next((contents.shapes[name] for name in contents.matching(pattern)), ())
 
 
-def _checkpoint(rule: Rule, contents: Contents) -> Description:
+def _checkpoint(rule: FileRule, contents: FileContents) -> PartialIdentity:
     first, last = (_shape(contents, layer) for layer in (_FIRST_LAYER, _LAST_LAYER))
     is_text_to_image = first[1:2] == last[:1]  # a latent of that many channels goes in and comes out
     version = UNUSUAL_INPUTS.get(first[1]) if len(first) == 4 and not is_text_to_image else None
@@ -113,31 +113,31 @@ def _checkpoint(rule: Rule, contents: Contents) -> Description:
     if contents.has(r"^v_pred$") or contents.metadata.get("modelspec.prediction_type") == "v":
         notes.append("trained to predict v, not noise")
     base = _base_of_text_encoder(contents) if rule.version == "text encoder" else find_base(contents)
-    return Description("checkpoint", version, rule.layout, base, note="; ".join(notes) or None)
+    return PartialIdentity("checkpoint", version, rule.layout, base, note="; ".join(notes) or None)
 
 
-def _base_of_text_encoder(contents: Contents) -> Base | None:
+def _base_of_text_encoder(contents: FileContents) -> Base | None:
     """Return a text encoder's base; SD 1.x has the first of SDXL's two, so that a width of 768 does not tell."""
     widths = {contents.shapes[name][-1:] for name in contents.matching(r"\btoken_embedding\.weight$")} - {(768,)}
     return _TEXT_ENCODER_WIDTHS.get(widths.pop()[0]) if len(widths) == 1 and () not in widths else None
 
 
-def _vae(rule: Rule, contents: Contents) -> Description:
+def _vae(rule: FileRule, contents: FileContents) -> PartialIdentity:
     """Describe a VAE; SD 1.x and SDXL have the same one but for its numbers, so that its base is not told."""
     shapes = (contents.shapes[name] for name in contents.matching(r"(?:^|\.)decoder\.conv_in\.weight$"))
     latent_channels = next((shape[1] for shape in shapes if len(shape) == 4), 4)
     if latent_channels == 4:
-        return Description("vae", None, rule.layout)
-    return Description("vae", None, rule.layout, "other", note=f"its latents have {latent_channels} channels")
+        return PartialIdentity("vae", None, rule.layout)
+    return PartialIdentity("vae", None, rule.layout, "other", note=f"its latents have {latent_channels} channels")
 
 
-def _embedding(rule: Rule, contents: Contents, pattern: str) -> Description:
+def _embedding(rule: FileRule, contents: FileContents, pattern: str) -> PartialIdentity:
     shapes = [contents.shapes[name] for name in contents.matching(pattern)]
     number = shapes[0][0] if len(shapes[0]) == 2 else 1
     is_sdxl = contents.has(r"^clip_[lg]$") or any(shape[-1:] == (1280,) for shape in shapes)
     base = "sdxl" if is_sdxl else _TEXT_ENCODER_WIDTHS.get(shapes[0][-1] if shapes[0] else 0)
     widths = {shape[-1] for shape in shapes if shape}
-    return Description(
+    return PartialIdentity(
         *("textual_inversion", f"{number} vector{'' if number == 1 else 's'}", rule.layout, base),
         text_width=widths.pop() if len(widths) == 1 else None,
     )

@@ -1,8 +1,9 @@
 """What an entry of a catalog names: a row for each field, with the kind of weights file that belongs in it.
 
-Whatever is done with an entry's files is a loop over `SLOTS`: digests, hashes, checks, the columns of tables, what is
-fetched from MLflow, and the message that tells where a file belongs. A new kind of file is a row here and a field of
-`rendering.catalog.entries.Weights`. The table lies here, below the catalog, since that message is needed here.
+Whatever is done with an entry's files is a loop over `WEIGHTS_SLOTS`: digests, hashes, checks, the columns of tables,
+what is fetched from MLflow, and the message that tells where a file belongs. A new kind of file is a row here and a
+field of `rendering.catalog.entries.PersonalisedFiles`. The table lies here, below the catalog, since that message is
+needed here.
 """
 
 from typing import Literal, NamedTuple
@@ -15,7 +16,7 @@ Role = Literal["base", "motion_module", "replacement", "addition", "embedding"]
 prompts a word."""
 
 
-class Slot(NamedTuple):
+class WeightsSlot(NamedTuple):
     """A field of an entry that names weights."""
 
     field: str
@@ -32,7 +33,7 @@ class Slot(NamedTuple):
 
     @property
     def has_scale(self) -> bool:
-        """Whether its files have a strength."""
+        """Whether its files are added by a scale of their own."""
         return self.role == "addition"
 
     @property
@@ -43,16 +44,16 @@ class Slot(NamedTuple):
 
 # In the order in which results tell the files' hashes, and in which additions are added up: sums round by it.
 _ROWS = (
-    Slot("base", "base"),
-    Slot("motion_module", "motion_module", ("motion_module",)),
-    Slot("checkpoint", "replacement", ("checkpoint", "vae")),
-    Slot("vae", "replacement", ("vae",)),
-    Slot("domain_adapter", "addition", ("domain_adapter",)),
-    Slot("loras", "addition", ("lora",), is_list=True),
-    Slot("motion_loras", "addition", ("motion_lora",), is_list=True),
-    Slot("embeddings", "embedding", ("textual_inversion",), is_list=True),
+    WeightsSlot("base", "base"),
+    WeightsSlot("motion_module", "motion_module", ("motion_module",)),
+    WeightsSlot("checkpoint", "replacement", ("checkpoint", "vae")),
+    WeightsSlot("vae", "replacement", ("vae",)),
+    WeightsSlot("domain_adapter", "addition", ("domain_adapter",)),
+    WeightsSlot("loras", "addition", ("lora",), is_list=True),
+    WeightsSlot("motion_loras", "addition", ("motion_lora",), is_list=True),
+    WeightsSlot("embeddings", "embedding", ("textual_inversion",), is_list=True),
 )
-SLOTS = {slot.field: slot for slot in _ROWS}
+WEIGHTS_SLOTS = {slot.field: slot for slot in _ROWS}
 """By the field's name."""
 
 

@@ -49,7 +49,7 @@ ALGORITHMS: tuple[tuple[str, str], ...] = (
 """How a file changes the weights of a model, by a pattern among its names; the first that is found."""
 
 
-WORDS: dict[Family, str] = {
+FAMILY_NAMES: dict[Family, str] = {
     "motion_module": "motion module",
     "motion_lora": "MotionLoRA",
     "domain_adapter": "domain adapter (LoRA on the base's attention, rank 128)",
@@ -71,7 +71,7 @@ def is_lora(family: Family | None) -> TypeGuard[LoraFamily]:
     return family in get_args(LoraFamily)
 
 
-class Rule(NamedTuple):
+class FileRule(NamedTuple):
     """A kind of file: what it is if all patterns are found among its names."""
 
     family: Family
@@ -80,43 +80,49 @@ class Rule(NamedTuple):
     version: str | None = None
 
 
-RULES: tuple[Rule, ...] = (
+FILE_RULES: tuple[FileRule, ...] = (
     # Adapters first: several of them hold low-rank factors, or parts of a UNet under its own names.
-    Rule("ip_adapter", (r"[._]to_k_ip\.", r"^image_proj\."), version="IP-Adapter"),
-    Rule("ip_adapter", (r"^(?:ip_adapter\.)?\d+\.to_k_ip\.",), version="IP-Adapter"),
-    Rule("controlnet", (r"^lora_controlnet$",), "ldm", "Control-LoRA"),
-    Rule("controlnet", (r"^lllite_(?:unet|conds)",), "kohya", "ControlNet-LLLite"),
-    Rule("lora", ("|".join(pattern for _, pattern in ALGORITHMS),)),
-    Rule("sparse_control", (r"(?:^|\.)controlnet_cond_embedding\.conv_in\.", r"motion_modules\."), version="scribble"),
-    Rule("sparse_control", (r"(?:^|\.)controlnet_cond_embedding\.", r"motion_modules\."), version="rgb"),
-    Rule("controlnet", (r"(?:^|\.)controlnet_cond_embedding\.",), "diffusers", "ControlNet"),
-    Rule("controlnet", (r"^control_model\.|^input_hint_block\.\d|^zero_convs\.\d",), "ldm", "ControlNet"),
-    Rule("t2i_adapter", (r"^(?:adapter\.)?body\.\d+\.(?:block1\.|resnets\.\d+\.block1\.)",), version="T2I-Adapter"),
-    Rule("motion_module", (r"motion_modules\.\d+\.|temporal_attentions\.\d+\.",)),
+    FileRule("ip_adapter", (r"[._]to_k_ip\.", r"^image_proj\."), version="IP-Adapter"),
+    FileRule("ip_adapter", (r"^(?:ip_adapter\.)?\d+\.to_k_ip\.",), version="IP-Adapter"),
+    FileRule("controlnet", (r"^lora_controlnet$",), "ldm", "Control-LoRA"),
+    FileRule("controlnet", (r"^lllite_(?:unet|conds)",), "kohya", "ControlNet-LLLite"),
+    FileRule("lora", ("|".join(pattern for _, pattern in ALGORITHMS),)),
+    FileRule(
+        "sparse_control", (r"(?:^|\.)controlnet_cond_embedding\.conv_in\.", r"motion_modules\."), version="scribble"
+    ),
+    FileRule("sparse_control", (r"(?:^|\.)controlnet_cond_embedding\.", r"motion_modules\."), version="rgb"),
+    FileRule("controlnet", (r"(?:^|\.)controlnet_cond_embedding\.",), "diffusers", "ControlNet"),
+    FileRule("controlnet", (r"^control_model\.|^input_hint_block\.\d|^zero_convs\.\d",), "ldm", "ControlNet"),
+    FileRule("t2i_adapter", (r"^(?:adapter\.)?body\.\d+\.(?:block1\.|resnets\.\d+\.block1\.)",), version="T2I-Adapter"),
+    FileRule("motion_module", (r"motion_modules\.\d+\.|temporal_attentions\.\d+\.",)),
     # Stable Diffusion and its parts.
-    Rule("checkpoint", (r"^model\.diffusion_model\.",), "ldm"),
-    Rule("checkpoint", (r"^model_ema\.diffusion_model",), "ldm"),  # only the averaged UNet was kept
-    Rule(
+    FileRule("checkpoint", (r"^model\.diffusion_model\.",), "ldm"),
+    FileRule("checkpoint", (r"^model_ema\.diffusion_model",), "ldm"),  # only the averaged UNet was kept
+    FileRule(
         "checkpoint",
         (r"^(?:diffusion_model\.)?(?:input_blocks\.0\.0|joint_blocks\.0|double_blocks\.0)\.",),
         "ldm",
         "UNet",
     ),
-    Rule("checkpoint", (r"^conv_in\.weight$", r"^down_blocks\.0\.", r"^time_embedding\."), "diffusers", "UNet"),
-    Rule("vae", (r"^(?:first_stage_model\.)?(?:encoder|decoder)\.(?:down|up)\.\d+\.block\.",), "ldm"),
-    Rule("vae", (r"^(?:vae\.)?(?:encoder|decoder)\.(?:down|up)_blocks\.\d+\.resnets\.",), "diffusers"),
-    Rule("checkpoint", (r"^(?:cond_stage_model|conditioner)\.",), "ldm", "text encoder"),
-    Rule("checkpoint", (r"^(?:text_model\.)?encoder\.layers\.0\.self_attn\.q_proj\.",), "diffusers", "text encoder"),
-    Rule("checkpoint", (r"^transformer\.resblocks\.0\.", r"token_embedding\.weight$"), "ldm", "text encoder"),
-    Rule("checkpoint", (r"^encoder\.block\.0\.layer\.0\.SelfAttention\.",), "diffusers", "text encoder"),
+    FileRule("checkpoint", (r"^conv_in\.weight$", r"^down_blocks\.0\.", r"^time_embedding\."), "diffusers", "UNet"),
+    FileRule("vae", (r"^(?:first_stage_model\.)?(?:encoder|decoder)\.(?:down|up)\.\d+\.block\.",), "ldm"),
+    FileRule("vae", (r"^(?:vae\.)?(?:encoder|decoder)\.(?:down|up)_blocks\.\d+\.resnets\.",), "diffusers"),
+    FileRule("checkpoint", (r"^(?:cond_stage_model|conditioner)\.",), "ldm", "text encoder"),
+    FileRule(
+        "checkpoint", (r"^(?:text_model\.)?encoder\.layers\.0\.self_attn\.q_proj\.",), "diffusers", "text encoder"
+    ),
+    FileRule("checkpoint", (r"^transformer\.resblocks\.0\.", r"token_embedding\.weight$"), "ldm", "text encoder"),
+    FileRule("checkpoint", (r"^encoder\.block\.0\.layer\.0\.SelfAttention\.",), "diffusers", "text encoder"),
     # The rest.
-    Rule("textual_inversion", (r"^string_to_param\.|^emb_params$|^clip_[lg]$",), "a1111"),
-    Rule("textual_inversion", (r"^<[^\n]+>$",), "diffusers"),
-    Rule("upscaler", (r"\brdb1\.conv1\.|\bRDB1\.conv1\.|^layers\.0\.residual_group\.",), version="ESRGAN or SwinIR"),
+    FileRule("textual_inversion", (r"^string_to_param\.|^emb_params$|^clip_[lg]$",), "a1111"),
+    FileRule("textual_inversion", (r"^<[^\n]+>$",), "diffusers"),
+    FileRule(
+        "upscaler", (r"\brdb1\.conv1\.|\bRDB1\.conv1\.|^layers\.0\.residual_group\.",), version="ESRGAN or SwinIR"
+    ),
 )
 
 
-class Contents:
+class FileContents:
     """A file's tensors, with their names joined to search them all at once.
 
     `^` and `$` in a pattern are a name's start and end.
@@ -142,7 +148,7 @@ def _line(name: str) -> str:
     return name.replace("\n", " ")
 
 
-class Identity(Config):
+class WeightsIdentity(Config):
     """What a file is. None stands for what its content does not tell."""
 
     uri: str
@@ -173,8 +179,8 @@ class Identity(Config):
     """What a user should know about this kind of file."""
 
 
-class Description(NamedTuple):
-    """What names and shapes tell of a file; the fields mean the same as those of its `Identity`."""
+class PartialIdentity(NamedTuple):
+    """What names and shapes tell of a file; the fields mean the same as those of its `WeightsIdentity`."""
 
     family: Family
     version: str | None = None
@@ -186,6 +192,6 @@ class Description(NamedTuple):
     text_width: int | None = None
 
 
-def find_rule(contents: Contents) -> Rule | None:
+def find_rule(contents: FileContents) -> FileRule | None:
     """Return the first rule that the file fulfils."""
-    return next((rule for rule in RULES if all(contents.has(pattern) for pattern in rule.patterns)), None)
+    return next((rule for rule in FILE_RULES if all(contents.has(pattern) for pattern in rule.patterns)), None)

@@ -1,6 +1,6 @@
 """The change that a low-rank file makes to one weight, kept as the file's factors until it is needed.
 
-All arithmetic is in float32, whatever the file's precision; `weight()` is the change at strength 1.
+All arithmetic is in float32, whatever the file's precision; `to_dense()` is the change itself, its own scale included.
 """
 
 import math
@@ -25,15 +25,15 @@ class WeightDelta(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """Of `weight()`: the changed weight's, or (o, i*kh*kw) where the factors do not tell a kernel's size."""
+        """Of `to_dense()`: the changed weight's, or (o, i*kh*kw) where the factors do not tell a kernel's size."""
 
     @abstractmethod
-    def weight(self) -> Tensor:
-        """Return the change at strength 1, float32."""
+    def to_dense(self) -> Tensor:
+        """Return the change, float32."""
 
     def to(self, device: torch.device) -> Self:
         """Return the same change with its factors on `device`."""
-        moved = {field.name: _moved(getattr(self, field.name), device) for field in fields(self)}  # type: ignore[arg-type]
+        moved = {field.name: _moved_to(getattr(self, field.name), device) for field in fields(self)}  # type: ignore[arg-type]
         return replace(self, **moved)  # type: ignore[type-var]
 
 
@@ -58,7 +58,7 @@ class LoraDelta(WeightDelta):
         """(o, i) or (o, i, kh, kw)."""
         return (self.up.shape[0], self.down.shape[1] // math.prod(self.kernel), *self.kernel)
 
-    def weight(self) -> Tensor:
+    def to_dense(self) -> Tensor:
         """`scale * up @ down` in the shape `shape`."""
         return (self.scale * (self.up.float() @ self.down.float())).reshape(self.shape)
 
@@ -78,9 +78,9 @@ class FactorsDelta(WeightDelta):
         """The product's shape; a full difference's own, which may be a vector's."""
         return _product_shape(self.factors)
 
-    def weight(self) -> Tensor:
+    def to_dense(self) -> Tensor:
         """`scale` times the product."""
-        return self.scale * _product(self.factors)
+        return self.scale * _multiply(self.factors)
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,9 @@ class LoHa(WeightDelta):
         """(o, i, kh, kw) where the factors have cores, else (o, i*kh*kw)."""
         return _product_shape(self.first)
 
-    def weight(self) -> Tensor:
+    def to_dense(self) -> Tensor:
         """`scale * first * second`."""
-        return self.scale * _product(self.first) * _product(self.second)
+        return self.scale * _multiply(self.first) * _multiply(self.second)
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,9 @@ class LoKr(WeightDelta):
         (o, i), (p, j, *kernel) = _product_shape(self.first), _product_shape(self.second)
         return (o * p, i * j, *kernel)
 
-    def weight(self) -> Tensor:
+    def to_dense(self) -> Tensor:
         """`scale * kron(first, second)`; a kernel's positions are repeated, not multiplied."""
-        first, second = _product(self.first), _product(self.second)
+        first, second = _multiply(self.first), _multiply(self.second)
         first = first.reshape(*first.shape, *[1] * (second.ndim - 2))
         return self.scale * torch.kron(first.contiguous(), second.contiguous())  # it fails on other strides
 
@@ -139,12 +139,12 @@ _LOKR_SECOND = ({"lokr_w2"}, {"lokr_w2_a", "lokr_w2_b"}, {"lokr_w2_a", "lokr_w2_
 _LOKR_FORMS = tuple(first | second for first in _LOKR_FIRST for second in _LOKR_SECOND)
 
 
-def from_factors(factors: Mapping[str, Tensor], strength: Callable[[int | None], float]) -> WeightDelta:
+def delta_from_factors(factors: Mapping[str, Tensor], scale_for_rank: Callable[[int | None], float]) -> WeightDelta:
     """Return the change that a file's factors make.
 
     Args:
         factors: by kohya's names (`down`, `up`, `mid`), LyCORIS' (`hada_w1_a`, `lokr_t2`, `diff`, ...).
-        strength: the scale for factors of a rank; of None where there is no rank, as in a LoKr of two whole matrices.
+        scale_for_rank: gives the scale of factors of a rank; the rank is None in a LoKr of two whole matrices.
 
     Raises:
         ValueError: factors are missing or do not go together.
@@ -153,40 +153,40 @@ def from_factors(factors: Mapping[str, Tensor], strength: Callable[[int | None],
     if names == {"diff"}:
         return FactorsDelta((factors["diff"],), 1.0)
     if names - {"mid"} == {"down", "up"}:
-        return _lora(factors, strength(len(factors["down"])))
+        return _lora_delta(factors, scale_for_rank(len(factors["down"])))
     if names in _LOHA_FORMS:
-        first = _those_given(factors, "hada_w1_a", "hada_w1_b", "hada_t1")
-        second = _those_given(factors, "hada_w2_a", "hada_w2_b", "hada_t2")
-        return LoHa(first, second, strength(len(factors["hada_w1_b"])))
+        first = _select_factors(factors, "hada_w1_a", "hada_w1_b", "hada_t1")
+        second = _select_factors(factors, "hada_w2_a", "hada_w2_b", "hada_t2")
+        return LoHa(first, second, scale_for_rank(len(factors["hada_w1_b"])))
     if names in _LOKR_FORMS:
-        first = _those_given(factors, "lokr_w1", "lokr_w1_a", "lokr_w1_b")
-        second = _those_given(factors, "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
-        ranked = _those_given(factors, "lokr_w2_b", "lokr_w1_b")
-        return LoKr(first, second, strength(len(ranked[0]) if ranked else None))
+        first = _select_factors(factors, "lokr_w1", "lokr_w1_a", "lokr_w1_b")
+        second = _select_factors(factors, "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
+        ranked = _select_factors(factors, "lokr_w2_b", "lokr_w1_b")
+        return LoKr(first, second, scale_for_rank(len(ranked[0]) if ranked else None))
     raise ValueError(f"its factors are incomplete, or of several kinds: {', '.join(sorted(names)) or 'only alpha'}")
 
 
-def _lora(factors: Mapping[str, Tensor], scale: float) -> WeightDelta:
-    up, down = _matrix(factors["up"]), factors["down"]
+def _lora_delta(factors: Mapping[str, Tensor], scale: float) -> WeightDelta:
+    up, down = _as_matrix(factors["up"]), factors["down"]
     if "mid" in factors:
-        return FactorsDelta((up.T, _matrix(down), factors["mid"]), scale)
+        return FactorsDelta((up.T, _as_matrix(down), factors["mid"]), scale)
     if down.ndim not in (2, 4):
         raise ValueError(f"its factor down is {list(down.shape)}, neither a matrix nor a convolution")
     return LoraDelta(up, down.flatten(1), scale, kernel=tuple(down.shape[2:]))
 
 
-def _matrix(factor: Tensor) -> Tensor:
+def _as_matrix(factor: Tensor) -> Tensor:
     """Return a linear layer's weight or a 1x1 convolution's, which are the same matrix."""
     if factor.ndim == 2 or (factor.ndim == 4 and factor.shape[2:] == (1, 1)):
         return factor.flatten(1)
     raise ValueError(f"a factor is {list(factor.shape)}, not a matrix")
 
 
-def _those_given(factors: Mapping[str, Tensor], *names: str) -> Factors:
+def _select_factors(factors: Mapping[str, Tensor], *names: str) -> Factors:
     return tuple(factors[name] for name in names if name in factors)
 
 
-def _product(factors: Factors) -> Tensor:
+def _multiply(factors: Factors) -> Tensor:
     if len(factors) == 1:
         return factors[0].float()
     if len(factors) == 2:
@@ -196,7 +196,7 @@ def _product(factors: Factors) -> Tensor:
 
 
 def _product_shape(factors: Factors) -> tuple[int, ...]:
-    """Return the shape of `_product`, without computing it.
+    """Return the shape of `_multiply`, without computing it.
 
     Raises:
         ValueError: the factors do not go together.
@@ -216,7 +216,7 @@ def _product_shape(factors: Factors) -> tuple[int, ...]:
     return (a1, b1, *cores[0][2:])
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def _moved_to(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
         return value.to(device)
-    return tuple(_moved(item, device) for item in value) if isinstance(value, tuple) else value
+    return tuple(_moved_to(item, device) for item in value) if isinstance(value, tuple) else value

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from animatediff import storage
-from animatediff.errors import UserError, one_line, refusing
+from animatediff.errors import UserError, any_error_as_user_error, one_line
 from animatediff.storage.errors import unreachable
 from animatediff.weights.reading import pickles, safetensors_header
 from animatediff.weights.reading.files import local_copy
@@ -65,7 +65,7 @@ def open_tensors(uri: str) -> TensorFile:
     path = local_copy(uri)
     if path.is_dir():
         raise UserError(f"{uri} is a folder, a weights file is needed")
-    with refusing(f"cannot read {uri}"):
+    with any_error_as_user_error(f"cannot read {uri}"):
         return _opened(path, uri)
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Container, Iterable, Iterator
 import torch
 
 from animatediff.errors import UserError
-from animatediff.rendering.animator import Animator, Clip
+from animatediff.rendering.animator import Animator, RenderedClip
 from animatediff.rendering.catalog.catalog import Item
-from animatediff.rendering.catalog.entries import Settings
+from animatediff.rendering.catalog.entries import RenderSettings
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ MAX_ATTEMPTS = 2
 # What items of one batch may differ in: each has its own row of text embeddings, and the rate is only written down.
 _MAY_DIFFER = {"negative_prompt", "fps"}
 
-Outcome = Clip | Exception
+Outcome = RenderedClip | Exception
 """An item's clip, or why there is none."""
 
 
@@ -45,7 +45,7 @@ class Batcher:
         for shape, group in alike.items():
             begun = 0
             while begun < len(group):  # `render` may lower the size between two batches
-                size = self._size(shape)
+                size = self._batch_size_for(shape)
                 yield group[begun : begun + size]
                 begun += size
         yield from ([item] for item in alone)
@@ -61,7 +61,7 @@ class Batcher:
         if isinstance(outcome, list):
             yield from ((item, clip, 1) for item, clip in zip(batch, outcome, strict=True))
             return
-        if parts := self._parts(batch, outcome):
+        if parts := self._smaller_batches(batch, outcome):
             for part in parts:
                 yield from self.render(animator, part)
             return
@@ -70,13 +70,13 @@ class Batcher:
             outcome, attempts = self._try(animator, batch), attempts + 1
         yield batch[0], outcome[0] if isinstance(outcome, list) else outcome, attempts
 
-    def _size(self, shape: object) -> int:
+    def _batch_size_for(self, shape: object) -> int:
         return self._sizes.get(shape, self._batch_size)
 
-    def _parts(self, batch: list[Item], failure: Exception) -> list[list[Item]]:
+    def _smaller_batches(self, batch: list[Item], failure: Exception) -> list[list[Item]]:
         """Return what to try in place of a batch that failed; nothing where it cannot be parted."""
         shape = _shape(batch[0])
-        size = self._size(shape)
+        size = self._batch_size_for(shape)
         if is_out_of_memory(failure) and size > 1:
             self._sizes[shape] = max(1, min(size, len(batch)) // 2)
             logger.warning("out of memory with %d clips: going on with %d", size, self._sizes[shape])
@@ -84,9 +84,9 @@ class Batcher:
             return [half for half in (batch[:middle], batch[middle:]) if half]
         return [[item] for item in batch] if len(batch) > 1 else []
 
-    def _try(self, animator: Animator, batch: list[Item]) -> list[Clip | UserError] | Exception:
+    def _try(self, animator: Animator, batch: list[Item]) -> list[RenderedClip | UserError] | Exception:
         try:
-            return animator.render_batch(batch, max_batch=self._size(_shape(batch[0])))
+            return animator.render_batch(batch, max_batch=self._batch_size_for(_shape(batch[0])))
         except Exception as error:
             if not isinstance(error, UserError):
                 logger.exception("items %s", [item.digest for item in batch])
@@ -104,4 +104,4 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def _shape(item: Item) -> tuple[object, ...]:
     """Return the settings that the items of a batch have in common, all but `_MAY_DIFFER`."""
-    return tuple(getattr(item, name) for name in Settings.model_fields if name not in _MAY_DIFFER)
+    return tuple(getattr(item, name) for name in RenderSettings.model_fields if name not in _MAY_DIFFER)

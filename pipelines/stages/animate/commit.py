@@ -18,16 +18,16 @@ from typing import Any
 import torch
 
 from animatediff import storage
-from animatediff.rendering.animator import Clip
+from animatediff.rendering.animator import RenderedClip
 from animatediff.rendering.catalog.catalog import Item
-from animatediff.rendering.catalog.entries import Settings
+from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.formats import Format
-from animatediff.rendering.outputs import encode
+from animatediff.rendering.outputs import encode_clip
 from animatediff.rendering.results import clip_files
-from animatediff.rendering.results.ledger import describe, read_item, result_of, write_item
+from animatediff.rendering.results.ledger import error_line, make_result, read_item, write_item
 from animatediff.rendering.results.result import Result
 from pipelines.stages.animate.batching import Outcome, is_out_of_memory
-from pipelines.stages.animate.dispatch import MAX_DEATHS, Lease
+from pipelines.stages.animate.dispatch import MAX_DEATHS, Assignment
 
 logger = logging.getLogger(__name__)
 
@@ -47,19 +47,19 @@ class Committer:
     def __init__(self, output_uri: str, formats: Sequence[Format], crf: int, device: str) -> None:
         self._output_uri, self._formats, self._crf, self._device = output_uri, tuple(formats), crf, device
 
-    def settled(self, lease: Lease, item: Item) -> Result | None:
+    def existing_result(self, assignment: Assignment, item: Item) -> Result | None:
         """Return the result of an item that needs no rendering: it is committed, or workers died of it too often."""
         if done := read_item(self._output_uri, item.digest):
             return done
-        if reason := lease.given_up.get(item.digest):
-            return self.failed(lease, item, reason, attempts=MAX_DEATHS)
+        if reason := assignment.given_up.get(item.digest):
+            return self.commit_failure(assignment, item, reason, attempts=MAX_DEATHS)
         return None
 
-    def commit(self, lease: Lease, item: Item, outcome: Outcome, *, attempts: int, load_s: float) -> Result:
+    def commit(self, assignment: Assignment, item: Item, outcome: Outcome, *, attempts: int, load_s: float) -> Result:
         """Write an item's files, and then its result.
 
         Args:
-            lease: which the item is of.
+            assignment: which the item is of.
             item: what was rendered.
             outcome: its clip, or why there is none.
             attempts: times that this process rendered it; a death of an earlier one counts as another.
@@ -68,14 +68,14 @@ class Committer:
         Raises:
             UserError: the storage cannot be written to; nothing is committed then.
         """
-        attempts += 1 if item.digest in lease.suspects else 0
+        attempts += 1 if item.digest in assignment.suspects else 0
         if isinstance(outcome, Exception):
-            error = _OUT_OF_MEMORY if is_out_of_memory(outcome) else describe(outcome)
-            return self.failed(lease, item, error, attempts=attempts)
+            error = _OUT_OF_MEMORY if is_out_of_memory(outcome) else error_line(outcome)
+            return self.commit_failure(assignment, item, error, attempts=attempts)
         seconds = {"load": load_s, **outcome.seconds, "encode": 0.0, "write": 0.0}
-        files, hashes, sizes = self._write(lease, item, outcome, seconds)
-        return self._record(
-            lease,
+        files, hashes, sizes = self._write_clip_files(assignment, item, outcome, seconds)
+        return self._commit_result(
+            assignment,
             item,
             status="ok",
             warning=outcome.warning,
@@ -86,17 +86,17 @@ class Committer:
             num_bytes=sizes,
         )
 
-    def failed(self, lease: Lease, item: Item, error: str, *, attempts: int) -> Result:
+    def commit_failure(self, assignment: Assignment, item: Item, error: str, *, attempts: int) -> Result:
         """Write that an item has no clip, and why."""
-        return self._record(lease, item, status="failed", error=error, attempts=attempts)
+        return self._commit_result(assignment, item, status="failed", error=error, attempts=attempts)
 
-    def _record(self, lease: Lease, item: Item, **outcome: Any) -> Result:
-        result = result_of(item, model_hashes=dict(lease.hashes), versions=self._versions, **outcome)
+    def _commit_result(self, assignment: Assignment, item: Item, **outcome: Any) -> Result:
+        result = make_result(item, model_hashes=dict(assignment.file_hashes), versions=self._versions, **outcome)
         write_item(self._output_uri, result)
         return result
 
-    def _write(
-        self, lease: Lease, item: Item, clip: Clip, seconds: dict[str, float]
+    def _write_clip_files(
+        self, assignment: Assignment, item: Item, clip: RenderedClip, seconds: dict[str, float]
     ) -> tuple[dict[str, str], dict[str, str], dict[str, int]]:
         """Write a clip's files, and add to `seconds` what encoding and writing took.
 
@@ -107,21 +107,23 @@ class Committer:
         paths: dict[str, str] = {}
         hashes: dict[str, list[str]] = defaultdict(list)
         sizes: dict[str, int] = defaultdict(int)
-        metadata = _metadata(item, lease.hashes, self._versions)
+        metadata = _metadata(item, assignment.file_hashes, self._versions)
         started = time.monotonic()
-        for each in encode(self._formats, clip.frames, clip.latents, fps=item.fps, crf=self._crf, metadata=metadata):
+        for file in encode_clip(
+            self._formats, clip.frames, clip.latents, fps=item.fps, crf=self._crf, metadata=metadata
+        ):
             encoded = time.monotonic()
-            storage.write_bytes(storage.join(self._output_uri, stem + each.suffix), each.data)
+            storage.write_bytes(storage.join(self._output_uri, stem + file.suffix), file.data)
             # A PNG is one file a frame: its folder is what is named.
-            paths[each.kind] = stem + each.suffix.partition("/")[0] if each.kind == "png" else stem + each.suffix
-            hashes[each.kind].append(hashlib.sha256(each.data).hexdigest())
-            sizes[each.kind] += len(each.data)
+            paths[file.format] = stem + file.suffix.partition("/")[0] if file.format == "png" else stem + file.suffix
+            hashes[file.format].append(hashlib.sha256(file.data).hexdigest())
+            sizes[file.format] += len(file.data)
             seconds["encode"] += encoded - started
             started = time.monotonic()
             seconds["write"] += started - encoded
         # The poster is the first that is made, and the last that anybody asks for.
         paths["poster"] = paths.pop("poster")
-        return paths, {kind: clip_files.joined(found) for kind, found in hashes.items()}, dict(sizes)
+        return paths, {kind: clip_files.combined_hash(found) for kind, found in hashes.items()}, dict(sizes)
 
     @cached_property
     def _versions(self) -> dict[str, str]:
@@ -137,7 +139,7 @@ def _metadata(item: Item, hashes: Mapping[str, str], versions: Mapping[str, str]
         "negative_prompt": item.negative_prompt,
         "seed": str(item.seed),
         "model": item.entry,
-        "settings": item.model_dump_json(include=Settings.model_fields.keys() - {"negative_prompt"}),
+        "settings": item.model_dump_json(include=RenderSettings.model_fields.keys() - {"negative_prompt"}),
         "digest": item.digest,
         "model_hashes": json.dumps(dict(hashes)),
         "versions": json.dumps(dict(versions)),

@@ -1,19 +1,19 @@
-"""Who renders what of a catalog: slices, tickets and leases, and why no item is lost or rendered twice.
+"""Who renders what of a catalog: slices, tickets and assignments, and why no item is lost or rendered twice.
 
 The words
     A *slice* is a few items of one model: what a worker is given at a time. A *ticket* is a number, one a slice: all
-    that Ray Data knows of the work and hands to the workers. A *lease* is the slice that a ticket stands for, with
-    all that a worker needs for it. The *dispatcher* is the one actor that turns tickets into leases. Ray Data could
-    hand out slices themselves; but when a worker comes with a ticket, one knows which model it holds and which it
-    should read ahead, and a slice can be chosen for that (see `Dispatcher._best`).
+    that Ray Data knows of the work and hands to the workers. An *assignment* is the slice that a ticket stands for,
+    with all that a worker needs for it. The *dispatcher* is the one actor that turns tickets into assignments. Ray
+    Data could hand out slices themselves; but when a worker comes with a ticket, one knows which model it holds and
+    which it should read ahead, and a slice can be chosen for that (see `Dispatcher._best`).
 
 The protocol, by calls of a worker
-    `lease(ticket, ...)`      gives the slice. Items that the ledger has already are skipped.
+    `assign(ticket, ...)`     gives the slice. Items that the ledger has already are skipped.
     `begin(ticket, [])`       before the model is loaded.
     `begin(ticket, digests)`  before a batch is rendered, with all that could be to blame if the process died now: the
                               batch, and the items that still wait to be encoded and written.
     `finish(digest, status)`  after an item is committed; the driver's progress, and nothing that decides anything.
-    `stop(reason)`            when the output is full. From then on `lease` gives nothing, and `begin` says no.
+    `stop(reason)`            when the output is full. From then on `assignment` gives nothing, and `begin` says no.
     An item is *committed* by its file in the ledger, which appears whole and after its clip's files (`commit`).
 
 No item is lost
@@ -48,7 +48,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from animatediff.rendering.catalog.catalog import Item
-from animatediff.rendering.catalog.entries import Model
+from animatediff.rendering.catalog.entries import ModelFiles
 
 # A slice shares the loading of a model and is what a lost worker leaves behind. Ray Data takes milliseconds for each.
 _MAX_SLICE, _MAX_SLICES = 16, 4000
@@ -59,19 +59,19 @@ MAX_DEATHS = 2
 class Slice(NamedTuple):
     """Items of one model and one priority: what a worker is given at a time."""
 
-    model: str
+    model_digest: str
     priority: int
     items: tuple[Item, ...]
 
 
-class Lease(NamedTuple):
+class Assignment(NamedTuple):
     """A slice and all that a worker needs for it."""
 
     slice: Slice
-    model: Model
-    hashes: Mapping[str, str]
+    model: ModelFiles
+    file_hashes: Mapping[str, str]
     """Hashes of its weights, by URI."""
-    upcoming: Model | None
+    upcoming: ModelFiles | None
     """What the worker will need next, if that is another model."""
     suspects: frozenset[str]
     """Digests that a worker died with."""
@@ -79,7 +79,7 @@ class Lease(NamedTuple):
     """Digests that are not tried again, and why."""
 
 
-def slices_of(items: Iterable[Item], num_workers: int) -> list[Slice]:
+def cut_into_slices(items: Iterable[Item], num_workers: int) -> list[Slice]:
     """Cut the items into slices of one priority and one model, in the order given.
 
     A model's items are one slice where they are few, so that it is loaded once. Many are cut, so that workers can
@@ -103,7 +103,7 @@ class Dispatcher:
 
     Args:
         slices: all of a job; as many tickets are handed out.
-        models: the weights by `Slice.model`.
+        models: the weights by `Slice.model_digest`.
         hashes: those of each model's weights, by URI.
         death_of: gives why a process died, by its id.
     """
@@ -111,7 +111,7 @@ class Dispatcher:
     def __init__(
         self,
         slices: Sequence[Slice],
-        models: Mapping[str, Model],
+        models: Mapping[str, ModelFiles],
         hashes: Mapping[str, Mapping[str, str]],
         death_of: Callable[[str], str],
     ) -> None:
@@ -119,15 +119,15 @@ class Dispatcher:
         # By priority, then by model.
         self._waiting: dict[int, dict[str, list[Slice]]] = defaultdict(lambda: defaultdict(list))
         for each in slices:
-            self._waiting[each.priority][each.model].append(each)
+            self._waiting[each.priority][each.model_digest].append(each)
         for groups in self._waiting.values():
             for group in groups.values():
                 group.reverse()  # taken from the end
         # By ticket: its slice, the process that came with it last, and the digests which that one began with.
-        self._leased: dict[int, Slice] = {}
+        self._assigned: dict[int, Slice] = {}
         self._processes: dict[int, str] = {}
         self._begun: dict[int, frozenset[str]] = {}
-        # By worker: the model of its last lease, and the one that it was told to read ahead.
+        # By worker: the model of its last assignment, and the one that it was told to read ahead.
         self._holds: dict[str, str] = {}
         self._promised: dict[str, str] = {}
         # By digest, or by `_loading` a model: how many processes died of it, and why the last one did.
@@ -136,7 +136,7 @@ class Dispatcher:
         self._finished: dict[str, str] = {}
         self._stopped: str | None = None
 
-    def lease(self, ticket: int, worker: str, process: str) -> Lease | None:
+    def assign(self, ticket: int, worker: str, process: str) -> Assignment | None:
         """Return what a ticket stands for; None after `stop`, or if there are more tickets than slices.
 
         Args:
@@ -146,18 +146,24 @@ class Dispatcher:
         """
         if self._stopped is not None:
             return None
-        if ticket in self._leased:
+        if ticket in self._assigned:
             self._blame(ticket)
         elif (chosen := self._choose(worker)) is not None:
-            self._leased[ticket] = chosen
+            self._assigned[ticket] = chosen
         else:
             return None
         self._processes[ticket] = process
-        taken = self._leased[ticket]
-        self._holds[worker] = taken.model
+        taken = self._assigned[ticket]
+        self._holds[worker] = taken.model_digest
         self._promised.pop(worker, None)
-        upcoming = self._upcoming(worker, taken.model)
-        return Lease(taken, self._models[taken.model], self._hashes[taken.model], upcoming, *self._judged(taken))
+        upcoming = self._upcoming(worker, taken.model_digest)
+        return Assignment(
+            taken,
+            self._models[taken.model_digest],
+            self._hashes[taken.model_digest],
+            upcoming,
+            *self._suspects_and_given_up(taken),
+        )
 
     def begin(self, ticket: int, digests: Iterable[str]) -> bool:
         """Note that a ticket's worker begins with these items, or with loading the model if there are none.
@@ -215,7 +221,7 @@ class Dispatcher:
         fresh = [model for model in groups if model not in others]
         return groups[max(fresh or groups, key=lambda model: len(groups[model]))]
 
-    def _upcoming(self, worker: str, model: str) -> Model | None:
+    def _upcoming(self, worker: str, model: str) -> ModelFiles | None:
         """Promise the worker the model that it would get next, if its own has no slices left, and return it.
 
         A promise keeps others from loading that model (3.), as long as they find a fresh one.
@@ -225,8 +231,8 @@ class Dispatcher:
         group = self._best(worker)
         if group is None:
             return None
-        self._promised[worker] = group[-1].model
-        return self._models[group[-1].model]
+        self._promised[worker] = group[-1].model_digest
+        return self._models[group[-1].model_digest]
 
     def _forget_empty(self) -> None:
         highest = max(self._waiting)
@@ -241,11 +247,11 @@ class Dispatcher:
         begun = self._begun.pop(ticket, None)
         if begun is not None:  # else it died before it began with anything
             cause = self._death_of(self._processes[ticket])
-            for name in begun or (self._loading(self._leased[ticket]),):
+            for name in begun or (self._loading(self._assigned[ticket]),):
                 self._deaths[name] += 1
                 self._causes[name] = cause
 
-    def _judged(self, taken: Slice) -> tuple[frozenset[str], dict[str, str]]:
+    def _suspects_and_given_up(self, taken: Slice) -> tuple[frozenset[str], dict[str, str]]:
         """Return a slice's suspects, and those of its items that are given up, with the reason."""
         digests = [item.digest for item in taken.items]
         loading = self._loading(taken)
@@ -263,4 +269,4 @@ class Dispatcher:
 
     @staticmethod
     def _loading(taken: Slice) -> str:
-        return f"loading {taken.model}"
+        return f"loading {taken.model_digest}"

@@ -5,10 +5,10 @@ from collections import Counter
 
 from animatediff import storage
 from animatediff.config import dump
-from animatediff.errors import naming
+from animatediff.errors import errors_with_field
 from animatediff.rendering.catalog import catalog_files, prompt_syntax
-from animatediff.rendering.catalog.catalog import Plan, expand
-from animatediff.rendering.catalog.remembered_hashes import content_hashes
+from animatediff.rendering.catalog.catalog import RenderPlan, expand
+from animatediff.rendering.catalog.remembered_hashes import hash_catalog_files
 from animatediff.rendering.checks import catalog as checks
 from animatediff.rendering.results.ledger import Ledger
 from animatediff.rendering.results.reports import write_reports
@@ -41,7 +41,7 @@ def animate(config: AnimateConfig) -> Counter[str]:
             logger.info("%s", line)
         return Counter()
     storage.write_bytes(storage.join(output_uri, "config.yaml"), dump(config).encode())
-    finished = _whole(ledger, finished)
+    finished = _verified(ledger, finished)
     pending = pending_items(plan, finished)
     if pending:
         logger.info("%d of %d items to render", len(pending), len(plan.items))
@@ -54,20 +54,22 @@ def animate(config: AnimateConfig) -> Counter[str]:
     return counts
 
 
-def _whole(ledger: Ledger, finished: set[str]) -> set[str]:
-    """Return the digests of the finished items whose clips are what was written."""
+def _verified(ledger: Ledger, finished: set[str]) -> set[str]:
+    """Return the digests of the finished items whose clips have the bytes that were written."""
     if finished:
         logger.info("comparing the clips that are there with their hashes: %d", len(finished))
-    kept = ledger.whole(finished)
-    if ledger.lost:
+    kept = ledger.verify_clips(finished)
+    if ledger.damaged_files:
         logger.warning(
-            "clips that are gone or damaged are rendered again: %d, first %s", len(ledger.lost), ledger.lost[0]
+            "clips that are gone or damaged are rendered again: %d, first %s",
+            len(ledger.damaged_files),
+            ledger.damaged_files[0],
         )
     return kept
 
 
-def _plan(config: AnimateConfig, output_uri: str) -> Plan:
-    with naming("catalog_uri"):
+def _plan(config: AnimateConfig, output_uri: str) -> RenderPlan:
+    with errors_with_field("catalog_uri"):
         catalog = catalog_files.read(config.catalog_uri)
     catalog = resolve_catalog(catalog, output_uri)
     problems = checks.check(catalog)
@@ -75,7 +77,7 @@ def _plan(config: AnimateConfig, output_uri: str) -> Plan:
         logger.warning("%s", checks.report(problems, catalog))
     # There may be terabytes of checkpoints: they are read once, not at every resume.
     remembered_uri = storage.join(output_uri, "inputs", "hashes.json")
-    plan = expand(catalog, problems=problems, content_hash=content_hashes(catalog, remembered_uri))
+    plan = expand(catalog, problems=problems, content_hash=hash_catalog_files(catalog, remembered_uri))
     if syntax := prompt_syntax.report(text for item in plan.items for text in prompt_syntax.texts_of(item)):
         logger.warning("%s", syntax)
     return plan

@@ -2,14 +2,14 @@
 
 from collections.abc import Collection, Iterable
 
-from animatediff.rendering.catalog.catalog import Plan
+from animatediff.rendering.catalog.catalog import RenderPlan
 from animatediff.rendering.results.render_rate import measured_rate, work_units
 from animatediff.rendering.results.result import Result
 from pipelines.settings import RenderRate
 from pipelines.terminal.hours import cost, duration
 
 
-def estimate(plan: Plan, done: Collection[str], rate: RenderRate, results: Iterable[Result] = ()) -> list[str]:
+def estimate(plan: RenderPlan, done: Collection[str], rate: RenderRate, results: Iterable[Result] = ()) -> list[str]:
     """Return what a run would do, in lines for a log.
 
     Args:

@@ -14,19 +14,19 @@ from ray.exceptions import RayError
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.catalog import Item, Plan
+from animatediff.rendering.catalog.catalog import Item, RenderPlan
 from animatediff.rendering.catalog.model_identity import base_folder
 from animatediff.rendering.results.ledger import Ledger
 from animatediff.rendering.results.reports import write_reports
 from animatediff.weights.layouts.architectures import PARTS
-from pipelines.cluster.runtime import beside_the_driver, connect, num_cpus, num_gpus, wants_gpus
-from pipelines.cluster.starting import starting
+from pipelines.cluster.runtime import actor_on_driver_node, connect, num_cpus, num_gpus, wants_gpus
+from pipelines.cluster.worker_start import waiting_for_workers
 from pipelines.settings import AnimateConfig
-from pipelines.stages.animate.dispatch import Dispatcher, slices_of
+from pipelines.stages.animate.dispatch import Dispatcher, cut_into_slices
 from pipelines.stages.animate.reports import InterimReports
 from pipelines.stages.animate.worker import RenderSlices, RenderSpec
 from pipelines.terminal.deaths import death_of
-from pipelines.terminal.failures import DroppedBlocks, describe_loss, user_errors
+from pipelines.terminal.failures import DroppedBlocks, as_user_errors, describe_loss
 from pipelines.terminal.losses import Loss, find_loss
 from pipelines.terminal.progress import Progress
 
@@ -41,8 +41,8 @@ _MAX_CRASHES = 1000
 # A new dispatcher goes on with what is not committed; the workers load their models anew for it.
 _MAX_DISPATCHERS = 5
 _DISPATCHER_LOST = "the process that shares out the work was lost"
-_KEPT = "what is rendered is kept, and the same command goes on"
-_LOWER = "num_actors or batch_size"
+_WHAT_IS_KEPT = "what is rendered is kept, and the same command goes on"
+_MEMORY_FIELDS = "num_actors or batch_size"
 # What is younger may be another driver's, which is still at work.
 _DRAFT_AGE_S = 3600.0
 _FOLLOW_S = 2.0
@@ -52,7 +52,7 @@ _BATCH_SIZES = {"cpu": 1, "cuda": 8}
 _WORKER_BYTES, _TIMES_THE_BASE = 1e9, 3
 
 
-def pending_items(plan: Plan, finished: set[str]) -> list[Item]:
+def pending_items(plan: RenderPlan, finished: set[str]) -> list[Item]:
     """Return the items that can be rendered and are not, one of each digest: that of the highest priority."""
     chosen: dict[str, Item] = {}
     for item in plan.items:
@@ -65,7 +65,7 @@ def pending_items(plan: Plan, finished: set[str]) -> list[Item]:
     ]
 
 
-def render_pending(config: AnimateConfig, plan: Plan, pending: list[Item], ledger: Ledger) -> None:
+def render_pending(config: AnimateConfig, plan: RenderPlan, pending: list[Item], ledger: Ledger) -> None:
     """Render items on the cluster, with progress and reports on the way.
 
     Args:
@@ -91,31 +91,31 @@ def render_pending(config: AnimateConfig, plan: Plan, pending: list[Item], ledge
         max_memory_gb=config.recycle.max_memory_gb,
     )
     storage.delete_drafts(output_uri, older_than_s=_DRAFT_AGE_S)  # of processes that were killed
-    ledger.forget(item.digest for item in pending)
+    ledger.delete_results(item.digest for item in pending)
     reports = InterimReports(
         lambda: write_reports(output_uri, ledger.results(plan.items, plan.invalid, only_known=True))
     )
     num_actors = config.num_actors or _default_actors(plan, use_gpu)
     with Progress("animate", total=len(pending), unit="item") as progress:
-        rendering = _Rendering(plan, spec, num_actors, ledger, reports, progress)
+        job = _RenderJob(plan, spec, num_actors, ledger, reports, progress)
         left = pending
         for number in range(1, _MAX_DISPATCHERS + 1):
-            lost = rendering.render(left)
-            ledger.look_again()
+            lost = job.render(left)
+            ledger.refresh()
             left = [item for item in left if not ledger.is_written(item.digest)]
             if lost is None or not left:
                 return
             if number == _MAX_DISPATCHERS:
-                hint = f"where memory is short, lower {_LOWER}"
-                raise UserError(f"{_DISPATCHER_LOST} {number} times: {lost.text}; {_KEPT}; {hint}")
+                hint = f"where memory is short, lower {_MEMORY_FIELDS}"
+                raise UserError(f"{_DISPATCHER_LOST} {number} times: {lost.text}; {_WHAT_IS_KEPT}; {hint}")
             logger.warning("%s: %s; a new one goes on with the %d items left", _DISPATCHER_LOST, lost.text, len(left))
 
 
 @dataclass(frozen=True)
-class _Rendering:
+class _RenderJob:
     """All that stays the same while one dispatcher follows another."""
 
-    plan: Plan
+    plan: RenderPlan
     spec: RenderSpec
     num_actors: int
     ledger: Ledger
@@ -131,29 +131,31 @@ class _Rendering:
         Raises:
             UserError: no worker can start, or all are lost, or the output's storage is full.
         """
-        slices = slices_of(items, self.num_actors)
+        slices = cut_into_slices(items, self.num_actors)
         # It answers in microseconds and must not wait for a CPU. It dies with the job.
-        dispatcher = beside_the_driver(Dispatcher, slices, self.plan.models, self.plan.hashes, death_of)
+        dispatcher = actor_on_driver_node(Dispatcher, slices, self.plan.models, self.plan.file_hashes, death_of)
         number = min(self.num_actors, len(slices))
         needs, classes = self.spec.resources, (RenderSlices.__name__,)
         with (
             DroppedBlocks() as dropped,
-            _following(dispatcher, self.progress, self.progress.total - len(items)) as follower,
-            user_errors(kept=_KEPT, lower=_LOWER),
-            starting("render worker", number, needs, classes=classes, lower=_LOWER) as arrived,
+            _polling_progress(dispatcher, self.progress, self.progress.total - len(items)) as poller,
+            as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields=_MEMORY_FIELDS),
+            waiting_for_workers(
+                "render worker", number, needs, classes=classes, memory_fields=_MEMORY_FIELDS
+            ) as note_result,
         ):
-            for row in _dataset(len(slices), dispatcher, self.spec, number).iter_rows():
-                arrived()
-                self.ledger.wrote(row["digest"], row["error"])
+            for row in _ticket_dataset(len(slices), dispatcher, self.spec, number).iter_rows():
+                note_result()
+                self.ledger.note_written(row["digest"], row["error"])
                 self.reports.write_if_due()
         if dropped.reason:
             self.ledger.no_result = f"no result: {dropped.reason}"
-        if follower.lost is None and (reason := ray.get(dispatcher.stopped.remote())):
+        if poller.lost is None and (reason := ray.get(dispatcher.stopped.remote())):
             raise UserError(reason)
-        return follower.lost
+        return poller.lost
 
 
-def _default_actors(plan: Plan, use_gpu: bool) -> int:
+def _default_actors(plan: RenderPlan, use_gpu: bool) -> int:
     """Return one actor a GPU, or one a CPU as far as the memory goes."""
     if use_gpu:
         return max(1, num_gpus())
@@ -167,7 +169,7 @@ def _num_bytes(base_uri: str) -> int:
     return sum(file.stat().st_size for part in PARTS for file in folder.glob(f"{part}/*") if file.is_file())
 
 
-class _Follower(threading.Thread):
+class _ProgressPoller(threading.Thread):
     """Shows how far the workers are, as the rows of a slice come only when all of it is done."""
 
     def __init__(self, dispatcher: ActorHandle, progress: Progress, before: int) -> None:
@@ -192,17 +194,17 @@ class _Follower(threading.Thread):
 
 
 @contextmanager
-def _following(dispatcher: ActorHandle, progress: Progress, before: int) -> Iterator[_Follower]:
-    follower = _Follower(dispatcher, progress, before)
-    follower.start()
+def _polling_progress(dispatcher: ActorHandle, progress: Progress, before: int) -> Iterator[_ProgressPoller]:
+    poller = _ProgressPoller(dispatcher, progress, before)
+    poller.start()
     try:
-        yield follower
+        yield poller
     finally:
-        follower.ended.set()
-        follower.join()
+        poller.ended.set()
+        poller.join()
 
 
-def _dataset(num_tickets: int, dispatcher: ActorHandle, spec: RenderSpec, num_actors: int) -> ray.data.Dataset:
+def _ticket_dataset(num_tickets: int, dispatcher: ActorHandle, spec: RenderSpec, num_actors: int) -> ray.data.Dataset:
     """Return rows of `digest` and `error` of the items of finished slices; a lost slice has none."""
     # In memory from the start: what must be read first would wait for a CPU that the actors have taken.
     tickets = ray.data.from_items([{"id": i} for i in range(num_tickets)], override_num_blocks=num_tickets)

@@ -3,8 +3,8 @@
 import logging
 
 from animatediff import storage
-from animatediff.errors import UserError, naming
-from animatediff.rendering.results.ledger import NO_CLIP, NO_RESULT, for_item, read_results
+from animatediff.errors import UserError, errors_with_field
+from animatediff.rendering.results.ledger import NO_CLIP, NO_RESULT, read_results, result_for_item
 from animatediff.rendering.results.reports import write_reports
 from animatediff.rendering.results.result import Result
 from animatediff.rendering.results.table import TABLE
@@ -28,7 +28,7 @@ def score(config: ScoreConfig) -> list[Result]:
     """
     output_uri = storage.absolute(config.output_uri)
     logger.info("score: %s by %s", output_uri, config.scorer)
-    with naming("scorer"):
+    with errors_with_field("scorer"):
         load_scorer(config.scorer)
     results = read_results(output_uri)
     by_digest = {result.digest: result for result in results}
@@ -42,7 +42,7 @@ def score(config: ScoreConfig) -> list[Result]:
             for result in score_results(pending, output_uri, config.scorer):
                 by_digest[result.digest] = result
                 progress.update(1)
-    scored = [for_item(by_digest[result.digest], result) for result in results]
+    scored = [result_for_item(by_digest[result.digest], result) for result in results]
     write_reports(output_uri, scored)
     _report(output_uri, scored, config.scorer)
     return scored

@@ -15,23 +15,23 @@ import ray
 
 from animatediff import storage
 from animatediff.data.decoding.decoders import load_decoders
-from animatediff.data.decoding.frames import Picks, read_frames
+from animatediff.data.decoding.frames import FrameSelection, read_frames
 from animatediff.data.decoding.videos import probe
 from animatediff.errors import UserError
 from animatediff.rendering.results import clip_files
-from animatediff.rendering.results.ledger import describe, without_clip, write_item
+from animatediff.rendering.results.ledger import error_line, without_clip, write_item
 from animatediff.rendering.results.result import Result
 from animatediff.rendering.scoring import apply_scorer, load_scorer, with_scores
 from pipelines.cluster.runtime import num_cpus
-from pipelines.cluster.starting import starting
-from pipelines.terminal.failures import DroppedBlocks, user_errors
+from pipelines.cluster.worker_start import waiting_for_workers
+from pipelines.terminal.failures import DroppedBlocks, as_user_errors
 
 logger = logging.getLogger(__name__)
 
 # Enough that a crash costs few clips their scores, few enough for tasks of a worthwhile length.
 _MOST_BLOCKS = 500
-_KEPT = "what is scored is kept, and the same command goes on"
-_LOWER = "what the scorer takes, or the CPUs that Ray may use on a machine"
+_WHAT_IS_KEPT = "what is scored is kept, and the same command goes on"
+_MEMORY_FIELDS = "what the scorer takes, or the CPUs that Ray may use on a machine"
 
 _DECODERS = ("decord", "pyav")
 
@@ -56,11 +56,13 @@ def score_results(results: list[Result], output_uri: str, scorer: str) -> Iterat
     scored = dataset.map(_score_row, fn_kwargs={"output_uri": output_uri, "scorer": scorer}, num_cpus=1, max_retries=1)
     with (
         DroppedBlocks() as dropped,
-        user_errors(kept=_KEPT, lower=_LOWER),
-        starting("scoring task", min(num_blocks, num_cpus()), {"CPU": 1}, classes=(), lower=_LOWER) as arrived,
+        as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields=_MEMORY_FIELDS),
+        waiting_for_workers(
+            "scoring task", min(num_blocks, num_cpus()), {"CPU": 1}, classes=(), memory_fields=_MEMORY_FIELDS
+        ) as note_result,
     ):
         for row in scored.iter_rows():
-            arrived()
+            note_result()
             result = Result.model_validate_json(row["result"])
             del missing[result.digest]
             yield result
@@ -79,7 +81,7 @@ def _score_row(row: dict[str, Any], *, output_uri: str, scorer: str) -> dict[str
         scored = with_scores(result, scorer, apply_scorer(_scorer(scorer), result, _frames(result, output_uri)))
     except Exception as error:
         logger.exception("item %s of entry %s", result.digest, result.entry)
-        scored = with_scores(result, scorer, {}, error=describe(error))
+        scored = with_scores(result, scorer, {}, error=error_line(error))
     write_item(output_uri, scored)
     return {"result": scored.model_dump_json()}
 
@@ -90,5 +92,5 @@ def _frames(result: Result, output_uri: str) -> np.ndarray:
         raise UserError("it was not written as MP4: render it again with mp4 among the formats")
     data = storage.read_bytes(storage.join(output_uri, result.files["mp4"]))
     info = probe(data)
-    picks = Picks(np.arange(len(info.pts)), result.height, result.width)
-    return read_frames(data, info, picks, _decoders(_DECODERS))[0]
+    selection = FrameSelection(np.arange(len(info.pts)), result.height, result.width)
+    return read_frames(data, info, selection, _decoders(_DECODERS))[0]

@@ -22,14 +22,14 @@ from ray.exceptions import RayError
 from animatediff.errors import UserError
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog.catalog import Item
-from animatediff.rendering.catalog.entries import Model
+from animatediff.rendering.catalog.entries import ModelFiles
 from animatediff.rendering.formats import Format
-from animatediff.rendering.results.ledger import describe, result_of
+from animatediff.rendering.results.ledger import error_line, make_result
 from animatediff.rendering.results.result import Result
 from animatediff.storage.full import is_full
 from pipelines.stages.animate.batching import Batcher
 from pipelines.stages.animate.commit import Committer
-from pipelines.stages.animate.dispatch import Lease
+from pipelines.stages.animate.dispatch import Assignment
 from pipelines.terminal.losses import is_loss
 
 logger = logging.getLogger(__name__)
@@ -70,11 +70,11 @@ class RenderSlices:
     """
 
     def __init__(self, dispatcher: Any, spec: RenderSpec) -> None:
-        if fault := _fault(spec.device):
+        if fault := _device_fault(spec.device):
             raise UserError(f"its device cannot be used ({fault}): mend the node, or set use_gpu: false")
         self._dispatcher, self._spec = dispatcher, spec
         self._animator: Animator | None = None
-        self._resident: tuple[object, ...] = ()
+        self._resident_key: tuple[object, ...] = ()
         self._models_seen: set[str] = set()
         self._batcher = Batcher(spec.batch_size, self._leave_broken_device)
         self._committer = Committer(spec.output_uri, spec.formats, spec.crf, spec.device)
@@ -87,12 +87,12 @@ class RenderSlices:
         (ticket,) = (int(number) for number in batch["id"])
         # The next process of this actor has the same name, and loads what this one held.
         context = ray.get_runtime_context()
-        lease: Lease | None = _answer(
-            self._dispatcher.lease.remote(ticket, context.get_actor_id(), context.get_worker_id())
+        assignment: Assignment | None = _get_or_none_if_lost(
+            self._dispatcher.assign.remote(ticket, context.get_actor_id(), context.get_worker_id())
         )
-        if lease:
-            self._recycle(lease.slice.model)
-        results = self._render(ticket, lease) if lease else []
+        if assignment:
+            self._recycle(assignment.slice.model_digest)
+        results = self._render(ticket, assignment) if assignment else []
         return {
             "digest": [result.digest for result in results],
             "error": [result.error or "" for result in results],
@@ -108,57 +108,61 @@ class RenderSlices:
             logger.info("the worker ends after %d models, at %.1f GB", len(self._models_seen), memory_gb)
             os._exit(0)
 
-    def _render(self, ticket: int, lease: Lease) -> list[Result]:
+    def _render(self, ticket: int, assignment: Assignment) -> list[Result]:
         """Return the results of a slice; each is committed when it is made."""
-        settled = [self._committer.settled(lease, item) for item in lease.slice.items]
-        pending = [item for item, result in zip(lease.slice.items, settled, strict=True) if result is None]
-        results = [self._finish(result) for result in settled if result]
+        existing_results = [self._committer.existing_result(assignment, item) for item in assignment.slice.items]
+        pending = [
+            item for item, result in zip(assignment.slice.items, existing_results, strict=True) if result is None
+        ]
+        results = [self._tell_finish(result) for result in existing_results if result]
         if not pending:
             return results
-        if not self._begin(ticket, ()):
+        if not self._tell_begin(ticket, ()):
             return results
         start = time.monotonic()
         try:
-            animator = self._load(lease)
+            animator = self._load(assignment)
         except Exception as error:
-            logger.exception("model %s", lease.slice.model)
+            logger.exception("model %s", assignment.slice.model_digest)
             self._leave_broken_device()
-            failed = (self._committer.failed(lease, item, describe(error), attempts=1) for item in pending)
-            return results + [self._finish(result) for result in failed]
+            failed = (
+                self._committer.commit_failure(assignment, item, error_line(error), attempts=1) for item in pending
+            )
+            return results + [self._tell_finish(result) for result in failed]
         load_s = (time.monotonic() - start) / len(pending)
-        if lease.upcoming is not None and _resident(lease.upcoming) == self._resident:
-            animator.prefetch(lease.upcoming)
-        return results + list(self._clips(ticket, lease, animator, pending, load_s))
+        if assignment.upcoming is not None and _resident_key(assignment.upcoming) == self._resident_key:
+            animator.prefetch(assignment.upcoming)
+        return results + list(self._render_and_commit(ticket, assignment, animator, pending, load_s))
 
-    def _load(self, lease: Lease) -> Animator:
-        if self._animator is None or self._resident != _resident(lease.model):
+    def _load(self, assignment: Assignment) -> Animator:
+        if self._animator is None or self._resident_key != _resident_key(assignment.model):
             self._animator = None  # both would not fit
-            self._animator = Animator.for_model(lease.model, device=self._spec.device)
-            self._resident = _resident(lease.model)
-        self._models_seen.add(lease.slice.model)
-        self._animator.load(lease.model)
+            self._animator = Animator.for_model(assignment.model, device=self._spec.device)
+            self._resident_key = _resident_key(assignment.model)
+        self._models_seen.add(assignment.slice.model_digest)
+        self._animator.load(assignment.model)
         return self._animator
 
-    def _clips(
-        self, ticket: int, lease: Lease, animator: Animator, items: Sequence[Item], load_s: float
+    def _render_and_commit(
+        self, ticket: int, assignment: Assignment, animator: Animator, items: Sequence[Item], load_s: float
     ) -> Iterator[Result]:
         """Render the items, while the writer's thread encodes and commits those before."""
         waiting: deque[tuple[Item, Future[Result]]] = deque()
-        for batch in self._batcher.batches(items, lease.suspects):
-            while waiting and batch[0].digest in lease.suspects:  # nothing else is to be blamed for it
-                yield self._finish(self._written(*waiting.popleft()))
-            if not self._begin(ticket, [*(item for item, _ in waiting), *batch]):
+        for batch in self._batcher.batches(items, assignment.suspects):
+            while waiting and batch[0].digest in assignment.suspects:  # nothing else is to be blamed for it
+                yield self._tell_finish(self._committed_result(*waiting.popleft()))
+            if not self._tell_begin(ticket, [*(item for item, _ in waiting), *batch]):
                 break
             for item, outcome, attempts in self._batcher.render(animator, batch):
                 commit = self._committer.commit
-                job = self._writer.submit(commit, lease, item, outcome, attempts=attempts, load_s=load_s)
+                job = self._writer.submit(commit, assignment, item, outcome, attempts=attempts, load_s=load_s)
                 waiting.append((item, job))
             while len(waiting) > _MAX_WAITING:
-                yield self._finish(self._written(*waiting.popleft()))
+                yield self._tell_finish(self._committed_result(*waiting.popleft()))
         while waiting:
-            yield self._finish(self._written(*waiting.popleft()))
+            yield self._tell_finish(self._committed_result(*waiting.popleft()))
 
-    def _written(self, item: Item, job: Future[Result]) -> Result:
+    def _committed_result(self, item: Item, job: Future[Result]) -> Result:
         """Return what was committed; what could not be written has a result all the same, which only the driver gets.
 
         A full storage stops the whole job, as all that is rendered after it would be lost, too.
@@ -168,25 +172,25 @@ class RenderSlices:
         except Exception as error:
             logger.exception("item %s", item.digest)
             if is_full(error):
-                self._dispatcher.stop.remote(describe(error))
-            return result_of(item, status="failed", error=describe(error))
+                self._dispatcher.stop.remote(error_line(error))
+            return make_result(item, status="failed", error=error_line(error))
 
-    def _begin(self, ticket: int, items: Sequence[Item]) -> bool:
+    def _tell_begin(self, ticket: int, items: Sequence[Item]) -> bool:
         """Ask to begin with items, or to load the model; False where the job stops, or the dispatcher is lost."""
-        return bool(_answer(self._dispatcher.begin.remote(ticket, [item.digest for item in items])))
+        return bool(_get_or_none_if_lost(self._dispatcher.begin.remote(ticket, [item.digest for item in items])))
 
-    def _finish(self, result: Result) -> Result:
+    def _tell_finish(self, result: Result) -> Result:
         self._dispatcher.finish.remote(result.digest, result.status)
         return result
 
     def _leave_broken_device(self) -> None:
         """End the process if its GPU answers no more: every item after would fail, and be told to be at fault."""
-        if fault := _fault(self._spec.device):
+        if fault := _device_fault(self._spec.device):
             logger.error("the device fails whatever it is asked, so the worker ends and a new one goes on: %s", fault)
             os._exit(1)
 
 
-def _answer(reference: Any) -> Any:
+def _get_or_none_if_lost(reference: Any) -> Any:
     """Return what the dispatcher says; None where it is lost: a new one goes on with what is not committed."""
     try:
         return ray.get(reference)
@@ -197,12 +201,12 @@ def _answer(reference: Any) -> Any:
         return None
 
 
-def _resident(model: Model) -> tuple[object, ...]:
+def _resident_key(model: ModelFiles) -> tuple[object, ...]:
     """Return what stays in memory while models change."""
     return model.base, model.motion_module, model.noise_schedule
 
 
-def _fault(device: str) -> str | None:
+def _device_fault(device: str) -> str | None:
     """Return why a device does not compute, after memory that is free was given back to it; None if it does.
 
     After a fault in a kernel every call of a process fails, whatever it is.
@@ -214,7 +218,7 @@ def _fault(device: str) -> str | None:
     except torch.OutOfMemoryError:
         return None
     except Exception as error:  # also an AssertionError, where PyTorch was built without CUDA
-        return describe(error)
+        return error_line(error)
     return None
 
 

@@ -3,33 +3,33 @@
 import time
 from typing import Any
 
-from animatediff.data.decoding.supervisor import Supervisor
+from animatediff.data.decoding.supervisor import DecodeSupervisor
 from animatediff.data.ingest.decode_unit import decode_unit
 from animatediff.data.ingest.outage import storage_works
 from animatediff.data.ingest.plan import Unit, UnitRef, read_unit
 from pipelines.stages.ingest.metrics import IngestMetrics
-from pipelines.stages.ingest.stage import IngestSpec, Stage, Work
+from pipelines.stages.ingest.stage import DecodedWork, IngestSpec, Stage
 
 
-class Decode(Stage[UnitRef, Work]):
+class Decode(Stage[UnitRef, DecodedWork]):
     """Fetch and decode a unit's videos."""
 
-    takes, gives = "ref", "decoded"
+    input_column, output_column = "ref", "decoded"
 
     def __init__(self, spec: IngestSpec) -> None:
         self._spec = spec
-        self._supervisor = Supervisor(spec.decode, spec.clips)
+        self._supervisor = DecodeSupervisor(spec.decode, spec.clips)
         self._bounds: dict[str, Any] = {"max_bytes": spec.decode.max_mb * 1_000_000, "trusted": spec.trusted}
         self._metrics = IngestMetrics()
 
-    def run(self, taken: UnitRef) -> Work:
+    def process(self, work: UnitRef) -> DecodedWork:
         """Return the unit's clips, and why its other videos gave none."""
         began = time.perf_counter()
-        unit = read_unit(self._spec.output_uri, taken)
+        unit = read_unit(self._spec.output_uri, work)
         decoded = decode_unit(unit, self._supervisor, is_outage=self._is_outage, **self._bounds)
         seconds = time.perf_counter() - began
         self._metrics.decoded(seconds)
-        return Work(decoded, {"decode": seconds})
+        return DecodedWork(decoded, {"decode": seconds})
 
     def _is_outage(self, unit: Unit) -> bool:
         spec = self._spec

@@ -4,15 +4,15 @@ import logging
 
 from animatediff import storage
 from animatediff.config import dump
-from animatediff.data.ingest.seal import QUARANTINE_FILE, clean_up
+from animatediff.data.ingest.seal import QUARANTINE_FILE, delete_sealed_parts
 from animatediff.data.inspection.card import write_card
 from animatediff.data.manifest import Manifest
 from animatediff.errors import UserError
 from pipelines.cluster.runtime import connect, wants_gpus
 from pipelines.settings import IngestConfig
-from pipelines.stages.ingest.dry_run import estimate
-from pipelines.stages.ingest.launch import encode
-from pipelines.stages.ingest.plan import IngestJob, check_before, prepare, read_inputs
+from pipelines.stages.ingest.dry_run import log_estimate
+from pipelines.stages.ingest.launch import run_stages
+from pipelines.stages.ingest.plan import IngestJob, check_output_folder, plan_job, read_inputs
 from pipelines.stages.ingest.seal import seal_job
 
 logger = logging.getLogger(__name__)
@@ -22,20 +22,20 @@ def ingest(config: IngestConfig) -> Manifest | None:
     """Do the job; see `pipelines.ingest.main`."""
     logger.info("ingest: %s -> %s", config.source.uri, config.output_uri)
     inputs = read_inputs(config)
-    sealed = check_before(config, inputs)
+    sealed_manifest = check_output_folder(config, inputs)
     if config.dry_run:
-        estimate(config, inputs, sealed)
+        log_estimate(config, inputs, sealed_manifest)
         return None
     connect()
     use_gpu = wants_gpus(config.use_gpu)
-    job = prepare(config, inputs, use_gpu=use_gpu)
-    if job.sealed and job.is_sealed:
-        clean_up(job.output_uri, [unit.unit_id for unit in job.units])
+    job = plan_job(config, inputs, use_gpu=use_gpu)
+    if job.sealed_manifest and job.is_complete:
+        delete_sealed_parts(job.output_uri, [unit.unit_id for unit in job.units])
         logger.info("nothing to do: every video of the source is sealed already")
-        manifest = job.sealed
+        manifest = job.sealed_manifest
     else:
         storage.write_bytes(storage.join(job.output_uri, "config.yaml"), dump(config).encode())
-        encode(config, job, use_gpu=use_gpu)
+        run_stages(config, job, use_gpu=use_gpu)
         manifest = seal_job(job, shard_bytes=config.shard_mb * 1_000_000)
     write_card(job.output_uri, manifest, config.source.uri, config.base)
     _report(config, job, manifest)

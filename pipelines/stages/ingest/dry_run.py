@@ -7,7 +7,7 @@ from animatediff import storage
 from animatediff.data.ingest import parts
 from animatediff.data.manifest import Manifest
 from pipelines.settings import IngestConfig
-from pipelines.stages.ingest.plan import Inputs, clips_per_video, extend_plan, log_left_out
+from pipelines.stages.ingest.plan import IngestInputs, clips_per_video, extend_plan, log_left_out
 from pipelines.terminal.hours import cost, duration
 
 logger = logging.getLogger(__name__)
@@ -16,23 +16,23 @@ _RATED_PIXELS = 16 * 256 * 256  # of the clips that `RateConfig.clips_per_s` cou
 _BYTES = 2  # a latent value is float16
 
 
-def estimate(config: IngestConfig, inputs: Inputs, sealed: Manifest | None) -> None:
+def log_estimate(config: IngestConfig, inputs: IngestInputs, sealed_manifest: Manifest | None) -> None:
     """Log what the job would do.
 
     Args:
         config: the job's.
         inputs: its source and its VAE.
-        sealed: the dataset so far.
+        sealed_manifest: the dataset so far.
 
     Raises:
         UserError: the source cannot be read, or the output holds another dataset's plan.
     """
     output_uri = storage.absolute(config.output_uri)
-    units, rejected = extend_plan(config, inputs.videos, sealed, key=None)
+    units, rejected = extend_plan(config, inputs.videos, sealed_manifest, key=None)
     log_left_out(rejected, inputs.not_taken)
-    done = parts.committed(output_uri)
-    unsealed = units[sealed.num_units if sealed else 0 :]
-    pending = [unit for unit in unsealed if unit.unit_id not in done]
+    done = parts.committed_unit_ids(output_uri)
+    unsealed_units = units[sealed_manifest.num_units if sealed_manifest else 0 :]
+    pending = [unit for unit in unsealed_units if unit.unit_id not in done]
     num_videos = sum(unit.num_videos for unit in pending)
     num_clips = num_videos * clips_per_video(config.clips)
     logger.info(
@@ -49,7 +49,7 @@ def estimate(config: IngestConfig, inputs: Inputs, sealed: Manifest | None) -> N
     _log_hours(config, num_clips)
 
 
-def _clip_bytes(config: IngestConfig, inputs: Inputs) -> int:
+def _clip_bytes(config: IngestConfig, inputs: IngestInputs) -> int:
     clips = config.clips
     return _BYTES * math.prod(inputs.base.latent_shape(clips.num_frames, height=clips.height, width=clips.width))
 

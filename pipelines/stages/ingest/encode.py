@@ -7,21 +7,21 @@ import numpy as np
 import torch
 
 from animatediff.data.ingest import parts
-from animatediff.data.ingest.decode_unit import Clip
+from animatediff.data.ingest.decode_unit import IngestClip
 from animatediff.data.quarantine import Reason, Rejection
 from animatediff.models.vae import encode_frames
 from animatediff.uris import printable_uri
 from animatediff.weights.base import load_vae
 from pipelines.stages.ingest.metrics import IngestMetrics
-from pipelines.stages.ingest.stage import IngestSpec, Stage, UnitResult, Work
+from pipelines.stages.ingest.stage import DecodedWork, IngestSpec, Stage, UnitResult
 
 INGEST_VERSION = 2
 
 
-class Encode(Stage[Work, UnitResult]):
+class Encode(Stage[DecodedWork, UnitResult]):
     """Encode a unit's clips with the resident VAE and commit them."""
 
-    takes, gives = "decoded", "result"
+    input_column, output_column = "decoded", "result"
     uses_device = True
 
     def __init__(self, spec: IngestSpec) -> None:
@@ -31,55 +31,55 @@ class Encode(Stage[Work, UnitResult]):
         self._vae = load_vae(spec.base).to(device=spec.device, dtype=getattr(torch, spec.dtype))
         self._metrics = IngestMetrics()
 
-    def run(self, taken: Work) -> UnitResult:
+    def process(self, work: DecodedWork) -> UnitResult:
         """Write the unit's part; a video with a clip whose latents are not finite is set aside."""
         began = time.perf_counter()
-        unit, rows, broken = taken.decoded.unit, [], {}
-        for clip in taken.decoded.clips:
-            latents = encode_frames(self._vae, clip.window.frames)
+        unit, rows, broken = work.decoded.unit, [], {}
+        for clip in work.decoded.clips:
+            latents = encode_frames(self._vae, clip.decoded.frames)
             if np.isfinite(latents).all():
                 rows.append(self._row(unit.unit_id, clip, latents))
             else:
                 broken[clip.video.video_id] = _nan_rejection(unit.unit_id, clip)
         # A video is in a shard or in quarantine, never in both.
         rows = [row for row in rows if row["video_id"] not in broken]
-        rejected = [*taken.decoded.rejected, *broken.values()]
+        rejected = [*work.decoded.rejected, *broken.values()]
         parts.commit(self._spec.output_uri, unit.unit_id, rows, rejected)
         reasons = dict(Counter(str(rejection.reason) for rejection in rejected))
         seconds = time.perf_counter() - began
         self._metrics.committed(len(rows), reasons, seconds)
-        return UnitResult(len(unit.videos), len(rows), reasons, taken.seconds | {"encode": seconds})
+        return UnitResult(len(unit.videos), len(rows), reasons, work.seconds | {"encode": seconds})
 
-    def _row(self, unit_id: str, clip: Clip, latents: np.ndarray) -> dict[str, object]:
-        window, (n_frames, height, width, _) = clip.window, clip.window.frames.shape
+    def _row(self, unit_id: str, clip: IngestClip, latents: np.ndarray) -> dict[str, object]:
+        decoded, (n_frames, height, width, _) = clip.decoded, clip.decoded.frames.shape
         return {
             "clip_id": clip.clip_id,
             "video_id": clip.video.video_id,
             "unit_id": unit_id,
-            "window": window.window,
-            "n_windows": clip.num_windows,
-            "t_start": window.t_start,
-            "t_end": window.t_end,
-            "fps_src": window.fps_src,
+            "window": decoded.index,
+            "n_windows": clip.num_clips_of_video,
+            "t_start": decoded.t_start,
+            "t_end": decoded.t_end,
+            "fps_src": decoded.fps_src,
             "n_frames": n_frames,
             "width": width,
             "height": height,
-            "bucket": window.bucket,
-            "flip": window.flip,
+            "bucket": decoded.bucket,
+            "flip": decoded.flip,
             "caption": clip.video.caption,
             "latent": latents.tobytes(),
             "latent_shape": list(latents.shape),
             "latent_dtype": str(latents.dtype),
-            "scores": sorted(clip.own_scores.items()),
+            "scores": sorted(clip.user_scores.items()),
             "src_sha256": clip.src_sha256,
-            "decoder": window.decoder,
-            "encoder_fp": self._spec.encoder_fp,
+            "decoder": decoded.decoder,
+            "encoder_fp": self._spec.vae_fingerprint,
             "ingest_version": INGEST_VERSION,
-        } | window.scores
+        } | decoded.scores
 
 
-def _nan_rejection(unit_id: str, clip: Clip) -> Rejection:
-    detail = f"the latents of window {clip.window.window} are not finite in float16"
+def _nan_rejection(unit_id: str, clip: IngestClip) -> Rejection:
+    detail = f"the latents of window {clip.decoded.index} are not finite in float16"
     return Rejection(
         clip.video.video_id,
         printable_uri(clip.video.uri),

@@ -16,8 +16,8 @@ from animatediff.data.clips.config import ClipConfig
 from animatediff.data.ingest import parts, provenance
 from animatediff.data.ingest import plan as planning
 from animatediff.data.ingest.plan import Planner, UnitRef
-from animatediff.data.ingest.seal import Identity, read_quarantine
-from animatediff.data.ingest.whole_uris import WholeUris
+from animatediff.data.ingest.seal import LatentEncoding, read_quarantine
+from animatediff.data.ingest.unredacted_uris import UnredactedUris
 from animatediff.data.manifest import FILE_NAME as MANIFEST_NAME
 from animatediff.data.manifest import Manifest, check_shards, read_manifest
 from animatediff.data.scoring.scores import load_scorer
@@ -25,7 +25,7 @@ from animatediff.data.shards import SCHEMA_VERSION
 from animatediff.data.sources.collections.not_taken import NotTaken, in_words
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig, SourceVideo
-from animatediff.errors import UsageError, UserError, naming
+from animatediff.errors import UsageError, UserError, errors_with_field
 from animatediff.models.vae import fingerprint
 from animatediff.uris import printable_place
 from animatediff.weights.base import load_vae
@@ -44,32 +44,32 @@ class IngestJob:
     output_uri: str
     base: str
     dtype: str
-    identity: Identity
+    latent_encoding: LatentEncoding
     units: list[UnitRef]
     """The whole plan."""
-    pending: list[UnitRef]
+    pending_units: list[UnitRef]
     """Units without a committed part."""
     rejected: pa.Table
     """Quarantine rows of the videos set aside while planning."""
-    sealed: Manifest | None
-    """The dataset so far."""
+    sealed_manifest: Manifest | None
+    """Of the dataset so far; None where nothing is sealed yet."""
 
     @property
-    def unsealed(self) -> list[UnitRef]:
-        """Units that no shard holds."""
-        return self.units[self.sealed.num_units if self.sealed else 0 :]
+    def unsealed_units(self) -> list[UnitRef]:
+        """Units of the plan that no shard holds yet."""
+        return self.units[self.sealed_manifest.num_units if self.sealed_manifest else 0 :]
 
     @property
-    def is_sealed(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether every video of the source is in a shard or in quarantine already."""
-        if self.sealed is None or self.unsealed:
+        if self.sealed_manifest is None or self.unsealed_units:
             return False
         rows = read_quarantine(self.output_uri)
         return rows.filter(pc.equal(rows["unit_id"], "")).to_pylist() == self.rejected.to_pylist()
 
 
 @dataclass(frozen=True)
-class Inputs:
+class IngestInputs:
     """What the user named, opened and checked before anything is started."""
 
     videos: Iterator[list[SourceVideo]]
@@ -80,7 +80,7 @@ class Inputs:
     vae: AutoencoderKL
 
 
-def read_inputs(config: IngestConfig) -> Inputs:
+def read_inputs(config: IngestConfig) -> IngestInputs:
     """Open the source and read the base's VAE.
 
     Raises:
@@ -90,13 +90,13 @@ def read_inputs(config: IngestConfig) -> Inputs:
     vae, facts = load_vae(base), BaseFacts(base)
     _check_sizes(config.clips, facts)
     not_taken = NotTaken()
-    with naming("scorers"):
+    with errors_with_field("scorers"):
         for path in config.scorers:
             load_scorer(path)
-    with naming("source"):
+    with errors_with_field("source"):
         batches = read_source(config.source, not_taken)
         first = next(batches, [])
-    return Inputs(chain([first], batches), not_taken, facts, vae)
+    return IngestInputs(chain([first], batches), not_taken, facts, vae)
 
 
 def _check_sizes(clips: ClipConfig, base: BaseFacts) -> None:
@@ -121,7 +121,7 @@ def absolute_source(config: IngestConfig) -> SourceConfig:
     return source.model_copy(update={"uri": storage.absolute(source.uri), "videos_uri": videos_uri})
 
 
-def prepare(config: IngestConfig, inputs: Inputs, *, use_gpu: bool) -> IngestJob:
+def plan_job(config: IngestConfig, inputs: IngestInputs, *, use_gpu: bool) -> IngestJob:
     """Write or extend the plan, and see what of it is done.
 
     Raises:
@@ -131,23 +131,27 @@ def prepare(config: IngestConfig, inputs: Inputs, *, use_gpu: bool) -> IngestJob
     dtype = _dtype(config, use_gpu=use_gpu)
     settings = _settings(config, inputs, dtype)
     key = provenance.dataset_key(settings)
-    sealed, is_new = _check_recorded(config, output_uri, settings)
+    sealed_manifest, is_new = _check_recorded(config, output_uri, settings)
     if is_new:
         provenance.write_settings(output_uri, _recorded(config, settings))
-    whole_uris = WholeUris()
-    videos = whole_uris.remembering(inputs.videos)
-    units, rejected = extend_plan(config, videos, sealed, key=key)
+    unredacted_uris = UnredactedUris()
+    videos = unredacted_uris.remember(inputs.videos)
+    units, rejected = extend_plan(config, videos, sealed_manifest, key=key)
     log_left_out(rejected, inputs.not_taken)
     provenance.write_not_taken(output_uri, inputs.not_taken)
-    done = parts.committed(output_uri)
-    pending = [unit for unit in units[sealed.num_units if sealed else 0 :] if unit.unit_id not in done]
-    pending = whole_uris.attach(output_uri, pending)
+    done = parts.committed_unit_ids(output_uri)
+    pending = [
+        unit for unit in units[sealed_manifest.num_units if sealed_manifest else 0 :] if unit.unit_id not in done
+    ]
+    pending = unredacted_uris.attach(output_uri, pending)
     base = inputs.base
-    identity = Identity(key, settings["encoder_fp"], base.scaling_factor, base.latent_channels, base.latent_factor)
-    return IngestJob(output_uri, base.base, dtype, identity, units, pending, rejected, sealed)
+    latent_encoding = LatentEncoding(
+        key, settings["encoder_fp"], base.scaling_factor, base.latent_channels, base.latent_factor
+    )
+    return IngestJob(output_uri, base.base, dtype, latent_encoding, units, pending, rejected, sealed_manifest)
 
 
-def check_before(config: IngestConfig, inputs: Inputs) -> Manifest | None:
+def check_output_folder(config: IngestConfig, inputs: IngestInputs) -> Manifest | None:
     """Find out, before there is a cluster, whether the output can take what the job would make; nothing is written.
 
     Returns:
@@ -169,8 +173,8 @@ def _dtype(config: IngestConfig, *, use_gpu: bool) -> str:
     return config.vae_dtype if config.vae_dtype != "auto" else ("float16" if use_gpu else "float32")
 
 
-def _settings(config: IngestConfig, inputs: Inputs, dtype: str) -> dict[str, Any]:
-    """Return what decides a clip's latents."""
+def _settings(config: IngestConfig, inputs: IngestInputs, dtype: str) -> dict[str, Any]:
+    """Return what decides a clip's latents, as the plan's `settings.json` and the dataset's key have it."""
     return {
         "schema_version": SCHEMA_VERSION,
         "clips": config.clips.model_dump(mode="json"),
@@ -195,21 +199,21 @@ def _check_recorded(config: IngestConfig, output_uri: str, settings: dict[str, A
     Raises:
         UserError: it was made with other settings, or a piece of it is missing.
     """
-    sealed = read_manifest(output_uri) if storage.exists(storage.join(output_uri, MANIFEST_NAME)) else None
+    sealed_manifest = read_manifest(output_uri) if storage.exists(storage.join(output_uri, MANIFEST_NAME)) else None
     has_plan = provenance.check_settings(output_uri, _recorded(config, settings))
-    if sealed:
-        check_shards(output_uri, sealed)
-    elif has_plan and _has_shards(output_uri) and not parts.committed(output_uri):
+    if sealed_manifest:
+        check_shards(output_uri, sealed_manifest)
+    elif has_plan and _has_shards(output_uri) and not parts.committed_unit_ids(output_uri):
         # What it was made from is deleted when it is sealed, and not before.
         raise UserError(
             f"{output_uri} was sealed, but its {MANIFEST_NAME} is missing: restore it, or delete the folders "
             "bucket=* to encode all videos again"
         )
-    if sealed and not has_plan:
-        raise UserError(f"{output_uri} has a manifest but its {planning.FOLDER}/ is missing: restore it")
-    if sealed is None and config.retry_quarantined:
+    if sealed_manifest and not has_plan:
+        raise UserError(f"{output_uri} has a manifest but its {planning.PLAN_FOLDER}/ is missing: restore it")
+    if sealed_manifest is None and config.retry_quarantined:
         raise UserError(f"{output_uri} is not sealed yet: finish the job, then run it with retry_quarantined")
-    return sealed, not has_plan
+    return sealed_manifest, not has_plan
 
 
 def _has_shards(output_uri: str) -> bool:
@@ -217,14 +221,14 @@ def _has_shards(output_uri: str) -> bool:
 
 
 def extend_plan(
-    config: IngestConfig, videos: Iterator[list[SourceVideo]], sealed: Manifest | None, *, key: str | None
+    config: IngestConfig, videos: Iterator[list[SourceVideo]], sealed_manifest: Manifest | None, *, key: str | None
 ) -> tuple[list[UnitRef], pa.Table]:
     """Plan the videos that no unit has, and the quarantined ones that are to be tried again.
 
     Args:
         config: the job's.
         videos: of the source.
-        sealed: the dataset so far.
+        sealed_manifest: the dataset so far.
         key: the dataset's; None writes nothing, as a dry run does.
 
     Returns:
@@ -238,12 +242,18 @@ def extend_plan(
     )
     planner.resume(output_uri)
     num_old = len(planner.units)
-    if sealed and sealed.num_units > num_old:
-        raise UserError(f"the plan of {output_uri} has fewer units than its manifest: restore its {planning.FOLDER}/")
+    if sealed_manifest and sealed_manifest.num_units > num_old:
+        raise UserError(
+            f"the plan of {output_uri} has fewer units than its manifest: restore its {planning.PLAN_FOLDER}/"
+        )
     for batch in videos:
         planner.add(batch)
     retries = config.retry_quarantined
-    again = _quarantined(output_uri, planner.units[:num_old], sealed, config) if sealed and retries else []
+    again = (
+        _quarantined(output_uri, planner.units[:num_old], sealed_manifest, config)
+        if sealed_manifest and retries
+        else []
+    )
     planner.add_again(again)
     rejected = planner.finish()
     logger.info(
@@ -265,7 +275,9 @@ def log_left_out(rejected: pa.Table, not_taken: NotTaken) -> None:
         logger.warning("not taken: %s", in_words(not_taken))
 
 
-def _quarantined(output_uri: str, units: list[UnitRef], sealed: Manifest, config: IngestConfig) -> list[SourceVideo]:
+def _quarantined(
+    output_uri: str, units: list[UnitRef], sealed_manifest: Manifest, config: IngestConfig
+) -> list[SourceVideo]:
     """Return the quarantined videos with the wanted reasons, in plan order.
 
     Not those that a unit to come has already.
@@ -279,7 +291,7 @@ def _quarantined(output_uri: str, units: list[UnitRef], sealed: Manifest, config
         segment = planning.read_segment(output_uri, name)
         found = segment.filter(pc.is_in(segment["video_id"], pa.array(list(units_of), pa.string())))
         for row in found.to_pylist():
-            if row["ordinal"] >= sealed.num_units:
+            if row["ordinal"] >= sealed_manifest.num_units:
                 chosen.pop(row["video_id"], None)
             elif row["unit_id"] == units_of[row["video_id"]]:
                 chosen[row["video_id"]] = SourceVideo(row["video_id"], row["uri"], row["caption"])

@@ -5,17 +5,17 @@ import time
 import torch
 
 from animatediff.data import columns
-from animatediff.data.ingest.decode_unit import Clip
+from animatediff.data.ingest.decode_unit import IngestClip
 from animatediff.data.scoring.scores import load_scorer, run_scorer
 from animatediff.errors import UserError
 from pipelines.stages.ingest.metrics import IngestMetrics
-from pipelines.stages.ingest.stage import IngestSpec, Stage, Work
+from pipelines.stages.ingest.stage import DecodedWork, IngestSpec, Stage
 
 
-class Score(Stage[Work, Work]):
+class Score(Stage[DecodedWork, DecodedWork]):
     """Give each clip the scores of the user's own scorers."""
 
-    takes, gives = "decoded", "decoded"
+    input_column, output_column = "decoded", "decoded"
 
     def __init__(self, spec: IngestSpec) -> None:
         # As in `Encode`: a scorer that computes with torch gives equal clips equal scores.
@@ -23,22 +23,22 @@ class Score(Stage[Work, Work]):
         self._scorers = [(path, load_scorer(path)) for path in spec.scorers]
         self._metrics = IngestMetrics()
 
-    def run(self, taken: Work) -> Work:
-        """Set `own_scores` of the unit's clips."""
+    def process(self, work: DecodedWork) -> DecodedWork:
+        """Set `user_scores` of the unit's clips."""
         began = time.perf_counter()
-        for clip in taken.decoded.clips:
-            clip.own_scores = self._scores_of(clip)
+        for clip in work.decoded.clips:
+            clip.user_scores = self._scores_of(clip)
         seconds = time.perf_counter() - began
         self._metrics.scored(seconds)
-        return Work(taken.decoded, taken.seconds | {"score": seconds})
+        return DecodedWork(work.decoded, work.seconds | {"score": seconds})
 
-    def _scores_of(self, clip: Clip) -> dict[str, float]:
-        own: dict[str, float] = {}
+    def _scores_of(self, clip: IngestClip) -> dict[str, float]:
+        found: dict[str, float] = {}
         for path, scorer in self._scorers:
             # A copy: what a scorer does to its frames must reach neither the next one nor the VAE.
-            scores = run_scorer(scorer, clip.window.frames.copy(), clip.video.caption)
-            taken = sorted(scores.keys() & {*own, *columns.KNOWN})
+            scores = run_scorer(scorer, clip.decoded.frames.copy(), clip.video.caption)
+            taken = sorted(scores.keys() & {*found, *columns.KNOWN})
             if taken:
                 raise UserError(f"scorer {path} returned a score named {taken[0]!r}, which is taken: rename it")
-            own |= scores
-        return own
+            found |= scores
+        return found

@@ -11,9 +11,9 @@ from animatediff.data import quarantine
 from animatediff.data.ingest import parts
 from animatediff.data.ingest import plan as planning
 from animatediff.data.ingest.seal import (
-    Identity,
+    LatentEncoding,
     ShardPlan,
-    clean_up,
+    delete_sealed_parts,
     merge_rejections,
     plan_shards,
     publish,
@@ -23,12 +23,12 @@ from animatediff.data.ingest.seal import (
 from animatediff.data.manifest import Manifest, Shard
 from pipelines.cluster.runtime import num_cpus
 from pipelines.stages.ingest.plan import IngestJob
-from pipelines.terminal.failures import user_errors
+from pipelines.terminal.failures import as_user_errors
 from pipelines.terminal.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-_KEPT = "what is encoded is kept, and the same command goes on"
+_WHAT_IS_KEPT = "what is encoded is kept, and the same command goes on"
 
 
 def seal_job(job: IngestJob, *, shard_bytes: int) -> Manifest:
@@ -37,29 +37,32 @@ def seal_job(job: IngestJob, *, shard_bytes: int) -> Manifest:
     Raises:
         UserError: the storage failed.
     """
-    summaries = parts.read_summaries(job.output_uri, [unit.unit_id for unit in job.unsealed])
-    plans = plan_shards(summaries, job.sealed, shard_bytes=shard_bytes)
+    summaries = parts.read_summaries(job.output_uri, [unit.unit_id for unit in job.unsealed_units])
+    plans = plan_shards(summaries, job.sealed_manifest, shard_bytes=shard_bytes)
     new_shards = []
-    with Progress("seal", total=len(plans), unit="shard") as progress, user_errors(kept=_KEPT, lower="shard_mb"):
-        for shard in _write_shards(job.output_uri, plans, job.identity):
+    with (
+        Progress("seal", total=len(plans), unit="shard") as progress,
+        as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields="shard_mb"),
+    ):
+        for shard in _write_shards(job.output_uri, plans, job.latent_encoding):
             new_shards.append(shard)
             progress.update(1)
-    old = read_quarantine(job.output_uri) if job.sealed else quarantine.SCHEMA.empty_table()
+    old = read_quarantine(job.output_uri) if job.sealed_manifest else quarantine.SCHEMA.empty_table()
     rejections = merge_rejections(old, summaries, job.rejected, _video_ids(job) if len(old) else ())
-    manifest = publish(job.output_uri, len(job.units), job.sealed, new_shards, rejections, job.identity)
-    clean_up(job.output_uri, [unit.unit_id for unit in job.units])
+    manifest = publish(job.output_uri, len(job.units), job.sealed_manifest, new_shards, rejections, job.latent_encoding)
+    delete_sealed_parts(job.output_uri, [unit.unit_id for unit in job.units])
     return manifest
 
 
 def _video_ids(job: IngestJob) -> Iterator[str]:
     """Ids of the videos in the units that are sealed now."""
-    first = len(job.units) - len(job.unsealed)
-    for name in sorted({unit.segment for unit in job.unsealed}):
+    first = len(job.units) - len(job.unsealed_units)
+    for name in sorted({unit.segment for unit in job.unsealed_units}):
         rows = planning.read_segment(job.output_uri, name)
         yield from rows.filter(pc.greater_equal(rows["ordinal"], first))["video_id"].to_pylist()
 
 
-def _write_shards(output_uri: str, plans: Sequence[ShardPlan], identity: Identity) -> Iterator[Shard]:
+def _write_shards(output_uri: str, plans: Sequence[ShardPlan], latent_encoding: LatentEncoding) -> Iterator[Shard]:
     """Yield the shards in order.
 
     No more are being written than the cluster has CPUs, as each is in memory as a whole.
@@ -69,6 +72,6 @@ def _write_shards(output_uri: str, plans: Sequence[ShardPlan], identity: Identit
     for plan in plans:
         if len(running) >= max(1, num_cpus()):
             yield ray.get(running.popleft())
-        running.append(remote.remote(output_uri, plan, identity))
+        running.append(remote.remote(output_uri, plan, latent_encoding))
     while running:
         yield ray.get(running.popleft())

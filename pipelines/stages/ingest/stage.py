@@ -16,8 +16,8 @@ from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.ingest.decode_unit import DecodedUnit
 from animatediff.errors import UserError
 
-_Taken = TypeVar("_Taken")
-_Given = TypeVar("_Given")
+InputT = TypeVar("InputT")
+OutputT = TypeVar("OutputT")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class IngestSpec:
     output_uri: str
     base: str
     dtype: str
-    encoder_fp: str
+    vae_fingerprint: str
     clips: ClipConfig
     decode: DecodeConfig
     scorers: tuple[str, ...]
@@ -39,11 +39,12 @@ class IngestSpec:
 
 
 @dataclass
-class Work:
-    """A unit on its way, and the seconds that each stage took for it so far."""
+class DecodedWork:
+    """A decoded unit on its way from stage to stage."""
 
     decoded: DecodedUnit
     seconds: dict[str, float]
+    """That each stage took for it so far, as in `UnitResult`."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,16 @@ class UnitResult:
     """Seconds by stage: `decode` with fetching and the built-in scores, `score` by scorers of the user's, `encode`."""
 
 
-class Stage(ABC, Generic[_Taken, _Given]):
+class Stage(ABC, Generic[InputT, OutputT]):
     """One step of a unit's way, of which Ray Data runs a pool of actors.
 
     A row between two stages has two columns: the unit, pickled, and `error`, empty where all is well. What a user can
     mend travels as a row's error, because Ray Data keeps of a raised exception only its text.
     """
 
-    takes: ClassVar[str]
+    input_column: ClassVar[str]
     """Name of the column that it reads."""
-    gives: ClassVar[str]
+    output_column: ClassVar[str]
     """Name of the column that it writes in its place."""
     cpus: ClassVar[float] = 0.5
     """CPUs of one actor: half of one, so that a decoder and an encoder fit on a machine of one."""
@@ -81,18 +82,18 @@ class Stage(ABC, Generic[_Taken, _Given]):
         return {"CPU": cls.cpus} | gpu
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Turn the columns `takes` and `error` of one unit into `gives` and `error`; an error passes through."""
-        (data,), (error,) = batch[self.takes], batch["error"]
-        given = b""
+        """Turn a row of `input_column` and `error` into one of `output_column` and `error`; an error passes through."""
+        (data,), (error,) = batch[self.input_column], batch["error"]
+        output = b""
         if not error:
             try:
-                given = pickle.dumps(self.run(pickle.loads(data)), protocol=5)
+                output = pickle.dumps(self.process(pickle.loads(data)), protocol=5)
             except UserError as mendable:
                 error = str(mendable)
-        return {self.gives: [given], "error": [error]}
+        return {self.output_column: [output], "error": [error]}
 
     @abstractmethod
-    def run(self, taken: _Taken) -> _Given:
+    def process(self, work: InputT) -> OutputT:
         """Do the stage's work on one unit.
 
         Raises:

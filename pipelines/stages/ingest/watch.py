@@ -20,11 +20,11 @@ from pipelines.stages.ingest.stage import UnitResult
 from pipelines.tracking.run_context import DataInput, device, flatten
 from pipelines.tracking.tracker import Tracker
 
-_STATE = "ingest.json"
+_STATE_FILE = "ingest.json"
 _TRACKED_EVERY_S = 10.0
 
 
-class State(Config):
+class IngestState(Config):
     """What a later job needs to go on in the same MLflow run."""
 
     mlflow_run_id: str | None = None
@@ -50,7 +50,7 @@ class Totals:
         state: seconds of earlier jobs.
     """
 
-    def __init__(self, num_units: int, num_clips: int, reasons: Mapping[str, int], state: State) -> None:
+    def __init__(self, num_units: int, num_clips: int, reasons: Mapping[str, int], state: IngestState) -> None:
         self._num_units, self._began = num_units, time.monotonic()
         self._last = self._began
         self._reasons = Counter(reasons)
@@ -58,32 +58,32 @@ class Totals:
         self.num_clips = self._num_before = num_clips
 
     @classmethod
-    def at_start(cls, config: IngestConfig, job: IngestJob, state: State) -> "Totals":
+    def at_start(cls, config: IngestConfig, job: IngestJob, state: IngestState) -> "Totals":
         """Return what is in shards and in committed parts. Videos that are tried again count when they are done."""
-        pending = {unit.unit_id for unit in job.pending}
+        pending = {unit.unit_id for unit in job.pending_units}
         summaries = parts.read_summaries(
-            job.output_uri, [unit.unit_id for unit in job.unsealed if unit.unit_id not in pending]
+            job.output_uri, [unit.unit_id for unit in job.unsealed_units if unit.unit_id not in pending]
         )
         reasons = Counter(quarantine.count_reasons(job.rejected))
         num_clips = sum(sum(summary.num_clips.values()) for summary in summaries)
         for summary in summaries:
             reasons.update(str(rejection.reason) for rejection in summary.rejections)
-        if job.sealed is not None:
-            num_clips += job.sealed.num_clips
+        if job.sealed_manifest is not None:
+            num_clips += job.sealed_manifest.num_clips
             rows = read_quarantine(job.output_uri)
             of_units = quarantine.count_reasons(rows.filter(pc.not_equal(rows["unit_id"], "")))
             again = {str(reason) for reason in config.retry_quarantined}
             reasons.update({reason: 0 if reason in again else number for reason, number in of_units.items()})
-        return cls(len(job.units) - len(job.pending), num_clips, reasons, state)
+        return cls(len(job.units) - len(job.pending_units), num_clips, reasons, state)
 
     @property
     def num_quarantined(self) -> int:
         """Videos that were put aside."""
         return sum(self._reasons.values())
 
-    def state(self, run_id: str) -> State:
+    def state(self, run_id: str) -> IngestState:
         """Return what a later job goes on from."""
-        return State(mlflow_run_id=run_id, **{f"{stage}_s": seconds for stage, seconds in self._seconds.items()})
+        return IngestState(mlflow_run_id=run_id, **{f"{stage}_s": seconds for stage, seconds in self._seconds.items()})
 
     def add(self, result: UnitResult) -> None:
         """Count a unit that was committed now."""
@@ -108,7 +108,7 @@ class Totals:
         tracker.log_metrics(self._num_units, metrics | reasons)
 
 
-def start_tracker(config: IngestConfig, job: IngestJob, state: State, *, use_gpu: bool) -> Tracker:
+def start_tracker(config: IngestConfig, job: IngestJob, state: IngestState, *, use_gpu: bool) -> Tracker:
     """Return the dataset's MLflow run, one over all restarts."""
     return Tracker(
         f"ingest-{posixpath.basename(job.output_uri.rstrip('/'))}",
@@ -117,7 +117,7 @@ def start_tracker(config: IngestConfig, job: IngestJob, state: State, *, use_gpu
         tags={
             "job": "ingest",
             "dataset_uri": job.output_uri,
-            "dataset_key": job.identity.dataset_key,
+            "dataset_key": job.latent_encoding.dataset_key,
             "device": device(use_gpu=use_gpu),
         },
         inputs=[_input(config, job)],
@@ -131,16 +131,16 @@ def _input(config: IngestConfig, job: IngestJob) -> DataInput:
     return DataInput(config.source.uri, hashlib.sha256(units.encode()).hexdigest(), counts, context="ingest")
 
 
-def read_state(output_uri: str) -> State:
+def read_state(output_uri: str) -> IngestState:
     """Return what the jobs before have left; nothing where there were none, or it is damaged."""
     try:
-        return State.model_validate_json(storage.read_bytes(storage.join(output_uri, _STATE)))
+        return IngestState.model_validate_json(storage.read_bytes(storage.join(output_uri, _STATE_FILE)))
     except (FileNotFoundError, ValidationError):
-        return State()
+        return IngestState()
 
 
 def write_state(output_uri: str, tracker: Tracker, totals: Totals) -> None:
     """Let the next job find the MLflow run, which may have begun later than this one where the server was away."""
     if tracker.run_id:
         state = totals.state(tracker.run_id)
-        storage.write_bytes(storage.join(output_uri, _STATE), state.model_dump_json().encode() + b"\n")
+        storage.write_bytes(storage.join(output_uri, _STATE_FILE), state.model_dump_json().encode() + b"\n")

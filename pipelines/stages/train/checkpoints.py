@@ -28,43 +28,43 @@ class CheckpointIndexChangedError(UserError):
     """The list was no longer whole as Ray read it: processes of a killed run can write for a moment more."""
 
 
-FOLDER = "checkpoints"
+CHECKPOINTS_FOLDER = "checkpoints"
 """In a run's folder: Ray Train's, with a folder for each checkpoint."""
 
 # Ray Train's own file; the fields of its version 0 are written below.
-_LIST = "checkpoint_manager_snapshot.json"
-_NAME = re.compile(r"step-(\d{8,})")
+_SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
+_CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
 # Ray Train's, for a list that is no JSON and for one that names a checkpoint that is not there.
-_UNREADABLE = "CheckpointManagerInitializationError"
+_INDEX_UNREADABLE = "CheckpointManagerInitializationError"
 
 
-def name_of(step: int) -> str:
+def checkpoint_name(step: int) -> str:
     """Return the name of the folder of the checkpoint after `step` steps."""
     return f"step-{step:08d}"
 
 
-def repair_checkpoint_index(run_uri: str, known: Collection[str] = ()) -> None:
+def repair_checkpoint_index(run_uri: str, known_damaged: Collection[str] = ()) -> None:
     """Take from Ray's list the checkpoints of which files are missing or cut, and make the list anew if it is damaged.
 
     Args:
         run_uri: the run's folder.
-        known: names of checkpoints that are known to be damaged.
+        known_damaged: names of checkpoints that are known to be damaged.
 
     Raises:
         UserError: there are checkpoints, but none is whole; or the storage cannot be reached.
     """
-    folder = storage.join(run_uri, FOLDER)
+    folder = storage.join(run_uri, CHECKPOINTS_FOLDER)
     there = checkpoint_names(run_uri)
-    listed = _read_list(folder)
-    if listed is None and not there:
+    snapshot = _read_snapshot(folder)
+    if snapshot is None and not there:
         # Ray writes its list with the first checkpoint that is whole: what a kill before leaves is in no list, then.
-        _write_list(folder, _make_list([]))
+        _write_snapshot(folder, _make_snapshot([]))
         return
-    if listed is None:
+    if snapshot is None:
         logger.warning("Ray's list of the checkpoints in %s is missing or damaged: it is made anew", folder)
-        listed = _make_list(sorted(there))
-    names = [entry["checkpoint_dir_name"] for entry in listed["checkpoint_results"]]
-    found = {name: _find_damage(folder, name, known) for name in names}
+        snapshot = _make_snapshot(sorted(there))
+    names = [entry["checkpoint_dir_name"] for entry in snapshot["checkpoint_results"]]
+    found = {name: _find_damage(folder, name, known_damaged) for name in names}
     damaged = {name: why for name, why in found.items() if why is not None}
     for name, why in damaged.items():
         logger.warning("checkpoint %s is damaged and left out: %s", storage.join(folder, name), why)
@@ -75,12 +75,16 @@ def repair_checkpoint_index(run_uri: str, known: Collection[str] = ()) -> None:
         )
     if damaged:
         logger.warning("training goes on from checkpoint %s", whole[-1])
-    _write_list(folder, _without(listed, damaged))
+    _write_snapshot(folder, _without(snapshot, damaged))
 
 
 def checkpoint_names(run_uri: str) -> set[str]:
     """Return the names of the checkpoints' folders, whole or not."""
-    return {name for name in storage.list_names(storage.join(run_uri, FOLDER)) if _NAME.fullmatch(name)}
+    return {
+        name
+        for name in storage.list_names(storage.join(run_uri, CHECKPOINTS_FOLDER))
+        if _CHECKPOINT_NAME.fullmatch(name)
+    }
 
 
 @contextmanager
@@ -97,8 +101,8 @@ def refusal_as_user_error(run_uri: str, before: Collection[str]) -> Iterator[Non
     try:
         yield
     except Exception as error:
-        if _UNREADABLE in str(error):
-            folder = storage.join(run_uri, FOLDER)
+        if _INDEX_UNREADABLE in str(error):
+            folder = storage.join(run_uri, CHECKPOINTS_FOLDER)
             raise CheckpointIndexChangedError(
                 f"something else writes to {folder}, the run's checkpoints: stop it"
             ) from error
@@ -109,7 +113,7 @@ def refusal_as_user_error(run_uri: str, before: Collection[str]) -> Iterator[Non
             delete_half_written(run_uri, before)
         except UserError as failure:
             logger.warning("what was written of a checkpoint stays: %s", failure)
-        raise unreachable(storage.join(run_uri, FOLDER), refusal) from error
+        raise unreachable(storage.join(run_uri, CHECKPOINTS_FOLDER), refusal) from error
 
 
 def delete_half_written(run_uri: str, before: Collection[str]) -> None:
@@ -122,44 +126,50 @@ def delete_half_written(run_uri: str, before: Collection[str]) -> None:
     Raises:
         UserError: the storage cannot be reached.
     """
-    folder = storage.join(run_uri, FOLDER)
+    folder = storage.join(run_uri, CHECKPOINTS_FOLDER)
     for name in checkpoint_names(run_uri) - set(before):
         uri = storage.join(folder, name)
-        if checkpoint_files.LIST in storage.list_sizes(uri) and checkpoint_files.find_damage(uri) is None:
+        if checkpoint_files.CHECKSUMS_FILE in storage.list_sizes(uri) and checkpoint_files.find_damage(uri) is None:
             continue
         if storage.is_local(uri):
             shutil.rmtree(storage.absolute(uri), ignore_errors=True)
         else:
             storage.delete_many([storage.join(uri, file) for file in storage.find_files(uri)])
-    if _read_list(folder) is None:
+    if _read_snapshot(folder) is None:
         whole = (
             name
             for name in checkpoint_names(run_uri)
             if checkpoint_files.find_damage(storage.join(folder, name)) is None
         )
-        _write_list(folder, _make_list(sorted(whole)))
+        _write_snapshot(folder, _make_snapshot(sorted(whole)))
 
 
-def _find_damage(folder: str, name: str, known: Collection[str]) -> str | None:
-    return "its bytes differ" if name in known else checkpoint_files.find_damage(storage.join(folder, name))
+def _find_damage(folder: str, name: str, known_damaged: Collection[str]) -> str | None:
+    return "its bytes differ" if name in known_damaged else checkpoint_files.find_damage(storage.join(folder, name))
 
 
-def _read_list(folder: str) -> dict[str, Any] | None:
+def _read_snapshot(folder: str) -> dict[str, Any] | None:
     """Return Ray's list, or None where it is missing or damaged."""
     try:
-        listed = json.loads(storage.read_bytes(storage.join(folder, _LIST)))
-        results = listed["checkpoint_results"]
-        is_whole = len(results) == len(listed["checkpoint_report_indices"]) and listed.keys() >= _make_list([]).keys()
-        return listed if is_whole and all(_NAME.fullmatch(r["checkpoint_dir_name"]) for r in results) else None
+        snapshot = json.loads(storage.read_bytes(storage.join(folder, _SNAPSHOT_FILE)))
+        results = snapshot["checkpoint_results"]
+        is_whole = (
+            len(results) == len(snapshot["checkpoint_report_indices"]) and snapshot.keys() >= _make_snapshot([]).keys()
+        )
+        return (
+            snapshot
+            if is_whole and all(_CHECKPOINT_NAME.fullmatch(r["checkpoint_dir_name"]) for r in results)
+            else None
+        )
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def _write_list(folder: str, listed: dict[str, Any]) -> None:
-    storage.write_bytes(storage.join(folder, _LIST), json.dumps(listed).encode())
+def _write_snapshot(folder: str, snapshot: dict[str, Any]) -> None:
+    storage.write_bytes(storage.join(folder, _SNAPSHOT_FILE), json.dumps(snapshot).encode())
 
 
-def _make_list(names: list[str]) -> dict[str, Any]:
+def _make_snapshot(names: list[str]) -> dict[str, Any]:
     """Return what Ray writes after these checkpoints, oldest first, and nothing to validate."""
     results = [{"version": 0, "checkpoint_dir_name": name, "metrics": {"step": int(name[5:])}} for name in names]
     return {
@@ -176,14 +186,14 @@ def _make_list(names: list[str]) -> dict[str, Any]:
     }
 
 
-def _without(listed: dict[str, Any], damaged: Collection[str]) -> dict[str, Any]:
-    results = zip(listed["checkpoint_results"], listed["checkpoint_report_indices"], strict=True)
+def _without(snapshot: dict[str, Any], damaged: Collection[str]) -> dict[str, Any]:
+    results = zip(snapshot["checkpoint_results"], snapshot["checkpoint_report_indices"], strict=True)
     kept = [(result, index) for result, index in results if result["checkpoint_dir_name"] not in damaged]
-    pending = zip(listed["pending_training_results"], listed["pending_validation_specs"], strict=True)
+    pending = zip(snapshot["pending_training_results"], snapshot["pending_validation_specs"], strict=True)
     waiting = [(result, spec) for result, spec in pending if result["checkpoint_dir_name"] not in damaged]
-    names = {key: [n for n in listed[key] if n not in damaged] for key in listed if key.endswith("_dir_names")}
+    names = {key: [n for n in snapshot[key] if n not in damaged] for key in snapshot if key.endswith("_dir_names")}
     return (
-        listed
+        snapshot
         | names
         | {
             "checkpoint_results": [result for result, _ in kept],

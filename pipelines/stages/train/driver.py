@@ -8,23 +8,23 @@ from pipelines.cluster.runtime import connect
 from pipelines.settings import TrainConfig
 from pipelines.stages.train.dry_run import estimate
 from pipelines.stages.train.launch import Workers
-from pipelines.stages.train.run import TrainJob, TrainRun, prepare
+from pipelines.stages.train.run import RunState, TrainJob, start_or_resume
 from pipelines.stages.train.sample import Renderer
-from pipelines.stages.train.watch import publish_sample, watch
+from pipelines.stages.train.watch import publish_sample, train_and_track
 from pipelines.tracking.run_context import device, flatten
 from pipelines.tracking.tracker import Tracker, tracking_uri
 
 logger = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig) -> TrainRun | None:
+def train(config: TrainConfig) -> RunState | None:
     """Check, train and register the weights; return the run, or None after a dry run."""
     logger.info("train: %s on %s -> %s", config.dataset_uri, config.base, config.output_uri)
     if config.dry_run:
         for line in estimate(config):
             logger.info("%s", line)
         return None
-    job = prepare(config)
+    job = start_or_resume(config)
     logger.info("%d of %d clips are trained on", job.num_clips, job.manifest.num_clips)
     if job.run.num_steps >= config.train.num_steps:
         logger.info("nothing to do: the run has done %d steps; raise train.num_steps to go on", job.run.num_steps)
@@ -35,13 +35,13 @@ def train(config: TrainConfig) -> TrainRun | None:
     # MLflow has no model names with these.
     model_name = config.registered_model or config.run_name.replace("/", "-").replace(":", "-")
     with _open_tracker(config, job, workers) as tracker:
-        run = watch(config, job, workers, renderer, tracker)
+        run = train_and_track(config, job, workers, renderer, tracker)
         publish_sample(config, job, workers, replace(renderer, on_gpu=workers.use_gpu), tracker)
-        version = tracker.register(model_name, job.result, tags=_tags(config, job))
+        version = tracker.register(model_name, job.weights_uri, tags=_tags(config, job))
     # A server that was away may have got the run as late as now.
     run = run.model_copy(update={"mlflow_run_id": tracker.run_id or run.mlflow_run_id})
     run.write(config.output_uri)
-    logger.info("%s; MLflow run %s at %s", job.result, run.mlflow_run_id, tracking_uri())
+    logger.info("%s; MLflow run %s at %s", job.weights_uri, run.mlflow_run_id, tracking_uri())
     if version is not None:
         logger.info("registered: models:/%s/%s", model_name, version)
     return run

@@ -3,7 +3,7 @@
 import tempfile
 
 from pipelines.settings import TrainConfig
-from pipelines.stages.train.run import TrainJob, check
+from pipelines.stages.train.run import TrainJob, check_job
 from pipelines.terminal.hours import cost, duration
 
 _HALF, _FULL = 2, 4  # bytes of a number
@@ -14,10 +14,10 @@ def estimate(config: TrainConfig) -> list[str]:
     """Return what a run would do, in lines for a log.
 
     Raises:
-        UserError: it could not be started, as `check` says.
+        UserError: it could not be started, as `check_job` says.
     """
     with tempfile.TemporaryDirectory() as folder:
-        job = check(config, folder)
+        job = check_job(config, folder)
         frozen, trained = job.recipe.count_parameters()
     left = max(0, config.train.num_steps - job.run.num_steps)
     return [_data(config, job), _steps(config, job, left), _memory(config, frozen, trained), _time(config, left)]

@@ -25,29 +25,29 @@ from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.training.recipes.recipe import Recipe
 from pipelines.cluster.object_store import InObjectStore
-from pipelines.cluster.runtime import beside_the_driver, num_gpus, wants_gpus
-from pipelines.cluster.starting import starting
+from pipelines.cluster.runtime import actor_on_driver_node, num_gpus, wants_gpus
+from pipelines.cluster.worker_start import waiting_for_workers
 from pipelines.settings import ScalingConfig, TrainConfig
 from pipelines.stages.train.checkpoints import (
-    FOLDER,
+    CHECKPOINTS_FOLDER,
     CheckpointIndexChangedError,
     checkpoint_names,
     refusal_as_user_error,
     repair_checkpoint_index,
 )
-from pipelines.stages.train.metrics_board import MetricsBoard
+from pipelines.stages.train.metrics_queue import MetricsQueue
 from pipelines.stages.train.sample import Renderer
 from pipelines.stages.train.validate import Validator
 from pipelines.stages.train.worker import train_worker
-from pipelines.terminal.failures import user_errors
+from pipelines.terminal.failures import as_user_errors
 
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
 _LIST_TRIES = 4
 _LIST_RETRY_S = 2.0
-_KEPT = "the checkpoints are kept, and the same command goes on from the last"
-_LOWER = "compute.micro_batch_size, train.batch_size or scaling.num_workers"
+_WHAT_IS_KEPT = "the checkpoints are kept, and the same command goes on from the last"
+_MEMORY_FIELDS = "compute.micro_batch_size, train.batch_size or scaling.num_workers"
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,14 @@ def _cpu_share(num_workers: int) -> float:
     return float(min(machines) / math.ceil(num_workers / len(machines)))
 
 
-def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer) -> Iterator[dict[str, Any]]:
-    """Train to the recipe's last step and write the weights file.
+def run_workers(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer) -> Iterator[dict[str, Any]]:
+    """Run the workers until the recipe's last step is done and the weights file is written.
 
     Yields:
         What rank 0 measured: `step`, `loss`, `loss_q1` to `loss_q4` (by quarters of the timesteps, from clean to
         noisy), `grad_norm`, `lr`, `clips_per_s`, `data_wait` (the share of the time spent waiting for data),
         `peak_memory_gb` and `skipped_steps`. The first entry of a start has `step` alone: the steps done before.
-        A skipped step is an entry of `skipped` and `clip_ids`, a validation one as `Validator.board` describes it.
+        A skipped step is an entry of `skipped` and `clip_ids`, a validation one as `Validator` describes it.
 
     Raises:
         UserError: what a worker raised, or that one was lost, after `scaling.max_failures` new starts; or no checkpoint
@@ -117,7 +117,7 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
     """
     # Ray's controller looks at the workers every 2 s by default, and each checkpoint and the end wait for its look.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    run_uri, board = storage.absolute(config.output_uri), beside_the_driver(MetricsBoard)
+    run_uri, metrics_queue = storage.absolute(config.output_uri), actor_on_driver_node(MetricsQueue)
     # A look at names and sizes tells most damage; bytes that differ are found by the workers, which read them all.
     damaged: list[str] = []
     num_tries_left = _LIST_TRIES
@@ -125,7 +125,9 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
         num_known = len(damaged)
         repair_checkpoint_index(run_uri, damaged)
         try:
-            for entry in _fit(_trainer(config, recipe, workers, renderer, board), workers, board, run_uri):
+            for entry in _fit_once(
+                _make_trainer(config, recipe, workers, renderer, metrics_queue), workers, metrics_queue, run_uri
+            ):
                 if "damaged" in entry:
                     damaged.append(entry["damaged"])
                 else:
@@ -142,34 +144,36 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
             return
 
 
-def _fit(trainer: Any, workers: Workers, board: Any, run_uri: str) -> Iterator[dict[str, Any]]:
+def _fit_once(trainer: Any, workers: Workers, metrics_queue: Any, run_uri: str) -> Iterator[dict[str, Any]]:
     """Start the workers once, and yield what they measure until they end."""
     number = workers.number if isinstance(workers.number, int) else workers.number[0]
     before = checkpoint_names(run_uri)
-    fit = _start(trainer)
+    fit = _fit_in_thread(trainer)
     with (
-        user_errors(kept=_KEPT, lower=_LOWER),
-        starting("training worker", number, workers.needs, classes=("RayTrainWorker",), lower=_LOWER) as arrived,
+        as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields=_MEMORY_FIELDS),
+        waiting_for_workers(
+            "training worker", number, workers.needs, classes=("RayTrainWorker",), memory_fields=_MEMORY_FIELDS
+        ) as note_result,
     ):
         while not fit.done():
             wait([fit], timeout=_POLL_S)
-            if entries := ray.get(board.take.remote()):
-                arrived()
+            if entries := ray.get(metrics_queue.take.remote()):
+                note_result()
             yield from entries
-        yield from ray.get(board.take.remote())  # what came since, or before a failure that the loop never saw
+        yield from ray.get(metrics_queue.take.remote())  # what came since, or before a failure that the loop never saw
         with refusal_as_user_error(run_uri, before):
             fit.result()
 
 
-def _trainer(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer, board: Any) -> Any:
-    validator = Validator(renderer, storage.absolute(config.output_uri), board, has_idle_cpus=workers.use_gpu)
+def _make_trainer(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer, metrics_queue: Any) -> Any:
+    validator = Validator(renderer, storage.absolute(config.output_uri), metrics_queue, has_idle_cpus=workers.use_gpu)
     return ray.train.torch.TorchTrainer(
         train_worker,
         # The recipe's config as plain values: Ray's controller opens this too, and should not import torch for it.
         train_loop_config={
             "recipe": recipe.resolved_config.model_dump(),
             "run_uri": storage.absolute(config.output_uri),
-            "board": board,
+            "metrics_queue": metrics_queue,
             "validate_every": config.sample.every,
         },
         scaling_config=RayScalingConfig(
@@ -189,7 +193,7 @@ def _trainer(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Re
 def _run_config(config: TrainConfig) -> RunConfig:
     fs, path = storage.filesystem(config.output_uri)
     return RunConfig(
-        name=FOLDER,
+        name=CHECKPOINTS_FOLDER,
         storage_path=path,
         storage_filesystem=None if storage.is_local(config.output_uri) else PyFileSystem(FSSpecHandler(fs)),
         failure_config=FailureConfig(max_failures=config.scaling.max_failures),
@@ -197,7 +201,7 @@ def _run_config(config: TrainConfig) -> RunConfig:
     )
 
 
-def _start(trainer: Any) -> Future[Any]:
+def _fit_in_thread(trainer: Any) -> Future[Any]:
     """Run the trainer in a thread: the main one shows progress, and Ctrl-C stays ours."""
     future: Future[Any] = Future()
 

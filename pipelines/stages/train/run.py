@@ -8,12 +8,12 @@ from pydantic import ValidationError
 
 from animatediff import storage
 from animatediff.config import Config, differing_fields, dump
-from animatediff.data.loading.choice import ClipChoice
 from animatediff.data.loading.loader import ClipLoader, latent_shapes
 from animatediff.data.loading.order import Batching
+from animatediff.data.loading.selection import ClipFilter
 from animatediff.data.manifest import Manifest, check_shards, read_manifest
 from animatediff.diffusion.noise_schedule import NoiseSchedule
-from animatediff.errors import UserError, naming
+from animatediff.errors import UserError, errors_with_field
 from animatediff.rendering.checks.files import GivenFile, check_files
 from animatediff.training.config import TrainingConfig
 from animatediff.training.long_captions import count_long
@@ -31,7 +31,7 @@ from pipelines.tracking.run_context import DataInput
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
-"""In a run's folder: its `TrainRun`."""
+"""In a run's folder: its `RunState`."""
 
 _CONFIG = "config.yaml"
 # These may differ between a run and its continuation: they change no step that is done already.
@@ -52,7 +52,8 @@ _MAY_CHANGE = (
     "rate.",
 )
 
-_Sealed = tuple[str, Manifest]  # a dataset's URI before it
+_NamedManifest = tuple[str, Manifest]
+"""A dataset's URI, and its manifest."""
 
 
 class DataVersion(Config):
@@ -68,7 +69,7 @@ class DataVersion(Config):
         return cls(digest=manifest.digest(), num_shards=len(manifest.shards), num_clips=manifest.num_clips)
 
 
-class TrainRun(Config):
+class RunState(Config):
     """State of a run, kept as `run.json`."""
 
     dataset_digest: str
@@ -101,14 +102,14 @@ class TrainJob(NamedTuple):
     """Clips of the dataset that are trained on."""
     num_held_out: int
     """Clips of the dataset that the loss is validated on."""
-    run: TrainRun
+    run: RunState
     inputs: list[DataInput]
     """What it trains on, as MLflow is told."""
-    result: str
+    weights_uri: str
     """URI of the weights file that comes out."""
 
 
-def check(config: TrainConfig, inputs_uri: str) -> TrainJob:
+def check_job(config: TrainConfig, inputs_uri: str) -> TrainJob:
     """Check everything that can be checked without a worker; nothing is written to the run's folder.
 
     Args:
@@ -119,10 +120,10 @@ def check(config: TrainConfig, inputs_uri: str) -> TrainJob:
         UserError: the dataset or the base cannot be read, they do not fit, no clip is chosen, or the folder holds a run
             with another config or on another version of the dataset. The line begins with the field.
     """
-    with naming("dataset_uri"):
+    with errors_with_field("dataset_uri"):
         manifest = read_manifest(config.dataset_uri)
         check_shards(config.dataset_uri, manifest)
-    resolved = _resolved(config, inputs_uri)
+    resolved = _resolve_paths(config, inputs_uri)
     recipe = recipe_of(resolved)
     _check_files(resolved)
     for shape in latent_shapes(resolved.dataset_uri, manifest):
@@ -131,24 +132,26 @@ def check(config: TrainConfig, inputs_uri: str) -> TrainJob:
     num_clips = _count(resolved, resolved.dataset_uri, manifest, resolved.where)
     validates = config.sample.every > 0 and resolved.train.holdout > 0
     held_out = _count(resolved, resolved.dataset_uri, manifest, resolved.where, held_out=True) if validates else 0
-    sealed = [(resolved.dataset_uri, manifest)]
+    manifests = [(resolved.dataset_uri, manifest)]
     if resolved.mix.dataset_uri is not None:
-        with naming("mix"):
-            sealed.append((resolved.mix.dataset_uri, _read_mix(recipe, resolved.mix.dataset_uri, manifest)))
+        with errors_with_field("mix"):
+            manifests.append((resolved.mix.dataset_uri, _read_mix(recipe, resolved.mix.dataset_uri, manifest)))
     long = count_long(resolved.dataset_uri, manifest, resolved.base)
     logger.log(logging.WARNING if long.number else logging.INFO, "%s", long)
-    result = storage.join(storage.absolute(config.output_uri), recipe.result_file)
-    inputs = [_input(uri, found) for uri, found in sealed]
-    return TrainJob(recipe, manifest, num_clips, held_out, _find_run(config, recipe, sealed), inputs, result)
+    weights_uri = storage.join(storage.absolute(config.output_uri), recipe.weights_file)
+    inputs = [_input(uri, found) for uri, found in manifests]
+    return TrainJob(
+        recipe, manifest, num_clips, held_out, _read_or_start_run(config, recipe, manifests), inputs, weights_uri
+    )
 
 
-def prepare(config: TrainConfig) -> TrainJob:
-    """Start a run in its folder or take it up, once all that `check` checks is well.
+def start_or_resume(config: TrainConfig) -> TrainJob:
+    """Start a run in its folder or take it up, once all that `check_job` checks is well.
 
     Raises:
-        UserError: as `check` says.
+        UserError: as `check_job` says.
     """
-    job = check(config, storage.absolute(config.output_uri))
+    job = check_job(config, storage.absolute(config.output_uri))
     storage.write_bytes(storage.join(config.output_uri, _CONFIG), dump(config).encode())
     job.run.write(config.output_uri)
     return job
@@ -158,7 +161,7 @@ def _count(config: RecipeConfig, uri: str, manifest: Manifest, where: str, *, he
     """Return how many clips are chosen of a dataset; finding none is told here, and not by a worker."""
     holdout = config.train.holdout
     return ClipLoader(
-        uri, manifest, Batching(batch_size=1, seed=0), ClipChoice(where=where, holdout=holdout, held_out=held_out)
+        uri, manifest, Batching(batch_size=1, seed=0), ClipFilter(where=where, holdout=holdout, held_out=held_out)
     ).num_clips
 
 
@@ -205,21 +208,21 @@ def _check_files(config: RecipeConfig) -> None:
             raise UserError(f"{field}: {problems[file]}")
 
 
-def _find_run(config: TrainConfig, recipe: Recipe, sealed: Sequence[_Sealed]) -> TrainRun:
+def _read_or_start_run(config: TrainConfig, recipe: Recipe, manifests: Sequence[_NamedManifest]) -> RunState:
     """Return the run that the folder holds, or a new one."""
     run = _read(config.output_uri)
     if run is not None:
-        _check_same(config, recipe, run, sealed)
-    datasets = tuple(DataVersion.of(manifest) for _, manifest in sealed)
+        _check_unchanged(config, recipe, run, manifests)
+    versions = tuple(DataVersion.of(manifest) for _, manifest in manifests)
     data = {
-        "dataset_digest": "+".join(version.digest for version in datasets),
-        "datasets": datasets,
+        "dataset_digest": "+".join(version.digest for version in versions),
+        "datasets": versions,
         "noise_schedule": recipe.noise_schedule,
     }
-    return run.model_copy(update=data) if run else TrainRun.model_validate(data)
+    return run.model_copy(update=data) if run else RunState.model_validate(data)
 
 
-def _resolved(config: TrainConfig, inputs_uri: str) -> RecipeConfig:
+def _resolve_paths(config: TrainConfig, inputs_uri: str) -> RecipeConfig:
     """Return what a recipe is told, with local paths absolute, as workers have another working directory."""
     fields = {name: getattr(config, name) for name in TrainingConfig.model_fields}
     fields["dataset_uri"] = storage.absolute(config.dataset_uri)
@@ -232,28 +235,28 @@ def _resolved(config: TrainConfig, inputs_uri: str) -> RecipeConfig:
         fields["mix"] = config.mix.model_copy(update={"dataset_uri": uri})
     model = config.model
     if model.motion_module is not None:
-        with naming("model.motion_module"):
+        with errors_with_field("model.motion_module"):
             uri = storage.absolute_if_there(resolve_model_uri(model.motion_module, inputs_uri))
         model = model.model_copy(update={"motion_module": uri})
     if model.domain_adapter.path is not None:
-        with naming("model.domain_adapter.path"):
+        with errors_with_field("model.domain_adapter.path"):
             uri = storage.absolute_if_there(resolve_model_uri(model.domain_adapter.path, inputs_uri))
         adapter = model.domain_adapter.model_copy(update={"path": uri})
         model = model.model_copy(update={"domain_adapter": adapter})
     return recipe_of(TrainingConfig(**(fields | {"model": model}))).resolved_config
 
 
-def _read(output_uri: str) -> TrainRun | None:
+def _read(output_uri: str) -> RunState | None:
     uri = storage.join(output_uri, RUN_FILE)
     try:
-        return TrainRun.model_validate_json(storage.read_bytes(uri))
+        return RunState.model_validate_json(storage.read_bytes(uri))
     except FileNotFoundError:
         return None
     except ValidationError as error:
         raise UserError(f"{uri} is not the state of a training run: {error.errors()[0]['msg']}") from error
 
 
-def _check_same(config: TrainConfig, recipe: Recipe, run: TrainRun, sealed: Sequence[_Sealed]) -> None:
+def _check_unchanged(config: TrainConfig, recipe: Recipe, run: RunState, manifests: Sequence[_NamedManifest]) -> None:
     old = read_yaml(storage.join(config.output_uri, _CONFIG))
     new = config.model_dump(mode="json")
     changes = differing_fields(printable_values(old | earlier_runs.without_default_schedule(old, new)), new)
@@ -263,7 +266,7 @@ def _check_same(config: TrainConfig, recipe: Recipe, run: TrainRun, sealed: Sequ
         # The motion module's file says another one than it did, or was not known by its version.
         was, now = (schedule.model_dump() for schedule in (before, recipe.noise_schedule))
         changes += differing_fields(was, now, "the noise schedule's ")
-    changes += _changed_clips(run, sealed)
+    changes += _changed_clips(run, manifests)
     if changes and config.allow_config_change:
         logger.warning("the run goes on with a changed config: %s", "; ".join(changes))
     elif changes:
@@ -273,11 +276,11 @@ def _check_same(config: TrainConfig, recipe: Recipe, run: TrainRun, sealed: Sequ
         )
 
 
-def _changed_clips(run: TrainRun, sealed: Sequence[_Sealed]) -> Iterator[str]:
+def _changed_clips(run: RunState, manifests: Sequence[_NamedManifest]) -> Iterator[str]:
     """Yield the datasets that are not what the run has trained on so far."""
     digests = run.dataset_digest.split("+")
     # Another number of datasets is a change of the config, which is told by itself.
-    for number, (digest, (uri, manifest)) in enumerate(zip(digests, sealed, strict=False)):
+    for number, (digest, (uri, manifest)) in enumerate(zip(digests, manifests, strict=False)):
         if digest == manifest.digest():
             continue
         if not run.datasets:

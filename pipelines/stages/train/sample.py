@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from animatediff import storage
-from animatediff.data.loading.choice import ClipChoice
 from animatediff.data.loading.loader import ClipLoader
 from animatediff.data.loading.order import Batching
+from animatediff.data.loading.selection import ClipFilter
 from animatediff.data.manifest import Manifest
 from animatediff.errors import UserError
 from animatediff.rendering.animator import Animator
@@ -16,7 +16,7 @@ from animatediff.rendering.catalog import prompt_syntax
 from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Entry, Lora
 from animatediff.rendering.outputs import encode_gif, encode_mp4, encode_png
-from animatediff.training.recipes.recipe import Recipe, SampledWith
+from animatediff.training.recipes.recipe import Recipe, SamplingWeights
 from animatediff.training.settings import RecipeConfig
 from pipelines.settings import SampleConfig
 
@@ -64,7 +64,7 @@ class Renderer:
         Raises:
             UserError: the base has no VAE, or the weights give NaN pixels.
         """
-        recipe, used = self.recipe, self.recipe.sampled_with(weights_uri)
+        recipe, used = self.recipe, self.recipe.sampling_weights(weights_uri)
         device = "cuda" if self.on_gpu else "cpu"
         animator = Animator(recipe.config.base, used.motion_module, schedule=recipe.noise_schedule, device=device)
         animator.load(self._entry(used))
@@ -74,7 +74,7 @@ class Renderer:
             files |= self._encoded(str(i), frames)
         return files
 
-    def _entry(self, used: SampledWith) -> Entry:
+    def _entry(self, used: SamplingWeights) -> Entry:
         return Entry(
             name="sample",
             prompts=self.prompts,
@@ -120,6 +120,6 @@ def _caption(config: RecipeConfig, manifest: Manifest) -> str:
         config.dataset_uri,
         manifest,
         Batching(batch_size=1, seed=config.train.seed),
-        ClipChoice(where=config.where, holdout=config.train.holdout, held_out=config.train.holdout > 0),
+        ClipFilter(where=config.where, holdout=config.train.holdout, held_out=config.train.holdout > 0),
     )
     return loader.load(0).captions[0]

@@ -21,7 +21,7 @@ from animatediff.training.validation import validation_loss
 from pipelines.stages.train.sample import Renderer, write_files
 from pipelines.terminal.failures import find_user_error
 
-FOLDER = "validation"
+VALIDATION_FOLDER = "validation"
 _BEST = "best.json"
 
 
@@ -33,8 +33,8 @@ class Validator:
     """Renders the run's samples."""
     run_uri: str
     """The run's folder."""
-    board: Any
-    """Handle of a `MetricsBoard`: it gets `validated` (the step), `files` (URIs), `errors`, and where clips are held
+    metrics_queue: Any
+    """Handle of a `MetricsQueue`: it gets `validated` (the step), `files` (URIs), `errors`, and where clips are held
     out `val_loss` and `left_out`, the ids of those whose own loss is not finite."""
     has_idle_cpus: bool
     """Whether the machine's CPUs have little else to do, as the training is on GPUs."""
@@ -54,15 +54,15 @@ class Validator:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
         entry: dict[str, Any] = {"validated": step, "files": [], "errors": []}
         with _keep_errors(entry["errors"]), checkpoint.as_directory() as folder:
-            weights = Path(folder) / recipe.result_file
+            weights = Path(folder) / recipe.weights_file
             # The loss first: a clip that cannot be rendered, or shown, says nothing about the weights.
             if recipe.config.train.holdout:
                 with _keep_errors(entry["errors"]):
                     entry |= _measure(self.renderer, weights, step, self.run_uri)
             with _keep_errors(entry["errors"]):
                 files = self.renderer.render(str(weights))
-                entry["files"] = write_files(storage.join(self.run_uri, f"{FOLDER}/step-{step:08d}"), files)
-        ray.get(self.board.post.remote(entry))
+                entry["files"] = write_files(storage.join(self.run_uri, f"{VALIDATION_FOLDER}/step-{step:08d}"), files)
+        ray.get(self.metrics_queue.put.remote(entry))
         return {"val_loss": entry["val_loss"]} if "val_loss" in entry else {}
 
 
@@ -87,7 +87,7 @@ def _measure(renderer: Renderer, weights: Path, step: int, run_uri: str) -> dict
         "schedule": recipe.noise_schedule.model_dump(mode="json"),
     }
     record = {"step": step, "val_loss": found.loss, "measure": measure}
-    keep_best(run_uri, f"best_{recipe.result_file}", weights, record)
+    keep_best(run_uri, f"best_{recipe.weights_file}", weights, record)
     return {"val_loss": found.loss, "left_out": found.left_out}
 
 

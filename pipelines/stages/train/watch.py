@@ -13,10 +13,10 @@ import ray
 from animatediff import storage
 from animatediff.errors import UserError
 from pipelines.settings import TrainConfig
-from pipelines.stages.train.launch import Workers, train
-from pipelines.stages.train.run import TrainJob, TrainRun
+from pipelines.stages.train.launch import Workers, run_workers
+from pipelines.stages.train.run import RunState, TrainJob
 from pipelines.stages.train.sample import Renderer, write_files
-from pipelines.stages.train.validate import FOLDER
+from pipelines.stages.train.validate import VALIDATION_FOLDER
 from pipelines.terminal.failures import find_user_error
 from pipelines.terminal.progress import Progress
 from pipelines.tracking.tracker import Tracker
@@ -30,15 +30,15 @@ SKIPPED_FILE = "skipped.jsonl"
 _WINDOW = 10
 
 
-class Watch:
+class RunWatcher:
     """Follows a run: what comes from the workers goes to the terminal, to MLflow and into the run's folder."""
 
-    def __init__(self, config: TrainConfig, run: TrainRun, tracker: Tracker) -> None:
+    def __init__(self, config: TrainConfig, run: RunState, tracker: Tracker) -> None:
         self._config, self.run, self._tracker = config, run, tracker
         self._losses: deque[float] = deque(maxlen=_WINDOW)
 
-    def follow(self, entries: Iterator[dict[str, Any]]) -> TrainRun:
-        """Take in all entries of `train`.
+    def follow(self, entries: Iterator[dict[str, Any]]) -> RunState:
+        """Take in all entries of `run_workers`.
 
         Returns:
             The run's new state, not yet written.
@@ -53,13 +53,13 @@ class Watch:
         with Progress("train", total=num_steps - int(start), unit="step") as progress:
             for entry in entries:
                 if "validated" in entry:
-                    self._validated(entry)
+                    self._take_validation(entry)
                 elif "skipped" in entry:
                     self._note_skip(entry)
                 elif "loss" not in entry:
                     logger.warning("the workers failed and started again after step %d", entry["step"])
                 else:
-                    shown = self._measured(entry)
+                    shown = self._take_metrics(entry)
                     # After a new start the steps since the checkpoint are done again.
                     progress.update(max(0, int(entry["step"] - self._done)), **shown)
                     self._done = max(self._done, entry["step"])
@@ -74,7 +74,7 @@ class Watch:
         for entry in entries:
             if "validated" not in entry:
                 return int(entry["step"])
-            self._validated(entry)
+            self._take_validation(entry)
         raise UserError("the training ended before its workers began")
 
     def _keep_run_id(self) -> None:
@@ -84,7 +84,7 @@ class Watch:
             with _warn_on_failure("the run's state was not written"):
                 self.run.write(self._config.output_uri)
 
-    def _measured(self, entry: dict[str, Any]) -> dict[str, str]:
+    def _take_metrics(self, entry: dict[str, Any]) -> dict[str, str]:
         self._losses.append(entry["loss"])
         if self.run.first_loss is None:
             self.run = self.run.model_copy(update={"first_loss": entry["loss"]})
@@ -103,7 +103,7 @@ class Watch:
             earlier = storage.read_bytes(uri) if storage.exists(uri) else b""
             storage.write_bytes(uri, earlier + line.encode())
 
-    def _validated(self, entry: dict[str, Any]) -> None:
+    def _take_validation(self, entry: dict[str, Any]) -> None:
         step = int(entry["validated"])
         for error in entry["errors"]:
             logger.warning("the validation of step %d is not complete: %s", step, error)
@@ -114,7 +114,7 @@ class Watch:
             logger.info("held-out loss %.4f after %d steps", entry["val_loss"], step)
             self._tracker.log_metrics(step, {"val_loss": entry["val_loss"]})
         for uri in entry["files"]:
-            name = posixpath.join(FOLDER, f"step-{step:08d}", posixpath.basename(uri))
+            name = posixpath.join(VALIDATION_FOLDER, f"step-{step:08d}", posixpath.basename(uri))
             with _warn_on_failure("a sample is not shown in MLflow"):
                 self._tracker.log_file(name, storage.read_bytes(uri))
 
@@ -128,7 +128,9 @@ def _warn_on_failure(what: str) -> Iterator[None]:
         logger.warning("%s: %s", what, error)
 
 
-def watch(config: TrainConfig, job: TrainJob, workers: Workers, renderer: Renderer, tracker: Tracker) -> TrainRun:
+def train_and_track(
+    config: TrainConfig, job: TrainJob, workers: Workers, renderer: Renderer, tracker: Tracker
+) -> RunState:
     """Train, showing and tracking the metrics.
 
     Returns:
@@ -139,7 +141,7 @@ def watch(config: TrainConfig, job: TrainJob, workers: Workers, renderer: Render
     """
     run = job.run.model_copy(update={"mlflow_run_id": tracker.run_id or job.run.mlflow_run_id})
     run.write(config.output_uri)
-    return Watch(config, run, tracker).follow(train(config, job.recipe, workers, renderer))
+    return RunWatcher(config, run, tracker).follow(run_workers(config, job.recipe, workers, renderer))
 
 
 def publish_sample(config: TrainConfig, job: TrainJob, workers: Workers, renderer: Renderer, tracker: Tracker) -> None:
@@ -147,7 +149,7 @@ def publish_sample(config: TrainConfig, job: TrainJob, workers: Workers, rendere
     gpus = 1 if workers.use_gpu else 0
     task = ray.remote(num_cpus=0 if gpus else workers.cpus, num_gpus=gpus, max_retries=0)(Renderer.render)
     try:
-        files = ray.get(task.remote(renderer, job.result))
+        files = ray.get(task.remote(renderer, job.weights_uri))
         write_files(storage.join(config.output_uri, "sample"), files)
     except Exception as error:
         logger.warning("no sample clip: %s", find_user_error(error) or error)

@@ -23,8 +23,8 @@ from animatediff.errors import UserError
 from animatediff.training.config import TrainingConfig
 from animatediff.training.settings import RecipeConfig
 from animatediff.training.state.checkpoint_files import DamagedCheckpointError
-from animatediff.training.trainer import StepResult, Trainer, gathered
-from pipelines.stages.train.checkpoints import name_of
+from animatediff.training.trainer import StepResult, Trainer, all_gather_lists
+from pipelines.stages.train.checkpoints import checkpoint_name
 from pipelines.stages.train.run import RUN_FILE
 
 # Longer than any validation on a GPU. The end of a run waits for its validations, also for one whose GPU was lost.
@@ -37,7 +37,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     """Train, as one of the workers.
 
     Args:
-        settings: `recipe` (its config's fields), `run_uri`, `board`, the handle of a `MetricsBoard`, and
+        settings: `recipe` (its config's fields), `run_uri`, `metrics_queue`, the handle of a `MetricsQueue`, and
             `validate_every`, steps or 0.
 
     Raises:
@@ -46,10 +46,10 @@ def train_worker(settings: dict[str, Any]) -> None:
     """
     config = TrainingConfig.model_validate(settings["recipe"])
     context = ray.train.get_context()
-    _check_sees(settings["run_uri"])
+    _check_run_folder_is_shared(settings["run_uri"])
     device = _claim_device()
     trainer = Trainer(config, device=device, rank=context.get_world_rank(), world_size=context.get_world_size())
-    start = _restore(trainer, settings["board"])
+    start = _load_checkpoint(trainer, settings["metrics_queue"])
     if start is None:
         return
     if start > config.train.num_steps:
@@ -57,21 +57,21 @@ def train_worker(settings: dict[str, Any]) -> None:
             f"the run has done {start} steps already, more than train.num_steps {config.train.num_steps}: raise it to "
             f"{start} to get the weights of its last checkpoint"
         )
-    checkpoints = _Checkpoints(trainer, settings["run_uri"], settings["validate_every"])
-    meter = _Meter(trainer, config, settings["board"], start)
+    checkpoints = _CheckpointUploader(trainer, settings["run_uri"], settings["validate_every"])
+    step_metrics = _StepMetrics(trainer, config, settings["metrics_queue"], start)
     for done, result in trainer.steps(start):
-        meter.add(result)
+        step_metrics.add(result)
         is_checkpoint = done % config.train.checkpoint_every == 0 or done == config.train.num_steps
         if is_checkpoint or done % config.train.log_every == 0:
-            meter.post(done)
+            step_metrics.report(done)
         if is_checkpoint:
             checkpoints.save(done)
-    meter.close()
+    step_metrics.close()
     if context.get_world_rank() == 0:
-        trainer.write_result(storage.join(settings["run_uri"], trainer.recipe.result_file))
+        trainer.write_weights(storage.join(settings["run_uri"], trainer.recipe.weights_file))
 
 
-def _check_sees(run_uri: str) -> None:
+def _check_run_folder_is_shared(run_uri: str) -> None:
     """Find out at once, and not at the first checkpoint, that a local folder is another one on each machine."""
     if not storage.exists(storage.join(run_uri, RUN_FILE)):
         raise UserError(
@@ -90,7 +90,7 @@ def _claim_device() -> torch.device:
     return device
 
 
-def _restore(trainer: Trainer, board: Any) -> int | None:
+def _load_checkpoint(trainer: Trainer, metrics_queue: Any) -> int | None:
     """Return the steps done before.
 
     None if the checkpoint is damaged, of which the driver is told: it starts workers anew.
@@ -106,14 +106,14 @@ def _restore(trainer: Trainer, board: Any) -> int | None:
             start = trainer.load(Path(folder))
     except (DamagedCheckpointError, FileNotFoundError) as error:
         damage.append(str(error))
-    if not gathered(damage, context.get_world_size()):
+    if not all_gather_lists(damage, context.get_world_size()):
         return start
     if context.get_world_rank() == 0:
-        ray.get(board.post.remote({"damaged": posixpath.basename(checkpoint.path)}))
+        ray.get(metrics_queue.put.remote({"damaged": posixpath.basename(checkpoint.path)}))
     return None
 
 
-class _Checkpoints:
+class _CheckpointUploader:
     """Hands states to Ray Train, which uploads them while training goes on.
 
     Every worker calls `save`, as it waits for all; rank 0 brings the files.
@@ -128,8 +128,8 @@ class _Checkpoints:
             shutil.rmtree(self._local, ignore_errors=True)
 
     def save(self, step: int) -> None:
-        name = name_of(step)
-        self._trainer.skipped.check()  # what the newest step was is in the checkpoint's count
+        name = checkpoint_name(step)
+        self._trainer.skipped_steps.check()  # what the newest step was is in the checkpoint's count
         if not self._is_rank_zero:
             ray.train.report(
                 {"step": step}, checkpoint_dir_name=name, checkpoint_upload_mode=CheckpointUploadMode.ASYNC
@@ -158,42 +158,42 @@ class _Checkpoints:
             time.sleep(_UPLOAD_POLL_S)
 
 
-class _Meter:
-    """Sums up the steps since the last post; only then does it wait for the device."""
+class _StepMetrics:
+    """Sums up the steps since the last report; only then does it wait for the device."""
 
-    def __init__(self, trainer: Trainer, config: RecipeConfig, board: Any, start: int) -> None:
-        self._trainer, self._config, self._board = trainer, config, board
+    def __init__(self, trainer: Trainer, config: RecipeConfig, metrics_queue: Any, start: int) -> None:
+        self._trainer, self._config, self._metrics_queue = trainer, config, metrics_queue
         self._is_rank_zero = ray.train.get_context().get_world_rank() == 0
-        self._posted: Any = None
-        self._post({"step": start})
+        self._last_put: Any = None
+        self._put({"step": start})
         self._clear()
 
     def _clear(self) -> None:
         self._results: list[StepResult] = []
         self._since, self._waited_s = time.perf_counter(), self._trainer.loader.wait_s
 
-    def _post(self, entry: dict[str, Any]) -> None:
+    def _put(self, entry: dict[str, Any]) -> None:
         if self._is_rank_zero:
-            self._posted = self._board.post.remote(entry)
+            self._last_put = self._metrics_queue.put.remote(entry)
 
     def add(self, result: StepResult) -> None:
         self._results.append(result)
-        self._note_skips()
+        self._report_skipped_steps()
 
     def close(self) -> None:
         """Tell of the last step too if it was skipped, and wait until all that was told has arrived."""
-        self._note_skips()
-        if self._posted is not None:
-            ray.get(self._posted)
+        self._report_skipped_steps()
+        if self._last_put is not None:
+            ray.get(self._last_put)
 
-    def _note_skips(self) -> None:
-        skips = self._trainer.skipped
-        for skip in skips.found:
-            self._post({"skipped": skip.step + 1, "clip_ids": skip.clip_ids})
-        skips.found.clear()
+    def _report_skipped_steps(self) -> None:
+        skips = self._trainer.skipped_steps
+        for skip in skips.unreported:
+            self._put({"skipped": skip.step + 1, "clip_ids": skip.clip_ids})
+        skips.unreported.clear()
 
-    def post(self, step: int) -> None:
-        losses, counts = _sum_over_workers(torch.stack([result.sums for result in self._results]).sum(dim=0)).cpu()
+    def report(self, step: int) -> None:
+        losses, counts = _sum_over_workers(torch.stack([result.loss_sums for result in self._results]).sum(dim=0)).cpu()
         elapsed_s = time.perf_counter() - self._since
         quarters = {f"loss_q{i + 1}": losses[i] / counts[i] for i in range(len(counts)) if counts[i]}
         entry = {
@@ -205,9 +205,9 @@ class _Meter:
             "clips_per_s": len(self._results) * self._config.train.batch_size / elapsed_s,
             "data_wait": (self._trainer.loader.wait_s - self._waited_s) / elapsed_s,
             "peak_memory_gb": _peak_memory_gb(),
-            "skipped_steps": self._trainer.skipped.number,
+            "skipped_steps": self._trainer.skipped_steps.number,
         }
-        self._post({name: float(value) for name, value in entry.items()})
+        self._put({name: float(value) for name, value in entry.items()})
         self._clear()
 
 

@@ -53,13 +53,13 @@ def test_what_is_taken_apart_is_joined_again():
 
 
 def test_guidance_needs_a_negative_half():
-    negative, positive = make().halves(is_guided=True)
+    negative, positive = make().guidance_branches(is_guided=True)
     assert (negative.text[0].item(), positive.text[0].item()) == (50, 0)
     assert positive.negative is None
-    (alone,) = make().halves(is_guided=False)
+    (alone,) = make().guidance_branches(is_guided=False)
     assert alone.negative is None
     with pytest.raises(ValueError, match="guidance needs a negative conditioning"):
-        Conditioning(POOLED).halves(is_guided=True)
+        Conditioning(POOLED).guidance_branches(is_guided=True)
 
 
 def test_an_uncropped_clips_time_ids_are_its_size():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from animatediff.diffusion.conditioning import Conditioning
-from animatediff.diffusion.context import Context, initial_noise, window_weights, windows
+from animatediff.diffusion.context import Context, context_windows, initial_noise, window_weights
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
 from animatediff.diffusion.schedule import NoiseSchedule
@@ -24,7 +24,7 @@ TEXT = torch.ones(3, 1, 1)
 
 @given(frames, contexts | st.none(), turns, st.booleans())
 def test_windows_cover_every_frame_and_are_of_one_length(num_frames, context, progress, loop):
-    found = windows(num_frames, context, loop, progress)
+    found = context_windows(num_frames, context, loop, progress)
     assert {frame for window in found for frame in window} == set(range(num_frames))
     assert {len(window) for window in found} == {min(num_frames, context.length) if context else num_frames}
     for window in found:
@@ -34,7 +34,7 @@ def test_windows_cover_every_frame_and_are_of_one_length(num_frames, context, pr
 
 @given(frames, contexts, turns)
 def test_windows_of_a_clip_with_ends_keep_to_it(num_frames, context, progress):
-    found = windows(num_frames, context, False, progress)
+    found = context_windows(num_frames, context, False, progress)
     assert found[0][0] == 0
     assert found[-1][-1] == num_frames - 1
     assert all(window == sorted(window) for window in found)
@@ -44,7 +44,7 @@ def test_windows_of_a_clip_with_ends_keep_to_it(num_frames, context, progress):
 
 @given(frames, contexts, turns)
 def test_windows_of_a_loop_overlap_around_its_end_too(num_frames, context, progress):
-    found = windows(num_frames, context, True, progress)
+    found = context_windows(num_frames, context, True, progress)
     if len(found) == 1:
         assert num_frames <= context.length
     for before, after in zip(found, found[1:] + found[:1], strict=True):
@@ -54,12 +54,12 @@ def test_windows_of_a_loop_overlap_around_its_end_too(num_frames, context, progr
 @given(frames, contexts, turns, st.booleans())
 def test_there_are_no_more_windows_than_a_clip_needs_and_one(num_frames, context, progress, loop):
     needed = math.ceil(max(num_frames - (0 if loop else context.overlap), 1) / (context.length - context.overlap))
-    assert len(windows(num_frames, context, loop, progress)) <= needed + 1
+    assert len(context_windows(num_frames, context, loop, progress)) <= needed + 1
 
 
 @given(frames, contexts | st.none(), turns, st.booleans())
 def test_the_shares_of_a_frame_are_positive_and_one_in_all(num_frames, context, progress, loop):
-    found = windows(num_frames, context, loop, progress)
+    found = context_windows(num_frames, context, loop, progress)
     shares = window_weights(found)
     assert bool((shares > 0).all())
     total = torch.zeros(num_frames).index_add_(0, torch.tensor(found).flatten(), shares.flatten())
@@ -69,18 +69,18 @@ def test_the_shares_of_a_frame_are_positive_and_one_in_all(num_frames, context, 
 
 @given(frames, contexts, turns)
 def test_only_a_loop_of_one_window_is_turned(num_frames, context, progress):
-    assert windows(num_frames, context, False, progress) == windows(num_frames, context, False, 0.0)
+    assert context_windows(num_frames, context, False, progress) == context_windows(num_frames, context, False, 0.0)
     if num_frames > context.length:
-        assert windows(num_frames, context, True, progress) == windows(num_frames, context, True, 0.0)
+        assert context_windows(num_frames, context, True, progress) == context_windows(num_frames, context, True, 0.0)
 
 
 def test_a_clip_of_one_window_is_whole_and_a_loop_of_one_is_turned():
     for context in (None, Context(), Context(length=24)):
-        assert windows(16, context, False, 0.4) == [list(range(16))]
+        assert context_windows(16, context, False, 0.4) == [list(range(16))]
     for num_steps in (16, 25, 40):
-        begins = {windows(16, Context(), True, step / num_steps)[0][0] for step in range(num_steps)}
+        begins = {context_windows(16, Context(), True, step / num_steps)[0][0] for step in range(num_steps)}
         assert begins == set(range(16))
-    assert windows(6, None, True, 0.5) == [[3, 4, 5, 0, 1, 2]]
+    assert context_windows(6, None, True, 0.5) == [[3, 4, 5, 0, 1, 2]]
 
 
 def elementwise(latents, timestep, conditioning):
@@ -122,7 +122,7 @@ def test_chunks_and_neighbours_in_the_batch_change_nothing(num_frames, context, 
         return mixing(latents, timestep, conditioning)
 
     found = run(unet, noise, context=context, loop=loop, max_batch=max_batch)
-    num_windows = 4 * len(windows(num_frames, context, loop, 0.0))
+    num_windows = 4 * len(context_windows(num_frames, context, loop, 0.0))
     assert max(sizes) <= 2 * max_batch
     assert sum(sizes) == 2 * 3 * num_windows
     for i in range(3):
@@ -164,7 +164,7 @@ def test_noise_of_a_clip_without_windows_is_torchs_own(num_frames, loop, seed):
 def test_all_windows_begin_with_the_noise_of_the_first_in_another_order(num_frames, context, loop, seed):
     shape = (1, 2, num_frames, 2, 2)
     noise = initial_noise(shape, torch.Generator().manual_seed(seed), context, loop)
-    first, *rest = windows(num_frames, context, loop, 0.0)
+    first, *rest = context_windows(num_frames, context, loop, 0.0)
     alike = torch.randn(shape, generator=torch.Generator().manual_seed(seed))[:, :, first]
     assert torch.equal(noise[:, :, first], alike)
     known = {tuple(frame.flatten().tolist()) for frame in alike.unbind(2)}

@@ -6,7 +6,7 @@ import pytest
 
 import pipelines
 from animatediff.config import load
-from animatediff.diffusion.noise_schedule import GivenSchedule
+from animatediff.diffusion.noise_schedule import NoiseScheduleOverrides
 from animatediff.training.recipes.table import RECIPES, recipe_of
 from pipelines.settings import TrainConfig
 
@@ -35,11 +35,11 @@ def test_a_config_loads_and_is_the_recipe_that_its_name_says(name):
 @pytest.mark.parametrize("name", RESULTS)
 def test_what_comes_out_and_how_it_is_trained_is_as_published(name):
     config = read(name)
-    assert recipe_of(config).result_file == f"{RESULTS[name]}.safetensors"
+    assert recipe_of(config).weights_file == f"{RESULTS[name]}.safetensors"
     assert config.train.caption_dropout == 0.1
     # What starts from a motion module trains with the schedule that its file names.
     given = {"domain_adapter": "scaled_linear", "motion_module": "linear"}.get(name)
-    assert config.schedule == GivenSchedule(beta_schedule=given)
+    assert config.schedule == NoiseScheduleOverrides(beta_schedule=given)
 
 
 def test_ranks_and_steps_are_the_published_ones():
@@ -49,5 +49,5 @@ def test_ranks_and_steps_are_the_published_ones():
 
 def test_the_motion_module_is_trained_beside_the_adapter_that_its_recipe_makes():
     adapter, config = read("domain_adapter"), read("motion_module")
-    assert config.model.domain_adapter.path == f"{adapter.output_uri}/{recipe_of(adapter).result_file}"
+    assert config.model.domain_adapter.path == f"{adapter.output_uri}/{recipe_of(adapter).weights_file}"
     assert config.dataset_uri == adapter.dataset_uri

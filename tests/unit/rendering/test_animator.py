@@ -17,7 +17,7 @@ from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog.catalog import Catalog, Item, expand
-from animatediff.rendering.catalog.entries import Entry, Settings
+from animatediff.rendering.catalog.entries import Entry, RenderSettings
 from animatediff.weights import checkpoints, motion_modules
 from animatediff.weights.base import load_unet
 from tests.support_base import build_base
@@ -91,7 +91,7 @@ def rendered(animator, entry, **changes):
 
 def digest(files, **changes):
     """The digest of the item that a catalog with the settings of `item` gives."""
-    settings = item(**changes).model_dump(include=Settings.model_fields.keys() | {"prompt", "seed"})
+    settings = item(**changes).model_dump(include=RenderSettings.model_fields.keys() | {"prompt", "seed"})
     prompt = {"seeds": [settings.pop("seed")], **settings}
     weights = {"base": str(files / "base"), "motion_module": str(files / "motion.safetensors")}
     catalog = Catalog.model_validate({**weights, "entries": [{"name": "x", "prompts": [prompt]}]})
@@ -124,7 +124,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("name", ["prompt", "seed", *(name for name in Settings.model_fields if name != "fps")])
+@pytest.mark.parametrize("name", ["prompt", "seed", *(name for name in RenderSettings.model_fields if name != "fps")])
 def test_each_setting_of_an_item_counts_in_its_digest_and_its_pictures(animator, files, name):
     change = {name: CHANGES[name]}
     assert not np.array_equal(rendered(animator, BARE, **change), rendered(animator, BARE))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from animatediff.errors import UserError
 from animatediff.rendering.outputs import (
-    encode,
+    encode_clip,
     encode_gif,
     encode_mp4,
     encode_png,
@@ -83,7 +83,7 @@ def test_gif_keeps_few_colours_as_they_are():
 
 def test_png_and_latents_are_exact():
     frames = gradient_frames(3)
-    files = {item.suffix: item.data for item in encode(("png", "latents"), frames, latents(3), fps=8)}
+    files = {item.suffix: item.data for item in encode_clip(("png", "latents"), frames, latents(3), fps=8)}
     assert files.keys() == {".poster.webp", "/0000.png", "/0001.png", "/0002.png", ".safetensors"}
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(files["/0002.png"]))), frames[2])
     assert torch.equal(safetensors.torch.load(files[".safetensors"])["latents"], latents(3))
@@ -106,22 +106,22 @@ def test_poster_does_not_show_an_empty_middle():
 def test_metadata_come_back_from_every_file(shape, tmp_path):
     frames = np.zeros((*shape, 3), np.uint8)
     kinds = set()
-    for item in encode((*FORMATS, "mp4"), frames, latents(shape[0]), fps=8, metadata=METADATA):
+    for item in encode_clip((*FORMATS, "mp4"), frames, latents(shape[0]), fps=8, metadata=METADATA):
         path = tmp_path / "file"
         path.write_bytes(item.data)
         if item.suffix not in [f"/{index:04d}.png" for index in range(1, 255)]:
-            assert read_metadata(str(path)) == ({} if item.kind == "poster" else METADATA), item.kind
-        kinds.add(item.kind)
+            assert read_metadata(str(path)) == ({} if item.format == "poster" else METADATA), item.format
+        kinds.add(item.format)
     assert kinds == {"poster", *FORMATS}
 
 
 def test_equal_arguments_are_equal_bytes():
     frames = np.random.default_rng(0).integers(0, 255, (4, 40, 40, 3), np.uint8)
-    assert len({tuple(encode(FORMATS, frames, latents(4), fps=8, metadata=METADATA)) for _ in range(5)}) == 1
+    assert len({tuple(encode_clip(FORMATS, frames, latents(4), fps=8, metadata=METADATA)) for _ in range(5)}) == 1
 
 
 def test_files_without_metadata_have_none(tmp_path):
-    for item in encode(FORMATS, gradient_frames(2), latents(2), fps=8):
+    for item in encode_clip(FORMATS, gradient_frames(2), latents(2), fps=8):
         (tmp_path / "file").write_bytes(item.data)
         assert read_metadata(str(tmp_path / "file")) == {}
 
@@ -141,7 +141,7 @@ def test_no_clip_is_refused(data, tmp_path):
 
 def test_latents_that_are_not_there_are_missed():
     with pytest.raises(ValueError, match="latents"):
-        list(encode(["latents"], gradient_frames(1), fps=8))
+        list(encode_clip(["latents"], gradient_frames(1), fps=8))
 
 
 @pytest.mark.parametrize("frames", [np.zeros((0, 8, 8, 3), np.uint8), np.zeros((2, 8, 8, 3)), np.zeros((8, 8, 3))])

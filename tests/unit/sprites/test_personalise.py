@@ -7,8 +7,8 @@ from animatediff.sprites.models.fitting import Fit
 from animatediff.sprites.personalise import Lesson, train_dreambooth, train_embedding, train_lora
 from animatediff.weights import checkpoints, textual_inversion
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
-from animatediff.weights.identify.identify import identify_uri
-from animatediff.weights.lora import read as lora
+from animatediff.weights.identify.weights_file import identify_uri
+from animatediff.weights.lora import lora_file
 from tests.support_base import build_base
 
 LESSON = Lesson(Fit(num_steps=3, lr=1e-2, warmup=1, ema_decay=0.0, weight_decay=0.0), num_pictures=8, batch_size=2)
@@ -45,7 +45,7 @@ def test_a_lora_in_kohyas_layout_changes_the_unets_transformers_alone(base, modu
     train_lora(base, uri, seed=0, lesson=LESSON)
     assert (identify_uri(uri).family, identify_uri(uri).rank) == ("lora", "4")
     states = {part: module.state_dict() for part, module in modules.items()}
-    changes = lora.read(uri, states, family="lora")
+    changes = lora_file.read_deltas(uri, states, family="lora")
     changed = {name for _, name in changes}
     assert {part for part, _ in changes} == {"unet"}
     assert changed == {

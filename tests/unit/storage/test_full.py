@@ -16,7 +16,7 @@ from animatediff.data.ingest import parts, provenance, seal
 from animatediff.data.manifest import Manifest, write_manifest
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.catalog import Item
-from animatediff.rendering.results.ledger import result_of, write_item
+from animatediff.rendering.results.ledger import make_result, write_item
 from animatediff.rendering.results.reports import write_reports
 from animatediff.rendering.results.table import write_table
 from animatediff.sprites import shipped
@@ -28,11 +28,11 @@ from animatediff.training.trainer import Trainer
 from animatediff.weights.reading.tensors import save_tensors
 from pipelines.tracking.tracker import Tracker
 from tests.integration.faulty_proxy import RefusingProxy
-from tests.support_data import IDENTITY, clip_row, make_videos, plan
+from tests.support_data import LATENT_ENCODING, clip_row, make_videos, plan
 from tests.unit.data.loading.test_loader import write_dataset
 
 RESULTS = [
-    result_of(
+    make_result(
         Item(digest=f"{number:064x}", entry="one", model="m", prompt="a cat", seed=number),
         status="ok",
         files={"mp4": f"clips/{number}.mp4"},
@@ -57,7 +57,9 @@ def write_clip(root):
 
 
 def write_shard(root):
-    return seal.write_shard(root, seal.ShardPlan("bucket=2x16x16/shard-00000.parquet", "2x16x16", ("u",)), IDENTITY)
+    return seal.write_shard(
+        root, seal.ShardPlan("bucket=2x16x16/shard-00000.parquet", "2x16x16", ("u",)), LATENT_ENCODING
+    )
 
 
 # By name: what is there before, and the writer.
@@ -208,9 +210,9 @@ def test_a_checkpoint_on_a_full_disk(trainer, tmp_path, moment, monkeypatch):
             trainer.save(tmp_path / "full", step=1)
     assert "\n" not in str(caught.value)
     # What is there is no checkpoint, and is known as none.
-    assert not (tmp_path / "full" / checkpoint_files.LIST).exists()
+    assert not (tmp_path / "full" / checkpoint_files.CHECKSUMS_FILE).exists()
     trainer.save(tmp_path / "full", step=1)
-    checkpoint_files.check(tmp_path / "full")
+    checkpoint_files.verify_checksums(tmp_path / "full")
 
 
 def test_mlflows_file_on_a_full_disk_costs_a_warning(tmp_path, monkeypatch, caplog):

@@ -85,12 +85,12 @@ def test_a_recipe_trains_on_an_sdxl_base(base, tmp_path, recipe):
     )
     before = [parameter.detach().clone() for parameter in trainer.model.trainable.parameters()]
     results = [result for _, result in trainer.steps(0)]
-    assert all(result.sums.isfinite().all() for result in results)
+    assert all(result.loss_sums.isfinite().all() for result in results)
     # Of a fresh module's or adapter's parameters the last layer's learn first, the others from the next step on.
     after = trainer.model.trainable.parameters()
     assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     if recipe == "motion_module":
-        trainer.write_result(str(tmp_path / "motion_module.safetensors"))
+        trainer.write_weights(str(tmp_path / "motion_module.safetensors"))
         assert motion_modules.open_file(str(tmp_path / "motion_module.safetensors")).version == "sdxl"
 
 
@@ -102,14 +102,14 @@ def test_a_base_without_a_vae_trains_on_a_dataset_that_says_its_factor(base, tmp
     write_manifest(data, told)
     fields = {"dataset_uri": data, "model": {"version": "sdxl"}, "train": {"num_steps": 1, "batch_size": 2}}
     trainer = Trainer(TrainingConfig(base=str(folder), **fields), device=CPU)
-    assert trainer._text(["a red star"], height=8, width=8).time_ids.tolist() == [[128, 128, 0, 0, 128, 128]]
+    assert trainer._caption_encoder(["a red star"], height=8, width=8).time_ids.tolist() == [[128, 128, 0, 0, 128, 128]]
     assert [step for step, _ in trainer.steps(0)] == [1]
 
 
 def test_the_pooled_caption_and_the_pictures_size_reach_the_unet(base, tmp_path):
     data = write_dataset(tmp_path / "data", shards=(4,), shapes=((3, 4, 8, 8),))
     trainer = Trainer(TrainingConfig(dataset_uri=data, base=base, model={"version": "sdxl"}), device=CPU)
-    sample, told = torch.randn(1, 4, 3, 8, 8), trainer._text(["a red star"], height=8, width=8)
+    sample, told = torch.randn(1, 4, 3, 8, 8), trainer._caption_encoder(["a red star"], height=8, width=8)
     seen = []
     trainer.model.unet.base.add_embedding.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     with torch.no_grad():

@@ -4,7 +4,7 @@ import shutil
 import pytest
 import torch
 
-from animatediff.diffusion.noise_schedule import GivenSchedule
+from animatediff.diffusion.noise_schedule import NoiseScheduleOverrides
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
@@ -12,7 +12,7 @@ from animatediff.training import trainer as trainer_module
 from animatediff.training.config import TrainingConfig
 from animatediff.training.recipes.table import recipe_of
 from animatediff.training.settings import ComputeConfig, ModelConfig, OptimConfig
-from animatediff.training.trained_model import place
+from animatediff.training.trained_model import move_to_device
 from animatediff.training.trainer import Trainer
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_text_encoders, load_unet
@@ -64,7 +64,7 @@ def test_training_moves_every_motion_parameter_and_no_other(trained, recipe):
     ]
     assert still == []
     assert len(results) == 4
-    assert all(result.sums.isfinite().all() and result.grad_norm > 0 for result in results)
+    assert all(result.loss_sums.isfinite().all() and result.grad_norm > 0 for result in results)
 
 
 def test_half_a_run_and_a_resumed_half_equal_a_whole_one_bit_for_bit(trained, recipe, tmp_path):
@@ -78,7 +78,7 @@ def test_half_a_run_and_a_resumed_half_equal_a_whole_one_bit_for_bit(trained, re
     start = second.load(tmp_path)
     rest = [result for _, result in second.steps(start)]
     assert start == 2
-    assert [r.sums.tolist() for r in rest] == [r.sums.tolist() for r in results[2:]]
+    assert [r.loss_sums.tolist() for r in rest] == [r.loss_sums.tolist() for r in results[2:]]
     for new, old in zip(learned(second), learned(whole), strict=True):
         assert torch.equal(new, old)
 
@@ -114,11 +114,11 @@ def test_the_optimizers_settings_are_the_configs_and_its_moments_the_checkpoints
 
 def test_skipped_steps_are_counted_over_restarts(recipe, tmp_path):
     first = Trainer(recipe, device=CPU)
-    first.skipped.number = 3
+    first.skipped_steps.number = 3
     first.save(tmp_path, step=1)
     second = Trainer(recipe, device=CPU)
     second.load(tmp_path)
-    assert second.skipped.number == 3
+    assert second.skipped_steps.number == 3
 
 
 @pytest.mark.parametrize("name", ["motion_module", "motion_lora", "domain_adapter"])
@@ -127,7 +127,7 @@ def test_what_is_frozen_is_cast_and_what_is_trained_keeps_its_bits(recipe, train
     motion_modules.write(uri, trained[0].model.trainable)
     model = ModelConfig() if name == "domain_adapter" else ModelConfig(motion_module=uri)
     placed, kept = (build(recipe.model_copy(update={"recipe": name, "model": model}), seed=5) for _ in range(2))
-    place(placed, CPU, "bfloat16")
+    move_to_device(placed, CPU, "bfloat16")
     tensors = {**dict(placed.trainable.named_parameters()), **dict(placed.trainable.named_buffers())}
     for name, tensor in (*kept.trainable.named_parameters(), *kept.trainable.named_buffers()):
         assert torch.equal(tensors[name], tensor)
@@ -138,7 +138,7 @@ def test_what_is_frozen_is_cast_and_what_is_trained_keeps_its_bits(recipe, train
 
 
 def test_workers_that_would_compute_in_different_precisions_are_refused(recipe, monkeypatch):
-    monkeypatch.setattr(trainer_module, "gathered", lambda own, number: [*own, "torch.float16"])
+    monkeypatch.setattr(trainer_module, "all_gather_lists", lambda own, number: [*own, "torch.float16"])
     with pytest.raises(UserError, match=r"different precisions \(float16, float32\): set compute\.precision"):
         Trainer(recipe, device=CPU, world_size=2)
 
@@ -176,7 +176,7 @@ def test_a_checkpoint_that_predicts_v_is_trained_on_with_a_noise_schedule_of_v_a
     recipe = recipe.model_copy(update={"base_checkpoints": (str(folder),)})
     with pytest.raises(UserError, match="trained to predict v"):
         build(recipe, seed=0)
-    build(recipe.model_copy(update={"schedule": GivenSchedule(prediction_type="v_prediction")}), seed=0)
+    build(recipe.model_copy(update={"schedule": NoiseScheduleOverrides(prediction_type="v_prediction")}), seed=0)
 
 
 def test_fresh_weights_come_from_the_seed_alone(recipe):

@@ -14,11 +14,11 @@ from animatediff.sprites import shipped
 from animatediff.weights import motion_modules
 from animatediff.weights.adapters import read_into, write
 from animatediff.weights.base import load_unet
-from animatediff.weights.identify.identify import identify, identify_uri
+from animatediff.weights.identify.weights_file import identify, identify_uri
 from animatediff.weights.layouts.architectures import meta_modules
 from animatediff.weights.lora.convert import convert
 from animatediff.weights.reading.tensors import TensorFile
-from animatediff.weights.resident import Addition, ResidentWeights
+from animatediff.weights.resident import ResidentWeights, ScaledLora
 from tests.support_base import build_base
 from tests.support_lora import OFFICIAL, draw, respelled
 from tests.support_lora import write as save
@@ -91,7 +91,7 @@ def test_the_merged_file_does_what_the_adapters_did(tmp_path, model, part):
     through_hooks = predict(model)
     adapters.detach()
     resident = ResidentWeights({"unet": model.base, "motion": model.motion})
-    resident.load(additions=[Addition(path, 1.0, FAMILIES[part])])
+    resident.load(scaled_loras=[ScaledLora(path, 1.0, FAMILIES[part])])
     assert error(predict(model), through_hooks) < 1e-5
     assert error(before, through_hooks) > 1e-2
     resident.restore()
@@ -196,7 +196,7 @@ REFUSED = {
 
 
 def add_to_base(unet, uri, scale=1.0):
-    ResidentWeights({"unet": unet}).load(additions=[Addition(uri, scale, "domain_adapter")])
+    ResidentWeights({"unet": unet}).load(scaled_loras=[ScaledLora(uri, scale, "domain_adapter")])
 
 
 @pytest.mark.parametrize("model", ["tiny"], indirect=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.entries import Model
+from animatediff.rendering.catalog.entries import ModelFiles
 from animatediff.rendering.checks.models import ModelChecks
 from animatediff.sprites.shipped import BASE, MOTION_MODULE
 from animatediff.weights.base import load_text_encoder, load_tokenizer, load_unet, load_vae
@@ -98,7 +98,7 @@ def copy_of_base(folder):
 
 def problem_of(base):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    problem = ModelChecks(None).model(Model(base=str(base), motion_module=str(MOTION_MODULE)))
+    problem = ModelChecks(None).model(ModelFiles(base=str(base), motion_module=str(MOTION_MODULE)))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
     return problem
 

@@ -13,7 +13,7 @@ from animatediff.models.motion_unet import MotionModules
 from animatediff.models.vae import encode_frames
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog.catalog import Item
-from animatediff.rendering.catalog.entries import Entry, Model, Settings
+from animatediff.rendering.catalog.entries import Entry, ModelFiles, RenderSettings
 from animatediff.rendering.checks.models import ModelChecks
 from animatediff.sprites.models.parts import make_vae
 from animatediff.weights import motion_modules
@@ -53,7 +53,12 @@ def test_published_bases_are_known(kind, width, layers, tmp_path):
     for part in ("unet", "vae", "text_encoder"):
         base = write_config(tmp_path, part, CONFIGS[kind][part])
     facts = BaseFacts(base)
-    assert (facts.kind, facts.architecture, facts.text_width, facts.text_layers) == (kind, kind, width, layers)
+    assert (facts.published_base, facts.architecture, facts.text_width, facts.text_layers) == (
+        kind,
+        kind,
+        width,
+        layers,
+    )
     assert (facts.latent_factor, facts.latent_channels, facts.unet_channels) == (8, 4, 4)
     assert facts.scaling_factor == {"sd1": 0.18215, "sdxl": 0.13025}[kind]
     assert facts.latent_shape(16, height=512, width=768) == (16, 4, 64, 96)
@@ -66,7 +71,7 @@ def test_published_bases_are_known(kind, width, layers, tmp_path):
 )
 def test_other_bases_are_known_by_the_width_of_their_text(unet, kind, tmp_path):
     facts = BaseFacts(write_config(tmp_path, "unet", unet))
-    assert (facts.kind, facts.architecture) == (kind, "sd1")
+    assert (facts.published_base, facts.architecture) == (kind, "sd1")
 
 
 def test_the_parts_say_what_a_base_is_and_its_index_nothing(base, tmp_path):
@@ -103,10 +108,10 @@ def test_clips_are_rendered_at_the_factor_of_their_vae(other, base, tmp_path):
     motion = str(tmp_path / "motion.safetensors")
     motion_modules.write(motion, MotionModules.for_base(load_unet(str(base)), MotionConfig()))
     sizes = {"height": 2 * factor, "width": 3 * factor}
-    checks, model = ModelChecks(None), Model(base=folder, motion_module=motion)
+    checks, model = ModelChecks(None), ModelFiles(base=folder, motion_module=motion)
     assert checks.model(model) is None
-    assert checks.settings(model, Settings(**sizes).model_dump()) == ()
-    (problem,) = checks.settings(model, Settings(**sizes | {"height": 2 * factor + 1}).model_dump())
+    assert checks.settings(model, RenderSettings(**sizes).model_dump()) == ()
+    (problem,) = checks.settings(model, RenderSettings(**sizes | {"height": 2 * factor + 1}).model_dump())
     assert problem == f"height {2 * factor + 1} is no multiple of {factor}, use {2 * factor}"
     animator = Animator(folder, motion, schedule=None, device="cpu")
     animator.load(Entry(name="x", prompts=("x",)))

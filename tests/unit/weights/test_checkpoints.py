@@ -21,7 +21,7 @@ from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.weights import checkpoints
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
-from animatediff.weights.identify.identify import identify_uri
+from animatediff.weights.identify.weights_file import identify_uri
 from animatediff.weights.reading import files
 from tests.support_base import build_base
 from tests.support_weights import ldm_file, tiny_sdxl, vae_file

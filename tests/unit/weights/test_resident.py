@@ -12,7 +12,7 @@ from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
-from animatediff.weights.resident import Addition, ResidentWeights
+from animatediff.weights.resident import ResidentWeights, ScaledLora
 from tests.support_base import build_base
 from tests.support_weights import content_hash
 
@@ -81,7 +81,7 @@ def test_several_additions_to_one_weight_add_up(files, resident):
     small, large = str(files / "small.safetensors"), str(files / "large.safetensors")
     resident.restore()
     before = {name: tensor.clone() for name, tensor in resident._states["unet"].items()}
-    resident.load(additions=[Addition(small, 0.5), Addition(large, -2)])
+    resident.load(scaled_loras=[ScaledLora(small, 0.5), ScaledLora(large, -2)])
     after = resident._states["unet"]
     expected = {
         f"{ATTENTION}.to_q": 0.5 * low_rank(small, f"{ATTENTION}.to_q") - 2 * low_rank(large, f"{ATTENTION}.to_q"),
@@ -101,7 +101,7 @@ def test_low_rank_and_dense_changes_of_one_weight(files, resident):
     weight = resident._states["unet"][f"{ATTENTION}.to_q.weight"]
     values = {}
     for names in ((), (small,), (loha,), (small, loha), (loha, small)):
-        resident.load(additions=[Addition(name) for name in names])
+        resident.load(scaled_loras=[ScaledLora(name) for name in names])
         values[names] = weight.double()
     base = values[()]
     both = values[(small,)] - base + values[(loha,)] - base
@@ -113,7 +113,7 @@ def test_low_rank_and_dense_changes_of_one_weight(files, resident):
 def test_a_motion_lora_changes_the_motion_module_alone(files, resident):
     resident.restore()
     before = {part: {n: t.clone() for n, t in state.items()} for part, state in resident._states.items()}
-    resident.load(additions=[Addition(str(files / "motion_lora.safetensors"), 1, "motion_lora")])
+    resident.load(scaled_loras=[ScaledLora(str(files / "motion_lora.safetensors"), 1, "motion_lora")])
     changed = {
         (part, name)
         for part, state in resident._states.items()
@@ -131,8 +131,10 @@ def test_apply_and_remove_in_turn(files, dtype):
     """The issue's A, remove, B, remove, A: one hash for both A, and the base's after each removal."""
     resident = ResidentWeights(modules(str(files / "base"), dtype))
     base = content_hash(resident)
-    a = {"additions": [Addition(str(files / "small.safetensors"), 0.7), Addition(str(files / "loha.safetensors"))]}
-    b = {"checkpoint": str(files / "other"), "additions": [Addition(str(files / "large.safetensors"))]}
+    a = {
+        "scaled_loras": [ScaledLora(str(files / "small.safetensors"), 0.7), ScaledLora(str(files / "loha.safetensors"))]
+    }
+    b = {"checkpoint": str(files / "other"), "scaled_loras": [ScaledLora(str(files / "large.safetensors"))]}
     hashes = []
     for wanted in (a, b, a):
         resident.load(**wanted)
@@ -147,10 +149,10 @@ def test_any_order_of_loads_gives_each_its_own_weights(files, resident):
     options = [
         {},
         {"checkpoint": str(files / "other")},
-        {"additions": [Addition(str(files / "small.safetensors"))]},
+        {"scaled_loras": [ScaledLora(str(files / "small.safetensors"))]},
         {
             "checkpoint": str(files / "other"),
-            "additions": [Addition(str(files / "motion_lora.safetensors"), 0.5, "motion_lora")],
+            "scaled_loras": [ScaledLora(str(files / "motion_lora.safetensors"), 0.5, "motion_lora")],
         },
     ]
 
@@ -173,7 +175,7 @@ def test_any_order_of_loads_gives_each_its_own_weights(files, resident):
 def test_scale_zero_leaves_every_byte(files, resident):
     resident.restore()
     before = content_hash(resident)
-    resident.load(additions=[Addition(str(files / "small.safetensors"), 0)])
+    resident.load(scaled_loras=[ScaledLora(str(files / "small.safetensors"), 0)])
     assert content_hash(resident) == before
 
 
@@ -185,28 +187,30 @@ def test_a_checkpoint_equals_the_model_that_it_was(files, resident):
             assert torch.equal(resident._states[part][name], tensor)
 
 
-@pytest.mark.parametrize("before", [{}, {"additions": ["small"]}])
+@pytest.mark.parametrize("before", [{}, {"scaled_loras": ["small"]}])
 def test_a_failure_midway_leaves_the_base(files, tmp_path, before):
     """NaN shows only as the tensors are copied: some of them are in place by then."""
     resident = ResidentWeights(modules(str(files / "base"), torch.float16))
     base = content_hash(resident)
-    resident.load(additions=[Addition(str(files / f"{name}.safetensors")) for name in before.get("additions", ())])
+    resident.load(
+        scaled_loras=[ScaledLora(str(files / f"{name}.safetensors")) for name in before.get("scaled_loras", ())]
+    )
     name = "lora_unet_" + f"{ATTENTION}.to_q".replace(".", "_")
     big = {f"{name}.lora_down.weight": torch.full((1, 32), 3e4), f"{name}.lora_up.weight": torch.full((32, 1), 3e4)}
     save_file(big, tmp_path / "big.safetensors")
     with pytest.raises(UserError, match=r"big.safetensors makes .*to_q.weight NaN or infinite.*float16"):
-        resident.load(checkpoint=str(files / "other"), additions=[Addition(str(tmp_path / "big.safetensors"))])
+        resident.load(checkpoint=str(files / "other"), scaled_loras=[ScaledLora(str(tmp_path / "big.safetensors"))])
     assert content_hash(resident) == base
 
 
 def test_batches_stay_small(files, resident, monkeypatch):
     """Whatever the bound on a batch, the weights are the same up to rounding."""
-    addition = [Addition(str(files / "small.safetensors"))]
+    lora = [ScaledLora(str(files / "small.safetensors"))]
     names = [f"{ATTENTION}.to_q.weight", f"{ATTENTION}.to_v.weight", f"{CONV}.weight"]
     found = []
     for size in (1, 1 << 28):
         monkeypatch.setattr("animatediff.weights.resident._MAX_BATCH_BYTES", {"cpu": size})
-        resident.load(additions=addition)
+        resident.load(scaled_loras=lora)
         found.append([resident._states["unet"][name].clone() for name in names])
     for one, other in itertools.zip_longest(*found):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
@@ -216,7 +220,7 @@ def test_a_lora_on_a_checkpoint_is_rounded_once(files):
     """The resident model is in half precision, the checkpoint is not: its own numbers enter the sum."""
     small = str(files / "small.safetensors")
     resident = ResidentWeights(modules(str(files / "base"), torch.float16))
-    resident.load(checkpoint=str(files / "other"), additions=[Addition(small)])
+    resident.load(checkpoint=str(files / "other"), scaled_loras=[ScaledLora(small)])
     name = f"{ATTENTION}.to_q.weight"
     exact = load_unet(str(files / "other")).state_dict()[name].double() + low_rank(small, f"{ATTENTION}.to_q")
     assert torch.equal(resident._states["unet"][name], exact.float().half())

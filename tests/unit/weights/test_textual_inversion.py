@@ -151,7 +151,7 @@ def test_unusable_vectors_are_named(tmp_path, content, message):
 @pytest.mark.parametrize("checked", [True, False])
 def test_other_content_is_refused(tmp_path, monkeypatch, content, checked):
     if not checked:  # the reader's own checks hold without the identification before it
-        monkeypatch.setattr(textual_inversion, "expect", lambda *args, **options: None)
+        monkeypatch.setattr(textual_inversion, "expect_family", lambda *args, **options: None)
     with pytest.raises(UserError, match=r"other\.safetensors") as caught:
         textual_inversion.read(write(tmp_path / "other.safetensors", content))
     assert "\n" not in str(caught.value)

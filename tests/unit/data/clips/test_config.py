@@ -3,7 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from animatediff.data.clips.config import ClipConfig, Run, fit, frames_at, motion_score, plan_windows
+from animatediff.data.clips.config import ClipConfig
+from animatediff.data.clips.plan import ResolutionSpan, frame_indices_at, plan_clips
+from animatediff.data.clips.resize import crop_and_resize
+from animatediff.data.scoring.measures import motion_score
 
 
 def times(num, fps=25.0):
@@ -11,12 +14,12 @@ def times(num, fps=25.0):
 
 
 def clip_times(timestamps, **config):
-    plans = plan_windows(timestamps, (Run(0, 64, 64),), key="video", config=ClipConfig(**config))
+    plans = plan_clips(timestamps, (ResolutionSpan(0, 64, 64),), key="video", config=ClipConfig(**config))
     return [plan.times for plan in plans]
 
 
 def indices(timestamps, **config):
-    return [frames_at(timestamps, t).tolist() for t in clip_times(timestamps, **config)]
+    return [frame_indices_at(timestamps, t).tolist() for t in clip_times(timestamps, **config)]
 
 
 def test_stride_counts_source_frames():
@@ -55,7 +58,7 @@ def test_variable_rate_is_sampled_by_time():
     timestamps = np.concatenate([times(30, 30), 1 + times(10, 10)])
     (window,) = clip_times(timestamps, num_frames=10, stride=5)
     assert np.allclose(np.diff(window), 5 / 30)
-    shown = timestamps[frames_at(timestamps, window)]
+    shown = timestamps[frame_indices_at(timestamps, window)]
     assert np.all(window - shown < 0.1 + 1e-9)
     assert np.all(shown <= window + 1 / 60)
 
@@ -63,15 +66,15 @@ def test_variable_rate_is_sampled_by_time():
 def test_fit_resizes_the_short_side_and_crops_the_centre():
     frame = np.zeros((40, 80, 3), np.uint8)
     frame[:, 20:60] = 255  # exactly the centre square
-    assert (fit(frame, height=16, width=16)[:, 1:-1] == 255).all()
-    left_edge = fit(frame, height=20, width=40)
+    assert (crop_and_resize(frame, height=16, width=16)[:, 1:-1] == 255).all()
+    left_edge = crop_and_resize(frame, height=20, width=40)
     assert left_edge[:, :8].max() == 0
     assert left_edge.shape == (20, 40, 3)
 
 
 @pytest.mark.parametrize("size", [(33, 57), (57, 33), (8, 200)])
 def test_fit_gives_the_size_asked_for(size):
-    assert fit(np.zeros((*size, 3), np.uint8), height=24, width=16).shape == (24, 16, 3)
+    assert crop_and_resize(np.zeros((*size, 3), np.uint8), height=24, width=16).shape == (24, 16, 3)
 
 
 def test_motion_score():

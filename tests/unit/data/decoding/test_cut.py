@@ -36,7 +36,7 @@ def test_windows_show_the_planned_frames():
     shown = [[read_number(frame) for frame in window.frames] for window in windows]
     assert shown == [[0, 2, 4, 6], [12, 14, 16, 18], [24, 26, 28, 30]]
     first, _, last = windows
-    assert [window.window for window in windows] == [0, 1, 2]
+    assert [clip.index for clip in windows] == [0, 1, 2]
     assert (first.t_start, first.t_end) == (0.0, pytest.approx(6 / 25))
     assert (last.t_start, last.fps_src) == (pytest.approx(24 / 25), pytest.approx(25))
     assert (first.bucket, first.decoder, first.flip) == ("4x64x96", "decord", False)
@@ -51,7 +51,7 @@ def test_a_frame_that_windows_share_is_decoded_once():
 
 def test_mirrored_copies():
     plain, mirrored = cut("a", mp4(8), CONFIG.model_copy(update={"flip": True, "windows_per_video": 1}), DECODERS)
-    assert (plain.flip, mirrored.flip, mirrored.window) == (False, True, 1)
+    assert (plain.flip, mirrored.flip, mirrored.index) == (False, True, 1)
     assert np.array_equal(plain.frames[:, :, ::-1], mirrored.frames)
     assert bar_position(plain.frames[0]) < 0.5 < bar_position(mirrored.frames[0])
 

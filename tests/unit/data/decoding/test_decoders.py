@@ -3,12 +3,12 @@ import struct
 import numpy as np
 import pytest
 
-from animatediff.data.clips.config import fit
+from animatediff.data.clips.resize import crop_and_resize
 from animatediff.data.decoding import decoders, videos
 from animatediff.data.decoding.decoders import load_decoders
 from animatediff.data.decoding.decoders.decord import _distrust_repeats
 from animatediff.data.decoding.decoders.pyav import PyAV
-from animatediff.data.decoding.frames import Picks, covering_size, read_frames
+from animatediff.data.decoding.frames import FrameSelection, decode_size, read_frames
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.errors import UserError
 from tests.support import encode, gradient_frames, mp4, numbered_frames, read_number
@@ -91,7 +91,7 @@ def test_rotated_clips_are_upright_in_both_decoders_at_any_size(quarter):
         height, width = info.height // 2, info.width // 2
         small = frames_of(decoder, data, [0, 3], height, width)
         assert small.shape == (2, height, width, 3)
-        assert psnr(small, np.stack([fit(f, height=height, width=width) for f in full])) > 35
+        assert psnr(small, np.stack([crop_and_resize(f, height=height, width=width) for f in full])) > 35
 
 
 def test_frames_that_an_edit_list_hides_are_not_counted():
@@ -102,7 +102,7 @@ def test_frames_that_an_edit_list_hides_are_not_counted():
     data = bytes(data)
     info = videos.probe(data)
     assert len(info.pts) == 33
-    frames, _ = read_frames(data, info, Picks(np.array([0, 5, 32]), 64, 96), BOTH)
+    frames, _ = read_frames(data, info, FrameSelection(np.array([0, 5, 32]), 64, 96), BOTH)
     assert [read_number(frame) for frame in frames] == [7, 12, 39]
 
 
@@ -137,7 +137,7 @@ def natural_frames(num_frames, height, width):
     picture = np.stack([30 + x / width * 120 + y / height * 60] * 3, axis=-1)
     for scale in (4, 8, 16, 32, 64):
         noise = rng.integers(0, 255, (height // scale + 1, width // scale + 1, 3), dtype=np.uint8)
-        picture += (fit(noise, height=height, width=width).astype(float) - 128) * scale**0.5 / 20
+        picture += (crop_and_resize(noise, height=height, width=width).astype(float) - 128) * scale**0.5 / 20
     return np.stack([np.roll(picture.clip(0, 255).astype(np.uint8), 3 * i, axis=1) for i in range(num_frames)])
 
 
@@ -145,8 +145,8 @@ def natural_frames(num_frames, height, width):
 def test_decoding_at_a_smaller_size_keeps_the_quality(decoder):
     data = encode(natural_frames(3, 540, 960), codec="libx264", options={"crf": "14", "preset": "ultrafast"})
     info = videos.probe(data)
-    want = np.stack([fit(f, height=128, width=128) for f in frames_of(decoder, data, [0, 2])])
-    got, name = read_frames(data, info, Picks(np.array([0, 2]), 128, 128), [decoder])
+    want = np.stack([crop_and_resize(f, height=128, width=128) for f in frames_of(decoder, data, [0, 2])])
+    got, name = read_frames(data, info, FrameSelection(np.array([0, 2]), 128, 128), [decoder])
     assert name == decoder.name
     assert psnr(got, want) > 40
 
@@ -158,8 +158,8 @@ def test_each_box_is_cut_from_its_frame_at_full_quality(decoder):
     boxes = np.array([[210.5, 0, 540, 540], [300.25, 99.5, 270, 270], [690, 270, 270, 270]])
     full = frames_of(decoder, data, indices[[0, 2]])[[0, 0, 1]]
     crops = boxes / (960, 540, 960, 540)
-    want = [fit(frame, height=64, width=64, crop=crop) for frame, crop in zip(full, crops, strict=True)]
-    got, _ = read_frames(data, videos.probe(data), Picks(indices, 64, 64, boxes), [decoder])
+    want = [crop_and_resize(frame, height=64, width=64, crop=crop) for frame, crop in zip(full, crops, strict=True)]
+    got, _ = read_frames(data, videos.probe(data), FrameSelection(indices, 64, 64, boxes), [decoder])
     assert min(psnr(a, b) for a, b in zip(got, want, strict=True)) > 40
 
 
@@ -175,14 +175,14 @@ def test_each_box_is_cut_from_its_frame_at_full_quality(decoder):
 )
 def test_sources_are_decoded_at_about_twice_the_clips_size(source, clip, cover):
     info = videos.VideoInfo(**{**videos.probe(mp4(2)).__dict__, "height": source[0], "width": source[1]})
-    assert covering_size(info, height=clip[0], width=clip[1]) == cover
+    assert decode_size(info, height=clip[0], width=clip[1]) == cover
 
 
 def test_sources_are_decoded_at_twice_the_size_that_their_smallest_crop_needs():
     info = videos.VideoInfo(**{**videos.probe(mp4(2)).__dict__, "height": 1080, "width": 1920})
-    assert covering_size(info, height=256, width=256, crop=(1080, 1080)) == (512, 910)
-    assert covering_size(info, height=256, width=256, crop=(810, 810)) == (683, 1214)
-    assert covering_size(info, height=256, width=256, crop=(400, 400)) == (1080, 1920)
+    assert decode_size(info, height=256, width=256, crop=(1080, 1080)) == (512, 910)
+    assert decode_size(info, height=256, width=256, crop=(810, 810)) == (683, 1214)
+    assert decode_size(info, height=256, width=256, crop=(400, 400)) == (1080, 1920)
 
 
 def test_wide_pixels_become_square():
@@ -202,15 +202,15 @@ def test_decord_is_not_trusted_when_it_repeats_frames():
 
 def test_decord_serves_h264_and_leaves_other_codecs_to_pyav():
     plain = mp4(8)
-    assert read_frames(plain, videos.probe(plain), Picks(np.array([0]), 8, 8), BOTH)[1] == "decord"
+    assert read_frames(plain, videos.probe(plain), FrameSelection(np.array([0]), 8, 8), BOTH)[1] == "decord"
     mpeg = encode(gradient_frames(8), codec="mpeg4")
-    assert read_frames(mpeg, videos.probe(mpeg), Picks(np.array([0]), 8, 8), BOTH)[1] == "pyav"
+    assert read_frames(mpeg, videos.probe(mpeg), FrameSelection(np.array([0]), 8, 8), BOTH)[1] == "pyav"
 
 
 def test_rows_that_decord_pads_do_no_harm():
     """Its frames of this width cannot be read, depending on the processor."""
     data = encode(gradient_frames(4, 64, 48), codec="libx264")
-    frames, _ = read_frames(data, videos.probe(data), Picks(np.array([0, 3]), 64, 48), BOTH)
+    frames, _ = read_frames(data, videos.probe(data), FrameSelection(np.array([0, 3]), 64, 48), BOTH)
     assert psnr(frames, gradient_frames(4, 64, 48)[[0, 3]]) > 25
 
 
@@ -220,7 +220,7 @@ def test_damaged_frames_are_a_decode_error():
     data[start : len(data)] = bytes(len(data) - start)
     info = videos.probe(bytes(data))
     with pytest.raises(VideoError) as caught:
-        read_frames(bytes(data), info, Picks(np.array([0, 30, 63]), 8, 8), BOTH)
+        read_frames(bytes(data), info, FrameSelection(np.array([0, 30, 63]), 8, 8), BOTH)
     assert (caught.value.stage, caught.value.reason) == ("decode", Reason.DECODE_ERROR)
     assert "decord: " in caught.value.detail
     assert "pyav: " in caught.value.detail
@@ -255,7 +255,7 @@ class Failing:
 def test_what_a_decoders_failure_means(decoder, reason):
     data = mp4(4)
     with pytest.raises(VideoError) as caught:
-        read_frames(data, videos.probe(data), Picks(np.array([0]), 8, 8), [decoder])
+        read_frames(data, videos.probe(data), FrameSelection(np.array([0]), 8, 8), [decoder])
     assert caught.value.reason is reason
 
 

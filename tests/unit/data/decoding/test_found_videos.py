@@ -159,7 +159,7 @@ def test_the_aspect_of_pixels_changes():
         for i, sar in enumerate(("1/1", "2/1"))
     ]  # fmt: skip
     info = videos.probe(remux(parts, "mpegts", offset_s=1.2))
-    assert [(run.first, run.width, run.height) for run in info.runs] == [(0, 192, 128), (30, 192, 64)]
+    assert [(run.first_frame, run.width, run.height) for run in info.resolution_spans] == [(0, 192, 128), (30, 192, 64)]
 
 
 def test_a_change_that_nothing_tells_is_a_reason():

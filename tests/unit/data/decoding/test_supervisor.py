@@ -14,7 +14,7 @@ from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding import process as decode_process
 from animatediff.data.decoding.cut import cut
 from animatediff.data.decoding.decoders import load_decoders
-from animatediff.data.decoding.supervisor import DecodeConfig, Supervisor
+from animatediff.data.decoding.supervisor import DecodeConfig, DecodeSupervisor
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.errors import UserError
 from tests.fake_decoders import BadAlloc, Chatty, Hang, Hungry, Segfault, Slow
@@ -25,7 +25,7 @@ CLIPS = ClipConfig(num_frames=4, stride=2, height=64, width=64)
 
 def faking(fake, **limits):
     """A supervisor whose first decoder is `fake`."""
-    return Supervisor(DecodeConfig(decoders=(f"tests.fake_decoders:{fake.__name__}", "pyav"), **limits), CLIPS)
+    return DecodeSupervisor(DecodeConfig(decoders=(f"tests.fake_decoders:{fake.__name__}", "pyav"), **limits), CLIPS)
 
 
 def marked(fake):
@@ -41,7 +41,7 @@ def rejection(decoding, data):
 
 @pytest.fixture(scope="module")
 def plain():
-    with Supervisor(DecodeConfig(), CLIPS) as decoding:
+    with DecodeSupervisor(DecodeConfig(), CLIPS) as decoding:
         yield decoding
 
 
@@ -103,7 +103,7 @@ def test_a_child_killed_from_outside_changes_nothing():
         (got,) = decoding.cut("a", data)
         assert decoding.child_pid != first
     assert np.array_equal(want.frames, got.frames)
-    assert (got.window, got.t_start, got.scores) == (want.window, want.t_start, want.scores)
+    assert (got.index, got.t_start, got.scores) == (want.index, want.t_start, want.scores)
 
 
 def test_a_child_killed_while_idle_changes_nothing(plain):
@@ -113,7 +113,7 @@ def test_a_child_killed_while_idle_changes_nothing(plain):
 
 
 def test_children_are_replaced_after_their_share_of_files():
-    with Supervisor(DecodeConfig(files_per_child=2), CLIPS) as decoding:
+    with DecodeSupervisor(DecodeConfig(files_per_child=2), CLIPS) as decoding:
         pids = []
         for _ in range(3):
             decoding.cut("a", mp4(8))
@@ -129,14 +129,14 @@ def test_what_decoders_print_reaches_nobody(capfd):
 
 def test_a_stopped_child_is_a_hang_too(plain, monkeypatch):
     monkeypatch.setattr(decode_process, "_STALL_S", 1)
-    with Supervisor(DecodeConfig(), CLIPS) as decoding:
+    with DecodeSupervisor(DecodeConfig(), CLIPS) as decoding:
         decoding.cut("a", mp4(8))
         os.kill(decoding.child_pid, signal.SIGSTOP)
         assert decoding.cut("a", mp4(8) + bytes(2_000_000))
 
 
 def test_an_interrupted_cut_does_not_answer_the_next(monkeypatch):
-    with Supervisor(DecodeConfig(), CLIPS) as decoding:
+    with DecodeSupervisor(DecodeConfig(), CLIPS) as decoding:
         decoding.cut("a", mp4(8))
         first = decoding.child_pid
         with monkeypatch.context() as patch:
@@ -150,28 +150,28 @@ def test_an_interrupted_cut_does_not_answer_the_next(monkeypatch):
 
 def test_a_child_that_cannot_start_is_the_users_to_mend(monkeypatch, tmp_path):
     with (
-        Supervisor(DecodeConfig(decoders=("torchcodec",)), CLIPS) as decoding,
+        DecodeSupervisor(DecodeConfig(decoders=("torchcodec",)), CLIPS) as decoding,
         pytest.raises(UserError, match="decode.decoders names torchcodec, which is not installed"),
     ):
         decoding.cut("a", mp4(8))
     assert decoding.child_pid is None
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with pytest.raises(UserError, match="the decoding process does not start: .*No such file"):
-        Supervisor(DecodeConfig(), CLIPS).cut("a", mp4(8))
+        DecodeSupervisor(DecodeConfig(), CLIPS).cut("a", mp4(8))
     script = tmp_path / "python"
     script.write_text("#!/bin/sh\necho 'no such module' >&2\nexit 1\n")
     script.chmod(0o755)
     with pytest.raises(UserError, match="does not start: it ended with status 1 no such module"):
-        Supervisor(DecodeConfig(), CLIPS).cut("a", mp4(8))
+        DecodeSupervisor(DecodeConfig(), CLIPS).cut("a", mp4(8))
 
 
 PARENT = """
 import sys
 from animatediff.data.clips.config import ClipConfig
-from animatediff.data.decoding.supervisor import DecodeConfig, Supervisor
+from animatediff.data.decoding.supervisor import DecodeConfig, DecodeSupervisor
 from tests.support import encode, gradient_frames, mp4
 decode = DecodeConfig(decoders=("tests.fake_decoders:Hang",), timeout_s=2)
-decoding = Supervisor(decode, ClipConfig(num_frames=4, stride=2, height=64, width=64))
+decoding = DecodeSupervisor(decode, ClipConfig(num_frames=4, stride=2, height=64, width=64))
 decoding.cut("a", mp4(8))
 print(decoding.child_pid, flush=True)
 if sys.argv[1] == "decoding":

@@ -3,7 +3,7 @@
 import pytest
 
 from animatediff.data.clips.config import ClipConfig
-from animatediff.data.decoding.supervisor import DecodeConfig, Supervisor
+from animatediff.data.decoding.supervisor import DecodeConfig, DecodeSupervisor
 from animatediff.data.ingest import decode_unit as units
 from animatediff.data.ingest.plan import Unit
 from animatediff.data.quarantine import Reason, VideoError
@@ -18,7 +18,7 @@ DECODE = DecodeConfig(decoders=("tests.fake_decoders:Segfault",))
 
 @pytest.fixture(scope="module")
 def supervisor():
-    with Supervisor(DECODE, CLIPS) as made:
+    with DecodeSupervisor(DECODE, CLIPS) as made:
         yield made
 
 
@@ -42,12 +42,12 @@ def test_every_video_ends_as_clips_or_as_one_rejection(tmp_path, supervisor):
     result = decode(make_unit(tmp_path, contents), supervisor)
     assert [clip.clip_id for clip in result.clips] == ["good-0", "good-1", "other-0", "other-1"]
     first, last = result.clips[:2]
-    assert first.window.frames.shape == (4, 32, 48, 3)
-    assert (first.window.t_start, round(last.window.t_end, 3)) == (0.0, 19 / 25)
-    positions = [bar_position(frame) for frame in first.window.frames]
+    assert first.decoded.frames.shape == (4, 32, 48, 3)
+    assert (first.decoded.t_start, round(last.decoded.t_end, 3)) == (0.0, 19 / 25)
+    positions = [bar_position(frame) for frame in first.decoded.frames]
     assert positions == sorted(positions)
-    assert first.window.scores["motion"] > 0
-    assert first.num_windows == 2
+    assert first.decoded.scores["motion"] > 0
+    assert first.num_clips_of_video == 2
     assert [(r.video_id, r.stage, r.reason, r.attempts) for r in result.rejected] == [
         ("short", "probe", Reason.TOO_SHORT, 1),
         ("empty", "probe", Reason.EMPTY, 1),

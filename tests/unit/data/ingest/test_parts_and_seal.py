@@ -41,7 +41,7 @@ def test_every_video_is_in_one_shard_or_in_quarantine(tmp_path):
     assert manifest.quarantined == {"empty": 4}
     assert (manifest.num_clips, manifest.num_videos, manifest.num_units) == (16, 16, 7)
     assert shards.latent_from_row(rows[0]).shape == (2, 4, 2, 2)
-    assert parts.committed(dataset) == set()
+    assert parts.committed_unit_ids(dataset) == set()
     assert read_manifest(dataset) == manifest
 
 
@@ -75,7 +75,7 @@ def test_killed_anywhere_ends_with_the_same_bytes(tmp_path_factory, data):
             do_seal(killed, units)
     if not storage.exists(storage.join(killed, "manifest.json")):
         do_seal(killed, units)
-    seal.clean_up(killed, [unit.unit_id for unit in units])
+    seal.delete_sealed_parts(killed, [unit.unit_id for unit in units])
     assert content(killed) == content(straight)
 
 

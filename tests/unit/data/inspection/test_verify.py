@@ -93,7 +93,7 @@ def test_what_is_planned_but_not_sealed(dataset):
     units, _ = plan(dataset, make_videos(15))
     commit(dataset, units[-1])
     assert "1 units of the plan are not sealed yet: run the ingest job again" in problems(dataset)
-    assert parts.committed(dataset) == {units[-1].unit_id}
+    assert parts.committed_unit_ids(dataset) == {units[-1].unit_id}
 
 
 def edited(manifest, name):

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from animatediff.data.loading.choice import ClipChoice
 from animatediff.data.loading.holdout import is_held_out
 from animatediff.data.loading.loader import ClipLoader
 from animatediff.data.loading.mixing import MixedLoader
 from animatediff.data.loading.order import Batching
+from animatediff.data.loading.selection import ClipFilter
 from animatediff.data.manifest import read_manifest
 from animatediff.errors import UserError
 from tests.unit.data.loading.test_loader import write_dataset
@@ -28,7 +28,7 @@ def test_held_out_clips_and_the_others_are_all_clips_and_never_the_same(tmp_path
     uri = write_dataset(tmp_path / "data", shards=(20, 20))
     manifest = read_manifest(uri)
     trained, held = (
-        seen(ClipLoader(uri, manifest, Batching(batch_size=1, seed=0), ClipChoice(holdout=0.3, held_out=held_out)))
+        seen(ClipLoader(uri, manifest, Batching(batch_size=1, seed=0), ClipFilter(holdout=0.3, held_out=held_out)))
         for held_out in (False, True)
     )
     assert trained
@@ -41,9 +41,9 @@ def test_a_share_that_leaves_nothing_is_refused(tmp_path):
     uri = write_dataset(tmp_path / "data", shards=(3,))
     manifest = read_manifest(uri)
     with pytest.raises(UserError, match=r"no clip of .* is left to train on: .*held-out videos \(1\)"):
-        ClipLoader(uri, manifest, Batching(batch_size=1, seed=0), ClipChoice(holdout=1.0))
+        ClipLoader(uri, manifest, Batching(batch_size=1, seed=0), ClipFilter(holdout=1.0))
     with pytest.raises(UserError, match="no clip of .* is held out"):
-        ClipLoader(uri, manifest, Batching(batch_size=1, seed=0), ClipChoice(held_out=True))
+        ClipLoader(uri, manifest, Batching(batch_size=1, seed=0), ClipFilter(held_out=True))
 
 
 @pytest.mark.parametrize("world_size", [3, 4, 5])
@@ -67,7 +67,7 @@ def test_a_second_datasets_batches_are_evenly_spread_and_a_start_in_the_middle_c
         for name, shape in (("own", (4, 4, 2, 2)), ("other", (2, 4, 3, 3))):
             uri = write_dataset(tmp_path / name, shards=(5, 6), shapes=(shape,))
             loaders.append(ClipLoader(uri, read_manifest(uri), Batching(batch_size=2, seed=1)))
-        return MixedLoader(*loaders, share=0.25)
+        return MixedLoader(*loaders, other_fraction=0.25)
 
     def take(start, num):
         batches = mixed().batches(start)

@@ -8,9 +8,9 @@ import torch
 
 from animatediff import storage
 from animatediff.data.loading import loader as loader_module
-from animatediff.data.loading.choice import ClipChoice
 from animatediff.data.loading.loader import ClipLoader, latent_shapes
 from animatediff.data.loading.order import Batching
+from animatediff.data.loading.selection import ClipFilter
 from animatediff.data.manifest import Manifest, Shard, read_manifest, write_manifest
 from animatediff.data.shards import SCHEMA, to_parquet
 from animatediff.errors import UserError
@@ -131,13 +131,13 @@ def test_clips_of_several_shapes_come_in_batches_of_one(tmp_path):
 def test_where_chooses_clips(tmp_path):
     uri = write_dataset(tmp_path, shards=(70, 66))
     loader = ClipLoader(
-        uri, read_manifest(uri), Batching(batch_size=4, seed=0), ClipChoice(where="motion >= 60 and motion < 80")
+        uri, read_manifest(uri), Batching(batch_size=4, seed=0), ClipFilter(where="motion >= 60 and motion < 80")
     )
     assert loader.num_clips == 20
     epoch = [clip for k in range(5) for clip in loader.load(k).clip_ids]
     assert sorted(epoch) == [f"clip-{i:03}" for i in range(60, 80)]
     with pytest.raises(UserError, match=r"no clip of .* fulfils 'motion > 1000'"):
-        ClipLoader(uri, read_manifest(uri), Batching(batch_size=4, seed=0), ClipChoice(where="motion > 1000"))
+        ClipLoader(uri, read_manifest(uri), Batching(batch_size=4, seed=0), ClipFilter(where="motion > 1000"))
 
 
 def test_empty_datasets_are_refused(tmp_path):

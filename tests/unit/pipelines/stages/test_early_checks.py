@@ -112,7 +112,7 @@ def test_ingest_and_its_dry_run_refuse_changed_settings_alike(videos, monkeypatc
     config = IngestConfig.model_validate(videos | {"dry_run": True})
     # As a job on GPUs leaves a dataset's plan.
     inputs = ingest_driver.read_inputs(config)
-    ingest_driver.prepare(config, inputs, use_gpu=True)
+    ingest_driver.plan_job(config, inputs, use_gpu=True)
     with caplog.at_level(logging.INFO):
         ingest.main(config)  # no cluster is known: what `auto` meant there, it may mean again
     assert "1 videos in 1 units, 0 of them new" in caplog.text

@@ -11,7 +11,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from animatediff.errors import UserError
 from pipelines.terminal import deaths
-from pipelines.terminal.failures import DroppedBlocks, find_user_error, in_one_line, log_raylets_message, user_errors
+from pipelines.terminal.failures import DroppedBlocks, as_user_errors, find_user_error, in_one_line, log_raylets_message
 from pipelines.terminal.losses import is_loss
 
 OUT_OF_MEMORY = (
@@ -60,7 +60,7 @@ def chained(cause):
 
 
 def line(error):
-    mendable = in_one_line(error, kept="all is kept", lower="batch_size")
+    mendable = in_one_line(error, what_is_kept="all is kept", memory_fields="batch_size")
     assert type(mendable) is UserError
     text = str(mendable)
     assert "\n" not in text
@@ -120,7 +120,10 @@ def test_a_users_error_comes_through_alone():
         ControllerError(mine),
     ):
         assert find_user_error(error) is mine
-        with pytest.raises(UserError, match="^the bucket is closed$"), user_errors(kept="", lower=""):
+        with (
+            pytest.raises(UserError, match="^the bucket is closed$"),
+            as_user_errors(what_is_kept="", memory_fields=""),
+        ):
             raise error
 
 
@@ -134,7 +137,7 @@ def test_a_worker_that_refuses_to_start_says_why():
 def test_bugs_keep_their_traceback():
     for error in (ValueError("x"), raised(ValueError("x")), chained(KeyError("x"))):
         assert in_one_line(error) is None
-        with pytest.raises(type(error)), user_errors(kept="", lower=""):
+        with pytest.raises(type(error)), as_user_errors(what_is_kept="", memory_fields=""):
             raise error
 
 

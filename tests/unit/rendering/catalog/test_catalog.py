@@ -173,7 +173,7 @@ def test_a_plan_says_what_each_model_consists_of(content, files):
     a = str(files / "a.safetensors")
     content["entries"][0] |= {"loras": [{"path": a}], "embeddings": [{"path": a}]}
     plan = expand(Catalog.model_validate(content), content_hash=lambda uri: f"hash of {uri}")
-    ((key, hashes),) = plan.hashes.items()
+    ((key, hashes),) = plan.file_hashes.items()
     assert plan.items[0].model == key
     uris = (content["base"], content["motion_module"], a)
     assert hashes == {uri: f"hash of {uri}" for uri in uris}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from animatediff.errors import UsageError
 from animatediff.rendering.catalog.catalog import Catalog, expand
 from animatediff.rendering.catalog.catalog_files import read
-from animatediff.rendering.catalog.named_files import additions
+from animatediff.rendering.catalog.named_files import scaled_loras
 
 SHARED = {"base": "owner/base", "motion_module": "mm.safetensors"}
 WEIGHTS = ("name", "base", "motion_module", "loras", "domain_adapter", "embeddings", "priority")
@@ -229,7 +229,7 @@ def test_a_file_s_path_alone_will_do(tmp_path):
     entry = {"name": "x", "loras": ["a.pt", {"path": "b.pt", "scale": 0.5}], "motion_loras": ["c.pt"]}
     entry |= {"domain_adapter": "d.pt", "embeddings": ["e.pt"], "prompt": "a"}
     found = read(str(write(tmp_path, "jsonl", [SHARED | entry]))).entries[0]
-    told = [(file.uri, file.scale) for file in additions(found)]
+    told = [(file.uri, file.scale) for file in scaled_loras(found)]
     assert told == [("d.pt", 1.0), ("a.pt", 1.0), ("b.pt", 0.5), ("c.pt", 1.0)]
     assert found.embeddings[0].path == "e.pt"
 

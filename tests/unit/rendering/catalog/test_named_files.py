@@ -2,10 +2,10 @@
 
 import pytest
 
-from animatediff.rendering.catalog.entries import EmbeddingFile, Entry, Lora, Model, Weights
-from animatediff.rendering.catalog.named_files import NamedFile, additions, named_files, with_uris
+from animatediff.rendering.catalog.entries import EmbeddingFile, Entry, Lora, ModelFiles, PersonalisedFiles
+from animatediff.rendering.catalog.named_files import NamedFile, named_files, scaled_loras, with_uris
 from animatediff.rendering.checks.files import GivenFile, files_of
-from animatediff.weights.identify.weights_slots import SLOTS, field_for
+from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS, field_for
 
 ENTRY = {
     "name": "one",
@@ -21,14 +21,14 @@ ENTRY = {
 
 
 def test_the_table_knows_every_field_of_weights():
-    assert SLOTS.keys() == Weights.model_fields.keys() | {"base", "motion_module"}
-    assert SLOTS.keys() <= Entry.model_fields.keys()
-    assert SLOTS.keys() == Model.model_fields.keys() - {"noise_schedule"}
+    assert WEIGHTS_SLOTS.keys() == PersonalisedFiles.model_fields.keys() | {"base", "motion_module"}
+    assert WEIGHTS_SLOTS.keys() <= Entry.model_fields.keys()
+    assert WEIGHTS_SLOTS.keys() == ModelFiles.model_fields.keys() - {"noise_schedule"}
 
 
-@pytest.mark.parametrize("field", SLOTS)
+@pytest.mark.parametrize("field", WEIGHTS_SLOTS)
 def test_a_row_says_what_its_field_takes(field):
-    slot = SLOTS[field]
+    slot = WEIGHTS_SLOTS[field]
     entry = Entry.model_validate({"name": "one", field: ["a.pt"] if slot.is_list else "a.pt"})
     assert list(named_files(entry)) == [NamedFile(slot, "a.pt")]
     (value,) = getattr(entry, field) if slot.is_list else (getattr(entry, field),)
@@ -49,15 +49,15 @@ def test_files_come_in_the_order_of_the_slots():
         "p.pt",
         "e.pt",
     ]
-    assert found[-1] == NamedFile(SLOTS["embeddings"], "e.pt", token="w")
-    added = additions(Entry.model_validate(ENTRY))
+    assert found[-1] == NamedFile(WEIGHTS_SLOTS["embeddings"], "e.pt", token="w")
+    added = scaled_loras(Entry.model_validate(ENTRY))
     assert [(file.uri, file.scale, file.family) for file in added] == [
         ("d.pt", 0, "domain_adapter"),
         ("a.pt", 1, "lora"),
         ("b.pt", 0.5, "lora"),
         ("p.pt", 1, "motion_lora"),
     ]
-    assert not list(named_files(Weights()))
+    assert not list(named_files(PersonalisedFiles()))
 
 
 def test_other_uris_take_the_place_of_all_but_the_bases():
@@ -77,7 +77,7 @@ def test_what_is_checked_by_itself_is_all_but_base_and_motion_module():
 
 
 def test_a_family_belongs_in_one_field():
-    weights = [slot for slot in SLOTS.values() if slot.family]
+    weights = [slot for slot in WEIGHTS_SLOTS.values() if slot.family]
     assert [field_for(slot.family) for slot in weights] == [slot.field for slot in weights]
     assert field_for("checkpoint") == "checkpoint"
     assert field_for("ip_adapter") is None

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from animatediff.errors import UserError
 from animatediff.rendering.catalog import remembered_hashes
 from animatediff.rendering.catalog.catalog import Catalog, expand
-from animatediff.rendering.catalog.remembered_hashes import content_hashes
+from animatediff.rendering.catalog.remembered_hashes import hash_catalog_files
 from animatediff.weights import checkpoints
 
 
@@ -44,24 +44,24 @@ def catalog(tmp_path):
 
 def test_files_are_read_once(catalog, tmp_path, read):
     kept = str(tmp_path / "out" / "inputs" / "hashes.json")
-    first = expand(catalog, content_hash=content_hashes(catalog, kept))
+    first = expand(catalog, content_hash=hash_catalog_files(catalog, kept))
     assert sorted(read) == sorted([catalog.base, *(str(tmp_path / f"{n}.safetensors") for n in ("motion", "a", "b"))])
     read.clear()
-    assert expand(catalog, content_hash=content_hashes(catalog, kept)) == first
+    assert expand(catalog, content_hash=hash_catalog_files(catalog, kept)) == first
     assert read == []
     assert first == expand(catalog)
 
 
 def test_a_changed_file_is_read_again(catalog, tmp_path, read):
     kept = str(tmp_path / "hashes.json")
-    before = expand(catalog, content_hash=content_hashes(catalog, kept))
+    before = expand(catalog, content_hash=hash_catalog_files(catalog, kept))
     file = tmp_path / "a.safetensors"
     times = file.stat().st_atime_ns, file.stat().st_mtime_ns + 1_000_000_000
     save_file({"x": torch.full((2,), 99.0)}, file)
     os.utime(file, ns=times)
     (tmp_path / "base" / "unet" / "config.json").write_text('{"a": 1}')
     read.clear()
-    after = expand(catalog, content_hash=content_hashes(catalog, kept))
+    after = expand(catalog, content_hash=hash_catalog_files(catalog, kept))
     assert set(read) == {str(file), catalog.base}
     assert after == expand(catalog)
     assert not {item.digest for item in after.items} & {item.digest for item in before.items}
@@ -76,7 +76,7 @@ def test_the_config_beside_pefts_file_counts(tmp_path):
     for text in (None, "{}", '{"r": 8}'):
         if text:
             config.write_text(text)
-        found.add(content_hashes(catalog, str(tmp_path / "hashes.json"))(str(file)))
+        found.add(hash_catalog_files(catalog, str(tmp_path / "hashes.json"))(str(file)))
     assert len(found) == 3
 
 
@@ -84,16 +84,16 @@ def test_the_config_beside_pefts_file_counts(tmp_path):
 def test_what_cannot_be_read_is_found_again(catalog, tmp_path, text):
     kept = tmp_path / "hashes.json"
     kept.write_text(text)
-    assert expand(catalog, content_hash=content_hashes(catalog, str(kept))) == expand(catalog)
+    assert expand(catalog, content_hash=hash_catalog_files(catalog, str(kept))) == expand(catalog)
     assert len(json.loads(kept.read_text())) == 4
 
 
 def test_nothing_new_is_nothing_written(catalog, tmp_path):
     kept = tmp_path / "hashes.json"
-    content_hashes(catalog, str(kept))
+    hash_catalog_files(catalog, str(kept))
     before = kept.stat().st_ino
     fewer = catalog.model_copy(update={"entries": catalog.entries[:1]})
-    content_hashes(fewer, str(kept))
+    hash_catalog_files(fewer, str(kept))
     assert kept.stat().st_ino == before
 
 
@@ -105,15 +105,15 @@ def test_remote_files_are_known_by_what_their_storage_says(tmp_path, monkeypatch
     catalog = Catalog.model_validate({"base": "owner/name", "motion_module": uri, "entries": entries})
     kept = f"memory://{tmp_path.name}/out/hashes.json"
     remote.pipe_file(uri, b"one")
-    found = [content_hashes(catalog, kept)(uri)]
+    found = [hash_catalog_files(catalog, kept)(uri)]
     opened = []
     monkeypatch.setattr(type(remote), "open", lambda *_, **__: opened.append(_))
-    found.append(content_hashes(catalog, kept)(uri))
+    found.append(hash_catalog_files(catalog, kept)(uri))
     assert not opened
     monkeypatch.undo()
     monkeypatch.setattr("animatediff.weights.reading.files.CACHE", tmp_path / "cache")
     remote.pipe_file(uri, b"two")  # of the same size
-    found.append(content_hashes(catalog, kept)(uri))
+    found.append(hash_catalog_files(catalog, kept)(uri))
     assert found[0] == found[1] != found[2]
     assert not (tmp_path / "cache").exists()
     assert found[2] == checkpoints.content_hash(uri)
@@ -128,17 +128,17 @@ def test_remote_folders_and_pefts_files_have_the_hash_that_they_have_elsewhere(t
         uri = f"memory://{tmp_path.name}/{name}"
         entries = [{"name": "a", "prompts": ["x"]}]
         catalog = Catalog.model_validate({"base": "owner/name", "motion_module": uri, "entries": entries})
-        assert content_hashes(catalog, str(tmp_path / "hashes.json"))(uri) == checkpoints.content_hash(uri)
+        assert hash_catalog_files(catalog, str(tmp_path / "hashes.json"))(uri) == checkpoints.content_hash(uri)
 
 
 def test_a_file_without_a_version_is_not_remembered(catalog, tmp_path, monkeypatch, read):
     monkeypatch.setattr(remembered_hashes, "VERSION_FIELDS", ("ETag",))
     kept = str(tmp_path / "hashes.json")
     for _ in range(2):
-        content_hashes(catalog, kept)
+        hash_catalog_files(catalog, kept)
     assert len(read) == 8
 
 
 def test_what_is_missing_is_told_when_it_is_asked_for(catalog, tmp_path):
     with pytest.raises(UserError, match="there is no file or folder .*n.safetensors"):
-        content_hashes(catalog, str(tmp_path / "hashes.json"))(str(tmp_path / "n.safetensors"))
+        hash_catalog_files(catalog, str(tmp_path / "hashes.json"))(str(tmp_path / "n.safetensors"))

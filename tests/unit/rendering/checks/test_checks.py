@@ -19,8 +19,8 @@ from animatediff.rendering.checks.catalog import check, report
 from animatediff.rendering.checks.remote_header import remote_header
 from animatediff.weights import base_facts, motion_modules
 from animatediff.weights.base import load_unet, load_vae
-from animatediff.weights.identify.identify import identify
-from animatediff.weights.lora import read as lora
+from animatediff.weights.identify.weights_file import identify
+from animatediff.weights.lora import lora_file
 from animatediff.weights.reading.tensors import open_tensors
 from tests.support_base import build_base
 from tests.support_weights import vae_file
@@ -357,7 +357,7 @@ def test_settings_that_cannot_be_rendered_are_told(content, settings, problem):
 
 def test_each_file_and_pair_is_looked_at_once(content, files, monkeypatch):
     opened = []
-    for module, name in ((lora, "open_file"), (motion_modules, "open_file"), (base_facts, "load_config")):
+    for module, name in ((lora_file, "open_lora"), (motion_modules, "open_file"), (base_facts, "load_config")):
         original = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *args, of=original: opened.append(args) or of(*args))
     entry = {"prompts": ["x"], "loras": [{"path": str(files / "lora.safetensors")}]}

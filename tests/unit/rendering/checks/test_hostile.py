@@ -250,7 +250,7 @@ def test_a_crafted_file_costs_its_own_entry(row, catalog, problems, animator):
     if ROWS.index(row) in problems:
         assert_one_line(problems[ROWS.index(row)])
         return
-    spoiled, good = (catalog.model(catalog.entries[index]) for index in (ROWS.index(row), -1))
+    spoiled, good = (catalog.model_files(catalog.entries[index]) for index in (ROWS.index(row), -1))
     if row not in HARMLESS:
         with pytest.raises(UserError) as caught:
             animator.load(spoiled)

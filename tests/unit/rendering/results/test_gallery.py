@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from animatediff.rendering.catalog.entries import Settings
+from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.results.gallery import gallery_html
 from animatediff.rendering.results.result import Result
 
@@ -78,7 +78,7 @@ def test_all_that_is_known_of_an_item_is_there():
     (item,) = Page(gallery_html([rendered])).items()
     for name in ("digest", "entry", "prompt", "status", "attempts", "seconds", "files", "scores"):
         assert item[name] == getattr(rendered, name)
-    assert item["settings"].keys() == Settings.model_fields.keys()
+    assert item["settings"].keys() == RenderSettings.model_fields.keys()
     assert item["settings"]["negative_prompt"] == "dogs"
     assert item["sha256"] == ["1" * 64, "", ""]
     assert item["note"] == {"warning": "cut off"}

@@ -15,9 +15,9 @@ from animatediff.rendering.results.ledger import (
     NO_RESULT,
     Ledger,
     item_uri,
+    make_result,
     read_item,
     read_results,
-    result_of,
     write_item,
 )
 from animatediff.rendering.results.table import write_table
@@ -33,7 +33,7 @@ def rendered(folder, each, *, formats=("mp4",), **outcome):
     for path in files.values():
         storage.write_bytes(str(folder / path), b"clip")
     values = {"status": "ok", "files": files, "seconds": {"unet": 1.5}, "attempts": 1} | outcome
-    write_item(str(folder), result_of(each, **values))
+    write_item(str(folder), make_result(each, **values))
 
 
 def ledger(folder, items):
@@ -56,7 +56,7 @@ def items(tmp_path):
     found = [item(0), item(1, context=Context(), num_frames=40), item(2), item(3), item(4)]
     for each in found[:3]:
         rendered(tmp_path, each)
-    write_item(str(tmp_path), result_of(found[3], status="failed", error="it is broken"))
+    write_item(str(tmp_path), make_result(found[3], status="failed", error="it is broken"))
     return found
 
 
@@ -98,7 +98,7 @@ def test_rows_say_what_became_of_each_item(tmp_path, items):
     (tmp_path / "results.parquet").write_bytes(b"not read either")
     again = list(found.results(items[:3], {}))
     assert [result.model_dump() for result in again] == [
-        result_of(each, status="ok", files=dict(row["files"]), seconds={"unet": 1.5}, attempts=1).model_dump()
+        make_result(each, status="ok", files=dict(row["files"]), seconds={"unet": 1.5}, attempts=1).model_dump()
         for each, row in zip(items[:3], rows[:3], strict=True)
     ]
 
@@ -115,7 +115,7 @@ def test_a_file_that_is_newer_than_the_table_counts(tmp_path, items):
 
 def test_a_row_without_a_clip_is_not_believed(tmp_path, items):
     """Its item may have been committed, by a worker that did not live to tell, before the table was written."""
-    rows = [result_of(each, status="failed", error=NO_RESULT) for each in items]
+    rows = [make_result(each, status="failed", error=NO_RESULT) for each in items]
     age(tmp_path)
     write_table(str(tmp_path), rows)
     there = {each.digest for each in items[:3]}
@@ -132,22 +132,22 @@ def test_a_row_whose_item_has_no_file_is_not_believed(tmp_path, items):
 
 def test_what_a_worker_wrote_before_it_died_is_found(tmp_path, items):
     found = ledger(tmp_path, items)
-    found.forget([each.digest for each in items])
+    found.delete_results([each.digest for each in items])
     rendered(tmp_path, items[0])
     rendered(tmp_path, items[4])
     assert [result.status for result in found.results(items, {})] == ["failed"] * 5
-    found.look_again()
+    found.refresh()
     assert [result.status for result in found.results(items, {})] == ["ok", "failed", "failed", "failed", "ok"]
 
 
 def test_what_is_to_be_rendered_again_is_unknown_until_it_is_written(tmp_path, items):
     found = ledger(tmp_path, items)
-    found.forget([items[0].digest, items[3].digest, items[4].digest])
+    found.delete_results([items[0].digest, items[3].digest, items[4].digest])
     assert not storage.exists(item_uri(str(tmp_path), items[0].digest))
     assert [result.seed for result in found.results(items, {}, only_known=True)] == [1, 2]
     rendered(tmp_path, items[0])
-    found.wrote(items[0].digest, "")
-    found.wrote(items[3].digest, "the disk is full")
+    found.note_written(items[0].digest, "")
+    found.note_written(items[3].digest, "the disk is full")
     results = list(found.results(items, {}))
     assert [result.error for result in results] == [None, None, None, "the disk is full", NO_RESULT]
 
@@ -180,7 +180,7 @@ def test_a_ledger_on_s3(s3, tmp_path):
     for each in items[:2]:
         path = f"clips/{each.digest[-8:]}.mp4"
         storage.write_bytes(storage.join(output, path), b"clip")
-        write_item(output, result_of(each, status="ok", files={"mp4": path, "png": "clips/frames"}))
+        write_item(output, make_result(each, status="ok", files={"mp4": path, "png": "clips/frames"}))
     storage.write_bytes(storage.join(output, "clips", "frames", "0000.png"), b"frame")
     there = {each.digest for each in items[:2]}
 
@@ -191,7 +191,7 @@ def test_a_ledger_on_s3(s3, tmp_path):
     write_table(output, found().results(items, {}))
     assert found().finished() == there
     assert [result.status for result in read_results(output)] == ["ok", "ok", "failed"]
-    found().forget([items[0].digest])
+    found().delete_results([items[0].digest])
     assert not storage.exists(item_uri(output, items[0].digest))
     s3.delete_object(Bucket="videos", Key="renders/clips/frames/0000.png")
     assert found().finished() == set()

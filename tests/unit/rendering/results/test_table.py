@@ -8,7 +8,7 @@ from animatediff import storage
 from animatediff.diffusion.context import Context
 from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.results import table as results_table
-from animatediff.rendering.results.ledger import item_uri, read_item, read_results, result_of, write_item
+from animatediff.rendering.results.ledger import item_uri, make_result, read_item, read_results, write_item
 from animatediff.rendering.results.result import Result
 from animatediff.rendering.results.table import parse, to_result, write_table
 from animatediff.storage import checked_json
@@ -38,7 +38,7 @@ SCORED = {"my.pkg:s": {"x": 1.0, "y": -2.5}, "other:s": {"x": 3.0}, "third:s": {
 def result(number=0, **changes):
     item = Item(digest=f"{number:064d}", entry="one", model="m", prompt="a cat", seed=number, num_frames=8)
     values = {"status": "ok", "files": {"mp4": "clips/a.mp4"}, "seconds": {"unet": 1.5}, "attempts": 1} | changes
-    return result_of(item, **values)
+    return make_result(item, **values)
 
 
 def read(folder):

@@ -11,23 +11,23 @@ import torch
 from pydantic import ValidationError
 
 from animatediff.data import shards
-from animatediff.data.loading.choice import ClipChoice
 from animatediff.data.loading.loader import ClipLoader
 from animatediff.data.loading.order import Batching
+from animatediff.data.loading.selection import ClipFilter
 from animatediff.data.manifest import read_manifest, write_manifest
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.training.config import TrainingConfig
 from animatediff.training.recipes import table
-from animatediff.training.recipes.motion_module import MotionModule
-from animatediff.training.recipes.recipe import SampledWith
+from animatediff.training.recipes.motion_module import MotionModuleRecipe
+from animatediff.training.recipes.recipe import SamplingWeights
 from animatediff.training.settings import RecipeConfig
 from animatediff.training.trainer import Trainer
 from animatediff.training.validation import validation_loss
 from animatediff.weights import adapters, motion_modules
 from animatediff.weights.base import load_unet
-from animatediff.weights.identify import identify
+from animatediff.weights.identify import weights_file
 from animatediff.weights.reading.tensors import open_tensors
 from tests.support_base import build_base
 from tests.unit.data.loading.test_loader import write_dataset
@@ -91,12 +91,12 @@ RECIPES = ["motion_module", "domain_adapter", "motion_lora", "finetune"]
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_its_own_weights_and_leaves_a_file_of_their_kind(make, world, tmp_path, name):
     trainer, results = run(make(name))
-    assert all(result.sums.isfinite().all() for result in results)
+    assert all(result.loss_sums.isfinite().all() for result in results)
     kinds = {"motion_module": "motion_module", "domain_adapter": "domain_adapter"}
-    assert trainer.recipe.result_file == f"{kinds.get(name, 'motion_lora')}.safetensors"
-    uri = str(tmp_path / trainer.recipe.result_file)
-    trainer.write_result(uri)
-    assert identify.identify(open_tensors(uri)).family == kinds.get(name, "motion_lora")
+    assert trainer.recipe.weights_file == f"{kinds.get(name, 'motion_lora')}.safetensors"
+    uri = str(tmp_path / trainer.recipe.weights_file)
+    trainer.write_weights(uri)
+    assert weights_file.identify(open_tensors(uri)).family == kinds.get(name, "motion_lora")
     if name == "motion_module":
         assert motion_modules.open_file(uri).schedule == trainer.recipe.noise_schedule.model_dump()
     # Nothing else moved.
@@ -113,7 +113,7 @@ def test_a_recipe_trains_its_own_weights_and_leaves_a_file_of_their_kind(make, w
 
 def test_finetuning_without_a_rank_trains_the_whole_motion_module(make, world):
     trainer, _ = run(make("finetune", model={"lora_rank": None}))
-    assert trainer.recipe.result_file == "motion_module.safetensors"
+    assert trainer.recipe.weights_file == "motion_module.safetensors"
     given = motion_modules.read(str(world / "motion.safetensors")).state_dict()
     assert not any(torch.equal(tensor, given[n]) for n, tensor in trainer.model.trainable.state_dict().items())
 
@@ -128,7 +128,7 @@ def test_half_a_run_and_a_resumed_half_equal_a_whole_one_bit_for_bit(make, tmp_p
     first.save(tmp_path, step=last)
     second = Trainer(recipe, device=CPU)
     rest = [result for _, result in second.steps(second.load(tmp_path))]
-    assert [r.sums.tolist() for r in rest] == [r.sums.tolist() for r in results[2:]]
+    assert [r.loss_sums.tolist() for r in rest] == [r.loss_sums.tolist() for r in results[2:]]
     assert torch.equal(learned(second), learned(whole))
     if ema_decay:
         assert all(map(torch.equal, second.ema.averages, whole.ema.averages))
@@ -141,7 +141,7 @@ def test_the_result_is_the_averaged_weights_where_there_are_any(make, tmp_path):
     trainer, _ = run(make(train={"ema_decay": 0.9}))
     before = learned(trainer)
     uri = str(tmp_path / "averaged.safetensors")
-    trainer.write_result(uri)
+    trainer.write_weights(uri)
     assert torch.equal(learned(trainer), before)
     read = motion_modules.read(uri)
     assert all(map(torch.equal, read.parameters(), trainer.ema.averages))
@@ -157,7 +157,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(make, name):
     whole, results = run(make(name, train={"num_steps": 1}))
     parts, accumulated = run(make(name, train={"num_steps": 1}, compute={"micro_batch_size": 1}))
     torch.testing.assert_close(gradients(parts), gradients(whole), rtol=0, atol=1e-6)
-    torch.testing.assert_close(accumulated[0].sums, results[0].sums, rtol=0, atol=1e-6)
+    torch.testing.assert_close(accumulated[0].loss_sums, results[0].loss_sums, rtol=0, atol=1e-6)
 
 
 def kept_bytes(recipe):
@@ -196,9 +196,9 @@ def test_lower_precision_trains_about_the_same(make, precision):
     assert {parameter.dtype for parameter in trainer.model.unet.base.parameters()} == {getattr(torch, precision)}
     assert {parameter.dtype for parameter in trainer.model.trainable.parameters()} == {torch.float32}
     assert trainer._scaler.is_enabled() == (precision == "float16")
-    assert results[0].sums[0].sum() == pytest.approx(expected[0].sums[0].sum().item(), rel=2e-2)
+    assert results[0].loss_sums[0].sum() == pytest.approx(expected[0].loss_sums[0].sum().item(), rel=2e-2)
     assert not torch.equal(learned(trainer), learned(exact))
-    assert trainer.skipped.number == 0
+    assert trainer.skipped_steps.number == 0
 
 
 OPTIONS = {
@@ -228,7 +228,7 @@ OPTIONS = {
 
 
 def outcome(trainer, results):
-    return learned(trainer).sum().item(), [result.sums.tolist() for result in results]
+    return learned(trainer).sum().item(), [result.loss_sums.tolist() for result in results]
 
 
 def test_every_option_has_an_effect(make):
@@ -243,16 +243,16 @@ def test_captions_reach_a_module_that_attends_to_them_and_its_file_says_so(make,
     recipe = make("finetune", model={"lora_rank": None, "text_conditioned": True})
     fresh = Trainer(recipe, device=CPU)
     without = Trainer(make("finetune", model={"lora_rank": None}), device=CPU)
-    sample, told = torch.randn(1, 4, 3, 8, 8), fresh._text(["caption 1"], height=8, width=8)
+    sample, told = torch.randn(1, 4, 3, 8, 8), fresh._caption_encoder(["caption 1"], height=8, width=8)
     with torch.no_grad():
         same = [t.model(sample, torch.tensor([500]), told) for t in (fresh, without)]
     assert torch.equal(*same)
     trainer, _ = run(recipe)
     uri = str(tmp_path / "text.safetensors")
-    trainer.write_result(uri)
+    trainer.write_weights(uri)
     assert motion_modules.open_file(uri).config.text_width == told.text.shape[-1]
     with torch.no_grad():
-        texts = [trainer._text([caption], height=8, width=8) for caption in ("caption 1", "caption 2")]
+        texts = [trainer._caption_encoder([caption], height=8, width=8) for caption in ("caption 1", "caption 2")]
         moved = [trainer.model(sample, torch.tensor([500]), text) for text in texts]
     assert not torch.equal(*moved)
 
@@ -310,9 +310,9 @@ def test_a_bad_clip_costs_its_steps_and_is_named_and_too_many_stop_the_run(make,
     recipe = make(train={"num_steps": 4}).model_copy(update={"dataset_uri": str(tmp_path / "data")})
     trainer, results = run(recipe)
     assert learned(trainer).isfinite().all()
-    assert trainer.skipped.number == 2  # 16 places for 8 clips
-    assert {tuple(skip.clip_ids) for skip in trainer.skipped.found} == {("clip-003",)}
-    assert all(result.sums.isfinite().all() for result in results)
+    assert trainer.skipped_steps.number == 2  # 16 places for 8 clips
+    assert {tuple(skip.clip_ids) for skip in trainer.skipped_steps.unreported} == {("clip-003",)}
+    assert all(result.loss_sums.isfinite().all() for result in results)
 
     strict = recipe.model_copy(update={"train": recipe.train.model_copy(update={"max_skipped_steps": 0})})
     with pytest.raises(UserError, match=r"1 steps in a row.* clips: clip-003\."):
@@ -323,10 +323,10 @@ def test_the_held_out_loss_is_always_the_same_and_falls_with_training(make, tmp_
     recipe = make(train={"num_steps": 12, "holdout": 0.5, "batch_size": 8})
     uris = [str(tmp_path / name) for name in ("fresh.safetensors", "trained.safetensors")]
     trainer = Trainer(recipe, device=CPU)
-    trainer.write_result(uris[0])
+    trainer.write_weights(uris[0])
     for _ in trainer.steps(0):
         pass
-    trainer.write_result(uris[1])
+    trainer.write_weights(uris[1])
     fresh, again, trained = (
         validation_loss(recipe, uri, device=CPU, num_clips=8) for uri in (uris[0], uris[0], uris[1])
     )
@@ -339,13 +339,13 @@ def test_held_out_clips_without_a_finite_loss_are_named_and_left_out(make, tmp_p
     write_dataset(tmp_path / "data", shards=(8,), shapes=(SHAPE,))
     recipe = make(train={"num_steps": 1, "holdout": 0.5}).model_copy(update={"dataset_uri": str(tmp_path / "data")})
     uri = str(tmp_path / "fresh.safetensors")
-    Trainer(recipe, device=CPU).write_result(uri)
+    Trainer(recipe, device=CPU).write_weights(uri)
     whole = validation_loss(recipe, uri, device=CPU, num_clips=8)
     held = ClipLoader(
         recipe.dataset_uri,
         read_manifest(recipe.dataset_uri),
         Batching(batch_size=1, seed=0),
-        ClipChoice(holdout=0.5, held_out=True),
+        ClipFilter(holdout=0.5, held_out=True),
     )
     clips = [held.load(i).clip_ids[0] for i in range(held.num_clips)]
     assert len(clips) > 1
@@ -392,7 +392,7 @@ def test_a_fade_that_begins_behind_the_last_timestep_is_refused(make):
 
 
 def test_training_and_validation_take_a_recipes_own_loss(make, tmp_path, monkeypatch):
-    class Doubled(MotionModule):
+    class Doubled(MotionModuleRecipe):
         """A recipe of one's own."""
 
         def loss(self, *args):
@@ -401,27 +401,27 @@ def test_training_and_validation_take_a_recipes_own_loss(make, tmp_path, monkeyp
     config = make(train={"num_steps": 1, "holdout": 0.5})
     plain, expected = run(config)
     uri = str(tmp_path / "motion_module.safetensors")
-    plain.write_result(uri)
+    plain.write_weights(uri)
     held_out = validation_loss(config, uri, device=CPU, num_clips=1).loss
     monkeypatch.setitem(table.RECIPES, "motion_module", Doubled)
     _, doubled = run(config)
-    assert torch.equal(doubled[0].sums[0], 2 * expected[0].sums[0])
+    assert torch.equal(doubled[0].loss_sums[0], 2 * expected[0].loss_sums[0])
     assert validation_loss(config, uri, device=CPU, num_clips=1).loss == 2 * held_out
 
 
 @pytest.mark.parametrize(
-    ("name", "rank", "sampled_with"),
+    ("name", "rank", "sampling_weights"),
     [
-        ("motion_module", None, SampledWith(motion_module="w")),
-        ("finetune", None, SampledWith(motion_module="w")),
-        ("finetune", 2, SampledWith(motion_module="given", motion_loras=("w",))),
-        ("motion_lora", 2, SampledWith(motion_module="given", motion_loras=("w",))),
-        ("domain_adapter", 2, SampledWith(motion_module=None, domain_adapter="w", is_still=True)),
+        ("motion_module", None, SamplingWeights(motion_module="w")),
+        ("finetune", None, SamplingWeights(motion_module="w")),
+        ("finetune", 2, SamplingWeights(motion_module="given", motion_loras=("w",))),
+        ("motion_lora", 2, SamplingWeights(motion_module="given", motion_loras=("w",))),
+        ("domain_adapter", 2, SamplingWeights(motion_module=None, domain_adapter="w", is_still=True)),
     ],
 )
-def test_a_result_is_sampled_beside_what_it_was_trained_on(make, name, rank, sampled_with):
+def test_a_result_is_sampled_beside_what_it_was_trained_on(make, name, rank, sampling_weights):
     model = {"lora_rank": rank} | ({"motion_module": "given"} if name in ("finetune", "motion_lora") else {})
-    assert table.recipe_of(make(name, model=model)).sampled_with("w") == sampled_with
+    assert table.recipe_of(make(name, model=model)).sampling_weights("w") == sampling_weights
 
 
 def test_each_recipe_is_told_in_the_configs_help():
@@ -434,5 +434,7 @@ def test_each_recipe_is_told_in_the_configs_help():
 def test_a_compiled_model_trains_the_same(make):
     plain, expected = run(make())
     compiled, results = run(make(compute={"compile": True}))
-    torch.testing.assert_close(torch.stack([r.sums for r in results]), torch.stack([r.sums for r in expected]))
+    torch.testing.assert_close(
+        torch.stack([r.loss_sums for r in results]), torch.stack([r.loss_sums for r in expected])
+    )
     torch.testing.assert_close(gradients(compiled), gradients(plain), rtol=0, atol=1e-4)

@@ -43,8 +43,8 @@ def test_a_clips_draws_and_loss_do_not_depend_on_the_number_of_workers(shares, o
     parts = [of_share(sum(shares[:i]), size) for i, size in enumerate(shares)]
     assert torch.equal(torch.cat([draws.noise for draws, _ in parts]), whole.noise)
     assert torch.equal(torch.cat([draws.timesteps for draws, _ in parts]), whole.timesteps)
-    assert [d for draws, _ in parts for d in draws.dropped] == whole.dropped
-    assert [f for draws, _ in parts for f in draws.frames] == whole.frames
+    assert [d for draws, _ in parts for d in draws.captions_dropped] == whole.captions_dropped
+    assert [f for draws, _ in parts for f in draws.frame_indices] == whole.frame_indices
     assert torch.equal(torch.cat([part for _, part in parts]), losses)
 
 
@@ -108,7 +108,7 @@ def test_a_perfect_predictor_has_no_loss_and_a_guess_has_one(schedule, objective
     )
     timesteps = torch.tensor([999, 998, 500, 10])
     draws = make_draws(objective=objective)
-    draws = Draws(draws.noise, timesteps, draws.dropped, draws.frames)
+    draws = Draws(draws.noise, timesteps, draws.captions_dropped, draws.frame_indices)
 
     def predict(noisy, timesteps, text):
         kept = alphas_cumprod[timesteps].reshape(4, 1, 1, 1, 1)
@@ -137,7 +137,7 @@ def test_from_a_timestep_on_the_model_sees_less_of_the_clip_and_is_asked_for_it_
     objective, alphas_cumprod, seen = ObjectiveConfig(fade_from=800), compute_alphas_cumprod(schedule), []
     latents = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
     drawn = make_draws()
-    draws = Draws(drawn.noise, torch.tensor([0, 800, 900, 999]), drawn.dropped, drawn.frames)
+    draws = Draws(drawn.noise, torch.tensor([0, 800, 900, 999]), drawn.captions_dropped, drawn.frame_indices)
 
     def knows_the_clip(noisy, timesteps, _):
         seen.append(noisy)

@@ -11,9 +11,9 @@ from animatediff.training.step.draws import (
     RandomSource,
     _generator,
     biased_timestep,
-    of_clips,
-    single_frames,
-    with_shared_parts,
+    correlate_noise,
+    select_clips,
+    take_single_frames,
 )
 
 SHAPE = (4, 4, 3, 2, 2)
@@ -41,22 +41,22 @@ def test_without_options_the_draws_are_those_from_before_there_were_any():
     # Noted down then; torch's normal numbers differ in their last bits from one kind of processor to another.
     noise = [1.672597, -0.678245, 0.028299, -1.393272, 0.956278, 0.873304, 0.592435, -1.660919, 0.670767]
     assert draws.timesteps.tolist() == [50, 741, 428]
-    assert draws.dropped == [True, True, True]
+    assert draws.captions_dropped == [True, True, True]
     assert draws.noise[..., 0, 0].flatten(1)[:, :3].flatten().tolist() == pytest.approx(noise, abs=2e-6)
     # The code of then.
     generators = [_generator(42, 1234, 5 + i) for i in range(3)]
     assert torch.equal(draws.noise, torch.stack([torch.randn(4, 2, 2, 2, generator=g) for g in generators]))
     assert torch.equal(draws.timesteps, torch.cat([torch.randint(1000, (1,), generator=g) for g in generators]))
-    assert draws.dropped == [torch.rand(1, generator=g).item() < 0.5 for g in generators]
+    assert draws.captions_dropped == [torch.rand(1, generator=g).item() < 0.5 for g in generators]
 
 
 def test_options_leave_what_they_do_not_concern():
     plain, draws = make_draws(), make_draws(objective=ObjectiveConfig(timestep_power=3))
     assert torch.equal(draws.noise, plain.noise)
-    assert draws.dropped == plain.dropped
+    assert draws.captions_dropped == plain.captions_dropped
     draws = make_draws(objective=ObjectiveConfig(noise_offset=0.1, shared_noise=0.5))
     assert torch.equal(draws.timesteps, plain.timesteps)
-    assert draws.dropped == plain.dropped
+    assert draws.captions_dropped == plain.captions_dropped
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +65,14 @@ def many():
 
 
 def test_captions_are_dropped_as_often_as_told(many):
-    assert binomtest(sum(many.dropped), 8000, 0.1).pvalue > 0.01
-    assert not any(make_draws(caption_dropout=0.0).dropped)
-    assert all(make_draws(caption_dropout=1.0).dropped)
+    assert binomtest(sum(many.captions_dropped), 8000, 0.1).pvalue > 0.01
+    assert not any(make_draws(caption_dropout=0.0).captions_dropped)
+    assert all(make_draws(caption_dropout=1.0).captions_dropped)
 
 
 def test_timesteps_and_frames_are_uniform(many):
     assert chisquare(torch.bincount(many.timesteps // 50, minlength=20)).pvalue > 0.01
-    assert chisquare(torch.bincount(torch.tensor(many.frames), minlength=5)).pvalue > 0.01
+    assert chisquare(torch.bincount(torch.tensor(many.frame_indices), minlength=5)).pvalue > 0.01
 
 
 @pytest.mark.parametrize("power", [0.5, 2.0, 3.5])
@@ -90,21 +90,21 @@ def test_the_noise_is_standard_normal_and_independent():
 
 
 def test_the_draws_of_some_clips_are_theirs_among_the_whole_batchs():
-    whole, some = make_draws(), of_clips(make_draws(), torch.tensor([2, 0]))
+    whole, some = make_draws(), select_clips(make_draws(), torch.tensor([2, 0]))
     assert torch.equal(some.noise, whole.noise[[2, 0]])
     assert torch.equal(some.timesteps, whole.timesteps[[2, 0]])
-    assert some.dropped == [whole.dropped[2], whole.dropped[0]]
-    assert some.frames == [whole.frames[2], whole.frames[0]]
+    assert some.captions_dropped == [whole.captions_dropped[2], whole.captions_dropped[0]]
+    assert some.frame_indices == [whole.frame_indices[2], whole.frame_indices[0]]
 
 
 def test_a_single_frame_is_the_drawn_one_with_its_own_noise():
     latents, draws = torch.randn(SHAPE), make_draws()
-    frames, single = single_frames(latents, draws)
-    for i, f in enumerate(draws.frames):
+    frames, single = take_single_frames(latents, draws)
+    for i, f in enumerate(draws.frame_indices):
         assert torch.equal(frames[i], latents[i, :, f : f + 1])
         assert torch.equal(single.noise[i], draws.noise[i, :, f : f + 1])
     assert torch.equal(single.timesteps, draws.timesteps)
-    assert single.dropped == draws.dropped
+    assert single.captions_dropped == draws.captions_dropped
 
 
 def noise_of(num_clips, **options):
@@ -112,14 +112,14 @@ def noise_of(num_clips, **options):
     g = torch.Generator().manual_seed(0)
     shape = (4, 3, 16, 16)
     return torch.stack(
-        [with_shared_parts(torch.randn(shape, generator=g), ObjectiveConfig(**options), g) for _ in range(num_clips)]
+        [correlate_noise(torch.randn(shape, generator=g), ObjectiveConfig(**options), g) for _ in range(num_clips)]
     )
 
 
 def test_without_options_noise_is_left_alone_and_nothing_is_drawn():
     g = torch.Generator().manual_seed(0)
     before, noise = g.get_state(), torch.randn(4, 3, 2, 2)
-    assert with_shared_parts(noise, ObjectiveConfig(), g) is noise
+    assert correlate_noise(noise, ObjectiveConfig(), g) is noise
     assert torch.equal(g.get_state(), before)
 
 

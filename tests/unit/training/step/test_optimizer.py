@@ -5,7 +5,13 @@ import torch
 from pydantic import ValidationError
 
 from animatediff.training.settings import StepConfig
-from animatediff.training.step.optimizer import OptimConfig, keep_scale, learning_rate, make_optimizer, update
+from animatediff.training.step.optimizer import (
+    OptimConfig,
+    keep_loss_scale_above_one,
+    learning_rate,
+    make_optimizer,
+    optimizer_step,
+)
 
 OFF = torch.amp.GradScaler("cpu", enabled=False)
 
@@ -14,7 +20,7 @@ def test_an_update_clips_tells_the_whole_norm_and_clears():
     weight = torch.nn.Parameter(torch.zeros(4))
     optimizer = make_optimizer([weight], OptimConfig(lr=0.1))
     (weight * torch.tensor([30.0, 40.0, 0.0, 0.0])).sum().backward()
-    done = update(optimizer, OFF, [weight], max_grad_norm=1.0)
+    done = optimizer_step(optimizer, OFF, [weight], max_grad_norm=1.0)
     assert done.grad_norm.item() == pytest.approx(50)
     assert weight.grad is None
     assert weight.abs().max().item() == pytest.approx(0.1, abs=1e-3)
@@ -52,7 +58,7 @@ def test_a_cosine_falls_along_half_a_wave():
 
 def step_of(weight, optimizer, gradient, scaler=OFF):
     weight.grad = torch.full_like(weight, gradient)
-    return update(optimizer, scaler, [weight], max_grad_norm=1.0)
+    return optimizer_step(optimizer, scaler, [weight], max_grad_norm=1.0)
 
 
 @pytest.mark.parametrize("gradient", [math.nan, math.inf, -math.inf])
@@ -74,7 +80,7 @@ def test_the_loss_scaler_halves_on_overflow_and_otherwise_changes_nothing():
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     for gradient in (0.25, math.inf, 0.5):
         scaler.scale((weight * gradient).sum()).backward()
-        done = update(optimizer, scaler, [weight], max_grad_norm=1.0)
+        done = optimizer_step(optimizer, scaler, [weight], max_grad_norm=1.0)
     for gradient in (0.25, 0.5):
         step_of(other, without, gradient)
     assert scaler.get_scale() == 512.0
@@ -89,10 +95,10 @@ def test_broken_clips_take_the_loss_scale_to_1_and_no_further():
     scales = []
     for gradient in [math.nan] * 6:
         scaler.scale((weight * gradient).sum()).backward()
-        update(optimizer, scaler, [weight], max_grad_norm=1.0)
-        keep_scale(scaler)
+        optimizer_step(optimizer, scaler, [weight], max_grad_norm=1.0)
+        keep_loss_scale_above_one(scaler)
         scales.append(scaler.get_scale())
     assert scales == [2, 1, 1, 1, 1, 1]
     scaler.scale(weight.sum()).backward()
-    assert bool(update(optimizer, scaler, [weight], max_grad_norm=1.0).is_finite)
+    assert bool(optimizer_step(optimizer, scaler, [weight], max_grad_norm=1.0).is_finite)
     assert not torch.equal(weight, torch.ones(3))

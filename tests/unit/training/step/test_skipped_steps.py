@@ -11,8 +11,8 @@ def nothing():
     pass
 
 
-def make(limit=2, *, gather=lambda ids: ids, overflows=False, on_skip=nothing):
-    return SkippedSteps(limit, gather, lr=1e-4, overflows=overflows, on_skip=on_skip)
+def make(limit=2, *, gather=lambda ids: ids, scaler_may_skip=False, on_skip=nothing):
+    return SkippedSteps(limit, gather, lr=1e-4, scaler_may_skip=scaler_may_skip, on_skip=on_skip)
 
 
 def add(skips, step, is_finite, losses=(0.5, 0.5)):
@@ -27,7 +27,7 @@ def test_each_skipped_step_is_counted_with_the_clips_whose_loss_is_not_finite():
     add(skips, 2, True)
     skips.check()
     assert skips.number == 1
-    assert skips.found == [SkippedStep(1, ["b"])]
+    assert skips.unreported == [SkippedStep(1, ["b"])]
 
 
 def test_whoever_looks_at_a_skipped_step_it_is_told_once():
@@ -47,14 +47,14 @@ def test_where_only_gradients_are_not_finite_the_whole_batch_is_named():
     skips = make()
     add(skips, 4, False)
     skips.check()
-    assert skips.found == [SkippedStep(4, ["a", "b"])]
+    assert skips.unreported == [SkippedStep(4, ["a", "b"])]
 
 
 def test_an_overflow_of_the_loss_scaler_blames_no_clip():
-    skips = make(overflows=True)
+    skips = make(scaler_may_skip=True)
     add(skips, 4, False)
     skips.check()
-    assert skips.found == [SkippedStep(4, [])]
+    assert skips.unreported == [SkippedStep(4, [])]
 
 
 def test_too_many_in_a_row_stop_the_run_and_name_clips_of_all_workers():

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from animatediff.weights.identify.identify import identify
+from animatediff.weights.identify.weights_file import identify
 from animatediff.weights.reading.tensors import TensorFile
 from tests.weights_samples import (
     ATTN1,

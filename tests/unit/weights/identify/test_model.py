@@ -11,7 +11,7 @@ from animatediff.models.config import MotionConfig
 from animatediff.weights import checkpoints
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 from animatediff.weights.convert import _writer as writer
-from animatediff.weights.identify.identify import identify, identify_uri
+from animatediff.weights.identify.weights_file import identify, identify_uri
 from animatediff.weights.reading.tensors import TensorFile
 from tests.support_base import build_base
 from tests.support_weights import ldm_file

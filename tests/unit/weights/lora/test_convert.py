@@ -14,7 +14,7 @@ from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.weights.base import load_unet
 from animatediff.weights.convert import convert as convert_any
-from animatediff.weights.lora import read as lora
+from animatediff.weights.lora import lora_file
 from animatediff.weights.lora.convert import convert
 from tests.support_base import build_base
 from tests.support_lora import ATTENTION, BLOCK, CONV, OFFICIAL, draw, flat, kohya, processor_file, respelled, write
@@ -89,7 +89,7 @@ def test_a_converted_file_opens_in_diffusers_and_comes_back(tmp_path, states, an
         change = value - states[part][name].double()
         torch.testing.assert_close(found[diffusers_name(name)].double(), 0.8 * change, atol=2e-6, rtol=1e-5, msg=name)
     for path in paths:
-        assert lora.read(path, states, family=family).keys() == wanted.keys()
+        assert lora_file.read_deltas(path, states, family=family).keys() == wanted.keys()
 
 
 def test_half_precision_and_motion_directors_feed_forward(tmp_path):
@@ -151,7 +151,7 @@ def test_a_domain_adapter_in_kohyas_names(tmp_path, states):
     )
     named = {"lora_unet_" + name.replace("#", ".lora_"): tensor for name, tensor in named.items()}
     given, out = write(tmp_path / "given.safetensors", named), str(tmp_path / "official.safetensors")
-    assert lora.read(given, states, family="domain_adapter").keys() == wanted.keys()
+    assert lora_file.read_deltas(given, states, family="domain_adapter").keys() == wanted.keys()
     assert convert_any(given, out, to="official").family == "domain_adapter"
     back = load_file(out)
     assert back.keys() == tensors.keys()

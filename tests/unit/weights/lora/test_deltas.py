@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from animatediff.weights.lora.deltas import FactorsDelta, LoHa, LoKr, LoraDelta, from_factors
+from animatediff.weights.lora.deltas import FactorsDelta, LoHa, LoKr, LoraDelta, delta_from_factors
 
 SIZE = st.integers(1, 6)
 
@@ -22,9 +22,9 @@ def scale_of(alpha):
 
 
 def assert_is(change, expected):
-    assert change.weight().dtype == torch.float32
+    assert change.to_dense().dtype == torch.float32
     assert change.shape == tuple(expected.shape)
-    torch.testing.assert_close(change.weight().double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(change.to_dense().double(), expected, atol=1e-5, rtol=1e-5)
 
 
 def tucker(a, b, core):
@@ -41,7 +41,7 @@ def tucker(a, b, core):
 def test_low_rank(out, into, rank, kernel, alpha):
     up, down = draw(out, rank), draw(rank, into, *kernel, seed=1)
     up = up[:, :, None, None] if kernel else up
-    change = from_factors({"up": up, "down": down}, scale_of(alpha))
+    change = delta_from_factors({"up": up, "down": down}, scale_of(alpha))
     product = torch.einsum("or,r...->o...", up.double().flatten(1), down.double())
     assert isinstance(change, LoraDelta)
     assert_is(change, alpha / rank * product)
@@ -51,14 +51,14 @@ def test_low_rank(out, into, rank, kernel, alpha):
 @given(out=SIZE, into=SIZE, rank=SIZE, height=st.integers(1, 3), width=st.integers(1, 3))
 def test_a_core_is_the_convolution_in_the_middle(out, into, rank, height, width):
     down, mid, up = draw(rank, into, 1, 1), draw(rank, rank, height, width, seed=1), draw(out, rank, 1, 1, seed=2)
-    change = from_factors({"up": up, "down": down, "mid": mid}, scale_of(3))
+    change = delta_from_factors({"up": up, "down": down, "mid": mid}, scale_of(3))
     assert_is(change, 3 / rank * tucker(up.flatten(1).T, down.flatten(1), mid))
     # What it means: three convolutions in a row are one with this kernel.
     image = draw(1, into, 5, 5, seed=3).double()
     chain = image
     for kernel in (down, mid, up):
         chain = nn.functional.conv2d(chain, kernel.double())
-    whole = nn.functional.conv2d(image, change.weight().double()) / (3 / rank)
+    whole = nn.functional.conv2d(image, change.to_dense().double()) / (3 / rank)
     torch.testing.assert_close(whole, chain, atol=1e-4, rtol=1e-4)
 
 
@@ -76,7 +76,7 @@ def test_loha(out, into, rank, has_core, alpha):
         shapes = {"a": (out, rank), "b": (rank, into)}
         factors = {name: draw(*shapes[name[-1]], seed=i) for i, name in enumerate(names)}
         first, second = (factors[f"hada_w{i}_a"].double() @ factors[f"hada_w{i}_b"].double() for i in (1, 2))
-    change = from_factors(factors, scale_of(alpha))
+    change = delta_from_factors(factors, scale_of(alpha))
     assert isinstance(change, LoHa)
     assert_is(change, alpha / rank * first * second)
 
@@ -111,14 +111,14 @@ def test_lokr(outs, ins, rank, first, second, alpha):
     blocks = torch.einsum("pq,oi...->poqi...", w1, w2)
     expected = blocks.reshape(outs[0] * outs[1], ins[0] * ins[1], *w2.shape[2:])
     has_rank = first == "pair" or second in ("pair", "core")
-    change = from_factors(factors, scale_of(alpha))
+    change = delta_from_factors(factors, scale_of(alpha))
     assert isinstance(change, LoKr)
     assert_is(change, (alpha / rank if has_rank else 1) * expected)
 
 
 def test_a_full_difference_is_itself():
     for shape in ((4, 3), (4, 3, 3, 3), (4,)):
-        change = from_factors({"diff": draw(*shape)}, scale_of(7))
+        change = delta_from_factors({"diff": draw(*shape)}, scale_of(7))
         assert isinstance(change, FactorsDelta)
         assert_is(change, draw(*shape).double())
 
@@ -156,16 +156,16 @@ def test_peft_says_the_same(config):
             if key.startswith(("hada", "lokr"))
         }
         # peft scales whole matrices as well.
-        change = from_factors(factors, lambda rank: config.alpha / config.r)
+        change = delta_from_factors(factors, lambda rank: config.alpha / config.r)
         expected = layer.get_delta_weight("default").detach()
-        torch.testing.assert_close(change.weight().reshape(expected.shape), expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(change.to_dense().reshape(expected.shape), expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
 def test_small_floats_are_multiplied_in_float32(dtype):
     factors = {"up": draw(8, 4).to(dtype), "down": draw(4, 8).to(dtype)}
     expected = factors["up"].double() @ factors["down"].double()
-    assert_is(from_factors(factors, scale_of(4)), expected)
+    assert_is(delta_from_factors(factors, scale_of(4)), expected)
 
 
 def test_factors_move_together():
@@ -173,11 +173,11 @@ def test_factors_move_together():
     pair = {"up": draw(8, 4), "down": draw(4, 6)}
     loha = {f"hada_w{i}_{side}": draw(*((8, 4) if side == "a" else (4, 6))) for i in (1, 2) for side in "ab"}
     for factors in (pair, loha):
-        change = from_factors(factors, scale_of(2))
+        change = delta_from_factors(factors, scale_of(2))
         moved = change.to(meta)
-        assert moved.weight().device == meta
+        assert moved.to_dense().device == meta
         assert (moved.shape, moved.scale) == (change.shape, change.scale)
-        assert change.weight().device.type == "cpu"
+        assert change.to_dense().device.type == "cpu"
 
 
 @pytest.mark.parametrize(
@@ -203,4 +203,4 @@ def test_factors_move_together():
 )
 def test_factors_that_do_not_go_together(shapes, message):
     with pytest.raises(ValueError, match=message):
-        from_factors({name: draw(*shape) for name, shape in shapes.items()}, scale_of(1))
+        delta_from_factors({name: draw(*shape) for name, shape in shapes.items()}, scale_of(1))

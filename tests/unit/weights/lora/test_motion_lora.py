@@ -7,7 +7,7 @@ from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.weights.base import load_unet
-from animatediff.weights.lora import read as lora
+from animatediff.weights.lora import lora_file
 from tests.support_base import build_base
 from tests.support_lora import (
     BLOCK,
@@ -114,7 +114,7 @@ def test_a_v2_motion_lora_without_a_mid_block_to_go_to(tmp_path, states, v2, cap
     refused = [(states, rest | middle | astray), (v2, rest | odd), (states, middle), (states, rest | middle | spatial)]
     for its_states, tensors in refused:
         with pytest.raises(UserError, match="match nothing in the model"):
-            lora.read(write(tmp_path / "m.safetensors", tensors), its_states, family="motion_lora")
+            lora_file.read_deltas(write(tmp_path / "m.safetensors", tensors), its_states, family="motion_lora")
 
 
 ADAPTER_LAYOUTS = {

@@ -7,7 +7,7 @@ from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.weights.base import load_text_encoder, load_unet
-from animatediff.weights.lora import read as lora
+from animatediff.weights.lora import lora_file
 from tests.support_base import build_base
 from tests.support_lora import ATTENTION, BLOCK, CONV, OFFICIAL, draw, flat, good, kohya, processor_file, write
 from tests.support_weights import tiny_sdxl
@@ -91,7 +91,7 @@ def test_what_is_refused(tmp_path, states, case):
     tensors, message = REFUSED[case]
     path = write(tmp_path / "l.safetensors", tensors)
     with pytest.raises(UserError, match=message) as caught:
-        lora.read(path, states, family="lora")
+        lora_file.read_deltas(path, states, family="lora")
     assert path in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -101,7 +101,7 @@ def test_a_name_that_two_parts_have_is_refused(tmp_path):
     key = "base_model.model.text_model.encoder.layers.0.mlp.fc1"
     tensors = {f"{key}.lora_A.weight": draw(2, 16), f"{key}.lora_B.weight": draw(64, 2)}
     with pytest.raises(UserError, match="does not say what it changes, text_encoder or text_encoder_2"):
-        lora.read(write(tmp_path / "l.safetensors", tensors), sdxl, family="lora")
+        lora_file.read_deltas(write(tmp_path / "l.safetensors", tensors), sdxl, family="lora")
 
 
 def test_families_are_told_apart(tmp_path, states):
@@ -109,4 +109,4 @@ def test_families_are_told_apart(tmp_path, states):
     spatial = write(tmp_path / "s.safetensors", good())
     for path, family in ((motion, "lora"), (motion, "domain_adapter"), (spatial, "motion_lora")):
         with pytest.raises(UserError, match="LoRA"):
-            lora.read(path, states, family=family)
+            lora_file.read_deltas(path, states, family=family)

@@ -22,7 +22,7 @@ from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.weights import motion_modules, textual_inversion
-from animatediff.weights.resident import Addition, ResidentWeights
+from animatediff.weights.resident import ResidentWeights, ScaledLora
 from tests.support_weights import content_hash
 
 ATTN = "down_blocks.0.attentions.0.transformer_blocks.0"
@@ -429,7 +429,7 @@ def use(resident, role, uri):
     elif role == "checkpoint":
         resident.load(checkpoint=uri)
     else:
-        resident.load(additions=[Addition(uri, 1, role)])
+        resident.load(scaled_loras=[ScaledLora(uri, 1, role)])
 
 
 def test_there_are_enough_rows():

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from animatediff.errors import UserError
-from animatediff.weights.identify.identify import identify
+from animatediff.weights.identify.weights_file import identify
 from animatediff.weights.reading.tensors import open_tensors
 
 TENSORS = {

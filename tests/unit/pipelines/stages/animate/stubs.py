@@ -1,4 +1,4 @@
-"""Items, a lease and an animator that computes nothing, for the tests of the animate job's workers."""
+"""Items, an assignment and an animator that computes nothing, for the tests of the animate job's workers."""
 
 from collections import Counter
 
@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from animatediff.errors import UserError
-from animatediff.rendering.animator import Clip
+from animatediff.rendering.animator import RenderedClip
 from animatediff.rendering.catalog.catalog import Item
-from animatediff.rendering.catalog.entries import Model
-from pipelines.stages.animate.dispatch import Lease, Slice
+from animatediff.rendering.catalog.entries import ModelFiles
+from pipelines.stages.animate.dispatch import Assignment, Slice
 
 
 class StubAnimator:
@@ -34,7 +34,7 @@ class StubAnimator:
 
 
 def grey_clip():
-    return Clip(np.zeros((2, 16, 16, 3), np.uint8), torch.zeros(2, 4, 2, 2), None, {"unet": 1.0})
+    return RenderedClip(np.zeros((2, 16, 16, 3), np.uint8), torch.zeros(2, 4, 2, 2), None, {"unet": 1.0})
 
 
 def items_of(*prompts, **changes):
@@ -44,6 +44,6 @@ def items_of(*prompts, **changes):
     ]
 
 
-def lease_of(items, suspects=(), given_up=None):
-    model = Model(base="b", motion_module="m")
-    return Lease(Slice("m", 0, tuple(items)), model, {"b": "1"}, None, frozenset(suspects), given_up or {})
+def assignment_of(items, suspects=(), given_up=None):
+    model = ModelFiles(base="b", motion_module="m")
+    return Assignment(Slice("m", 0, tuple(items)), model, {"b": "1"}, None, frozenset(suspects), given_up or {})

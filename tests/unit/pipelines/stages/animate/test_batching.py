@@ -3,7 +3,7 @@
 import pytest
 
 from animatediff.errors import UserError
-from animatediff.rendering.animator import Clip
+from animatediff.rendering.animator import RenderedClip
 from pipelines.stages.animate import batching
 from pipelines.stages.animate.batching import MAX_ATTEMPTS, Batcher, is_out_of_memory
 from tests.unit.pipelines.stages.animate.stubs import StubAnimator, items_of
@@ -33,7 +33,7 @@ def test_a_batch_beyond_the_memory_is_halved_and_the_next_ones_fit():
     animator, batcher = StubAnimator(memory=2), batcher_of(8)
     found = rendered(batcher, animator, items_of(*"abcdefghijkl"))
     assert sorted(found) == list(range(12))
-    assert all(isinstance(outcome, Clip) for outcome, _ in found.values())
+    assert all(isinstance(outcome, RenderedClip) for outcome, _ in found.values())
     assert animator.calls[0] == (8, 8)
     assert [size for size, _ in animator.calls if size > 2] == [8, 4, 4]
     assert animator.calls[-1] == (2, 2)
@@ -46,7 +46,7 @@ def test_a_batch_beyond_the_memory_is_halved_and_the_next_ones_fit():
 def test_a_fault_is_its_items_alone_and_tried_twice():
     animator = StubAnimator()
     found = rendered(batcher_of(8), animator, items_of("a", "bad", "moody", "refused", "b"))
-    assert [isinstance(found[seed][0], Clip) for seed in range(5)] == [True, False, True, False, True]
+    assert [isinstance(found[seed][0], RenderedClip) for seed in range(5)] == [True, False, True, False, True]
     assert isinstance(found[1][0], ValueError)
     assert isinstance(found[3][0], UserError)
     assert (found[1][1], found[3][1]) == (MAX_ATTEMPTS, 1)

@@ -9,7 +9,7 @@ from animatediff.rendering.results import clip_files
 from animatediff.rendering.results.ledger import read_item
 from pipelines.stages.animate.commit import Committer
 from pipelines.stages.animate.dispatch import MAX_DEATHS
-from tests.unit.pipelines.stages.animate.stubs import grey_clip, items_of, lease_of
+from tests.unit.pipelines.stages.animate.stubs import assignment_of, grey_clip, items_of
 
 
 @pytest.fixture
@@ -17,8 +17,8 @@ def committer(tmp_path):
     return Committer(str(tmp_path), ("mp4", "png"), 18, "cpu")
 
 
-def commit(committer, item, outcome, attempts=1, **lease):
-    return committer.commit(lease_of([item], **lease), item, outcome, attempts=attempts, load_s=0.5)
+def commit(committer, item, outcome, attempts=1, **assignment):
+    return committer.commit(assignment_of([item], **assignment), item, outcome, attempts=attempts, load_s=0.5)
 
 
 def test_a_clip_is_its_files_and_a_result_that_names_them(committer, tmp_path):
@@ -61,9 +61,9 @@ def test_without_its_files_nothing_is_committed(committer, tmp_path, monkeypatch
 def test_what_is_settled_is_not_rendered(committer, tmp_path):
     done, deadly, left = items_of("a", "b", "c")
     result = commit(committer, done, grey_clip())
-    lease = lease_of([done, deadly, left], given_up={deadly.digest: "workers died of it"})
-    assert committer.settled(lease, done) == result
-    given_up = committer.settled(lease, deadly)
+    assignment = assignment_of([done, deadly, left], given_up={deadly.digest: "workers died of it"})
+    assert committer.existing_result(assignment, done) == result
+    given_up = committer.existing_result(assignment, deadly)
     assert (given_up.status, given_up.error, given_up.attempts) == ("failed", "workers died of it", MAX_DEATHS)
     assert read_item(str(tmp_path), deadly.digest) == given_up
-    assert committer.settled(lease, left) is None
+    assert committer.existing_result(assignment, left) is None

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from animatediff.rendering.catalog.catalog import Item
-from animatediff.rendering.catalog.entries import Model
-from pipelines.stages.animate.dispatch import MAX_DEATHS, Dispatcher, slices_of
+from animatediff.rendering.catalog.entries import ModelFiles
+from pipelines.stages.animate.dispatch import MAX_DEATHS, Dispatcher, cut_into_slices
 
 
 def item(model, number, priority=0):
@@ -24,73 +24,73 @@ def death_of(process):
 
 
 def dispatcher(items, num_workers=1):
-    slices = slices_of(items, num_workers)
+    slices = cut_into_slices(items, num_workers)
     names = {each.model for each in items}
-    models = {name: Model(base=name, motion_module="m") for name in names}
+    models = {name: ModelFiles(base=name, motion_module="m") for name in names}
     return Dispatcher(slices, models, {name: {name: "hash"} for name in names}, death_of), len(slices)
 
 
-def models_in_order(leases):
-    return [lease.slice.model for lease in leases]
+def models_in_order(assignments):
+    return [assignment.slice.model_digest for assignment in assignments]
 
 
 @given(
     counts=st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 60), min_size=1),
     workers=st.lists(st.sampled_from(["x", "y", "z"]), min_size=1, max_size=200),
 )
-def test_every_item_is_leased_once_whoever_asks(counts, workers):
+def test_every_item_is_assigned_once_whoever_asks(counts, workers):
     items = items_of(**counts)
     dispatch, num_tickets = dispatcher(items, 3)
     names = [workers[ticket % len(workers)] for ticket in range(num_tickets)]
-    leases = [dispatch.lease(ticket, name, name) for ticket, name in enumerate(names)]
-    found = Counter(each.digest for lease in leases for each in lease.slice.items)
+    assignments = [dispatch.assign(ticket, name, name) for ticket, name in enumerate(names)]
+    found = Counter(each.digest for assignment in assignments for each in assignment.slice.items)
     assert found == Counter(each.digest for each in items)
-    assert dispatch.lease(num_tickets, "x", "x") is None
+    assert dispatch.assign(num_tickets, "x", "x") is None
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 60), min_size=1))
 def test_a_lone_worker_loads_each_model_once_and_knows_the_next(counts):
     dispatch, num_tickets = dispatcher(items_of(**counts))
-    leases = [dispatch.lease(ticket, "x", "x") for ticket in range(num_tickets)]
-    changes = [(a, b) for a, b in itertools.pairwise(leases) if a.slice.model != b.slice.model]
+    assignments = [dispatch.assign(ticket, "x", "x") for ticket in range(num_tickets)]
+    changes = [(a, b) for a, b in itertools.pairwise(assignments) if a.slice.model_digest != b.slice.model_digest]
     assert len(changes) == len(counts) - 1
     assert all(before.upcoming == after.model for before, after in changes)
-    assert leases[-1].upcoming is None
+    assert assignments[-1].upcoming is None
 
 
 def test_small_groups_stay_together_and_large_ones_are_shared():
     dispatch, num_tickets = dispatcher(items_of(a=100, b=3, c=3), 2)
-    leases = {"x": [], "y": []}
+    assignments = {"x": [], "y": []}
     for ticket in range(num_tickets):
         worker = "xy"[ticket % 2]
-        leases[worker].append(dispatch.lease(ticket, worker, worker))
-    together = models_in_order(leases["x"] + leases["y"])
+        assignments[worker].append(dispatch.assign(ticket, worker, worker))
+    together = models_in_order(assignments["x"] + assignments["y"])
     assert together.count("b") == together.count("c") == 1
-    assert "a" in models_in_order(leases["x"])
-    assert "a" in models_in_order(leases["y"])  # after b and c, it helps
+    assert "a" in models_in_order(assignments["x"])
+    assert "a" in models_in_order(assignments["y"])  # after b and c, it helps
     # Who began with the large group stays with it.
-    assert set(models_in_order(leases["x"])) == {"a"}
+    assert set(models_in_order(assignments["x"])) == {"a"}
 
 
 def test_higher_priorities_come_first():
     items = [item("a", 0), item("a", 1, priority=-1), item("b", 2, priority=5), item("c", 3, priority=5)]
     dispatch, num_tickets = dispatcher(items)
-    leases = [dispatch.lease(ticket, "x", "x") for ticket in range(num_tickets)]
-    assert [lease.slice.priority for lease in leases] == [5, 5, 0, -1]
+    assignments = [dispatch.assign(ticket, "x", "x") for ticket in range(num_tickets)]
+    assert [assignment.slice.priority for assignment in assignments] == [5, 5, 0, -1]
 
 
 def test_a_ticket_that_comes_again_finds_its_slice_and_who_is_to_blame():
     items = items_of(a=4)
     dispatch, _ = dispatcher(items)
-    first = dispatch.lease(0, "x", "x")
+    first = dispatch.assign(0, "x", "x")
     assert (first.suspects, first.given_up) == (frozenset(), {})
     dispatch.begin(0, [])
     dispatch.begin(0, ["a1", "a2"])
-    second = dispatch.lease(0, "y", "y")
+    second = dispatch.assign(0, "y", "y")
     assert second.slice == first.slice
     assert (second.suspects, second.given_up) == ({"a1", "a2"}, {})
     dispatch.begin(0, ["a1"])
-    third = dispatch.lease(0, "z", "z")
+    third = dispatch.assign(0, "z", "z")
     assert third.suspects == {"a2"}
     assert list(third.given_up) == ["a1"]
     told = f"died {MAX_DEATHS} times while it rendered this, the last one was ended by Ray, as y's machine ran out"
@@ -106,29 +106,29 @@ def test_items_are_counted_once_whoever_tells_of_them():
 
 def test_a_model_that_kills_whoever_loads_it_is_given_up():
     dispatch, _ = dispatcher(items_of(a=2, b=1))
-    dispatch.lease(0, "x", "x")
+    dispatch.assign(0, "x", "x")
     for worker in range(MAX_DEATHS):
         dispatch.begin(0, [])
-        lease = dispatch.lease(0, f"y{worker}", f"y{worker}")
-    assert list(lease.given_up) == ["a0", "a1"]
-    assert "while it loaded the model" in lease.given_up["a0"]
-    assert dispatch.lease(1, "z", "z").given_up == {}
+        assignment = dispatch.assign(0, f"y{worker}", f"y{worker}")
+    assert list(assignment.given_up) == ["a0", "a1"]
+    assert "while it loaded the model" in assignment.given_up["a0"]
+    assert dispatch.assign(1, "z", "z").given_up == {}
 
 
 def test_a_worker_that_ends_between_slices_blames_nobody():
     dispatch, _ = dispatcher(items_of(a=2))
     for worker in "vwxyz":
-        lease = dispatch.lease(0, worker, worker)
-    assert (lease.suspects, lease.given_up) == (frozenset(), {})
+        assignment = dispatch.assign(0, worker, worker)
+    assert (assignment.suspects, assignment.given_up) == (frozenset(), {})
 
 
 def test_after_a_stop_nothing_more_is_begun():
     held, num_tickets = dispatcher(items_of(a=30, b=30))
     assert held.stopped() is None
-    assert held.lease(0, "x", "process-1") is not None
+    assert held.assign(0, "x", "process-1") is not None
     assert held.begin(0, ["a0"])
     held.stop("the disk is full")
     held.stop("it still is")
     assert held.stopped() == "the disk is full"
     assert not held.begin(0, ["a1"])
-    assert all(held.lease(ticket, "x", "process-1") is None for ticket in range(num_tickets))
+    assert all(held.assign(ticket, "x", "process-1") is None for ticket in range(num_tickets))

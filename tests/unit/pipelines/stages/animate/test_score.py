@@ -6,7 +6,7 @@ import pytest
 
 from animatediff import storage
 from animatediff.rendering.catalog.catalog import Item
-from animatediff.rendering.results.ledger import read_item, read_results, result_of, write_item
+from animatediff.rendering.results.ledger import make_result, read_item, read_results, write_item
 from animatediff.rendering.results.result import Result
 from animatediff.rendering.results.table import write_table
 from pipelines.settings import ScoreConfig
@@ -38,7 +38,7 @@ def output(tmp_path, monkeypatch):
     for item in items:
         path = f"clips/{item.digest[-8:]}.mp4"
         storage.write_bytes(str(tmp_path / path), b"clip")
-        write_item(str(tmp_path), result_of(item, status="ok", files={"mp4": path}))
+        write_item(str(tmp_path), make_result(item, status="ok", files={"mp4": path}))
     write_table(str(tmp_path), [read_item(str(tmp_path), item.digest) for item in items])
     return tmp_path
 

@@ -14,7 +14,7 @@ from animatediff.rendering.results.ledger import read_item
 from animatediff.storage.errors import unreachable
 from pipelines.stages.animate import worker as render
 from pipelines.stages.animate.worker import RenderSlices, RenderSpec
-from tests.unit.pipelines.stages.animate.stubs import StubAnimator, items_of, lease_of
+from tests.unit.pipelines.stages.animate.stubs import StubAnimator, assignment_of, items_of
 
 
 class Worker(RenderSlices):
@@ -24,11 +24,11 @@ class Worker(RenderSlices):
         super().__init__(dispatcher, spec)
         self.begun, self.left, self.most_begun = [], [], 1000
 
-    def _begin(self, ticket, items):
+    def _tell_begin(self, ticket, items):
         self.begun.append([item.prompt for item in items])
         return len(self.begun) <= self.most_begun
 
-    def _finish(self, result):
+    def _tell_finish(self, result):
         return result
 
 
@@ -45,8 +45,8 @@ def worker(worker_of):
     return worker_of()
 
 
-def clips(worker, animator, items, **lease):
-    return {r.seed: r for r in worker._clips(0, lease_of(items, **lease), animator, items, 0.5)}
+def clips(worker, animator, items, **assignment):
+    return {r.seed: r for r in worker._render_and_commit(0, assignment_of(items, **assignment), animator, items, 0.5)}
 
 
 def test_what_a_worker_died_with_comes_last_and_alone(worker):
@@ -151,25 +151,25 @@ def test_a_slice_is_rendered_but_for_what_is_settled(worker, tmp_path):
     clips(worker, StubAnimator(), items[:1])
     worker.begun.clear()
     animator = StubAnimator()
-    worker._load = lambda lease: animator
-    results = worker._render(0, lease_of(items, given_up={items[1].digest: "workers died of it"}))
+    worker._load = lambda assignment: animator
+    results = worker._render(0, assignment_of(items, given_up={items[1].digest: "workers died of it"}))
     assert [(result.seed, result.status) for result in results] == [(0, "ok"), (1, "failed"), (2, "ok"), (3, "ok")]
     assert worker.begun == [[], ["c", "d"]]  # the model, and then what is left
     assert sorted(animator.tries) == ["c", "d"]
     assert all(read_item(str(tmp_path), item.digest) for item in items)
     # And once more: nothing is left, so nothing is begun.
     worker.begun.clear()
-    assert len(worker._render(0, lease_of(items))) == 4
+    assert len(worker._render(0, assignment_of(items))) == 4
     assert worker.begun == []
 
 
 def test_a_model_that_cannot_be_loaded_fails_its_items(worker, tmp_path):
-    def refuse(lease):
+    def refuse(assignment):
         raise UserError("its file is damaged")
 
     worker._load = refuse
     items = items_of("a", "b")
-    results = worker._render(0, lease_of(items))
+    results = worker._render(0, assignment_of(items))
     assert [(result.status, result.error, result.attempts) for result in results] == [
         ("failed", "its file is damaged", 1)
     ] * 2
@@ -178,5 +178,5 @@ def test_a_model_that_cannot_be_loaded_fails_its_items(worker, tmp_path):
 
 def test_nothing_is_loaded_where_nothing_is_to_be_begun(worker):
     worker.most_begun = 0
-    worker._load = lambda lease: pytest.fail("a model was loaded")
-    assert worker._render(0, lease_of(items_of("a"))) == []
+    worker._load = lambda assignment: pytest.fail("a model was loaded")
+    assert worker._render(0, assignment_of(items_of("a"))) == []

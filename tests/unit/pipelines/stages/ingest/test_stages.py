@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from animatediff.data.ingest.decode_unit import Clip, DecodedUnit
+from animatediff.data.ingest.decode_unit import DecodedUnit, IngestClip
 from animatediff.data.ingest.plan import Unit
 from animatediff.data.sources.spec import SourceVideo
 from animatediff.errors import UserError
@@ -17,18 +17,18 @@ from pipelines.stages.ingest import score as score_stage
 from pipelines.stages.ingest.decode import Decode
 from pipelines.stages.ingest.encode import Encode
 from pipelines.stages.ingest.score import Score
-from pipelines.stages.ingest.stage import Stage, Work
+from pipelines.stages.ingest.stage import DecodedWork, Stage
 
 
 class Half(Stage[int, int]):
     """Halves even numbers."""
 
-    takes, gives = "whole", "half"
+    input_column, output_column = "whole", "half"
 
-    def run(self, taken):
-        if taken % 2:
-            raise UserError(f"{taken} is odd")
-        return taken // 2
+    def process(self, work):
+        if work % 2:
+            raise UserError(f"{work} is odd")
+        return work // 2
 
 
 def mean(frames, caption):
@@ -53,14 +53,14 @@ def metrics(monkeypatch):
 def work_of(*captions):
     videos = [SourceVideo(f"v{number}", f"v{number}.mp4", caption) for number, caption in enumerate(captions)]
     clips = [
-        Clip(video, SimpleNamespace(frames=np.full((2, 4, 4, 3), 10 * number, np.uint8), window=0), 1, "sha")
+        IngestClip(video, SimpleNamespace(frames=np.full((2, 4, 4, 3), 10 * number, np.uint8), index=0), 1, "sha")
         for number, video in enumerate(videos)
     ]
-    return Work(DecodedUnit(Unit(0, "unit", tuple(videos)), clips), {"decode": 1.5})
+    return DecodedWork(DecodedUnit(Unit(0, "unit", tuple(videos)), clips), {"decode": 1.5})
 
 
 def score(work, *scorers):
-    return Score(SimpleNamespace(scorers=tuple(f"{__name__}:{scorer}" for scorer in scorers))).run(work)
+    return Score(SimpleNamespace(scorers=tuple(f"{__name__}:{scorer}" for scorer in scorers))).process(work)
 
 
 def inverted(frames, caption):
@@ -70,12 +70,12 @@ def inverted(frames, caption):
 
 def test_what_a_scorer_does_to_its_frames_stays_with_it(metrics):
     work = work_of("a", "b")
-    before = [clip.window.frames.copy() for clip in work.decoded.clips]
+    before = [clip.decoded.frames.copy() for clip in work.decoded.clips]
     done = score(work, "inverted", "mean")
     for clip, frames in zip(done.decoded.clips, before, strict=True):
-        assert (clip.window.frames == frames).all()
-        assert clip.own_scores["mean"] == frames.mean()
-        assert clip.own_scores["inverted"] == 255 - frames.mean()
+        assert (clip.decoded.frames == frames).all()
+        assert clip.user_scores["mean"] == frames.mean()
+        assert clip.user_scores["inverted"] == 255 - frames.mean()
 
 
 def test_a_stage_takes_a_units_column_and_gives_another():
@@ -89,7 +89,7 @@ def test_what_a_user_can_mend_passes_all_later_stages_by():
 
 
 def test_each_stage_takes_what_the_one_before_gives():
-    assert Decode.gives == Score.takes == Score.gives == Encode.takes
+    assert Decode.output_column == Score.input_column == Score.output_column == Encode.input_column
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,10 @@ def test_only_the_vae_takes_a_device(stage, device, needs):
 
 def test_scorers_give_each_clip_its_scores(metrics):
     scored = score(work_of("a bar", "a wide bar"), "mean")
-    assert [clip.own_scores for clip in scored.decoded.clips] == [{"mean": 0.0, "words": 2}, {"mean": 10.0, "words": 3}]
+    assert [clip.user_scores for clip in scored.decoded.clips] == [
+        {"mean": 0.0, "words": 2},
+        {"mean": 10.0, "words": 3},
+    ]
     assert (scored.seconds["decode"], list(scored.seconds)) == (1.5, ["decode", "score"])
     assert metrics == [("score", scored.seconds["score"])]
 
@@ -123,10 +126,10 @@ def test_scorers_never_take_the_place_of_decoders_and_encoders(monkeypatch, cpus
     monkeypatch.setattr(launch, "num_cpus", lambda: cpus)
     numbers = {"num_decoders": decoders, "num_encoders": encoders, "num_scorers": scorers, "scorers": ("a:b",)}
     config = IngestConfig.model_validate({"source": {"uri": "v"}, "output_uri": "o", "base": "b"} | numbers)
-    stages = launch._stages(config, 20, use_gpu=False)
+    stages = launch._actors_per_stage(config, 20, use_gpu=False)
     assert stages[Score] == (scorers or 1)
-    assert sum(number * launch._cpus(stages)[stage] for stage, number in stages.items()) <= cpus
-    assert launch._cpus(stages)[Encode] == Encode.cpus
+    assert sum(number * launch._cpus_per_actor(stages)[stage] for stage, number in stages.items()) <= cpus
+    assert launch._cpus_per_actor(stages)[Encode] == Encode.cpus
 
 
 @pytest.mark.parametrize(
@@ -140,5 +143,5 @@ def test_scorers_never_take_the_place_of_decoders_and_encoders(monkeypatch, cpus
 def test_scorers_have_a_stage_where_there_are_any(monkeypatch, changes, numbers):
     monkeypatch.setattr(launch, "num_cpus", lambda: 8)
     config = IngestConfig.model_validate({"source": {"uri": "v"}, "output_uri": "o", "base": "b"} | changes)
-    found = launch._stages(config, 20, use_gpu=False)
+    found = launch._actors_per_stage(config, 20, use_gpu=False)
     assert (list(found), found) == (list(numbers), numbers)

@@ -47,7 +47,7 @@ def test_a_unit_becomes_its_part_and_twice_the_same_bytes(tmp_path):
         output_uri=str(tmp_path / "dataset"),
         base=str(build_base(tmp_path / "base")),
         dtype="float32",
-        encoder_fp="fp",
+        vae_fingerprint="fp",
         clips=ClipConfig(height=32, width=32, stride=1),
         decode=DecodeConfig(),
         scorers=(f"{__name__}:brightness",),

@@ -7,8 +7,8 @@ from animatediff.data.manifest import read_manifest
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.plan import IngestJob
 from pipelines.stages.ingest.stage import UnitResult
-from pipelines.stages.ingest.watch import State, Totals
-from tests.support_data import IDENTITY, commit, make_dataset, make_videos, plan, sealed_manifest
+from pipelines.stages.ingest.watch import IngestState, Totals
+from tests.support_data import LATENT_ENCODING, commit, make_dataset, make_videos, plan, sealed_manifest
 
 
 class Log:
@@ -23,12 +23,12 @@ def job_of(dataset, units, done=0):
     sealed = sealed_manifest(dataset)
     first = sealed.num_units if sealed else 0
     rejected = quarantine.SCHEMA.empty_table()
-    return IngestJob(dataset, "base", "float32", IDENTITY, units, units[first + done :], rejected, sealed)
+    return IngestJob(dataset, "base", "float32", LATENT_ENCODING, units, units[first + done :], rejected, sealed)
 
 
 def track(job, *results, state=None, **config):
     fields = {"source": {"uri": "videos"}, "output_uri": job.output_uri, "base": "base"} | config
-    totals = Totals.at_start(IngestConfig.model_validate(fields), job, state or State())
+    totals = Totals.at_start(IngestConfig.model_validate(fields), job, state or IngestState())
     for result in results:
         totals.add(result)
     log = Log()
@@ -51,7 +51,7 @@ def test_a_rerun_with_more_videos_adds_to_what_is_sealed(tmp_path, added, told):
     dataset = str(tmp_path)
     make_dataset(dataset, 10)  # 8 clips, and 2 videos that are empty
     units, _ = plan(dataset, make_videos(13))
-    metrics = track(job_of(dataset, units), added, state=State(decode_s=10.0, encode_s=20.0))
+    metrics = track(job_of(dataset, units), added, state=IngestState(decode_s=10.0, encode_s=20.0))
     assert metrics.items() >= {**told, "decode_s": 11.0, "encode_s": 22.0, "step": len(units)}.items()
 
 
@@ -60,11 +60,11 @@ def test_seconds_of_scorers_are_told_where_there_are_any_and_kept(tmp_path):
     units, _ = plan(dataset, make_videos(3))
     scored = UnitResult(3, 1, {}, {"decode": 1.0, "score": 5.0, "encode": 2.0})
     assert "score_s" not in track(job_of(dataset, units), result(1))
-    assert track(job_of(dataset, units), scored, state=State(score_s=1.5))["score_s"] == 6.5
+    assert track(job_of(dataset, units), scored, state=IngestState(score_s=1.5))["score_s"] == 6.5
     config = IngestConfig.model_validate({"source": {"uri": "videos"}, "output_uri": dataset, "base": "base"})
-    totals = Totals.at_start(config, job_of(dataset, units), State(decode_s=1.0))
+    totals = Totals.at_start(config, job_of(dataset, units), IngestState(decode_s=1.0))
     totals.add(scored)
-    assert totals.state("run") == State(mlflow_run_id="run", decode_s=2.0, score_s=5.0, encode_s=2.0)
+    assert totals.state("run") == IngestState(mlflow_run_id="run", decode_s=2.0, score_s=5.0, encode_s=2.0)
 
 
 def test_a_job_that_was_killed_goes_on_with_its_parts(tmp_path):

@@ -46,7 +46,7 @@ def run(tmp_path):
         folder.mkdir(parents=True)
         (folder / "training_state.pt").write_bytes(b"state" * 9)
         (folder / "state.json").write_text("{}")
-        checkpoint_files.seal(folder)
+        checkpoint_files.write_checksums(folder)
     (tmp_path / "checkpoints" / LIST).write_text(json.dumps(ray_list(NAMES)))
     return tmp_path
 

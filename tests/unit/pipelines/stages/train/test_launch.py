@@ -65,14 +65,14 @@ def test_gpus_that_are_not_there_yet_need_a_number(cluster):
 
 def test_a_machine_that_does_not_see_the_runs_folder_says_so_at_once(tmp_path):
     with pytest.raises(UserError, match=r"does not see the run's folder .*output_uri must be storage that all"):
-        train_worker._check_sees(str(tmp_path))
+        train_worker._check_run_folder_is_shared(str(tmp_path))
     (tmp_path / "run.json").write_text("{}")
-    train_worker._check_sees(str(tmp_path))
+    train_worker._check_run_folder_is_shared(str(tmp_path))
 
 
 def test_a_checkpoint_waits_while_two_are_being_uploaded(tmp_path, monkeypatch):
     """Ray Train removes a folder when it is uploaded."""
-    checkpoints = train_worker._Checkpoints.__new__(train_worker._Checkpoints)
+    checkpoints = train_worker._CheckpointUploader.__new__(train_worker._CheckpointUploader)
     checkpoints._local = tmp_path / "checkpoints"
     slept = []
 

@@ -14,7 +14,7 @@ from animatediff.models.motion_unet import MotionModules
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
 from pipelines.settings import TrainConfig
-from pipelines.stages.train.run import TrainRun, prepare
+from pipelines.stages.train.run import RunState, start_or_resume
 from tests.support_base import build_base
 from tests.support_data import commit, do_seal, make_dataset, make_videos, plan
 
@@ -87,9 +87,9 @@ def counts_alone(dataset):
 
 @pytest.mark.parametrize("change", [broken_videos, sealed_again, a_card, counts_alone])
 def test_a_run_goes_on_where_its_clips_are_the_same(dataset, config, change):
-    first = prepare(config()).run
+    first = start_or_resume(config()).run
     change(dataset)
-    assert prepare(config()).run.dataset_digest == first.dataset_digest
+    assert start_or_resume(config()).run.dataset_digest == first.dataset_digest
 
 
 @pytest.mark.parametrize(
@@ -100,18 +100,18 @@ def test_a_run_goes_on_where_its_clips_are_the_same(dataset, config, change):
     ],
 )
 def test_other_clips_are_refused_with_their_number(dataset, config, change, told, caplog):
-    prepare(config())
+    start_or_resume(config())
     change(dataset)
     with pytest.raises(UserError, match=f"differs in {told}: .*--allow-config-change") as error:
-        prepare(config())
+        start_or_resume(config())
     assert "\n" not in str(error.value)
-    prepare(config(allow_config_change=True))
-    prepare(config())  # from now on these are the run's clips
+    start_or_resume(config(allow_config_change=True))
+    start_or_resume(config())  # from now on these are the run's clips
 
 
 def keep_as_before(config, digest):
     """The run's state as earlier versions wrote it."""
-    prepare(config)
+    start_or_resume(config)
     path = Path(config.output_uri, "run.json")
     content = json.loads(path.read_text())
     del content["datasets"]
@@ -125,7 +125,7 @@ def test_a_run_of_an_earlier_version_goes_on_too(tmp_path, dataset, config, chan
     older = config(dataset_uri=str(tmp_path / "older"))
     keep_as_before(older, counted_digest(read_manifest(older.dataset_uri)))
     change(older.dataset_uri)
-    run = prepare(older).run
+    run = start_or_resume(older).run
     assert run.dataset_digest == run.datasets[0].digest == read_manifest(older.dataset_uri).digest()
 
 
@@ -133,7 +133,7 @@ def test_a_run_of_an_earlier_version_with_other_clips_is_refused(dataset, config
     keep_as_before(config(), counted_digest(read_manifest(dataset)))
     extend(dataset, 8, rejects=none)
     with pytest.raises(UserError, match=r"differs in the content of \S+dataset: .*--allow-config-change"):
-        prepare(config())
+        start_or_resume(config())
 
 
 def test_what_is_mixed_in_counts_as_well(tmp_path, dataset, base, config):
@@ -142,16 +142,16 @@ def test_what_is_mixed_in_counts_as_well(tmp_path, dataset, base, config):
     module = str(tmp_path / "motion_module.safetensors")
     motion_modules.write(module, MotionModules.for_base(load_unet(base), MotionConfig()))
     mixed = config(recipe="finetune", mix={"dataset_uri": other, "share": 0.5}, model={"motion_module": module})
-    run = prepare(mixed).run
+    run = start_or_resume(mixed).run
     assert run.dataset_digest == f"{read_manifest(dataset).digest()}+{read_manifest(other).digest()}"
     keep_as_before(mixed, f"{counted_digest(read_manifest(dataset))}+{counted_digest(read_manifest(other))}")
     extend(other, 4, rejects=every)
-    assert prepare(mixed).run.dataset_digest == run.dataset_digest
+    assert start_or_resume(mixed).run.dataset_digest == run.dataset_digest
     extend(other, 6, rejects=none)
     with pytest.raises(UserError, match=r"the clips of \S+other \(2 were added to 3\)"):
-        prepare(mixed)
+        start_or_resume(mixed)
 
 
 def test_the_state_is_read_back(config):
-    run = prepare(config()).run
-    assert TrainRun.model_validate_json(Path(config().output_uri, "run.json").read_bytes()) == run
+    run = start_or_resume(config()).run
+    assert RunState.model_validate_json(Path(config().output_uri, "run.json").read_bytes()) == run

@@ -6,9 +6,9 @@ import pytest
 from animatediff import storage
 from animatediff.errors import UserError
 from pipelines.settings import TrainConfig
-from pipelines.stages.train.run import TrainRun
+from pipelines.stages.train.run import RunState
 from pipelines.stages.train.validate import keep_best
-from pipelines.stages.train.watch import Watch
+from pipelines.stages.train.watch import RunWatcher
 
 
 class Log:
@@ -32,7 +32,7 @@ def config(tmp_path):
 
 
 def watch(config, log):
-    return Watch(config, TrainRun(dataset_digest="d"), log)
+    return RunWatcher(config, RunState(dataset_digest="d"), log)
 
 
 def step(number, loss=1.0):

@@ -17,8 +17,8 @@ _READERS = 16
 
 
 @dataclass(frozen=True)
-class ClipChoice:
-    """Which clips of a dataset; by default all."""
+class ClipFilter:
+    """Which clips of a dataset are read; by default all."""
 
     where: str = ""
     """By their scores, or a name of `scores.PRESETS`; empty takes all."""
@@ -28,11 +28,11 @@ class ClipChoice:
     """Whether the held-out clips are taken, instead of the others."""
 
 
-ALL_CLIPS = ClipChoice()
+ALL_CLIPS = ClipFilter()
 
 
 @dataclass(frozen=True)
-class RowGroup:
+class SelectedRowGroup:
     """A row group, and which of its rows are chosen."""
 
     uri: str
@@ -43,22 +43,22 @@ class RowGroup:
     """(n) of the chosen rows, rising."""
 
 
-def chosen_groups(dataset_uri: str, manifest: Manifest, choice: ClipChoice) -> list[list[RowGroup]]:
+def select_row_groups(dataset_uri: str, manifest: Manifest, clip_filter: ClipFilter) -> list[list[SelectedRowGroup]]:
     """Return the row groups of each bucket that has a chosen clip.
 
     Raises:
         UserError: the dataset is empty, `where` cannot be understood, or no clip is left.
     """
-    refuse_empty(dataset_uri, manifest)
-    where, holdout, held_out = choice.where, choice.holdout, choice.held_out
+    check_not_empty(dataset_uri, manifest)
+    where, holdout, held_out = clip_filter.where, clip_filter.holdout, clip_filter.held_out
     masks = _masks(dataset_uri, manifest, where) if where else (np.ones(s.num_clips, bool) for s in manifest.shards)
     if holdout or held_out:
         split = _held_out(dataset_uri, manifest, holdout)
         masks = (mask & (held == held_out) for mask, held in zip(masks, split, strict=True))
-    buckets: dict[str, list[RowGroup]] = {}
+    buckets: dict[str, list[SelectedRowGroup]] = {}
     for shard, mask in zip(manifest.shards, masks, strict=True):
         uri, ends = storage.join(dataset_uri, shard.path), np.cumsum(shard.row_group_rows)[:-1]
-        groups = [RowGroup(uri, i, np.flatnonzero(part)) for i, part in enumerate(np.split(mask, ends))]
+        groups = [SelectedRowGroup(uri, i, np.flatnonzero(part)) for i, part in enumerate(np.split(mask, ends))]
         buckets.setdefault(shard.bucket, []).extend(groups)
     found = [groups for _, groups in sorted(buckets.items()) if any(len(group.rows) for group in groups)]
     if not found:
@@ -70,11 +70,11 @@ def chosen_groups(dataset_uri: str, manifest: Manifest, choice: ClipChoice) -> l
     return found
 
 
-def _held_out(dataset_uri: str, manifest: Manifest, share: float) -> Iterator[np.ndarray]:
+def _held_out(dataset_uri: str, manifest: Manifest, fraction: float) -> Iterator[np.ndarray]:
     """Yield for each shard which of its clips are held out, (n) bool."""
     with ThreadPoolExecutor(_READERS) as pool:
         tables = pool.map(lambda shard: columns.read(dataset_uri, shard, {"video_id"}), manifest.shards)
-        yield from (is_held_out(table["video_id"].to_pylist(), share) for table in tables)
+        yield from (is_held_out(table["video_id"].to_pylist(), fraction) for table in tables)
 
 
 def _masks(dataset_uri: str, manifest: Manifest, where: str) -> Iterator[np.ndarray]:
@@ -87,7 +87,7 @@ def _masks(dataset_uri: str, manifest: Manifest, where: str) -> Iterator[np.ndar
         yield from (condition.mask(table) for table in tables)
 
 
-def refuse_empty(dataset_uri: str, manifest: Manifest) -> None:
+def check_not_empty(dataset_uri: str, manifest: Manifest) -> None:
     """Make sure that a dataset holds clips.
 
     Raises:

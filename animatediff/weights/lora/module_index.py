@@ -14,10 +14,10 @@ from torch import Tensor
 from animatediff.weights.layouts.ldm import unet_names
 from animatediff.weights.layouts.motion import from_official
 
-Target = tuple[str, str]
-"""A part's name and a weight's name in it: ("unet", "conv_in.weight")."""
+WeightKey = tuple[str, str]
+"""Which weight of the resident models: a part, and a name in its state dict: ("unet", "conv_in.weight")."""
 
-States = Mapping[str, Mapping[str, Tensor]]
+StateDicts = Mapping[str, Mapping[str, Tensor]]
 """State dicts by part."""
 
 _WRAPPER = "base_model_model_"  # peft's, around the whole model
@@ -40,8 +40,8 @@ _PREFIXES = (
 )
 
 
-class Module(NamedTuple):
-    """A module of the resident models."""
+class ModuleRef(NamedTuple):
+    """Which module of the resident models."""
 
     part: str
     path: str
@@ -55,27 +55,29 @@ class ModuleIndex:
         motion: whether the file is for the motion module. It is a part of the UNet in files, and of its names.
     """
 
-    def __init__(self, states: States, *, motion: bool) -> None:
+    def __init__(self, states: StateDicts, *, motion: bool) -> None:
         parts = {"unet": "motion"} if motion else {part: part for _, part in _PREFIXES}
-        self._modules = {said: _modules(part, states[part]) for said, part in parts.items() if part in states}
+        self._modules = {
+            part_in_file: _modules(part, states[part]) for part_in_file, part in parts.items() if part in states
+        }
 
-    def find(self, name: str) -> list[Module]:
+    def find(self, name: str) -> list[ModuleRef]:
         """Return what a file's name for a module can mean: mostly one module, none if it has no place in the models."""
-        said, flat = _split(name)
-        known = [modules for part, modules in self._modules.items() if said in (part, None)]
+        part_in_file, flat = _split_part(name)
+        known = [modules for part, modules in self._modules.items() if part_in_file in (part, None)]
         return [modules[flat] for modules in known if flat in modules]
 
     def absent_part(self, name: str) -> str | None:
         """Return the part that a file's name for a module speaks of, if the models have none such."""
-        said, _ = _split(name)
-        return None if said is None or said in self._modules else said
+        part_in_file, _ = _split_part(name)
+        return None if part_in_file is None or part_in_file in self._modules else part_in_file
 
 
-def _modules(part: str, names: Iterable[str]) -> dict[str, Module]:
+def _modules(part: str, names: Iterable[str]) -> dict[str, ModuleRef]:
     """Return the part's modules by their flat names, in each layout."""
     paths = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
     aliases = [*zip(paths, paths, strict=True), *zip(_other_names(part, paths), paths, strict=True)]
-    return {_flat(alias): Module(part, path) for alias, path in aliases}
+    return {_flat_name(alias): ModuleRef(part, path) for alias, path in aliases}
 
 
 def _other_names(part: str, paths: list[str]) -> list[str]:
@@ -89,18 +91,18 @@ def _other_names(part: str, paths: list[str]) -> list[str]:
     return paths
 
 
-def _split(name: str) -> tuple[str | None, str]:
+def _split_part(name: str) -> tuple[str | None, str]:
     """Return the part that a file's name for a module speaks of, if it does, and the rest of it, flat."""
     name = name.replace(".", "_").removeprefix(_WRAPPER)
     for prefix, part in _PREFIXES:
         if name.startswith(prefix):
             while name.startswith(prefix):  # some savers put it before names that have it already
                 name = name.removeprefix(prefix)
-            return part, _flat(name)
-    return None, _flat(name)
+            return part, _flat_name(name)
+    return None, _flat_name(name)
 
 
-def _flat(path: str) -> str:
+def _flat_name(path: str) -> str:
     """One spelling of a path for all layouts."""
     flat = path.replace(".", "_")
     # transformers has moved between names with and without this.

@@ -1,4 +1,4 @@
-"""How strong a low-rank change is by itself: its alpha, which the layouts keep in different places.
+"""The scale of each module's low-rank change, alpha / rank: the layouts keep the alpha in different places.
 
 kohya and LyCORIS write an alpha beside the factors of each module. peft writes one config, beside the file; diffusers
 copies it into the file's metadata, once for each part of the model. Without any, the change is its factors' product.
@@ -17,7 +17,7 @@ from torch import Tensor
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.weights.layouts.motion import from_official
-from animatediff.weights.lora.targets import Module
+from animatediff.weights.lora.module_index import ModuleRef
 from animatediff.weights.reading.files import local_copy, parse_json, read_text
 from animatediff.weights.reading.tensors import TensorFile
 
@@ -31,7 +31,7 @@ _Rank = Annotated[int, Field(gt=0, le=1 << 20)]
 _APPLIED = ("LORA", "LOHA", "LOKR")
 
 
-class Scales(BaseModel):
+class PeftLoraConfig(BaseModel):
     """The fields of peft's config that set a LoRA's scale; patterns override those of the modules that they name."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -44,7 +44,7 @@ class Scales(BaseModel):
     rank_pattern: dict[str, _Rank] = {}
     alpha_pattern: dict[str, FiniteFloat] = {}
 
-    def of(self, module: str, rank: int | None) -> float:
+    def scale(self, module: str, rank: int | None) -> float:
         """Return the factor of one module's change: alpha / rank, or alpha / sqrt(rank) where it is a rank-stabilised.
 
         Args:
@@ -56,13 +56,15 @@ class Scales(BaseModel):
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
-def strength(factors: Mapping[str, Tensor], rank: int | None, scales: Scales | None, module: Module) -> float:
+def module_scale(
+    factors: Mapping[str, Tensor], rank: int | None, peft_config: PeftLoraConfig | None, module: ModuleRef
+) -> float:
     """Return what a module's change is multiplied by.
 
     Args:
         factors: the module's, of which `alpha` and LyCORIS' `scalar` count: the latter multiplies the change as it is.
         rank: of its factors; None where they have none.
-        scales: peft's, for modules without an alpha of their own.
+        peft_config: peft's, for modules without an alpha of their own.
         module: whose change it is.
 
     Raises:
@@ -72,7 +74,7 @@ def strength(factors: Mapping[str, Tensor], rank: int | None, scales: Scales | N
     scalar = _number(factors["scalar"], "scalar") if "scalar" in factors else 1.0
     # Two whole matrices have no rank. LyCORIS then writes any alpha, 1e10 too, and does not use it.
     if alpha is None or rank is None:
-        return scalar * (scales.of(_path_in_peft(module), rank) if scales else 1.0)
+        return scalar * (peft_config.scale(_path_in_peft(module), rank) if peft_config else 1.0)
     return scalar * _number(alpha, "alpha") / rank
 
 
@@ -83,7 +85,7 @@ def _number(tensor: Tensor, what: str) -> float:
     return float(tensor)
 
 
-def _path_in_peft(module: Module) -> str:
+def _path_in_peft(module: ModuleRef) -> str:
     """Return the module's path in the models that peft trains: diffusers', and transformers' of the time."""
     if module.part == "motion":
         return from_official(module.path, "diffusers")
@@ -92,7 +94,7 @@ def _path_in_peft(module: Module) -> str:
     return module.path
 
 
-def read(file: TensorFile, part: str) -> Scales | None:
+def read_peft_config(file: TensorFile, part: str) -> PeftLoraConfig | None:
     """Return what peft says of one part, beside the file or in its metadata; None where it says nothing.
 
     Raises:
@@ -108,22 +110,22 @@ def read(file: TensorFile, part: str) -> Scales | None:
     return None
 
 
-def _parse(text: bytes | str, prefix: str, source: str) -> Scales | None:
+def _parse(text: bytes | str, prefix: str, source: str) -> PeftLoraConfig | None:
     content = parse_json(text, source)
     # The file of a single part has no prefixes.
     found = _without_prefix(content, prefix) if any("." in key for key in content) else content
     try:
-        scales = Scales.model_validate(found) if found else None
+        peft_config = PeftLoraConfig.model_validate(found) if found else None
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    if scales and scales.use_dora:
+    if peft_config and peft_config.use_dora:
         raise UserError(f"{source} is of the kind DoRA, which is not applied here: take a LoRA")
-    if scales and scales.peft_type not in _APPLIED:
-        raise UserError(f"{source} is of peft's {scales.peft_type}, which is not applied here: take a LoRA")
-    for pattern in (scales.rank_pattern, scales.alpha_pattern) if scales else ():
+    if peft_config and peft_config.peft_type not in _APPLIED:
+        raise UserError(f"{source} is of peft's {peft_config.peft_type}, which is not applied here: take a LoRA")
+    for pattern in (peft_config.rank_pattern, peft_config.alpha_pattern) if peft_config else ():
         _check_names(pattern, source)
-    return scales
+    return peft_config
 
 
 def _without_prefix(content: Mapping[str, Any], prefix: str) -> dict[str, Any]:

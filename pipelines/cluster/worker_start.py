@@ -28,8 +28,8 @@ _MOST_ENDED, _WITHOUT_WORKERS_S = 20, 60.0
 
 
 @contextmanager
-def starting(
-    what: str, number: int, needs: Mapping[str, float], *, classes: tuple[str, ...], lower: str
+def waiting_for_workers(
+    what: str, number: int, needs: Mapping[str, float], *, classes: tuple[str, ...], memory_fields: str
 ) -> Iterator[Callable[[], None]]:
     """Tell how many workers are up, until there is a result.
 
@@ -38,7 +38,7 @@ def starting(
         number: how many are wanted.
         needs: the resources that each takes.
         classes: names of their actors' classes; empty for tasks, which are not counted.
-        lower: the settings that decide how much memory the job takes.
+        memory_fields: the settings that decide how much memory the job takes.
 
     Yields:
         What to call when a result is there: nothing more is told from the first on.
@@ -48,7 +48,7 @@ def starting(
     """
     ended = threading.Event()
     with interrupts.stoppable() as stop:
-        watch = _Watch(_Wanted(what, number, needs, classes, lower), ended, stop)
+        watch = _Watch(_Wanted(what, number, needs, classes, memory_fields), ended, stop)
         watch.start()
         try:
             yield watch.arrived.set
@@ -58,13 +58,13 @@ def starting(
 
 
 class _Wanted(NamedTuple):
-    """The workers that are waited for; see `starting`."""
+    """The workers that are waited for; see `waiting_for_workers`."""
 
     what: str
     number: int
     needs: Mapping[str, float]
     classes: tuple[str, ...]
-    lower: str
+    memory_fields: str
 
 
 class _Watch(threading.Thread):
@@ -103,7 +103,7 @@ class _Watch(threading.Thread):
             return None
         return UserError(
             f"no {self._wanted.what} can start: Ray ended {ended} processes in {without_s:.0f} s for want of memory, "
-            f"the last one {last_death()}; lower {self._wanted.lower}, or free memory"
+            f"the last one {last_death()}; lower {self._wanted.memory_fields}, or free memory"
         )
 
 

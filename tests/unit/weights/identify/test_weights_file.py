@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from animatediff.errors import UserError
-from animatediff.weights.identify.identify import expect, identify, identify_uri
+from animatediff.weights.identify.weights_file import expect_family, identify, identify_uri
 from animatediff.weights.reading.tensors import TensorFile, open_tensors
 from tests.support_base import build_base
 from tests.unit.weights.identify.test_lora import LOW_RANK
@@ -115,16 +115,16 @@ MISFITS = {
 @pytest.mark.parametrize(("row", "wanted", "base"), MISFITS)
 def test_misfits_are_told_where_they_belong(row, wanted, base):
     with pytest.raises(UserError, match=MISFITS[row, wanted, base]) as caught:
-        expect(TensorFile("x", ROWS[row][0]), {wanted}, base=base)
+        expect_family(TensorFile("x", ROWS[row][0]), {wanted}, base=base)
     assert "\n" not in str(caught.value)
 
 
 def test_expected_files_pass():
-    assert expect(TensorFile("x", SD1_LORA), {"lora"}, base="sd1").base == "sd1"
-    assert expect(TensorFile("x", adapter()), {"lora", "domain_adapter"}, base="sd1").family == "domain_adapter"
+    assert expect_family(TensorFile("x", SD1_LORA), {"lora"}, base="sd1").base == "sd1"
+    assert expect_family(TensorFile("x", adapter()), {"lora", "domain_adapter"}, base="sd1").family == "domain_adapter"
     # What does not tell its base may be for any.
-    assert expect(TensorFile("x", pair(kohya(f"{ATTN1}.to_k"))), {"lora"}, base="sdxl").base is None
-    assert expect(TensorFile("x", SD1), {"checkpoint"}).family == "checkpoint"
+    assert expect_family(TensorFile("x", pair(kohya(f"{ATTN1}.to_k"))), {"lora"}, base="sdxl").base is None
+    assert expect_family(TensorFile("x", SD1), {"checkpoint"}).family == "checkpoint"
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -133,7 +133,7 @@ def test_every_kind_has_words(row):
     family = ROWS[row][1].get("family", "lora")
     wanted = "vae" if family != "vae" else "lora"
     with pytest.raises(UserError, match=r"^x is (an?|no) .+"):
-        expect(TensorFile("x", ROWS[row][0]), {wanted})
+        expect_family(TensorFile("x", ROWS[row][0]), {wanted})
 
 
 # --- folders ---
@@ -254,4 +254,4 @@ def test_anything_has_an_identity(content, metadata):
     for text in (found.note, found.alpha, *found.metadata.values()):
         assert text is None or text.isprintable()
     with pytest.raises(UserError):
-        expect(TensorFile("x", tensors, metadata), set())
+        expect_family(TensorFile("x", tensors, metadata), set())

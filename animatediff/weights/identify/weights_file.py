@@ -9,18 +9,26 @@ from typing import Any
 from torch import Tensor
 
 from animatediff import storage
-from animatediff.errors import UserError, refusing
+from animatediff.errors import UserError, any_error_as_user_error
 from animatediff.weights.identify import lora as identify_lora
 from animatediff.weights.identify import model as identify_model
 from animatediff.weights.identify.base import text_width
-from animatediff.weights.identify.messages import misfit
+from animatediff.weights.identify.messages import mismatch_reason
 from animatediff.weights.identify.metadata import printable, read_metadata
-from animatediff.weights.layouts.families import Base, Contents, Description, Family, Identity, find_rule, is_lora
+from animatediff.weights.layouts.families import (
+    Base,
+    Family,
+    FileContents,
+    PartialIdentity,
+    WeightsIdentity,
+    find_rule,
+    is_lora,
+)
 from animatediff.weights.reading.files import local_copy, read_json
 from animatediff.weights.reading.scaled import is_scale
 from animatediff.weights.reading.tensors import TensorFile, open_tensors
 
-__all__ = ["Base", "Family", "Identity", "expect", "identify", "identify_uri"]
+__all__ = ["Base", "Family", "WeightsIdentity", "expect_family", "identify", "identify_uri"]
 
 # Position tables, scales, copies, and the constants that trainers save with the weights.
 _NOT_TRAINED = re.compile(
@@ -32,23 +40,23 @@ _MAX_ALPHA = 1e12  # Python's whole numbers go further than can be shown
 _PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "motion_adapter")
 
 
-def identify(file: TensorFile) -> Identity:
+def identify(file: TensorFile) -> WeightsIdentity:
     """Tell a file's family and what else its names, shapes and metadata say; of its values only alphas are read.
 
     Raises:
         UserError: names or numbers in it are of a kind that no file has.
     """
-    with refusing(f"cannot tell what {file.uri} is"):
+    with any_error_as_user_error(f"cannot tell what {file.uri} is"):
         return _identified(file)
 
 
-def _identified(file: TensorFile) -> Identity:
-    contents = Contents(file)
+def _identified(file: TensorFile) -> WeightsIdentity:
+    contents = FileContents(file)
     found = _describe(contents)
     if found.text_width is None:
         found = found._replace(text_width=text_width(contents))
     trained = list(_trained(contents, found.family))
-    return Identity(
+    return WeightsIdentity(
         uri=file.uri,
         **found._asdict(),
         dtype="+".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in trained})) or None,
@@ -57,7 +65,7 @@ def _identified(file: TensorFile) -> Identity:
     )
 
 
-def identify_uri(uri: str) -> Identity:
+def identify_uri(uri: str) -> WeightsIdentity:
     """Tell what a file is, its SHA-256 too, or what a folder is: diffusers' of a model or a part, or PEFT's.
 
     Raises:
@@ -75,7 +83,7 @@ def identify_uri(uri: str) -> Identity:
         raise UserError(f"cannot read {uri}: {error.strerror or error}") from error
 
 
-def expect(file: TensorFile, families: Collection[Family], *, base: Base | None = None) -> Identity:
+def expect_family(file: TensorFile, families: Collection[Family], *, base: Base | None = None) -> WeightsIdentity:
     """Return the file's identity, if it is of one of `families` and not for another base than `base`.
 
     A checkpoint that is no text-to-image model is refused as well.
@@ -84,12 +92,12 @@ def expect(file: TensorFile, families: Collection[Family], *, base: Base | None 
         UserError: it is not; the line says what it is and where it belongs.
     """
     found = identify(file)
-    if reason := misfit(found, set(families), base):
+    if reason := mismatch_reason(found, set(families), base):
         raise UserError(f"{file.uri} {reason}")
     return found
 
 
-def _describe(contents: Contents) -> Description:
+def _describe(contents: FileContents) -> PartialIdentity:
     rule = find_rule(contents)
     if rule is None:
         found = identify_model.describe_unnamed(contents)
@@ -100,7 +108,7 @@ def _describe(contents: Contents) -> Description:
     return identify_model.describe(rule, contents)
 
 
-def _trained(contents: Contents, family: Family) -> Iterator[Tensor]:
+def _trained(contents: FileContents, family: Family) -> Iterator[Tensor]:
     whole_unet = family == "motion_module" and contents.has(r"\.resnets\.")
     # An averaged copy counts where there is nothing that it is a copy of.
     only_ema = family == "checkpoint" and not contents.has(r"^model\.diffusion_model\.")
@@ -123,7 +131,7 @@ def _refuse_collection(uri: str) -> None:
         raise UserError(f"{uri} is a folder of {len(files)} weights files: name one of them, such as {files[0]}")
 
 
-def _identify_folder(folder: Path, uri: str) -> Identity:
+def _identify_folder(folder: Path, uri: str) -> WeightsIdentity:
     parts = {part: found for part in _PARTS if (found := _identify_weights(folder / part, uri))}
     if not parts:
         if found := _identify_weights(folder, uri):
@@ -132,7 +140,7 @@ def _identify_folder(folder: Path, uri: str) -> Identity:
     network = parts.get("unet") or parts.get("transformer")
     pipeline = _read_json(folder / "model_index.json").get("_class_name")
     missing = [f"no {part}" for part in ("vae", "text_encoder") if part not in parts]
-    return Identity(
+    return WeightsIdentity(
         uri=uri,
         family="checkpoint",
         version=network and network.version,
@@ -146,7 +154,7 @@ def _identify_folder(folder: Path, uri: str) -> Identity:
     )
 
 
-def _identify_weights(folder: Path, uri: str) -> Identity | None:
+def _identify_weights(folder: Path, uri: str) -> WeightsIdentity | None:
     """Identify the weights directly in a folder; None where there are none."""
     files = [open_tensors(str(path)) for path in _weights_files(folder)]
     if not files:

@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 
 from animatediff.errors import UserError
 from animatediff.weights.base import load_text_encoder, load_unet
-from animatediff.weights.lora import read as lora
-from animatediff.weights.lora import scales as lora_scales
+from animatediff.weights.lora import lora_file, module_scales
 from animatediff.weights.reading.tensors import TensorFile
 from tests.support_base import build_base
 from tests.support_lora import ATTENTION, assert_changed, draw, expected, merge, write
@@ -53,7 +52,7 @@ def assert_changes(changes, part, wanted):
     changes = {name: change for (its_part, name), change in changes.items() if its_part == part}
     assert changes.keys() == {f"{name}.weight" for name in wanted}
     for name, delta in wanted.items():
-        change = changes[f"{name}.weight"].weight().reshape(delta.shape)
+        change = changes[f"{name}.weight"].to_dense().reshape(delta.shape)
         torch.testing.assert_close(change, delta, atol=1e-6, rtol=1e-5, msg=name)
 
 
@@ -83,7 +82,7 @@ def test_what_peft_saves_is_what_peft_applies(tmp_path, base, states, config):
     wanted = deltas(model)
     assert len(wanted) > 50
     for uri in (tmp_path, tmp_path / "adapter_model.safetensors"):
-        assert_changes(lora.read(str(uri), states, family="lora"), "unet", wanted)
+        assert_changes(lora_file.read_deltas(str(uri), states, family="lora"), "unet", wanted)
 
 
 def test_a_text_encoder_that_peft_saved(tmp_path, base, states):
@@ -99,7 +98,7 @@ def test_a_text_encoder_that_peft_saved(tmp_path, base, states):
     assert all("text_model." in name for name in tensors)
     write(tmp_path / "adapter_model.safetensors", tensors)
     wanted = {name.removeprefix("text_model."): delta for name, delta in deltas(model).items()}
-    changes = lora.read(str(tmp_path), states, family="lora")
+    changes = lora_file.read_deltas(str(tmp_path), states, family="lora")
     plain = {(part, name.removeprefix("text_model.")): change for (part, name), change in changes.items()}
     assert_changes(plain, "text_encoder", wanted)
 
@@ -110,7 +109,7 @@ def test_peft_without_its_config_is_taken_at_its_rank_and_said_so(tmp_path, base
     model.save_pretrained(tmp_path)
     (tmp_path / "adapter_config.json").unlink()
     with caplog.at_level(logging.WARNING):
-        changes = lora.read(str(tmp_path), states, family="lora")
+        changes = lora_file.read_deltas(str(tmp_path), states, family="lora")
     assert_changes(changes, "unet", {name: delta / 2 for name, delta in deltas(model).items()})
     assert "adapter_config.json" in caplog.text
 
@@ -131,7 +130,7 @@ def test_what_diffusers_saves_keeps_the_alphas_of_each_part(tmp_path, base, stat
         saved[f"{part}_lora_adapter_metadata"] = config.to_dict()
     pipe.save_lora_weights(tmp_path, **saved)
     for uri in (tmp_path, tmp_path / "pytorch_lora_weights.safetensors"):
-        changes = lora.read(str(uri), states, family="lora")
+        changes = lora_file.read_deltas(str(uri), states, family="lora")
         for part in configs:
             assert_changes(changes, part, deltas(getattr(pipe, part)))
 
@@ -140,7 +139,7 @@ def test_the_adapter_of_one_part_that_diffusers_saved(tmp_path, base, states):
     unet = load_unet(base)
     unet.add_adapter(peft.LoraConfig(r=4, lora_alpha=8, target_modules=["to_q"]))
     randomised(unet).save_lora_adapter(tmp_path)
-    assert_changes(lora.read(str(tmp_path), states, family="lora"), "unet", deltas(unet))
+    assert_changes(lora_file.read_deltas(str(tmp_path), states, family="lora"), "unet", deltas(unet))
 
 
 PAIR = {f"unet.{ATTENTION}.to_q.lora_A.weight": (2, 32), f"unet.{ATTENTION}.to_q.lora_B.weight": (32, 2)}
@@ -187,7 +186,7 @@ def test_an_alpha_beside_the_factors_comes_first(tmp_path, states):
 def test_configs_that_are_broken(adapter, message):
     file = TensorFile("l.safetensors", {}, {"lora_adapter_metadata": adapter})
     with pytest.raises(UserError, match=message) as caught:
-        lora_scales.read(file, "unet")
+        module_scales.read_peft_config(file, "unet")
     assert "\n" not in str(caught.value)
 
 
@@ -197,7 +196,7 @@ def test_dora_is_refused_though_its_magnitudes_are_lost(tmp_path, states):
     config = tmp_path / "adapter_config.json"
     for use_dora in (False, None):
         config.write_text(json.dumps({"r": 2, "lora_alpha": 2, "use_dora": use_dora}))
-        assert len(lora.read(str(tmp_path), states, family="lora")) == 1
+        assert len(lora_file.read_deltas(str(tmp_path), states, family="lora")) == 1
     config.write_text(json.dumps({"r": 2, "lora_alpha": 2, "use_dora": True}))
     with pytest.raises(UserError, match="adapter_config.json is of the kind DoRA"):
-        lora.read(str(tmp_path), states, family="lora")
+        lora_file.read_deltas(str(tmp_path), states, family="lora")

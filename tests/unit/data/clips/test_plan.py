@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from animatediff.config import dump, load, parse
-from animatediff.data.clips.config import ClipConfig, Run, bucket_name, frames_at, plan_windows
+from animatediff.data.clips.config import ClipConfig, bucket_name
+from animatediff.data.clips.plan import ResolutionSpan, frame_indices_at, plan_clips
 from animatediff.data.clips.rates import fit_rate
 
 
@@ -16,7 +17,7 @@ def constant(num, fps=25.0):
 
 
 def plan(timestamps, *, source=(640, 360), key="v", **config):
-    return plan_windows(timestamps, (Run(0, *source),), key=key, config=ClipConfig(**config))
+    return plan_clips(timestamps, (ResolutionSpan(0, *source),), key=key, config=ClipConfig(**config))
 
 
 def starts(plans):
@@ -41,7 +42,7 @@ def test_windows_lie_in_the_video_start_on_frames_and_differ(timestamps, rate, n
         assert p.times[-1] <= timestamps[-1] + frame / 2 + 1e-9
         assert np.allclose(np.diff(p.times), step)
     assert len(set(starts(plans))) == len(plans) <= (number or (1 if windows != "all" else len(timestamps)))
-    assert [p.window for p in plans] == list(range(len(plans)))
+    assert [p.index for p in plans] == list(range(len(plans)))
     longer = timestamps[-1] - timestamps[0] >= step * (num_frames - 1)
     assert plans if longer and len(timestamps) > 1 else True
 
@@ -91,21 +92,21 @@ def test_random_windows_differ_between_videos_and_seeds_and_cover_the_video():
 
 def test_fps_samples_every_source_alike():
     for source in (24, 25, 30, 60):
-        (window,) = plan(constant(source * 3, source), fps=8)
-        assert np.allclose(window.times, np.arange(16) / 8)
-        shown = frames_at(constant(source * 3, source), window.times) / source
-        assert np.abs(shown - window.times).max() <= 0.55 / source + 1e-9
+        (clip,) = plan(constant(source * 3, source), fps=8)
+        assert np.allclose(clip.times, np.arange(16) / 8)
+        shown = frame_indices_at(constant(source * 3, source), clip.times) / source
+        assert np.abs(shown - clip.times).max() <= 0.55 / source + 1e-9
 
 
 def test_more_frames_a_second_than_the_source_has_hold_its_frames():
-    (window,) = plan(constant(10, 5), num_frames=10, fps=10)
-    assert frames_at(constant(10, 5), window.times).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    (clip,) = plan(constant(10, 5), num_frames=10, fps=10)
+    assert frame_indices_at(constant(10, 5), clip.times).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
 def test_flipped_copies_follow_their_originals():
     plans = plan(constant(200), windows_per_video=2, flip=True)
     assert [p.flip for p in plans] == [False, True, False, True]
-    assert [p.window for p in plans] == [0, 1, 2, 3]
+    assert [p.index for p in plans] == [0, 1, 2, 3]
     assert starts(plans)[0] == starts(plans)[1] != starts(plans)[2]
 
 
@@ -127,15 +128,15 @@ def test_the_longest_length_that_fits_is_taken():
 )
 def test_the_closest_aspect_ratio_is_taken(width, height, expected):
     config = {"height": 512, "width": 512, "sizes": ((192, 320), (320, 192), (256, 320))}
-    (window,) = plan(constant(61), source=(width, height), **config)
-    assert (window.height, window.width) == expected
-    assert window.bucket == bucket_name(16, *expected) == f"16x{expected[0]}x{expected[1]}"
+    (clip,) = plan(constant(61), source=(width, height), **config)
+    assert (clip.height, clip.width) == expected
+    assert clip.bucket == bucket_name(16, *expected) == f"16x{expected[0]}x{expected[1]}"
 
 
 @pytest.mark.parametrize(("side", "expected"), [(600, 512), (512, 512), (511, 256), (256, 256), (100, 256)])
 def test_among_equal_ratios_the_largest_without_upscaling_is_taken(side, expected):
-    (window,) = plan(constant(61), source=(side, side), sizes=((512, 512), (1024, 1024)))
-    assert window.height == expected
+    (clip,) = plan(constant(61), source=(side, side), sizes=((512, 512), (1024, 1024)))
+    assert clip.height == expected
 
 
 def test_aspect_ratios_give_sizes_of_about_one_area():

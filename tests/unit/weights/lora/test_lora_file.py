@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from animatediff.weights.base import load_text_encoder, load_unet
-from animatediff.weights.lora import read as lora
+from animatediff.weights.lora import lora_file
 from tests.support_base import build_base
 from tests.support_lora import (
     ATTENTION,
@@ -256,7 +256,7 @@ def test_diffusers_loses_a_text_encoders_attention_without_its_output(tmp_path, 
 def test_only_names_and_shapes_of_the_models_are_read(tmp_path, states):
     meta = {part: {name: tensor.to("meta") for name, tensor in state.items()} for part, state in states.items()}
     path = write(tmp_path / "l.safetensors", good())
-    assert lora.read(path, meta, family="lora").keys() == {("unet", f"{ATTENTION}.to_q.weight")}
+    assert lora_file.read_deltas(path, meta, family="lora").keys() == {("unet", f"{ATTENTION}.to_q.weight")}
 
 
 def test_lycoris_scalar_multiplies_the_change(tmp_path, states):
@@ -278,7 +278,7 @@ def test_modules_that_change_nothing_are_left_out_with_one_warning(tmp_path, sta
     idle |= kohya("lora_unet_" + flat(CONV), draw(0, 32, 3, 3), draw(32, 0, 1, 1))
     idle |= {f"{KEY}_to_v.alpha": torch.tensor(4.0)}
     with caplog.at_level(logging.WARNING):
-        changes = lora.read(write(tmp_path / "l.safetensors", good() | idle), states, family="lora")
+        changes = lora_file.read_deltas(write(tmp_path / "l.safetensors", good() | idle), states, family="lora")
     assert changes.keys() == {("unet", f"{ATTENTION}.to_q.weight")}
     assert [record.getMessage().partition(": ")[2][:40] for record in caplog.records] == [
         "3 of its 4 modules have rank 0, or an al"
@@ -291,7 +291,7 @@ def test_a_file_whose_alphas_are_all_0_changes_nothing_and_it_is_said(tmp_path, 
     for name, alpha in zip("qk", alphas, strict=True):
         tensors |= kohya(f"{KEY}_to_{name}", draw(2, 32), draw(32, 2), alpha)
     with caplog.at_level(logging.WARNING):
-        lora.read(write(tmp_path / "l.safetensors", tensors), states, family="lora")
+        lora_file.read_deltas(write(tmp_path / "l.safetensors", tensors), states, family="lora")
     assert ["changes nothing" in record.getMessage() for record in caplog.records] == [True] * (not any(alphas))
 
 

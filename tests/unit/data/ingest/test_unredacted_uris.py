@@ -4,7 +4,7 @@ import pytest
 
 from animatediff.data.ingest import plan as planning
 from animatediff.data.ingest.plan import Planner, read_unit
-from animatediff.data.ingest.whole_uris import WholeUris
+from animatediff.data.ingest.unredacted_uris import UnredactedUris
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig, SourceVideo
 
@@ -25,10 +25,10 @@ def every_byte(dataset, secret):
 
 def plan(dataset, videos):
     """Plan the videos and give the units as the workers get them."""
-    whole = WholeUris()
+    whole = UnredactedUris()
     planner = Planner(dataset, key="key", videos_per_unit=2)
     planner.resume(dataset)
-    for batch in whole.remembering([videos]):
+    for batch in whole.remember([videos]):
         planner.add(batch)
     planner.finish()
     return whole.attach(dataset, planner.units)
@@ -78,7 +78,7 @@ def test_a_plan_of_before_is_read_as_it_is(dataset, monkeypatch):
 
 def test_without_secrets_nothing_is_kept_in_memory(dataset):
     units = plan(dataset, videos(["/a.mp4", "s3://bucket/b.mp4", "https://h/c.mp4?v=1"]))
-    assert all(unit.whole_uris == () for unit in units)
+    assert all(unit.unredacted_uris == () for unit in units)
 
 
 def test_relative_paths_begin_with_the_secrets_of_their_folder(tmp_path):

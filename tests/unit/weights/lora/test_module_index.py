@@ -4,7 +4,7 @@ import pytest
 from diffusers import UNet2DConditionModel
 
 from animatediff.weights.layouts.architectures import meta_modules
-from animatediff.weights.lora.targets import ModuleIndex
+from animatediff.weights.lora.module_index import ModuleIndex
 from tests.support_lora import flat
 from tests.support_weights import unet_to_ldm
 

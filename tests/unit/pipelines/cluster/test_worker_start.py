@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from pipelines.cluster import starting
-from pipelines.cluster.starting import _state, _Workers
+from pipelines.cluster import worker_start
+from pipelines.cluster.worker_start import _state, _Workers
 
 GPU = {"CPU": 1, "GPU": 1}
 
@@ -16,9 +16,9 @@ def cluster(monkeypatch):
 
     def set_machines(machines, free):
         nodes = [{"Alive": True, "Resources": each} for each in machines]
-        monkeypatch.setattr(starting.ray, "nodes", lambda: [*nodes, {"Alive": False, "Resources": {"GPU": 8.0}}])
-        monkeypatch.setattr(starting.ray, "available_resources", lambda: free)
-        monkeypatch.setattr(starting, "last_death", lambda: "was ended by Ray, as its machine ran out of memory")
+        monkeypatch.setattr(worker_start.ray, "nodes", lambda: [*nodes, {"Alive": False, "Resources": {"GPU": 8.0}}])
+        monkeypatch.setattr(worker_start.ray, "available_resources", lambda: free)
+        monkeypatch.setattr(worker_start, "last_death", lambda: "was ended by Ray, as its machine ran out of memory")
 
     return set_machines
 
@@ -69,10 +69,12 @@ def test_a_machine_that_is_not_in_the_cluster(cluster):
     ],
 )
 def test_a_job_ends_whose_workers_never_start_for_want_of_memory(monkeypatch, workers, seconds, ended, gives_up):
-    monkeypatch.setattr(starting, "num_ended_for_memory", lambda since_s: ended)
-    monkeypatch.setattr(starting, "last_death", lambda: "was ended by Ray, as its machine ran out of memory")
-    watch = starting._Watch(starting._Wanted("ingest worker", 2, {}, (), "num_encoders"), threading.Event(), None)
-    monkeypatch.setattr(starting.time, "time", lambda: watch._since_s + seconds)
+    monkeypatch.setattr(worker_start, "num_ended_for_memory", lambda since_s: ended)
+    monkeypatch.setattr(worker_start, "last_death", lambda: "was ended by Ray, as its machine ran out of memory")
+    watch = worker_start._Watch(
+        worker_start._Wanted("ingest worker", 2, {}, (), "num_encoders"), threading.Event(), None
+    )
+    monkeypatch.setattr(worker_start.time, "time", lambda: watch._since_s + seconds)
     reason = watch._in_vain(workers)
     assert (reason is not None) == gives_up
     if reason:

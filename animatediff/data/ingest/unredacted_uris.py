@@ -8,13 +8,13 @@ from animatediff.data.sources.spec import SourceVideo
 from animatediff.uris import printable_uri
 
 
-class WholeUris:
-    """What a source says of the videos whose URIs are not written down whole. It is in memory: signed URLs only."""
+class UnredactedUris:
+    """The URIs that the plan has without their secrets, as the source says them. They are in memory alone."""
 
     def __init__(self) -> None:
         self._uris: dict[str, str] = {}
 
-    def remembering(self, batches: Iterable[list[SourceVideo]]) -> Iterator[list[SourceVideo]]:
+    def remember(self, batches: Iterable[list[SourceVideo]]) -> Iterator[list[SourceVideo]]:
         """Pass the batches on, and remember the URIs that the plan writes down without their secrets."""
         for batch in batches:
             self._uris.update((v.video_id, v.uri) for v in batch if printable_uri(v.uri) != v.uri)
@@ -28,7 +28,7 @@ class WholeUris:
         """
         if not self._uris:
             return list(units)
-        return [replace(unit, whole_uris=self._of(dataset_uri, unit)) for unit in units]
+        return [replace(unit, unredacted_uris=self._of(dataset_uri, unit)) for unit in units]
 
     def _of(self, dataset_uri: str, unit: UnitRef) -> tuple[str | None, ...]:
         return tuple(self._uris.get(video.video_id) for video in read_unit(dataset_uri, unit).videos)

@@ -15,18 +15,17 @@ import torch
 from torch import Tensor
 
 from animatediff import storage
-from animatediff.errors import UserError, refusing
+from animatediff.errors import UserError, any_error_as_user_error
 from animatediff.weights import textual_inversion
-from animatediff.weights.identify import identify
+from animatediff.weights.identify import weights_file
 from animatediff.weights.identify.base import TEXT_WIDTHS
 from animatediff.weights.identify.messages import BASE_NAMES
 from animatediff.weights.layouts.architectures import KnownBase, known_base
 from animatediff.weights.layouts.families import Family, LoraFamily
-from animatediff.weights.lora import scales as lora_scales
-from animatediff.weights.lora.deltas import FactorsDelta, WeightDelta, from_factors
-from animatediff.weights.lora.scales import Scales
-from animatediff.weights.lora.targets import Module, ModuleIndex, States
-from animatediff.weights.lora.targets import Target as Target
+from animatediff.weights.lora import module_scales
+from animatediff.weights.lora.deltas import FactorsDelta, WeightDelta, delta_from_factors
+from animatediff.weights.lora.module_index import ModuleIndex, ModuleRef, StateDicts, WeightKey
+from animatediff.weights.lora.module_scales import PeftLoraConfig
 from animatediff.weights.motion_file import WEIGHTS_FILES
 from animatediff.weights.reading.tensors import TensorFile, open_tensors
 
@@ -49,11 +48,11 @@ _KEY = re.compile(
     r")"
 )
 # A domain adapter is a LoRA: either may be given as the other.
-_OF_THE_BASE: set[Family] = {family for family in get_args(LoraFamily) if family != "motion_lora"}
-_STRENGTHS = ("alpha", "scalar")
+_BASE_LORA_FAMILIES: set[Family] = {family for family in get_args(LoraFamily) if family != "motion_lora"}
+_SCALE_KEYS = ("alpha", "scalar")
 _SAME_FACTOR = {"A": "down", "B": "up", "w_norm": "diff", "b_norm": "diff_b"}
 
-_NOT_APPLIED = {
+_UNSUPPORTED_ALGORITHMS = {
     "DoRA": "its strength depends on the base's own weights",
     "GLoRA": "it changes the base's own weights by products with them",
     "IA3": "it scales activations",
@@ -62,8 +61,8 @@ _NOT_APPLIED = {
 }
 
 
-def read(uri: str, states: States, *, family: LoraFamily) -> dict[Target, WeightDelta]:
-    """Return a file's changes, by what they change.
+def read_deltas(uri: str, states: StateDicts, *, family: LoraFamily) -> dict[WeightKey, WeightDelta]:
+    """Return the delta of each weight that a file changes.
 
     Args:
         uri: a weights file, or a folder that peft or diffusers wrote.
@@ -74,31 +73,31 @@ def read(uri: str, states: States, *, family: LoraFamily) -> dict[Target, Weight
         UserError: the file is of another family or for another base, is incomplete or broken, or holds a key that has
             no place in the models.
     """
-    file = open_file(uri)
-    with refusing(f"cannot read {uri}"):
-        return _read(file, uri, states, family)
+    file = open_lora(uri)
+    with any_error_as_user_error(f"cannot read {uri}"):
+        return _read_deltas(file, uri, states, family)
 
 
-def _read(file: TensorFile, uri: str, states: States, family: LoraFamily) -> dict[Target, WeightDelta]:
-    check_kind(file, family, base=known_base(states["unet"]) if "unet" in states else None)
+def _read_deltas(file: TensorFile, uri: str, states: StateDicts, family: LoraFamily) -> dict[WeightKey, WeightDelta]:
+    check_family(file, family, base=known_base(states["unet"]) if "unet" in states else None)
     file = textual_inversion.without_bundled(file)
-    modules = _modules(file, states, family)
-    scales = {part: lora_scales.read(file, part) for part in {module.part for module in modules}}
-    changes: dict[Target, WeightDelta] = {}
+    modules = _factors_by_module(file, states, family)
+    peft_configs = {part: module_scales.read_peft_config(file, part) for part in {module.part for module in modules}}
+    deltas: dict[WeightKey, WeightDelta] = {}
     for module, factors in modules.items():
         try:
-            found = _changes(module, factors, scales[module.part])
+            found = _module_deltas(module, factors, peft_configs[module.part])
         except ValueError as error:
             raise UserError(f"{uri}: {module.path}: {error}") from error
-        for name, change in found.items():
-            _check_fit(change, states[module.part].get(name), name, uri)
-            changes[module.part, name] = change
-    if changes and not any(getattr(change, "scale", 1.0) for change in changes.values()):
+        for name, delta in found.items():
+            _check_fit(delta, states[module.part].get(name), name, uri)
+            deltas[module.part, name] = delta
+    if deltas and not any(getattr(delta, "scale", 1.0) for delta in deltas.values()):
         _log.warning("%s changes nothing: its alphas or scalars are all 0", uri)
-    return changes
+    return deltas
 
 
-def open_file(uri: str) -> TensorFile:
+def open_lora(uri: str) -> TensorFile:
     """Return a low-rank file, or the one in a folder that peft or diffusers wrote.
 
     Raises:
@@ -111,7 +110,7 @@ def open_file(uri: str) -> TensorFile:
     return open_tensors(uri)
 
 
-def check_kind(file: TensorFile, family: LoraFamily, *, base: KnownBase | None) -> None:
+def check_family(file: TensorFile, family: LoraFamily, *, base: KnownBase | None) -> None:
     """Refuse a file of another family, for another base, or of an algorithm that is not applied.
 
     Args:
@@ -122,16 +121,16 @@ def check_kind(file: TensorFile, family: LoraFamily, *, base: KnownBase | None) 
     Raises:
         UserError: the line says what it is and where it belongs.
     """
-    families: set[Family] = {"motion_lora"} if family == "motion_lora" else _OF_THE_BASE
-    algorithm = identify.expect(file, families, base=base).version
-    if algorithm in _NOT_APPLIED:
+    families: set[Family] = {"motion_lora"} if family == "motion_lora" else _BASE_LORA_FAMILIES
+    algorithm = weights_file.expect_family(file, families, base=base).version
+    if algorithm in _UNSUPPORTED_ALGORITHMS:
         raise UserError(
-            f"{file.uri} is of the kind {algorithm}, which is not applied ({_NOT_APPLIED[algorithm]}): take a LoRA, or "
-            "merge it into a checkpoint with the tool that made it"
+            f"{file.uri} is of the kind {algorithm}, which is not applied ({_UNSUPPORTED_ALGORITHMS[algorithm]}): take "
+            "a LoRA, or merge it into a checkpoint with the tool that made it"
         )
 
 
-def split_key(key: str) -> tuple[str, str] | None:
+def split_factor_key(key: str) -> tuple[str, str] | None:
     """Return a module's name as the file spells it, and the factor's name as LyCORIS' or kohya's.
 
     None for any other key.
@@ -142,13 +141,13 @@ def split_key(key: str) -> tuple[str, str] | None:
     return None
 
 
-def checked(tensor: Tensor, factor: str, what: str) -> Tensor:
+def check_factor(tensor: Tensor, factor: str, what: str) -> Tensor:
     """Return the tensor, if it can be a factor.
 
     Raises:
         UserError: it is of integers, empty, or holds NaN or infinite numbers; the line begins with `what`.
     """
-    if factor in _STRENGTHS:
+    if factor in _SCALE_KEYS:
         return tensor
     if not tensor.is_floating_point():
         raise UserError(f"{what} is of {tensor.dtype}, floating-point numbers are needed")
@@ -159,14 +158,14 @@ def checked(tensor: Tensor, factor: str, what: str) -> Tensor:
     return tensor
 
 
-def _modules(file: TensorFile, states: States, family: LoraFamily) -> dict[Module, dict[str, Tensor]]:
+def _factors_by_module(file: TensorFile, states: StateDicts, family: LoraFamily) -> dict[ModuleRef, dict[str, Tensor]]:
     """Return the file's factors by the module that they change."""
-    targets = ModuleIndex(states, motion=family == "motion_lora")
-    modules: dict[Module, dict[str, str]] = defaultdict(dict)
+    module_index = ModuleIndex(states, motion=family == "motion_lora")
+    modules: dict[ModuleRef, dict[str, str]] = defaultdict(dict)
     unknown = []
     for key in file.tensors:
-        name, factor = split_key(key) or (None, "")
-        found = targets.find(name) if name else []
+        name, factor = split_factor_key(key) or (None, "")
+        found = module_index.find(name) if name else []
         if not found:
             unknown.append(key)
             continue
@@ -179,14 +178,17 @@ def _modules(file: TensorFile, states: States, family: LoraFamily) -> dict[Modul
         keys[factor] = key
     if unknown and not (modules and _is_of_absent_mid_block(unknown, states, family)):
         raise UserError(
-            f"{file.uri}: {len(unknown)} of its keys match nothing in the model, such as {_why(unknown[0], targets)}"
+            f"{file.uri}: {len(unknown)} of its keys match nothing in the model, such as "
+            f"{_why(unknown[0], module_index)}"
         )
     if unknown:
         _log.warning("%s is for a motion module with a mid block (v2); what it changes there is left out", file.uri)
-    return _without_idle(file, modules)
+    return _drop_empty_modules(file, modules)
 
 
-def _without_idle(file: TensorFile, modules: Mapping[Module, Mapping[str, str]]) -> dict[Module, dict[str, Tensor]]:
+def _drop_empty_modules(
+    file: TensorFile, modules: Mapping[ModuleRef, Mapping[str, str]]
+) -> dict[ModuleRef, dict[str, Tensor]]:
     """Return the checked factors of each module, by the factors' keys.
 
     Modules without any, or of rank 0, are left out.
@@ -194,7 +196,7 @@ def _without_idle(file: TensorFile, modules: Mapping[Module, Mapping[str, str]])
     idle = {
         module
         for module, keys in modules.items()
-        if not any(file.tensors[key].numel() for factor, key in keys.items() if factor not in _STRENGTHS)
+        if not any(file.tensors[key].numel() for factor, key in keys.items() if factor not in _SCALE_KEYS)
     }
     if idle:
         _log.warning(
@@ -202,25 +204,27 @@ def _without_idle(file: TensorFile, modules: Mapping[Module, Mapping[str, str]])
             *(file.uri, len(idle), len(modules), min(idle).path),
         )
     return {
-        module: {factor: checked(file.tensors[key], factor, f"{file.uri}: {key}") for factor, key in keys.items()}
+        module: {factor: check_factor(file.tensors[key], factor, f"{file.uri}: {key}") for factor, key in keys.items()}
         for module, keys in modules.items()
         if module not in idle
     }
 
 
-def _is_of_absent_mid_block(unknown: Sequence[str], states: States, family: LoraFamily) -> bool:
+def _is_of_absent_mid_block(unknown: Sequence[str], states: StateDicts, family: LoraFamily) -> bool:
     if family != "motion_lora" or any(name.startswith("mid_block.") for name in states.get("motion", ())):
         return False
-    return all("mid_block" in key and "motion_modules" in key and split_key(key) for key in unknown)
+    return all("mid_block" in key and "motion_modules" in key and split_factor_key(key) for key in unknown)
 
 
-def _why(key: str, targets: ModuleIndex) -> str:
-    name, _ = split_key(key) or (key, "")
-    part = targets.absent_part(name)
+def _why(key: str, module_index: ModuleIndex) -> str:
+    name, _ = split_factor_key(key) or (key, "")
+    part = module_index.absent_part(name)
     return f"{key}: it is for a model with a {part}" if part else key
 
 
-def _changes(module: Module, factors: Mapping[str, Tensor], scales: Scales | None) -> dict[str, WeightDelta]:
+def _module_deltas(
+    module: ModuleRef, factors: Mapping[str, Tensor], peft_config: PeftLoraConfig | None
+) -> dict[str, WeightDelta]:
     """Return a module's changes by parameter name.
 
     Raises:
@@ -228,30 +232,30 @@ def _changes(module: Module, factors: Mapping[str, Tensor], scales: Scales | Non
     """
 
     def scale(rank: int | None) -> float:
-        return lora_scales.strength(factors, rank, scales, module)
+        return module_scales.module_scale(factors, rank, peft_config, module)
 
     if "scalar" in factors and "diff" in factors:
         raise ValueError("a scalar stands beside its full difference, which has none")
-    changes: dict[str, WeightDelta] = {}
+    deltas: dict[str, WeightDelta] = {}
     if "diff_b" in factors:
-        changes[f"{module.path}.bias"] = FactorsDelta((factors["diff_b"],), 1.0)
-    of_weight = {name: factor for name, factor in factors.items() if name not in (*_STRENGTHS, "diff_b")}
-    if of_weight or not changes:
-        changes[f"{module.path}.weight"] = from_factors(of_weight, scale)
-    return changes
+        deltas[f"{module.path}.bias"] = FactorsDelta((factors["diff_b"],), 1.0)
+    of_weight = {name: factor for name, factor in factors.items() if name not in (*_SCALE_KEYS, "diff_b")}
+    if of_weight or not deltas:
+        deltas[f"{module.path}.weight"] = delta_from_factors(of_weight, scale)
+    return deltas
 
 
-def _check_fit(change: WeightDelta, weight: Tensor | None, name: str, uri: str) -> None:
+def _check_fit(delta: WeightDelta, weight: Tensor | None, name: str, uri: str) -> None:
     if weight is None:
         raise UserError(f"{uri} changes {name}, which the model does not have")
-    shape, wanted = _without_ones(change.shape), _without_ones(tuple(weight.shape))
+    shape, wanted = _without_ones(delta.shape), _without_ones(tuple(weight.shape))
     is_flat = len(shape) == 2 and shape == (wanted[0], math.prod(wanted[1:]))
     if shape == wanted or is_flat:
         return
-    width = change.shape[-1] if re.search(r"\.attn2\.to_[kv]\.weight$", name) else None
+    width = delta.shape[-1] if re.search(r"\.attn2\.to_[kv]\.weight$", name) else None
     hint = f": it was made for {BASE_NAMES[TEXT_WIDTHS[width]]}" if width in TEXT_WIDTHS else ""
     raise UserError(
-        f"{uri} does not fit the base{hint}: {name} is {list(weight.shape)}, the file's change {list(change.shape)}"
+        f"{uri} does not fit the base{hint}: {name} is {list(weight.shape)}, the file's change {list(delta.shape)}"
     )
 
 
