@@ -59,6 +59,9 @@ class IngestConfig(Config):
     """The job fails, after writing everything, when a larger share of the videos is unusable."""
     retry_quarantined: tuple[Reason, ...] = ()
     """Quarantined videos with these reasons are planned anew, in further units."""
+    max_outage_s: float = Field(120.0, ge=0)
+    """Seconds that a worker waits for the videos' storage when it answers nothing, before the job ends. A worker's own
+    machine may be cut off, which Ray finds out in less than a minute."""
     quarantine_unreachable: bool = False
     """Put aside as `fetch_error` what cannot be fetched even where its whole storage is away, instead of stopping: for
     one that is gone for good."""

@@ -4,7 +4,15 @@ Writes are atomic: a reader sees the whole new file or none of it.
 """
 
 from animatediff.storage.deleting import delete, delete_many
-from animatediff.storage.filesystems import absolute, absolute_if_there, beside, filesystem, is_local, join
+from animatediff.storage.filesystems import (
+    absolute,
+    absolute_if_there,
+    beside,
+    filesystem,
+    is_local,
+    join,
+    wait_out_outages,
+)
 from animatediff.storage.listing import find_files, list_files, list_names, list_sizes, list_times
 from animatediff.storage.reading import exists, read_bytes
 from animatediff.storage.writing import delete_drafts, staged, write_bytes, write_file
@@ -27,6 +35,7 @@ __all__ = [
     "list_times",
     "read_bytes",
     "staged",
+    "wait_out_outages",
     "write_bytes",
     "write_file",
 ]

@@ -1,8 +1,8 @@
 """Which file system serves a URI, and paths in it that other processes understand."""
 
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -20,22 +20,44 @@ def _web_timeout() -> Any:
     return aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
 
 
+_FEW_RETRIES: dict[str, Any] = {"max_attempts": 4}
+# With at most 20 s between two attempts, as the standard mode has it; a refusing port is given up after 46 s.
+_MANY_RETRIES: dict[str, Any] = {"mode": "standard", "max_attempts": 10}
+_process = SimpleNamespace(waits_out_outages=False)
+
+
+def wait_out_outages() -> None:
+    """Let this process try an S3 store that does not answer for one to three minutes, not for some seconds.
+
+    For workers: the job's driver has reached it before. Where their machine is cut off from the network, Ray counts it
+    as dead after a while, and does their work elsewhere; an error in between would be taken for the work's own.
+    """
+    _process.waits_out_outages = True
+
+
 # Defaults wait 60 s per attempt, or five minutes for a whole file; a wrong endpoint should be told within seconds.
-_PROTOCOL_OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
-    "s3": lambda: {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 4}}},
-    **dict.fromkeys(("http", "https"), lambda: {"client_kwargs": {"timeout": _web_timeout()}}),
-}
+def _protocol_options(protocol: str, *, waits: bool) -> dict[str, Any]:
+    if protocol == "s3":
+        retries = _MANY_RETRIES if waits else _FEW_RETRIES
+        return {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": dict(retries)}}
+    return {"client_kwargs": {"timeout": _web_timeout()}} if protocol in ("http", "https") else {}
 
 
-def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+def filesystem(uri: str, *, may_wait: bool = True) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the file system that serves `uri`, and the path inside it.
+
+    Args:
+        uri: a local path, or a URI.
+        may_wait: False for who waits out outages in a way of their own, whatever `wait_out_outages` says.
 
     Raises:
         UserError: no file system is known for the protocol, or its package is not installed.
     """
     protocol = uri.split("://", 1)[0] if "://" in uri else "file"
     try:
-        return fsspec.core.url_to_fs(with_secrets(uri), **_PROTOCOL_OPTIONS.get(protocol, dict)())
+        return fsspec.core.url_to_fs(
+            with_secrets(uri), **_protocol_options(protocol, waits=may_wait and _process.waits_out_outages)
+        )
     except Exception as error:  # some connect at once, and each fails in its own way
         raise UserError(f"cannot open {printable_uri(uri)}: {reason(error)}") from public(error)
 

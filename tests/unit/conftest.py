@@ -5,6 +5,14 @@ import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
+from animatediff.storage import filesystems
+
+
+@pytest.fixture(autouse=True)
+def _waits_for_no_storage(monkeypatch):
+    """A worker that a test makes in this process changes it, and the next test is no worker."""
+    monkeypatch.setattr(filesystems._process, "waits_out_outages", False)
+
 
 @pytest.fixture(scope="module")
 def moto():

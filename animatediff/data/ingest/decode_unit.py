@@ -1,10 +1,11 @@
 """A unit's videos: fetched, checked and cut into clips, or set aside with a reason."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, TypeAlias
 
 from animatediff.data.decoding.cut import DecodedClip
 from animatediff.data.decoding.supervisor import ATTEMPTS as DECODE_ATTEMPTS
@@ -13,11 +14,13 @@ from animatediff.data.ingest.plan import Unit
 from animatediff.data.quarantine import Reason, Rejection, VideoError
 from animatediff.data.sources.fetching.fetch import ATTEMPTS as FETCH_ATTEMPTS
 from animatediff.data.sources.fetching.fetch import fetch
+from animatediff.data.sources.fetching.reach import is_web
 from animatediff.data.sources.spec import SourceVideo
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 
 _FETCHED_AHEAD = 4
+_LOOK_AGAIN_S = 10.0
 _ATTEMPTS = {
     Reason.FETCH_ERROR: FETCH_ATTEMPTS,
     Reason.DECODER_CRASH: DECODE_ATTEMPTS,
@@ -56,6 +59,10 @@ class _Fetched(NamedTuple):
     error: VideoError | None
 
 
+_Outcome: TypeAlias = list[IngestClip] | Rejection
+"""What became of a video."""
+
+
 def decode_unit(
     unit: Unit,
     supervisor: DecodeSupervisor,
@@ -63,10 +70,12 @@ def decode_unit(
     max_bytes: int,
     trusted: bool = False,
     is_outage: Callable[[Unit], bool] = lambda unit: True,
+    max_outage_s: float = 0.0,
 ) -> DecodedUnit:
     """Decode every video of a unit; each ends as clips or as one rejection.
 
-    The next videos are fetched while one is decoded.
+    The next videos are fetched while one is decoded. What a disk or an object store does not give is fetched once more
+    when all others are done, and the store answers: the machine may have been without a network for a while.
 
     Args:
         unit: the videos.
@@ -74,45 +83,108 @@ def decode_unit(
         max_bytes: of a file; a larger one is set aside.
         trusted: whether rows may point anywhere, as `SourceConfig.trusted` says.
         is_outage: whether the storage is to blame where it failed for every video, asked in that case alone.
+        max_outage_s: seconds that a storage which does not answer is waited for.
 
     Raises:
         UserError: the storage is down, or the decoder cannot be started. That is an outage or a missing credential,
             not bad videos: the unit stays pending.
     """
-    result = DecodedUnit(unit)
-    for video, fetched in zip(unit.videos, _fetch_ahead(unit, max_bytes, trusted), strict=True):
+    fetching = _Fetching(max_bytes, trusted)
+    outcomes = _decode_videos(unit, unit.videos, supervisor, fetching)
+    unfetched = [video for video in unit.videos if _is_unfetched(outcomes[video.video_id])]
+    fetched = [video for video in unit.videos if not _is_unfetched(outcomes[video.video_id]) and not is_web(video.uri)]
+
+    def answers() -> bool:
+        if len(unfetched) == len(unit.videos):
+            return not is_outage(unit)
+        return not fetched or fetching.fetch(fetched[-1].uri).error is None
+
+    # Web servers fail for good one by one, and asking each again would take hours; a store is one for all.
+    from_stores = [video for video in unfetched if not is_web(video.uri)]
+    if from_stores or len(unfetched) == len(unit.videos):
+        was_away = not answers()
+        if was_away and not _comes_back(answers, max_outage_s):
+            failed = outcomes[unfetched[0].video_id]
+            assert isinstance(failed, Rejection)
+            which = "not every" if fetched else "no"
+            raise UserError(
+                f"{which} video of unit {unit.unit_id} can be fetched, nor others beside them, is the storage down? "
+                f"{failed.detail}; if it is gone for good, quarantine_unreachable puts its videos aside"
+            )
+        again = _decode_videos(unit, unfetched if was_away else from_stores, supervisor, fetching)
+        outcomes |= {video: _tried_twice(outcome) for video, outcome in again.items()}
+    return _in_order(unit, outcomes)
+
+
+def _is_unfetched(outcome: _Outcome) -> bool:
+    return isinstance(outcome, Rejection) and outcome.reason is Reason.FETCH_ERROR
+
+
+def _tried_twice(outcome: _Outcome) -> _Outcome:
+    if isinstance(outcome, Rejection) and outcome.reason is Reason.FETCH_ERROR:
+        return replace(outcome, attempts=2 * outcome.attempts)
+    return outcome
+
+
+def _comes_back(answers: Callable[[], bool], max_outage_s: float) -> bool:
+    """Wait for a storage that did not answer; return whether it does."""
+    deadline = time.monotonic() + max_outage_s
+    while time.monotonic() < deadline:
+        time.sleep(min(_LOOK_AGAIN_S, max_outage_s))
+        if answers():
+            return True
+    return False
+
+
+def _decode_videos(
+    unit: Unit, videos: Sequence[SourceVideo], supervisor: DecodeSupervisor, fetching: "_Fetching"
+) -> dict[str, _Outcome]:
+    """Return what became of videos, by id."""
+    outcomes: dict[str, _Outcome] = {}
+    for video, fetched in zip(videos, fetching.ahead(videos), strict=True):
         digest = hashlib.sha256(fetched.data).hexdigest() if fetched.data is not None else None
         try:
             decoded = _cut(video, fetched, supervisor)
-            result.clips += [IngestClip(video, clip, len(decoded), str(digest)) for clip in decoded]
+            outcomes[video.video_id] = [IngestClip(video, clip, len(decoded), str(digest)) for clip in decoded]
         except VideoError as error:
-            result.rejected.append(_reject(unit, video, error, fetched.data, digest))
-    failed = [rejection for rejection in result.rejected if rejection.reason is Reason.FETCH_ERROR]
-    if len(failed) == len(unit.videos) and is_outage(unit):
-        raise UserError(
-            f"no video of unit {unit.unit_id} can be fetched, nor others beside them, is the storage down? "
-            f"{failed[0].detail}; if it is gone for good, quarantine_unreachable puts its videos aside"
-        )
+            outcomes[video.video_id] = _reject(unit, video, error, fetched.data, digest)
+    return outcomes
+
+
+def _in_order(unit: Unit, outcomes: Mapping[str, _Outcome]) -> DecodedUnit:
+    result = DecodedUnit(unit)
+    for outcome in (outcomes[video.video_id] for video in unit.videos):
+        if isinstance(outcome, Rejection):
+            result.rejected.append(outcome)
+        else:
+            result.clips += outcome
     return result
 
 
-def _fetch_ahead(unit: Unit, max_bytes: int, trusted: bool) -> Iterator[_Fetched]:
-    """Yield the videos' bytes, in order; a few are on their way, never all of them in memory."""
-    with ThreadPoolExecutor(_FETCHED_AHEAD, thread_name_prefix="fetch") as pool:
-        ahead: list[Future[_Fetched]] = []
-        for video in unit.videos:
-            ahead.append(pool.submit(_fetch, video.uri, max_bytes, trusted))
-            if len(ahead) > _FETCHED_AHEAD:
+@dataclass(frozen=True)
+class _Fetching:
+    """How videos are fetched."""
+
+    max_bytes: int
+    trusted: bool
+
+    def ahead(self, videos: Sequence[SourceVideo]) -> Iterator[_Fetched]:
+        """Yield the videos' bytes, in order; a few are on their way, never all of them in memory."""
+        with ThreadPoolExecutor(_FETCHED_AHEAD, thread_name_prefix="fetch") as pool:
+            ahead: list[Future[_Fetched]] = []
+            for video in videos:
+                ahead.append(pool.submit(self.fetch, video.uri))
+                if len(ahead) > _FETCHED_AHEAD:
+                    yield ahead.pop(0).result()
+            while ahead:
                 yield ahead.pop(0).result()
-        while ahead:
-            yield ahead.pop(0).result()
 
-
-def _fetch(uri: str, max_bytes: int, trusted: bool) -> _Fetched:
-    try:
-        return _Fetched(fetch(uri, max_bytes=max_bytes, trusted=trusted), None)
-    except VideoError as error:
-        return _Fetched(None, error)
+    def fetch(self, uri: str) -> _Fetched:
+        """Return a video's bytes, or why there are none."""
+        try:
+            return _Fetched(fetch(uri, max_bytes=self.max_bytes, trusted=self.trusted), None)
+        except VideoError as error:
+            return _Fetched(None, error)
 
 
 def _cut(video: SourceVideo, fetched: _Fetched, supervisor: DecodeSupervisor) -> list[DecodedClip]:

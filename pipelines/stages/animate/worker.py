@@ -19,6 +19,7 @@ import ray
 import torch
 from ray.exceptions import RayError
 
+from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog.catalog import Item
@@ -72,6 +73,7 @@ class RenderSlices:
     def __init__(self, dispatcher: Any, spec: RenderSpec) -> None:
         if fault := _device_fault(spec.device):
             raise UserError(f"its device cannot be used ({fault}): mend the node, or set use_gpu: false")
+        storage.wait_out_outages()
         self._dispatcher, self._spec = dispatcher, spec
         self._animator: Animator | None = None
         self._resident_key: tuple[object, ...] = ()

@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from animatediff import storage
 from animatediff.data.decoding.supervisor import DecodeSupervisor
 from animatediff.data.ingest.decode_unit import decode_unit
 from animatediff.data.ingest.outage import storage_works
@@ -19,6 +20,7 @@ class Decode(Stage[UnitRef, DecodedWork]):
     def __init__(self, spec: IngestSpec) -> None:
         self._spec = spec
         self._supervisor = DecodeSupervisor(spec.decode, spec.clips)
+        storage.wait_out_outages()
         self._bounds: dict[str, Any] = {"max_bytes": spec.decode.max_mb * 1_000_000, "trusted": spec.trusted}
         self._metrics = IngestMetrics()
 
@@ -26,7 +28,13 @@ class Decode(Stage[UnitRef, DecodedWork]):
         """Return the unit's clips, and why its other videos gave none."""
         began = time.perf_counter()
         unit = read_unit(self._spec.output_uri, work)
-        decoded = decode_unit(unit, self._supervisor, is_outage=self._is_outage, **self._bounds)
+        decoded = decode_unit(
+            unit,
+            self._supervisor,
+            is_outage=self._is_outage,
+            max_outage_s=self._spec.max_outage_s,
+            **self._bounds,
+        )
         seconds = time.perf_counter() - began
         self._metrics.decoded(seconds)
         return DecodedWork(decoded, {"decode": seconds})

@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import torch
 
+from animatediff import storage
 from animatediff.data.ingest import parts
 from animatediff.data.ingest.decode_unit import IngestClip
 from animatediff.data.quarantine import Reason, Rejection
@@ -27,6 +28,7 @@ class Encode(Stage[DecodedWork, UnitResult]):
     def __init__(self, spec: IngestSpec) -> None:
         # Sums round by the number of threads, and Ray's workers differ in it: one makes equal clips equal bytes.
         torch.set_num_threads(1)
+        storage.wait_out_outages()
         self._spec = spec
         self._vae = load_vae(spec.base).to(device=spec.device, dtype=getattr(torch, spec.dtype))
         self._metrics = IngestMetrics()

@@ -53,6 +53,7 @@ def run_stages(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
         device="cuda" if use_gpu else "cpu",
         trusted=config.source.trusted,
         quarantine_unreachable=config.quarantine_unreachable,
+        max_outage_s=config.max_outage_s,
     )
     stages = _actors_per_stage(config, len(job.pending_units), use_gpu=use_gpu)
     needs = Stage.resources(spec) | Encode.resources(spec)

@@ -36,6 +36,8 @@ class IngestSpec:
     """See `SourceConfig.trusted`."""
     quarantine_unreachable: bool
     """See `IngestConfig`."""
+    max_outage_s: float
+    """See `IngestConfig`."""
 
 
 @dataclass

@@ -44,6 +44,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         UserError: the data, the base or a weights file cannot be read, the loss stays infinite, more steps are done
             than are asked for, or this machine does not see the run's folder.
     """
+    storage.wait_out_outages()
     config = TrainingConfig.model_validate(settings["recipe"])
     context = ray.train.get_context()
     _check_run_folder_is_shared(settings["run_uri"])

@@ -91,7 +91,7 @@ def _read_local(path: str, uri: str, max_bytes: int) -> bytes:
 
 
 def _read_remote(uri: str, max_bytes: int) -> bytes:
-    fs, path = storage.filesystem(uri)
+    fs, path = storage.filesystem(uri, may_wait=False)
     fs.invalidate_cache(path)  # a size that was listed long ago may be another file's
     try:
         info = fs.info(path)
@@ -141,7 +141,7 @@ def _read_member(part: TarMember, max_bytes: int, trusted: bool) -> bytes:
     if path is not None:
         with open_regular(path) as file:
             return _whole(read_range(file, part.offset, part.num_bytes), part.num_bytes)
-    fs, path = storage.filesystem(part.uri)
+    fs, path = storage.filesystem(part.uri, may_wait=False)
     return _whole(_part(fs, path, part.offset, part.offset + part.num_bytes), part.num_bytes)
 
 

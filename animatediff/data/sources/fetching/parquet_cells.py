@@ -26,7 +26,7 @@ class _Cursor:
         if path is not None:
             self._file: Any = open_regular(path)
         else:
-            fs, remote = storage.filesystem(cell.uri)
+            fs, remote = storage.filesystem(cell.uri, may_wait=False)
             self._file = fs.open(remote, "rb")
         try:
             parquet = pq.ParquetFile(self._file, buffer_size=_BUFFER_BYTES, pre_buffer=False)

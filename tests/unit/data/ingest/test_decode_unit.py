@@ -76,7 +76,7 @@ def test_one_failing_fetch_is_a_row_but_an_outage_is_not(tmp_path, supervisor, m
 
     monkeypatch.setattr(units, "fetch", failing(("bad",)))
     result = decode(unit, supervisor)
-    assert [(r.video_id, r.reason, r.attempts) for r in result.rejected] == [("bad", Reason.FETCH_ERROR, 3)]
+    assert [(r.video_id, r.reason, r.attempts) for r in result.rejected] == [("bad", Reason.FETCH_ERROR, 6)]
     monkeypatch.setattr(units, "fetch", failing(("good", "bad")))
     with pytest.raises(UserError, match="no video of unit u can be fetched, nor others .*, is the storage down"):
         decode(unit, supervisor)
@@ -84,6 +84,34 @@ def test_one_failing_fetch_is_a_row_but_an_outage_is_not(tmp_path, supervisor, m
     result = units.decode_unit(unit, supervisor, max_bytes=10_000_000, is_outage=lambda unit: bool(asked.append(unit)))
     assert asked == [unit]
     assert [r.reason for r in result.rejected] == [Reason.FETCH_ERROR] * 2
+
+
+@pytest.mark.parametrize("num_before", [0, 1], ids=["from the first video on", "in the middle of the unit"])
+def test_a_store_that_is_away_for_a_while_costs_no_video(tmp_path, supervisor, monkeypatch, num_before):
+    """As it is seen from a machine that is cut off: at first some videos come, then none, then all."""
+    unit = make_unit(tmp_path, {name: mp4(20) for name in ("one", "two", "three")})
+    real, calls = units.fetch, []
+
+    def fetch(uri, **bounds):
+        calls.append(uri)
+        if num_before < len(calls) <= num_before + 6:
+            raise VideoError("fetch", Reason.FETCH_ERROR, "no route to host")
+        return real(uri, **bounds)
+
+    def is_outage(unit):
+        return units._Fetching(10_000_000, False).fetch(unit.videos[0].uri).error is not None
+
+    monkeypatch.setattr(units, "fetch", fetch)
+    monkeypatch.setattr(units, "_LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(units, "_FETCHED_AHEAD", 1)
+    undisturbed = units.decode_unit(unit, supervisor, max_bytes=10_000_000, is_outage=is_outage, max_outage_s=60)
+    assert undisturbed.rejected == []
+    assert [clip.clip_id for clip in undisturbed.clips] == ["one-0", "one-1", "two-0", "two-1", "three-0", "three-1"]
+    assert len(calls) > 6
+
+    calls.clear()
+    with pytest.raises(UserError, match="video of unit u can be fetched, nor others beside them"):
+        units.decode_unit(unit, supervisor, max_bytes=10_000_000, is_outage=is_outage)
 
 
 def test_secrets_of_an_address_stay_out_of_the_quarantine(supervisor):

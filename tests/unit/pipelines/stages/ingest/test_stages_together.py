@@ -54,6 +54,7 @@ def test_a_unit_becomes_its_part_and_twice_the_same_bytes(tmp_path):
         device="cpu",
         trusted=False,
         quarantine_unreachable=False,
+        max_outage_s=0,
     )
     written = []
     for _ in range(2):
