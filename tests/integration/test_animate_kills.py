@@ -13,6 +13,7 @@ from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering.results.ledger import read_results
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
+from pipelines import animate
 from pipelines.settings import AnimateConfig
 from tests.integration.conftest import hashes, write_yaml
 from tests.integration.processes import Job
@@ -24,7 +25,7 @@ LOST = "the process that shares out the work was lost"
 
 
 def write_catalog(folder, num_prompts):
-    """Three models with the same prompts; each clip takes about half a second."""
+    """Three models with the same prompts; each clip takes about a second."""
     base = build_base(folder / "base")
     motion = MotionModules.for_base(load_unet(str(base)), MotionConfig())
     motion_modules.write(str(folder / "motion.safetensors"), motion)
@@ -36,7 +37,7 @@ def write_catalog(folder, num_prompts):
         "motion_module": str(folder / "motion.safetensors"),
         "width": 64,
         "height": 64,
-        "num_inference_steps": 12,
+        "num_inference_steps": 6,
         "prompts": [f"a red circle, number {i}" for i in range(num_prompts)],
         "entries": entries,
     }
@@ -95,19 +96,16 @@ def rows(output):
 def run_with_kills(tmp_path, *, num_prompts, num_kills, deadline_s):
     catalog = write_catalog(tmp_path, num_prompts)
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    paths = {}
+    configs = {}
     for output in (straight, killed):
-        config = AnimateConfig(catalog_uri=catalog, output_uri=str(output), num_actors=2)
-        paths[output] = write_yaml(tmp_path / f"{output.name}.yaml", config.model_dump(mode="json"))
-    with (tmp_path / "log").open("w") as log:
-        with Job("animate", paths[straight], log) as undisturbed:
-            undisturbed.start()
-            assert undisturbed.code() == 0, (tmp_path / "log").read_text()[-3000:]
-        with Job("animate", paths[killed], log) as job:
-            before = kill_while_it_runs(job, killed, num_kills, random.Random(0), deadline_s, tmp_path / "log")
-            age_drafts(killed)
-            job.start()
-            assert job.code() == 0, (tmp_path / "log").read_text()[-3000:]
+        configs[output] = AnimateConfig(catalog_uri=catalog, output_uri=str(output), num_actors=2, formats=("mp4",))
+    animate.main(configs[straight])
+    path = write_yaml(tmp_path / "killed.yaml", configs[killed].model_dump(mode="json"))
+    with (tmp_path / "log").open("w") as log, Job("animate", path, log) as job:
+        before = kill_while_it_runs(job, killed, num_kills, random.Random(0), deadline_s, tmp_path / "log")
+        age_drafts(killed)
+        job.start()
+        assert job.code() == 0, (tmp_path / "log").read_text()[-3000:]
     assert (tmp_path / "log").read_text().count(LOST) == num_kills // len(KINDS)
     assert before.items() <= committed(killed).items()
     assert len(committed(killed)) == 3 * num_prompts
@@ -116,11 +114,11 @@ def run_with_kills(tmp_path, *, num_prompts, num_kills, deadline_s):
     return job.runs, len(before)
 
 
-def test_an_actor_the_dispatcher_and_the_driver_killed(tmp_path):
+def test_an_actor_the_dispatcher_and_the_driver_killed(cluster, tmp_path):
     run_with_kills(tmp_path, num_prompts=8, num_kills=3, deadline_s=360)
 
 
 @pytest.mark.slow
-def test_twenty_five_kills_in_a_hundred_and_twenty_items(tmp_path):
+def test_twenty_five_kills_in_a_hundred_and_twenty_items(cluster, tmp_path):
     runs, num_before = run_with_kills(tmp_path, num_prompts=40, num_kills=25, deadline_s=2700)
     print(f"25 kills, {runs} runs of the command, {num_before} of 120 items were committed before the last")  # noqa: T201

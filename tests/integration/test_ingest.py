@@ -26,7 +26,7 @@ def make_config(source, output, base, **changes):
         source=SourceConfig(uri=str(source)),
         output_uri=str(output),
         base=base,
-        **{"clips": CLIPS, "clips_per_unit": 2, "max_outage_s": 0} | changes,
+        **{"clips": CLIPS, "clips_per_unit": 2, "max_outage_s": 0, "num_encoders": 1} | changes,
     )
 
 

@@ -77,6 +77,7 @@ def test_every_bad_file_has_its_reason_and_all_others_their_clips(cluster, base,
         clips=ClipConfig(height=32, width=32, stride=1),
         decode=DecodeConfig(decoders=("tests.fake_decoders:Wicked",), timeout_s=3, memory_mb=512),
         clips_per_unit=16,
+        num_encoders=1,
     )
     manifest = ingest.main(config)
 

@@ -26,7 +26,7 @@ CLIPS = ClipConfig(height=32, width=32, stride=1)
 
 
 def make_config(source, output, base, **changes):
-    fields = {"clips": CLIPS, "clips_per_unit": 2} | changes
+    fields = {"clips": CLIPS, "clips_per_unit": 2, "num_encoders": 1} | changes
     return IngestConfig(source=SourceConfig(uri=str(source)), output_uri=str(output), base=base, **fields)
 
 

@@ -24,6 +24,7 @@ def make_config(source, output, base):
         base=base,
         clips=ClipConfig(height=32, width=32),
         clips_per_unit=2,
+        num_encoders=1,  # each imports torch for seconds
     ).model_dump(mode="json")
 
 

@@ -96,6 +96,7 @@ def write_configs(folder, web, port, base, root, secret):
             "base": base,
             "clips": {"height": 128, "width": 128, "num_frames": 4},
             "max_quarantine_rate": 1,
+            "num_encoders": 1,
         },
         "train": {
             "run_name": "secrets",
@@ -199,12 +200,17 @@ def test_no_secret_is_written_anywhere(kind, store, web, base, tmp_path):
     with served(str(web)) as port:
         names = write_configs(tmp_path / "configs", web, port, base, root, secret)
         try:
-            environment = {"XDG_CACHE_HOME": str(work / "cache"), "RAY_TMPDIR": str(temporary)}
+            python_path = os.pathsep.join([str(REPOSITORY), os.environ["PYTHONPATH"]])
+            environment = {
+                "XDG_CACHE_HOME": str(work / "cache"),
+                "RAY_TMPDIR": str(temporary),
+                "PYTHONPATH": python_path,
+            }
             with (tmp_path / "said").open("w") as said:
                 done = subprocess.run(
                     [sys.executable, "-m", "tests.integration.all_jobs", str(tmp_path / "configs")],
                     cwd=work,
-                    env=os.environ | environment | {"PYTHONPATH": str(REPOSITORY)},
+                    env=os.environ | environment,
                     stdout=said,
                     stderr=subprocess.STDOUT,
                     timeout=300,
