@@ -21,7 +21,7 @@ def main() -> int:
         sys.stdout.write(f"{fault} [{name}]\n")
     for name, reason in report.skipped.items():
         sys.stdout.write(f"skipped {name}: {reason}\n")
-    found = f"{len(report.faults)} faults" if report.faults else "no fault"
+    found = f"{len(report.faults)} fault{'s' * (len(report.faults) > 1)}" if report.faults else "no fault"
     sys.stdout.write(
         f"{found}: {len(CHECKS) - len(report.skipped)} of {len(CHECKS)} checks over {len(tree.files)} files\n"
     )

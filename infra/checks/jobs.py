@@ -61,7 +61,7 @@ def job_configs(tree: Tree) -> Iterator[Fault]:
 
 def mounted_configs(tree: Tree) -> Iterator[Fault]:
     """Check that what a config names of its own folder in the cluster is mounted with it."""
-    for built in tree.overlays.values():
+    for _, built in tree.overlays():
         for manifest in (each for each in built if each.kind == "ConfigMap"):
             data = manifest.document.get("data") or {}
             for name, text in data.items():

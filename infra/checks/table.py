@@ -55,15 +55,16 @@ def run_checks(tree: Tree, names: Iterable[str] = CHECKS) -> Report:
     Returns:
         What they found. What an overlay has of a file is told of the file alone.
     """
-    report, seen = Report(), set()
+    report, told = Report(), set()
     for name in names:
         try:
             for fault in CHECKS[name](tree):
-                if (key := (name, fault.place, fault.wrong)) not in seen or not fault.file.endswith(
-                    "kustomization.yaml"
-                ):
-                    seen.add(key)
-                    report.faults.append((name, fault))
+                is_built = fault.file.endswith("kustomization.yaml")
+                if is_built and (name, fault.place, fault.wrong) in told:
+                    continue
+                if not is_built:
+                    told.add((name, fault.place, fault.wrong))
+                report.faults.append((name, fault))
         except SkippedError as error:
             report.skipped[name] = str(error)
     return report

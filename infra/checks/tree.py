@@ -1,6 +1,7 @@
 """The files of a repository as the checks read them: parsed once, named relative to its root."""
 
 import fnmatch
+import itertools
 import os
 from collections.abc import Iterator
 from functools import cached_property
@@ -48,6 +49,7 @@ class Tree:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._documents: dict[str, list[Any]] = {}
+        self._builds: dict[str, list[Manifest] | str] = {}
 
     def path(self, name: str) -> Path:
         """Return a file's path."""
@@ -114,42 +116,28 @@ class Tree:
             if isinstance(document, dict)
         ]
 
-    @cached_property
-    def builds(self) -> dict[str, list[Manifest] | str]:
-        """What kustomize makes of each kustomization, by its folder's name: its objects, or why there are none.
+    def build(self, folder: str) -> list[Manifest] | str:
+        """Return the objects that kustomize makes of a folder, or why there are none.
 
         Raises:
             SkippedError: there is no kubectl.
         """
-        kubectl = tool("kubectl")
-        built: dict[str, list[Manifest] | str] = {}
-        for folder, document in self.kustomizations.items():
-            if document.get("kind") == "Component":  # an overlay's, built with it
-                continue
-            done = run([kubectl, "kustomize", str(self.path(folder))])
-            built[folder] = (
-                [
-                    Manifest(f"{folder}/kustomization.yaml", each)
-                    for each in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader)
-                    if each
-                ]
-                if done.returncode == 0
-                else done.stderr.strip()
-            )
-        return built
+        if folder not in self._builds:
+            done = run([tool("kubectl"), "kustomize", str(self.path(folder))])
+            documents = yaml.load_all(done.stdout, Loader=yaml.CSafeLoader) if done.returncode == 0 else ()
+            built = [Manifest(f"{folder}/kustomization.yaml", document) for document in documents if document]
+            self._builds[folder] = built if done.returncode == 0 else done.stderr.strip()
+        return self._builds[folder]
 
-    @property
-    def overlays(self) -> dict[str, list[Manifest]]:
-        """The objects of each overlay that can be built."""
-        return {
-            folder: built
-            for folder, built in self.builds.items()
-            if folder.startswith(f"{KUBERAY}/overlays/") and not isinstance(built, str)
-        }
+    def overlays(self) -> Iterator[tuple[str, list[Manifest]]]:
+        """Yield the overlays that can be built, each with its objects."""
+        for folder in self.kustomizations:
+            if folder.startswith(f"{KUBERAY}/overlays/") and not isinstance(built := self.build(folder), str):
+                yield folder, built
 
     def manifests(self, *kinds: str) -> Iterator[Manifest]:
-        """Yield the objects of some kinds: first as they are written, then as the overlays make them."""
-        overlaid = [manifest for built in self.overlays.values() for manifest in built]
-        for manifest in [*self.sources, *overlaid]:
-            if manifest.kind in kinds:
+        """Yield the objects of some kinds, or of all: first as they are written, then as the overlays make them."""
+        overlaid = (manifest for _, built in self.overlays() for manifest in built)
+        for manifest in itertools.chain(self.sources, overlaid):
+            if manifest.kind in kinds or not kinds:
                 yield manifest

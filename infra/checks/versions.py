@@ -26,7 +26,7 @@ def pins(tree: Tree) -> dict[str, str]:
 
 
 def ray_version(tree: Tree) -> Iterator[Fault]:
-    """Check that Ray is that of infra/pins.txt wherever a version is named: nodes of two do not understand each other."""
+    """Check that Ray is that of infra/pins.txt wherever a version is named: nodes of two cannot talk."""
     wanted = pins(tree).get("ray", "")
     for name in (file for file in tree.files if not file.startswith("infra/checks/") and file != PINS):
         for number, line in enumerate(tree.text(name).splitlines(), 1):

@@ -1,6 +1,6 @@
 """Objects of Kubernetes itself, pods of Ray's objects included, and that what they name is there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import kubernetes_validate
@@ -19,14 +19,16 @@ _OWN = ("ray.io/", "kueue.x-k8s.io/", "monitoring.coreos.com/")
 
 def kustomize_builds(tree: Tree) -> Iterator[Fault]:
     """Check that kustomize can build each kustomization."""
-    for folder, built in tree.builds.items():
-        if isinstance(built, str):
+    for folder, document in tree.kustomizations.items():
+        if document.get("kind") == "Component":  # built as part of an overlay
+            continue
+        if isinstance(built := tree.build(folder), str):
             yield Fault(f"{folder}/kustomization.yaml", "", built, f"kubectl kustomize {folder} has to pass")
 
 
 def kubernetes_schema(tree: Tree) -> Iterator[Fault]:
     """Check that an object of Kubernetes itself has no field that it does not know, and none of another type."""
-    for manifest in [*tree.sources, *(each for built in tree.overlays.values() for each in built)]:
+    for manifest in tree.manifests():
         document = manifest.document
         if not (document.get("apiVersion") and document.get("kind")):
             yield Fault(manifest.file, manifest.name, "no apiVersion or no kind", "every object has both")
@@ -57,7 +59,7 @@ def _invalid(name: str, place: str, document: dict[str, Any]) -> Iterator[Fault]
 
 def other_schemas(tree: Tree) -> Iterator[Fault]:
     """Check that objects of Kueue and of Prometheus's operator have fields that this project knows, and no others."""
-    for manifest in [*tree.sources, *(each for built in tree.overlays.values() for each in built)]:
+    for manifest in tree.manifests():
         yield from of_kind(manifest, schema("other_kinds.yaml"))
 
 
@@ -87,7 +89,7 @@ def no_root(tree: Tree) -> Iterator[Fault]:
 
 def default_deny(tree: Tree) -> Iterator[Fault]:
     """Check that each overlay has a policy that lets nothing in and nothing out, beside those that do."""
-    for folder, built in tree.overlays.items():
+    for folder, built in tree.overlays():
         policies = [each.spec for each in built if each.kind == "NetworkPolicy"]
         if not any(
             spec.get("podSelector") == {}
@@ -112,7 +114,7 @@ def metadata_service_closed(tree: Tree) -> Iterator[Fault]:
 
 def names_exist(tree: Tree) -> Iterator[Fault]:
     """Check that what an overlay's pods name is in it: claims, config maps, service accounts, MLflow's service."""
-    for folder, built in tree.overlays.items():
+    for folder, built in tree.overlays():
         there = {each.name for each in built}
         for manifest, place, pod in _pods_of(built):
             for wanted in _wanted(pod):
@@ -149,10 +151,10 @@ def _wanted(pod: dict[str, Any]) -> Iterator[str]:
 
 
 def _pods(tree: Tree) -> Iterator[tuple[Manifest, str, dict[str, Any]]]:
-    yield from _pods_of([*tree.sources, *(each for built in tree.overlays.values() for each in built)])
+    yield from _pods_of(tree.manifests())
 
 
-def _pods_of(manifests: list[Manifest]) -> Iterator[tuple[Manifest, str, dict[str, Any]]]:
+def _pods_of(manifests: Iterable[Manifest]) -> Iterator[tuple[Manifest, str, dict[str, Any]]]:
     for manifest in manifests:
         if manifest.kind in KINDS:
             for group in groups(manifest):

@@ -54,7 +54,7 @@ class Group:
     @property
     def pool(self) -> str:
         """The node pool that it is bound to."""
-        return str((self.pod.get("nodeSelector") or {}).get("animatediff/pool", ""))
+        return str((self.pod.get("nodeSelector") or {}).get("node-pool", ""))
 
     def tolerates(self, taint: str) -> bool:
         """Whether its pods may be placed on nodes with a taint."""

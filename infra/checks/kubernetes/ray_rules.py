@@ -9,7 +9,7 @@ from infra.checks.tree import Tree
 
 GRACE_S = 60
 """What a pod is given after SIGTERM: a job takes up to 30 s."""
-_SPOT = "animatediff/spot"
+_SPOT = "spot"
 
 
 def kuberay_schema(tree: Tree) -> Iterator[Fault]:

@@ -1,0 +1,60 @@
+"""infra/ as it is has no fault, and the command says so, and what it finds otherwise."""
+
+import subprocess
+import sys
+
+from infra.checks.fault import Fault
+from infra.checks.monitoring.exported import ray_metrics
+from infra.checks.monitoring.promql import metrics_in
+from infra.checks.table import CHECKS, run_checks
+from infra.checks.tree import Tree
+from tests.infra.planting import REPOSITORY, copy_of_infra, replaced
+
+
+def test_infra_has_no_fault_and_only_promtool_may_be_missing():
+    report = run_checks(Tree(REPOSITORY))
+    assert [str(fault) for _, fault in report.faults] == []
+    assert report.skipped.keys() <= {"rules_syntax"}
+
+
+def test_the_command_names_file_place_fault_remedy_and_check(tmp_path):
+    tree = copy_of_infra(tmp_path)
+    replaced(tree, "infra/kuberay/jobs/train.yaml", "priority: 10", "priority: 0")
+    done = subprocess.run([sys.executable, tmp_path / "infra/validate.py"], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    place = "RayJob train, spec.rayClusterSpec.workerGroupSpecs[0].priority (gpu-train-spot)"
+    wrong = "priority not above that of gpu-train-on-demand: raise it [spot_first]"
+    assert done.stdout.splitlines()[0] == f"infra/kuberay/jobs/train.yaml: {place}: {wrong}"
+    assert done.stdout.splitlines()[-1].startswith("1 fault: ")
+
+
+def test_what_an_overlay_has_of_a_file_is_told_once(tmp_path):
+    tree = copy_of_infra(tmp_path)
+    replaced(tree, "infra/kuberay/jobs/train.yaml", 'num-cpus: "0"', 'num-cpus: "4"')
+    assert [fault.file for _, fault in run_checks(tree, ["head_without_work"]).faults] == [
+        "infra/kuberay/jobs/train.yaml"
+    ]
+
+
+def test_a_fault_without_a_place_names_its_file():
+    assert str(Fault("a.yaml", "", "it is wrong", "mend it")) == "a.yaml: it is wrong: mend it"
+
+
+def test_every_check_says_what_it_looks_for():
+    assert all((check.__doc__ or "").startswith("Check that ") for check in CHECKS.values())
+
+
+def test_metrics_are_found_in_expressions_and_nothing_else():
+    assert metrics_in('sum by (run) (rate(a_total{run=~"$run", x!="b_total"}[5m])) / on (run) b') == {"a_total", "b"}
+    assert metrics_in("histogram_quantile(0.9, sum(rate(c_bucket[$__rate_interval])) by (le)) > bool 3") == {"c_bucket"}
+    assert metrics_in("(time() - d_seconds) > 3600 and ignoring (run) e offset 5m unless ${metric}") == {
+        "d_seconds",
+        "e",
+    }
+    assert metrics_in('{__name__="f"} or absent(g) or label_replace(h, "a", "$1", "b", "(.*)")') == {"f", "g", "h"}
+    assert metrics_in('count_values without (le) ("v", i:j:rate5m) # and k') == {"i:j:rate5m"}
+    assert metrics_in("max_over_time(l[1h:5m] @ start())") == {"l"}
+
+
+def test_metrics_of_ray_are_read_out_of_ray():
+    assert {"ray_node_cpu_utilization", "ray_tasks", "ray_train_controller_state"} <= ray_metrics()
