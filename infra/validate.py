@@ -13,9 +13,9 @@ from infra.checks.table import CHECKS, run_checks  # noqa: E402
 from infra.checks.tree import Tree  # noqa: E402
 
 
-def main() -> int:
-    """Check this repository and say what was found; returns the exit code."""
-    tree = Tree(ROOT)
+def main(root: Path = ROOT) -> int:
+    """Check a repository and say what was found; returns the exit code."""
+    tree = Tree(root)
     report = run_checks(tree)
     for name, fault in report.faults:
         sys.stdout.write(f"{fault} [{name}]\n")

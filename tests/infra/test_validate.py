@@ -1,12 +1,10 @@
 """infra/ as it is has no fault, and the command says so, and what it finds otherwise."""
 
-import subprocess
-import sys
-
+from infra import validate
 from infra.checks.fault import Fault
 from infra.checks.monitoring.exported import ray_metrics
 from infra.checks.monitoring.promql import metrics_in
-from infra.checks.table import CHECKS, run_checks
+from infra.checks.table import CHECKS, Report, run_checks
 from infra.checks.tree import Tree
 from tests.infra.planting import REPOSITORY, copy_of_infra, replaced
 
@@ -17,15 +15,22 @@ def test_infra_has_no_fault_and_only_promtool_may_be_missing():
     assert report.skipped.keys() <= {"rules_syntax"}
 
 
-def test_the_command_names_file_place_fault_remedy_and_check(tmp_path):
+def test_the_command_names_file_place_fault_remedy_and_check(tmp_path, capsys):
     tree = copy_of_infra(tmp_path)
     replaced(tree, "infra/kuberay/jobs/train.yaml", "priority: 10", "priority: 0")
-    done = subprocess.run([sys.executable, tmp_path / "infra/validate.py"], capture_output=True, text=True)
-    assert done.returncode == 1, done.stderr
+    assert validate.main(tmp_path) == 1
     place = "RayJob train, spec.rayClusterSpec.workerGroupSpecs[0].priority (gpu-train-spot)"
     wrong = "priority not above that of gpu-train-on-demand: raise it [spot_first]"
-    assert done.stdout.splitlines()[0] == f"infra/kuberay/jobs/train.yaml: {place}: {wrong}"
-    assert done.stdout.splitlines()[-1].startswith("1 fault: ")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"infra/kuberay/jobs/train.yaml: {place}: {wrong}"
+    assert lines[-1].startswith("1 fault: ")
+
+
+def test_the_command_says_what_it_could_not_look_at(tmp_path, capsys, monkeypatch):
+    tree = copy_of_infra(tmp_path)
+    monkeypatch.setattr(validate, "run_checks", lambda tree: Report(skipped={"rules_syntax": "promtool is not there"}))
+    assert validate.main(tree.root) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "skipped rules_syntax: promtool is not there"
 
 
 def test_what_an_overlay_has_of_a_file_is_told_once(tmp_path):
