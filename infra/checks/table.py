@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from infra.checks import clusters, compose, files, images, jobs, secrets, versions
 from infra.checks.fault import Fault, SkippedError
 from infra.checks.kubernetes import objects, queues, ray_rules
-from infra.checks.monitoring import exported
+from infra.checks.monitoring import dashboards, exported, rules
 from infra.checks.tree import Tree
 
 Check = Callable[[Tree], Iterator[Fault]]
@@ -25,8 +25,8 @@ _CHECKS: tuple[Check, ...] = (
     *(jobs.job_scripts, jobs.job_configs, jobs.mounted_configs, jobs.sizes_are_said, jobs.job_fits_cluster),
     *(clusters.ray_up_schema, clusters.ray_up_config, clusters.ray_up_token, clusters.ray_up_head),
     *(clusters.skypilot_schema, clusters.skypilot_mounts, clusters.runtime_env_keys, clusters.runtime_env_values),
-    *(exported.rules_syntax, exported.alerts_say_what_to_do, exported.rule_metrics),
-    *(exported.dashboard_syntax, exported.panel_metrics, exported.panel_datasources),
+    *(rules.prometheus_config, rules.rules_syntax, rules.rules_tests, rules.alerts_tested, rules.alerts_explained),
+    *(dashboards.dashboard_syntax, dashboards.panel_datasources, exported.rule_metrics, exported.panel_metrics),
     *(versions.ray_version, versions.mlflow_version, versions.python_version),
     *(versions.image_tags, versions.project_tags),
     *(secrets.keys_in_text, secrets.literal_secrets, secrets.secret_objects, files.listed_files),

@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import yaml
+
 from infra.checks.tree import Tree
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -42,11 +44,21 @@ def dashboard(expression, *, uid="planted", source="prometheus", query=""):
     return json.dumps({"uid": uid, "panels": [panel], "templating": {"list": [{"name": "run", "query": query}]}})
 
 
-def rule(expression, *, severity="page", summary="it burns"):
+def rule(expression, *, severity="page", annotations=("summary", "description", "runbook_url"), runbook="#stalled-run"):
     """Return a file of one alert."""
-    annotations = f"{{summary: {summary}, description: put it out}}" if summary else "{}"
-    labels = f"{{severity: {severity}}}" if severity else "{}"
-    return (
-        f"groups:\n  - name: planted\n    rules:\n      - alert: Planted\n        expr: {expression}\n"
-        f"        labels: {labels}\n        annotations: {annotations}\n"
-    )
+    texts = dict.fromkeys(annotations, "it burns") | {"runbook_url": f"infra/runbook.md{runbook}"}
+    alert = {
+        "alert": "Planted",
+        "expr": expression,
+        "labels": {"severity": severity} if severity else {},
+        "annotations": {name: text for name, text in texts.items() if name in annotations},
+    }
+    return yaml.safe_dump({"groups": [{"name": "planted", "rules": [alert]}]})
+
+
+def rules_test(*, value):
+    """Return a test of a rule for `up == 0`, in which `up` has a value."""
+    alerts = [{"exp_labels": {"severity": "page"}, "exp_annotations": {"summary": "it burns"}}]
+    fires = {"eval_time": "1m", "alertname": "Planted", "exp_alerts": alerts}
+    test = {"input_series": [{"series": "up", "values": f"{value}x9"}], "alert_rule_test": [fires]}
+    return yaml.safe_dump({"rule_files": ["../planted.yaml"], "tests": [test]})

@@ -6,7 +6,7 @@ import pytest
 
 from infra.checks.fault import SkippedError
 from infra.checks.table import CHECKS
-from tests.infra.planting import appended, copy_of_infra, dashboard, replaced, rule
+from tests.infra.planting import appended, copy_of_infra, dashboard, replaced, rule, rules_test
 
 INGEST, TRAIN = "infra/kuberay/jobs/ingest.yaml", "infra/kuberay/jobs/train.yaml"
 ANIMATE, CLUSTER = "infra/kuberay/jobs/animate.yaml", "infra/kuberay/cluster/raycluster.yaml"
@@ -18,7 +18,8 @@ DOCKERFILE, MLFLOW_IMAGE = "infra/docker/Dockerfile", "infra/docker/mlflow.Docke
 COMPOSE, NAMES = "infra/compose/compose.yaml", "infra/compose/.env.example"
 AWS, GCP, SKY = "infra/clusters/aws.yaml", "infra/clusters/gcp.yaml", "infra/skypilot/train.yaml"
 DEV = "infra/runtime_env/dev.yaml"
-RULES, BOARD = "infra/monitoring/rules/planted.yaml", "infra/monitoring/dashboards/planted.json"
+RULES, RULES_TEST = "infra/monitoring/rules/planted.yaml", "infra/monitoring/rules/tests/planted.yaml"
+BOARD = "infra/monitoring/dashboards/planted.json"
 PORT = "{name: metrics, containerPort: 8080}"
 # The strings that look like keys are put together here, so that none stands in a file.
 KEY = "AKIA" + "Q" * 16
@@ -32,6 +33,12 @@ def plant(name, old, new):
 def add(name, text):
     """Lines at the end of a file."""
     return name, partial(appended, name=name, text=text)
+
+
+def rule_and_test(tree):
+    """An alert on what is away, and a test in which it is there."""
+    appended(tree, RULES, rule("up == 0", annotations=("summary",)))
+    appended(tree, RULES_TEST, rules_test(value=1))
 
 
 FAULTS = [
@@ -142,8 +149,12 @@ FAULTS = [
     ("runtime_env_values", plant(DEV, "excludes: [tests/, notebooks/, infra/]", "env_vars: {EPOCHS: 3}")),
     # Monitoring.
     ("rules_syntax", add(RULES, rule("sum(ray_node_cpu_count"))),
-    ("alerts_say_what_to_do", add(RULES, rule("up == 0", severity=""))),
-    ("alerts_say_what_to_do", add(RULES, rule("up == 0", summary=""))),
+    ("prometheus_config", add("infra/monitoring/prometheus.yaml", "scrape: []\n")),
+    ("rules_tests", (RULES_TEST, rule_and_test)),
+    ("alerts_tested", add(RULES, rule("up == 0"))),
+    ("alerts_explained", add(RULES, rule("up == 0", severity=""))),
+    ("alerts_explained", add(RULES, rule("up == 0", annotations=("summary",)))),
+    ("alerts_explained", add(RULES, rule("up == 0", runbook="#nowhere"))),
     ("rule_metrics", add(RULES, rule("rate(ray_animatediff_ingest_klips_total[5m]) > 1"))),
     ("dashboard_syntax", add(BOARD, "{")),
     ("dashboard_syntax", add(BOARD, dashboard(""))),

@@ -6,13 +6,13 @@ from infra.checks.monitoring.exported import ray_metrics
 from infra.checks.monitoring.promql import metrics_in
 from infra.checks.table import CHECKS, Report, run_checks
 from infra.checks.tree import Tree
-from tests.infra.planting import REPOSITORY, copy_of_infra, replaced
+from tests.infra.planting import REPOSITORY, appended, copy_of_infra, replaced, rule, rules_test
 
 
 def test_infra_has_no_fault_and_only_promtool_may_be_missing():
     report = run_checks(Tree(REPOSITORY))
     assert [str(fault) for _, fault in report.faults] == []
-    assert report.skipped.keys() <= {"rules_syntax"}
+    assert report.skipped.keys() <= {"prometheus_config", "rules_syntax", "rules_tests"}
 
 
 def test_the_command_names_file_place_fault_remedy_and_check(tmp_path, capsys):
@@ -63,3 +63,11 @@ def test_metrics_are_found_in_expressions_and_nothing_else():
 
 def test_metrics_of_ray_are_read_out_of_ray():
     assert {"ray_node_cpu_utilization", "ray_tasks", "ray_train_controller_state"} <= ray_metrics()
+
+
+def test_a_tested_alert_is_one_that_a_test_makes_fire(tmp_path):
+    tree = copy_of_infra(tmp_path)
+    appended(tree, "infra/monitoring/rules/planted.yaml", rule("up == 0", annotations=("summary",)))
+    appended(tree, "infra/monitoring/rules/tests/planted.yaml", rules_test(value=0))
+    report = run_checks(tree, ["alerts_tested", "rules_tests"])
+    assert [str(fault) for _, fault in report.faults if "planted" in fault.file] == []
