@@ -11,6 +11,8 @@ from infra.checks.tree import Tree
 _CONFIG = "infra/monitoring/prometheus.yaml"
 _RULES, _TESTS = "infra/monitoring/rules/*.yaml", "infra/monitoring/rules/tests/*.yaml"
 
+_FIRING = re.compile(r'ALERTS\{(?=.*alertstate="firing").*alertname="(?P<alert>\w+)"')
+
 
 def rules(tree: Tree) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield each rule: its file, its name, and itself."""
@@ -45,12 +47,11 @@ def rules_tests(tree: Tree) -> Iterator[Fault]:
 def alerts_tested(tree: Tree) -> Iterator[Fault]:
     """Check that each alert fires in a test."""
     fired = {
-        each.get("alertname")
+        alert
         for name in tree.matching(_TESTS)
         for document in tree.documents(name)
         for test in document.get("tests") or []
-        for each in test.get("alert_rule_test") or []
-        if each.get("exp_alerts")
+        for alert in _fired(test)
     }
     for name, alert, rule in rules(tree):
         if "alert" in rule and alert not in fired:
@@ -71,6 +72,17 @@ def alerts_explained(tree: Tree) -> Iterator[Fault]:
         runbook, _, anchor = str(annotations.get("runbook_url", "")).partition("#")
         if runbook and anchor not in _anchors(tree.text(runbook)):
             yield Fault(name, alert, f"there is no {runbook}#{anchor}", "name a heading that is there")
+
+
+def _fired(test: dict[str, Any]) -> Iterator[str]:
+    """Yield the alerts that a test expects to fire, in either of the ways in which a test can say so."""
+    for each in test.get("alert_rule_test") or []:
+        if each.get("exp_alerts"):
+            yield str(each.get("alertname"))
+    for each in test.get("promql_expr_test") or []:
+        for sample in each.get("exp_samples") or []:
+            if match := _FIRING.search(str(sample.get("labels"))):
+                yield match["alert"]
 
 
 def _anchors(text: str) -> set[str]:
