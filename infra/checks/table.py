@@ -21,7 +21,7 @@ _CHECKS: tuple[Check, ...] = (
     *(ray_rules.kuberay_schema, ray_rules.token_authentication, ray_rules.head_without_work, ray_rules.head_on_demand),
     *(ray_rules.gpu_requests_equal_limits, ray_rules.gpu_toleration, ray_rules.spot_toleration, ray_rules.spot_first),
     *(ray_rules.replicas_in_order, ray_rules.gpus_scale_to_zero, ray_rules.bounded_jobs, ray_rules.grace_period),
-    *(queues.queue_names, queues.queued_jobs),
+    *(queues.queue_names, queues.queued_jobs, queues.jobs_fit_quota),
     *(jobs.job_scripts, jobs.job_configs, jobs.mounted_configs, jobs.sizes_are_said, jobs.job_fits_cluster),
     *(clusters.ray_up_schema, clusters.ray_up_config, clusters.ray_up_token, clusters.ray_up_head),
     *(clusters.skypilot_schema, clusters.skypilot_mounts, clusters.runtime_env_keys, clusters.runtime_env_values),

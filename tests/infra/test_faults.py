@@ -118,6 +118,10 @@ FAULTS = [
         "queued_jobs",
         (PROD, partial(replaced, name=f"{QUEUE}/quota/quota.yaml", old="{node-pool: gpu}", new="{pool: gpu}")),
     ),
+    (
+        "jobs_fit_quota",
+        (PROD, partial(replaced, name=f"{QUEUE}/quota/quota.yaml", old="nominalQuota: 2Ti", new="nominalQuota: 1Ti")),
+    ),
     # What runs on them.
     ("job_scripts", plant(TRAIN, "python pipelines/train.py", "python pipelines/training.py")),
     ("job_scripts", plant(SKY, "python pipelines/train.py", "python train.py")),
