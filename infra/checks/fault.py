@@ -15,7 +15,7 @@ class Fault:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.place + ': ' if self.place else ''}{self.wrong}: {self.remedy}"
+        return f"{self.file}: {self.place + ': ' if self.place else ''}{self.wrong}; {self.remedy}"
 
 
 class SkippedError(Exception):

@@ -20,7 +20,7 @@ def test_the_command_names_file_place_fault_remedy_and_check(tmp_path, capsys):
     replaced(tree, "infra/kuberay/jobs/train.yaml", "priority: 10", "priority: 0")
     assert validate.main(tmp_path) == 1
     place = "RayJob train, spec.rayClusterSpec.workerGroupSpecs[0].priority (gpu-train-spot)"
-    wrong = "priority not above that of gpu-train-on-demand: raise it [spot_first]"
+    wrong = "priority not above that of gpu-train-on-demand; raise it [spot_first]"
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"infra/kuberay/jobs/train.yaml: {place}: {wrong}"
     assert lines[-1].startswith("1 fault: ")
@@ -42,7 +42,7 @@ def test_what_an_overlay_has_of_a_file_is_told_once(tmp_path):
 
 
 def test_a_fault_without_a_place_names_its_file():
-    assert str(Fault("a.yaml", "", "it is wrong", "mend it")) == "a.yaml: it is wrong: mend it"
+    assert str(Fault("a.yaml", "", "it is wrong", "mend it")) == "a.yaml: it is wrong; mend it"
 
 
 def test_every_check_says_what_it_looks_for():
