@@ -28,7 +28,7 @@ def compose_config(tree: Tree) -> Iterator[Fault]:
     command = [tool("docker-compose"), "--env-file", os.devnull, "-f", str(tree.path(COMPOSE)), "config", "--quiet"]
     done = run(command, env=environment)
     for line in dict.fromkeys(done.stderr.strip().splitlines()):
-        yield Fault(COMPOSE, "", line, f"docker compose -f {COMPOSE} config has to pass")
+        yield Fault(COMPOSE, "", line.replace(f"{tree.root}/", ""), f"docker compose -f {COMPOSE} config has to pass")
 
 
 def compose_mounts(tree: Tree) -> Iterator[Fault]:

@@ -33,7 +33,8 @@ def yaml_syntax(tree: Tree) -> Iterator[Fault]:
         try:
             list(yaml.load_all(tree.text(name), Loader=yaml.CSafeLoader))
         except yaml.YAMLError as error:
-            yield Fault(name, "", " ".join(str(error).split()), "mend the YAML there")
+            wrong = " ".join(str(error).replace('in "<unicode string>", ', "").split())
+            yield Fault(name, "", wrong, "mend the YAML there")
 
 
 def yaml_style(tree: Tree) -> Iterator[Fault]:

@@ -54,9 +54,8 @@ def job_configs(tree: Tree) -> Iterator[Fault]:
             else:
                 read_catalog(str(tree.path(name)))
         except UserError as error:
-            yield Fault(
-                name, "", str(error).replace(f"{tree.root}/", ""), "python pipelines/JOB.py --help has the fields"
-            )
+            wrong = str(error).removeprefix(f"{tree.path(name)}: ")
+            yield Fault(name, "", wrong, "python pipelines/JOB.py --help has the fields")
 
 
 def mounted_configs(tree: Tree) -> Iterator[Fault]:

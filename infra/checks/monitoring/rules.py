@@ -27,21 +27,21 @@ def prometheus_config(tree: Tree) -> Iterator[Fault]:
     """Check that Prometheus takes its config."""
     promtool = tool("promtool")
     if tree.text(_CONFIG):
-        yield from _refused(_CONFIG, [promtool, "check", "config", "--syntax-only", str(tree.path(_CONFIG))])
+        yield from _refused(tree, _CONFIG, [promtool, "check", "config", "--syntax-only"])
 
 
 def rules_syntax(tree: Tree) -> Iterator[Fault]:
     """Check that Prometheus takes the rules."""
     promtool = tool("promtool")
     for name in _rule_files(tree):
-        yield from _refused(name, [promtool, "check", "rules", str(tree.path(name))])
+        yield from _refused(tree, name, [promtool, "check", "rules"])
 
 
 def rules_tests(tree: Tree) -> Iterator[Fault]:
     """Check that the rules do what their tests say."""
     promtool = tool("promtool")
     for name in tree.matching(_TESTS):
-        yield from _refused(name, [promtool, "test", "rules", str(tree.path(name))])
+        yield from _refused(tree, name, [promtool, "test", "rules"])
 
 
 def alerts_tested(tree: Tree) -> Iterator[Fault]:
@@ -95,8 +95,8 @@ def _rule_files(tree: Tree) -> list[str]:
     return sorted(set(tree.matching(_RULES)) - set(tree.matching(_TESTS)))
 
 
-def _refused(name: str, command: list[str]) -> Iterator[Fault]:
-    done = run(command)
+def _refused(tree: Tree, name: str, command: list[str]) -> Iterator[Fault]:
+    done = run([*command, str(tree.path(name))])
     if done.returncode:
-        wrong = " ".join((done.stderr or done.stdout).split())
+        wrong = " ".join((done.stderr or done.stdout).replace(f"{tree.root}/", "").split())
         yield Fault(name, "", wrong, f"promtool {' '.join(command[1:3])} {name} has to pass")
