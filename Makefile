@@ -3,18 +3,23 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint unit integration fuzz slow bench files format clean
+.PHONY: demo test lint infra unit integration fuzz slow bench files format clean
 
 demo: .venv/.installed
 	$(BIN)/python pipelines/demo.py
 
-test: lint unit integration
+test: lint infra unit integration
 
 lint: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# What describes the clusters, each file by its tool, and a planted fault for each check.
+infra: .venv/.installed
+	$(BIN)/python infra/validate.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/infra -q -n 2
 
 # Two at a time: a process takes up to 2 GB. One thread each, as two would only wait for one another.
 unit: .venv/.installed

@@ -48,7 +48,8 @@ def test_commands_of_jobs_parse(readme, tmp_path, monkeypatch):
     (tmp_path / "pipelines").symlink_to(ROOT / "pipelines")
     monkeypatch.chdir(tmp_path)
     for job, arguments in job_commands(readme):
-        config.parse(JOBS[job], arguments)
+        if arguments:  # without any, a job runs the embedded default
+            config.parse(JOBS[job], arguments)
 
 
 @pytest.mark.parametrize("readme", PYTHON, ids=markdown.name)

@@ -1,0 +1,1 @@
+"""Prometheus's rules and Grafana's dashboards."""
