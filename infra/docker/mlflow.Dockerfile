@@ -6,7 +6,7 @@
 ARG MLFLOW_VERSION=3.17.2
 FROM ghcr.io/mlflow/mlflow:v${MLFLOW_VERSION}
 
-RUN pip install --no-cache-dir psycopg2-binary==2.9.13 boto3==1.43.117 \
+RUN pip install --no-cache-dir 'psycopg[binary]==3.3.9' boto3==1.43.117 \
     && useradd --uid 1000 --create-home mlflow
 
 USER 1000

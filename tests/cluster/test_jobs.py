@@ -154,8 +154,8 @@ def test_training_takes_every_step_in_one_run(whole, size, base_uri, base, local
             "base": str(base),
             "output_uri": str(output),
             "train": {"num_steps": size.num_steps, "batch_size": 4, "log_every": 1, "checkpoint_every": 2},
-            # A worker takes a whole host, and one goes on alone where there is only one left.
-            "scaling": {"num_workers": num_workers, "cpus_per_worker": 2, "max_failures": 6},
+            # One fits on a host, and goes on alone where there is only one left.
+            "scaling": {"num_workers": num_workers, "cpus_per_worker": 1.5, "max_failures": 6},
             "sample": {"num_inference_steps": 2},
         }
 
