@@ -13,8 +13,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 CUDA = torch.device("cuda:0")
 _GUARDS = "_ZN3c104impl26device_guard_impl_registryE"  # c10::impl::device_guard_impl_registry
@@ -27,17 +27,18 @@ def is_possible():
 
 
 @contextmanager
-def fake_cuda():
+def fake_cuda(answers=()):
     """Make every tensor of the block a fake one; yields the places that wait for the GPU.
 
     Tensors from before it are taken for fake ones where they are used. Files are read by functions that `real` wraps.
+    A number that Python asks the GPU for is the next of `answers`, or 1.
     """
-    mode, waits = FakeTensorMode(allow_non_fake_inputs=True), _Waits()
+    mode, waits = FakeTensorMode(allow_non_fake_inputs=True), _Waits(answers)
     with ExitStack() as stack:
         for name, value in _PATCHES.items():
             stack.enter_context(patch(name, value))
         if not torch.backends.cuda.is_built():
-            _use_meta_guard()
+            stack.enter_context(_meta_guard_for_cuda())
             stack.enter_context(patch("torch.autograd.backward", _backward))
         stack.enter_context(mode)
         stack.enter_context(waits)
@@ -49,7 +50,7 @@ def real(function):
 
     @wraps(function)
     def call(*args, **kwargs):
-        with unset_fake_temporarily(), torch.utils._python_dispatch._disable_current_modes():
+        with _disable_current_modes():
             return function(*args, **kwargs)
 
     return call
@@ -73,6 +74,7 @@ _PATCHES = {
     # autocast and GradScaler would turn themselves off.
     "torch.cuda.amp.common.amp_definitely_not_available": lambda: False,
     "torch.cuda.is_bf16_supported": lambda including_emulation=True: True,
+    "torch.cuda.synchronize": lambda device=None: None,
     "torch.Tensor.pin_memory": lambda tensor: tensor,
 }
 
@@ -80,16 +82,18 @@ _PATCHES = {
 class _Waits(TorchDispatchMode):
     """Writes down what waits for the GPU, and answers it: fake tensors have no numbers."""
 
-    def __init__(self):
+    def __init__(self, answers):
         super().__init__()
-        self.places = []
+        self.places, self._answers = [], iter(answers)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         aten = torch.ops.aten
         if func is aten._local_scalar_dense.default:
-            self._note(args[0].device.type == "cuda", "a number of a tensor")
-            return args[0].dtype.is_floating_point * 1.0 if args[0].dtype.is_floating_point else 1
+            is_asked = args[0].device.type == "cuda"
+            self._note(is_asked, "a number of a tensor")
+            answer = next(self._answers, 1) if is_asked else 0
+            return float(answer) if args[0].dtype.is_floating_point else answer
         if func is aten.nonzero.default:
             self._note(args[0].device.type == "cuda", "places of a mask")
             return args[0].new_zeros((1, args[0].ndim), dtype=torch.long)
@@ -126,7 +130,8 @@ def _guards():
         return None
 
 
-def _use_meta_guard():
+@contextmanager
+def _meta_guard_for_cuda():
     """Let the meta device's guard, which does nothing, stand in for CUDA's.
 
     FakeTensorMode does the like in a PyTorch that was built with CUDA and finds no GPU. One that was built without has
@@ -134,6 +139,8 @@ def _use_meta_guard():
     """
     guards = _guards()
     guards[_CUDA_SLOT] = guards[_META_SLOT]
+    yield
+    guards[_CUDA_SLOT] = None
 
 
 @torch.no_grad()
