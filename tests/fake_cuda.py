@@ -1,8 +1,8 @@
 """A GPU without one: PyTorch's FakeTensorMode with tensors that claim to be on `cuda:0`.
 
 A fake tensor has a shape, a dtype and a device, and no numbers. An operation on tensors of two devices fails as it
-would on a GPU, and so does one on two dtypes. Whatever would wait for the GPU is written down: a number that Python asks
-for, and a copy between the devices that is not from pinned memory, as `torch.cuda.set_sync_debug_mode` finds them.
+would on a GPU, and so does one on two dtypes. Whatever would wait for the GPU is written down: a number that Python
+asks for, and a copy between the devices that is not from pinned memory, as `torch.cuda.set_sync_debug_mode` finds them.
 """
 
 import ctypes
@@ -69,6 +69,9 @@ def _apply(module, change, recurse=True):
     return module
 
 
+# Fake tensors do not mind.
+_OF_ONE_DTYPE = {getattr(torch.ops.aten, name) for name in ("mm", "addmm", "bmm", "baddbmm", "convolution")}
+
 _PATCHES = {
     "torch.nn.Module._apply": _apply,
     # autocast and GradScaler would turn themselves off.
@@ -97,6 +100,10 @@ class _Waits(TorchDispatchMode):
         if func is aten.nonzero.default:
             self._note(args[0].device.type == "cuda", "places of a mask")
             return args[0].new_zeros((1, args[0].ndim), dtype=torch.long)
+        if func.overloadpacket in _OF_ONE_DTYPE:
+            dtypes = {arg.dtype for arg in args if isinstance(arg, torch.Tensor)}
+            if len(dtypes) > 1:
+                raise RuntimeError(f"{func} of more than one dtype: {', '.join(sorted(map(str, dtypes)))}")
         out = func(*args, **kwargs)
         if func is aten._to_copy.default:
             is_moved = out.device.type != args[0].device.type
@@ -157,13 +164,13 @@ def _backward(loss, *_args, **_kwargs):
         outputs = node.apply(*found) if isinstance(node, torch.autograd.function.BackwardCFunction) else node(*found)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         # A function of Python answers for its arguments that are no tensors too; here these are its first.
-        for (after, place), gradient in zip(
-            node.next_functions, outputs[len(outputs) - len(node.next_functions) :], strict=True
-        ):
-            if after is not None and gradient is not None:
-                gradient = gradient.sum_to_size(after._input_metadata[place].shape)  # as the engine does
-                sums = gradients.setdefault(after, {})
-                sums[place] = sums[place] + gradient if place in sums else gradient
+        outputs = outputs[len(outputs) - len(node.next_functions) :]
+        for (after, place), gradient in zip(node.next_functions, outputs, strict=True):
+            if after is None or gradient is None:
+                continue
+            fitting = gradient.sum_to_size(after._input_metadata[place].shape)  # as the engine does
+            sums = gradients.setdefault(after, {})
+            sums[place] = sums[place] + fitting if place in sums else fitting
 
 
 def _accumulate(variable, gradient):
