@@ -1,8 +1,12 @@
 """The device, the sizes that suit it, and the table of figures that a run ends with."""
 
+import os
 import statistics
 from pathlib import Path
 from typing import NamedTuple
+
+# Before CUDA starts: without it, cuBLAS has no deterministic products.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import pytest
 import torch
@@ -32,12 +36,14 @@ SMALL = Size((32, 32, 64, 64), 4, 64, False)
 class Table:
     """Rows of figures; what a test finds is noted before it is asserted, and so is in the table either way."""
 
-    def __init__(self, rows, device):
-        self._rows, self._device = rows, device
+    def __init__(self, rows, device, path):
+        self._rows, self._device, self._path = rows, device, path
 
     def note(self, what, figure, *, dtype="", bound="reported"):
         """Add a row; a figure and its bound are words or numbers."""
         self._rows.append((what, self._device, str(dtype).removeprefix("torch."), _shown(figure), _shown(bound)))
+        if self._path:  # now, as a run may be stopped at its time's end
+            Path(self._path).write_text(_markdown(self._rows))
 
     def check(self, what, figure, *, dtype="", bound):
         """Add a row, and assert that the figure is within the bound."""
@@ -63,14 +69,12 @@ def pytest_configure(config):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    rows = config.stash[_ROWS]
-    if not rows:
-        return
-    lines = [" | ".join(row) for row in (_HEAD, ("---",) * len(_HEAD), *rows)]
-    text = "\n".join(f"| {line} |" for line in lines) + "\n"
-    terminalreporter.write_line("\n" + text)
-    if path := config.getoption("--gpu-table"):
-        Path(path).write_text(text)
+    if rows := config.stash[_ROWS]:
+        terminalreporter.write_line("\n" + _markdown(rows))
+
+
+def _markdown(rows):
+    return "".join(f"| {' | '.join(row)} |\n" for row in (_HEAD, ("---",) * len(_HEAD), *rows))
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +84,7 @@ def device():
 
 
 @pytest.fixture(scope="session")
-def name(device):
+def device_name(device):
     """What the device calls itself."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
@@ -91,8 +95,8 @@ def size(device):
 
 
 @pytest.fixture
-def table(request, name):
-    return Table(request.config.stash[_ROWS], name)
+def table(request, device_name):
+    return Table(request.config.stash[_ROWS], device_name, request.config.getoption("--gpu-table", None))
 
 
 @pytest.fixture

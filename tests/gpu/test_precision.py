@@ -109,7 +109,7 @@ def unet(size, device):
     return model, {"sample": sample, "encoder_hidden_states": text, "timestep": torch.tensor([500])}
 
 
-def test_half_precision_is_near_to_float32(unet, device, table, size):
+def test_a_unet_in_half_precision_is_near_to_float32s(unet, device, table, size):
     model, given = unet
     wanted = predict(model, given, device, torch.float32).cpu()
     kept = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
