@@ -80,6 +80,6 @@ def write_lora(path, unet, *, rank, seed):
             key = f"lora_unet_{name.replace('.', '_')}"
             tensors[f"{key}.lora_down.weight"] = torch.randn(rank, module.in_features, generator=generator).half()
             up = torch.randn(module.out_features, rank, generator=generator)
-            tensors[f"{key}.lora_up.weight"] = (up * 0.01).half()
+            tensors[f"{key}.lora_up.weight"] = (up * 1e-3).half()
     save_file(tensors, path)
     return str(path)

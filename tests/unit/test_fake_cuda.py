@@ -26,8 +26,10 @@ from animatediff.rendering.catalog.entries import Entry
 from animatediff.training import trainer as trainer_module
 from animatediff.training.config import TrainingConfig
 from animatediff.training.recipes.recipe import Recipe
+from animatediff.training.text import CaptionEncoder
 from animatediff.training.trainer import Trainer
 from animatediff.weights.base import load_text_encoders, load_unet, load_vae
+from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.resident import Addition, ResidentWeights
 from tests.fake_cuda import CUDA, fake_cuda, is_possible, real
 from tests.support_base import build_base
@@ -194,6 +196,20 @@ def test_learned_words_are_put_into_prompts_on_the_gpu(base):
         encoder.to(CUDA, HALF)
         assert is_half_on_cuda(prompts.encode(["a red circle", ""]))
         assert is_half_on_cuda(prompts.encode(["a red circle"], clip_skip=1))
+
+
+def test_sdxls_captions_are_encoded_on_the_gpu_and_kept(base):
+    (tokenizer, _), parts = load_text_encoders(base)["text_encoder"], tiny_sdxl()
+    encoders = {part: (tokenizer, parts[part]) for part in ("text_encoder", "text_encoder_2")}
+    with fake_cuda() as waits:
+        encode = CaptionEncoder(BaseFacts(base), encoders, CUDA, HALF, latent_factor=8)
+        for _ in range(2):
+            waits.clear()
+            told = encode(["a red circle", ""], height=8, width=8)
+        assert waits == []
+        assert is_half_on_cuda(told.text)
+        assert is_half_on_cuda(told.pooled_text)
+        assert (told.time_ids.device, told.time_ids.shape) == (CUDA, (2, 6))
 
 
 def test_weights_files_are_added_where_the_models_are(base, tmp_path):
