@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint infra unit integration fuzz slow bench files format clean
+.PHONY: demo test lint infra unit integration fuzz slow gpu cluster bench files format clean
 
 demo: .venv/.installed
 	$(BIN)/python pipelines/demo.py
@@ -36,6 +36,14 @@ fuzz: .venv/.installed
 # The full-size checks, and the long kills and full disks: about an hour and 15 GiB of memory on 2 cores.
 slow: .venv/.installed
 	$(BIN)/python -m pytest tests -q -s -m slow
+
+# What only a GPU shows, in six minutes; on a CPU in miniature. `ARGS="--gpu-table figures.md"` keeps the table.
+gpu: .venv/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/gpu -q $(ARGS)
+
+# The jobs on several hosts, with faults; needs root, iproute2 and PostgreSQL. `ARGS="-m slow"` is the long form.
+cluster: .venv/.installed
+	$(BIN)/python -m pytest tests/cluster -q $(ARGS)
 
 # Ratios measured on this machine, never part of the tests.
 bench: .venv/.installed

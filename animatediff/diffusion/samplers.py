@@ -61,8 +61,10 @@ class Sampler:
         spacing = timestep_spacing or ("trailing" if schedule.zero_terminal_snr else self.default_spacing)
         return {**self.options, "timestep_spacing": spacing}
 
-    def begin(self, num_inference_steps: int, device: torch.device) -> Scheduler:
+    def begin(self, num_inference_steps: int) -> Scheduler:
         """Return a copy of the scheduler at its first step; what it remembers of one clip is not for the next.
+
+        Its timesteps and tables are on the CPU, wherever the latents are: a lookup by a GPU's number waits for the GPU.
 
         Raises:
             UserError: more steps than there are timesteps.
@@ -76,7 +78,7 @@ class Sampler:
         if num_inference_steps in (1, scheduler.config.num_train_timesteps):
             scheduler.register_to_config(timestep_spacing="trailing")
         scheduler = self._scheduler_for(scheduler, num_inference_steps)
-        scheduler.set_timesteps(num_inference_steps, device=device)
+        scheduler.set_timesteps(num_inference_steps, device="cpu")
         _drop_surplus(scheduler, num_inference_steps)
         return scheduler
 

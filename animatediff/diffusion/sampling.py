@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ def sample(
 ) -> Tensor:
     """Denoise clips.
 
-    Beyond some tensors of the latents' size, memory is taken by one UNet call at a time.
+    Beyond some tensors of the latents' size, memory is taken by one UNet call at a time. Between the first step and the
+    last, a GPU is waited for only where a sampler draws noise, which comes from the CPU.
 
     Args:
         unet: predicts in the conditioning's dtype.
@@ -53,16 +55,19 @@ def sample(
         ValueError: no generators, or not one a clip, for a sampler that draws noise; or guidance without a negative
             branch.
     """
-    scheduler = sampler.begin(num_inference_steps, noise.device)
+    scheduler = sampler.begin(num_inference_steps)
     draws = {"generator": _own(generators, len(noise))} if sampler.adds_noise else {}
     is_guided = guidance_scale > 1
     guidance_branches = conditioning.guidance_branches(is_guided=is_guided)
     # The latents stay in float32: half precision would round away part of each of the many small steps.
     latents = noise.float() * scheduler.init_noise_sigma
+    # What the steps look up goes to the device before them: each copy waits for all that the device was given.
+    timesteps = scheduler.timesteps.to(noise.device)
+    progress = [step / num_inference_steps for step in range(len(timesteps))]
+    windows = _on_device([context_windows(noise.shape[2], context, loop, done) for done in progress], noise.device)
     for step, timestep in enumerate(scheduler.timesteps):
         model_input = scheduler.scale_model_input(latents, timestep)
-        window_frames = context_windows(noise.shape[2], context, loop, progress=step / num_inference_steps)
-        predictions = _predict(unet, model_input, timestep, guidance_branches, window_frames, max_batch)
+        predictions = _predict(unet, model_input, timesteps[step], guidance_branches, windows[step], max_batch)
         prediction = predictions[-1]
         if is_guided:
             prediction = classifier_free_guidance(predictions[0], prediction, guidance_scale, guidance_rescale)
@@ -89,12 +94,30 @@ def classifier_free_guidance(
     return guided * (1 + guidance_rescale * (wanted / found - 1))
 
 
+class _Windows(NamedTuple):
+    """The windows of one step."""
+
+    frames: list[list[int]]
+    """Of each window, by index."""
+    indices: Tensor
+    """The same on the device, (windows length)."""
+    weights: Tensor
+    """Of each window's predictions, (windows length) float32."""
+
+
+def _on_device(steps: Sequence[list[list[int]]], device: torch.device) -> list[_Windows]:
+    """Return the windows of each step, in as many copies to the device as one step's take."""
+    indices = torch.tensor(steps).to(device)
+    weights = torch.stack([window_weights(frames) for frames in steps]).to(device)
+    return [_Windows(*step) for step in zip(steps, indices, weights, strict=True)]
+
+
 def _predict(
     unet: NoisePredictor,
     latents: Tensor,
     timestep: Tensor,
     guidance_branches: Sequence[Conditioning],
-    window_frames: Sequence[Sequence[int]],
+    windows: _Windows,
     max_batch: int | None,
 ) -> Tensor:
     """Return the predictions for whole clips, put together from those for their windows.
@@ -104,31 +127,29 @@ def _predict(
         latents: (b c f h w), the UNet's input.
         timestep: of all clips.
         guidance_branches: r conditionings of the clips, for each of which they are predicted.
-        window_frames: the indices of each window's frames; all windows are of one length.
+        windows: all are of one length.
         max_batch: as in `sample`.
 
     Returns:
         (r b c f h w) float32.
     """
-    frames = torch.tensor(window_frames, device=latents.device)
-    weights = window_weights(window_frames).to(latents.device)
-    pairs = list(itertools.product(range(len(latents)), range(len(window_frames))))
+    pairs = list(itertools.product(range(len(latents)), range(len(windows.frames))))
     size = max_batch or len(pairs)
     total = latents.new_zeros(len(guidance_branches), *latents.shape)
     for chunk in (pairs[i : i + size] for i in range(0, len(pairs), size)):
         conditioning = Conditioning.cat(
             [
-                branch.rows([clip]).frames(window_frames[window])
+                branch.rows([clip]).frames(windows.frames[window])
                 for branch in guidance_branches
                 for clip, window in chunk
             ]
         )
-        clips = torch.stack([latents[clip].index_select(1, frames[window]) for clip, window in chunk])
+        clips = torch.stack([latents[clip].index_select(1, windows.indices[window]) for clip, window in chunk])
         rows = clips.to(conditioning.dtype).repeat(len(guidance_branches), 1, 1, 1, 1)
         predictions = unet(rows, timestep, conditioning).float().unflatten(0, (len(guidance_branches), len(chunk)))
         for i, (clip, window) in enumerate(chunk):
-            part = predictions[:, i] * weights[window].reshape(-1, 1, 1)
-            total[:, clip].index_add_(2, frames[window], part)
+            part = predictions[:, i] * windows.weights[window].reshape(-1, 1, 1)
+            total[:, clip].index_add_(2, windows.indices[window], part)
     return total
 
 

@@ -125,16 +125,16 @@ class PromptEncoder:
         return self._cut_off(text, self._tokens(text))
 
     def _run(self, texts: list[str], **options: bool) -> Any:
-        ids = torch.tensor([self._padded(text) for text in texts])
-        learned = ids < 0
-        vectors = self._vectors[-1 - ids[learned]]
+        ids = [self._padded(text) for text in texts]
+        places = [(row, column) for row, tokens in enumerate(ids) for column, i in enumerate(tokens) if i < 0]
 
         def put_vectors(_module: object, _args: object, hidden: Tensor) -> Tensor:
-            hidden[learned] = vectors.to(hidden)
+            for row, column in places:
+                hidden[row, column] = self._vectors[-1 - ids[row][column]]
             return hidden
 
         # Any ordinary id will do beneath a vector; the pooled output looks for the end token's, or the highest.
-        ordinary = ids.clamp(min=0).to(self._encoder.device)
+        ordinary = torch.tensor(ids).clamp(min=0).to(self._encoder.device)
         with self._table.register_forward_hook(put_vectors):
             return self._encoder(ordinary, **options)
 

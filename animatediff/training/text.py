@@ -1,7 +1,7 @@
 """Captions to what the UNet is conditioned on, by the base's frozen text encoders."""
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -46,6 +46,8 @@ class CaptionEncoder:
             PromptEncoder(tokenizer, encoder.to(device, dtype), part) for part, (tokenizer, encoder) in encoders.items()
         ]
         self._embed = lru_cache(maxsize=_CACHED_CAPTIONS)(self._encode)
+        # Kept, as each copy to a GPU waits for it; a dataset has few sizes.
+        self._time_ids = lru_cache(partial(uncropped_time_ids, 1, device=device))
 
     def __call__(self, captions: list[str], *, height: int, width: int) -> Conditioning:
         """Return the conditioning of clips, on the encoders' device.
@@ -61,8 +63,7 @@ class CaptionEncoder:
         if not pooled:
             return Conditioning(text)
         factor = self._latent_factor or self._base.latent_factor
-        pixels = {"height": height * factor, "width": width * factor}
-        time_ids = uncropped_time_ids(len(text), **pixels, device=text.device)
+        time_ids = self._time_ids(height=height * factor, width=width * factor).expand(len(text), -1)
         return Conditioning(text, torch.stack(pooled), time_ids)
 
     def _encode(self, caption: str) -> tuple[Tensor, Tensor | None]:

@@ -5,8 +5,6 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-import torch
-
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.errors import UserError, any_error_as_user_error, errors_with_field
@@ -160,7 +158,7 @@ def _sampler_problems(settings: Mapping[str, Any], schedule: NoiseSchedule) -> I
     try:
         with any_error_as_user_error(f"sampler {settings['sampler']} cannot be used with the noise schedule"):
             sampler = SAMPLERS[settings["sampler"]](schedule, settings["timestep_spacing"])
-            sampler.begin(settings["num_inference_steps"], torch.device("cpu"))
+            sampler.begin(settings["num_inference_steps"])
     except UserError as error:
         yield str(error)
 

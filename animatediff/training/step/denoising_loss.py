@@ -54,7 +54,7 @@ class DenoisingLoss:
 
 def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Move a CPU tensor. Going to a GPU, from memory that the GPU reads by itself, so that nothing is waited for."""
-    if device.type != "cuda":
+    if device.type != "cuda" or tensor.device.type == "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
@@ -83,13 +83,13 @@ def sums_by_timestep_quarter(losses: Tensor, timesteps: Tensor, num_timesteps: i
 
     Args:
         losses: (b) of the clips; those that are not finite are left out.
-        timesteps: (b) integers; they are moved to the losses' device.
+        timesteps: (b) integers, on the CPU or the losses' device.
         num_timesteps: timesteps of the noise schedule.
 
     Returns:
         (2 4) in the losses' dtype: the sum of the losses, and the number of clips, of each quarter.
     """
-    quarters = timesteps.to(losses.device) * 4 // num_timesteps
+    quarters = _to_device(timesteps, losses.device) * 4 // num_timesteps
     is_in = (quarters[:, None] == torch.arange(4, device=losses.device)) & losses.isfinite()[:, None]
     # Not a product: a loss that is not finite would spoil all quarters.
     sums = torch.where(is_in, losses.detach()[:, None], 0.0).sum(dim=0)

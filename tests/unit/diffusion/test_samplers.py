@@ -21,7 +21,6 @@ SCHEDULES = {
     "v": V,
     "v, zero terminal SNR": ZERO_SNR,
 }
-CPU = torch.device("cpu")
 TEXT = Conditioning(torch.zeros(1, 1, 1))
 
 
@@ -123,7 +122,7 @@ def test_timesteps_fall_within_the_schedule(sampler, num_train_timesteps, data):
     schedule = NoiseSchedule(num_train_timesteps=num_train_timesteps)
     spacing = data.draw(st.sampled_from([s for s in SPACINGS if allowed(sampler, schedule, s)]))
     steps = data.draw(st.integers(1, min(num_train_timesteps, 1000) if sampler != "lcm" else 37))
-    timesteps = SAMPLERS[sampler](schedule, spacing).begin(steps, CPU).timesteps
+    timesteps = SAMPLERS[sampler](schedule, spacing).begin(steps).timesteps
     assert len(timesteps) == steps
     assert bool((timesteps[1:] < timesteps[:-1]).all())
     assert 0 <= timesteps[-1] <= timesteps[0] < num_train_timesteps
@@ -157,13 +156,13 @@ def test_ddim_is_the_references_unless_told_otherwise():
 
 def test_leading_begins_below_the_last_timestep():
     for steps, first in ((25, 961), (334, 667), (1, 999)):
-        assert SAMPLERS["ddim"](NoiseSchedule()).begin(steps, CPU).timesteps[0] == first
+        assert SAMPLERS["ddim"](NoiseSchedule()).begin(steps).timesteps[0] == first
 
 
 def test_few_step_modules_begin_at_the_last_timestep():
-    lightning = SAMPLERS["euler"](NoiseSchedule(), "trailing").begin(4, CPU)
+    lightning = SAMPLERS["euler"](NoiseSchedule(), "trailing").begin(4)
     assert lightning.timesteps.tolist() == [999, 749, 499, 249]
-    lcm = SAMPLERS["lcm"](NoiseSchedule()).begin(4, CPU)
+    lcm = SAMPLERS["lcm"](NoiseSchedule()).begin(4)
     assert lcm.timesteps.tolist() == [999, 749, 499, 249]
 
 
