@@ -30,7 +30,7 @@ from animatediff.training.text import CaptionEncoder
 from animatediff.training.trainer import Trainer
 from animatediff.weights.base import load_text_encoders, load_unet, load_vae
 from animatediff.weights.base_facts import BaseFacts
-from animatediff.weights.resident import Addition, ResidentWeights
+from animatediff.weights.resident import ScaledLora, ResidentWeights
 from tests.fake_cuda import CUDA, fake_cuda, is_possible, real
 from tests.support_base import build_base
 from tests.support_lora import good, write
@@ -219,8 +219,8 @@ def test_weights_files_are_added_where_the_models_are(base, tmp_path):
         for module in modules.values():
             module.to(CUDA, HALF)
         weights = ResidentWeights(modules)
-        weights.apply(real(weights.read)(base, [Addition(lora, 0.5)]))
-        assert all(is_half_on_cuda(weights._tensor(target)) for target in weights._changed)
+        weights.apply(real(weights.read)(base, [ScaledLora(lora, 0.5)]))
+        assert all(is_half_on_cuda(weights._resident_tensor(target)) for target in weights._changed)
         assert {part for part, _ in weights._changed} == {"unet", "vae"}
         weights.restore()
 
