@@ -48,20 +48,20 @@ def run_job(main: Callable[[ConfigT], object], schema: type[ConfigT]) -> None:
         main: the job.
         schema: its config. With an empty command line it is the embedded default's.
     """
-    configure_logging()
-    argv = sys.argv[1:]
-    try:
-        config = parse(schema, argv, others=_OTHERS) if argv else None
-        if config is not None:
-            refuse_relative_outputs(config)
-        logger.info("MLflow: %s", tracking_uri())
-    except UserError as error:
-        logger.error("%s", error)
-        sys.exit(error.exit_code)
-    with interrupts.exit_on_signal():  # a signal while Ray and torch are imported, too
+    with interrupts.exit_on_signal():  # a signal while a config is fetched, or Ray and torch are imported, too
+        configure_logging()
+        argv = sys.argv[1:]
+        try:
+            config = parse(schema, argv, others=_OTHERS) if argv else None
+            if config is not None:
+                refuse_relative_outputs(config)
+            logger.info("MLflow: %s", tracking_uri())
+        except UserError as error:
+            logger.error("%s", error)
+            sys.exit(error.exit_code)
         from pipelines.cluster.runtime import end_with_one_line
 
-    end_with_one_line(lambda: main(config if config is not None else _embedded(schema)))
+        end_with_one_line(lambda: main(config if config is not None else _embedded(schema)))
 
 
 def _embedded(schema: type[ConfigT]) -> ConfigT:

@@ -1,0 +1,124 @@
+"""SIGTERM at random moments of each job, then the same command again: nothing lost, the same bytes in the end."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from animatediff.data.clips.config import ClipConfig
+from animatediff.models.config import MotionConfig
+from animatediff.models.motion_unet import MotionModules
+from animatediff.rendering.results.ledger import read_results
+from animatediff.sprites.videos import write_videos
+from animatediff.weights import motion_modules
+from animatediff.weights.base import load_unet
+from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, SourceConfig, TrainConfig
+from tests.integration.conftest import hashes, write_yaml
+from tests.integration.sigterm import RAY_STARTS, START, WORKERS_START, Moment, stop, table
+from tests.unit.data.loading.test_loader import write_dataset
+
+pytestmark = pytest.mark.ray
+
+
+class Ingest:
+    def prepare(self, folder, base):
+        self.csv = write_videos(folder / "source", num_videos=200, height=64, width=64, num_frames=24)
+        self.base = base
+
+    def config(self, output):
+        clips = ClipConfig(height=32, width=32, stride=1, windows_per_video=2, windows="random")
+        source = SourceConfig(uri=str(self.csv))
+        return IngestConfig(source=source, output_uri=str(output), base=self.base, clips=clips, clips_per_unit=8)
+
+    def moments(self, output):
+        parts = output / "parts"
+        return (
+            Moment("encoding", lambda processes, log: any(parts.glob("*.parquet")), 0.7),
+            Moment("sealing", lambda processes, log: len([*parts.glob("*.parquet")]) >= 50, 0.7),
+        )
+
+    def result(self, output):
+        return hashes(output)
+
+
+class Train:
+    def prepare(self, folder, base):
+        self.folder, self.base = folder, base
+        write_dataset(folder / "dataset", shards=(9, 8), shapes=((4, 4, 16, 16),))
+
+    def config(self, output):
+        return TrainConfig(
+            run_name="run",
+            dataset_uri=str(self.folder / "dataset"),
+            base=self.base,
+            output_uri=str(output),
+            train={"num_steps": 60, "batch_size": 4, "log_every": 1, "checkpoint_every": 20},
+            scaling={"num_workers": 1, "cpus_per_worker": 1},
+            sample={"num_inference_steps": 2},
+        )
+
+    def moments(self, output):
+        return (
+            Moment("training", lambda processes, log: any((output / "checkpoints").glob("step-*/state.json")), 2),
+            Moment("sampling", lambda processes, log: (output / "motion_module.safetensors").exists(), 2),
+        )
+
+    def result(self, output):
+        return {"weights": (output / "motion_module.safetensors").read_bytes()}
+
+
+class Animate:
+    def prepare(self, folder, base):
+        motion = MotionModules.for_base(load_unet(base), MotionConfig())
+        motion_modules.write(str(folder / "motion.safetensors"), motion)
+        content = {
+            "base": base,
+            "motion_module": str(folder / "motion.safetensors"),
+            **{"width": 64, "height": 64, "num_inference_steps": 12},
+            "prompts": [f"a red circle, number {i}" for i in range(16)],
+        }
+        self.catalog = write_yaml(folder / "catalog.yaml", content)
+
+    def config(self, output):
+        return AnimateConfig(catalog_uri=self.catalog, output_uri=str(output), num_actors=2)
+
+    def moments(self, output):
+        items = output / "items"
+        return (
+            Moment("rendering", lambda processes, log: any(items.glob("*.json")), 1.5),
+            Moment("reporting", lambda processes, log: len([*items.glob("*.json")]) == 16, 0.7),
+        )
+
+    def result(self, output):
+        rows = [result.model_dump(exclude={"seconds", "attempts"}) for result in read_results(str(output))]
+        return {"rows": rows} | hashes(output / "clips")
+
+
+JOBS = {"ingest": Ingest, "train": Train, "animate": Animate}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole_pod", [False, True], ids=["driver", "pod"])
+@pytest.mark.parametrize("name", JOBS)
+def test_five_moments(name, whole_pod, base, run_job, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    job, rng = JOBS[name](), random.Random(f"{name} {whole_pod}")
+    job.prepare(tmp_path, base)
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    paths = {
+        output: write_yaml(tmp_path / f"{output.name}.yaml", job.config(output).model_dump(mode="json"))
+        for output in (straight, stopped)
+    }
+    undisturbed = run_job(name, "--config", paths[straight])
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    stops = []
+    for number, moment in enumerate([START, RAY_STARTS, WORKERS_START, *job.moments(stopped)]):
+        stops.append(stop(name, paths[stopped], tmp_path / f"{number}.log", moment, rng, whole_pod=whole_pod))
+        print(table(stops[-1:]), flush=True)
+    again = run_job(name, "--config", paths[stopped])
+    assert again.returncode == 0, again.stderr
+    assert job.result(stopped) == job.result(straight)
+    for stop_ in stops:
+        assert (stop_.code, stop_.left) == (143, 0), table(stops)
+        assert stop_.seconds < 25
