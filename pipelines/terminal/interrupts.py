@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from animatediff.errors import UserError
 from animatediff.uris import printable_text
@@ -24,6 +25,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SAME_S = 1.0
 # Kubernetes kills after 30 s; a clean-up that hangs, as on storage that is away, is not worth more.
 _CLEAN_UP_S = 20.0
+_POLL_S = 0.02
 _GIVE_UP = signal.SIGUSR1
 
 
@@ -41,15 +43,23 @@ class _Handler:
         now = time.monotonic()
         if self._first is None:
             self._first, self.exit_code = now, 128 + number
-            timer = threading.Timer(_CLEAN_UP_S, self._end_at_once, [self.exit_code])
-            timer.daemon = True
-            timer.start()
+            threading.Thread(target=self._end_in_time, daemon=True).start()
             if _only_imports(frame):
                 self._end_at_once(self.exit_code)
             if not self.is_held:
                 self.end()
         elif now - self._first > _SAME_S:
             self._end_at_once(128 + number)  # the kernel ends what a local Ray has started along with its driver
+
+    def _end_in_time(self) -> None:
+        """End where the clean-up hangs, or Ray's own processes on this machine got the signal as well.
+
+        Their driver cannot clean up without them: the next thing that it asks of them ends it with exit code 1.
+        """
+        deadline = time.monotonic() + _CLEAN_UP_S
+        while time.monotonic() < deadline and not _local_ray_is_gone():
+            time.sleep(_POLL_S)
+        self._end_at_once(self.exit_code)
 
     def tell(self, write: Callable[[str], object]) -> None:
         """Write the line that the job ends with: which signal it was, what is kept, and what to type."""
@@ -75,9 +85,21 @@ class _Handler:
             raise KeyboardInterrupt
 
 
+def _local_ray_is_gone() -> bool:
+    """Whether this process has started a Ray of its own, which has ended."""
+    node = ray._private.worker._global_node if (ray := _imported_ray()) else None
+    raylets = node.all_processes.get("raylet", ()) if node else ()
+    return any(raylet.process.poll() is not None for raylet in raylets)
+
+
+def _imported_ray() -> Any:
+    ray = sys.modules.get("ray")
+    return ray if ray and hasattr(ray, "is_initialized") else None  # else it is being imported
+
+
 def _only_imports(frame: FrameType | None) -> bool:
     """Whether modules are being imported for a job that has not begun: some take an exception there for a fault."""
-    if (ray := sys.modules.get("ray")) and getattr(ray, "is_initialized", bool)():
+    if (ray := _imported_ray()) and ray.is_initialized():
         return False
     while frame and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
         frame = frame.f_back

@@ -1,8 +1,8 @@
 """SIGTERM at random moments of each job, then the same command again: nothing lost, the same bytes in the end."""
 
-import json
 import random
-from pathlib import Path
+import shutil
+import time
 
 import pytest
 
@@ -13,12 +13,14 @@ from animatediff.rendering.results.ledger import read_results
 from animatediff.sprites.videos import write_videos
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
+from pipelines import animate
 from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, SourceConfig, TrainConfig
 from tests.integration.conftest import hashes, write_yaml
 from tests.integration.sigterm import RAY_STARTS, START, WORKERS_START, Moment, stop, table
 from tests.unit.data.loading.test_loader import write_dataset
 
 pytestmark = pytest.mark.ray
+NUM_ITEMS = 16
 
 
 class Ingest:
@@ -76,7 +78,8 @@ class Animate:
             "base": base,
             "motion_module": str(folder / "motion.safetensors"),
             **{"width": 64, "height": 64, "num_inference_steps": 12},
-            "prompts": [f"a red circle, number {i}" for i in range(16)],
+            "prompts": [f"a red circle, number {i}" for i in range(NUM_ITEMS)],
+            "entries": [{"name": "bare"}],
         }
         self.catalog = write_yaml(folder / "catalog.yaml", content)
 
@@ -87,7 +90,7 @@ class Animate:
         items = output / "items"
         return (
             Moment("rendering", lambda processes, log: any(items.glob("*.json")), 1.5),
-            Moment("reporting", lambda processes, log: len([*items.glob("*.json")]) == 16, 0.7),
+            Moment("reporting", lambda processes, log: len([*items.glob("*.json")]) == NUM_ITEMS, 0.7),
         )
 
     def result(self, output):
@@ -95,13 +98,39 @@ class Animate:
         return {"rows": rows} | hashes(output / "clips")
 
 
-JOBS = {"ingest": Ingest, "train": Train, "animate": Animate}
+class Score(Animate):
+    def prepare(self, folder, base):
+        super().prepare(folder, base)
+        self.rendered = folder / "rendered"
+        animate.main(AnimateConfig(catalog_uri=self.catalog, output_uri=str(self.rendered), num_actors=2))
+
+    def config(self, output):
+        shutil.copytree(self.rendered, output)
+        return ScoreConfig(output_uri=str(output), scorer="tests.integration.test_sigterm:brightness")
+
+    def moments(self, output):
+        def num_scored():
+            return sum(b"brightness" in path.read_bytes() for path in (output / "items").glob("*.json"))
+
+        return (
+            Moment("scoring", lambda processes, log: num_scored() > 0, 0.7),
+            Moment("reporting", lambda processes, log: num_scored() == NUM_ITEMS, 0.5),
+        )
+
+
+def brightness(result, frames):
+    """A scorer that takes a while."""
+    time.sleep(0.5)
+    return {"brightness": frames.mean()}
+
+
+JOBS = {"ingest": Ingest, "train": Train, "animate": Animate, "score": Score}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("whole_pod", [False, True], ids=["driver", "pod"])
 @pytest.mark.parametrize("name", JOBS)
-def test_five_moments(name, whole_pod, base, run_job, tmp_path, monkeypatch):
+def test_five_moments(name, whole_pod, cluster, base, run_job, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     job, rng = JOBS[name](), random.Random(f"{name} {whole_pod}")
     job.prepare(tmp_path, base)
@@ -115,7 +144,7 @@ def test_five_moments(name, whole_pod, base, run_job, tmp_path, monkeypatch):
     stops = []
     for number, moment in enumerate([START, RAY_STARTS, WORKERS_START, *job.moments(stopped)]):
         stops.append(stop(name, paths[stopped], tmp_path / f"{number}.log", moment, rng, whole_pod=whole_pod))
-        print(table(stops[-1:]), flush=True)
+    print(f"\n{name}:\n{table(stops)}")  # noqa: T201
     again = run_job(name, "--config", paths[stopped])
     assert again.returncode == 0, again.stderr
     assert job.result(stopped) == job.result(straight)
