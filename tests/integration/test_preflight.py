@@ -37,7 +37,7 @@ def faults(config, capsys):
 
 def test_all_is_well(sprites, base, tmp_path, capsys):
     output = tmp_path / "new" / "dataset"
-    preflight.main(ingest_config(sprites, base, output, scorers=["tests.integration.crashing_scorer:score"]))
+    preflight.main(ingest_config(sprites, base, output, scorers=["tests.integration.crashing_scorer:crash_on_red"]))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["check", "node", "found"]
     checks = {line[0] for line in lines[1:]}
@@ -85,6 +85,7 @@ def test_a_wrong_endpoint(base, tmp_path, run_job, sprites):
     environment = {
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_MAX_ATTEMPTS": "1",
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{closed_port()}",
         "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
     }

@@ -9,8 +9,9 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import ray
 import ray.train
 import ray.train.torch
 from pyarrow.fs import FSSpecHandler, PyFileSystem
+from ray.exceptions import RayError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ValidationConfig
 from ray.train import ScalingConfig as RayScalingConfig
 
@@ -38,11 +40,14 @@ from pipelines.stages.train.metrics_board import MetricsBoard
 from pipelines.stages.train.sample import Renderer
 from pipelines.stages.train.validate import Validator
 from pipelines.stages.train.worker import train_worker
+from pipelines.terminal import interrupts
 from pipelines.terminal.failures import user_errors
 
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
+# For the last checkpoint of a run that a signal ends, of the 20 s that a job has to clean up.
+_LAST_CHECKPOINT_S = 10.0
 _LIST_TRIES = 4
 _LIST_RETRY_S = 2.0
 _KEPT = "the checkpoints are kept, and the same command goes on from the last"
@@ -100,7 +105,9 @@ def _cpu_share(num_workers: int) -> float:
     return float(min(machines) / math.ceil(num_workers / len(machines)))
 
 
-def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer) -> Iterator[dict[str, Any]]:
+def train(
+    config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer
+) -> Generator[dict[str, Any], None, None]:
     """Train to the recipe's last step and write the weights file.
 
     Yields:
@@ -116,6 +123,8 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
     """
     # Ray's controller looks at the workers every 2 s by default, and each checkpoint and the end wait for its look.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    # A drained machine is looked for every 5 s, of 30 s that some clouds give.
+    os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
     run_uri, board = storage.absolute(config.output_uri), beside_the_driver(MetricsBoard)
     # A look at names and sizes tells most damage; bytes that differ are found by the workers, which read them all.
     damaged: list[str] = []
@@ -150,14 +159,32 @@ def _fit(trainer: Any, workers: Workers, board: Any, run_uri: str) -> Iterator[d
         user_errors(kept=_KEPT, lower=_LOWER),
         starting("training worker", number, workers.needs, classes=("RayTrainWorker",), lower=_LOWER) as arrived,
     ):
-        while not fit.done():
-            wait([fit], timeout=_POLL_S)
-            if entries := ray.get(board.take.remote()):
-                arrived()
-            yield from entries
+        with _last_checkpoint(fit, board, run_uri):
+            while not fit.done():
+                wait([fit], timeout=_POLL_S)
+                if entries := ray.get(board.take.remote()):
+                    arrived()
+                yield from entries
         yield from ray.get(board.take.remote())  # what came since, or before a failure that the loop never saw
         with refusal_as_user_error(run_uri, before):
             fit.result()
+
+
+@contextmanager
+def _last_checkpoint(fit: Future[Any], board: Any, run_uri: str) -> Iterator[None]:
+    """Ask the workers for one more checkpoint where a signal ends the block, and wait for it, but not for long."""
+    try:
+        yield
+    except BaseException:
+        # Another job may have this one's folder by now if it ends by anything else.
+        with suppress(RayError, UserError):
+            if interrupts.came() and ray.get(board.stop.remote(), timeout=_POLL_S):
+                wait([fit], timeout=_LAST_CHECKPOINT_S)
+                if fit.done() and fit.exception() is None:
+                    logger.info("saved before the end: checkpoint %s", max(checkpoint_names(run_uri), default="none"))
+                else:
+                    logger.warning("one more checkpoint takes too long: the last one before counts")
+        raise
 
 
 def _trainer(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer, board: Any) -> Any:

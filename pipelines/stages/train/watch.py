@@ -5,7 +5,7 @@ import logging
 import posixpath
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import ray
@@ -139,7 +139,8 @@ def watch(config: TrainConfig, job: TrainJob, workers: Workers, renderer: Render
     """
     run = job.run.model_copy(update={"mlflow_run_id": tracker.run_id or job.run.mlflow_run_id})
     run.write(config.output_uri)
-    return Watch(config, run, tracker).follow(train(config, job.recipe, workers, renderer))
+    with closing(train(config, job.recipe, workers, renderer)) as entries:  # its clean-up comes before the tracker's
+        return Watch(config, run, tracker).follow(entries)
 
 
 def publish_sample(config: TrainConfig, job: TrainJob, workers: Workers, renderer: Renderer, tracker: Tracker) -> None:

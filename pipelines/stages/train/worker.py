@@ -25,6 +25,7 @@ from animatediff.training.settings import RecipeConfig
 from animatediff.training.state.checkpoint_files import DamagedCheckpointError
 from animatediff.training.trainer import StepResult, Trainer, gathered
 from pipelines.stages.train.checkpoints import name_of
+from pipelines.stages.train.notice import Notice
 from pipelines.stages.train.run import RUN_FILE
 
 # Longer than any validation on a GPU. The end of a run waits for its validations, also for one whose GPU was lost.
@@ -58,14 +59,18 @@ def train_worker(settings: dict[str, Any]) -> None:
             f"{start} to get the weights of its last checkpoint"
         )
     checkpoints = _Checkpoints(trainer, settings["run_uri"], settings["validate_every"])
-    meter = _Meter(trainer, config, settings["board"], start)
+    meter, notice = _Meter(trainer, config, settings["board"], start), Notice(settings["board"])
     for done, result in trainer.steps(start):
         meter.add(result)
         is_checkpoint = done % config.train.checkpoint_every == 0 or done == config.train.num_steps
         if is_checkpoint or done % config.train.log_every == 0:
             meter.post(done)
-        if is_checkpoint:
+        told = notice.look()
+        if is_checkpoint or told:
             checkpoints.save(done)
+        if told == "stop":
+            meter.close()
+            return
     meter.close()
     if context.get_world_rank() == 0:
         trainer.write_result(storage.join(settings["run_uri"], trainer.recipe.result_file))
