@@ -48,7 +48,7 @@ class Stop:
     """Processes of the job that were there a few seconds after."""
 
 
-def stop(job, config_path, log_path, moment, rng, *, whole_pod, deadline_s=240):
+def stop(job, config_path, log_path, moment, rng, *, whole_pod, deadline_s=600):
     """Start a job, send SIGTERM at a moment, and wait until it has ended.
 
     Args:
