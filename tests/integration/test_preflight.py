@@ -7,6 +7,8 @@ import pytest
 from animatediff.errors import UserError
 from pipelines import preflight
 from pipelines.settings import AnimateConfig, IngestConfig, TrainConfig
+from pipelines.stages.preflight import driver
+from pipelines.stages.preflight.needs import Needs
 from tests.integration.conftest import write_yaml
 from tests.unit.data.loading.test_loader import write_dataset
 
@@ -95,6 +97,12 @@ def test_a_wrong_endpoint(base, tmp_path, run_job, sprites):
     assert {line.split()[0] for line in rows} == {"folder", "input", "output"}
     assert all("cannot reach s3://bucket" in line for line in rows)
     assert "Traceback" not in ended.stderr
+
+
+def test_a_node_that_gives_no_answer(tmp_path):
+    (row,) = driver._on_nodes({"f" * 56: "10.9.9.9"}, Needs(str(tmp_path)))
+    assert (row.check, row.node) == ("answer", "10.9.9.9")
+    assert row.remedy
 
 
 def test_it_is_asked_for_a_config(run_job):

@@ -179,6 +179,7 @@ def _last_checkpoint(fit: Future[Any], board: Any, run_uri: str) -> Iterator[Non
         # Another job may have this one's folder by now if it ends by anything else.
         with suppress(RayError, UserError):
             if interrupts.came() and ray.get(board.stop.remote(), timeout=_POLL_S):
+                logger.info("saving one more checkpoint, for which %.0f s are left", _LAST_CHECKPOINT_S)
                 wait([fit], timeout=_LAST_CHECKPOINT_S)
                 if fit.done() and fit.exception() is None:
                     logger.info("saved before the end: checkpoint %s", max(checkpoint_names(run_uri), default="none"))
