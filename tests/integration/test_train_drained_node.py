@@ -5,6 +5,7 @@ import time
 
 import pytest
 import ray
+from ray._private.state import actors
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
 
@@ -33,16 +34,17 @@ def drain_busy_node(cluster, nodes, output, seen):
     checkpoints = output / "checkpoints"
     while not any(checkpoints.glob("step-*/state.json")):
         time.sleep(0.1)
-    worker = next(actor for actor in ray.util.state.list_actors() if actor.class_name == "RayTrainWorker")
+    workers = (actor for actor in actors().values() if "RayTrainWorker" in actor["ActorClassName"])
+    node_id = next(worker["Address"]["NodeID"] for worker in workers if worker["State"] == "ALIVE")
     before, began = set(checkpoints.glob("step-*")), time.monotonic()
     client = ray._raylet.GcsClient(address=cluster.address)
     deadline_ms = int(time.time() * 1000) + 30_000
-    seen["accepted"] = client.drain_node(worker.node_id, DRAIN_NODE_REASON_PREEMPTION, "reclaimed", deadline_ms)[0]
+    seen["accepted"] = client.drain_node(node_id, DRAIN_NODE_REASON_PREEMPTION, "reclaimed", deadline_ms)[0]
     while not (new := [path for path in set(checkpoints.glob("step-*")) - before if _is_extra(path)]):
         time.sleep(0.05)
     seen["step"], seen["seconds"] = int(new[0].name[5:]), time.monotonic() - began
     time.sleep(2)  # its upload, and Ray's list
-    cluster.remove_node(next(node for node in nodes if node.node_id == worker.node_id))
+    cluster.remove_node(next(node for node in nodes if node.node_id == node_id))
 
 
 def _is_extra(path):
