@@ -162,7 +162,7 @@ def test_a_training_saves_before_it_ends(base, run_job, tmp_path, monkeypatch):
     rare = {"num_steps": 10_000, "batch_size": 4, "log_every": 1, "checkpoint_every": 10_000}
     config = TrainConfig.model_validate(job.config(output).model_dump() | {"train": rare})
     path = write_yaml(tmp_path / "train.yaml", config.model_dump(mode="json"))
-    training = Moment("training", lambda processes, log: "INFO train: " in log, 1)
+    training = Moment("training", lambda processes, log: " steps/s" in log, 1)
     stopped = stop("train", path, log, training, random.Random(0), whole_pod=False)
     assert (stopped.code, stopped.left) == (143, 0), log.read_text()
     (saved,) = (output / "checkpoints").glob("step-*/state.json")
