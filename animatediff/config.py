@@ -58,7 +58,7 @@ def parse(
         UsageError: an unreadable file, or an unknown field or a value out of range in it.
         SystemExit: `--help` (0); a flag that does not exist, or a value out of range (2).
     """
-    config_uri, rest = _split_config_flag(hide_in_arguments(argv))
+    config_uri, rest = split_config_flag(hide_in_arguments(argv))
     config_uri = config_uri or default_uri
     if not rest:
         return load(schema, config_uri, others=others) if config_uri else _validate(schema, {}, "defaults")
@@ -129,7 +129,12 @@ def differing_fields(old: dict[str, Any], new: dict[str, Any], prefix: str = "")
     return lines
 
 
-def _split_config_flag(argv: list[str]) -> tuple[str | None, list[str]]:
+def split_config_flag(argv: list[str]) -> tuple[str | None, list[str]]:
+    """Return what `--config` names, None where it is absent, and the other arguments.
+
+    Raises:
+        UsageError: it names nothing.
+    """
     for i, argument in enumerate(argv):
         if argument.startswith("--config="):
             return argument.removeprefix("--config="), argv[:i] + argv[i + 1 :]

@@ -6,10 +6,11 @@ That is why the entry files import their job's driver where they call it, and no
 import logging
 import sys
 from collections.abc import Callable, Collection
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from animatediff.config import Config, parse
-from animatediff.errors import UserError
+from animatediff.config import Config, hide_in_arguments, parse, split_config_flag
+from animatediff.errors import UsageError, UserError
+from animatediff.yaml_files import read_yaml
 from pipelines.cluster.submitted import refuse_relative_outputs, runs_folder
 from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
 from pipelines.terminal import interrupts
@@ -38,7 +39,7 @@ _OTHERS: dict[str, Collection[str]] = {
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-def run_job(main: Callable[[ConfigT], object], schema: type[ConfigT]) -> None:
+def run_job(main: Callable[[ConfigT], object], schema: type[ConfigT] | None = None) -> None:
     """Run a job by its command line.
 
     Exit code 0 when it did its work, 1 when it could not, 2 when it was asked wrongly.
@@ -46,22 +47,33 @@ def run_job(main: Callable[[ConfigT], object], schema: type[ConfigT]) -> None:
 
     Args:
         main: the job.
-        schema: its config. With an empty command line it is the embedded default's.
+        schema: its config. With an empty command line it is the embedded default's. None: that of the job whose fields
+            the file has, which must be named then.
     """
-    configure_logging()
-    argv = sys.argv[1:]
-    try:
-        config = parse(schema, argv, others=_OTHERS) if argv else None
-        if config is not None:
-            refuse_relative_outputs(config)
-        logger.info("MLflow: %s", tracking_uri())
-    except UserError as error:
-        logger.error("%s", error)
-        sys.exit(error.exit_code)
-    with interrupts.exit_on_signal():  # a signal while Ray and torch are imported, too
+    with interrupts.exit_on_signal():  # a signal while a config is fetched, or Ray and torch are imported, too
+        configure_logging()
+        argv = sys.argv[1:]
+        try:
+            schema = schema or _schema_of(argv)
+            config = parse(schema, argv, others=_OTHERS) if argv else None
+            if config is not None:
+                refuse_relative_outputs(config)
+            logger.info("MLflow: %s", tracking_uri())
+        except UserError as error:
+            logger.error("%s", error)
+            sys.exit(error.exit_code)
         from pipelines.cluster.runtime import end_with_one_line
 
-    end_with_one_line(lambda: main(config if config is not None else _embedded(schema)))
+        end_with_one_line(lambda: main(config if config is not None else _embedded(schema)))
+
+
+def _schema_of(argv: list[str]) -> Any:
+    """Return the config's class of the job whose fields the named file has."""
+    uri, _ = split_config_flag(hide_in_arguments(argv))
+    if uri is None:
+        raise UsageError("name the config of a job: --config FILE")
+    fields = read_yaml(uri).keys()
+    return max(_JOBS.values(), key=lambda schema: len(fields & schema.model_fields.keys()))
 
 
 def _embedded(schema: type[ConfigT]) -> ConfigT:

@@ -51,6 +51,7 @@ def leased(output_uri: str, job: str, *, is_dry: bool) -> Iterator[None]:
         lease = Lease(storage.absolute(output_uri), holder, renewed_every_s=_RENEWED_EVERY_S, lost=stop)
         try:
             lease.acquire()
+            interrupts.keeps(f"what is done is kept in {printable_uri(output_uri)}")
             yield
         finally:
             lease.release()
@@ -79,7 +80,7 @@ class Lease:
         self._folder_uri, self._holder, self._lost = folder_uri, holder, lost
         self._expires_s, self._renewed_every_s = expires_s, renewed_every_s
         self._number: int | None = None
-        self._made = _absent_folders(folder_uri)
+        self._made = absent_folders(folder_uri)
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._failed_since: float | None = None
@@ -225,7 +226,7 @@ class Lease:
         return self._holder.model_dump_json(indent=2).encode() + b"\n"
 
 
-def _absent_folders(uri: str) -> list[Path]:
+def absent_folders(uri: str) -> list[Path]:
     """Return the folders that are made along with a local one, innermost first."""
     if not storage.is_local(uri):
         return []

@@ -5,6 +5,7 @@ So does a thread that finds out that the main one waits in vain.
 
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -12,17 +13,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from animatediff.errors import UserError
+from animatediff.uris import printable_text
 
 logger = logging.getLogger(__name__)
 
-INTERRUPTED = "interrupted; the same command continues where this one stopped"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A signal to a process and to its group arrives twice, as `timeout` and job managers send it.
 _SAME_S = 1.0
 # Kubernetes kills after 30 s; a clean-up that hangs, as on storage that is away, is not worth more.
 _CLEAN_UP_S = 20.0
+_POLL_S = 0.02
 _GIVE_UP = signal.SIGUSR1
 
 
@@ -33,20 +36,42 @@ class _Handler:
         self._first: float | None = None
         self.exit_code = 128 + signal.SIGINT
         self.is_held = False
+        self.kept = "nothing was written"
+        self._is_told = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self._first is None:
             self._first, self.exit_code = now, 128 + number
-            timer = threading.Timer(_CLEAN_UP_S, os._exit, [self.exit_code])
-            timer.daemon = True
-            timer.start()
+            threading.Thread(target=self._end_in_time, daemon=True).start()
             if _only_imports(frame):
-                _end_at_once(self.exit_code)
+                self._end_at_once(self.exit_code)
             if not self.is_held:
                 self.end()
         elif now - self._first > _SAME_S:
-            _end_at_once(128 + number)  # the kernel ends what a local Ray has started along with its driver
+            self._end_at_once(128 + number)  # the kernel ends what a local Ray has started along with its driver
+
+    def _end_in_time(self) -> None:
+        """End where the clean-up hangs, or Ray's own processes on this machine got the signal as well.
+
+        Their driver cannot clean up without them: the next thing that it asks of them ends it with exit code 1.
+        """
+        deadline = time.monotonic() + _CLEAN_UP_S
+        while time.monotonic() < deadline and not _local_ray_is_gone():
+            time.sleep(_POLL_S)
+        self._end_at_once(self.exit_code)
+
+    def tell(self, write: Callable[[str], object]) -> None:
+        """Write the line that the job ends with: which signal it was, what is kept, and what to type."""
+        if not self._is_told:
+            self._is_told = True
+            name = signal.Signals(self.exit_code - 128).name
+            command = printable_text(shlex.join(["python", *sys.argv]))
+            write(f"stopped by {name}; {self.kept}; to go on, run the same command again: {command}")
+
+    def _end_at_once(self, exit_code: int) -> None:
+        self.tell(lambda line: os.write(2, f"{line}\n".encode()))
+        os._exit(exit_code)
 
     @property
     def is_quiet(self) -> bool:
@@ -60,21 +85,44 @@ class _Handler:
             raise KeyboardInterrupt
 
 
+def _local_ray_is_gone() -> bool:
+    """Whether this process has started a Ray of its own, which has ended."""
+    node = ray._private.worker._global_node if (ray := _imported_ray()) else None
+    raylets = node.all_processes.get("raylet", ()) if node else ()
+    return any(raylet.process.poll() is not None for raylet in raylets)
+
+
+def _imported_ray() -> Any:
+    ray = sys.modules.get("ray")
+    return ray if ray and hasattr(ray, "is_initialized") else None  # else it is being imported
+
+
 def _only_imports(frame: FrameType | None) -> bool:
     """Whether modules are being imported for a job that has not begun: some take an exception there for a fault."""
-    if (ray := sys.modules.get("ray")) and getattr(ray, "is_initialized", bool)():
+    if (ray := _imported_ray()) and ray.is_initialized():
         return False
     while frame and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
         frame = frame.f_back
     return frame is not None
 
 
-def _end_at_once(exit_code: int) -> None:
-    os.write(2, f"{INTERRUPTED}\n".encode())
-    os._exit(exit_code)
-
-
 _handler = _Handler()
+
+
+def keeps(what: str) -> None:
+    """Say what a signal from now on leaves as it is, for the line that the job ends with."""
+    _handler.kept = what
+
+
+def came() -> bool:
+    """Whether a signal came that ends the job."""
+    return not _handler.is_quiet
+
+
+def wait_for_own() -> None:
+    """Wait a moment for a signal that the job's processes may have got just before, and raise it here."""
+    if _handler.is_quiet:
+        time.sleep(_SAME_S)
 
 
 def install() -> None:
@@ -90,8 +138,13 @@ def exit_on_signal() -> Iterator[None]:
     install()
     try:
         yield
-    except KeyboardInterrupt:
-        logger.error(INTERRUPTED)
+    except SystemExit:
+        raise
+    except BaseException as error:
+        # What a signal breaks off fails in many ways, above all where the job's other processes got it, too.
+        if not isinstance(error, KeyboardInterrupt) and _handler.is_quiet:
+            raise
+        _handler.tell(logger.error)
         # Objects of Ray that were interrupted while they were made complain as they are deleted.
         sys.unraisablehook = lambda _: None
         if ray := sys.modules.get("ray"):  # not so while the first modules are imported

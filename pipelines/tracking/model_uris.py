@@ -60,10 +60,11 @@ def resolve_catalog(catalog: Catalog, output_uri: str) -> Catalog:
 
 
 def _names_mlflow(entry: Entry) -> bool:
-    return any(_is_in_mlflow(file.uri) for file in named_files(entry) if file.slot.role != "base")
+    return any(is_in_mlflow(file.uri) for file in named_files(entry) if file.slot.role != "base")
 
 
-def _is_in_mlflow(uri: str) -> bool:
+def is_in_mlflow(uri: str) -> bool:
+    """Whether a URI names weights that MLflow keeps."""
     return uri.startswith(("models:/", "runs:/"))
 
 
@@ -78,7 +79,7 @@ def resolve_model_uri(uri: str, output_uri: str) -> str:
     Raises:
         UserError: MLflow cannot be reached or has no such model, version or run, or there is not one weights file.
     """
-    if not _is_in_mlflow(uri):
+    if not is_in_mlflow(uri):
         return uri
     with tempfile.TemporaryDirectory() as folder:
         file, *config = _fetch(uri, _artifact(uri), Path(folder))

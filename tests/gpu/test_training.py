@@ -32,7 +32,7 @@ def config_of(base, dataset, *, num_steps=2, batch_size=1, **compute):
 
 
 def run(trainer, start=0):
-    return [(result.sums.tolist(), result.grad_norm.item()) for _, result in trainer.steps(start)]
+    return [(result.loss_sums.tolist(), result.grad_norm.item()) for _, result in trainer.steps(start)]
 
 
 def test_steps_in_half_precision_are_near_to_float32s(base, dataset, device, size, table):

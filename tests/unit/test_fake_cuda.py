@@ -30,7 +30,7 @@ from animatediff.training.text import CaptionEncoder
 from animatediff.training.trainer import Trainer
 from animatediff.weights.base import load_text_encoders, load_unet, load_vae
 from animatediff.weights.base_facts import BaseFacts
-from animatediff.weights.resident import ScaledLora, ResidentWeights
+from animatediff.weights.resident import ResidentWeights, ScaledLora
 from tests.fake_cuda import CUDA, fake_cuda, is_possible, real
 from tests.support_base import build_base
 from tests.support_lora import good, write
@@ -184,7 +184,7 @@ def test_a_training_step_waits_for_the_step_before_alone(base, dataset, recipe, 
     trainer, (_, (result, waits)) = steps(config)
     assert {(p.device, p.dtype) for p in trainer.model.trainable.parameters()} == {(CUDA, torch.float32)}
     assert {str(p.dtype) for p in trainer.model.parameters()} == {"torch.float32", f"torch.{precision}"}
-    assert (result.sums.device, result.grad_norm.dtype) == (CUDA, torch.float32)
+    assert (result.loss_sums.device, result.grad_norm.dtype) == (CUDA, torch.float32)
     assert waits == ["a number of a tensor, skipped_steps.py:check"]
 
 

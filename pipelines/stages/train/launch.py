@@ -9,8 +9,9 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import ray
 import ray.train
 import ray.train.torch
 from pyarrow.fs import FSSpecHandler, PyFileSystem
+from ray.exceptions import RayError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ValidationConfig
 from ray.train import ScalingConfig as RayScalingConfig
 
@@ -39,11 +41,14 @@ from pipelines.stages.train.metrics_queue import MetricsQueue
 from pipelines.stages.train.sample import Renderer
 from pipelines.stages.train.validate import Validator
 from pipelines.stages.train.worker import train_worker
+from pipelines.terminal import interrupts
 from pipelines.terminal.failures import as_user_errors
 
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
+# For the last checkpoint of a run that a signal ends, of the 20 s that a job has to clean up.
+_LAST_CHECKPOINT_S = 10.0
 _LIST_TRIES = 4
 _LIST_RETRY_S = 2.0
 _WHAT_IS_KEPT = "the checkpoints are kept, and the same command goes on from the last"
@@ -101,7 +106,9 @@ def _cpu_share(num_workers: int) -> float:
     return float(min(machines) / math.ceil(num_workers / len(machines)))
 
 
-def run_workers(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer) -> Iterator[dict[str, Any]]:
+def run_workers(
+    config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer
+) -> Generator[dict[str, Any], None, None]:
     """Run the workers until the recipe's last step is done and the weights file is written.
 
     Yields:
@@ -117,6 +124,8 @@ def run_workers(config: TrainConfig, recipe: Recipe, workers: Workers, renderer:
     """
     # Ray's controller looks at the workers every 2 s by default, and each checkpoint and the end wait for its look.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    # A drained machine is looked for every 5 s, of 30 s that some clouds give.
+    os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
     run_uri, metrics_queue = storage.absolute(config.output_uri), actor_on_driver_node(MetricsQueue)
     # A look at names and sizes tells most damage; bytes that differ are found by the workers, which read them all.
     damaged: list[str] = []
@@ -155,14 +164,33 @@ def _fit_once(trainer: Any, workers: Workers, metrics_queue: Any, run_uri: str) 
             "training worker", number, workers.needs, classes=("RayTrainWorker",), memory_fields=_MEMORY_FIELDS
         ) as note_result,
     ):
-        while not fit.done():
-            wait([fit], timeout=_POLL_S)
-            if entries := ray.get(metrics_queue.take.remote()):
-                note_result()
-            yield from entries
+        with _last_checkpoint(fit, metrics_queue, run_uri):
+            while not fit.done():
+                wait([fit], timeout=_POLL_S)
+                if entries := ray.get(metrics_queue.take.remote()):
+                    note_result()
+                yield from entries
         yield from ray.get(metrics_queue.take.remote())  # what came since, or before a failure that the loop never saw
         with refusal_as_user_error(run_uri, before):
             fit.result()
+
+
+@contextmanager
+def _last_checkpoint(fit: Future[Any], metrics_queue: Any, run_uri: str) -> Iterator[None]:
+    """Ask the workers for one more checkpoint where a signal ends the block, and wait for it, but not for long."""
+    try:
+        yield
+    except BaseException:
+        # Another job may have this one's folder by now if it ends by anything else.
+        with suppress(RayError, UserError):
+            if interrupts.came() and ray.get(metrics_queue.stop.remote(), timeout=_POLL_S):
+                logger.info("saving one more checkpoint, for which %.0f s are left", _LAST_CHECKPOINT_S)
+                wait([fit], timeout=_LAST_CHECKPOINT_S)
+                if fit.done() and fit.exception() is None:
+                    logger.info("saved before the end: checkpoint %s", max(checkpoint_names(run_uri), default="none"))
+                else:
+                    logger.warning("one more checkpoint takes too long: the last one before counts")
+        raise
 
 
 def _make_trainer(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer, metrics_queue: Any) -> Any:

@@ -5,7 +5,7 @@ import logging
 import posixpath
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import ray
@@ -141,7 +141,10 @@ def train_and_track(
     """
     run = job.run.model_copy(update={"mlflow_run_id": tracker.run_id or job.run.mlflow_run_id})
     run.write(config.output_uri)
-    return RunWatcher(config, run, tracker).follow(run_workers(config, job.recipe, workers, renderer))
+    with closing(
+        run_workers(config, job.recipe, workers, renderer)
+    ) as entries:  # its clean-up comes before the tracker's
+        return RunWatcher(config, run, tracker).follow(entries)
 
 
 def publish_sample(config: TrainConfig, job: TrainJob, workers: Workers, renderer: Renderer, tracker: Tracker) -> None:

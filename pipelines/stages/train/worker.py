@@ -25,6 +25,7 @@ from animatediff.training.settings import RecipeConfig
 from animatediff.training.state.checkpoint_files import DamagedCheckpointError
 from animatediff.training.trainer import StepResult, Trainer, all_gather_lists
 from pipelines.stages.train.checkpoints import checkpoint_name
+from pipelines.stages.train.notice import Notice
 from pipelines.stages.train.run import RUN_FILE
 
 # Longer than any validation on a GPU. The end of a run waits for its validations, also for one whose GPU was lost.
@@ -60,13 +61,18 @@ def train_worker(settings: dict[str, Any]) -> None:
         )
     checkpoints = _CheckpointUploader(trainer, settings["run_uri"], settings["validate_every"])
     step_metrics = _StepMetrics(trainer, config, settings["metrics_queue"], start)
+    notice = Notice(settings["metrics_queue"])
     for done, result in trainer.steps(start):
         step_metrics.add(result)
         is_checkpoint = done % config.train.checkpoint_every == 0 or done == config.train.num_steps
         if is_checkpoint or done % config.train.log_every == 0:
             step_metrics.report(done)
-        if is_checkpoint:
+        told = notice.look()
+        if is_checkpoint or told:
             checkpoints.save(done)
+        if told == "stop":
+            step_metrics.close()
+            return
     step_metrics.close()
     if context.get_world_rank() == 0:
         trainer.write_weights(storage.join(settings["run_uri"], trainer.recipe.weights_file))

@@ -1,0 +1,116 @@
+"""What a job's config needs of a node."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from animatediff import storage
+from animatediff.config import Config
+from animatediff.data.sources.spec import SourceConfig
+from animatediff.rendering.catalog import catalog_files
+from animatediff.rendering.catalog.named_files import named_files
+from animatediff.rendering.results.table import TABLE
+from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
+from pipelines.tracking.model_uris import is_in_mlflow
+
+# Of a catalog's files: each node opens these, and the dry run of the animate job looks into all of them.
+_MOST_FILES = 50
+_CLIP_DECODERS = ("decord", "pyav")  # which the score job reads clips with
+
+
+@dataclass(frozen=True)
+class Needs:
+    """All that is checked for one job; what a job does without is empty."""
+
+    output_uri: str
+    source: SourceConfig | None = None
+    """The videos."""
+    dataset_uris: tuple[str, ...] = ()
+    """Sealed datasets."""
+    files: tuple[str, ...] = ()
+    """Files and folders that workers open."""
+    base: str | None = None
+    base_parts: tuple[str, ...] = ()
+    decoders: tuple[str, ...] = ()
+    scorers: tuple[str, ...] = ()
+    """Import paths."""
+    use_gpu: bool | None = None
+    """None: where there are any."""
+
+
+def needs_of(config: Config) -> Needs:
+    """Return what a job needs.
+
+    Args:
+        config: the job's.
+
+    Raises:
+        UserError: the catalog of an animate job cannot be read.
+    """
+    return _BY_CONFIG[type(config)](config)
+
+
+def _of_ingest(config: IngestConfig) -> Needs:
+    videos_uri = config.source.videos_uri
+    where = {
+        "uri": storage.absolute(config.source.uri),
+        "videos_uri": storage.absolute(videos_uri) if videos_uri else None,
+    }
+    return Needs(
+        storage.absolute(config.output_uri),
+        source=config.source.model_copy(update=where),
+        base=storage.absolute_if_there(config.base),
+        base_parts=("vae",),
+        decoders=config.decode.decoders,
+        scorers=config.scorers,
+        use_gpu=config.use_gpu,
+    )
+
+
+def _of_train(config: TrainConfig) -> Needs:
+    named = (config.model.motion_module, config.model.domain_adapter.path, *config.base_checkpoints)
+    return Needs(
+        storage.absolute(config.output_uri),
+        dataset_uris=tuple(
+            storage.absolute(uri) for uri in (config.dataset_uri, config.mix.dataset_uri) if uri is not None
+        ),
+        files=_workers_files(named),
+        base=storage.absolute_if_there(config.base),
+        base_parts=("unet", "vae", "text_encoder"),
+        use_gpu=config.scaling.use_gpu,
+    )
+
+
+def _of_animate(config: AnimateConfig) -> Needs:
+    catalog = catalog_files.read(config.catalog_uri)
+    base = catalog.base or next((entry.base for entry in catalog.entries if entry.base), None)
+    named = [file.uri for entry in catalog.entries for file in named_files(entry) if file.slot.role != "base"]
+    return Needs(
+        storage.absolute(config.output_uri),
+        files=_workers_files((catalog.motion_module, *named)),
+        base=storage.absolute_if_there(base) if base else None,
+        base_parts=("unet", "vae", "text_encoder"),
+        use_gpu=config.use_gpu,
+    )
+
+
+def _of_score(config: ScoreConfig) -> Needs:
+    output_uri = storage.absolute(config.output_uri)
+    return Needs(
+        output_uri, files=(storage.join(output_uri, TABLE),), decoders=_CLIP_DECODERS, scorers=(config.scorer,)
+    )
+
+
+def _workers_files(named: Any) -> tuple[str, ...]:
+    """Return the distinct URIs; what MLflow keeps is the driver's to fetch, and the base has its own check."""
+    uris = (uri for uri in dict.fromkeys(named) if uri is not None and uri != "base" and not is_in_mlflow(uri))
+    return tuple(storage.absolute_if_there(uri) for uri in islice(uris, _MOST_FILES))
+
+
+_BY_CONFIG: dict[type[Config], Callable[[Any], Needs]] = {
+    IngestConfig: _of_ingest,
+    TrainConfig: _of_train,
+    AnimateConfig: _of_animate,
+    ScoreConfig: _of_score,
+}
