@@ -7,7 +7,6 @@ from animatediff.data.decoding.supervisor import Supervisor
 from animatediff.data.ingest.decode_unit import decode_unit
 from animatediff.data.ingest.outage import storage_works
 from animatediff.data.ingest.plan import Unit, UnitRef, read_unit
-from pipelines.stages.ingest.metrics import IngestMetrics
 from pipelines.stages.ingest.stage import IngestSpec, Stage, Work
 
 
@@ -20,16 +19,13 @@ class Decode(Stage[UnitRef, Work]):
         self._spec = spec
         self._supervisor = Supervisor(spec.decode, spec.clips)
         self._bounds: dict[str, Any] = {"max_bytes": spec.decode.max_mb * 1_000_000, "trusted": spec.trusted}
-        self._metrics = IngestMetrics()
 
     def run(self, taken: UnitRef) -> Work:
         """Return the unit's clips, and why its other videos gave none."""
         began = time.perf_counter()
         unit = read_unit(self._spec.output_uri, taken)
         decoded = decode_unit(unit, self._supervisor, is_outage=self._is_outage, **self._bounds)
-        seconds = time.perf_counter() - began
-        self._metrics.decoded(seconds)
-        return Work(decoded, {"decode": seconds})
+        return Work(decoded, {"decode": time.perf_counter() - began})
 
     def _is_outage(self, unit: Unit) -> bool:
         spec = self._spec

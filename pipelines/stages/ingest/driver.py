@@ -14,6 +14,7 @@ from pipelines.stages.ingest.dry_run import estimate
 from pipelines.stages.ingest.launch import encode
 from pipelines.stages.ingest.plan import IngestJob, check_before, prepare, read_inputs
 from pipelines.stages.ingest.seal import seal_job
+from pipelines.tracking.metrics import JobMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +36,10 @@ def ingest(config: IngestConfig) -> Manifest | None:
         manifest = job.sealed
     else:
         storage.write_bytes(storage.join(job.output_uri, "config.yaml"), dump(config).encode())
-        encode(config, job, use_gpu=use_gpu)
-        manifest = seal_job(job, shard_bytes=config.shard_mb * 1_000_000)
+        with JobMetrics("ingest", job.output_uri) as metrics:
+            metrics.set("animatediff_ingest_quarantine_limit_ratio", config.max_quarantine_rate)
+            encode(config, job, metrics, use_gpu=use_gpu)
+            manifest = seal_job(job, metrics, shard_bytes=config.shard_mb * 1_000_000)
     write_card(job.output_uri, manifest, config.source.uri, config.base)
     _report(config, job, manifest)
     return manifest

@@ -12,7 +12,6 @@ from animatediff.data.quarantine import Reason, Rejection
 from animatediff.models.vae import encode_frames
 from animatediff.uris import printable_uri
 from animatediff.weights.base import load_vae
-from pipelines.stages.ingest.metrics import IngestMetrics
 from pipelines.stages.ingest.stage import IngestSpec, Stage, UnitResult, Work
 
 INGEST_VERSION = 2
@@ -29,7 +28,6 @@ class Encode(Stage[Work, UnitResult]):
         torch.set_num_threads(1)
         self._spec = spec
         self._vae = load_vae(spec.base).to(device=spec.device, dtype=getattr(torch, spec.dtype))
-        self._metrics = IngestMetrics()
 
     def run(self, taken: Work) -> UnitResult:
         """Write the unit's part; a video with a clip whose latents are not finite is set aside."""
@@ -47,7 +45,6 @@ class Encode(Stage[Work, UnitResult]):
         parts.commit(self._spec.output_uri, unit.unit_id, rows, rejected)
         reasons = dict(Counter(str(rejection.reason) for rejection in rejected))
         seconds = time.perf_counter() - began
-        self._metrics.committed(len(rows), reasons, seconds)
         return UnitResult(len(unit.videos), len(rows), reasons, taken.seconds | {"encode": seconds})
 
     def _row(self, unit_id: str, clip: Clip, latents: np.ndarray) -> dict[str, object]:

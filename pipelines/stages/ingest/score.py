@@ -8,7 +8,6 @@ from animatediff.data import columns
 from animatediff.data.ingest.decode_unit import Clip
 from animatediff.data.scoring.scores import load_scorer, run_scorer
 from animatediff.errors import UserError
-from pipelines.stages.ingest.metrics import IngestMetrics
 from pipelines.stages.ingest.stage import IngestSpec, Stage, Work
 
 
@@ -21,16 +20,13 @@ class Score(Stage[Work, Work]):
         # As in `Encode`: a scorer that computes with torch gives equal clips equal scores.
         torch.set_num_threads(1)
         self._scorers = [(path, load_scorer(path)) for path in spec.scorers]
-        self._metrics = IngestMetrics()
 
     def run(self, taken: Work) -> Work:
         """Set `own_scores` of the unit's clips."""
         began = time.perf_counter()
         for clip in taken.decoded.clips:
             clip.own_scores = self._scores_of(clip)
-        seconds = time.perf_counter() - began
-        self._metrics.scored(seconds)
-        return Work(taken.decoded, taken.seconds | {"score": seconds})
+        return Work(taken.decoded, taken.seconds | {"score": time.perf_counter() - began})
 
     def _scores_of(self, clip: Clip) -> dict[str, float]:
         own: dict[str, float] = {}

@@ -6,11 +6,14 @@ from dataclasses import replace
 from animatediff.config import dump
 from pipelines.cluster.runtime import connect
 from pipelines.settings import TrainConfig
+from pipelines.stages.train import launch
 from pipelines.stages.train.dry_run import estimate
 from pipelines.stages.train.launch import Workers
+from pipelines.stages.train.metrics import exported
 from pipelines.stages.train.run import TrainJob, TrainRun, prepare
 from pipelines.stages.train.sample import Renderer
 from pipelines.stages.train.watch import publish_sample, watch
+from pipelines.tracking.metrics import JobMetrics
 from pipelines.tracking.run_context import device, flatten
 from pipelines.tracking.tracker import Tracker, tracking_uri
 
@@ -34,8 +37,9 @@ def train(config: TrainConfig) -> TrainRun | None:
     renderer = Renderer.plan(config.sample, job.recipe, job.manifest, on_gpu=workers.spare_gpu)
     # MLflow has no model names with these.
     model_name = config.registered_model or config.run_name.replace("/", "-").replace(":", "-")
-    with _open_tracker(config, job, workers) as tracker:
-        run = watch(config, job, workers, renderer, tracker)
+    with JobMetrics("train", config.output_uri) as metrics, _open_tracker(config, job, workers) as tracker:
+        entries = launch.train(config, job.recipe, workers, renderer)
+        run = watch(config, job, tracker, exported(entries, config.train, tracker, metrics))
         publish_sample(config, job, workers, replace(renderer, on_gpu=workers.use_gpu), tracker)
         version = tracker.register(model_name, job.result, tags=_tags(config, job))
     # A server that was away may have got the run as late as now.

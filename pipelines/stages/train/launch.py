@@ -34,6 +34,7 @@ from pipelines.stages.train.checkpoints import (
     refusal_as_user_error,
     repair_checkpoint_index,
 )
+from pipelines.stages.train.metrics import TellOfCheckpoints
 from pipelines.stages.train.metrics_board import MetricsBoard
 from pipelines.stages.train.sample import Renderer
 from pipelines.stages.train.validate import Validator
@@ -107,7 +108,8 @@ def train(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Rende
         What rank 0 measured: `step`, `loss`, `loss_q1` to `loss_q4` (by quarters of the timesteps, from clean to
         noisy), `grad_norm`, `lr`, `clips_per_s`, `data_wait` (the share of the time spent waiting for data),
         `peak_memory_gb` and `skipped_steps`. The first entry of a start has `step` alone: the steps done before.
-        A skipped step is an entry of `skipped` and `clip_ids`, a validation one as `Validator.board` describes it.
+        A skipped step is an entry of `skipped` and `clip_ids`, a validation one as `Validator.board` describes it, and
+        a checkpoint that is whole on its storage one of `checkpoint`, its step.
 
     Raises:
         UserError: what a worker raised, or that one was lost, after `scaling.max_failures` new starts; or no checkpoint
@@ -175,7 +177,7 @@ def _trainer(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Re
             use_gpu=workers.use_gpu,
             resources_per_worker=workers.needs,
         ),
-        run_config=_run_config(config),
+        run_config=_run_config(config, board),
         validation_config=ValidationConfig(
             fn=Validator(renderer, storage.absolute(config.output_uri), board, has_idle_cpus=workers.use_gpu),
             # No CPU of its own: on a full cluster it would never come, and the workers' share stays theirs.
@@ -184,7 +186,7 @@ def _trainer(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Re
     )
 
 
-def _run_config(config: TrainConfig) -> RunConfig:
+def _run_config(config: TrainConfig, board: Any) -> RunConfig:
     fs, path = storage.filesystem(config.output_uri)
     return RunConfig(
         name=FOLDER,
@@ -192,6 +194,7 @@ def _run_config(config: TrainConfig) -> RunConfig:
         storage_filesystem=None if storage.is_local(config.output_uri) else PyFileSystem(FSSpecHandler(fs)),
         failure_config=FailureConfig(max_failures=config.scaling.max_failures),
         checkpoint_config=CheckpointConfig(num_to_keep=config.num_checkpoints),
+        callbacks=[TellOfCheckpoints(board)],
     )
 
 

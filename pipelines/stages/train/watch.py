@@ -13,7 +13,7 @@ import ray
 from animatediff import storage
 from animatediff.errors import UserError
 from pipelines.settings import TrainConfig
-from pipelines.stages.train.launch import Workers, train
+from pipelines.stages.train.launch import Workers
 from pipelines.stages.train.run import TrainJob, TrainRun
 from pipelines.stages.train.sample import Renderer, write_files
 from pipelines.stages.train.validate import FOLDER
@@ -128,8 +128,8 @@ def _warn_on_failure(what: str) -> Iterator[None]:
         logger.warning("%s: %s", what, error)
 
 
-def watch(config: TrainConfig, job: TrainJob, workers: Workers, renderer: Renderer, tracker: Tracker) -> TrainRun:
-    """Train, showing and tracking the metrics.
+def watch(config: TrainConfig, job: TrainJob, tracker: Tracker, entries: Iterator[dict[str, Any]]) -> TrainRun:
+    """Show and track what `train` yields, from the first entry to the last.
 
     Returns:
         The run's new state, not yet written.
@@ -139,7 +139,7 @@ def watch(config: TrainConfig, job: TrainJob, workers: Workers, renderer: Render
     """
     run = job.run.model_copy(update={"mlflow_run_id": tracker.run_id or job.run.mlflow_run_id})
     run.write(config.output_uri)
-    return Watch(config, run, tracker).follow(train(config, job.recipe, workers, renderer))
+    return Watch(config, run, tracker).follow(entries)
 
 
 def publish_sample(config: TrainConfig, job: TrainJob, workers: Workers, renderer: Renderer, tracker: Tracker) -> None:
