@@ -78,7 +78,7 @@ def test_promtool_notices_a_rule_that_is_wrong(tmp_path, alert, before, after):
     assert promtool("test", "rules", str(tmp_path / "tests/animatediff.yaml")).returncode == 1
 
 
-@pytest.mark.parametrize(("place", "expression"), expressions(), ids=str)
+@pytest.mark.parametrize(("place", "expression"), expressions(), ids=[place for place, _ in expressions()])
 def test_what_is_asked_for_is_exported_with_these_labels(place, expression):
     series = _SERIES.findall(expression)
     assert series or set(re.findall(r"ray_\w+", expression)) <= _OF_RAY
