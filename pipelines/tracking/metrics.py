@@ -75,7 +75,7 @@ METRICS = (
         "animatediff_job_ends_total",
         "counter",
         "jobs",
-        "Jobs that ended by themselves: done, failed with an error, or stopped by a signal.",
+        "Jobs that ended by themselves: done, failed, or stopped by a signal. Rendering with failed items is done.",
         {"outcome": ("done", "failed", "stopped")},
     ),
     Metric("animatediff_mlflow_up", "gauge", "1 or 0", "Whether MLflow answered when the job last asked it."),
