@@ -135,6 +135,7 @@ def test_too_many_rejects_fail_the_run_after_writing_everything(cluster, base, s
     with pytest.raises(UserError, match=r"25% of the videos.*max_quarantine_rate 10%"):
         ingest.main(config)
     assert read_manifest(config.output_uri).num_clips == 9
+    assert exported(config.output_uri)["job_ends_total", "failed"] == 1
 
 
 def test_unreachable_bucket_and_base_without_vae_are_one_line(base, sprites, tmp_path, run_job):
