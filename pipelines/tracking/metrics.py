@@ -153,7 +153,7 @@ METRICS = (
 
 
 class JobMetrics:
-    """The metrics of a job at work, which knows a Ray; a context manager.
+    """The metrics of a job at work that is connected to Ray; a context manager.
 
     Gauges are there as long as the context, and 20 s more: what has ended has none, nor has what was killed or hangs
     as a whole. Counters stay until Ray's node ends.
