@@ -67,6 +67,8 @@ class Tracker:
         inputs: Sequence[DataInput] = (),
     ) -> None:
         self._has_warned = False
+        self.answers = True
+        """Whether MLflow did what it was last asked for."""
         self._retry_at, self._wait_s = 0.0, _RETRY_AFTER_S
         self._metrics: deque[tuple[str, float, int, int]] = deque(maxlen=_MOST_METRICS)
         self._files: deque[tuple[str, bytes]] = deque(maxlen=_MOST_FILES)
@@ -214,10 +216,10 @@ class Tracker:
     def _attempt(self, call: Callable[[], T], trouble: str = "cannot be used") -> T | None:
         try:
             result = call()
-            self._wait_s = _RETRY_AFTER_S
+            self._wait_s, self.answers = _RETRY_AFTER_S, True
             return result
         except Exception as error:
-            self._retry_at = time.monotonic() + self._wait_s
+            self._retry_at, self.answers = time.monotonic() + self._wait_s, False
             self._wait_s = min(2 * self._wait_s, _MOST_RETRY_AFTER_S)
             if not self._has_warned:
                 where = tracking_uri()

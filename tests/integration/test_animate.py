@@ -21,6 +21,7 @@ from animatediff.weights.base import load_unet
 from pipelines import score
 from pipelines.animate import main
 from pipelines.settings import AnimateConfig, RecycleConfig, ScoreConfig
+from tests.integration.scraping import exported
 from tests.support_base import build_base
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
@@ -143,6 +144,15 @@ def test_faults_are_rows_and_the_others_are_rendered(files, write, tmp_path, cap
         run(write(entries), tmp_path / "out")
     assert caught.value.exit_code == 1
     results = read_results(str(tmp_path / "out"))
+    told = exported(tmp_path / "out")
+    # Each item once, whatever shows it: nine digests, of which three are invalid.
+    assert {series[1]: value for series, value in told.items() if series[0] == "animate_items_total"} == {
+        "ok": 4,
+        "failed": 2,
+        "invalid": 3,
+    }
+    assert told["animate_model_swaps_total",] == 4  # bare, corrupt, nan, good
+    assert 0 < told["animate_stage_seconds_total", "unet"] < 600
     assert [(result.entry, result.status) for result in results] == [
         ("bare", "ok"),
         ("bare", "ok"),

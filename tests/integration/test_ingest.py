@@ -15,6 +15,7 @@ from pipelines import ingest
 from pipelines.settings import IngestConfig, SourceConfig
 from pipelines.stages.ingest import driver as ingest_driver
 from tests.integration.conftest import hashes, write_yaml
+from tests.integration.scraping import exported
 from tests.support import mp4
 
 pytestmark = pytest.mark.ray
@@ -46,6 +47,16 @@ def test_every_video_has_its_clips_or_a_reason_and_a_rerun_does_nothing(
     reasons = {row["video_id"]: row["reason"] for row in read_quarantine(config.output_uri).to_pylist()}
     expected = {"empty": "empty", "truncated": "truncated", "text": "not_video"}
     assert reasons == {video: expected[kind] for video, kind in broken.items()}
+
+    told = exported(tmp_path / "dataset")
+    stages = {told.pop(("ingest_stage_seconds_total", stage)) for stage in ("decode", "encode")}
+    assert all(0 < seconds < 600 for seconds in stages)
+    assert {series: value for series, value in told.items() if series[0].endswith("_total")} == {
+        ("ingest_videos_total",): 12,
+        ("ingest_clips_total",): 9,
+        **{("ingest_quarantined_videos_total", reason): 1 for reason in expected.values()},
+        ("job_ends_total", "done"): 1,
+    }
 
     before = hashes(tmp_path / "dataset")
     monkeypatch.setattr(
@@ -126,6 +137,7 @@ def test_too_many_rejects_fail_the_run_after_writing_everything(cluster, base, s
     with pytest.raises(UserError, match=r"25% of the videos.*max_quarantine_rate 10%"):
         ingest.main(config)
     assert read_manifest(config.output_uri).num_clips == 9
+    assert exported(config.output_uri)["job_ends_total", "failed"] == 1
 
 
 def test_unreachable_bucket_and_base_without_vae_are_one_line(base, sprites, tmp_path, run_job):

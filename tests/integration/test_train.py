@@ -17,6 +17,7 @@ from animatediff.weights import motion_modules
 from pipelines.settings import TrainConfig
 from pipelines.train import main
 from tests.integration.conftest import REPOSITORY, write_yaml
+from tests.integration.scraping import exported
 from tests.unit.data.loading.test_loader import write_dataset
 
 pytestmark = pytest.mark.ray
@@ -109,6 +110,13 @@ def test_two_workers_train_as_one_does(one_worker, make_config):
     two = main(make_config("two", num_workers=2, num_steps=4))
     expected = {step: loss for step, loss in losses(one_worker).items() if step <= 4}
     assert losses(two) == pytest.approx(expected, rel=1e-4)
+    told = exported(Path("two").absolute())
+    assert (told["train_steps_total",], told["train_clips_total",], told["job_ends_total", "done"]) == (4, 16, 1)
+    assert told["train_loss",] == pytest.approx(losses(two)[4])
+    assert (told["train_step",], told["mlflow_up",], told["job_progress_ratio",]) == (4, 1, 1)
+    # Later than the training's begin, which is before its first entry.
+    written = Path("two/checkpoints/step-00000004").stat().st_mtime
+    assert written - 1 < told["train_checkpoint_timestamp_seconds",] < time.time()
 
 
 def test_a_workers_error_reaches_the_user_as_one_line(cluster, make_config, workplace):

@@ -93,7 +93,7 @@ class World:
         own = {"source": source, "base": BASE, "output_uri": str(self.root / "dataset"), "clips": clips}
         return ingest.main(IngestConfig.model_validate(own | {"clips_per_unit": 1}))
 
-    def _encode(self, config, job, *, use_gpu):
+    def _encode(self, config, job, metrics, *, use_gpu):
         for ref in job.pending_units:
             unit = planning.read_unit(job.output_uri, ref)
             rows = [clip_row(video, unit.unit_id, side=64) | self._latent() for video in unit.videos]

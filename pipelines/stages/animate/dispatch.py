@@ -12,8 +12,8 @@ The protocol, by calls of a worker
     `begin(ticket, [])`       before the model is loaded.
     `begin(ticket, digests)`  before a batch is rendered, with all that could be to blame if the process died now: the
                               batch, and the items that still wait to be encoded and written.
-    `finish(digest, status)`  after an item is committed; the driver's progress, and nothing that decides anything.
-    `stop(reason)`            when the output is full. From then on `assignment` gives nothing, and `begin` says no.
+    `finish(digest, ...)`     after an item is committed; the driver's progress, and nothing that decides anything.
+    `stop(reason)`            when the output is full. From then on `assign` gives nothing, and `begin` says no.
     An item is *committed* by its file in the ledger, which appears whole and after its clip's files (`commit`).
 
 No item is lost
@@ -98,6 +98,21 @@ def cut_into_slices(items: Iterable[Item], num_workers: int) -> list[Slice]:
     ]
 
 
+class Tally(NamedTuple):
+    """What is done so far."""
+
+    items: Counter[str]
+    """Items that are committed, by status."""
+    seconds: Counter[str]
+    """What they took, by stage."""
+    num_swaps: int
+    """Times that a worker loaded another model than it held."""
+
+    def __sub__(self, earlier: "Tally") -> "Tally":
+        """Return what was done since an earlier one."""
+        return Tally(self.items - earlier.items, self.seconds - earlier.seconds, self.num_swaps - earlier.num_swaps)
+
+
 class Dispatcher:
     """Knows which slices wait, which ticket has which, what each worker holds, and who died of what.
 
@@ -133,7 +148,10 @@ class Dispatcher:
         # By digest, or by `_loading` a model: how many processes died of it, and why the last one did.
         self._deaths: dict[str, int] = defaultdict(int)
         self._causes: dict[str, str] = {}
-        self._finished: dict[str, str] = {}
+        self._finished: set[str] = set()
+        self._tally = Tally(Counter(), Counter(), 0)
+        # By process: the model that it has in memory.
+        self._loaded: dict[str, str] = {}
         self._stopped: str | None = None
 
     def assign(self, ticket: int, worker: str, process: str) -> Assignment | None:
@@ -172,15 +190,22 @@ class Dispatcher:
             False after `stop`: it must not begin.
         """
         self._begun[ticket] = frozenset(digests)
+        process, model = self._processes[ticket], self._assigned[ticket].model_digest
+        if self._loaded.get(process) != model:
+            self._loaded[process] = model
+            self._tally = self._tally._replace(num_swaps=self._tally.num_swaps + 1)
         return self._stopped is None
 
-    def finish(self, digest: str, status: str) -> None:
-        """Note that an item is committed, by this worker or one before."""
-        self._finished[digest] = status
+    def finish(self, digest: str, status: str, seconds: Mapping[str, float]) -> None:
+        """Note that an item is committed, by this worker or one before, and what it took by stage."""
+        if digest not in self._finished:
+            self._finished.add(digest)
+            self._tally.items[status] += 1
+            self._tally.seconds.update(seconds)
 
-    def finished(self) -> Counter[str]:
-        """Return the number of items that are committed so far, by status."""
-        return Counter(self._finished.values())
+    def tally(self) -> Tally:
+        """Return what is done so far."""
+        return self._tally
 
     def stop(self, reason: str) -> None:
         """Let nothing more be begun, because what is rendered could not be written."""

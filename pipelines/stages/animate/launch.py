@@ -22,13 +22,14 @@ from animatediff.weights.layouts.architectures import PARTS
 from pipelines.cluster.runtime import actor_on_driver_node, connect, num_cpus, num_gpus, wants_gpus
 from pipelines.cluster.worker_start import waiting_for_workers
 from pipelines.settings import AnimateConfig
-from pipelines.stages.animate.dispatch import Dispatcher, cut_into_slices
+from pipelines.stages.animate.dispatch import Dispatcher, Tally, cut_into_slices
 from pipelines.stages.animate.reports import InterimReports
 from pipelines.stages.animate.worker import RenderSlices, RenderSpec
 from pipelines.terminal.deaths import death_of
 from pipelines.terminal.failures import DroppedBlocks, as_user_errors, describe_loss
 from pipelines.terminal.losses import Loss, find_loss
 from pipelines.terminal.progress import Progress
+from pipelines.tracking.metrics import JobMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +97,13 @@ def render_pending(config: AnimateConfig, plan: RenderPlan, pending: list[Item],
         lambda: write_reports(output_uri, ledger.results(plan.items, plan.invalid, only_known=True))
     )
     num_actors = config.num_actors or _default_actors(plan, use_gpu)
-    with Progress("animate", total=len(pending), unit="item") as progress:
-        job = _RenderJob(plan, spec, num_actors, ledger, reports, progress)
+    with (
+        JobMetrics("animate", output_uri) as metrics,
+        Progress("animate", total=len(pending), unit="item") as progress,
+    ):
+        num_invalid = sum(item.digest in plan.invalid for item in plan.items)
+        metrics.count("animatediff_animate_items_total", num_invalid, status="invalid")
+        job = _RenderJob(plan, spec, num_actors, ledger, reports, progress, metrics)
         left = pending
         for number in range(1, _MAX_DISPATCHERS + 1):
             lost = job.render(left)
@@ -121,6 +127,7 @@ class _RenderJob:
     ledger: Ledger
     reports: InterimReports
     progress: Progress
+    metrics: JobMetrics
 
     def render(self, items: list[Item]) -> Loss | None:
         """Render items, as far as the dispatcher lives.
@@ -138,7 +145,7 @@ class _RenderJob:
         needs, classes = self.spec.resources, (RenderSlices.__name__,)
         with (
             DroppedBlocks() as dropped,
-            _polling_progress(dispatcher, self.progress, self.progress.total - len(items)) as poller,
+            _polling_progress(dispatcher, self.progress, self.metrics, self.progress.total - len(items)) as poller,
             as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields=_MEMORY_FIELDS),
             waiting_for_workers(
                 "render worker", number, needs, classes=classes, memory_fields=_MEMORY_FIELDS
@@ -172,30 +179,37 @@ def _num_bytes(base_uri: str) -> int:
 class _ProgressPoller(threading.Thread):
     """Shows how far the workers are, as the rows of a slice come only when all of it is done."""
 
-    def __init__(self, dispatcher: ActorHandle, progress: Progress, before: int) -> None:
+    def __init__(self, dispatcher: ActorHandle, progress: Progress, metrics: JobMetrics, before: int) -> None:
         super().__init__(daemon=True)
-        self._dispatcher, self._progress, self._before = dispatcher, progress, before
+        self._dispatcher, self._progress, self._metrics, self._before = dispatcher, progress, metrics, before
         self.ended = threading.Event()
         self.lost: Loss | None = None
 
     def run(self) -> None:
         """Ask until the work ends or the dispatcher does."""
-        is_last = False
+        is_last, told = False, Tally(Counter(), Counter(), 0)
         while not is_last:
             is_last = self.ended.wait(_FOLLOW_S)
             try:
-                finished: Counter[str] = ray.get(self._dispatcher.finished.remote())
+                tally: Tally = ray.get(self._dispatcher.tally.remote())
             except RayError as error:
                 self.lost = find_loss(error) or Loss(describe_loss(error))
                 ray.kill(self._dispatcher)  # one that only does not answer must not come back
                 return
-            done = self._before + finished.total()
-            self._progress.update(done - self._progress.num_done, failed=finished["failed"])
+            done = self._before + tally.items.total()
+            new = done - self._progress.num_done
+            self._progress.update(new, failed=tally.items["failed"])
+            export(tally - told, self._metrics)
+            if new:
+                self._metrics.progress(done, self._progress.total)
+            told = tally
 
 
 @contextmanager
-def _polling_progress(dispatcher: ActorHandle, progress: Progress, before: int) -> Iterator[_ProgressPoller]:
-    poller = _ProgressPoller(dispatcher, progress, before)
+def _polling_progress(
+    dispatcher: ActorHandle, progress: Progress, metrics: JobMetrics, before: int
+) -> Iterator[_ProgressPoller]:
+    poller = _ProgressPoller(dispatcher, progress, metrics, before)
     poller.start()
     try:
         yield poller
@@ -221,3 +235,12 @@ def _ticket_dataset(num_tickets: int, dispatcher: ActorHandle, spec: RenderSpec,
         max_task_retries=_MAX_TASK_RETRIES,
         max_restarts=num_tickets + _MAX_CRASHES,
     )
+
+
+def export(done: Tally, metrics: JobMetrics) -> None:
+    """Count what was done since the last time, for Prometheus."""
+    for status, number in done.items.items():
+        metrics.count("animatediff_animate_items_total", number, status=status)
+    for stage, seconds in done.seconds.items():
+        metrics.count("animatediff_animate_stage_seconds_total", seconds, stage=stage)
+    metrics.count("animatediff_animate_model_swaps_total", done.num_swaps)

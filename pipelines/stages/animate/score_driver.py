@@ -13,6 +13,7 @@ from pipelines.cluster.runtime import connect
 from pipelines.settings import ScoreConfig
 from pipelines.stages.animate.score_worker import score_results
 from pipelines.terminal.progress import Progress
+from pipelines.tracking.metrics import JobMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +39,16 @@ def score(config: ScoreConfig) -> list[Result]:
         return results
     if pending:
         connect()
-        with Progress("score", total=len(pending), unit="clip") as progress:
+        with (
+            JobMetrics("score", output_uri) as metrics,
+            Progress("score", total=len(pending), unit="clip") as progress,
+        ):
             for result in score_results(pending, output_uri, config.scorer):
                 by_digest[result.digest] = result
                 progress.update(1)
+                is_scored = config.scorer not in result.score_errors and result.status == "ok"
+                metrics.count("animatediff_score_clips_total", status="ok" if is_scored else "failed")
+                metrics.progress(progress.num_done, len(pending))
     scored = [result_for_item(by_digest[result.digest], result) for result in results]
     write_reports(output_uri, scored)
     _report(output_uri, scored, config.scorer)

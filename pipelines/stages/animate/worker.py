@@ -182,7 +182,7 @@ class RenderSlices:
         return bool(_get_or_none_if_lost(self._dispatcher.begin.remote(ticket, [item.digest for item in items])))
 
     def _tell_finish(self, result: Result) -> Result:
-        self._dispatcher.finish.remote(result.digest, result.status)
+        self._dispatcher.finish.remote(result.digest, result.status, result.seconds)
         return result
 
     def _leave_broken_device(self) -> None:

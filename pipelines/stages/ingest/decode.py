@@ -8,7 +8,6 @@ from animatediff.data.decoding.supervisor import DecodeSupervisor
 from animatediff.data.ingest.decode_unit import decode_unit
 from animatediff.data.ingest.outage import storage_works
 from animatediff.data.ingest.plan import Unit, UnitRef, read_unit
-from pipelines.stages.ingest.metrics import IngestMetrics
 from pipelines.stages.ingest.stage import DecodedWork, IngestSpec, Stage
 
 
@@ -22,7 +21,6 @@ class Decode(Stage[UnitRef, DecodedWork]):
         self._supervisor = DecodeSupervisor(spec.decode, spec.clips)
         storage.wait_out_outages()
         self._bounds: dict[str, Any] = {"max_bytes": spec.decode.max_mb * 1_000_000, "trusted": spec.trusted}
-        self._metrics = IngestMetrics()
 
     def process(self, work: UnitRef) -> DecodedWork:
         """Return the unit's clips, and why its other videos gave none."""
@@ -35,9 +33,7 @@ class Decode(Stage[UnitRef, DecodedWork]):
             max_outage_s=self._spec.max_outage_s,
             **self._bounds,
         )
-        seconds = time.perf_counter() - began
-        self._metrics.decoded(seconds)
-        return DecodedWork(decoded, {"decode": seconds})
+        return DecodedWork(decoded, {"decode": time.perf_counter() - began})
 
     def _is_outage(self, unit: Unit) -> bool:
         spec = self._spec

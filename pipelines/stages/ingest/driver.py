@@ -14,6 +14,7 @@ from pipelines.stages.ingest.dry_run import log_estimate
 from pipelines.stages.ingest.launch import run_stages
 from pipelines.stages.ingest.plan import IngestJob, check_output_folder, plan_job, read_inputs
 from pipelines.stages.ingest.seal import seal_job
+from pipelines.tracking.metrics import JobMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -29,17 +30,22 @@ def ingest(config: IngestConfig) -> Manifest | None:
     connect()
     use_gpu = wants_gpus(config.use_gpu)
     job = plan_job(config, inputs, use_gpu=use_gpu)
+    with JobMetrics("ingest", job.output_uri) as metrics:
+        metrics.set("animatediff_ingest_quarantine_limit_ratio", config.max_quarantine_rate)
+        manifest = _encode_and_seal(config, job, metrics, use_gpu=use_gpu)
+        write_card(job.output_uri, manifest, config.source.uri, config.base)
+        _report(config, job, manifest)
+    return manifest
+
+
+def _encode_and_seal(config: IngestConfig, job: IngestJob, metrics: JobMetrics, *, use_gpu: bool) -> Manifest:
     if job.sealed_manifest and job.is_complete:
         delete_sealed_parts(job.output_uri, [unit.unit_id for unit in job.units])
         logger.info("nothing to do: every video of the source is sealed already")
-        manifest = job.sealed_manifest
-    else:
-        storage.write_bytes(storage.join(job.output_uri, "config.yaml"), dump(config).encode())
-        run_stages(config, job, use_gpu=use_gpu)
-        manifest = seal_job(job, shard_bytes=config.shard_mb * 1_000_000)
-    write_card(job.output_uri, manifest, config.source.uri, config.base)
-    _report(config, job, manifest)
-    return manifest
+        return job.sealed_manifest
+    storage.write_bytes(storage.join(job.output_uri, "config.yaml"), dump(config).encode())
+    run_stages(config, job, metrics, use_gpu=use_gpu)
+    return seal_job(job, metrics, shard_bytes=config.shard_mb * 1_000_000)
 
 
 def _report(config: IngestConfig, job: IngestJob, manifest: Manifest) -> None:

@@ -13,7 +13,6 @@ from animatediff.data.quarantine import Reason, Rejection
 from animatediff.models.vae import encode_frames
 from animatediff.uris import printable_uri
 from animatediff.weights.base import load_vae
-from pipelines.stages.ingest.metrics import IngestMetrics
 from pipelines.stages.ingest.stage import DecodedWork, IngestSpec, Stage, UnitResult
 
 INGEST_VERSION = 2
@@ -31,7 +30,6 @@ class Encode(Stage[DecodedWork, UnitResult]):
         storage.wait_out_outages()
         self._spec = spec
         self._vae = load_vae(spec.base).to(device=spec.device, dtype=getattr(torch, spec.dtype))
-        self._metrics = IngestMetrics()
 
     def process(self, work: DecodedWork) -> UnitResult:
         """Write the unit's part; a video with a clip whose latents are not finite is set aside."""
@@ -49,7 +47,6 @@ class Encode(Stage[DecodedWork, UnitResult]):
         parts.commit(self._spec.output_uri, unit.unit_id, rows, rejected)
         reasons = dict(Counter(str(rejection.reason) for rejection in rejected))
         seconds = time.perf_counter() - began
-        self._metrics.committed(len(rows), reasons, seconds)
         return UnitResult(len(unit.videos), len(rows), reasons, work.seconds | {"encode": seconds})
 
     def _row(self, unit_id: str, clip: IngestClip, latents: np.ndarray) -> dict[str, object]:

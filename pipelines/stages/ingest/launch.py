@@ -17,9 +17,10 @@ from pipelines.stages.ingest.encode import Encode
 from pipelines.stages.ingest.plan import IngestJob
 from pipelines.stages.ingest.score import Score
 from pipelines.stages.ingest.stage import IngestSpec, Stage, UnitResult
-from pipelines.stages.ingest.watch import Totals, read_state, start_tracker, write_state
+from pipelines.stages.ingest.watch import Totals, export, read_state, start_tracker, write_state
 from pipelines.terminal.failures import as_user_errors
 from pipelines.terminal.progress import Progress
+from pipelines.tracking.metrics import JobMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ ActorsPerStage = Mapping[type[Stage[Any, Any]], int]
 """The stages in the order of the work, each with the number of its actors."""
 
 
-def run_stages(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
+def run_stages(config: IngestConfig, job: IngestJob, metrics: JobMetrics, *, use_gpu: bool) -> None:
     """Run the stages over the pending units: decode, score where there are scorers, encode and commit.
 
     Raises:
@@ -78,6 +79,9 @@ def run_stages(config: IngestConfig, job: IngestJob, *, use_gpu: bool) -> None:
                     totals.add(result)
                     progress.update(result.num_videos, clips=totals.num_clips, quarantined=totals.num_quarantined)
                     totals.track(tracker)
+                    export(result, metrics)
+                    metrics.progress(progress.num_done, total)
+                    metrics.set("animatediff_mlflow_up", tracker.answers)
         finally:
             totals.track(tracker, is_last=True)
     write_state(job.output_uri, tracker, totals)

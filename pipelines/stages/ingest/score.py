@@ -8,7 +8,6 @@ from animatediff.data import columns
 from animatediff.data.ingest.decode_unit import IngestClip
 from animatediff.data.scoring.scores import load_scorer, run_scorer
 from animatediff.errors import UserError
-from pipelines.stages.ingest.metrics import IngestMetrics
 from pipelines.stages.ingest.stage import DecodedWork, IngestSpec, Stage
 
 
@@ -21,16 +20,13 @@ class Score(Stage[DecodedWork, DecodedWork]):
         # As in `Encode`: a scorer that computes with torch gives equal clips equal scores.
         torch.set_num_threads(1)
         self._scorers = [(path, load_scorer(path)) for path in spec.scorers]
-        self._metrics = IngestMetrics()
 
     def process(self, work: DecodedWork) -> DecodedWork:
         """Set `user_scores` of the unit's clips."""
         began = time.perf_counter()
         for clip in work.decoded.clips:
             clip.user_scores = self._scores_of(clip)
-        seconds = time.perf_counter() - began
-        self._metrics.scored(seconds)
-        return DecodedWork(work.decoded, work.seconds | {"score": seconds})
+        return DecodedWork(work.decoded, work.seconds | {"score": time.perf_counter() - began})
 
     def _scores_of(self, clip: IngestClip) -> dict[str, float]:
         found: dict[str, float] = {}

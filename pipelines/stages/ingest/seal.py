@@ -25,13 +25,14 @@ from pipelines.cluster.runtime import num_cpus
 from pipelines.stages.ingest.plan import IngestJob
 from pipelines.terminal.failures import as_user_errors
 from pipelines.terminal.progress import Progress
+from pipelines.tracking.metrics import JobMetrics
 
 logger = logging.getLogger(__name__)
 
 _WHAT_IS_KEPT = "what is encoded is kept, and the same command goes on"
 
 
-def seal_job(job: IngestJob, *, shard_bytes: int) -> Manifest:
+def seal_job(job: IngestJob, metrics: JobMetrics, *, shard_bytes: int) -> Manifest:
     """Seal the units that are not sealed yet; all of them are committed.
 
     Raises:
@@ -47,6 +48,7 @@ def seal_job(job: IngestJob, *, shard_bytes: int) -> Manifest:
         for shard in _write_shards(job.output_uri, plans, job.latent_encoding):
             new_shards.append(shard)
             progress.update(1)
+            metrics.progress(progress.num_done, len(plans))
     old = read_quarantine(job.output_uri) if job.sealed_manifest else quarantine.SCHEMA.empty_table()
     rejections = merge_rejections(old, summaries, job.rejected, _video_ids(job) if len(old) else ())
     manifest = publish(job.output_uri, len(job.units), job.sealed_manifest, new_shards, rejections, job.latent_encoding)

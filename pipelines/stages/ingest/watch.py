@@ -1,4 +1,4 @@
-"""What the ingest job's driver counts of its workers' results, and tells MLflow: one run over all restarts."""
+"""What the ingest job's driver tells MLflow and Prometheus of units that are done. MLflow has one run of all jobs."""
 
 import hashlib
 import posixpath
@@ -17,6 +17,7 @@ from animatediff.data.ingest.seal import read_quarantine
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.plan import IngestJob
 from pipelines.stages.ingest.stage import UnitResult
+from pipelines.tracking.metrics import JobMetrics
 from pipelines.tracking.run_context import DataInput, device, flatten
 from pipelines.tracking.tracker import Tracker
 
@@ -106,6 +107,16 @@ class Totals:
         metrics |= {f"{stage}_s": seconds for stage, seconds in self._seconds.items()}
         reasons = {f"quarantined_{reason}": float(number) for reason, number in self._reasons.items()}
         tracker.log_metrics(self._num_units, metrics | reasons)
+
+
+def export(result: UnitResult, metrics: JobMetrics) -> None:
+    """Count a unit that was committed now, for Prometheus."""
+    metrics.count("animatediff_ingest_videos_total", result.num_videos)
+    metrics.count("animatediff_ingest_clips_total", result.num_clips)
+    for reason, number in result.reasons.items():
+        metrics.count("animatediff_ingest_quarantined_videos_total", number, reason=reason)
+    for stage, seconds in result.seconds.items():
+        metrics.count("animatediff_ingest_stage_seconds_total", seconds, stage=stage)
 
 
 def start_tracker(config: IngestConfig, job: IngestJob, state: IngestState, *, use_gpu: bool) -> Tracker:

@@ -1,16 +1,19 @@
 """The train job on its driver: check, start or take up the run, watch the workers, register the result."""
 
 import logging
+from contextlib import closing
 from dataclasses import replace
 
 from animatediff.config import dump
 from pipelines.cluster.runtime import connect
 from pipelines.settings import TrainConfig
 from pipelines.stages.train.dry_run import estimate
-from pipelines.stages.train.launch import Workers
+from pipelines.stages.train.launch import Workers, run_workers
+from pipelines.stages.train.metrics import exported
 from pipelines.stages.train.run import RunState, TrainJob, start_or_resume
 from pipelines.stages.train.sample import Renderer
-from pipelines.stages.train.watch import publish_sample, train_and_track
+from pipelines.stages.train.watch import publish_sample, track
+from pipelines.tracking.metrics import JobMetrics
 from pipelines.tracking.run_context import device, flatten
 from pipelines.tracking.tracker import Tracker, tracking_uri
 
@@ -34,8 +37,9 @@ def train(config: TrainConfig) -> RunState | None:
     renderer = Renderer.plan(config.sample, job.recipe, job.manifest, on_gpu=workers.spare_gpu)
     # MLflow has no model names with these.
     model_name = config.registered_model or config.run_name.replace("/", "-").replace(":", "-")
-    with _open_tracker(config, job, workers) as tracker:
-        run = train_and_track(config, job, workers, renderer, tracker)
+    with JobMetrics("train", config.output_uri) as metrics, _open_tracker(config, job, workers) as tracker:
+        with closing(run_workers(config, job.recipe, workers, renderer)) as entries:  # before the tracker's clean-up
+            run = track(config, job, tracker, exported(entries, config.train, tracker, metrics))
         publish_sample(config, job, workers, replace(renderer, on_gpu=workers.use_gpu), tracker)
         version = tracker.register(model_name, job.weights_uri, tags=_tags(config, job))
     # A server that was away may have got the run as late as now.

@@ -37,6 +37,7 @@ from pipelines.stages.train.checkpoints import (
     refusal_as_user_error,
     repair_checkpoint_index,
 )
+from pipelines.stages.train.metrics import TellOfCheckpoints
 from pipelines.stages.train.metrics_queue import MetricsQueue
 from pipelines.stages.train.sample import Renderer
 from pipelines.stages.train.validate import Validator
@@ -115,7 +116,8 @@ def run_workers(
         What rank 0 measured: `step`, `loss`, `loss_q1` to `loss_q4` (by quarters of the timesteps, from clean to
         noisy), `grad_norm`, `lr`, `clips_per_s`, `data_wait` (the share of the time spent waiting for data),
         `peak_memory_gb` and `skipped_steps`. The first entry of a start has `step` alone: the steps done before.
-        A skipped step is an entry of `skipped` and `clip_ids`, a validation one as `Validator` describes it.
+        A skipped step is an entry of `skipped` and `clip_ids`, a validation one as `Validator` describes it, and a
+        checkpoint that is whole on its storage one of `checkpoint`, its step.
 
     Raises:
         UserError: what a worker raised, or that one was lost, after `scaling.max_failures` new starts; or no checkpoint
@@ -209,7 +211,7 @@ def _make_trainer(config: TrainConfig, recipe: Recipe, workers: Workers, rendere
             use_gpu=workers.use_gpu,
             resources_per_worker=workers.needs,
         ),
-        run_config=_run_config(config),
+        run_config=_run_config(config, metrics_queue),
         validation_config=ValidationConfig(
             fn=InObjectStore(validator),
             # No CPU of its own: on a full cluster it would never come, and the workers' share stays theirs.
@@ -218,7 +220,7 @@ def _make_trainer(config: TrainConfig, recipe: Recipe, workers: Workers, rendere
     )
 
 
-def _run_config(config: TrainConfig) -> RunConfig:
+def _run_config(config: TrainConfig, metrics_queue: Any) -> RunConfig:
     fs, path = storage.filesystem(config.output_uri)
     return RunConfig(
         name=CHECKPOINTS_FOLDER,
@@ -226,6 +228,7 @@ def _run_config(config: TrainConfig) -> RunConfig:
         storage_filesystem=None if storage.is_local(config.output_uri) else PyFileSystem(FSSpecHandler(fs)),
         failure_config=FailureConfig(max_failures=config.scaling.max_failures),
         checkpoint_config=CheckpointConfig(num_to_keep=config.num_checkpoints),
+        callbacks=[TellOfCheckpoints(metrics_queue)],
     )
 
 

@@ -5,7 +5,7 @@ import logging
 import posixpath
 from collections import deque
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -13,7 +13,7 @@ import ray
 from animatediff import storage
 from animatediff.errors import UserError
 from pipelines.settings import TrainConfig
-from pipelines.stages.train.launch import Workers, run_workers
+from pipelines.stages.train.launch import Workers
 from pipelines.stages.train.run import RunState, TrainJob
 from pipelines.stages.train.sample import Renderer, write_files
 from pipelines.stages.train.validate import VALIDATION_FOLDER
@@ -128,10 +128,8 @@ def _warn_on_failure(what: str) -> Iterator[None]:
         logger.warning("%s: %s", what, error)
 
 
-def train_and_track(
-    config: TrainConfig, job: TrainJob, workers: Workers, renderer: Renderer, tracker: Tracker
-) -> RunState:
-    """Train, showing and tracking the metrics.
+def track(config: TrainConfig, job: TrainJob, tracker: Tracker, entries: Iterator[dict[str, Any]]) -> RunState:
+    """Show and track what `run_workers` yields, from the first entry to the last.
 
     Returns:
         The run's new state, not yet written.
@@ -141,10 +139,7 @@ def train_and_track(
     """
     run = job.run.model_copy(update={"mlflow_run_id": tracker.run_id or job.run.mlflow_run_id})
     run.write(config.output_uri)
-    with closing(
-        run_workers(config, job.recipe, workers, renderer)
-    ) as entries:  # its clean-up comes before the tracker's
-        return RunWatcher(config, run, tracker).follow(entries)
+    return RunWatcher(config, run, tracker).follow(entries)
 
 
 def publish_sample(config: TrainConfig, job: TrainJob, workers: Workers, renderer: Renderer, tracker: Tracker) -> None:

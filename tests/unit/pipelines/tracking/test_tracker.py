@@ -91,7 +91,9 @@ def test_metrics_of_an_outage_are_sent_when_it_is_over(monkeypatch, caplog):
         monkeypatch.setattr(tracker._client, "log_batch", lambda *_, **__: 1 / 0)
         for step in (1, 2, 3):
             tracker.log_metrics(step, {"loss": 1.0})
+        assert not tracker.answers
         monkeypatch.setattr(tracker._client, "log_batch", real)
+    assert tracker.answers
     history = MlflowClient(tracking_uri()).get_metric_history(tracker.run_id, "loss")
     assert [metric.step for metric in history] == [1, 2, 3]
     assert len(caplog.records) == 1

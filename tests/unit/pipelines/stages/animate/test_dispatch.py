@@ -100,8 +100,18 @@ def test_a_ticket_that_comes_again_finds_its_slice_and_who_is_to_blame():
 def test_items_are_counted_once_whoever_tells_of_them():
     dispatch, _ = dispatcher(items_of(a=3))
     for digest, status in (("a0", "ok"), ("a1", "failed"), ("a0", "ok"), ("a1", "failed")):
-        dispatch.finish(digest, status)
-    assert dispatch.finished() == {"ok": 1, "failed": 1}
+        dispatch.finish(digest, status, {"unet": 2.0} if status == "ok" else {})
+    assert dispatch.tally() == ({"ok": 1, "failed": 1}, {"unet": 2.0}, 0)
+    assert dispatch.tally() - dispatch.tally() == ({}, {}, 0)
+
+
+def test_a_swap_is_another_model_in_the_same_process_or_any_in_a_new_one():
+    dispatch, _ = dispatcher(items_of(a=2, b=1), 3)
+    for ticket, process in ((0, "x"), (1, "x"), (2, "x"), (2, "y")):
+        model = dispatch.assign(ticket, "worker", process).slice.model_digest
+        dispatch.begin(ticket, [])
+        dispatch.begin(ticket, [f"{model}0"])
+    assert dispatch.tally().num_swaps == 3
 
 
 def test_a_model_that_kills_whoever_loads_it_is_given_up():

@@ -11,22 +11,17 @@ from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.ingest import parts
 from animatediff.data.sources.spec import SourceVideo
-from pipelines.stages.ingest import decode, encode, score
+from pipelines.stages.ingest.decode import Decode
+from pipelines.stages.ingest.encode import Encode
+from pipelines.stages.ingest.score import Score
 from pipelines.stages.ingest.stage import IngestSpec
 from tests.support import mp4
 from tests.support_base import build_base
 from tests.support_data import plan
 
 
-class NoMetrics:
-    def __getattr__(self, name):
-        return lambda *_: None
-
-
 @pytest.fixture(autouse=True)
-def without_ray(monkeypatch):
-    for stage in (decode, score, encode):
-        monkeypatch.setattr(stage, "IngestMetrics", NoMetrics)
+def _threads():
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -59,7 +54,7 @@ def test_a_unit_becomes_its_part_and_twice_the_same_bytes(tmp_path):
     written = []
     for _ in range(2):
         row = {"ref": [pickle.dumps(unit)], "error": [""]}
-        for stage in (decode.Decode, score.Score, encode.Encode):
+        for stage in (Decode, Score, Encode):
             row = stage(spec)(row)
         written.append(Path(parts.part_uri(spec.output_uri, unit.unit_id)).read_bytes())
     assert written[0] == written[1]

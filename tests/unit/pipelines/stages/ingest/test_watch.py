@@ -7,8 +7,10 @@ from animatediff.data.manifest import read_manifest
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.plan import IngestJob
 from pipelines.stages.ingest.stage import UnitResult
-from pipelines.stages.ingest.watch import IngestState, Totals
+from pipelines.stages.ingest.watch import IngestState, Totals, export
+from pipelines.tracking.metrics import JobMetrics
 from tests.support_data import LATENT_ENCODING, commit, make_dataset, make_videos, plan, sealed_manifest
+from tests.unit.pipelines.tracking.test_metrics import Recorded
 
 
 class Log:
@@ -93,3 +95,19 @@ def test_the_numbers_are_the_manifests(tmp_path):
     metrics = track(job_of(dataset, units))
     assert (metrics["clips"], metrics["quarantined"]) == (manifest.num_clips, sum(manifest.quarantined.values()))
     assert read_manifest(dataset) == manifest
+
+
+def test_a_unit_is_counted_for_prometheus(monkeypatch):
+    recorded = Recorded(monkeypatch)
+    with JobMetrics("ingest", "dataset") as metrics:
+        export(result(2, empty=1), metrics)
+        export(result(0, empty=2, too_short=1), metrics)
+    assert recorded.counted() == {
+        ("ingest_videos_total",): 6,
+        ("ingest_clips_total",): 2,
+        ("ingest_quarantined_videos_total", "empty"): 3,
+        ("ingest_quarantined_videos_total", "too_short"): 1,
+        ("ingest_stage_seconds_total", "decode"): 2.0,
+        ("ingest_stage_seconds_total", "encode"): 4.0,
+        ("job_ends_total", "done"): 1,
+    }
