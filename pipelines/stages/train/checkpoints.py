@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.train import Checkpoint, UserCallback
 
 from animatediff import storage
 from animatediff.errors import UserError
@@ -203,3 +204,19 @@ def _without(snapshot: dict[str, Any], damaged: Collection[str]) -> dict[str, An
             "pending_validation_specs": [spec for _, spec in waiting],
         }
     )
+
+
+class TellOfCheckpoints(UserCallback):
+    """Leaves an entry for each checkpoint that is whole on its storage; it runs in Ray Train's controller.
+
+    Args:
+        metrics_queue: handle of a `MetricsQueue`.
+    """
+
+    def __init__(self, metrics_queue: Any) -> None:
+        self._metrics_queue = metrics_queue
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
+        """Tell of the checkpoint that has just been uploaded, if there is one."""
+        if checkpoint is not None:
+            self._metrics_queue.put.remote({"checkpoint": metrics[0]["step"]})

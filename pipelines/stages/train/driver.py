@@ -9,10 +9,9 @@ from pipelines.cluster.runtime import connect
 from pipelines.settings import TrainConfig
 from pipelines.stages.train.dry_run import estimate
 from pipelines.stages.train.launch import Workers, run_workers
-from pipelines.stages.train.metrics import exported
 from pipelines.stages.train.run import RunState, TrainJob, start_or_resume
 from pipelines.stages.train.sample import Renderer
-from pipelines.stages.train.watch import publish_sample, track
+from pipelines.stages.train.watch import exported, publish_sample, track
 from pipelines.tracking.metrics import JobMetrics
 from pipelines.tracking.run_context import device, flatten
 from pipelines.tracking.tracker import Tracker, tracking_uri

@@ -33,11 +33,11 @@ from pipelines.settings import ScalingConfig, TrainConfig
 from pipelines.stages.train.checkpoints import (
     CHECKPOINTS_FOLDER,
     CheckpointIndexChangedError,
+    TellOfCheckpoints,
     checkpoint_names,
     refusal_as_user_error,
     repair_checkpoint_index,
 )
-from pipelines.stages.train.metrics import TellOfCheckpoints
 from pipelines.stages.train.metrics_queue import MetricsQueue
 from pipelines.stages.train.sample import Renderer
 from pipelines.stages.train.validate import Validator

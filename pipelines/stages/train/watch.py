@@ -1,8 +1,9 @@
-"""The driver's side of training: progress on the terminal, metrics and files to MLflow, the run's state on disk."""
+"""The driver's side of training: progress on the terminal, metrics to MLflow and Prometheus, the state on disk."""
 
 import json
 import logging
 import posixpath
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import ray
 
 from animatediff import storage
 from animatediff.errors import UserError
+from animatediff.training.settings import StepConfig
 from pipelines.settings import TrainConfig
 from pipelines.stages.train.launch import Workers
 from pipelines.stages.train.run import RunState, TrainJob
@@ -19,6 +21,7 @@ from pipelines.stages.train.sample import Renderer, write_files
 from pipelines.stages.train.validate import VALIDATION_FOLDER
 from pipelines.terminal.failures import find_user_error
 from pipelines.terminal.progress import Progress
+from pipelines.tracking.metrics import JobMetrics
 from pipelines.tracking.tracker import Tracker
 
 logger = logging.getLogger(__name__)
@@ -28,6 +31,12 @@ SKIPPED_FILE = "skipped.jsonl"
 
 # Entries that the shown loss is averaged over: single batches of random timesteps scatter widely.
 _WINDOW = 10
+# Prometheus' gauges by the names of an entry.
+_GAUGES = {
+    "step": "animatediff_train_step",
+    "loss": "animatediff_train_loss",
+    "data_wait": "animatediff_train_data_wait_ratio",
+}
 
 
 class RunWatcher:
@@ -154,3 +163,38 @@ def publish_sample(config: TrainConfig, job: TrainJob, workers: Workers, rendere
         return
     for name, content in files.items():
         tracker.log_file(f"sample/{name}", content)
+
+
+def exported(
+    entries: Iterator[dict[str, Any]], settings: StepConfig, tracker: Tracker, metrics: JobMetrics
+) -> Iterator[dict[str, Any]]:
+    """Export what `launch.run_workers` yields, and pass it on, but for checkpoints, of which nobody else is told."""
+    last_step: float | None = None
+    for entry in entries:
+        metrics.set("animatediff_mlflow_up", tracker.answers)
+        if "checkpoint" in entry:
+            metrics.set("animatediff_train_checkpoint_timestamp_seconds", time.time())
+            continue
+        if "skipped" in entry:
+            reason = "not_finite" if entry["clip_ids"] else "loss_scale"
+            metrics.count("animatediff_train_skipped_steps_total", reason=reason)
+        elif "val_loss" in entry:
+            metrics.set("animatediff_train_validation_loss", entry["val_loss"])
+        elif "step" in entry:
+            if "loss" in entry and last_step is not None:
+                _measured(entry, entry["step"] - last_step, settings, metrics)
+            elif last_step is None:
+                metrics.set("animatediff_train_checkpoint_timestamp_seconds", time.time())
+            else:
+                metrics.count("animatediff_train_restarts_total")
+            last_step = entry["step"]
+            metrics.progress(last_step, settings.num_steps)
+        yield entry
+
+
+def _measured(entry: dict[str, Any], num_steps: float, settings: StepConfig, metrics: JobMetrics) -> None:
+    metrics.count("animatediff_train_steps_total", num_steps)
+    metrics.count("animatediff_train_clips_total", num_steps * settings.batch_size)
+    metrics.set("animatediff_train_peak_memory_bytes", entry["peak_memory_gb"] * 1e9)
+    for name, gauge in _GAUGES.items():
+        metrics.set(gauge, entry[name])

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from animatediff.training.settings import StepConfig
-from pipelines.stages.train.metrics import exported
+from pipelines.stages.train.watch import exported
 from pipelines.tracking.metrics import JobMetrics
 from tests.unit.pipelines.tracking.test_metrics import Recorded
 
@@ -49,7 +49,7 @@ def test_skipped_steps_are_told_apart_by_who_is_to_blame(monkeypatch):
 
 def test_a_checkpoint_is_young_when_the_training_begins_and_when_one_is_whole(monkeypatch):
     times = iter([100.0, 200.0, 300.0, 400.0, 500.0, 600.0])
-    monkeypatch.setattr("pipelines.stages.train.metrics.time", SimpleNamespace(time=lambda: next(times)))
+    monkeypatch.setattr("pipelines.stages.train.watch.time", SimpleNamespace(time=lambda: next(times)))
     recorded, passed = export(monkeypatch, {"step": 0.0}, measured(5.0), {"checkpoint": 5}, measured(10.0))
     assert [entry for entry in passed if "checkpoint" in entry] == []
     assert recorded.told[GAUGES + "checkpoint_timestamp_seconds",] == 200.0
