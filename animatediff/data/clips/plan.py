@@ -67,20 +67,25 @@ def plan_clips(
     first_frames = [span.first_frame for span in spans]
     span_of_frame = np.searchsorted(first_frames, np.arange(len(timestamps)), side="right") - 1
     last_frames = (np.array([*first_frames[1:], len(timestamps)]) - 1)[span_of_frame]
-    by_length = (_frame_times(timestamps, last_frames, f, key, config) for f in config.all_lengths)
-    clips = next(filter(None, by_length), [])
     plans: list[ClipPlan] = []
-    for times in clips:
+    for times in _times_of_first_length_that_fits(timestamps, last_frames, key, config):
         span_index = int(span_of_frame[np.searchsorted(timestamps, times[0])])
         span = spans[span_index]
         size = _closest_size(config.all_sizes, height=span.height, width=span.width)
-        boxes = None
-        if config.camera:
-            source = (span.height, span.width)
-            boxes = crop_boxes(config.camera, len(times), size=size, source=source, travel=config.camera_travel)
+        boxes = _camera_boxes(config, len(times), size, span)
         for flip in (False, True) if config.flip else (False,):
             plans.append(ClipPlan(len(plans), times, *size, flip, span_index, boxes))
     return plans
+
+
+def _camera_boxes(
+    config: ClipConfig, num_frames: int, size: tuple[int, int], span: ResolutionSpan
+) -> np.ndarray | None:
+    """Return (f, 4) what the config's camera move crops each frame to; None where there is no move."""
+    if config.camera is None:
+        return None
+    source = (span.height, span.width)
+    return crop_boxes(config.camera, num_frames, size=size, source=source, travel=config.camera_travel)
 
 
 def _closest_size(sizes: Iterable[tuple[int, int]], *, height: int, width: int) -> tuple[int, int]:
@@ -96,6 +101,16 @@ def _closest_size(sizes: Iterable[tuple[int, int]], *, height: int, width: int) 
         return round(distance, 6), upscaled, area if upscaled else -area
 
     return min(sizes, key=order)
+
+
+def _times_of_first_length_that_fits(
+    timestamps: np.ndarray, last_frames: np.ndarray, key: str, config: ClipConfig
+) -> list[np.ndarray]:
+    """Return (f,) seconds of each clip's frames, with the first f of `config.all_lengths` that there is room for."""
+    for num_frames in config.all_lengths:
+        if clips := _frame_times(timestamps, last_frames, num_frames, key, config):
+            return clips
+    return []
 
 
 def _frame_times(

@@ -18,7 +18,7 @@ from animatediff.data.clips.rates import Rate, fit_rate
 from animatediff.data.decoding.colours import Colours, read_colours
 from animatediff.data.decoding.fields import is_interlaced
 from animatediff.data.decoding.sizes import HeaderChanges
-from animatediff.data.decoding.timeline import Packet, describe, read_timeline
+from animatediff.data.decoding.timeline import Packet, Timeline, describe, read_timeline
 from animatediff.data.quarantine import Reason, VideoError
 
 MAX_PIXELS = 8192 * 8192
@@ -33,8 +33,8 @@ _TOLERANT = {"metadata_errors": "replace"}
 class SizeChange(NamedTuple):
     """Another size that begins within a video."""
 
-    first: int
-    """Number of the first frame that has it."""
+    first_frame: int
+    """Index of the first frame that has it, in the order of presentation."""
     stored: tuple[int, int]
     """(width, height) in pixels of a frame as it is decoded."""
     displayed: tuple[int, int]
@@ -99,8 +99,12 @@ class VideoInfo:
         return self.stamps is None and not self.starts_late
 
     @property
-    def is_plain(self) -> bool:
-        """Whether every decoder gives the right pictures, as none does more than FFmpeg's scaler."""
+    def suits_every_decoder(self) -> bool:
+        """Whether a decoder that does no more than FFmpeg's scaler gives the right pictures.
+
+        That is so with one size, sRGB colours, progressive frames and timestamps that decoders read as they are listed
+        here. A rotation is not looked at: `rotation` says it.
+        """
         return self.counts_alike and self.colours.are_srgb and not self.is_interlaced and not self.changes
 
     @property
@@ -108,7 +112,7 @@ class VideoInfo:
         """The stretches of frames of one size, in order."""
         return (
             ResolutionSpan(0, self.width, self.height),
-            *(ResolutionSpan(change.first, *change.displayed) for change in self.changes),
+            *(ResolutionSpan(change.first_frame, *change.displayed) for change in self.changes),
         )
 
     def in_span(self, index: int) -> "VideoInfo":
@@ -205,7 +209,7 @@ def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
     interlaced = is_interlaced(first, field_order)
     if interlaced and context.codec.canonical_name == "hevc":
         raise VideoError("probe", Reason.CODEC_UNSUPPORTED, "each picture of this HEVC is a single field")
-    changes = _changes(headers, context, stored, aspect, rotation)
+    changes = _find_size_changes(headers, context, (stored, aspect), rotation, timeline)
     for change in changes:
         _check_size(*change.stored, max_pixels)
     return VideoInfo(
@@ -225,10 +229,7 @@ def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
         rotation,
         colours,
         interlaced,
-        tuple(
-            change._replace(first=int(np.searchsorted(timeline.pts, timeline.stamps[change.first])))
-            for change in changes
-        ),
+        tuple(changes),
         stream.index,
         len(container.streams.video),
     )
@@ -267,19 +268,29 @@ def _size_from(packet: Any, context: Any) -> tuple[tuple[int, int], Fraction | N
     return ((frames[0].width, frames[0].height), context.sample_aspect_ratio) if frames else None
 
 
-def _changes(
-    headers: HeaderChanges, context: Any, stored: tuple[int, int], aspect: Fraction | None, rotation: int
+def _find_size_changes(
+    headers: HeaderChanges,
+    context: Any,
+    size: tuple[tuple[int, int], Fraction | None],
+    rotation: int,
+    timeline: Timeline,
 ) -> list[SizeChange]:
     """Return the sizes that begin at the key frames whose headers change.
 
-    `first` is the packet's number in the file.
+    Args:
+        headers: the packets of these key frames.
+        context: of the stream's codec.
+        size: of the first frame, as stored, and the aspect of its pixels.
+        rotation: of all frames, in quarter turns.
+        timeline: which frame each packet is.
     """
     changes: list[SizeChange] = []
-    for number, packet in headers.packets:
-        size = _size_from(packet, context)
-        if size is not None and size != (stored, aspect):
-            stored, aspect = size
-            changes.append(SizeChange(number, stored, _displayed(stored, aspect, rotation)))
+    for packet_index, packet in headers.packets:
+        new_size = _size_from(packet, context)
+        if new_size is not None and new_size != size:
+            size = new_size
+            first_frame = int(np.searchsorted(timeline.pts, timeline.stamps[packet_index]))
+            changes.append(SizeChange(first_frame, size[0], _displayed(*size, rotation)))
     return changes
 
 

@@ -154,13 +154,11 @@ class Planner:
             line = quarantine.examples(self._rejected[-1])[0]
             raise UserError(f"{number} rows of the source are of no use, as in: {line} (source.uri)")
         is_new = ~self._planned.contains([video.video_id for video in usable])
-        self.add_again(video for video, new in zip(usable, is_new.tolist(), strict=True) if new)
+        self._queue(video for video, new in zip(usable, is_new.tolist(), strict=True) if new)
 
     def add_again(self, videos: Iterable[SourceVideo]) -> None:
-        """Add videos for further units, even if one has them already."""
-        self._pending += videos
-        num_full = len(self._pending) - len(self._pending) % self._videos_per_unit
-        self._cut_units(num_full)
+        """Plan videos anew that some unit has already, because their quarantine is to be tried again."""
+        self._queue(videos)
 
     def finish(self) -> pa.Table:
         """Plan what is left; returns the quarantine rows of the videos that were set aside."""
@@ -182,7 +180,14 @@ class Planner:
             self._rejected.append(quarantine.to_table(rejected))
         return chosen
 
+    def _queue(self, videos: Iterable[SourceVideo]) -> None:
+        """Queue videos for further units, and cut the units that are full."""
+        self._pending += videos
+        num_full = len(self._pending) - len(self._pending) % self._videos_per_unit
+        self._cut_units(num_full)
+
     def _cut_units(self, num: int) -> None:
+        """Make units of the first `num` queued videos."""
         for start in range(0, num, self._videos_per_unit):
             videos = tuple(self._pending[start : min(start + self._videos_per_unit, num)])
             ordinal = len(self.units) + len(self._draft)

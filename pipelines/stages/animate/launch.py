@@ -142,10 +142,10 @@ class _RenderJob:
             as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields=_MEMORY_FIELDS),
             waiting_for_workers(
                 "render worker", number, needs, classes=classes, memory_fields=_MEMORY_FIELDS
-            ) as note_result,
+            ) as end_waiting,
         ):
             for row in _ticket_dataset(len(slices), dispatcher, self.spec, number).iter_rows():
-                note_result()
+                end_waiting()
                 self.ledger.note_written(row["digest"], row["error"])
                 self.reports.write_if_due()
         if dropped.reason:

@@ -59,10 +59,10 @@ def score_results(results: list[Result], output_uri: str, scorer: str) -> Iterat
         as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields=_MEMORY_FIELDS),
         waiting_for_workers(
             "scoring task", min(num_blocks, num_cpus()), {"CPU": 1}, classes=(), memory_fields=_MEMORY_FIELDS
-        ) as note_result,
+        ) as end_waiting,
     ):
         for row in scored.iter_rows():
-            note_result()
+            end_waiting()
             result = Result.model_validate_json(row["result"])
             del missing[result.digest]
             yield result

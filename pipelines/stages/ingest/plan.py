@@ -34,7 +34,9 @@ from pipelines.settings import IngestConfig
 
 logger = logging.getLogger(__name__)
 
-_ALL_WINDOWS = 8  # of a WebVid video: 18 s on average, while clips of 16 frames at 8 frames a second last 2 s
+# Clips that a video is taken to give with `windows: all` and no bound: the plan cuts units by it, a dry run counts. A
+# WebVid video lasts 18 s on average, and a clip of 16 frames at 8 frames a second 2 s.
+_TYPICAL_WINDOWS = 8
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,14 @@ class IngestJob:
     pending_units: list[UnitRef]
     """Units without a committed part."""
     rejected: pa.Table
-    """Quarantine rows of the videos set aside while planning."""
+    """Quarantine rows of the videos that planning rejected: no unit has them."""
     sealed_manifest: Manifest | None
     """Of the dataset so far; None where nothing is sealed yet."""
 
     @property
     def unsealed_units(self) -> list[UnitRef]:
         """Units of the plan that no shard holds yet."""
-        return self.units[self.sealed_manifest.num_units if self.sealed_manifest else 0 :]
+        return _unsealed(self.units, self.sealed_manifest)
 
     @property
     def is_complete(self) -> bool:
@@ -75,7 +77,7 @@ class IngestInputs:
     videos: Iterator[list[SourceVideo]]
     """The source, not read yet but for its first videos."""
     not_taken: NotTaken
-    """Gets the source's files that are no videos, while `videos` are read."""
+    """How many files of the source are no videos, by kind: counted while `videos` are read."""
     base: BaseFacts
     vae: AutoencoderKL
 
@@ -110,7 +112,7 @@ def _check_sizes(clips: ClipConfig, base: BaseFacts) -> None:
 
 def clips_per_video(clips: ClipConfig) -> int:
     """Return how many clips a video gives at most; with `windows: all` and no bound, about."""
-    windows = clips.windows_per_video or (_ALL_WINDOWS if clips.windows == "all" else 1)
+    windows = clips.windows_per_video or (_TYPICAL_WINDOWS if clips.windows == "all" else 1)
     return windows * (2 if clips.flip else 1)
 
 
@@ -131,24 +133,27 @@ def plan_job(config: IngestConfig, inputs: IngestInputs, *, use_gpu: bool) -> In
     dtype = _dtype(config, use_gpu=use_gpu)
     settings = _settings(config, inputs, dtype)
     key = provenance.dataset_key(settings)
-    sealed_manifest, is_new = _check_recorded(config, output_uri, settings)
+    sealed_manifest, is_new = _read_dataset_so_far(config, output_uri, settings)
     if is_new:
-        provenance.write_settings(output_uri, _recorded(config, settings))
+        provenance.write_settings(output_uri, _settings_to_record(config, settings))
     unredacted_uris = UnredactedUris()
     videos = unredacted_uris.remember(inputs.videos)
     units, rejected = extend_plan(config, videos, sealed_manifest, key=key)
     log_left_out(rejected, inputs.not_taken)
     provenance.write_not_taken(output_uri, inputs.not_taken)
     done = parts.committed_unit_ids(output_uri)
-    pending = [
-        unit for unit in units[sealed_manifest.num_units if sealed_manifest else 0 :] if unit.unit_id not in done
-    ]
+    pending = [unit for unit in _unsealed(units, sealed_manifest) if unit.unit_id not in done]
     pending = unredacted_uris.attach(output_uri, pending)
     base = inputs.base
     latent_encoding = LatentEncoding(
         key, settings["encoder_fp"], base.scaling_factor, base.latent_channels, base.latent_factor
     )
     return IngestJob(output_uri, base.base, dtype, latent_encoding, units, pending, rejected, sealed_manifest)
+
+
+def _unsealed(units: list[UnitRef], sealed_manifest: Manifest | None) -> list[UnitRef]:
+    """Return the units that no shard holds yet: units are sealed in plan order."""
+    return units[sealed_manifest.num_units if sealed_manifest else 0 :]
 
 
 def check_output_folder(config: IngestConfig, inputs: IngestInputs) -> Manifest | None:
@@ -164,9 +169,9 @@ def check_output_folder(config: IngestConfig, inputs: IngestInputs) -> Manifest 
     dtype = _dtype(config, use_gpu=config.use_gpu or False)
     # Which precision `auto` means is the cluster's to say: until then it is the one of the dataset that is there.
     if config.vae_dtype == "auto" and config.use_gpu is None:
-        recorded = provenance.read_settings(output_uri).get("vae_dtype")
-        dtype = recorded if recorded in ("float16", "float32") else dtype
-    return _check_recorded(config, output_uri, _settings(config, inputs, dtype))[0]
+        recorded_dtype = provenance.read_settings(output_uri).get("vae_dtype")
+        dtype = recorded_dtype if recorded_dtype in ("float16", "float32") else dtype
+    return _read_dataset_so_far(config, output_uri, _settings(config, inputs, dtype))[0]
 
 
 def _dtype(config: IngestConfig, *, use_gpu: bool) -> str:
@@ -185,7 +190,8 @@ def _settings(config: IngestConfig, inputs: IngestInputs, dtype: str) -> dict[st
     }
 
 
-def _recorded(config: IngestConfig, settings: dict[str, Any]) -> dict[str, Any]:
+def _settings_to_record(config: IngestConfig, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what `settings.json` is to hold: the settings, and the source."""
     # The source is no part of the key, as a moved source gives the same clips; but two sources may not share ids.
     # How captions are read, and what is fetched, may change: those that could not be had are further videos then.
     source = absolute_source(config).model_dump(mode="json", exclude={"encoding", "trusted"})
@@ -193,14 +199,16 @@ def _recorded(config: IngestConfig, settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"source": source | places}
 
 
-def _check_recorded(config: IngestConfig, output_uri: str, settings: dict[str, Any]) -> tuple[Manifest | None, bool]:
-    """Return the dataset so far, and whether its plan is yet to be begun.
+def _read_dataset_so_far(
+    config: IngestConfig, output_uri: str, settings: dict[str, Any]
+) -> tuple[Manifest | None, bool]:
+    """Return the dataset so far, checked against these settings, and whether its plan is yet to be begun.
 
     Raises:
         UserError: it was made with other settings, or a piece of it is missing.
     """
     sealed_manifest = read_manifest(output_uri) if storage.exists(storage.join(output_uri, MANIFEST_NAME)) else None
-    has_plan = provenance.check_settings(output_uri, _recorded(config, settings))
+    has_plan = provenance.check_settings(output_uri, _settings_to_record(config, settings))
     if sealed_manifest:
         check_shards(output_uri, sealed_manifest)
     elif has_plan and _has_shards(output_uri) and not parts.committed_unit_ids(output_uri):

@@ -153,12 +153,12 @@ def _fit_once(trainer: Any, workers: Workers, metrics_queue: Any, run_uri: str) 
         as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields=_MEMORY_FIELDS),
         waiting_for_workers(
             "training worker", number, workers.needs, classes=("RayTrainWorker",), memory_fields=_MEMORY_FIELDS
-        ) as note_result,
+        ) as end_waiting,
     ):
         while not fit.done():
             wait([fit], timeout=_POLL_S)
             if entries := ray.get(metrics_queue.take.remote()):
-                note_result()
+                end_waiting()
             yield from entries
         yield from ray.get(metrics_queue.take.remote())  # what came since, or before a failure that the loop never saw
         with refusal_as_user_error(run_uri, before):
