@@ -26,8 +26,8 @@ from pipelines.stages.animate.dispatch import Dispatcher, cut_into_slices
 from pipelines.stages.animate.reports import InterimReports
 from pipelines.stages.animate.worker import RenderSlices, RenderSpec
 from pipelines.terminal.deaths import death_of
-from pipelines.terminal.failures import DroppedBlocks, as_user_errors, describe_loss
-from pipelines.terminal.losses import Loss, find_loss
+from pipelines.terminal.failures import DroppedBlockReasons, as_user_errors, describe_failure
+from pipelines.terminal.lost_processes import LostProcess, find_lost_process
 from pipelines.terminal.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class _RenderJob:
     reports: InterimReports
     progress: Progress
 
-    def render(self, items: list[Item]) -> Loss | None:
+    def render(self, items: list[Item]) -> LostProcess | None:
         """Render items, as far as the dispatcher lives.
 
         Returns:
@@ -137,7 +137,7 @@ class _RenderJob:
         number = min(self.num_actors, len(slices))
         needs, classes = self.spec.resources, (RenderSlices.__name__,)
         with (
-            DroppedBlocks() as dropped,
+            DroppedBlockReasons() as dropped,
             _polling_progress(dispatcher, self.progress, self.progress.total - len(items)) as poller,
             as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields=_MEMORY_FIELDS),
             waiting_for_workers(
@@ -146,7 +146,7 @@ class _RenderJob:
         ):
             for row in _ticket_dataset(len(slices), dispatcher, self.spec, number).iter_rows():
                 end_waiting()
-                self.ledger.note_written(row["digest"], row["error"])
+                self.ledger.note_outcome(row["digest"], row["error"])
                 self.reports.write_if_due()
         if dropped.reason:
             self.ledger.no_result = f"no result: {dropped.reason}"
@@ -176,7 +176,7 @@ class _ProgressPoller(threading.Thread):
         super().__init__(daemon=True)
         self._dispatcher, self._progress, self._before = dispatcher, progress, before
         self.ended = threading.Event()
-        self.lost: Loss | None = None
+        self.lost: LostProcess | None = None
 
     def run(self) -> None:
         """Ask until the work ends or the dispatcher does."""
@@ -186,7 +186,7 @@ class _ProgressPoller(threading.Thread):
             try:
                 finished: Counter[str] = ray.get(self._dispatcher.finished.remote())
             except RayError as error:
-                self.lost = find_loss(error) or Loss(describe_loss(error))
+                self.lost = find_lost_process(error) or LostProcess(describe_failure(error))
                 ray.kill(self._dispatcher)  # one that only does not answer must not come back
                 return
             done = self._before + finished.total()

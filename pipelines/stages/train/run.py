@@ -25,7 +25,7 @@ from animatediff.weights.base_facts import BaseFacts, load_config
 from animatediff.yaml_files import read_yaml
 from pipelines.settings import TrainConfig
 from pipelines.stages.train import earlier_runs
-from pipelines.tracking.model_uris import resolve_model_uri
+from pipelines.tracking.model_uris import fetch_weights
 from pipelines.tracking.run_context import DataInput
 
 logger = logging.getLogger(__name__)
@@ -236,11 +236,11 @@ def _resolve_paths(config: TrainConfig, inputs_uri: str) -> RecipeConfig:
     model = config.model
     if model.motion_module is not None:
         with errors_with_field("model.motion_module"):
-            uri = storage.absolute_if_there(resolve_model_uri(model.motion_module, inputs_uri))
+            uri = storage.absolute_if_there(fetch_weights(model.motion_module, inputs_uri))
         model = model.model_copy(update={"motion_module": uri})
     if model.domain_adapter.path is not None:
         with errors_with_field("model.domain_adapter.path"):
-            uri = storage.absolute_if_there(resolve_model_uri(model.domain_adapter.path, inputs_uri))
+            uri = storage.absolute_if_there(fetch_weights(model.domain_adapter.path, inputs_uri))
         adapter = model.domain_adapter.model_copy(update={"path": uri})
         model = model.model_copy(update={"domain_adapter": adapter})
     return recipe_of(TrainingConfig(**(fields | {"model": model}))).resolved_config
