@@ -23,12 +23,12 @@ def find_user_error(error: BaseException | None) -> UserError | None:
     return next((e for e in with_causes(error) if isinstance(e, UserError) and not is_wrapper(e)), None)
 
 
-def find_refusal(error: BaseException) -> OSError | None:
-    """Return the error of a storage that took no checkpoint, or no list of them, if it is one."""
+def find_storage_error(error: BaseException) -> OSError | None:
+    """Return the storage's error: any `OSError` of a checkpoint's upload, elsewhere one that says there is no room."""
     found = list(with_causes(error))
     is_upload = any("_upload_checkpoint" in str(each) for each in found)
-    refusals = (each for each in found if isinstance(each, OSError) and not is_wrapper(each))
-    return next((each for each in refusals if is_upload or is_full(each)), None)
+    os_errors = (each for each in found if isinstance(each, OSError) and not is_wrapper(each))
+    return next((each for each in os_errors if is_upload or is_full(each)), None)
 
 
 def in_one_line(
