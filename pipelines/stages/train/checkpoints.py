@@ -1,8 +1,8 @@
 """Ray Train's index of a run's checkpoints, and what is done when it or one of them is damaged.
 
-Ray goes on from the newest checkpoint of its index and looks at nothing but whether the folder is there. So a checkpoint
-that was damaged since is taken from the index before Ray reads it, and training goes on from the newest whole one.
-The folder itself stays where it is.
+Ray goes on from the newest checkpoint of its index and looks at nothing but whether the folder is there. So a
+checkpoint that was damaged since is taken from the index before Ray reads it, and training goes on from the newest
+whole one. The folder itself stays where it is.
 """
 
 import json

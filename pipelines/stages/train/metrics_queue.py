@@ -6,7 +6,7 @@ MetricsEntry = dict[str, object]
 - `step` and numbers: what was measured since the last entry of this kind; `step` alone at a start.
 - `skipped` and `clip_ids`: a step that was skipped, counted from 1, and the clips that are to blame.
 - `validated` and others: what `Validator` found of a checkpoint, as it describes.
-- `damaged`: the name of a checkpoint that could not be read. The workers end, and the driver starts new ones without it.
+- `damaged`: the name of a checkpoint that could not be read. The workers end, and new ones are started without it.
 """
 
 
