@@ -21,7 +21,7 @@ def make_videos(num, start=0):
 
 def plan(dataset, videos, *, per_unit=3, again=()):
     """All units of the dataset, after the plan is extended."""
-    planner = Planner(dataset, key="key", videos_per_unit=per_unit)
+    planner = Planner(dataset, dataset_key="key", videos_per_unit=per_unit)
     planner.resume(dataset)
     planner.add(videos)
     planner.add_again(again)

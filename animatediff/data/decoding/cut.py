@@ -71,7 +71,7 @@ def cut(
     """
     info = probe(data, max_pixels=max_pixels)
     _check_times(info)
-    plans = plan_clips(info.timestamps, info.resolution_spans, key=video_id, config=clips)
+    plans = plan_clips(info.timestamps, info.resolution_spans, video_id=video_id, config=clips)
     if not plans:
         raise VideoError("probe", Reason.TOO_SHORT, _too_short(info, clips))
     found: list[DecodedClip] = []
@@ -106,8 +106,8 @@ def _cut_span(
     wanted = np.concatenate([_cropped_frames(plan, info) for plan in plans])
     # Overlapping clips share frames, mirrored ones their crops as well: each is made once.
     distinct, places = np.unique(wanted, axis=0, return_inverse=True)
-    boxes = None if plans[0].boxes is None else distinct[:, 1:]
-    selection = FrameSelection(distinct[:, 0].astype(int), plans[0].height, plans[0].width, boxes)
+    crop_boxes = None if plans[0].crop_boxes is None else distinct[:, 1:]
+    selection = FrameSelection(distinct[:, 0].astype(int), plans[0].height, plans[0].width, crop_boxes)
     frames, decoder = read_frames(data, info, selection, decoders, on_decode=on_decode)
     places_of_clips = places.reshape(len(plans), -1)  # (clips f): where in `frames` a clip's frames are
     return [
@@ -122,7 +122,7 @@ def _cropped_frames(plan: ClipPlan, info: VideoInfo) -> np.ndarray:
     (f 1) the frame's index in the source, or (f 5) the index and the box's x, y, w, h.
     """
     indices = frame_indices_at(info.timestamps, plan.times, frame_s=info.rate.frame_s)
-    return indices[:, None] if plan.boxes is None else np.column_stack([indices, plan.boxes])
+    return indices[:, None] if plan.crop_boxes is None else np.column_stack([indices, plan.crop_boxes])
 
 
 def _too_short(info: VideoInfo, clips: ClipConfig) -> str:

@@ -36,7 +36,7 @@ class FrameSelection:
     height: int
     """Pixels of the result."""
     width: int
-    boxes: np.ndarray | None = None
+    crop_boxes: np.ndarray | None = None
     """(k, 4) x, y, w, h in pixels of the source: what each is cropped to. None: to the centre."""
 
 
@@ -81,7 +81,7 @@ def read_frames(
 
 
 def _decode_and_resize(decoder: Decoder, data: bytes, info: VideoInfo, selection: FrameSelection) -> np.ndarray:
-    height, width, boxes = selection.height, selection.width, selection.boxes
+    height, width, boxes = selection.height, selection.width, selection.crop_boxes
     distinct, repeats = np.unique(selection.indices, return_counts=True)
     crops = [None] * len(selection.indices) if boxes is None else list(boxes / ([info.width, info.height] * 2))
     smallest = None if boxes is None else boxes[:, 2:].min(axis=0).tolist()

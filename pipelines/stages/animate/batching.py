@@ -61,9 +61,9 @@ class Batcher:
         if isinstance(clips_or_error, list):
             yield from ((item, clip, 1) for item, clip in zip(batch, clips_or_error, strict=True))
             return
-        if parts := self._smaller_batches(batch, clips_or_error):
-            for part in parts:
-                yield from self.render(animator, part)
+        if smaller_batches := self._smaller_batches(batch, clips_or_error):
+            for smaller_batch in smaller_batches:
+                yield from self.render(animator, smaller_batch)
             return
         attempts = 1
         while not isinstance(clips_or_error, (list, UserError)) and attempts < MAX_ATTEMPTS:

@@ -159,8 +159,8 @@ def _default_actors(plan: RenderPlan, use_gpu: bool) -> int:
     """Return one actor a GPU, or one a CPU as far as the memory goes."""
     if use_gpu:
         return max(1, num_gpus())
-    base = max(_num_bytes(uri) for uri in {model.base for model in plan.models.values()})
-    fitting = ray.cluster_resources().get("memory", 0) // (_WORKER_BYTES + _TIMES_THE_BASE * base)
+    base_bytes = max(_num_bytes(uri) for uri in {model.base for model in plan.models.values()})
+    fitting = ray.cluster_resources().get("memory", 0) // (_WORKER_BYTES + _TIMES_THE_BASE * base_bytes)
     return max(1, min(num_cpus(), int(fitting)))
 
 

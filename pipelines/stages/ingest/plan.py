@@ -78,7 +78,7 @@ class IngestInputs:
     """The source, not read yet but for its first videos."""
     not_taken: NotTaken
     """How many files of the source are no videos, by kind: counted while `videos` are read."""
-    base: BaseFacts
+    base_facts: BaseFacts
     vae: AutoencoderKL
 
 
@@ -101,13 +101,13 @@ def read_inputs(config: IngestConfig) -> IngestInputs:
     return IngestInputs(chain([first], batches), not_taken, facts, vae)
 
 
-def _check_sizes(clips: ClipConfig, base: BaseFacts) -> None:
+def _check_sizes(clips: ClipConfig, facts: BaseFacts) -> None:
     sides = [("clips.height", clips.height), ("clips.width", clips.width)]
     sides += [(f"clips.sizes[{i}]", pixels) for i, size in enumerate(clips.sizes) for pixels in size]
     sides += [("clips.aspect_ratios: a size of", pixels) for size in clips.all_sizes for pixels in size]
     for field, pixels in sides:
-        if problem := base.size_problem(field, pixels):
-            raise UsageError(f"{problem}, as the VAE of base {base.base} has it")
+        if problem := facts.size_problem(field, pixels):
+            raise UsageError(f"{problem}, as the VAE of base {facts.base} has it")
 
 
 def clips_per_video(clips: ClipConfig) -> int:
@@ -132,23 +132,27 @@ def plan_job(config: IngestConfig, inputs: IngestInputs, *, use_gpu: bool) -> In
     output_uri = storage.absolute(config.output_uri)
     dtype = _dtype(config, use_gpu=use_gpu)
     settings = _settings(config, inputs, dtype)
-    key = provenance.dataset_key(settings)
+    dataset_key = provenance.dataset_key(settings)
     sealed_manifest, is_new = _read_dataset_so_far(config, output_uri, settings)
     if is_new:
         provenance.write_settings(output_uri, _settings_to_record(config, settings))
     unredacted_uris = UnredactedUris()
     videos = unredacted_uris.remember(inputs.videos)
-    units, rejected = extend_plan(config, videos, sealed_manifest, key=key)
+    units, rejected = extend_plan(config, videos, sealed_manifest, dataset_key=dataset_key)
     log_left_out(rejected, inputs.not_taken)
     provenance.write_not_taken(output_uri, inputs.not_taken)
     done = parts.committed_unit_ids(output_uri)
     pending = [unit for unit in _unsealed(units, sealed_manifest) if unit.unit_id not in done]
     pending = unredacted_uris.attach(output_uri, pending)
-    base = inputs.base
+    base_facts = inputs.base_facts
     latent_encoding = LatentEncoding(
-        key, settings["encoder_fp"], base.scaling_factor, base.latent_channels, base.latent_factor
+        dataset_key,
+        settings["encoder_fp"],
+        base_facts.scaling_factor,
+        base_facts.latent_channels,
+        base_facts.latent_factor,
     )
-    return IngestJob(output_uri, base.base, dtype, latent_encoding, units, pending, rejected, sealed_manifest)
+    return IngestJob(output_uri, base_facts.base, dtype, latent_encoding, units, pending, rejected, sealed_manifest)
 
 
 def _unsealed(units: list[UnitRef], sealed_manifest: Manifest | None) -> list[UnitRef]:
@@ -229,7 +233,11 @@ def _has_shards(output_uri: str) -> bool:
 
 
 def extend_plan(
-    config: IngestConfig, videos: Iterator[list[SourceVideo]], sealed_manifest: Manifest | None, *, key: str | None
+    config: IngestConfig,
+    videos: Iterator[list[SourceVideo]],
+    sealed_manifest: Manifest | None,
+    *,
+    dataset_key: str | None,
 ) -> tuple[list[UnitRef], pa.Table]:
     """Plan the videos that no unit has, and the quarantined ones that are to be tried again.
 
@@ -237,15 +245,15 @@ def extend_plan(
         config: the job's.
         videos: of the source.
         sealed_manifest: the dataset so far.
-        key: the dataset's; None writes nothing, as a dry run does.
+        dataset_key: None writes nothing, as a dry run does.
 
     Returns:
         All units, and the quarantine rows of the videos that were set aside.
     """
     output_uri = storage.absolute(config.output_uri)
     planner = Planner(
-        None if key is None else output_uri,
-        key=key or "dry run",
+        None if dataset_key is None else output_uri,
+        dataset_key=dataset_key or "dry run",
         videos_per_unit=max(1, config.clips_per_unit // clips_per_video(config.clips)),
     )
     planner.resume(output_uri)
