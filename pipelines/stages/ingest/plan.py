@@ -51,8 +51,8 @@ class IngestJob:
     """The whole plan."""
     pending_units: list[UnitRef]
     """Units without a committed part."""
-    rejected: pa.Table
-    """Quarantine rows of the videos that planning rejected: no unit has them."""
+    rejected_in_planning: pa.Table
+    """Quarantine rows of the videos that no unit has."""
     sealed_manifest: Manifest | None
     """Of the dataset so far; None where nothing is sealed yet."""
 
@@ -67,7 +67,7 @@ class IngestJob:
         if self.sealed_manifest is None or self.unsealed_units:
             return False
         rows = read_quarantine(self.output_uri)
-        return rows.filter(pc.equal(rows["unit_id"], "")).to_pylist() == self.rejected.to_pylist()
+        return rows.filter(pc.equal(rows["unit_id"], "")).to_pylist() == self.rejected_in_planning.to_pylist()
 
 
 @dataclass(frozen=True)
