@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 # Clips that a video is taken to give with `windows: all` and no bound: the plan cuts units by it, a dry run counts. A
 # WebVid video lasts 18 s on average, and a clip of 16 frames at 8 frames a second 2 s.
 _TYPICAL_WINDOWS = 8
+VideoBatches = Iterator[list[SourceVideo]]
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class IngestJob:
 class IngestInputs:
     """What the user named, opened and checked before anything is started."""
 
-    videos: Iterator[list[SourceVideo]]
+    videos: VideoBatches
     """The source, not read yet but for its first videos."""
     not_taken: NotTaken
     """How many files of the source are no videos, by kind: counted while `videos` are read."""
@@ -133,7 +134,7 @@ def plan_job(config: IngestConfig, inputs: IngestInputs, *, use_gpu: bool) -> In
     dtype = _dtype(config, use_gpu=use_gpu)
     settings = _settings(config, inputs, dtype)
     dataset_key = provenance.dataset_key(settings)
-    sealed_manifest, is_new = _read_dataset_so_far(config, output_uri, settings)
+    sealed_manifest, is_new = _read_dataset(config, output_uri, settings)
     if is_new:
         provenance.write_settings(output_uri, _settings_to_record(config, settings))
     unredacted_uris = UnredactedUris()
@@ -144,15 +145,11 @@ def plan_job(config: IngestConfig, inputs: IngestInputs, *, use_gpu: bool) -> In
     done = parts.committed_unit_ids(output_uri)
     pending = [unit for unit in _unsealed(units, sealed_manifest) if unit.unit_id not in done]
     pending = unredacted_uris.attach(output_uri, pending)
-    base_facts = inputs.base_facts
+    facts = inputs.base_facts
     latent_encoding = LatentEncoding(
-        dataset_key,
-        settings["encoder_fp"],
-        base_facts.scaling_factor,
-        base_facts.latent_channels,
-        base_facts.latent_factor,
+        dataset_key, settings["encoder_fp"], facts.scaling_factor, facts.latent_channels, facts.latent_factor
     )
-    return IngestJob(output_uri, base_facts.base, dtype, latent_encoding, units, pending, rejected, sealed_manifest)
+    return IngestJob(output_uri, facts.base, dtype, latent_encoding, units, pending, rejected, sealed_manifest)
 
 
 def _unsealed(units: list[UnitRef], sealed_manifest: Manifest | None) -> list[UnitRef]:
@@ -175,7 +172,7 @@ def check_output_folder(config: IngestConfig, inputs: IngestInputs) -> Manifest 
     if config.vae_dtype == "auto" and config.use_gpu is None:
         recorded_dtype = provenance.read_settings(output_uri).get("vae_dtype")
         dtype = recorded_dtype if recorded_dtype in ("float16", "float32") else dtype
-    return _read_dataset_so_far(config, output_uri, _settings(config, inputs, dtype))[0]
+    return _read_dataset(config, output_uri, _settings(config, inputs, dtype))[0]
 
 
 def _dtype(config: IngestConfig, *, use_gpu: bool) -> str:
@@ -203,9 +200,7 @@ def _settings_to_record(config: IngestConfig, settings: dict[str, Any]) -> dict[
     return settings | {"source": source | places}
 
 
-def _read_dataset_so_far(
-    config: IngestConfig, output_uri: str, settings: dict[str, Any]
-) -> tuple[Manifest | None, bool]:
+def _read_dataset(config: IngestConfig, output_uri: str, settings: dict[str, Any]) -> tuple[Manifest | None, bool]:
     """Return the dataset so far, checked against these settings, and whether its plan is yet to be begun.
 
     Raises:
@@ -233,11 +228,7 @@ def _has_shards(output_uri: str) -> bool:
 
 
 def extend_plan(
-    config: IngestConfig,
-    videos: Iterator[list[SourceVideo]],
-    sealed_manifest: Manifest | None,
-    *,
-    dataset_key: str | None,
+    config: IngestConfig, videos: VideoBatches, sealed_manifest: Manifest | None, *, dataset_key: str | None
 ) -> tuple[list[UnitRef], pa.Table]:
     """Plan the videos that no unit has, and the quarantined ones that are to be tried again.
 
@@ -264,12 +255,7 @@ def extend_plan(
         )
     for batch in videos:
         planner.add(batch)
-    retries = config.retry_quarantined
-    again = (
-        _quarantined(output_uri, planner.units[:num_old], sealed_manifest, config)
-        if sealed_manifest and retries
-        else []
-    )
+    again = _videos_to_retry(output_uri, planner.units[:num_old], sealed_manifest, config)
     planner.add_again(again)
     rejected = planner.finish()
     logger.info(
@@ -291,13 +277,12 @@ def log_left_out(rejected: pa.Table, not_taken: NotTaken) -> None:
         logger.warning("not taken: %s", in_words(not_taken))
 
 
-def _quarantined(
-    output_uri: str, units: list[UnitRef], sealed_manifest: Manifest, config: IngestConfig
+def _videos_to_retry(
+    output_uri: str, units: list[UnitRef], sealed_manifest: Manifest | None, config: IngestConfig
 ) -> list[SourceVideo]:
-    """Return the quarantined videos with the wanted reasons, in plan order.
-
-    Not those that a unit to come has already.
-    """
+    """Return the quarantined videos with the wanted reasons, in plan order, save those that an unsealed unit has."""
+    if sealed_manifest is None or not config.retry_quarantined:
+        return []
     rows = read_quarantine(output_uri)
     reasons = pa.array([str(reason) for reason in config.retry_quarantined])
     wanted = rows.filter(pc.and_(pc.is_in(rows["reason"], reasons), pc.not_equal(rows["unit_id"], "")))
