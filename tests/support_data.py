@@ -21,7 +21,7 @@ def make_videos(num, start=0):
 
 def plan(dataset, videos, *, per_unit=3, again=()):
     """All units of the dataset, after the plan is extended."""
-    planner = Planner(dataset, key="key", videos_per_unit=per_unit)
+    planner = Planner(dataset, dataset_key="key", videos_per_unit=per_unit)
     planner.resume(dataset)
     planner.add(videos)
     planner.add_again(again)
@@ -74,15 +74,15 @@ def sealed_manifest(dataset):
         return None
 
 
-def do_seal(dataset, units, *, shard_bytes=150, in_plan=None, again=()):
+def do_seal(dataset, units, *, shard_bytes=150, rejected_in_planning=None, again=()):
     sealed = sealed_manifest(dataset)
     unsealed = [unit.unit_id for unit in units[sealed.num_units if sealed else 0 :]]
     summaries = parts.read_summaries(dataset, unsealed)
     plans = seal.plan_shards(summaries, sealed, shard_bytes=shard_bytes)
     shards = [seal.write_shard(dataset, shard, LATENT_ENCODING) for shard in plans]
     old = seal.read_quarantine(dataset) if sealed else quarantine.SCHEMA.empty_table()
-    in_plan = in_plan if in_plan is not None else quarantine.SCHEMA.empty_table()
-    rows = seal.merge_rejections(old, summaries, in_plan, [video.video_id for video in again])
+    rejected_in_planning = rejected_in_planning if rejected_in_planning is not None else quarantine.SCHEMA.empty_table()
+    rows = seal.merge_rejections(old, summaries, rejected_in_planning, [video.video_id for video in again])
     manifest = seal.publish(dataset, len(units), sealed, shards, rows, LATENT_ENCODING)
     seal.delete_sealed_parts(dataset, [unit.unit_id for unit in units])
     return manifest
@@ -93,7 +93,7 @@ def make_dataset(dataset, num_videos=12, *, shard_bytes=150, **how):
     units, rejected = plan(dataset, make_videos(num_videos))
     for unit in units:
         commit(dataset, unit, **how)
-    return do_seal(dataset, units, shard_bytes=shard_bytes, in_plan=rejected), units
+    return do_seal(dataset, units, shard_bytes=shard_bytes, rejected_in_planning=rejected), units
 
 
 def rows_of(table: pa.Table, name):

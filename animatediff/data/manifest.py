@@ -16,12 +16,12 @@ from animatediff.storage import checked_json
 
 FILE_NAME = "manifest.json"
 
-# What `Manifest.counted_digests` cover, for ever: fields that are added later are not to change them.
+# What `Manifest.guess_old_digests` cover, for ever: fields that are added later are not to change them.
 _COUNTED = {
     *("schema_version", "dataset_key", "encoder_fp", "scaling_factor", "num_units", "num_videos", "num_clips"),
     *("quarantined", "shards"),
 }
-_MOST_COUNTED = 5_000
+_MOST_GUESSES = 5_000
 
 
 class Shard(Config):
@@ -76,15 +76,16 @@ class Manifest(Config):
         shards = [[shard.bucket, shard.row_group_rows, shard.sha256] for shard in self.shards[:num_shards]]
         return hashlib.sha256(json.dumps([self.encoder_fp, self.scaling_factor, shards]).encode()).hexdigest()
 
-    def counted_digests(self) -> Iterator[str]:
-        """Yield the digests that runs of earlier releases may have stored, which covered counts of rejects and units.
+    def guess_old_digests(self) -> Iterator[str]:
+        """Yield guesses of the digest that a run of an earlier release has stored of these clips.
 
-        The present one comes first, then some thousands of what they may have been when the same clips were there and
-        fewer videos had been tried: equal digests prove equal clips.
+        Those digests covered how many units there were, and how many videos were in quarantine by reason. Both may
+        have grown since without a change of the clips, so that the numbers of then are not known: all smaller ones are
+        tried after those of now, 5,000 guesses at most. A guess that equals the stored digest proves equal clips.
         """
         content = json.loads(self.model_dump_json(include=_COUNTED))
         counts = (range(number, -1, -1) for number in self.quarantined.values())
-        for num_units, *numbers in islice(product(range(self.num_units, -1, -1), *counts), _MOST_COUNTED):
+        for num_units, *numbers in islice(product(range(self.num_units, -1, -1), *counts), _MOST_GUESSES):
             found = [(reason, n) for reason, n in zip(self.quarantined, numbers, strict=True) if n]
             quarantined = dict(sorted(found, key=lambda pair: -pair[1]))  # as `quarantine.count_reasons` sorts them
             earlier = content | {"num_units": num_units, "quarantined": quarantined}

@@ -1,4 +1,8 @@
-"""Quarantine: every video that cannot be used is a row with a stage and a reason from a closed list."""
+"""Quarantine: every video that cannot be used is a row with a stage and a reason from a closed list.
+
+Such a video is rejected, by the plan or by a worker, with a `Rejection`; the dataset's quarantine has its row; the log
+calls it set aside.
+"""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -15,9 +19,9 @@ class Reason(StrEnum):
     """Why a video was rejected."""
 
     BAD_ID = "bad_id"
-    """The manifest's id is empty, or a path that leads out of the videos' folder."""
+    """The source's id is empty, or a path that leads out of the videos' folder."""
     DUPLICATE_ID = "duplicate_id"
-    """The manifest has an earlier video with this id."""
+    """The source has an earlier video with this id."""
     NO_CAPTION = "no_caption"
     """No sidecar text file, or an empty caption."""
     BAD_CAPTION = "bad_caption"

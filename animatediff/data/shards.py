@@ -28,7 +28,7 @@ SCHEMA = pa.schema(
         ("video_id", pa.string()),
         ("unit_id", pa.string()),
         ("window", pa.int32()),
-        ("n_windows", pa.int32()),  # of its video: that many rows there are
+        ("n_windows", pa.int32()),  # clips of the same video, mirrored copies among them: so many rows has the video
         ("t_start", pa.float64()),  # seconds into the video
         ("t_end", pa.float64()),
         ("fps_src", pa.float64()),

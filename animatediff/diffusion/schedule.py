@@ -41,30 +41,32 @@ def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod:
     return kept.sqrt() * latents + (1 - kept).sqrt() * noise
 
 
-def fading_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor, *, first: int) -> Tensor:
+def latent_fading_noise(
+    latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor, *, fade_from: int
+) -> Tensor:
     """Return noise with which `add_noise` fades the latents out towards the last timestep.
 
-    Their amplitude falls from the schedule's at the timestep `first`, evenly, to none after the last timestep; noise of
-    the same distribution fills its place. Before `first` it is `noise` as it is.
+    Their amplitude falls from the schedule's at the timestep `fade_from`, evenly, to none after the last timestep;
+    noise of the same distribution fills its place. Before `fade_from` it is `noise` as it is.
 
     Args:
         latents: (b ...) clean.
         noise: the same shape, standard normal.
         timesteps: (b) integers.
         alphas_cumprod: of the schedule, on the latents' device.
-        first: in [0, the number of timesteps).
+        fade_from: in [0, the number of timesteps).
     """
     # With a = alphas_cumprod[t], x the latents and e the noise, add_noise gives sqrt(a) x + sqrt(1 - a) e. Wanted is
-    #     z = sqrt(s) x + sqrt(1 - s) e,    sqrt(s) = share * sqrt(a),    share = (T - t) / (T - first), at most 1:
+    #     z = sqrt(s) x + sqrt(1 - s) e,    sqrt(s) = share * sqrt(a),    share = (T - t) / (T - fade_from), at most 1:
     # of variance 1 like it (s + 1 - s, where x has variance 1), but with an amplitude of x that is 0 at t = T. What the
     # model is to predict is the n with sqrt(a) x + sqrt(1 - a) n = z, from which the sampler's own formula finds x:
     #     n = (z - sqrt(a) x) / sqrt(1 - a).
-    share = ((len(alphas_cumprod) - timesteps) / (len(alphas_cumprod) - first)).clamp(max=1)
+    share = ((len(alphas_cumprod) - timesteps) / (len(alphas_cumprod) - fade_from)).clamp(max=1)
     shown = _for_clips(share**2 * alphas_cumprod[timesteps], latents)
     kept = _for_clips(alphas_cumprod[timesteps], latents)
     hiding = (shown.sqrt() * latents + (1 - shown).sqrt() * noise - kept.sqrt() * latents) / (1 - kept).sqrt()
-    # Before `first`, share is 1 and n is e but for its rounding: e itself keeps those timesteps bit for bit.
-    return torch.where(_for_clips(timesteps < first, latents), noise, hiding)
+    # Before `fade_from`, share is 1 and n is e but for its rounding: e itself keeps those timesteps bit for bit.
+    return torch.where(_for_clips(timesteps < fade_from, latents), noise, hiding)
 
 
 def velocity(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:

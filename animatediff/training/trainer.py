@@ -95,7 +95,7 @@ class Trainer:
         """
         for step, batch in zip(range(start, self._config.train.num_steps), self.loader.batches(start), strict=False):
             yield step + 1, self._step(step, batch)
-        self.skipped_steps.check()
+        self.skipped_steps.settle_last()
 
     def _step(self, step: int, batch: ClipBatch) -> StepResult:
         """Take one step, as one of the workers, which have shares of a global batch of B clips.
@@ -142,8 +142,8 @@ class Trainer:
                 )
                 # DistributedDataParallel takes the mean of the workers' gradients, whose shares may differ by a clip.
                 # Of sums of losses times (workers / B) that is the gradient of the sum over all clips, divided by B.
-                loss_scale = self._world_size / self._config.train.batch_size
-                self._scaler.scale(found.sum() * loss_scale).backward()
+                clip_weight = self._world_size / self._config.train.batch_size
+                self._scaler.scale(found.sum() * clip_weight).backward()
             losses.append(found.detach())
         return torch.cat(losses)
 

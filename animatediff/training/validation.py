@@ -49,7 +49,7 @@ def validation_loss(config: RecipeConfig, weights_uri: str, *, device: torch.dev
     num_timesteps = recipe.noise_schedule.num_train_timesteps
     encoders = load_text_encoders(config.base)
     model = recipe.build(encoders, seed=0)
-    recipe.read(weights_uri, model)
+    recipe.load_weights(weights_uri, model)
     dtype = move_to_device(model, device, config.compute.precision)
     manifest = read_manifest(config.dataset_uri)
     encode = CaptionEncoder(BaseFacts(config.base), encoders, device, dtype, manifest.latent_factor)

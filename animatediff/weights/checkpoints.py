@@ -19,7 +19,7 @@ from animatediff.weights.identify.base import TEXT_WIDTHS
 from animatediff.weights.identify.messages import model_name
 from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.layouts import ldm
-from animatediff.weights.layouts.architectures import PARTS, known_base, meta_modules
+from animatediff.weights.layouts.architectures import PARTS, meta_modules, sdxl_or_sd1
 from animatediff.weights.motion_file import TRAINED_FILE, trained_file
 from animatediff.weights.reading.files import local_copy, read_json
 from animatediff.weights.reading.part_files import WEIGHTS_FILES, weights_files
@@ -168,7 +168,7 @@ def _file_hash(path: Path) -> str:
 
 
 def _read_file(file: TensorFile, wanted: Mapping[str, State]) -> dict[str, _Found]:
-    expect_family(file, {"checkpoint", "vae"}, base=known_base(wanted["unet"]) if "unet" in wanted else None)
+    expect_family(file, {"checkpoint", "vae"}, base=sdxl_or_sd1(wanted["unet"]) if "unet" in wanted else None)
     return _parts(unscaled(file), wanted)
 
 

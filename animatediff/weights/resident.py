@@ -29,7 +29,7 @@ class ScaledLora(NamedTuple):
 
     uri: str
     scale: float = 1.0
-    """1 is as trained, 0 leaves every byte as it is."""
+    """The user's strength, times the file's own scale (alpha / rank): 1 is as trained, 0 leaves every byte as it is."""
     family: LoraFamily = "lora"
 
 
@@ -42,13 +42,13 @@ class WeightUpdate(NamedTuple):
 
     checkpoint: str | None
     vae: str | None
-    replaced: dict[WeightKey, Tensor]
-    """By checkpoint and VAE."""
+    replacements: dict[WeightKey, Tensor]
+    """What checkpoint and VAE have in place of the base's weights, without the deltas."""
     deltas: DeltasByWeight
-    """By low-rank files."""
+    """What low-rank files add to the base's weights or to their replacements."""
 
-    def source_of(self, key: WeightKey) -> str:
-        """Return which file replaces a weight, for messages."""
+    def file_of(self, key: WeightKey) -> str:
+        """Return which file a weight's replacement is from, for messages."""
         return f"VAE {self.vae}" if key[0] == "vae" and self.vae is not None else f"checkpoint {self.checkpoint}"
 
 
@@ -98,14 +98,14 @@ class ResidentWeights:
         parts = {}
         if checkpoint is not None:
             parts = checkpoints.load(checkpoint, self._modules, predicts_v=self._predicts_v)
-        replaced = {(part, name): tensor for part, state in parts.items() for name, tensor in state.items()}
+        replacements = {(part, name): tensor for part, state in parts.items() for name, tensor in state.items()}
         if vae is not None:
             vae_state = checkpoints.load(vae, {"vae": self._modules["vae"]})["vae"]
-            replaced |= {("vae", name): tensor for name, tensor in vae_state.items()}
+            replacements |= {("vae", name): tensor for name, tensor in vae_state.items()}
         if into_memory:
-            replaced = {key: value.clone() for key, value in replaced.items()}
+            replacements = {key: value.clone() for key, value in replacements.items()}
         deltas = _by_weight((self._read_deltas(lora), lora) for lora in scaled_loras if lora.scale != 0)
-        return WeightUpdate(checkpoint, vae, replaced, deltas)
+        return WeightUpdate(checkpoint, vae, replacements, deltas)
 
     @torch.no_grad()
     def apply(self, update: WeightUpdate) -> None:
@@ -119,12 +119,12 @@ class ResidentWeights:
         Raises:
             UserError: a file makes a weight NaN or infinite. The weights are the base's then.
         """
-        replaced, deltas = update.replaced, update.deltas
+        replacements, deltas = update.replacements, update.deltas
         self.restore()
         try:
-            for key in replaced.keys() - deltas.keys():
-                self._replace(key, replaced[key], update.source_of(key))
-            self._add_loras(deltas, replaced)
+            for key in replacements.keys() - deltas.keys():
+                self._replace(key, replacements[key], update.file_of(key))
+            self._add_loras(deltas, replacements)
         except BaseException:
             self.restore()
             raise
@@ -147,30 +147,33 @@ class ResidentWeights:
         part, name = key
         return self._states[part][name]
 
-    def _replace(self, key: WeightKey, value: Tensor, source: str) -> None:
+    def _replace(self, key: WeightKey, value: Tensor, files: str) -> None:
         resident = self._resident_tensor(key)
         value = value.to(resident.device, resident.dtype)
         # One pass without temporaries, 20 times as fast as `isfinite().all()` on a CPU; NaN is both least and most.
         if not all(map(math.isfinite, torch.aminmax(value))):
-            raise UserError(f"{source} makes {key[1]} NaN or infinite: it is broken, or too large for {resident.dtype}")
+            raise UserError(f"{files} makes {key[1]} NaN or infinite: it is broken, or too large for {resident.dtype}")
         if key not in self._pristine:
             self._pristine[key] = resident.to("cpu", copy=True)
         self._changed.add(key)
         resident.copy_(value)
 
-    def _add_loras(self, deltas: DeltasByWeight, replaced: Mapping[WeightKey, Tensor]) -> None:
-        """Set weights to the base's, or those that replace them, plus their changes."""
+    def _add_loras(self, deltas: DeltasByWeight, replacements: Mapping[WeightKey, Tensor]) -> None:
+        """Set weights to the base's, or their replacements, plus their changes."""
         for batch in self._batches(deltas):
             device = self._resident_tensor(batch[0]).device
-            sources = (replaced.get(key, self._resident_tensor(key)) for key in batch)
-            weights = torch.stack([_matrix(source.to(device)).float() for source in sources])  # (n o i)
+            unchanged = (replacements.get(key, self._resident_tensor(key)) for key in batch)
+            weights = torch.stack([_matrix(weight.to(device)).float() for weight in unchanged])  # (n o i)
             sums = _add_deltas(weights, [deltas[key] for key in batch])
             for key, value in zip(batch, sums, strict=True):
                 files = " and ".join(lora.uri for _, lora in deltas[key])
                 self._replace(key, value.view_as(self._resident_tensor(key)), files)
 
     def _batches(self, deltas: DeltasByWeight) -> Iterable[list[WeightKey]]:
-        """Yield the weights whose shapes and total ranks have one shape, a bounded number at a time."""
+        """Yield weights that one batched product can change: of one shape, device and sum of the files' ranks.
+
+        No more are yielded together than `_MAX_BATCH_BYTES` allows.
+        """
         alike: dict[object, list[WeightKey]] = defaultdict(list)
         for key, found in deltas.items():
             weight = self._resident_tensor(key)
@@ -182,10 +185,10 @@ class ResidentWeights:
             yield from (targets[start : start + size] for start in range(0, len(targets), size))
 
 
-def _by_weight(files: Iterable[tuple[Mapping[WeightKey, WeightDelta], ScaledLora]]) -> DeltasByWeight:
+def _by_weight(deltas_of_files: Iterable[tuple[Mapping[WeightKey, WeightDelta], ScaledLora]]) -> DeltasByWeight:
     deltas: dict[WeightKey, list[tuple[WeightDelta, ScaledLora]]] = defaultdict(list)
-    for file, lora in files:
-        for key, delta in file.items():
+    for deltas_of_file, lora in deltas_of_files:
+        for key, delta in deltas_of_file.items():
             deltas[key].append((delta, lora))
     return deltas
 

@@ -6,7 +6,7 @@ from typing import Any
 import ray
 
 
-class InObjectStore:
+class FunctionInObjectStore:
     """A function in Ray's object store: only a process that calls it opens it, and imports what it needs.
 
     Args:

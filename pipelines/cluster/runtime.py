@@ -18,7 +18,7 @@ from pipelines.cluster.ray_address import VARIABLE, cluster_address
 from pipelines.terminal import interrupts
 from pipelines.terminal.failures import in_one_line, log_raylets_message
 from pipelines.terminal.logs import configure_logging
-from pipelines.terminal.losses import find_loss
+from pipelines.terminal.lost_processes import find_lost_process
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def end_with_one_line(job: Callable[[], object]) -> None:
         try:
             job()
         except Exception as error:
-            if find_loss(error):
+            if find_lost_process(error):
                 interrupts.wait_for_own()
             mendable = in_one_line(error)
             if mendable is None or interrupts.came():

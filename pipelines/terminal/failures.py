@@ -9,7 +9,7 @@ from typing import Any
 from animatediff.errors import UserError
 from animatediff.storage.full import is_full
 from pipelines.terminal.deaths import logs_folder, one_line
-from pipelines.terminal.losses import find_loss, is_wrapper, out_of_memory, with_causes
+from pipelines.terminal.lost_processes import find_lost_process, is_wrapper, out_of_memory, with_causes
 
 logger = logging.getLogger(__name__)
 
@@ -23,18 +23,18 @@ def find_user_error(error: BaseException | None) -> UserError | None:
     return next((e for e in with_causes(error) if isinstance(e, UserError) and not is_wrapper(e)), None)
 
 
-def find_refusal(error: BaseException) -> OSError | None:
-    """Return the error of a storage that took no checkpoint, or no list of them, if it is one."""
+def find_storage_error(error: BaseException) -> OSError | None:
+    """Return the storage's error: any `OSError` of a checkpoint's upload, elsewhere one that says there is no room."""
     found = list(with_causes(error))
     is_upload = any("_upload_checkpoint" in str(each) for each in found)
-    refusals = (each for each in found if isinstance(each, OSError) and not is_wrapper(each))
-    return next((each for each in refusals if is_upload or is_full(each)), None)
+    os_errors = (each for each in found if isinstance(each, OSError) and not is_wrapper(each))
+    return next((each for each in os_errors if is_upload or is_full(each)), None)
 
 
 def in_one_line(
     error: BaseException, *, what_is_kept: str = _GOES_ON, memory_fields: str | None = None
 ) -> UserError | None:
-    """Return what ended the work, for its user; None if it is neither a worker's `UserError` nor a loss.
+    """Return what ended the work, for its user; None if it is neither a worker's `UserError` nor a lost process.
 
     Args:
         error: what was raised.
@@ -43,9 +43,9 @@ def in_one_line(
     """
     if mendable := find_user_error(error):
         return mendable
-    if loss := find_loss(error):
-        hint = f"; where memory is short, lower {memory_fields}" if memory_fields and loss.may_lack_memory else ""
-        return UserError(f"{loss.text}; {what_is_kept}{hint}")
+    if lost := find_lost_process(error):
+        hint = f"; where memory is short, lower {memory_fields}" if memory_fields and lost.may_lack_memory else ""
+        return UserError(f"{lost.text}; {what_is_kept}{hint}")
     return None
 
 
@@ -60,8 +60,8 @@ def as_user_errors(*, what_is_kept: str, memory_fields: str) -> Iterator[None]:
         raise
 
 
-class DroppedBlocks(logging.Filter):
-    """The blocks that Ray Data goes on without, told once a reason instead of by a traceback each.
+class DroppedBlockReasons(logging.Filter):
+    """Keeps why Ray Data goes on without blocks: a log filter that takes its tracebacks, and logs each reason once.
 
     Use as a context manager around the iteration.
     """
@@ -70,7 +70,7 @@ class DroppedBlocks(logging.Filter):
         super().__init__()
         self._reasons: Counter[str] = Counter()
 
-    def __enter__(self) -> "DroppedBlocks":
+    def __enter__(self) -> "DroppedBlockReasons":
         logging.getLogger(_STREAMING).addFilter(self)
         return self
 
@@ -82,7 +82,7 @@ class DroppedBlocks(logging.Filter):
         error = record.exc_info[1] if record.exc_info else None
         if error is None:
             return True
-        reason = describe_loss(error)
+        reason = describe_failure(error)
         if not self._reasons[reason]:
             logger.warning("a part of the work is lost: %s", reason)
         self._reasons[reason] += 1
@@ -94,12 +94,12 @@ class DroppedBlocks(logging.Filter):
         return "; or: ".join(reason for reason, _ in self._reasons.most_common(2)) or None
 
 
-def describe_loss(error: BaseException) -> str:
+def describe_failure(error: BaseException) -> str:
     """Return one line on an error that ended a part of the work."""
     if mendable := find_user_error(error):
         return str(mendable)
-    if loss := find_loss(error):
-        return loss.text
+    if lost := find_lost_process(error):
+        return lost.text
     innermost = list(with_causes(error))[-1]
     last_line = str(innermost).strip().splitlines()[-1:]
     return f"{type(innermost).__name__}: {one_line(' '.join(last_line))}; see the workers' logs in {logs_folder()}"

@@ -42,20 +42,20 @@ class _Artifact(NamedTuple):
     path: str
 
 
-def resolve_catalog(catalog: Catalog, output_uri: str) -> Catalog:
-    """Return a catalog whose weights are all where workers can open them.
+def fetch_catalog_weights(catalog: Catalog, output_uri: str) -> Catalog:
+    """Fetch the weights that MLflow keeps, and return the catalog with the URIs where workers can open them.
 
     Args:
         catalog: it may name weights by `models:/` and `runs:/` URIs, bases excepted.
         output_uri: the job's output folder.
 
     Raises:
-        UserError: as `resolve_model_uri` says.
+        UserError: as `fetch_weights` says.
     """
-    resolve = cache(lambda uri: resolve_model_uri(uri, output_uri))
-    shared = with_uris(catalog, resolve)
+    fetch = cache(lambda uri: fetch_weights(uri, output_uri))
+    shared = with_uris(catalog, fetch)
     # Most of 100,000 entries are as they were.
-    entries = tuple(with_uris(entry, resolve) if _names_mlflow(entry) else entry for entry in catalog.entries)
+    entries = tuple(with_uris(entry, fetch) if _names_mlflow(entry) else entry for entry in catalog.entries)
     return shared.model_copy(update={"entries": entries})
 
 
@@ -68,8 +68,8 @@ def is_in_mlflow(uri: str) -> bool:
     return uri.startswith(("models:/", "runs:/"))
 
 
-def resolve_model_uri(uri: str, output_uri: str) -> str:
-    """Return where workers can open the weights that a URI names; those that MLflow keeps are fetched.
+def fetch_weights(uri: str, output_uri: str) -> str:
+    """Fetch the weights that a URI names if MLflow keeps them, and return where workers can open them.
 
     Args:
         uri: `models:/NAME/VERSION`, `models:/NAME@ALIAS`, `models:/NAME/latest` or `runs:/RUN_ID`, each with the path

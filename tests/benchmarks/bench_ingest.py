@@ -45,7 +45,7 @@ def megabytes(name):  # not ru_maxrss, which a process takes over from its paren
     return int(line.split()[1]) / 1024
 
 before, start = megabytes("VmRSS"), time.perf_counter()
-planner = Planner(sys.argv[2], key="key", videos_per_unit=32)
+planner = Planner(sys.argv[2], dataset_key="key", videos_per_unit=32)
 planner.resume(sys.argv[2])
 for batch in read_source(SourceConfig(uri=sys.argv[1], videos_uri=sys.argv[3])):
     planner.add(batch)

@@ -178,7 +178,7 @@ def _run(rng: random.Random, folder: Path) -> str:
 
 
 def _planned(uri: str, kind: Any) -> str:
-    planner = Planner(None, key="key", videos_per_unit=4)
+    planner = Planner(None, dataset_key="key", videos_per_unit=4)
     for batch in read_source(SourceConfig(uri=uri, format=kind)):
         planner.add(batch)
         for video in batch[:3] if kind == "webdataset" else ():

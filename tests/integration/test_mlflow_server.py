@@ -20,7 +20,7 @@ from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
 from pipelines.animate import main
 from pipelines.settings import AnimateConfig
-from pipelines.tracking.model_uris import resolve_model_uri
+from pipelines.tracking.model_uris import fetch_weights
 from pipelines.tracking.tracker import Tracker, open_client
 
 _START_S = 90  # imports, tables, and a worker of its own; 20 s on two busy cores
@@ -101,7 +101,7 @@ def test_what_a_server_has_not_is_one_line_each(server, tmp_path, monkeypatch):
     }
     for uri, line in told.items():
         with pytest.raises(UserError) as caught:
-            resolve_model_uri(uri, str(tmp_path / "out"))
+            fetch_weights(uri, str(tmp_path / "out"))
         assert line in str(caught.value)
         assert "\n" not in str(caught.value)
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import ray
 
-from pipelines.cluster.object_store import InObjectStore
+from pipelines.cluster.object_store import FunctionInObjectStore
 
 pytestmark = pytest.mark.ray
 
@@ -17,5 +17,5 @@ def test_only_who_calls_a_function_imports_what_it_needs(cluster):
         before = "nturl2path" in sys.modules
         return before, function(p="a"), "nturl2path" in sys.modules
 
-    stored = InObjectStore(nturl2path.pathname2url)
+    stored = FunctionInObjectStore(nturl2path.pathname2url)
     assert ray.get(carry_and_call.remote(stored)) == (False, "a", True)

@@ -140,7 +140,7 @@ class World:
             found = {"files": {"mp4": f"clips/{path.name}"}, "num_bytes": {"mp4": path.stat().st_size}}
             done = make_result(item, status="ok", **found)
             write_item(config.output_uri, done.model_copy(update={"sha256": {"mp4": clip_files._sha256(str(path))}}))
-            ledger.note_written(item.digest, "")
+            ledger.note_outcome(item.digest, "")
             self.rendered.append(item.digest)
 
     def score(self):

@@ -40,7 +40,7 @@ class ClipPlan:
     """Whether the frames are to be mirrored."""
     span_index: int
     """Index of the resolution span that it is cut from."""
-    boxes: np.ndarray | None = None
+    crop_boxes: np.ndarray | None = None
     """(f, 4) x, y, w, h in pixels of the source: what each frame is cropped to. None: to the centre."""
 
     @property
@@ -50,7 +50,7 @@ class ClipPlan:
 
 
 def plan_clips(
-    timestamps: np.ndarray, spans: Sequence[ResolutionSpan], *, key: str, config: ClipConfig
+    timestamps: np.ndarray, spans: Sequence[ResolutionSpan], *, video_id: str, config: ClipConfig
 ) -> list[ClipPlan]:
     """Return the clips to cut from a video. They depend on nothing but the video and the config.
 
@@ -58,7 +58,7 @@ def plan_clips(
         timestamps: (n,) seconds, the start of each source frame, ascending. The rate that is fitted to them gives the
             source's frame duration, so a variable frame rate neither shrinks nor stretches the clip.
         spans: of the source, at least one: a clip holds frames of one.
-        key: the video's id, from which random start times are drawn.
+        video_id: random start times are drawn from it.
         config: frames, rate, sizes and number of clips.
 
     Returns:
@@ -67,20 +67,25 @@ def plan_clips(
     first_frames = [span.first_frame for span in spans]
     span_of_frame = np.searchsorted(first_frames, np.arange(len(timestamps)), side="right") - 1
     last_frames = (np.array([*first_frames[1:], len(timestamps)]) - 1)[span_of_frame]
-    by_length = (_frame_times(timestamps, last_frames, f, key, config) for f in config.all_lengths)
-    clips = next(filter(None, by_length), [])
     plans: list[ClipPlan] = []
-    for times in clips:
+    for times in _times_of_first_length_that_fits(timestamps, last_frames, video_id, config):
         span_index = int(span_of_frame[np.searchsorted(timestamps, times[0])])
         span = spans[span_index]
         size = _closest_size(config.all_sizes, height=span.height, width=span.width)
-        boxes = None
-        if config.camera:
-            source = (span.height, span.width)
-            boxes = crop_boxes(config.camera, len(times), size=size, source=source, travel=config.camera_travel)
+        boxes = _camera_boxes(config, len(times), size, span)
         for flip in (False, True) if config.flip else (False,):
             plans.append(ClipPlan(len(plans), times, *size, flip, span_index, boxes))
     return plans
+
+
+def _camera_boxes(
+    config: ClipConfig, num_frames: int, size: tuple[int, int], span: ResolutionSpan
+) -> np.ndarray | None:
+    """Return (f, 4) what the config's camera move crops each frame to; None where there is no move."""
+    if config.camera is None:
+        return None
+    source = (span.height, span.width)
+    return crop_boxes(config.camera, num_frames, size=size, source=source, travel=config.camera_travel)
 
 
 def _closest_size(sizes: Iterable[tuple[int, int]], *, height: int, width: int) -> tuple[int, int]:
@@ -98,8 +103,18 @@ def _closest_size(sizes: Iterable[tuple[int, int]], *, height: int, width: int) 
     return min(sizes, key=order)
 
 
+def _times_of_first_length_that_fits(
+    timestamps: np.ndarray, last_frames: np.ndarray, video_id: str, config: ClipConfig
+) -> list[np.ndarray]:
+    """Return (f,) seconds of each clip's frames, with the first f of `config.all_lengths` that there is room for."""
+    for num_frames in config.all_lengths:
+        if clips := _frame_times(timestamps, last_frames, num_frames, video_id, config):
+            return clips
+    return []
+
+
 def _frame_times(
-    timestamps: np.ndarray, last_frames: np.ndarray, num_frames: int, key: str, config: ClipConfig
+    timestamps: np.ndarray, last_frames: np.ndarray, num_frames: int, video_id: str, config: ClipConfig
 ) -> list[np.ndarray]:
     """Return (f,) seconds of each clip's frames.
 
@@ -107,7 +122,7 @@ def _frame_times(
         timestamps: (n,) seconds.
         last_frames: (n,) of each frame, the index of the last one of its resolution span.
         num_frames: f.
-        key: as in `plan_clips`.
+        video_id: as in `plan_clips`.
         config: likewise.
 
     Returns:
@@ -124,7 +139,7 @@ def _frame_times(
         # The same tolerance; at more frames a second than the source has, half a step is less.
         starts = back_to_back_starts(possible, step * num_frames - min(frame, step) / 2)[: config.windows_per_video]
     elif config.windows == "random":
-        starts = random_starts(possible, config.windows_per_video or 1, key=key, seed=config.seed)
+        starts = random_starts(possible, config.windows_per_video or 1, key=video_id, seed=config.seed)
     else:
         starts = evenly_spaced_starts(possible, config.windows_per_video or 1)
     return [start + step * np.arange(num_frames) for start in starts]

@@ -18,7 +18,7 @@ _ROUNDED = 0.01
 MIN_FPS, MAX_FPS = 0.1, 1000.0
 """Frames a second of what is a video: phones film 960, and a picture that stands for ten seconds is a slide. What lies
 beyond has a clock gone wrong, and a clip of it would be taught as motion."""
-MAX_SPAN_S = 30 * 86_400
+MAX_LENGTH_S = 30 * 86_400
 """Seconds from the first frame to the last, which a recorder that runs for weeks may reach."""
 
 

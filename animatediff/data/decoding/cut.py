@@ -7,7 +7,7 @@ import numpy as np
 
 from animatediff.data.clips.config import ClipConfig, bucket_name
 from animatediff.data.clips.plan import ClipPlan, frame_indices_at, plan_clips
-from animatediff.data.clips.rates import MAX_FPS, MAX_SPAN_S, MIN_FPS
+from animatediff.data.clips.rates import MAX_FPS, MAX_LENGTH_S, MIN_FPS
 from animatediff.data.decoding.decoders import Decoder
 from animatediff.data.decoding.frames import FrameSelection, OnDecode, do_nothing, read_frames
 from animatediff.data.decoding.videos import MAX_PIXELS, VideoInfo, probe
@@ -71,7 +71,7 @@ def cut(
     """
     info = probe(data, max_pixels=max_pixels)
     _check_times(info)
-    plans = plan_clips(info.timestamps, info.resolution_spans, key=video_id, config=clips)
+    plans = plan_clips(info.timestamps, info.resolution_spans, video_id=video_id, config=clips)
     if not plans:
         raise VideoError("probe", Reason.TOO_SHORT, _too_short(info, clips))
     found: list[DecodedClip] = []
@@ -85,12 +85,12 @@ def _check_times(info: VideoInfo) -> None:
     """Refuse frame rates and durations that no camera gives."""
     if len(info.pts) < 2:
         return
-    span_s = float(info.timestamps[-1] - info.timestamps[0])
+    length_s = float(info.timestamps[-1] - info.timestamps[0])
     # Written so that what is no number fails.
-    if not MIN_FPS <= info.fps <= MAX_FPS or not 0 < span_s <= MAX_SPAN_S:
+    if not MIN_FPS <= info.fps <= MAX_FPS or not 0 < length_s <= MAX_LENGTH_S:
         detail = (
-            f"{len(info.pts)} frames in {span_s:.3g} s at {info.fps:.3g} frames a second: {MIN_FPS:g} to {MAX_FPS:g} "
-            f"within {MAX_SPAN_S // 86_400} days are a video's"
+            f"{len(info.pts)} frames in {length_s:.3g} s at {info.fps:.3g} frames a second: {MIN_FPS:g} to {MAX_FPS:g} "
+            f"within {MAX_LENGTH_S // 86_400} days are a video's"
         )
         raise VideoError("probe", Reason.BAD_TIMESTAMPS, detail)
 
@@ -103,21 +103,26 @@ def _cut_span(
     on_decode: OnDecode,
 ) -> list[DecodedClip]:
     """Return the clips that are cut from frames of one size."""
+    wanted = np.concatenate([_cropped_frames(plan, info) for plan in plans])
     # Overlapping clips share frames, mirrored ones their crops as well: each is made once.
-    views, rows = np.unique(np.concatenate([_views(plan, info) for plan in plans]), axis=0, return_inverse=True)
-    boxes = None if plans[0].boxes is None else views[:, 1:]
-    selection = FrameSelection(views[:, 0].astype(int), plans[0].height, plans[0].width, boxes)
+    distinct, places = np.unique(wanted, axis=0, return_inverse=True)
+    crop_boxes = None if plans[0].crop_boxes is None else distinct[:, 1:]
+    selection = FrameSelection(distinct[:, 0].astype(int), plans[0].height, plans[0].width, crop_boxes)
     frames, decoder = read_frames(data, info, selection, decoders, on_decode=on_decode)
+    places_of_clips = places.reshape(len(plans), -1)  # (clips f): where in `frames` a clip's frames are
     return [
-        _decoded(plan, frames[shown], info, decoder)
-        for plan, shown in zip(plans, rows.reshape(len(plans), -1), strict=True)
+        _to_decoded_clip(plan, frames[places_of_clip], info, decoder)
+        for plan, places_of_clip in zip(plans, places_of_clips, strict=True)
     ]
 
 
-def _views(plan: ClipPlan, info: VideoInfo) -> np.ndarray:
-    """(f, 1 or 5) of each frame the number in the source, and where there is one the box that it is cropped to."""
+def _cropped_frames(plan: ClipPlan, info: VideoInfo) -> np.ndarray:
+    """Return which source frame each frame of a clip is, and the box that it is cropped to where the plan has boxes.
+
+    (f 1) the frame's index in the source, or (f 5) the index and the box's x, y, w, h.
+    """
     indices = frame_indices_at(info.timestamps, plan.times, frame_s=info.rate.frame_s)
-    return indices[:, None] if plan.boxes is None else np.column_stack([indices, plan.boxes])
+    return indices[:, None] if plan.crop_boxes is None else np.column_stack([indices, plan.crop_boxes])
 
 
 def _too_short(info: VideoInfo, clips: ClipConfig) -> str:
@@ -127,7 +132,7 @@ def _too_short(info: VideoInfo, clips: ClipConfig) -> str:
     return f"{len(info.pts)} frames in {length_s:.2f} s, one clip takes {takes}"
 
 
-def _decoded(plan: ClipPlan, frames: np.ndarray, info: VideoInfo, decoder: str) -> DecodedClip:
+def _to_decoded_clip(plan: ClipPlan, frames: np.ndarray, info: VideoInfo, decoder: str) -> DecodedClip:
     if plan.flip:
         frames = np.ascontiguousarray(frames[:, :, ::-1])
     start, end = float(plan.times[0]), float(plan.times[-1])

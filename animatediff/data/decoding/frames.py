@@ -32,11 +32,11 @@ class FrameSelection:
     """The frames that are wanted of a video, and their size."""
 
     indices: np.ndarray
-    """(k,) ascending frame numbers in presentation order; those of several crops repeat."""
+    """(k,) ascending indices of source frames in presentation order; those of several crops repeat."""
     height: int
     """Pixels of the result."""
     width: int
-    boxes: np.ndarray | None = None
+    crop_boxes: np.ndarray | None = None
     """(k, 4) x, y, w, h in pixels of the source: what each is cropped to. None: to the centre."""
 
 
@@ -81,14 +81,14 @@ def read_frames(
 
 
 def _decode_and_resize(decoder: Decoder, data: bytes, info: VideoInfo, selection: FrameSelection) -> np.ndarray:
-    height, width, boxes = selection.height, selection.width, selection.boxes
-    numbers, repeats = np.unique(selection.indices, return_counts=True)
+    height, width, boxes = selection.height, selection.width, selection.crop_boxes
+    distinct, repeats = np.unique(selection.indices, return_counts=True)
     crops = [None] * len(selection.indices) if boxes is None else list(boxes / ([info.width, info.height] * 2))
     smallest = None if boxes is None else boxes[:, 2:].min(axis=0).tolist()
-    cover_height, cover_width = decode_size(info, height=height, width=width, crop=smallest)
-    frames = decoder.frames(data, info, numbers, height=cover_height, width=cover_width)
+    decode_height, decode_width = decode_size(info, height=height, width=width, crop=smallest)
+    frames = decoder.frames(data, info, distinct, height=decode_height, width=decode_width)
     # One at a time, so that the larger ones need not be in memory together.
-    given = zip(_exactly(len(numbers), frames), repeats.tolist(), strict=True)
+    given = zip(_exactly(len(distinct), frames), repeats.tolist(), strict=True)
     repeated = (frame for frame, times in given for _ in range(times))
     fitted = [
         crop_and_resize(f, height=height, width=width, crop=crop) for f, crop in zip(repeated, crops, strict=True)

@@ -3,9 +3,16 @@
 Only a few key frames are decoded: those whose sequence header differs from the one before.
 """
 
+import contextlib
 import re
 from collections.abc import Iterator
-from typing import Any
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+
+from animatediff.data.decoding.timeline import Timeline
 
 _MPEG_HEADER = {
     "mpeg1video": (re.compile(rb"\x00\x00\x01\xb3"), 4),  # width, height, aspect ratio, rate
@@ -20,6 +27,17 @@ _AV1_SEQUENCE = 1
 _KNOWN = (*_MPEG_HEADER, *_SPS, "av1")
 _LONGEST_SEARCH = 4096
 """Bytes from a packet's start within which a header is sought."""
+
+
+class SizeChange(NamedTuple):
+    """Another size that begins within a video."""
+
+    first_frame: int
+    """Index of the first frame that has it, in the order of presentation."""
+    stored: tuple[int, int]
+    """(width, height) in pixels of a frame as it is decoded."""
+    displayed: tuple[int, int]
+    """(width, height) upright and with square pixels."""
 
 
 def sequence_header(codec: str, data: bytes, extradata: bytes | None) -> bytes:
@@ -107,3 +125,57 @@ class HeaderChanges:
         if header and self._last is not None and header != self._last:
             self.packets.append((number, packet))
         self._last = header or self._last or b""
+
+
+def find_size_changes(
+    headers: HeaderChanges,
+    context: Any,
+    size: tuple[tuple[int, int], Fraction | None],
+    rotation: int,
+    timeline: Timeline,
+) -> list[SizeChange]:
+    """Return the sizes that begin at the key frames whose headers change.
+
+    Args:
+        headers: the packets of these key frames.
+        context: of the stream's codec.
+        size: of the first frame, as stored, and the aspect of its pixels.
+        rotation: of all frames, in quarter turns.
+        timeline: which frame each packet is.
+    """
+    changes: list[SizeChange] = []
+    for packet_index, packet in headers.packets:
+        new_size = _size_from(packet, context)
+        if new_size is not None and new_size != size:
+            size = new_size
+            first_frame = int(np.searchsorted(timeline.pts, timeline.stamps[packet_index]))
+            changes.append(SizeChange(first_frame, size[0], displayed_size(*size, rotation)))
+    return changes
+
+
+def _size_from(packet: Any, context: Any) -> tuple[tuple[int, int], Fraction | None] | None:
+    """Return the size as stored and aspect of the pixels in a key frame; None where it does not decode by itself."""
+    context.flush_buffers()
+    frames = list(decode_packet(packet))
+    with contextlib.suppress(av.error.FFmpegError):
+        frames += context.decode(None)
+    return ((frames[0].width, frames[0].height), context.sample_aspect_ratio) if frames else None
+
+
+def displayed_size(stored: tuple[int, int], aspect: Fraction | None, rotation: int) -> tuple[int, int]:
+    """Return (width, height) with square pixels, by shrinking the side that has too many, and upright."""
+    square = Fraction(1)
+    aspect = aspect or square
+    width, height = round(stored[0] * min(aspect, square)), round(stored[1] / max(aspect, square))
+    width, height = max(1, width), max(1, height)
+    return (height, width) if rotation % 2 else (width, height)
+
+
+def decode_packet(packet: Any) -> Iterator[Any]:
+    """Yield the frames that a packet gives; none where it cannot be decoded."""
+    try:
+        yield from packet.decode()
+    except MemoryError:
+        raise
+    except av.error.FFmpegError:
+        return  # the packets still tell truncated files; whether the frames can be had is seen when they are wanted

@@ -82,25 +82,33 @@ class DecodeSupervisor:
             UserError: the process cannot be started, for example because a decoder is not installed.
         """
         failures: list[ProcessError] = []
-        while True:
+        while len(failures) < ATTEMPTS and _num_hangs(failures) < HANG_ATTEMPTS:
             try:
-                return self._ready_child().cut(video_id, data, self._decode.timeout_s)
+                return self._cut_once(video_id, data)
             except ProcessError as failure:
-                self.close()
                 failures.append(failure)
-                _give_up(failures, self._decode)
-            except BaseException as error:
-                # After a verdict the child is idle again. Otherwise an answer may still come, to the wrong question,
-                # and what a lack of memory leaves behind would narrow the next attempt.
-                if not isinstance(error, VideoError) or error.reason is Reason.OUT_OF_MEMORY:
-                    self.close()
-                raise
+        raise _final_error(failures, self._decode) from failures[-1]
 
     def close(self) -> None:
         """End the child process, if there is one."""
         if self._child:
             self._child.kill()
             self._child = None
+
+    def _cut_once(self, video_id: str, data: bytes) -> list[DecodedClip]:
+        """Cut a video in the child; end the child unless it is ready for the next video.
+
+        Raises:
+            ProcessError: the child died or hung.
+        """
+        try:
+            return self._ready_child().cut(video_id, data, self._decode.timeout_s)
+        except BaseException as error:
+            # A child that has raised a `VideoError` is idle again. Otherwise an answer may still come, to the wrong
+            # question, and what a lack of memory leaves behind would narrow the next attempt.
+            if not isinstance(error, VideoError) or error.reason is Reason.OUT_OF_MEMORY:
+                self.close()
+            raise
 
     def _ready_child(self) -> DecodeProcess:
         if self._child and self._child.num_files >= self._decode.files_per_child:
@@ -110,17 +118,20 @@ class DecodeSupervisor:
         return self._child
 
 
-def _give_up(failures: list[ProcessError], decode: DecodeConfig) -> None:
-    """Raise the verdict on a video whose decoding has failed too often."""
+def _num_hangs(failures: list[ProcessError]) -> int:
+    return sum(failure.hung for failure in failures)
+
+
+def _final_error(failures: list[ProcessError], decode: DecodeConfig) -> VideoError:
+    """Return why a video is not tried again whose decoding process has died or hung each time."""
     last = failures[-1]
-    if sum(failure.hung for failure in failures) == HANG_ATTEMPTS:
+    if _num_hangs(failures) == HANG_ATTEMPTS:
         limit = f"{decode.timeout_s:g} s and twice the video's length"
         detail = f"{last.busy_with} was not done after {limit}, {HANG_ATTEMPTS} times"
-        raise VideoError("decode", Reason.DECODER_HANG, detail) from last
-    if len(failures) == ATTEMPTS:
-        reason = Reason.OUT_OF_MEMORY if is_memory_error(last.last_line) else Reason.DECODER_CRASH
-        last_line = f": {last.last_line}" if last.last_line else ""
-        raise VideoError("decode", reason, f"{last.busy_with} {last.how}, {ATTEMPTS} times{last_line}") from last
+        return VideoError("decode", Reason.DECODER_HANG, detail)
+    reason = Reason.OUT_OF_MEMORY if is_memory_error(last.last_line) else Reason.DECODER_CRASH
+    last_line = f": {last.last_line}" if last.last_line else ""
+    return VideoError("decode", reason, f"{last.busy_with} {last.how}, {ATTEMPTS} times{last_line}")
 
 
 def _start(decode: DecodeConfig, clips: ClipConfig) -> DecodeProcess:

@@ -1,13 +1,10 @@
 """Videos: what a file's container says, told without decoding more than its first frame."""
 
-import contextlib
 import io
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import numpy as np
@@ -17,7 +14,7 @@ from animatediff.data.clips.plan import ResolutionSpan
 from animatediff.data.clips.rates import Rate, fit_rate
 from animatediff.data.decoding.colours import Colours, read_colours
 from animatediff.data.decoding.fields import is_interlaced
-from animatediff.data.decoding.sizes import HeaderChanges
+from animatediff.data.decoding.sizes import HeaderChanges, SizeChange, decode_packet, displayed_size, find_size_changes
 from animatediff.data.decoding.timeline import Packet, describe, read_timeline
 from animatediff.data.quarantine import Reason, VideoError
 
@@ -28,17 +25,6 @@ MAX_PIXELS = 8192 * 8192
 _USUAL_FPS = 25
 # A tag in another character set must not make the file unreadable.
 _TOLERANT = {"metadata_errors": "replace"}
-
-
-class SizeChange(NamedTuple):
-    """Another size that begins within a video."""
-
-    first: int
-    """Number of the first frame that has it."""
-    stored: tuple[int, int]
-    """(width, height) in pixels of a frame as it is decoded."""
-    displayed: tuple[int, int]
-    """(width, height) upright and with square pixels."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +85,12 @@ class VideoInfo:
         return self.stamps is None and not self.starts_late
 
     @property
-    def is_plain(self) -> bool:
-        """Whether every decoder gives the right pictures, as none does more than FFmpeg's scaler."""
+    def suits_every_decoder(self) -> bool:
+        """Whether a decoder that does no more than FFmpeg's scaler gives the right pictures.
+
+        That is so with one size, sRGB colours, progressive frames and timestamps that decoders read as they are listed
+        here. A rotation is not looked at: `rotation` says it.
+        """
         return self.counts_alike and self.colours.are_srgb and not self.is_interlaced and not self.changes
 
     @property
@@ -108,7 +98,7 @@ class VideoInfo:
         """The stretches of frames of one size, in order."""
         return (
             ResolutionSpan(0, self.width, self.height),
-            *(ResolutionSpan(change.first, *change.displayed) for change in self.changes),
+            *(ResolutionSpan(change.first_frame, *change.displayed) for change in self.changes),
         )
 
     def in_span(self, index: int) -> "VideoInfo":
@@ -185,7 +175,7 @@ def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
     for packet in container.demux(stream):
         begun |= packet.is_keyframe  # MPEG-4 decodes what comes before to rubbish
         if first is None and begun:
-            first = next(_decode(packet), None)
+            first = next(decode_packet(packet), None)
             aspect = context.sample_aspect_ratio
         if packet.pts is not None or packet.size:  # the last one is empty
             packets.append(describe(packet))
@@ -201,11 +191,11 @@ def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
     is_timed = all(packet.pts is not None for packet in packets)
     rotation = round(first.rotation / 90) % 4 if first is not None else 0
     stored = (first or context).width, (first or context).height
-    width, height = _displayed(stored, stream.sample_aspect_ratio, rotation)
+    width, height = displayed_size(stored, stream.sample_aspect_ratio, rotation)
     interlaced = is_interlaced(first, field_order)
     if interlaced and context.codec.canonical_name == "hevc":
         raise VideoError("probe", Reason.CODEC_UNSUPPORTED, "each picture of this HEVC is a single field")
-    changes = _changes(headers, context, stored, aspect, rotation)
+    changes = find_size_changes(headers, context, (stored, aspect), rotation, timeline)
     for change in changes:
         _check_size(*change.stored, max_pixels)
     return VideoInfo(
@@ -225,10 +215,7 @@ def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
         rotation,
         colours,
         interlaced,
-        tuple(
-            change._replace(first=int(np.searchsorted(timeline.pts, timeline.stamps[change.first])))
-            for change in changes
-        ),
+        tuple(changes),
         stream.index,
         len(container.streams.video),
     )
@@ -247,49 +234,6 @@ def _tick_s(stream: Any) -> float:
     if not stream.time_base or stream.time_base < 0:
         raise VideoError("probe", Reason.BAD_TIMESTAMPS, f"the time base {stream.time_base} is no duration")
     return float(stream.time_base)
-
-
-def _decode(packet: Any) -> Iterator[Any]:
-    try:
-        yield from packet.decode()
-    except MemoryError:
-        raise
-    except av.error.FFmpegError:
-        return  # the packets still tell truncated files; whether the frames can be had is seen when they are wanted
-
-
-def _size_from(packet: Any, context: Any) -> tuple[tuple[int, int], Fraction | None] | None:
-    """Size as stored and aspect of the pixels in a key frame; None where it does not decode by itself."""
-    context.flush_buffers()
-    frames = list(_decode(packet))
-    with contextlib.suppress(av.error.FFmpegError):
-        frames += context.decode(None)
-    return ((frames[0].width, frames[0].height), context.sample_aspect_ratio) if frames else None
-
-
-def _changes(
-    headers: HeaderChanges, context: Any, stored: tuple[int, int], aspect: Fraction | None, rotation: int
-) -> list[SizeChange]:
-    """Return the sizes that begin at the key frames whose headers change.
-
-    `first` is the packet's number in the file.
-    """
-    changes: list[SizeChange] = []
-    for number, packet in headers.packets:
-        size = _size_from(packet, context)
-        if size is not None and size != (stored, aspect):
-            stored, aspect = size
-            changes.append(SizeChange(number, stored, _displayed(stored, aspect, rotation)))
-    return changes
-
-
-def _displayed(stored: tuple[int, int], aspect: Fraction | None, rotation: int) -> tuple[int, int]:
-    """(width, height) with square pixels, by shrinking the side that has too many, and upright."""
-    square = Fraction(1)
-    aspect = aspect or square
-    width, height = round(stored[0] * min(aspect, square)), round(stored[1] / max(aspect, square))
-    width, height = max(1, width), max(1, height)
-    return (height, width) if rotation % 2 else (width, height)
 
 
 def one_line(error: BaseException | str) -> str:

@@ -33,16 +33,16 @@ class IngestClip:
     """A decoded clip on its way to the VAE, with what ingest knows of its video."""
 
     video: SourceVideo
-    decoded: DecodedClip
+    decoded_clip: DecodedClip
     num_clips_of_video: int
     src_sha256: str
     user_scores: dict[str, float] = field(default_factory=dict)
-    """By scorers of the user's own; the built-in ones are in `decoded`."""
+    """By scorers of the user's own; the built-in ones are in `decoded_clip`."""
 
     @property
     def clip_id(self) -> str:
         """Unique in the dataset, from content alone."""
-        return f"{self.video.video_id}-{self.decoded.index}"
+        return f"{self.video.video_id}-{self.decoded_clip.index}"
 
 
 @dataclass
@@ -51,7 +51,7 @@ class DecodedUnit:
 
     unit: Unit
     clips: list[IngestClip] = field(default_factory=list)
-    rejected: list[Rejection] = field(default_factory=list)
+    rejections: list[Rejection] = field(default_factory=list)
 
 
 class _Fetched(NamedTuple):
@@ -155,7 +155,7 @@ def _in_order(unit: Unit, outcomes: Mapping[str, _Outcome]) -> DecodedUnit:
     result = DecodedUnit(unit)
     for outcome in (outcomes[video.video_id] for video in unit.videos):
         if isinstance(outcome, Rejection):
-            result.rejected.append(outcome)
+            result.rejections.append(outcome)
         else:
             result.clips += outcome
     return result

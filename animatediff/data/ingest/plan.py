@@ -108,15 +108,15 @@ class Planner:
 
     Args:
         dataset_uri: where segments are written; None plans without writing.
-        key: the dataset's, part of every unit's name.
+        dataset_key: it is part of what every unit's id is hashed from.
         videos_per_unit: how many make up a unit.
 
     Raises:
         UserError: the plan so far cannot be read, or a piece of it is missing.
     """
 
-    def __init__(self, dataset_uri: str | None, *, key: str, videos_per_unit: int) -> None:
-        self._dataset_uri, self._key, self._videos_per_unit = dataset_uri, key, videos_per_unit
+    def __init__(self, dataset_uri: str | None, *, dataset_key: str, videos_per_unit: int) -> None:
+        self._dataset_uri, self._dataset_key, self._videos_per_unit = dataset_uri, dataset_key, videos_per_unit
         self._planned, self._in_source = IdSet(), IdSet()
         self._rejected: list[pa.Table] = []
         self._pending: list[SourceVideo] = []
@@ -154,13 +154,11 @@ class Planner:
             line = quarantine.examples(self._rejected[-1])[0]
             raise UserError(f"{number} rows of the source are of no use, as in: {line} (source.uri)")
         is_new = ~self._planned.contains([video.video_id for video in usable])
-        self.add_again(video for video, new in zip(usable, is_new.tolist(), strict=True) if new)
+        self._queue(video for video, new in zip(usable, is_new.tolist(), strict=True) if new)
 
     def add_again(self, videos: Iterable[SourceVideo]) -> None:
-        """Add videos for further units, even if one has them already."""
-        self._pending += videos
-        num_full = len(self._pending) - len(self._pending) % self._videos_per_unit
-        self._cut_units(num_full)
+        """Plan videos anew that some unit has already, because their quarantine is to be tried again."""
+        self._queue(videos)
 
     def finish(self) -> pa.Table:
         """Plan what is left; returns the quarantine rows of the videos that were set aside."""
@@ -182,11 +180,18 @@ class Planner:
             self._rejected.append(quarantine.to_table(rejected))
         return chosen
 
+    def _queue(self, videos: Iterable[SourceVideo]) -> None:
+        """Queue videos for further units, and cut the units that are full."""
+        self._pending += videos
+        num_full = len(self._pending) - len(self._pending) % self._videos_per_unit
+        self._cut_units(num_full)
+
     def _cut_units(self, num: int) -> None:
+        """Make units of the first `num` queued videos."""
         for start in range(0, num, self._videos_per_unit):
             videos = tuple(self._pending[start : min(start + self._videos_per_unit, num)])
             ordinal = len(self.units) + len(self._draft)
-            self._draft.append(Unit(ordinal, _unit_id(self._key, ordinal, videos), videos))
+            self._draft.append(Unit(ordinal, _unit_id(self._dataset_key, ordinal, videos), videos))
             self._draft_chars += sum(video.num_chars for video in videos)
             if len(self._draft) == _UNITS_PER_SEGMENT or self._draft_chars > _SEGMENT_CHARS:
                 self._write()
@@ -219,9 +224,9 @@ def _objection(video: SourceVideo, *, is_first: bool) -> Rejection | None:
     return Rejection(video.video_id, printable_uri(video.uri), "", "plan", reason, " ".join(detail.split())[:1000])
 
 
-def _unit_id(key: str, ordinal: int, videos: tuple[SourceVideo, ...]) -> str:
+def _unit_id(dataset_key: str, ordinal: int, videos: tuple[SourceVideo, ...]) -> str:
     # Not their URIs: the same collection at another place gives the same bytes.
-    content = repr((key, ordinal, [(video.video_id, video.caption) for video in videos]))
+    content = repr((dataset_key, ordinal, [(video.video_id, video.caption) for video in videos]))
     return f"{ordinal:07d}-{hashlib.sha256(content.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 

@@ -149,20 +149,20 @@ def publish(
 
 
 def merge_rejections(
-    old: pa.Table, summaries: Iterable[PartSummary], in_plan: pa.Table, planned_again: Iterable[str]
+    old: pa.Table, summaries: Iterable[PartSummary], rejected_in_planning: pa.Table, newly_sealed: Iterable[str]
 ) -> pa.Table:
     """Return the dataset's quarantine after sealing more units; doing it again gives the same rows.
 
     Args:
         old: the quarantine so far.
         summaries: of the units to seal.
-        in_plan: rows of the videos that no unit has.
-        planned_again: ids of the videos in these units; their old rows no longer count.
+        rejected_in_planning: rows of the videos that no unit has; they replace the old ones of this kind.
+        newly_sealed: ids of all videos in the units to seal; their old rows no longer count.
     """
-    again = pa.array(list(planned_again), pa.string())
-    kept = old.filter(pc.invert(pc.or_(pc.is_in(old["video_id"], again), pc.equal(old["unit_id"], ""))))
+    ids = pa.array(list(newly_sealed), pa.string())
+    kept = old.filter(pc.invert(pc.or_(pc.is_in(old["video_id"], ids), pc.equal(old["unit_id"], ""))))
     new = quarantine.to_table(rejection for summary in summaries for rejection in summary.rejections)
-    return pa.concat_tables([kept, in_plan, new])
+    return pa.concat_tables([kept, rejected_in_planning, new])
 
 
 def delete_sealed_parts(dataset_uri: str, unit_ids: Iterable[str]) -> None:

@@ -62,7 +62,7 @@ class ClipLoader:
         self._rank_slice = batching.rank_slice
         num_slots = self._rank_slice.stop - self._rank_slice.start
         # Each slot is inside one group, or at the border of two; a bucket may have its turn in between.
-        self._read = lru_cache(maxsize=(2 * num_slots + 2) * len(buckets))(self._read_group)
+        self._cached_group = lru_cache(maxsize=(2 * num_slots + 2) * len(buckets))(self._read_group)
         self.num_clips = sum(map(sum, rows))
         """Clips that are chosen."""
         self.wait_s = 0.0
@@ -104,7 +104,7 @@ class ClipLoader:
         return result
 
     def _row(self, location: ClipLocation) -> dict[str, Any]:
-        return self._read(location.row_group).slice(location.row, 1).to_pylist()[0]
+        return self._cached_group(location.row_group).slice(location.row, 1).to_pylist()[0]
 
     def _read_group(self, row_group: int) -> pa.Table:
         chosen = self._groups[row_group]

@@ -59,19 +59,19 @@ class Batching:
 
 
 class ClipLocation(NamedTuple):
-    """Where in the dataset a clip lies."""
+    """Where a clip lies, in the row groups that an order was given: those of `selection.select_row_groups`."""
 
     row_group: int
-    """Its index, counted over all shards in the manifest's order."""
+    """Index of its row group, counted bucket after bucket; a bucket without a chosen clip does not count."""
     row: int
-    """Row inside it."""
+    """Index among the chosen rows of the row group."""
 
 
 class ClipOrder:
     """Tells which clip stands at which position of the endless stream, as the module's docstring derives.
 
     Args:
-        group_rows: rows of each row group.
+        group_rows: how many rows of each row group are chosen.
         batch_size: clips in a global batch.
         seed: of all permutations.
 
@@ -86,8 +86,8 @@ class ClipOrder:
             raise ValueError("a clip order needs at least one clip")
         self._batch_size, self._seed = batch_size, seed
         # A batch lies in two neighbouring buffers at most, save where the dataset is smaller than a batch.
-        self._epoch = lru_cache(maxsize=2)(self._plan_epoch)
-        self._buffer = lru_cache(maxsize=2)(self._plan_buffer)
+        self._cached_epoch = lru_cache(maxsize=2)(self._plan_epoch)
+        self._cached_buffer = lru_cache(maxsize=2)(self._plan_buffer)
 
     def batch(self, index: int) -> list[ClipLocation]:
         """Return where the clips of global batch `index` lie, in order."""
@@ -96,9 +96,9 @@ class ClipOrder:
 
     def _locate(self, position: int) -> ClipLocation:
         epoch, offset = divmod(position, self.num_clips)
-        starts, _ = self._epoch(epoch)
+        starts, _ = self._cached_epoch(epoch)
         buffer = int(np.searchsorted(starts, offset, side="right")) - 1
-        group, row = self._buffer(epoch, buffer)[offset - int(starts[buffer])]
+        group, row = self._cached_buffer(epoch, buffer)[offset - int(starts[buffer])]
         return ClipLocation(int(group), int(row))
 
     def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -110,7 +110,7 @@ class ClipOrder:
 
     def _plan_buffer(self, epoch: int, buffer: int) -> np.ndarray:
         """Return the group and the row at each position of a buffer, (rows 2)."""
-        starts, groups = self._epoch(epoch)
+        starts, groups = self._cached_epoch(epoch)
         rng = np.random.default_rng([self._seed, epoch, buffer])
         chosen = groups[buffer * self._batch_size : (buffer + 1) * self._batch_size]
         sizes = self._group_rows[chosen]
@@ -129,7 +129,7 @@ class BucketOrder:
     Buckets take turns at random, each as often as it has batches: about once an epoch all have shown all their clips.
 
     Args:
-        group_rows: for each bucket the rows of each of its row groups; every bucket has a clip.
+        group_rows: for each bucket how many rows of each of its row groups are chosen; every bucket has a chosen clip.
         batch_size: clips in a global batch.
         seed: of all permutations.
     """
@@ -138,22 +138,22 @@ class BucketOrder:
         self._seed = seed
         self._orders = [ClipOrder(rows, batch_size=batch_size, seed=seed) for rows in group_rows]
         self._first_group = np.cumsum([0, *map(len, group_rows)]).tolist()
-        self._turns = np.array([-(-order.num_clips // batch_size) for order in self._orders])
-        self._cycle = lru_cache(maxsize=2)(self._plan_cycle)
+        self._num_batches = np.array([-(-order.num_clips // batch_size) for order in self._orders])
+        self._cached_cycle = lru_cache(maxsize=2)(self._plan_cycle)
 
     def batch(self, index: int) -> list[ClipLocation]:
         """Return the clips of global batch `index`, in order; groups are counted over all buckets."""
-        cycle, position = divmod(index, int(self._turns.sum()))
-        buckets, turns = self._cycle(cycle)
+        cycle, position = divmod(index, int(self._num_batches.sum()))
+        buckets, batches = self._cached_cycle(cycle)
         bucket = int(buckets[position])
-        locations = self._orders[bucket].batch(cycle * int(self._turns[bucket]) + int(turns[position]))
+        locations = self._orders[bucket].batch(cycle * int(self._num_batches[bucket]) + int(batches[position]))
         return [ClipLocation(self._first_group[bucket] + location.row_group, location.row) for location in locations]
 
     def _plan_cycle(self, cycle: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return which bucket has its turn at each position of a cycle, and which turn of its own that is."""
+        """Return which bucket has its turn at each position of a cycle, and which of its batches there that is."""
         rng = np.random.default_rng([self._seed, 0, 0, cycle])
-        buckets = rng.permutation(np.repeat(np.arange(len(self._turns)), self._turns))
-        turns = np.empty_like(buckets)
-        for bucket, num in enumerate(self._turns.tolist()):
-            turns[buckets == bucket] = np.arange(num)
-        return buckets, turns
+        buckets = rng.permutation(np.repeat(np.arange(len(self._num_batches)), self._num_batches))
+        batches = np.empty_like(buckets)
+        for bucket, num in enumerate(self._num_batches.tolist()):
+            batches[buckets == bucket] = np.arange(num)
+        return buckets, batches

@@ -88,7 +88,8 @@ class Item(RenderSettings):
     entry: str
     """The entry's name."""
     model: str
-    """Digest of the model: SHA-256 over what decides its weights. Items of equal ones are rendered together."""
+    """Digest of the model: SHA-256 over what decides its weights. Items of equal ones are rendered together. Named as
+    the column of the table of results that it is."""
     priority: int = 0
     prompt: str
     seed: int

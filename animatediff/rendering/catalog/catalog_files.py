@@ -18,6 +18,10 @@ from animatediff.rendering.catalog.unvalidated_copies import unvalidated_copy
 from animatediff.uris import Uri, printable_uri
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS
 
+_YAML_SUFFIXES = (".yaml", ".yml", ".json", "")
+_PROMPT_COLUMNS = {"prompt", "prompts", *SeededRenderSettings.model_fields}
+_ENTRY_COLUMNS = ["prompt", *Entry.model_fields]
+
 
 class CatalogFile(Catalog):
     """What a catalog's YAML file may say."""
@@ -134,8 +138,3 @@ def _read_text(uri: str) -> Iterator[Prompt]:
         raise UsageError(f"{printable_uri(uri)} is no text in UTF-8: {error}; save it as UTF-8") from error
     except UserError as error:
         raise UsageError(str(error)) from error
-
-
-_YAML_SUFFIXES = (".yaml", ".yml", ".json", "")
-_PROMPT_COLUMNS = {"prompt", "prompts", *SeededRenderSettings.model_fields}
-_ENTRY_COLUMNS = ["prompt", *Entry.model_fields]

@@ -46,34 +46,40 @@ class Ledger:
 
     def __init__(self, output_uri: str, digests: Collection[str]) -> None:
         self._output_uri = output_uri
-        # Before its content: what is written in between is newer than either.
-        made = storage.list_times(output_uri).get(TABLE, 0.0)
-        # The bytes are kept, as the rows' numbers count in them and another table may take their place.
-        self._content = results_table.content(output_uri)
-        self._scanned = results_table.parse(self._content, ["digest", "status", "files", "num_bytes"])
-        written = storage.list_times(storage.join(output_uri, "items"))
-        self._clips = storage.list_sizes(storage.join(output_uri, "clips"))
         self._digests = frozenset(digests)
-        rows = zip(self._scanned["digest"].to_pylist(), self._scanned["status"].to_pylist(), strict=True)
-        # A row that has no clip may have been written before its item was: only the item's file tells.
-        self._rows = {
-            digest: row
-            for row, (digest, status) in enumerate(rows)
-            if status == "ok" and digest in self._digests and written.get(f"{digest}.json", math.inf) < made - _CLOCK_S
-        }
-        self._written = self._among(written)
+        # Asked for before the table is read: an item's file that is written in between then counts as newer.
+        table_time = storage.list_times(output_uri).get(TABLE, 0.0)
+        # The bytes are kept: the job may write another table to the file, whose rows have other indices.
+        self._table_bytes = results_table.content(output_uri)
+        self._few_columns = results_table.parse(self._table_bytes, ["digest", "status", "files", "num_bytes"])
+        item_times = storage.list_times(storage.join(output_uri, "items"))
+        self._clip_sizes = storage.list_sizes(storage.join(output_uri, "clips"))
+        self._row_of = self._rows_to_trust(item_times, older_than=table_time - _CLOCK_S)
+        """By digest, the row of the table that says what the item's file says, which is not read then."""
+        self._written = self._among(item_times)
+        """The items whose files are there, as far as it is known; reading one finds out."""
         self._errors: dict[str, str] = {}
         self.damaged_files: list[str] = []
         """A file of each clip that `finished` or `verify_clips` has found gone or damaged."""
         self.no_result = NO_RESULT
         """What is told of an item of which nothing is known."""
 
+    def _rows_to_trust(self, item_times: Mapping[str, float], *, older_than: float) -> dict[str, int]:
+        """Return the index of the row of each item that has a clip and whose file is older than the table."""
+        rows = zip(self._few_columns["digest"].to_pylist(), self._few_columns["status"].to_pylist(), strict=True)
+        # A row that has no clip may have been written before its item was: only the item's file tells.
+        return {
+            digest: row
+            for row, (digest, status) in enumerate(rows)
+            if status == "ok" and digest in self._digests and item_times.get(f"{digest}.json", math.inf) < older_than
+        }
+
     @cached_property
     def _table(self) -> pa.Table:
-        """The scanned rows with all columns."""
-        table = results_table.parse(self._content)
-        if len(table) != len(self._scanned):  # one of those that were not scanned is damaged
-            self._rows.clear()
+        """The same rows as `_few_columns`, with all columns; no row is trusted where one of the others is damaged."""
+        table = results_table.parse(self._table_bytes)
+        if len(table) != len(self._few_columns):
+            self._row_of.clear()
         return table
 
     def _among(self, names: Collection[str]) -> set[str]:
@@ -81,14 +87,14 @@ class Ledger:
 
     def finished(self, formats: Collection[str] = ()) -> set[str]:
         """Return the digests whose clips are there with all their bytes, in these formats at least."""
-        batches = self._scanned.take(_indices(self._rows.values())).to_batches(_CHUNK)
+        batches = self._few_columns.take(_indices(self._row_of.values())).to_batches(_CHUNK)
         rows = (row for batch in batches for row in batch.to_pylist())
         kept = {
             row["digest"]
             for row in rows
             if self._is_there(row["status"], dict(row["files"]), dict(row["num_bytes"] or ()), formats)
         }
-        read = (result for result in self._read(self._written - self._rows.keys()) if result)
+        read = (result for result in self._read(self._written - self._row_of.keys()) if result)
         return kept | {
             result.digest for result in read if self._is_there(result.status, result.files, result.num_bytes, formats)
         }
@@ -113,7 +119,7 @@ class Ledger:
         storage.delete_many([item_uri(self._output_uri, digest) for digest in forgotten & self._written])
         self._written -= forgotten
         for digest in forgotten:
-            self._rows.pop(digest, None)
+            self._row_of.pop(digest, None)
 
     def refresh(self) -> None:
         """List the items' files anew: what was written since, also by workers that did not live to tell.
@@ -123,8 +129,8 @@ class Ledger:
         """
         self._written = self._among(storage.list_names(storage.join(self._output_uri, "items")))
 
-    def note_written(self, digest: str, error: str) -> None:
-        """Note that an item's file was written since, or could not be, for the reason that its worker gives."""
+    def note_outcome(self, digest: str, error: str) -> None:
+        """Note what a worker says of an item: that its file is written, or with an `error` why it may not be."""
         self._written.add(digest)
         self._errors[digest] = error or NO_RESULT
 
@@ -154,7 +160,7 @@ class Ledger:
 
     def _known(self, digests: set[str]) -> dict[str, Result]:
         table = self._table
-        rows = {digest: self._rows[digest] for digest in digests & self._rows.keys()}
+        rows = {digest: self._row_of[digest] for digest in digests & self._row_of.keys()}
         from_table = map(results_table.to_result, table.take(_indices(rows.values())).to_pylist())
         found = {result.digest: result for result in from_table if result}
         read = self._read((digests - found.keys()) & self._written)
@@ -177,9 +183,9 @@ class Ledger:
     def _is_whole(self, path: str, num_bytes: int | None) -> bool:
         """Whether a file is there in its size; older results do not say theirs, but no file is empty."""
         name = path.removeprefix("clips/").partition("/")[0]
-        size = self._clips.get(name)
+        size = self._clip_sizes.get(name)
         if size is None:  # a folder of frames, or nothing
-            return name in self._clips
+            return name in self._clip_sizes
         return size > 0 and num_bytes in (None, size)
 
 

@@ -17,7 +17,7 @@ class AdapterRecipe(Recipe):
 
         adapters.write(uri, model.trainable, metadata={})
 
-    def read(self, uri: str, model: "TrainedModel") -> None:
+    def load_weights(self, uri: str, model: "TrainedModel") -> None:
         """Set the adapters to a file's, which is of their rank and changes the same matrices."""
         from animatediff.weights import adapters
 

@@ -33,7 +33,7 @@ class MotionModuleRecipe(VideoRecipe):
 
         motion_modules.write(uri, model.trainable, schedule=self.noise_schedule.model_dump())
 
-    def read(self, uri: str, model: "TrainedModel") -> None:
+    def load_weights(self, uri: str, model: "TrainedModel") -> None:
         """Set the motion modules to a file's of the same architecture."""
         from animatediff.weights import motion_modules
 

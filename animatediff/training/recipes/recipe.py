@@ -80,8 +80,8 @@ class Recipe(ABC):
         """
 
     @abstractmethod
-    def read(self, uri: str, model: "TrainedModel") -> None:
-        """Put a weights file that `write` wrote into what is trained.
+    def load_weights(self, uri: str, model: "TrainedModel") -> None:
+        """Load a weights file that `write` wrote into the model's trainable part.
 
         Raises:
             UserError: it is damaged or was made for another model.

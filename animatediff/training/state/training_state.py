@@ -49,13 +49,13 @@ class TrainingState:
         self.write_weights(str(folder / self.recipe.weights_file))
         # The file holds the averages; the weights themselves are needed to go on.
         weights = {"weights": self.model.trainable.state_dict()} if self.ema is not None else {}
-        state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), **weights}
+        tensors = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), **weights}
         # Opened by Python, which keeps what the system says.
         with _errors_naming(folder), (folder / _TENSORS_FILE).open("wb") as file:
-            torch.save(state, file)
+            torch.save(tensors, file)
         config = self.recipe.resolved_config.model_dump(mode="json")
-        content = json.dumps({"step": step, "skipped_steps": skipped_steps, "config": config}, indent=2)
-        storage.write_bytes(str(folder / _RECORD_FILE), content.encode())
+        record = {"step": step, "skipped_steps": skipped_steps, "config": config}
+        storage.write_bytes(str(folder / _RECORD_FILE), json.dumps(record, indent=2).encode())
         with _errors_naming(folder):
             checkpoint_files.write_checksums(folder)
 
@@ -75,16 +75,17 @@ class TrainingState:
             UserError: the weights file was made for another model.
         """
         checkpoint_files.verify_checksums(folder)
-        state, record = _read(folder)
-        self.recipe.read(str(folder / self.recipe.weights_file), self.model)
+        tensors, record = _read(folder)
+        self.recipe.load_weights(str(folder / self.recipe.weights_file), self.model)
+        # Now the model has the averages, if any were kept: they become the EMA's, before the weights take their place.
         if self.ema is not None:
             self.ema.load([parameter.detach() for parameter in self.model.trainable.parameters()])
-        if "weights" in state:
-            self.model.trainable.load_state_dict(state["weights"])
-        _load_optimizer(self.optimizer, state["optimizer"])
+        if "weights" in tensors:
+            self.model.trainable.load_state_dict(tensors["weights"])
+        _load_optimizer(self.optimizer, tensors["optimizer"])
         # It is empty from a precision that needs no scaler; the run may have another one now.
-        if state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
+        if tensors["scaler"]:
+            self.scaler.load_state_dict(tensors["scaler"])
         return int(record["step"]), int(record.get("skipped_steps", 0))
 
 
@@ -97,11 +98,11 @@ def _errors_naming(folder: Path) -> Iterator[None]:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the tensors and the record; what older versions wrote has no checksums."""
+    """Return what `save` wrote as tensors and as a record; what older versions wrote has no checksums."""
     try:
         # weights_only: a checkpoint from elsewhere must not run code.
-        state = torch.load(folder / _TENSORS_FILE, map_location="cpu", weights_only=True)
-        return state, json.loads((folder / _RECORD_FILE).read_text())
+        tensors = torch.load(folder / _TENSORS_FILE, map_location="cpu", weights_only=True)
+        return tensors, json.loads((folder / _RECORD_FILE).read_text())
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise DamagedCheckpointError(f"{folder} cannot be read: {str(error).splitlines()[0]}") from error
 

@@ -38,7 +38,7 @@ class SkippedSteps:
     def __init__(
         self, limit: int, gather: Gather, *, lr: float, scaler_may_skip: bool, on_skip: Callable[[], None]
     ) -> None:
-        self._limit, self._gather, self._lr, self._overflows = limit, gather, lr, scaler_may_skip
+        self._limit, self._gather, self._lr, self._scaler_may_skip = limit, gather, lr, scaler_may_skip
         self._on_skip = on_skip
         self._last: tuple[int, Tensor, Tensor, list[str]] | None = None
         self._in_a_row = 0
@@ -59,11 +59,13 @@ class SkippedSteps:
         Raises:
             UserError: too many in a row were skipped.
         """
-        self.check()
+        self.settle_last()
         self._last = (step, is_finite, losses, clip_ids)
 
-    def check(self) -> None:
-        """Find out whether the last step was skipped, unless that is known.
+    def settle_last(self) -> None:
+        """Find out whether the step that was added last was skipped, unless that is known.
+
+        This waits for the device, and all workers must call it, as they tell each other their clips.
 
         Raises:
             UserError: too many in a row were skipped.
@@ -79,7 +81,7 @@ class SkippedSteps:
         self._in_a_row += 1
         bad = [clip for clip, ok in zip(clip_ids, losses.isfinite().tolist(), strict=True) if not ok]
         blamed = self._gather(bad)
-        if not blamed and not self._overflows:
+        if not blamed and not self._scaler_may_skip:
             blamed = self._gather(clip_ids)
         self.unreported.append(SkippedStep(step, blamed))
         if self._in_a_row > self._limit:

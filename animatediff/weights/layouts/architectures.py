@@ -104,6 +104,6 @@ def _build(cls: Any, config: dict[str, Any]) -> nn.Module:
     return module.eval()
 
 
-def known_base(unet: Iterable[str]) -> KnownBase:
-    """Which architecture a UNet is of, by diffusers' parameter names: only SDXL's has the added embedding."""
-    return "sdxl" if any(name.startswith("add_embedding.") for name in unet) else "sd1"
+def sdxl_or_sd1(parameter_names: Iterable[str]) -> KnownBase:
+    """Return `sdxl` for a UNet with SDXL's added embedding, and `sd1` for any other, by diffusers' parameter names."""
+    return "sdxl" if any(name.startswith("add_embedding.") for name in parameter_names) else "sd1"

@@ -64,7 +64,7 @@ def _paths_in_diffusers(file: TensorFile) -> dict[str, str]:
     flat = {name for name in names if name.startswith(_KOHYA)}
     paths = {name: _path_in_diffusers(name) for name in names - flat}
     if flat:
-        module_index = ModuleIndex({"unet": meta_modules("sd1")["unet"].state_dict()}, motion=False)
+        module_index = ModuleIndex({"unet": meta_modules("sd1")["unet"].state_dict()}, is_motion_lora=False)
         for name in flat:
             found = module_index.find(name)
             if not found:

@@ -13,7 +13,11 @@ import torch
 from torch import Tensor
 
 Factors = tuple[Tensor, ...]
-"""A matrix or kernel as one factor (itself), two (`a @ b`) or three: a (r o), b (s i) and their core (r s kh kw)."""
+"""The factors of a matrix or kernel, of which there are one, two or three.
+
+One is the matrix or kernel itself. Two are a (o r) and b (r i*kh*kw), whose product is `a @ b`. Three are a (r o), b
+(s i) and their core (r s kh kw), a Tucker decomposition: a is transposed there.
+"""
 
 
 class WeightDelta(ABC):
@@ -84,7 +88,7 @@ class FactorsDelta(WeightDelta):
 
 
 @dataclass(frozen=True)
-class LoHa(WeightDelta):
+class LoHaDelta(WeightDelta):
     """The elementwise (Hadamard) product of two products."""
 
     first: Factors
@@ -107,7 +111,7 @@ class LoHa(WeightDelta):
 
 
 @dataclass(frozen=True)
-class LoKr(WeightDelta):
+class LoKrDelta(WeightDelta):
     """The Kronecker product of two products: the first, a matrix, says how the second is repeated in blocks."""
 
     first: Factors
@@ -157,12 +161,12 @@ def delta_from_factors(factors: Mapping[str, Tensor], scale_for_rank: Callable[[
     if names in _LOHA_FORMS:
         first = _select_factors(factors, "hada_w1_a", "hada_w1_b", "hada_t1")
         second = _select_factors(factors, "hada_w2_a", "hada_w2_b", "hada_t2")
-        return LoHa(first, second, scale_for_rank(len(factors["hada_w1_b"])))
+        return LoHaDelta(first, second, scale_for_rank(len(factors["hada_w1_b"])))
     if names in _LOKR_FORMS:
         first = _select_factors(factors, "lokr_w1", "lokr_w1_a", "lokr_w1_b")
         second = _select_factors(factors, "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
         ranked = _select_factors(factors, "lokr_w2_b", "lokr_w1_b")
-        return LoKr(first, second, scale_for_rank(len(ranked[0]) if ranked else None))
+        return LoKrDelta(first, second, scale_for_rank(len(ranked[0]) if ranked else None))
     raise ValueError(f"its factors are incomplete, or of several kinds: {', '.join(sorted(names)) or 'only alpha'}")
 
 

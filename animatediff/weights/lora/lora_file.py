@@ -20,7 +20,7 @@ from animatediff.weights import textual_inversion
 from animatediff.weights.identify import weights_file
 from animatediff.weights.identify.base import TEXT_WIDTHS
 from animatediff.weights.identify.messages import BASE_NAMES
-from animatediff.weights.layouts.architectures import KnownBase, known_base
+from animatediff.weights.layouts.architectures import KnownBase, sdxl_or_sd1
 from animatediff.weights.layouts.families import Family, LoraFamily
 from animatediff.weights.lora import module_scales
 from animatediff.weights.lora.deltas import FactorsDelta, WeightDelta, delta_from_factors
@@ -79,7 +79,7 @@ def read_deltas(uri: str, states: StateDicts, *, family: LoraFamily) -> dict[Wei
 
 
 def _read_deltas(file: TensorFile, uri: str, states: StateDicts, family: LoraFamily) -> dict[WeightKey, WeightDelta]:
-    check_family(file, family, base=known_base(states["unet"]) if "unet" in states else None)
+    check_family(file, family, base=sdxl_or_sd1(states["unet"]) if "unet" in states else None)
     file = textual_inversion.without_bundled(file)
     modules = _factors_by_module(file, states, family)
     peft_configs = {part: module_scales.read_peft_config(file, part) for part in {module.part for module in modules}}
@@ -122,7 +122,7 @@ def check_family(file: TensorFile, family: LoraFamily, *, base: KnownBase | None
         UserError: the line says what it is and where it belongs.
     """
     families: set[Family] = {"motion_lora"} if family == "motion_lora" else _BASE_LORA_FAMILIES
-    algorithm = weights_file.expect_family(file, families, base=base).version
+    algorithm = weights_file.expect_family(file, families, base=base).version  # which it is for low-rank files
     if algorithm in _UNSUPPORTED_ALGORITHMS:
         raise UserError(
             f"{file.uri} is of the kind {algorithm}, which is not applied ({_UNSUPPORTED_ALGORITHMS[algorithm]}): take "
@@ -141,13 +141,13 @@ def split_factor_key(key: str) -> tuple[str, str] | None:
     return None
 
 
-def check_factor(tensor: Tensor, factor: str, what: str) -> Tensor:
-    """Return the tensor, if it can be a factor.
+def check_factor(tensor: Tensor, factor_name: str, what: str) -> Tensor:
+    """Return the tensor, if it can be a factor of this name.
 
     Raises:
         UserError: it is of integers, empty, or holds NaN or infinite numbers; the line begins with `what`.
     """
-    if factor in _SCALE_KEYS:
+    if factor_name in _SCALE_KEYS:
         return tensor
     if not tensor.is_floating_point():
         raise UserError(f"{what} is of {tensor.dtype}, floating-point numbers are needed")
@@ -160,11 +160,11 @@ def check_factor(tensor: Tensor, factor: str, what: str) -> Tensor:
 
 def _factors_by_module(file: TensorFile, states: StateDicts, family: LoraFamily) -> dict[ModuleRef, dict[str, Tensor]]:
     """Return the file's factors by the module that they change."""
-    module_index = ModuleIndex(states, motion=family == "motion_lora")
-    modules: dict[ModuleRef, dict[str, str]] = defaultdict(dict)
+    module_index = ModuleIndex(states, is_motion_lora=family == "motion_lora")
+    keys_by_module: dict[ModuleRef, dict[str, str]] = defaultdict(dict)  # by the factors' names
     unknown = []
     for key in file.tensors:
-        name, factor = split_factor_key(key) or (None, "")
+        name, factor_name = split_factor_key(key) or (None, "")
         found = module_index.find(name) if name else []
         if not found:
             unknown.append(key)
@@ -172,40 +172,45 @@ def _factors_by_module(file: TensorFile, states: StateDicts, family: LoraFamily)
         if len(found) > 1:
             parts = " or ".join(module.part for module in found)
             raise UserError(f"{file.uri}: {key} does not say what it changes, {parts}: put that before its name")
-        keys = modules[found[0]]
-        if factor in keys:
-            raise UserError(f"{file.uri} has two factors {factor} for {found[0].path}, one of them {key}")
-        keys[factor] = key
-    if unknown and not (modules and _is_of_absent_mid_block(unknown, states, family)):
+        keys = keys_by_module[found[0]]
+        if factor_name in keys:
+            raise UserError(f"{file.uri} has two factors {factor_name} for {found[0].path}, one of them {key}")
+        keys[factor_name] = key
+    if unknown and not (keys_by_module and _is_of_absent_mid_block(unknown, states, family)):
         raise UserError(
             f"{file.uri}: {len(unknown)} of its keys match nothing in the model, such as "
             f"{_why(unknown[0], module_index)}"
         )
     if unknown:
         _log.warning("%s is for a motion module with a mid block (v2); what it changes there is left out", file.uri)
-    return _drop_empty_modules(file, modules)
+    return _read_factors(file, keys_by_module)
 
 
-def _drop_empty_modules(
-    file: TensorFile, modules: Mapping[ModuleRef, Mapping[str, str]]
+def _read_factors(
+    file: TensorFile, keys_by_module: Mapping[ModuleRef, Mapping[str, str]]
 ) -> dict[ModuleRef, dict[str, Tensor]]:
-    """Return the checked factors of each module, by the factors' keys.
+    """Read and check the factors of each module.
 
-    Modules without any, or of rank 0, are left out.
+    Args:
+        file: the file.
+        keys_by_module: of each module the file's keys, by the factors' names.
+
+    Returns:
+        The tensors, by the factors' names. Modules without factors, or with factors of rank 0, are left out.
     """
     idle = {
         module
-        for module, keys in modules.items()
-        if not any(file.tensors[key].numel() for factor, key in keys.items() if factor not in _SCALE_KEYS)
+        for module, keys in keys_by_module.items()
+        if not any(file.tensors[key].numel() for name, key in keys.items() if name not in _SCALE_KEYS)
     }
     if idle:
         _log.warning(
             "%s: %d of its %d modules have rank 0, or an alpha and no factors, such as %s: they change nothing",
-            *(file.uri, len(idle), len(modules), min(idle).path),
+            *(file.uri, len(idle), len(keys_by_module), min(idle).path),
         )
     return {
-        module: {factor: check_factor(file.tensors[key], factor, f"{file.uri}: {key}") for factor, key in keys.items()}
-        for module, keys in modules.items()
+        module: {name: check_factor(file.tensors[key], name, f"{file.uri}: {key}") for name, key in keys.items()}
+        for module, keys in keys_by_module.items()
         if module not in idle
     }
 
@@ -248,7 +253,7 @@ def _module_deltas(
 def _check_fit(delta: WeightDelta, weight: Tensor | None, name: str, uri: str) -> None:
     if weight is None:
         raise UserError(f"{uri} changes {name}, which the model does not have")
-    shape, wanted = _without_ones(delta.shape), _without_ones(tuple(weight.shape))
+    shape, wanted = _without_unit_kernel(delta.shape), _without_unit_kernel(tuple(weight.shape))
     is_flat = len(shape) == 2 and shape == (wanted[0], math.prod(wanted[1:]))
     if shape == wanted or is_flat:
         return
@@ -259,6 +264,6 @@ def _check_fit(delta: WeightDelta, weight: Tensor | None, name: str, uri: str) -
     )
 
 
-def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a weight as a matrix, which a 1x1 convolution is, too."""
+def _without_unit_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a weight, and of a 1x1 convolution's that of the matrix (o i) that it is."""
     return shape[:2] if all(size == 1 for size in shape[2:]) else shape

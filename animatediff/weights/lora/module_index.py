@@ -52,14 +52,16 @@ class ModuleIndex:
 
     Args:
         states: the resident models' state dicts; only names are read.
-        motion: whether the file is for the motion module. It is a part of the UNet in files, and of its names.
+        is_motion_lora: whether the file is a MotionLoRA. Files count a motion module's layers among the UNet's: a name
+            that says `unet` is then looked up in the motion module alone.
     """
 
-    def __init__(self, states: StateDicts, *, motion: bool) -> None:
-        parts = {"unet": "motion"} if motion else {part: part for _, part in _PREFIXES}
+    def __init__(self, states: StateDicts, *, is_motion_lora: bool) -> None:
+        parts = {"unet": "motion"} if is_motion_lora else {part: part for _, part in _PREFIXES}
         self._modules = {
             part_in_file: _modules(part, states[part]) for part_in_file, part in parts.items() if part in states
         }
+        """By the part that files say; of each, the modules by their flat names."""
 
     def find(self, name: str) -> list[ModuleRef]:
         """Return what a file's name for a module can mean: mostly one module, none if it has no place in the models."""

@@ -19,7 +19,7 @@ MAX_ATTEMPTS = 2
 # What items of one batch may differ in: each has its own row of text embeddings, and the rate is only written down.
 _MAY_DIFFER = {"negative_prompt", "fps"}
 
-Outcome = RenderedClip | Exception
+ClipOrError = RenderedClip | Exception
 """An item's clip, or why there is none."""
 
 
@@ -34,59 +34,59 @@ class Batcher:
     def __init__(self, batch_size: int, check_device: Callable[[], None]) -> None:
         self._batch_size, self._check_device = batch_size, check_device
         self._sizes: dict[object, int] = {}
-        """Lower sizes, by the shape of which a batch was out of memory."""
+        """Lower sizes, by the settings with which a batch was out of memory."""
 
     def batches(self, items: Iterable[Item], suspects: Container[str]) -> Iterator[list[Item]]:
-        """Yield the items in batches of one shape each; then the suspects (see `dispatch`), each by itself."""
+        """Yield the items in batches whose settings agree; then the suspects (see `dispatch`), each by itself."""
         alike: dict[object, list[Item]] = defaultdict(list)
         alone: list[Item] = []
         for item in items:
-            (alone if item.digest in suspects else alike[_shape(item)]).append(item)
-        for shape, group in alike.items():
+            (alone if item.digest in suspects else alike[_shared_settings(item)]).append(item)
+        for settings, group in alike.items():
             begun = 0
             while begun < len(group):  # `render` may lower the size between two batches
-                size = self._batch_size_for(shape)
+                size = self._batch_size_for(settings)
                 yield group[begun : begun + size]
                 begun += size
         yield from ([item] for item in alone)
 
-    def render(self, animator: Animator, batch: list[Item]) -> Iterator[tuple[Item, Outcome, int]]:
-        """Yield each item of a batch with its outcome and the attempts that this took.
+    def render(self, animator: Animator, batch: list[Item]) -> Iterator[tuple[Item, ClipOrError, int]]:
+        """Yield each item of a batch with its clip or error, and the attempts that this took.
 
-        A batch out of memory is halved, and so are all later ones of its shape. One that fails otherwise is rendered
+        A batch out of memory is halved, and so are all later ones of its settings. One that fails otherwise is rendered
         item by item, as one item's fault must not be its neighbours'; an item that fails alone is tried
         `MAX_ATTEMPTS` times, unless its error says what is wrong with it.
         """
-        outcome = self._try(animator, batch)
-        if isinstance(outcome, list):
-            yield from ((item, clip, 1) for item, clip in zip(batch, outcome, strict=True))
+        clips_or_error = self._try(animator, batch)
+        if isinstance(clips_or_error, list):
+            yield from ((item, clip, 1) for item, clip in zip(batch, clips_or_error, strict=True))
             return
-        if parts := self._smaller_batches(batch, outcome):
-            for part in parts:
-                yield from self.render(animator, part)
+        if smaller_batches := self._smaller_batches(batch, clips_or_error):
+            for smaller_batch in smaller_batches:
+                yield from self.render(animator, smaller_batch)
             return
         attempts = 1
-        while not isinstance(outcome, (list, UserError)) and attempts < MAX_ATTEMPTS:
-            outcome, attempts = self._try(animator, batch), attempts + 1
-        yield batch[0], outcome[0] if isinstance(outcome, list) else outcome, attempts
+        while not isinstance(clips_or_error, (list, UserError)) and attempts < MAX_ATTEMPTS:
+            clips_or_error, attempts = self._try(animator, batch), attempts + 1
+        yield batch[0], clips_or_error[0] if isinstance(clips_or_error, list) else clips_or_error, attempts
 
-    def _batch_size_for(self, shape: object) -> int:
-        return self._sizes.get(shape, self._batch_size)
+    def _batch_size_for(self, settings: object) -> int:
+        return self._sizes.get(settings, self._batch_size)
 
     def _smaller_batches(self, batch: list[Item], failure: Exception) -> list[list[Item]]:
         """Return what to try in place of a batch that failed; nothing where it cannot be parted."""
-        shape = _shape(batch[0])
-        size = self._batch_size_for(shape)
+        settings = _shared_settings(batch[0])
+        size = self._batch_size_for(settings)
         if is_out_of_memory(failure) and size > 1:
-            self._sizes[shape] = max(1, min(size, len(batch)) // 2)
-            logger.warning("out of memory with %d clips: going on with %d", size, self._sizes[shape])
+            self._sizes[settings] = max(1, min(size, len(batch)) // 2)
+            logger.warning("out of memory with %d clips: going on with %d", size, self._sizes[settings])
             middle = (len(batch) + 1) // 2
             return [half for half in (batch[:middle], batch[middle:]) if half]
         return [[item] for item in batch] if len(batch) > 1 else []
 
     def _try(self, animator: Animator, batch: list[Item]) -> list[RenderedClip | UserError] | Exception:
         try:
-            return animator.render_batch(batch, max_batch=self._batch_size_for(_shape(batch[0])))
+            return animator.render_batch(batch, max_batch=self._batch_size_for(_shared_settings(batch[0])))
         except Exception as error:
             if not isinstance(error, UserError):
                 logger.exception("items %s", [item.digest for item in batch])
@@ -102,6 +102,6 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or says_so
 
 
-def _shape(item: Item) -> tuple[object, ...]:
-    """Return the settings that the items of a batch have in common, all but `_MAY_DIFFER`."""
+def _shared_settings(item: Item) -> tuple[object, ...]:
+    """Return the settings that an item must share with all of its batch: all but `_MAY_DIFFER`."""
     return tuple(getattr(item, name) for name in RenderSettings.model_fields if name not in _MAY_DIFFER)

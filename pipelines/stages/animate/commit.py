@@ -10,7 +10,7 @@ import logging
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
@@ -22,11 +22,11 @@ from animatediff.rendering.animator import RenderedClip
 from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.formats import Format
-from animatediff.rendering.outputs import encode_clip
+from animatediff.rendering.outputs import EncodedFile, encode_clip
 from animatediff.rendering.results import clip_files
 from animatediff.rendering.results.ledger import error_line, make_result, read_item, write_item
 from animatediff.rendering.results.result import Result
-from pipelines.stages.animate.batching import Outcome, is_out_of_memory
+from pipelines.stages.animate.batching import ClipOrError, is_out_of_memory
 from pipelines.stages.animate.dispatch import MAX_DEATHS, Assignment
 
 logger = logging.getLogger(__name__)
@@ -55,13 +55,15 @@ class Committer:
             return self.commit_failure(assignment, item, reason, attempts=MAX_DEATHS)
         return None
 
-    def commit(self, assignment: Assignment, item: Item, outcome: Outcome, *, attempts: int, load_s: float) -> Result:
+    def commit(
+        self, assignment: Assignment, item: Item, clip_or_error: ClipOrError, *, attempts: int, load_s: float
+    ) -> Result:
         """Write an item's files, and then its result.
 
         Args:
             assignment: which the item is of.
             item: what was rendered.
-            outcome: its clip, or why there is none.
+            clip_or_error: its clip, or why there is none.
             attempts: times that this process rendered it; a death of an earlier one counts as another.
             load_s: the item's share of the seconds that loading its model took.
 
@@ -69,16 +71,17 @@ class Committer:
             UserError: the storage cannot be written to; nothing is committed then.
         """
         attempts += 1 if item.digest in assignment.suspects else 0
-        if isinstance(outcome, Exception):
-            error = _OUT_OF_MEMORY if is_out_of_memory(outcome) else error_line(outcome)
+        if isinstance(clip_or_error, Exception):
+            error = _OUT_OF_MEMORY if is_out_of_memory(clip_or_error) else error_line(clip_or_error)
             return self.commit_failure(assignment, item, error, attempts=attempts)
-        seconds = {"load": load_s, **outcome.seconds, "encode": 0.0, "write": 0.0}
-        files, hashes, sizes = self._write_clip_files(assignment, item, outcome, seconds)
+        clip = clip_or_error
+        seconds = {"load": load_s, **clip.seconds, "encode": 0.0, "write": 0.0}
+        files, hashes, sizes = self._write_clip_files(assignment, item, clip, seconds)
         return self._commit_result(
             assignment,
             item,
             status="ok",
-            warning=outcome.warning,
+            warning=clip.warning,
             attempts=attempts,
             seconds={stage: round(taken, 4) for stage, taken in seconds.items()},
             files=files,
@@ -108,20 +111,16 @@ class Committer:
         hashes: dict[str, list[str]] = defaultdict(list)
         sizes: dict[str, int] = defaultdict(int)
         metadata = _metadata(item, assignment.file_hashes, self._versions)
-        started = time.monotonic()
-        for file in encode_clip(
-            self._formats, clip.frames, clip.latents, fps=item.fps, crf=self._crf, metadata=metadata
-        ):
-            encoded = time.monotonic()
+        files = encode_clip(self._formats, clip.frames, clip.latents, fps=item.fps, crf=self._crf, metadata=metadata)
+        for file in _timed(files, seconds):
+            began = time.monotonic()
             storage.write_bytes(storage.join(self._output_uri, stem + file.suffix), file.data)
             # A PNG is one file a frame: its folder is what is named.
             paths[file.format] = stem + file.suffix.partition("/")[0] if file.format == "png" else stem + file.suffix
             hashes[file.format].append(hashlib.sha256(file.data).hexdigest())
             sizes[file.format] += len(file.data)
-            seconds["encode"] += encoded - started
-            started = time.monotonic()
-            seconds["write"] += started - encoded
-        # The poster is the first that is made, and the last that anybody asks for.
+            seconds["write"] += time.monotonic() - began
+        # The poster is encoded first, but the table takes the first path of a result as its `uri`: that is the clip's.
         paths["poster"] = paths.pop("poster")
         return paths, {kind: clip_files.combined_hash(found) for kind, found in hashes.items()}, dict(sizes)
 
@@ -132,13 +131,22 @@ class Committer:
         return {package: version(project) for package, project in packages.items()} | {"device": name}
 
 
+def _timed(files: Iterator[EncodedFile], seconds: dict[str, float]) -> Iterator[EncodedFile]:
+    """Yield the files, and add what encoding each takes to `seconds["encode"]`."""
+    began = time.monotonic()
+    for file in files:
+        seconds["encode"] += time.monotonic() - began
+        yield file
+        began = time.monotonic()
+
+
 def _metadata(item: Item, hashes: Mapping[str, str], versions: Mapping[str, str]) -> dict[str, str]:
     """Return what a clip's files say of themselves."""
     return {
         "prompt": item.prompt,
         "negative_prompt": item.negative_prompt,
         "seed": str(item.seed),
-        "model": item.entry,
+        "model": item.entry,  # files of all versions have the entry's name here; `item.model` is the model's digest
         "settings": item.model_dump_json(include=RenderSettings.model_fields.keys() - {"negative_prompt"}),
         "digest": item.digest,
         "model_hashes": json.dumps(dict(hashes)),

@@ -16,7 +16,7 @@ from pipelines.settings import AnimateConfig
 from pipelines.stages.animate.dry_run import estimate
 from pipelines.stages.animate.launch import pending_items, render_pending
 from pipelines.stages.animate.reports import report
-from pipelines.tracking.model_uris import resolve_catalog
+from pipelines.tracking.model_uris import fetch_catalog_weights
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def _verified(ledger: Ledger, finished: set[str]) -> set[str]:
 def _plan(config: AnimateConfig, output_uri: str) -> RenderPlan:
     with errors_with_field("catalog_uri"):
         catalog = catalog_files.read(config.catalog_uri)
-    catalog = resolve_catalog(catalog, output_uri)
+    catalog = fetch_catalog_weights(catalog, output_uri)
     problems = checks.check(catalog)
     if problems:
         logger.warning("%s", checks.report(problems, catalog))

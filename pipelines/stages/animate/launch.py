@@ -26,8 +26,8 @@ from pipelines.stages.animate.dispatch import Dispatcher, Tally, cut_into_slices
 from pipelines.stages.animate.reports import InterimReports
 from pipelines.stages.animate.worker import RenderSlices, RenderSpec
 from pipelines.terminal.deaths import death_of
-from pipelines.terminal.failures import DroppedBlocks, as_user_errors, describe_loss
-from pipelines.terminal.losses import Loss, find_loss
+from pipelines.terminal.failures import DroppedBlockReasons, as_user_errors, describe_failure
+from pipelines.terminal.lost_processes import LostProcess, find_lost_process
 from pipelines.terminal.progress import Progress
 from pipelines.tracking.metrics import JobMetrics
 
@@ -129,7 +129,7 @@ class _RenderJob:
     progress: Progress
     metrics: JobMetrics
 
-    def render(self, items: list[Item]) -> Loss | None:
+    def render(self, items: list[Item]) -> LostProcess | None:
         """Render items, as far as the dispatcher lives.
 
         Returns:
@@ -144,16 +144,16 @@ class _RenderJob:
         number = min(self.num_actors, len(slices))
         needs, classes = self.spec.resources, (RenderSlices.__name__,)
         with (
-            DroppedBlocks() as dropped,
+            DroppedBlockReasons() as dropped,
             _polling_progress(dispatcher, self.progress, self.metrics, self.progress.total - len(items)) as poller,
             as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields=_MEMORY_FIELDS),
             waiting_for_workers(
                 "render worker", number, needs, classes=classes, memory_fields=_MEMORY_FIELDS
-            ) as note_result,
+            ) as end_waiting,
         ):
             for row in _ticket_dataset(len(slices), dispatcher, self.spec, number).iter_rows():
-                note_result()
-                self.ledger.note_written(row["digest"], row["error"])
+                end_waiting()
+                self.ledger.note_outcome(row["digest"], row["error"])
                 self.reports.write_if_due()
         if dropped.reason:
             self.ledger.no_result = f"no result: {dropped.reason}"
@@ -166,8 +166,8 @@ def _default_actors(plan: RenderPlan, use_gpu: bool) -> int:
     """Return one actor a GPU, or one a CPU as far as the memory goes."""
     if use_gpu:
         return max(1, num_gpus())
-    base = max(_num_bytes(uri) for uri in {model.base for model in plan.models.values()})
-    fitting = ray.cluster_resources().get("memory", 0) // (_WORKER_BYTES + _TIMES_THE_BASE * base)
+    base_bytes = max(_num_bytes(uri) for uri in {model.base for model in plan.models.values()})
+    fitting = ray.cluster_resources().get("memory", 0) // (_WORKER_BYTES + _TIMES_THE_BASE * base_bytes)
     return max(1, min(num_cpus(), int(fitting)))
 
 
@@ -183,7 +183,7 @@ class _ProgressPoller(threading.Thread):
         super().__init__(daemon=True)
         self._dispatcher, self._progress, self._metrics, self._before = dispatcher, progress, metrics, before
         self.ended = threading.Event()
-        self.lost: Loss | None = None
+        self.lost: LostProcess | None = None
 
     def run(self) -> None:
         """Ask until the work ends or the dispatcher does."""
@@ -193,7 +193,7 @@ class _ProgressPoller(threading.Thread):
             try:
                 tally: Tally = ray.get(self._dispatcher.tally.remote())
             except RayError as error:
-                self.lost = find_loss(error) or Loss(describe_loss(error))
+                self.lost = find_lost_process(error) or LostProcess(describe_failure(error))
                 ray.kill(self._dispatcher)  # one that only does not answer must not come back
                 return
             done = self._before + tally.items.total()

@@ -24,7 +24,7 @@ from animatediff.rendering.results.result import Result
 from animatediff.rendering.scoring import apply_scorer, load_scorer, with_scores
 from pipelines.cluster.runtime import num_cpus
 from pipelines.cluster.worker_start import waiting_for_workers
-from pipelines.terminal.failures import DroppedBlocks, as_user_errors
+from pipelines.terminal.failures import DroppedBlockReasons, as_user_errors
 
 logger = logging.getLogger(__name__)
 
@@ -55,14 +55,14 @@ def score_results(results: list[Result], output_uri: str, scorer: str) -> Iterat
     dataset.context.execution_no_progress_timeout_s = -1
     scored = dataset.map(_score_row, fn_kwargs={"output_uri": output_uri, "scorer": scorer}, num_cpus=1, max_retries=1)
     with (
-        DroppedBlocks() as dropped,
+        DroppedBlockReasons() as dropped,
         as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields=_MEMORY_FIELDS),
         waiting_for_workers(
             "scoring task", min(num_blocks, num_cpus()), {"CPU": 1}, classes=(), memory_fields=_MEMORY_FIELDS
-        ) as note_result,
+        ) as end_waiting,
     ):
         for row in scored.iter_rows():
-            note_result()
+            end_waiting()
             result = Result.model_validate_json(row["result"])
             del missing[result.digest]
             yield result

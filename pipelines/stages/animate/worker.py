@@ -31,7 +31,7 @@ from animatediff.storage.full import is_full
 from pipelines.stages.animate.batching import Batcher
 from pipelines.stages.animate.commit import Committer
 from pipelines.stages.animate.dispatch import Assignment
-from pipelines.terminal.losses import is_loss
+from pipelines.terminal.lost_processes import is_lost_process
 
 logger = logging.getLogger(__name__)
 
@@ -155,9 +155,9 @@ class RenderSlices:
                 yield self._tell_finish(self._committed_result(*waiting.popleft()))
             if not self._tell_begin(ticket, [*(item for item, _ in waiting), *batch]):
                 break
-            for item, outcome, attempts in self._batcher.render(animator, batch):
+            for item, clip_or_error, attempts in self._batcher.render(animator, batch):
                 commit = self._committer.commit
-                job = self._writer.submit(commit, assignment, item, outcome, attempts=attempts, load_s=load_s)
+                job = self._writer.submit(commit, assignment, item, clip_or_error, attempts=attempts, load_s=load_s)
                 waiting.append((item, job))
             while len(waiting) > _MAX_WAITING:
                 yield self._tell_finish(self._committed_result(*waiting.popleft()))
@@ -197,7 +197,7 @@ def _get_or_none_if_lost(reference: Any) -> Any:
     try:
         return ray.get(reference)
     except RayError as error:
-        if not is_loss(error):
+        if not is_lost_process(error):
             raise
         logger.warning("the dispatcher is lost: %s", error)
         return None

@@ -28,7 +28,7 @@ def log_estimate(config: IngestConfig, inputs: IngestInputs, sealed_manifest: Ma
         UserError: the source cannot be read, or the output holds another dataset's plan.
     """
     output_uri = storage.absolute(config.output_uri)
-    units, rejected = extend_plan(config, inputs.videos, sealed_manifest, key=None)
+    units, rejected = extend_plan(config, inputs.videos, sealed_manifest, dataset_key=None)
     log_left_out(rejected, inputs.not_taken)
     done = parts.committed_unit_ids(output_uri)
     unsealed_units = units[sealed_manifest.num_units if sealed_manifest else 0 :]
@@ -51,7 +51,7 @@ def log_estimate(config: IngestConfig, inputs: IngestInputs, sealed_manifest: Ma
 
 def _clip_bytes(config: IngestConfig, inputs: IngestInputs) -> int:
     clips = config.clips
-    return _BYTES * math.prod(inputs.base.latent_shape(clips.num_frames, height=clips.height, width=clips.width))
+    return _BYTES * math.prod(inputs.base_facts.latent_shape(clips.num_frames, height=clips.height, width=clips.width))
 
 
 def _log_hours(config: IngestConfig, num_clips: int) -> None:

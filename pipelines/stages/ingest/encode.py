@@ -34,23 +34,23 @@ class Encode(Stage[DecodedWork, UnitResult]):
     def process(self, work: DecodedWork) -> UnitResult:
         """Write the unit's part; a video with a clip whose latents are not finite is set aside."""
         began = time.perf_counter()
-        unit, rows, broken = work.decoded.unit, [], {}
-        for clip in work.decoded.clips:
-            latents = encode_frames(self._vae, clip.decoded.frames)
+        unit, rows, broken = work.decoded_unit.unit, [], {}
+        for clip in work.decoded_unit.clips:
+            latents = encode_frames(self._vae, clip.decoded_clip.frames)
             if np.isfinite(latents).all():
                 rows.append(self._row(unit.unit_id, clip, latents))
             else:
                 broken[clip.video.video_id] = _nan_rejection(unit.unit_id, clip)
         # A video is in a shard or in quarantine, never in both.
         rows = [row for row in rows if row["video_id"] not in broken]
-        rejected = [*work.decoded.rejected, *broken.values()]
-        parts.commit(self._spec.output_uri, unit.unit_id, rows, rejected)
-        reasons = dict(Counter(str(rejection.reason) for rejection in rejected))
+        rejections = [*work.decoded_unit.rejections, *broken.values()]
+        parts.commit(self._spec.output_uri, unit.unit_id, rows, rejections)
+        reasons = dict(Counter(str(rejection.reason) for rejection in rejections))
         seconds = time.perf_counter() - began
         return UnitResult(len(unit.videos), len(rows), reasons, work.seconds | {"encode": seconds})
 
     def _row(self, unit_id: str, clip: IngestClip, latents: np.ndarray) -> dict[str, object]:
-        decoded, (n_frames, height, width, _) = clip.decoded, clip.decoded.frames.shape
+        decoded, (n_frames, height, width, _) = clip.decoded_clip, clip.decoded_clip.frames.shape
         return {
             "clip_id": clip.clip_id,
             "video_id": clip.video.video_id,
@@ -78,7 +78,7 @@ class Encode(Stage[DecodedWork, UnitResult]):
 
 
 def _nan_rejection(unit_id: str, clip: IngestClip) -> Rejection:
-    detail = f"the latents of window {clip.decoded.index} are not finite in float16"
+    detail = f"the latents of window {clip.decoded_clip.index} are not finite in float16"
     return Rejection(
         clip.video.video_id,
         printable_uri(clip.video.uri),

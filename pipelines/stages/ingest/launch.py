@@ -57,7 +57,7 @@ def run_stages(config: IngestConfig, job: IngestJob, metrics: JobMetrics, *, use
         max_outage_s=config.max_outage_s,
     )
     stages = _actors_per_stage(config, len(job.pending_units), use_gpu=use_gpu)
-    needs = Stage.resources(spec) | Encode.resources(spec)
+    needs = Encode.resources(spec)  # no stage takes more
     classes = tuple(stage.__name__ for stage in stages)
     total = sum(unit.num_videos for unit in job.pending_units)
     state = read_state(job.output_uri)
@@ -72,10 +72,10 @@ def run_stages(config: IngestConfig, job: IngestJob, metrics: JobMetrics, *, use
                 as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields=_MEMORY_FIELDS),
                 waiting_for_workers(
                     "ingest worker", sum(stages.values()), needs, classes=classes, memory_fields=_MEMORY_FIELDS
-                ) as note_result,
+                ) as end_waiting,
             ):
                 for result in _results(job.pending_units, spec, stages):
-                    note_result()
+                    end_waiting()
                     totals.add(result)
                     progress.update(result.num_videos, clips=totals.num_clips, quarantined=totals.num_quarantined)
                     totals.track(tracker)

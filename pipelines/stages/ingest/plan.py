@@ -34,7 +34,10 @@ from pipelines.settings import IngestConfig
 
 logger = logging.getLogger(__name__)
 
-_ALL_WINDOWS = 8  # of a WebVid video: 18 s on average, while clips of 16 frames at 8 frames a second last 2 s
+# Clips that a video is taken to give with `windows: all` and no bound: the plan cuts units by it, a dry run counts. A
+# WebVid video lasts 18 s on average, and a clip of 16 frames at 8 frames a second 2 s.
+_TYPICAL_WINDOWS = 8
+VideoBatches = Iterator[list[SourceVideo]]
 
 
 @dataclass(frozen=True)
@@ -49,15 +52,15 @@ class IngestJob:
     """The whole plan."""
     pending_units: list[UnitRef]
     """Units without a committed part."""
-    rejected: pa.Table
-    """Quarantine rows of the videos set aside while planning."""
+    rejected_in_planning: pa.Table
+    """Quarantine rows of the videos that no unit has."""
     sealed_manifest: Manifest | None
     """Of the dataset so far; None where nothing is sealed yet."""
 
     @property
     def unsealed_units(self) -> list[UnitRef]:
         """Units of the plan that no shard holds yet."""
-        return self.units[self.sealed_manifest.num_units if self.sealed_manifest else 0 :]
+        return _unsealed(self.units, self.sealed_manifest)
 
     @property
     def is_complete(self) -> bool:
@@ -65,18 +68,18 @@ class IngestJob:
         if self.sealed_manifest is None or self.unsealed_units:
             return False
         rows = read_quarantine(self.output_uri)
-        return rows.filter(pc.equal(rows["unit_id"], "")).to_pylist() == self.rejected.to_pylist()
+        return rows.filter(pc.equal(rows["unit_id"], "")).to_pylist() == self.rejected_in_planning.to_pylist()
 
 
 @dataclass(frozen=True)
 class IngestInputs:
     """What the user named, opened and checked before anything is started."""
 
-    videos: Iterator[list[SourceVideo]]
+    videos: VideoBatches
     """The source, not read yet but for its first videos."""
     not_taken: NotTaken
-    """Gets the source's files that are no videos, while `videos` are read."""
-    base: BaseFacts
+    """How many files of the source are no videos, by kind: counted while `videos` are read."""
+    base_facts: BaseFacts
     vae: AutoencoderKL
 
 
@@ -99,18 +102,18 @@ def read_inputs(config: IngestConfig) -> IngestInputs:
     return IngestInputs(chain([first], batches), not_taken, facts, vae)
 
 
-def _check_sizes(clips: ClipConfig, base: BaseFacts) -> None:
+def _check_sizes(clips: ClipConfig, facts: BaseFacts) -> None:
     sides = [("clips.height", clips.height), ("clips.width", clips.width)]
     sides += [(f"clips.sizes[{i}]", pixels) for i, size in enumerate(clips.sizes) for pixels in size]
     sides += [("clips.aspect_ratios: a size of", pixels) for size in clips.all_sizes for pixels in size]
     for field, pixels in sides:
-        if problem := base.size_problem(field, pixels):
-            raise UsageError(f"{problem}, as the VAE of base {base.base} has it")
+        if problem := facts.size_problem(field, pixels):
+            raise UsageError(f"{problem}, as the VAE of base {facts.base} has it")
 
 
 def clips_per_video(clips: ClipConfig) -> int:
     """Return how many clips a video gives at most; with `windows: all` and no bound, about."""
-    windows = clips.windows_per_video or (_ALL_WINDOWS if clips.windows == "all" else 1)
+    windows = clips.windows_per_video or (_TYPICAL_WINDOWS if clips.windows == "all" else 1)
     return windows * (2 if clips.flip else 1)
 
 
@@ -130,25 +133,28 @@ def plan_job(config: IngestConfig, inputs: IngestInputs, *, use_gpu: bool) -> In
     output_uri = storage.absolute(config.output_uri)
     dtype = _dtype(config, use_gpu=use_gpu)
     settings = _settings(config, inputs, dtype)
-    key = provenance.dataset_key(settings)
-    sealed_manifest, is_new = _check_recorded(config, output_uri, settings)
+    dataset_key = provenance.dataset_key(settings)
+    sealed_manifest, is_new = _read_dataset(config, output_uri, settings)
     if is_new:
-        provenance.write_settings(output_uri, _recorded(config, settings))
+        provenance.write_settings(output_uri, _settings_to_record(config, settings))
     unredacted_uris = UnredactedUris()
     videos = unredacted_uris.remember(inputs.videos)
-    units, rejected = extend_plan(config, videos, sealed_manifest, key=key)
+    units, rejected = extend_plan(config, videos, sealed_manifest, dataset_key=dataset_key)
     log_left_out(rejected, inputs.not_taken)
     provenance.write_not_taken(output_uri, inputs.not_taken)
     done = parts.committed_unit_ids(output_uri)
-    pending = [
-        unit for unit in units[sealed_manifest.num_units if sealed_manifest else 0 :] if unit.unit_id not in done
-    ]
+    pending = [unit for unit in _unsealed(units, sealed_manifest) if unit.unit_id not in done]
     pending = unredacted_uris.attach(output_uri, pending)
-    base = inputs.base
+    facts = inputs.base_facts
     latent_encoding = LatentEncoding(
-        key, settings["encoder_fp"], base.scaling_factor, base.latent_channels, base.latent_factor
+        dataset_key, settings["encoder_fp"], facts.scaling_factor, facts.latent_channels, facts.latent_factor
     )
-    return IngestJob(output_uri, base.base, dtype, latent_encoding, units, pending, rejected, sealed_manifest)
+    return IngestJob(output_uri, facts.base, dtype, latent_encoding, units, pending, rejected, sealed_manifest)
+
+
+def _unsealed(units: list[UnitRef], sealed_manifest: Manifest | None) -> list[UnitRef]:
+    """Return the units that no shard holds yet: units are sealed in plan order."""
+    return units[sealed_manifest.num_units if sealed_manifest else 0 :]
 
 
 def check_output_folder(config: IngestConfig, inputs: IngestInputs) -> Manifest | None:
@@ -164,9 +170,9 @@ def check_output_folder(config: IngestConfig, inputs: IngestInputs) -> Manifest 
     dtype = _dtype(config, use_gpu=config.use_gpu or False)
     # Which precision `auto` means is the cluster's to say: until then it is the one of the dataset that is there.
     if config.vae_dtype == "auto" and config.use_gpu is None:
-        recorded = provenance.read_settings(output_uri).get("vae_dtype")
-        dtype = recorded if recorded in ("float16", "float32") else dtype
-    return _check_recorded(config, output_uri, _settings(config, inputs, dtype))[0]
+        recorded_dtype = provenance.read_settings(output_uri).get("vae_dtype")
+        dtype = recorded_dtype if recorded_dtype in ("float16", "float32") else dtype
+    return _read_dataset(config, output_uri, _settings(config, inputs, dtype))[0]
 
 
 def _dtype(config: IngestConfig, *, use_gpu: bool) -> str:
@@ -185,7 +191,8 @@ def _settings(config: IngestConfig, inputs: IngestInputs, dtype: str) -> dict[st
     }
 
 
-def _recorded(config: IngestConfig, settings: dict[str, Any]) -> dict[str, Any]:
+def _settings_to_record(config: IngestConfig, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what `settings.json` is to hold: the settings, and the source."""
     # The source is no part of the key, as a moved source gives the same clips; but two sources may not share ids.
     # How captions are read, and what is fetched, may change: those that could not be had are further videos then.
     source = absolute_source(config).model_dump(mode="json", exclude={"encoding", "trusted"})
@@ -193,14 +200,14 @@ def _recorded(config: IngestConfig, settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"source": source | places}
 
 
-def _check_recorded(config: IngestConfig, output_uri: str, settings: dict[str, Any]) -> tuple[Manifest | None, bool]:
-    """Return the dataset so far, and whether its plan is yet to be begun.
+def _read_dataset(config: IngestConfig, output_uri: str, settings: dict[str, Any]) -> tuple[Manifest | None, bool]:
+    """Return the dataset so far, checked against these settings, and whether its plan is yet to be begun.
 
     Raises:
         UserError: it was made with other settings, or a piece of it is missing.
     """
     sealed_manifest = read_manifest(output_uri) if storage.exists(storage.join(output_uri, MANIFEST_NAME)) else None
-    has_plan = provenance.check_settings(output_uri, _recorded(config, settings))
+    has_plan = provenance.check_settings(output_uri, _settings_to_record(config, settings))
     if sealed_manifest:
         check_shards(output_uri, sealed_manifest)
     elif has_plan and _has_shards(output_uri) and not parts.committed_unit_ids(output_uri):
@@ -221,7 +228,7 @@ def _has_shards(output_uri: str) -> bool:
 
 
 def extend_plan(
-    config: IngestConfig, videos: Iterator[list[SourceVideo]], sealed_manifest: Manifest | None, *, key: str | None
+    config: IngestConfig, videos: VideoBatches, sealed_manifest: Manifest | None, *, dataset_key: str | None
 ) -> tuple[list[UnitRef], pa.Table]:
     """Plan the videos that no unit has, and the quarantined ones that are to be tried again.
 
@@ -229,15 +236,15 @@ def extend_plan(
         config: the job's.
         videos: of the source.
         sealed_manifest: the dataset so far.
-        key: the dataset's; None writes nothing, as a dry run does.
+        dataset_key: None writes nothing, as a dry run does.
 
     Returns:
         All units, and the quarantine rows of the videos that were set aside.
     """
     output_uri = storage.absolute(config.output_uri)
     planner = Planner(
-        None if key is None else output_uri,
-        key=key or "dry run",
+        None if dataset_key is None else output_uri,
+        dataset_key=dataset_key or "dry run",
         videos_per_unit=max(1, config.clips_per_unit // clips_per_video(config.clips)),
     )
     planner.resume(output_uri)
@@ -248,12 +255,7 @@ def extend_plan(
         )
     for batch in videos:
         planner.add(batch)
-    retries = config.retry_quarantined
-    again = (
-        _quarantined(output_uri, planner.units[:num_old], sealed_manifest, config)
-        if sealed_manifest and retries
-        else []
-    )
+    again = _videos_to_retry(output_uri, planner.units[:num_old], sealed_manifest, config)
     planner.add_again(again)
     rejected = planner.finish()
     logger.info(
@@ -275,13 +277,12 @@ def log_left_out(rejected: pa.Table, not_taken: NotTaken) -> None:
         logger.warning("not taken: %s", in_words(not_taken))
 
 
-def _quarantined(
-    output_uri: str, units: list[UnitRef], sealed_manifest: Manifest, config: IngestConfig
+def _videos_to_retry(
+    output_uri: str, units: list[UnitRef], sealed_manifest: Manifest | None, config: IngestConfig
 ) -> list[SourceVideo]:
-    """Return the quarantined videos with the wanted reasons, in plan order.
-
-    Not those that a unit to come has already.
-    """
+    """Return the quarantined videos with the wanted reasons, in plan order, save those that an unsealed unit has."""
+    if sealed_manifest is None or not config.retry_quarantined:
+        return []
     rows = read_quarantine(output_uri)
     reasons = pa.array([str(reason) for reason in config.retry_quarantined])
     wanted = rows.filter(pc.and_(pc.is_in(rows["reason"], reasons), pc.not_equal(rows["unit_id"], "")))

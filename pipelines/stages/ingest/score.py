@@ -24,15 +24,15 @@ class Score(Stage[DecodedWork, DecodedWork]):
     def process(self, work: DecodedWork) -> DecodedWork:
         """Set `user_scores` of the unit's clips."""
         began = time.perf_counter()
-        for clip in work.decoded.clips:
+        for clip in work.decoded_unit.clips:
             clip.user_scores = self._scores_of(clip)
-        return DecodedWork(work.decoded, work.seconds | {"score": time.perf_counter() - began})
+        return DecodedWork(work.decoded_unit, work.seconds | {"score": time.perf_counter() - began})
 
     def _scores_of(self, clip: IngestClip) -> dict[str, float]:
         found: dict[str, float] = {}
         for path, scorer in self._scorers:
             # A copy: what a scorer does to its frames must reach neither the next one nor the VAE.
-            scores = run_scorer(scorer, clip.decoded.frames.copy(), clip.video.caption)
+            scores = run_scorer(scorer, clip.decoded_clip.frames.copy(), clip.video.caption)
             taken = sorted(scores.keys() & {*found, *columns.KNOWN})
             if taken:
                 raise UserError(f"scorer {path} returned a score named {taken[0]!r}, which is taken: rename it")

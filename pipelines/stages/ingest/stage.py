@@ -44,7 +44,7 @@ class IngestSpec:
 class DecodedWork:
     """A decoded unit on its way from stage to stage."""
 
-    decoded: DecodedUnit
+    decoded_unit: DecodedUnit
     seconds: dict[str, float]
     """That each stage took for it so far, as in `UnitResult`."""
 

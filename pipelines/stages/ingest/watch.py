@@ -65,7 +65,7 @@ class Totals:
         summaries = parts.read_summaries(
             job.output_uri, [unit.unit_id for unit in job.unsealed_units if unit.unit_id not in pending]
         )
-        reasons = Counter(quarantine.count_reasons(job.rejected))
+        reasons = Counter(quarantine.count_reasons(job.rejected_in_planning))
         num_clips = sum(sum(summary.num_clips.values()) for summary in summaries)
         for summary in summaries:
             reasons.update(str(rejection.reason) for rejection in summary.rejections)
@@ -138,7 +138,7 @@ def start_tracker(config: IngestConfig, job: IngestJob, state: IngestState, *, u
 def _input(config: IngestConfig, job: IngestJob) -> DataInput:
     """Return the source, as far as it is planned."""
     units = "\n".join(unit.unit_id for unit in job.units)
-    counts = {"videos": sum(unit.num_videos for unit in job.units), "set_aside": len(job.rejected)}
+    counts = {"videos": sum(unit.num_videos for unit in job.units), "set_aside": len(job.rejected_in_planning)}
     return DataInput(config.source.uri, hashlib.sha256(units.encode()).hexdigest(), counts, context="ingest")
 
 

@@ -23,7 +23,7 @@ from pipelines.stages.preflight.checks import TOKEN
 from pipelines.stages.preflight.needs import Needs, needs_of
 from pipelines.stages.preflight.node import CHECK_S, Node, versions
 from pipelines.stages.preflight.table import Row, render
-from pipelines.terminal.failures import describe_loss
+from pipelines.terminal.failures import describe_failure
 from pipelines.tracking.tracker import open_client, reason, tracking_uri
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def _on_nodes(nodes: dict[str, str], needs: Needs) -> list[Row]:
         except GetTimeoutError:
             rows.append(Row("answer", name, f"none within {_START_S + CHECK_S:.0f} s", _SLOW))
         except RayError as error:
-            rows.append(Row("answer", name, describe_loss(error), f"install the driver's image there; {_SLOW}"))
+            rows.append(Row("answer", name, describe_failure(error), f"install the driver's image there; {_SLOW}"))
         ray.kill(asked[name])
     return rows
 

@@ -1,8 +1,8 @@
-"""The list that Ray Train keeps of a run's checkpoints, and what is done when it or one of them is damaged.
+"""Ray Train's index of a run's checkpoints, and what is done when it or one of them is damaged.
 
-Ray goes on from the newest checkpoint of its list and looks at nothing but whether the folder is there. So a checkpoint
-that was damaged since is taken from the list before Ray reads it, and training goes on from the newest whole one.
-The folder itself stays where it is.
+Ray goes on from the newest checkpoint of its index and looks at nothing but whether the folder is there. So a
+checkpoint that was damaged since is taken from the index before Ray reads it, and training goes on from the newest
+whole one. The folder itself stays where it is.
 """
 
 import json
@@ -20,22 +20,22 @@ from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.storage.errors import unreachable
 from animatediff.training.state import checkpoint_files
-from pipelines.terminal.failures import find_refusal, find_user_error
+from pipelines.terminal.failures import find_storage_error, find_user_error
 
 logger = logging.getLogger(__name__)
 
 
 class CheckpointIndexChangedError(UserError):
-    """The list was no longer whole as Ray read it: processes of a killed run can write for a moment more."""
+    """The index was no longer whole as Ray read it: processes of a killed run can write for a moment more."""
 
 
 CHECKPOINTS_FOLDER = "checkpoints"
 """In a run's folder: Ray Train's, with a folder for each checkpoint."""
 
 # Ray Train's own file; the fields of its version 0 are written below.
-_SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
+_INDEX_FILE = "checkpoint_manager_snapshot.json"
 _CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
-# Ray Train's, for a list that is no JSON and for one that names a checkpoint that is not there.
+# Ray Train's, for an index that is no JSON and for one that names a checkpoint that is not there.
 _INDEX_UNREADABLE = "CheckpointManagerInitializationError"
 
 
@@ -45,7 +45,7 @@ def checkpoint_name(step: int) -> str:
 
 
 def repair_checkpoint_index(run_uri: str, known_damaged: Collection[str] = ()) -> None:
-    """Take from Ray's list the checkpoints of which files are missing or cut, and make the list anew if it is damaged.
+    """Take from Ray's index the checkpoints of which files are missing or cut, and make it anew if it is damaged.
 
     Args:
         run_uri: the run's folder.
@@ -56,15 +56,15 @@ def repair_checkpoint_index(run_uri: str, known_damaged: Collection[str] = ()) -
     """
     folder = storage.join(run_uri, CHECKPOINTS_FOLDER)
     there = checkpoint_names(run_uri)
-    snapshot = _read_snapshot(folder)
-    if snapshot is None and not there:
-        # Ray writes its list with the first checkpoint that is whole: what a kill before leaves is in no list, then.
-        _write_snapshot(folder, _make_snapshot([]))
+    index = _read_index(folder)
+    if index is None and not there:
+        # Ray writes its index with the first checkpoint that is whole: what a kill before leaves is in no index, then.
+        _write_index(folder, _make_index([]))
         return
-    if snapshot is None:
+    if index is None:
         logger.warning("Ray's list of the checkpoints in %s is missing or damaged: it is made anew", folder)
-        snapshot = _make_snapshot(sorted(there))
-    names = [entry["checkpoint_dir_name"] for entry in snapshot["checkpoint_results"]]
+        index = _make_index(sorted(there))
+    names = [entry["checkpoint_dir_name"] for entry in index["checkpoint_results"]]
     found = {name: _find_damage(folder, name, known_damaged) for name in names}
     damaged = {name: why for name, why in found.items() if why is not None}
     for name, why in damaged.items():
@@ -76,7 +76,7 @@ def repair_checkpoint_index(run_uri: str, known_damaged: Collection[str] = ()) -
         )
     if damaged:
         logger.warning("training goes on from checkpoint %s", whole[-1])
-    _write_snapshot(folder, _without(snapshot, damaged))
+    _write_index(folder, _without(index, damaged))
 
 
 def checkpoint_names(run_uri: str) -> set[str]:
@@ -89,7 +89,7 @@ def checkpoint_names(run_uri: str) -> set[str]:
 
 
 @contextmanager
-def refusal_as_user_error(run_uri: str, before: Collection[str]) -> Iterator[None]:
+def storage_error_as_user_error(run_uri: str, before: Collection[str]) -> Iterator[None]:
     """Raise what ends the training as a `UserError` where the storage has refused a checkpoint, of which nothing stays.
 
     Args:
@@ -97,7 +97,7 @@ def refusal_as_user_error(run_uri: str, before: Collection[str]) -> Iterator[Non
         before: the checkpoints that were there before.
 
     Raises:
-        CheckpointIndexChangedError: Ray could not read its list.
+        CheckpointIndexChangedError: Ray could not read its index.
     """
     try:
         yield
@@ -107,18 +107,18 @@ def refusal_as_user_error(run_uri: str, before: Collection[str]) -> Iterator[Non
             raise CheckpointIndexChangedError(
                 f"something else writes to {folder}, the run's checkpoints: stop it"
             ) from error
-        refusal = None if find_user_error(error) else find_refusal(error)
-        if refusal is None:
+        storage_error = None if find_user_error(error) else find_storage_error(error)
+        if storage_error is None:
             raise
         try:
             delete_half_written(run_uri, before)
         except UserError as failure:
             logger.warning("what was written of a checkpoint stays: %s", failure)
-        raise unreachable(storage.join(run_uri, CHECKPOINTS_FOLDER), refusal) from error
+        raise unreachable(storage.join(run_uri, CHECKPOINTS_FOLDER), storage_error) from error
 
 
 def delete_half_written(run_uri: str, before: Collection[str]) -> None:
-    """Delete what a storage that refused has left of a checkpoint, and make Ray's list anew if it is cut.
+    """Delete what a storage that refused has left of a checkpoint, and make Ray's index anew if it is cut.
 
     Args:
         run_uri: the run's folder.
@@ -136,41 +136,37 @@ def delete_half_written(run_uri: str, before: Collection[str]) -> None:
             shutil.rmtree(storage.absolute(uri), ignore_errors=True)
         else:
             storage.delete_many([storage.join(uri, file) for file in storage.find_files(uri)])
-    if _read_snapshot(folder) is None:
+    if _read_index(folder) is None:
         whole = (
             name
             for name in checkpoint_names(run_uri)
             if checkpoint_files.find_damage(storage.join(folder, name)) is None
         )
-        _write_snapshot(folder, _make_snapshot(sorted(whole)))
+        _write_index(folder, _make_index(sorted(whole)))
 
 
 def _find_damage(folder: str, name: str, known_damaged: Collection[str]) -> str | None:
     return "its bytes differ" if name in known_damaged else checkpoint_files.find_damage(storage.join(folder, name))
 
 
-def _read_snapshot(folder: str) -> dict[str, Any] | None:
-    """Return Ray's list, or None where it is missing or damaged."""
+def _read_index(folder: str) -> dict[str, Any] | None:
+    """Return Ray's index, or None where it is missing or damaged."""
     try:
-        snapshot = json.loads(storage.read_bytes(storage.join(folder, _SNAPSHOT_FILE)))
-        results = snapshot["checkpoint_results"]
-        is_whole = (
-            len(results) == len(snapshot["checkpoint_report_indices"]) and snapshot.keys() >= _make_snapshot([]).keys()
-        )
+        index = json.loads(storage.read_bytes(storage.join(folder, _INDEX_FILE)))
+        results = index["checkpoint_results"]
+        is_whole = len(results) == len(index["checkpoint_report_indices"]) and index.keys() >= _make_index([]).keys()
         return (
-            snapshot
-            if is_whole and all(_CHECKPOINT_NAME.fullmatch(r["checkpoint_dir_name"]) for r in results)
-            else None
+            index if is_whole and all(_CHECKPOINT_NAME.fullmatch(r["checkpoint_dir_name"]) for r in results) else None
         )
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def _write_snapshot(folder: str, snapshot: dict[str, Any]) -> None:
-    storage.write_bytes(storage.join(folder, _SNAPSHOT_FILE), json.dumps(snapshot).encode())
+def _write_index(folder: str, index: dict[str, Any]) -> None:
+    storage.write_bytes(storage.join(folder, _INDEX_FILE), json.dumps(index).encode())
 
 
-def _make_snapshot(names: list[str]) -> dict[str, Any]:
+def _make_index(names: list[str]) -> dict[str, Any]:
     """Return what Ray writes after these checkpoints, oldest first, and nothing to validate."""
     results = [{"version": 0, "checkpoint_dir_name": name, "metrics": {"step": int(name[5:])}} for name in names]
     return {
@@ -187,18 +183,18 @@ def _make_snapshot(names: list[str]) -> dict[str, Any]:
     }
 
 
-def _without(snapshot: dict[str, Any], damaged: Collection[str]) -> dict[str, Any]:
-    results = zip(snapshot["checkpoint_results"], snapshot["checkpoint_report_indices"], strict=True)
-    kept = [(result, index) for result, index in results if result["checkpoint_dir_name"] not in damaged]
-    pending = zip(snapshot["pending_training_results"], snapshot["pending_validation_specs"], strict=True)
+def _without(index: dict[str, Any], damaged: Collection[str]) -> dict[str, Any]:
+    results = zip(index["checkpoint_results"], index["checkpoint_report_indices"], strict=True)
+    kept = [(result, report) for result, report in results if result["checkpoint_dir_name"] not in damaged]
+    pending = zip(index["pending_training_results"], index["pending_validation_specs"], strict=True)
     waiting = [(result, spec) for result, spec in pending if result["checkpoint_dir_name"] not in damaged]
-    names = {key: [n for n in snapshot[key] if n not in damaged] for key in snapshot if key.endswith("_dir_names")}
+    names = {key: [n for n in index[key] if n not in damaged] for key in index if key.endswith("_dir_names")}
     return (
-        snapshot
+        index
         | names
         | {
             "checkpoint_results": [result for result, _ in kept],
-            "checkpoint_report_indices": [index for _, index in kept],
+            "checkpoint_report_indices": [report for _, report in kept],
             "latest_checkpoint_result": kept[-1][0] if kept else None,
             "pending_training_results": [result for result, _ in waiting],
             "pending_validation_specs": [spec for _, spec in waiting],

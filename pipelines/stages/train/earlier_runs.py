@@ -7,22 +7,25 @@ from animatediff.training.recipes.recipe import Recipe
 from animatediff.weights import motion_modules
 
 
-def noise_schedule(old: dict[str, Any], recipe: Recipe) -> NoiseSchedule | None:
-    """Return the schedule that a run has trained with so far; None where its version did not say.
+def schedule_trained_with(old: dict[str, Any], recipe: Recipe) -> NoiseSchedule | None:
+    """Return the schedule that a run has trained with so far; None where that cannot be known.
+
+    It is known of a run that began with a motion module's file without a schedule: it trained with its config's. Where
+    the file had one too, either may have been used.
 
     Args:
-        old: its config; that of a motion module's file without a schedule held for training.
+        old: the run's config so far.
         recipe: what it is to go on with.
     """
     given, motion_module = old.get("schedule"), recipe.config.model.motion_module
     if motion_module is None or not isinstance(given, dict) or None in given.values():
         return None
-    names_one = motion_modules.open_file(motion_module).schedule is not None
-    return None if names_one else NoiseSchedule.model_validate(given)
+    file_has_one = motion_modules.open_file(motion_module).schedule is not None
+    return None if file_has_one else NoiseSchedule.model_validate(given)
 
 
-def without_default_schedule(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Return the old config's `schedule` without the defaults that were written where nothing was said.
+def schedule_without_defaults(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Return the old config's field `schedule`, with None for the defaults that were written where nothing was said.
 
     Args:
         old: the run's config so far; empty is returned where its `schedule` is not whole.

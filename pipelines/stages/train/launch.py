@@ -26,7 +26,7 @@ from ray.train import ScalingConfig as RayScalingConfig
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.training.recipes.recipe import Recipe
-from pipelines.cluster.object_store import InObjectStore
+from pipelines.cluster.object_store import FunctionInObjectStore
 from pipelines.cluster.runtime import actor_on_driver_node, num_gpus, wants_gpus
 from pipelines.cluster.worker_start import waiting_for_workers
 from pipelines.settings import ScalingConfig, TrainConfig
@@ -35,8 +35,8 @@ from pipelines.stages.train.checkpoints import (
     CheckpointIndexChangedError,
     TellOfCheckpoints,
     checkpoint_names,
-    refusal_as_user_error,
     repair_checkpoint_index,
+    storage_error_as_user_error,
 )
 from pipelines.stages.train.metrics_queue import MetricsQueue
 from pipelines.stages.train.sample import Renderer
@@ -50,8 +50,8 @@ logger = logging.getLogger(__name__)
 _POLL_S = 0.5
 # For the last checkpoint of a run that a signal ends, of the 20 s that a job has to clean up.
 _LAST_CHECKPOINT_S = 10.0
-_LIST_TRIES = 4
-_LIST_RETRY_S = 2.0
+_INDEX_TRIES = 4
+_INDEX_RETRY_S = 2.0
 _WHAT_IS_KEPT = "the checkpoints are kept, and the same command goes on from the last"
 _MEMORY_FIELDS = "compute.micro_batch_size, train.batch_size or scaling.num_workers"
 
@@ -131,16 +131,17 @@ def run_workers(
     run_uri, metrics_queue = storage.absolute(config.output_uri), actor_on_driver_node(MetricsQueue)
     # A look at names and sizes tells most damage; bytes that differ are found by the workers, which read them all.
     damaged: list[str] = []
-    num_tries_left = _LIST_TRIES
-    while True:
-        num_known = len(damaged)
+    num_tries_left = _INDEX_TRIES
+    has_ended = False
+    while not has_ended:
         repair_checkpoint_index(run_uri, damaged)
+        trainer = _make_trainer(config, recipe, workers, renderer, metrics_queue)
+        has_ended = True
         try:
-            for entry in _fit_once(
-                _make_trainer(config, recipe, workers, renderer, metrics_queue), workers, metrics_queue, run_uri
-            ):
-                if "damaged" in entry:
+            for entry in _fit_once(trainer, workers, metrics_queue, run_uri):
+                if "damaged" in entry:  # the workers have ended at once: new ones begin with the checkpoint before
                     damaged.append(entry["damaged"])
+                    has_ended = False
                 else:
                     yield entry
         except CheckpointIndexChangedError:
@@ -149,10 +150,8 @@ def run_workers(
             if num_tries_left == 0:
                 raise
             logger.info("the list of the checkpoints was written to just now, by a run that is ending: trying again")
-            time.sleep(_LIST_RETRY_S)
-            continue
-        if len(damaged) == num_known:
-            return
+            time.sleep(_INDEX_RETRY_S)
+            has_ended = False
 
 
 def _fit_once(trainer: Any, workers: Workers, metrics_queue: Any, run_uri: str) -> Iterator[dict[str, Any]]:
@@ -164,16 +163,16 @@ def _fit_once(trainer: Any, workers: Workers, metrics_queue: Any, run_uri: str) 
         as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields=_MEMORY_FIELDS),
         waiting_for_workers(
             "training worker", number, workers.needs, classes=("RayTrainWorker",), memory_fields=_MEMORY_FIELDS
-        ) as note_result,
+        ) as end_waiting,
     ):
         with _last_checkpoint(fit, metrics_queue, run_uri):
             while not fit.done():
                 wait([fit], timeout=_POLL_S)
                 if entries := ray.get(metrics_queue.take.remote()):
-                    note_result()
+                    end_waiting()
                 yield from entries
         yield from ray.get(metrics_queue.take.remote())  # what came since, or before a failure that the loop never saw
-        with refusal_as_user_error(run_uri, before):
+        with storage_error_as_user_error(run_uri, before):
             fit.result()
 
 
@@ -213,7 +212,7 @@ def _make_trainer(config: TrainConfig, recipe: Recipe, workers: Workers, rendere
         ),
         run_config=_run_config(config, metrics_queue),
         validation_config=ValidationConfig(
-            fn=InObjectStore(validator),
+            fn=FunctionInObjectStore(validator),
             # No CPU of its own: on a full cluster it would never come, and the workers' share stays theirs.
             ray_remote_kwargs={"num_cpus": 0, "num_gpus": 1 if workers.spare_gpu else 0, "max_retries": 0},
         ),

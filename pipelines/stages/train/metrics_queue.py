@@ -1,21 +1,29 @@
 """The queue from a worker to the driver, and back whether to stop. It imports nothing, to be there at once."""
 
-from typing import Any
+MetricsEntry = dict[str, object]
+"""What the driver is told by one call of `put`. Its keys say which of five kinds it is:
+
+- `step` and numbers: what was measured since the last entry of this kind; `step` alone at a start.
+- `skipped` and `clip_ids`: a step that was skipped, counted from 1, and the clips that are to blame.
+- `validated` and others: what `Validator` found of a checkpoint, as it describes.
+- `checkpoint`: the step of one that is whole on its storage now.
+- `damaged`: the name of a checkpoint that could not be read. The workers end, and new ones are started without it.
+"""
 
 
 class MetricsQueue:
     """An actor that holds what workers say until the driver takes it, and whether the driver wants them to stop."""
 
     def __init__(self) -> None:
-        self._entries: list[dict[str, Any]] = []
+        self._entries: list[MetricsEntry] = []
         self._has_begun = self._is_stopping = False
 
-    def put(self, entry: dict[str, Any]) -> None:
+    def put(self, entry: MetricsEntry) -> None:
         """Add an entry."""
         self._has_begun = True
         self._entries.append(entry)
 
-    def take(self) -> list[dict[str, Any]]:
+    def take(self) -> list[MetricsEntry]:
         """Return the entries since the last call."""
         entries, self._entries = self._entries, []
         return entries

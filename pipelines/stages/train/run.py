@@ -25,7 +25,7 @@ from animatediff.weights.base_facts import BaseFacts, load_config
 from animatediff.yaml_files import read_yaml
 from pipelines.settings import TrainConfig
 from pipelines.stages.train import earlier_runs
-from pipelines.tracking.model_uris import resolve_model_uri
+from pipelines.tracking.model_uris import fetch_weights
 from pipelines.tracking.run_context import DataInput
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,8 @@ RUN_FILE = "run.json"
 """In a run's folder: its `RunState`."""
 
 _CONFIG = "config.yaml"
-# These may differ between a run and its continuation: they change no step that is done already.
+# These may differ between a run and its continuation: they change no step that is done already. Differences are told as
+# `section.field: old -> new`, of which these are the beginnings: up to the colon a field, up to a dot all of a section.
 _MAY_CHANGE = (
     "output_uri:",
     "num_checkpoints:",
@@ -75,7 +76,7 @@ class RunState(Config):
     dataset_digest: str
     """Version of the dataset that it trains on, and of the one that is mixed in."""
     datasets: tuple[DataVersion, ...] = ()
-    """The same in full; empty in the runs of earlier versions, which kept one of `Manifest.counted_digests`."""
+    """The same in full; empty in the runs of earlier versions, which kept one of `Manifest.guess_old_digests`."""
     noise_schedule: NoiseSchedule | None = None
     """What it trains with; None in the runs of earlier versions."""
     mlflow_run_id: str | None = None
@@ -123,7 +124,7 @@ def check_job(config: TrainConfig, inputs_uri: str) -> TrainJob:
     with errors_with_field("dataset_uri"):
         manifest = read_manifest(config.dataset_uri)
         check_shards(config.dataset_uri, manifest)
-    resolved = _resolve_paths(config, inputs_uri)
+    resolved = _resolve_config(config, inputs_uri)
     recipe = recipe_of(resolved)
     _check_files(resolved)
     for shape in latent_shapes(resolved.dataset_uri, manifest):
@@ -222,8 +223,12 @@ def _read_or_start_run(config: TrainConfig, recipe: Recipe, manifests: Sequence[
     return run.model_copy(update=data) if run else RunState.model_validate(data)
 
 
-def _resolve_paths(config: TrainConfig, inputs_uri: str) -> RecipeConfig:
-    """Return what a recipe is told, with local paths absolute, as workers have another working directory."""
+def _resolve_config(config: TrainConfig, inputs_uri: str) -> RecipeConfig:
+    """Return the config that workers get.
+
+    Its local paths are absolute, as workers have another working directory; weights that MLflow keeps are fetched below
+    `inputs_uri`; and the noise schedule is complete.
+    """
     fields = {name: getattr(config, name) for name in TrainingConfig.model_fields}
     fields["dataset_uri"] = storage.absolute(config.dataset_uri)
     fields["base"] = storage.absolute_if_there(config.base)
@@ -236,11 +241,11 @@ def _resolve_paths(config: TrainConfig, inputs_uri: str) -> RecipeConfig:
     model = config.model
     if model.motion_module is not None:
         with errors_with_field("model.motion_module"):
-            uri = storage.absolute_if_there(resolve_model_uri(model.motion_module, inputs_uri))
+            uri = storage.absolute_if_there(fetch_weights(model.motion_module, inputs_uri))
         model = model.model_copy(update={"motion_module": uri})
     if model.domain_adapter.path is not None:
         with errors_with_field("model.domain_adapter.path"):
-            uri = storage.absolute_if_there(resolve_model_uri(model.domain_adapter.path, inputs_uri))
+            uri = storage.absolute_if_there(fetch_weights(model.domain_adapter.path, inputs_uri))
         adapter = model.domain_adapter.model_copy(update={"path": uri})
         model = model.model_copy(update={"domain_adapter": adapter})
     return recipe_of(TrainingConfig(**(fields | {"model": model}))).resolved_config
@@ -259,9 +264,9 @@ def _read(output_uri: str) -> RunState | None:
 def _check_unchanged(config: TrainConfig, recipe: Recipe, run: RunState, manifests: Sequence[_NamedManifest]) -> None:
     old = read_yaml(storage.join(config.output_uri, _CONFIG))
     new = config.model_dump(mode="json")
-    changes = differing_fields(printable_values(old | earlier_runs.without_default_schedule(old, new)), new)
+    changes = differing_fields(printable_values(old | earlier_runs.schedule_without_defaults(old, new)), new)
     changes = [change for change in changes if not change.startswith(_MAY_CHANGE)]
-    before = run.noise_schedule or earlier_runs.noise_schedule(old, recipe)
+    before = run.noise_schedule or earlier_runs.schedule_trained_with(old, recipe)
     if before is not None and not any(change.startswith("schedule.") for change in changes):
         # The motion module's file says another one than it did, or was not known by its version.
         was, now = (schedule.model_dump() for schedule in (before, recipe.noise_schedule))
@@ -284,7 +289,7 @@ def _changed_clips(run: RunState, manifests: Sequence[_NamedManifest]) -> Iterat
         if digest == manifest.digest():
             continue
         if not run.datasets:
-            if digest not in manifest.counted_digests():
+            if digest not in manifest.guess_old_digests():
                 yield f"the content of {uri}"
             continue
         before = run.datasets[number]

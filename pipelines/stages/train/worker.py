@@ -136,7 +136,7 @@ class _CheckpointUploader:
 
     def save(self, step: int) -> None:
         name = checkpoint_name(step)
-        self._trainer.skipped_steps.check()  # what the newest step was is in the checkpoint's count
+        self._trainer.skipped_steps.settle_last()  # so that the checkpoint counts the newest step if it was skipped
         if not self._is_rank_zero:
             ray.train.report(
                 {"step": step}, checkpoint_dir_name=name, checkpoint_upload_mode=CheckpointUploadMode.ASYNC

@@ -133,7 +133,7 @@ def test_clips_are_ingested_at_the_factor_of_their_vae(other, tmp_path):
 
     config, found = inputs(height=3 * factor, width=2 * factor)
     encoded = encode_frames(load_vae(folder), np.zeros((2, 3 * factor, 2 * factor, 3), np.uint8))
-    assert encoded.shape == found.base.latent_shape(2, height=3 * factor, width=2 * factor) == (2, 4, 3, 2)
+    assert encoded.shape == found.base_facts.latent_shape(2, height=3 * factor, width=2 * factor) == (2, 4, 3, 2)
     assert _clip_bytes(config, found) == encoded.nbytes
     with pytest.raises(
         UsageError, match=rf"^clips\.height {3 * factor + 1} is no multiple of {factor}, use {3 * factor}"

@@ -32,7 +32,7 @@ class Decord:
     def supports(self, info: VideoInfo) -> bool:
         """H.264, VP8 and VP9 in MP4 and Matroska; it chooses among several video streams by a rule of its own."""
         is_known = info.codec in _CODECS and info.container.startswith(_FORMATS) and info.num_video_streams == 1
-        return is_known and info.is_plain
+        return is_known and info.suits_every_decoder
 
     def frames(
         self, data: bytes, info: VideoInfo, indices: np.ndarray, *, height: int, width: int

@@ -19,7 +19,7 @@ class TorchCodec:
 
     def supports(self, info: VideoInfo) -> bool:
         """Upright videos with timestamps: whether it turns others depends on its version."""
-        return info.has_true_pts and info.rotation == 0 and info.is_plain
+        return info.has_true_pts and info.rotation == 0 and info.suits_every_decoder
 
     def frames(
         self, data: bytes, info: VideoInfo, indices: np.ndarray, *, height: int, width: int

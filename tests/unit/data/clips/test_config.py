@@ -14,7 +14,7 @@ def times(num, fps=25.0):
 
 
 def clip_times(timestamps, **config):
-    plans = plan_clips(timestamps, (ResolutionSpan(0, 64, 64),), key="video", config=ClipConfig(**config))
+    plans = plan_clips(timestamps, (ResolutionSpan(0, 64, 64),), video_id="video", config=ClipConfig(**config))
     return [plan.times for plan in plans]
 
 

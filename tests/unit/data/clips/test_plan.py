@@ -17,7 +17,7 @@ def constant(num, fps=25.0):
 
 
 def plan(timestamps, *, source=(640, 360), key="v", **config):
-    return plan_clips(timestamps, (ResolutionSpan(0, *source),), key=key, config=ClipConfig(**config))
+    return plan_clips(timestamps, (ResolutionSpan(0, *source),), video_id=key, config=ClipConfig(**config))
 
 
 def starts(plans):

@@ -25,14 +25,16 @@ def test_the_rate_of_milliseconds_is_the_true_one(fps, count):
 def test_a_stride_counts_frames_in_milliseconds_too(fps, windows):
     timestamps = fit_rate(rounded(700, fps)).timestamps
     config = ClipConfig(num_frames=32, stride=4, windows=windows, windows_per_video=4)
-    plans = plan_clips(timestamps, (ResolutionSpan(0, 64, 64),), key="v", config=config)
+    plans = plan_clips(timestamps, (ResolutionSpan(0, 64, 64),), video_id="v", config=config)
     assert len(plans) == 4
     assert all((np.diff(frame_indices_at(timestamps, plan.times)) == 4).all() for plan in plans)
 
 
 def test_fps_of_half_the_sources_takes_every_second_frame():
     timestamps = fit_rate(rounded(300, 60)).timestamps
-    (plan,) = plan_clips(timestamps, (ResolutionSpan(0, 64, 64),), key="v", config=ClipConfig(num_frames=64, fps=30.0))
+    (plan,) = plan_clips(
+        timestamps, (ResolutionSpan(0, 64, 64),), video_id="v", config=ClipConfig(num_frames=64, fps=30.0)
+    )
     assert set(np.diff(frame_indices_at(timestamps, plan.times))) == {2}
 
 

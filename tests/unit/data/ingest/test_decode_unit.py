@@ -42,23 +42,23 @@ def test_every_video_ends_as_clips_or_as_one_rejection(tmp_path, supervisor):
     result = decode(make_unit(tmp_path, contents), supervisor)
     assert [clip.clip_id for clip in result.clips] == ["good-0", "good-1", "other-0", "other-1"]
     first, last = result.clips[:2]
-    assert first.decoded.frames.shape == (4, 32, 48, 3)
-    assert (first.decoded.t_start, round(last.decoded.t_end, 3)) == (0.0, 19 / 25)
-    positions = [bar_position(frame) for frame in first.decoded.frames]
+    assert first.decoded_clip.frames.shape == (4, 32, 48, 3)
+    assert (first.decoded_clip.t_start, round(last.decoded_clip.t_end, 3)) == (0.0, 19 / 25)
+    positions = [bar_position(frame) for frame in first.decoded_clip.frames]
     assert positions == sorted(positions)
-    assert first.decoded.scores["motion"] > 0
+    assert first.decoded_clip.scores["motion"] > 0
     assert first.num_clips_of_video == 2
-    assert [(r.video_id, r.stage, r.reason, r.attempts) for r in result.rejected] == [
+    assert [(r.video_id, r.stage, r.reason, r.attempts) for r in result.rejections] == [
         ("short", "probe", Reason.TOO_SHORT, 1),
         ("empty", "probe", Reason.EMPTY, 1),
         ("gone", "fetch", Reason.NOT_FOUND, 1),
         ("crash", "decode", Reason.DECODER_CRASH, 3),
     ]
-    assert [r.bytes for r in result.rejected] == [len(mp4(5)), 0, None, len(crash)]
+    assert [r.bytes for r in result.rejections] == [len(mp4(5)), 0, None, len(crash)]
 
 
 def test_too_large_a_file_is_not_read(tmp_path, supervisor):
-    (rejection,) = decode(make_unit(tmp_path, {"big": mp4(20), "good": b""}), supervisor, max_bytes=100).rejected[:1]
+    (rejection,) = decode(make_unit(tmp_path, {"big": mp4(20), "good": b""}), supervisor, max_bytes=100).rejections[:1]
     assert (rejection.reason, rejection.bytes) == (Reason.TOO_LARGE, None)
 
 
@@ -76,14 +76,14 @@ def test_one_failing_fetch_is_a_row_but_an_outage_is_not(tmp_path, supervisor, m
 
     monkeypatch.setattr(units, "fetch", failing(("bad",)))
     result = decode(unit, supervisor)
-    assert [(r.video_id, r.reason, r.attempts) for r in result.rejected] == [("bad", Reason.FETCH_ERROR, 6)]
+    assert [(r.video_id, r.reason, r.attempts) for r in result.rejections] == [("bad", Reason.FETCH_ERROR, 6)]
     monkeypatch.setattr(units, "fetch", failing(("good", "bad")))
     with pytest.raises(UserError, match="no video of unit u can be fetched, nor others .*, is the storage down"):
         decode(unit, supervisor)
     asked = []
     result = units.decode_unit(unit, supervisor, max_bytes=10_000_000, is_outage=lambda unit: bool(asked.append(unit)))
     assert asked == [unit]
-    assert [r.reason for r in result.rejected] == [Reason.FETCH_ERROR] * 2
+    assert [r.reason for r in result.rejections] == [Reason.FETCH_ERROR] * 2
 
 
 @pytest.mark.parametrize("num_before", [0, 1], ids=["from the first video on", "in the middle of the unit"])
@@ -105,7 +105,7 @@ def test_a_store_that_is_away_for_a_while_costs_no_video(tmp_path, supervisor, m
     monkeypatch.setattr(units, "_LOOK_AGAIN_S", 0.01)
     monkeypatch.setattr(units, "_FETCHED_AHEAD", 1)
     undisturbed = units.decode_unit(unit, supervisor, max_bytes=10_000_000, is_outage=is_outage, max_outage_s=60)
-    assert undisturbed.rejected == []
+    assert undisturbed.rejections == []
     assert [clip.clip_id for clip in undisturbed.clips] == ["one-0", "one-1", "two-0", "two-1", "three-0", "three-1"]
     assert len(calls) > 6
 
@@ -118,8 +118,8 @@ def test_secrets_of_an_address_stay_out_of_the_quarantine(supervisor):
     video = SourceVideo("a", "http://127.0.0.1:9/a.mp4?token=secret", "a bar")
     good = SourceVideo("b", "/nowhere/b.mp4", "a bar")
     result = decode(Unit(0, "u", (video, good)), supervisor)
-    assert "secret" not in repr(result.rejected)
-    assert {r.reason for r in result.rejected} == {Reason.FETCH_ERROR, Reason.NOT_FOUND}
+    assert "secret" not in repr(result.rejections)
+    assert {r.reason for r in result.rejections} == {Reason.FETCH_ERROR, Reason.NOT_FOUND}
 
 
 def test_videos_are_fetched_ahead_but_never_all(tmp_path, supervisor, monkeypatch):

@@ -24,7 +24,7 @@ def works(tmp_path, monkeypatch):
     """Whether the storage of the unit `failing` of a plan works, and what was tried; two videos make up a unit."""
 
     def ask(places, failing, down, reason=Reason.FETCH_ERROR):
-        planner = Planner(str(tmp_path), key="k", videos_per_unit=2)
+        planner = Planner(str(tmp_path), dataset_key="k", videos_per_unit=2)
         planner.add(SourceVideo(str(i), PLACES[place].format(i), "a") for i, place in enumerate(places))
         planner.finish()
         tried = []

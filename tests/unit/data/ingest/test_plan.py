@@ -97,7 +97,7 @@ def test_a_units_id_says_what_is_in_it(tmp_path):
 
 
 def test_planning_dry_writes_nothing(tmp_path):
-    planner = planning.Planner(None, key="key", videos_per_unit=3)
+    planner = planning.Planner(None, dataset_key="key", videos_per_unit=3)
     planner.resume(str(tmp_path))
     planner.add(make_videos(7))
     planner.finish()

@@ -26,7 +26,7 @@ def every_byte(dataset, secret):
 def plan(dataset, videos):
     """Plan the videos and give the units as the workers get them."""
     whole = UnredactedUris()
-    planner = Planner(dataset, key="key", videos_per_unit=2)
+    planner = Planner(dataset, dataset_key="key", videos_per_unit=2)
     planner.resume(dataset)
     for batch in whole.remember([videos]):
         planner.add(batch)

@@ -53,7 +53,7 @@ def test_it_stays_whole_when_it_grows_and_when_rejects_are_tried_again(dataset):
     units, rejected = plan(dataset, make_videos(20), again=again)
     for unit in units[4:]:
         commit(dataset, unit, rejects=lambda number: number == 15)
-    do_seal(dataset, units, in_plan=rejected, again=again)
+    do_seal(dataset, units, rejected_in_planning=rejected, again=again)
     report = verify(dataset)
     assert report.problems == []
     assert (report.num_planned, report.num_videos, report.num_quarantined) == (20, 18, 2)

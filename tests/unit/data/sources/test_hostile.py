@@ -245,7 +245,7 @@ def test_rows_without_end_are_a_source_of_no_use(monkeypatch, tmp_path):
     monkeypatch.setattr("animatediff.data.ingest.plan._MAX_REJECTED", 25_000)
     nulls = pa.nulls(90_000, pa.string())
     pq.write_table(pa.table({"video": nulls, "caption": nulls}), tmp_path / "t.parquet")
-    planner = Planner(None, key="key", videos_per_unit=3)
+    planner = Planner(None, dataset_key="key", videos_per_unit=3)
     batches = read_source(SourceConfig(uri=f"{tmp_path}/t.parquet"))
     words = "30000 rows of the source are of no use, .* column 'video' of row 20000 is empty"
     with pytest.raises(UserError, match=words):
@@ -256,11 +256,11 @@ def test_a_segment_of_the_plan_has_no_more_text_than_a_worker_holds(monkeypatch,
     monkeypatch.setattr("animatediff.data.ingest.plan._SEGMENT_CHARS", 10_000)
     lines = [json.dumps({"video": f"{i}.mp4", "caption": "x" * 1000}) + "\n" for i in range(60)]
     (tmp_path / "t.jsonl").write_text("".join(lines))
-    planner = Planner(str(tmp_path / "dataset"), key="key", videos_per_unit=3)
+    planner = Planner(str(tmp_path / "dataset"), dataset_key="key", videos_per_unit=3)
     for batch in read_source(SourceConfig(uri=f"{tmp_path}/t.jsonl")):
         planner.add(batch)
     planner.finish()
-    again = Planner(str(tmp_path / "dataset"), key="key", videos_per_unit=3)
+    again = Planner(str(tmp_path / "dataset"), dataset_key="key", videos_per_unit=3)
     again.resume(str(tmp_path / "dataset"))
     assert again.units == planner.units
     assert len({unit.segment for unit in planner.units}) == 5

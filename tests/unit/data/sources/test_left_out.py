@@ -304,7 +304,7 @@ def test_a_url_that_is_signed_again_keeps_its_id(uri, video_id):
 
 
 def planned(uri, **settings):
-    planner = Planner(None, key="key", videos_per_unit=3)
+    planner = Planner(None, dataset_key="key", videos_per_unit=3)
     for batch in read_source(SourceConfig(uri=str(uri), **settings)):
         planner.add(batch)
     rejected = planner.finish()

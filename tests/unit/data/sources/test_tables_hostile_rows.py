@@ -56,7 +56,7 @@ CSV_ROWS = [
 
 def planned(uri, **settings):
     """Captions of the videos that are planned, and reason and detail of the rows that are not, by line or id."""
-    planner = Planner(None, key="key", videos_per_unit=3)
+    planner = Planner(None, dataset_key="key", videos_per_unit=3)
     videos = []
     for batch in read_source(SourceConfig(uri=str(uri), **settings)):
         planner.add(batch)

@@ -11,8 +11,14 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from animatediff.errors import UserError
 from pipelines.terminal import deaths
-from pipelines.terminal.failures import DroppedBlocks, as_user_errors, find_user_error, in_one_line, log_raylets_message
-from pipelines.terminal.losses import is_loss
+from pipelines.terminal.failures import (
+    DroppedBlockReasons,
+    as_user_errors,
+    find_user_error,
+    in_one_line,
+    log_raylets_message,
+)
+from pipelines.terminal.lost_processes import is_lost_process
 
 OUT_OF_MEMORY = (
     """1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 10.0.0.3, \
@@ -105,9 +111,9 @@ def test_a_loss_is_one_line_however_it_is_wrapped(error, said, lacks_memory, wra
 
 @pytest.mark.parametrize(("error", "said", "lacks_memory"), LOSSES)
 def test_who_asks_a_lost_process_knows_it_from_one_that_raised(error, said, lacks_memory):
-    assert is_loss(error)
-    assert not is_loss(raised(ValueError("a bug")))
-    assert not is_loss(raised(error))  # what the other met is not its own end
+    assert is_lost_process(error)
+    assert not is_lost_process(raised(ValueError("a bug")))
+    assert not is_lost_process(raised(error))  # what the other met is not its own end
 
 
 def test_a_users_error_comes_through_alone():
@@ -157,7 +163,7 @@ def test_a_crash_is_told_from_a_kill_by_the_log(monkeypatch, tmp_path, left, sai
 
 def test_lost_blocks_are_told_once_a_reason(caplog):
     streaming = logging.getLogger("ray.data._internal.execution.streaming_executor_state")
-    with caplog.at_level(logging.WARNING), DroppedBlocks() as dropped:
+    with caplog.at_level(logging.WARNING), DroppedBlockReasons() as dropped:
         assert dropped.reason is None
         for error in (died(KILLED), OutOfMemoryError(OUT_OF_MEMORY), died(KILLED), raised(ValueError("one\ntwo"))):
             streaming.error("An exception was raised", exc_info=error)

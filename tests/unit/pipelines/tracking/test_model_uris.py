@@ -13,7 +13,7 @@ from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.catalog import Catalog, expand
 from animatediff.weights.checkpoints import content_hash
-from pipelines.tracking.model_uris import resolve_catalog, resolve_model_uri
+from pipelines.tracking.model_uris import fetch_catalog_weights, fetch_weights
 from pipelines.tracking.tracker import Tracker, tracking_uri
 
 
@@ -82,28 +82,28 @@ FORMS = (
 @pytest.mark.parametrize("form", FORMS)
 def test_each_form_gives_a_file_of_the_same_content_below_the_output(registry, tmp_path, form):
     uri = form.replace("RUN", registry["run"])
-    found = Path(resolve_model_uri(uri, str(tmp_path)))
+    found = Path(fetch_weights(uri, str(tmp_path)))
     assert found.read_bytes() == registry[uri].read_bytes()
     assert found.parent == tmp_path / "inputs" / content_hash(str(registry[uri]))
 
 
 def test_a_file_that_is_there_is_not_put_there_again(tmp_path):
-    found = Path(resolve_model_uri("models:/moves/1", str(tmp_path)))
+    found = Path(fetch_weights("models:/moves/1", str(tmp_path)))
     before = found.stat()
-    assert resolve_model_uri("models:/moves@best", str(tmp_path)) == str(found)
+    assert fetch_weights("models:/moves@best", str(tmp_path)) == str(found)
     after = found.stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [found]
 
 
 def test_the_output_folder_may_be_in_remote_storage(registry, tmp_path):
-    found = resolve_model_uri("models:/moves/1", f"memory://{tmp_path.name}")
+    found = fetch_weights("models:/moves/1", f"memory://{tmp_path.name}")
     assert found.startswith(f"memory://{tmp_path.name}/inputs/")
     assert storage.read_bytes(found) == registry["models:/moves/1"].read_bytes()
 
 
 def test_pefts_config_comes_along(registry, tmp_path):
-    found = resolve_model_uri(f"{registry['run']}/peft", str(tmp_path / "out"))
+    found = fetch_weights(f"{registry['run']}/peft", str(tmp_path / "out"))
     alike = weights(tmp_path / "alike", 1, "adapter_model")
     (alike.parent / "adapter_config.json").write_text(json.dumps({"r": 8, "lora_alpha": 8}))
     assert content_hash(found) == content_hash(str(alike))
@@ -112,7 +112,7 @@ def test_pefts_config_comes_along(registry, tmp_path):
 
 @pytest.mark.parametrize("uri", ["a.safetensors", "s3://bucket/models:/a", "owner/name", "/models/a.ckpt"])
 def test_other_uris_come_back_unchanged(tmp_path, uri):
-    assert resolve_model_uri(uri, str(tmp_path)) == uri
+    assert fetch_weights(uri, str(tmp_path)) == uri
 
 
 ERRORS = {
@@ -134,7 +134,7 @@ ERRORS = {
 @pytest.mark.parametrize(("form", "told"), ERRORS.items())
 def test_what_is_not_there_is_one_line(registry, tmp_path, form, told):
     with pytest.raises(UserError, match=told) as caught:
-        resolve_model_uri(form.replace("RUN", registry["run"]), str(tmp_path))
+        fetch_weights(form.replace("RUN", registry["run"]), str(tmp_path))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -143,7 +143,7 @@ def test_an_unreachable_server_is_one_line_within_seconds(tmp_path, monkeypatch)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
     start = time.monotonic()
     with pytest.raises(UserError, match=r"cannot use MLflow at http://127.0.0.1:9: .*MLFLOW_TRACKING_URI") as caught:
-        resolve_model_uri("models:/moves/1", str(tmp_path))
+        fetch_weights("models:/moves/1", str(tmp_path))
     assert time.monotonic() - start < 20
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
@@ -175,7 +175,7 @@ def test_items_of_a_catalog_have_the_digests_that_files_give(registry, tmp_path)
     assert by_uri.motion_module == "models:/moves@best"
     files = [str(registry[uri]) for uri in ("models:/moves/1", "models:/moves/2")]
     by_file = catalog_of(tmp_path, files[0], **places(files[1]))
-    resolved = resolve_catalog(by_uri, str(tmp_path / "out"))
+    resolved = fetch_catalog_weights(by_uri, str(tmp_path / "out"))
     assert expand(resolved).items == expand(by_file).items
     assert "models:/" not in resolved.model_dump_json()
     assert len(list((tmp_path / "out" / "inputs").rglob("*.safetensors"))) == 2
@@ -185,7 +185,7 @@ def test_entries_may_have_motion_modules_of_their_own(registry, tmp_path):
     catalog = catalog_of(tmp_path, None, motion_module="models:/moves/1")
     other = catalog.entries[0].model_copy(update={"name": "two", "motion_module": str(registry["models:/moves/2"])})
     catalog = catalog.model_copy(update={"entries": (*catalog.entries, other)})
-    resolved = resolve_catalog(catalog, str(tmp_path / "out"))
+    resolved = fetch_catalog_weights(catalog, str(tmp_path / "out"))
     assert resolved.motion_module is None
     assert Path(resolved.entries[0].motion_module).read_bytes() == registry["models:/moves/1"].read_bytes()
     assert resolved.entries[1] is other
@@ -194,5 +194,5 @@ def test_entries_may_have_motion_modules_of_their_own(registry, tmp_path):
 def test_a_catalog_of_files_asks_no_server(registry, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     by_file = catalog_of(tmp_path, str(registry["models:/moves/1"]))
-    assert resolve_catalog(by_file, str(tmp_path / "out")) == by_file
+    assert fetch_catalog_weights(by_file, str(tmp_path / "out")) == by_file
     assert not (tmp_path / "out").exists()

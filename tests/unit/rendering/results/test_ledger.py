@@ -146,8 +146,8 @@ def test_what_is_to_be_rendered_again_is_unknown_until_it_is_written(tmp_path, i
     assert not storage.exists(item_uri(str(tmp_path), items[0].digest))
     assert [result.seed for result in found.results(items, {}, only_known=True)] == [1, 2]
     rendered(tmp_path, items[0])
-    found.note_written(items[0].digest, "")
-    found.note_written(items[3].digest, "the disk is full")
+    found.note_outcome(items[0].digest, "")
+    found.note_outcome(items[3].digest, "the disk is full")
     results = list(found.results(items, {}))
     assert [result.error for result in results] == [None, None, None, "the disk is full", NO_RESULT]
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from animatediff.weights.lora.deltas import FactorsDelta, LoHa, LoKr, LoraDelta, delta_from_factors
+from animatediff.weights.lora.deltas import FactorsDelta, LoHaDelta, LoKrDelta, LoraDelta, delta_from_factors
 
 SIZE = st.integers(1, 6)
 
@@ -77,7 +77,7 @@ def test_loha(out, into, rank, has_core, alpha):
         factors = {name: draw(*shapes[name[-1]], seed=i) for i, name in enumerate(names)}
         first, second = (factors[f"hada_w{i}_a"].double() @ factors[f"hada_w{i}_b"].double() for i in (1, 2))
     change = delta_from_factors(factors, scale_of(alpha))
-    assert isinstance(change, LoHa)
+    assert isinstance(change, LoHaDelta)
     assert_is(change, alpha / rank * first * second)
 
 
@@ -112,7 +112,7 @@ def test_lokr(outs, ins, rank, first, second, alpha):
     expected = blocks.reshape(outs[0] * outs[1], ins[0] * ins[1], *w2.shape[2:])
     has_rank = first == "pair" or second in ("pair", "core")
     change = delta_from_factors(factors, scale_of(alpha))
-    assert isinstance(change, LoKr)
+    assert isinstance(change, LoKrDelta)
     assert_is(change, (alpha / rank if has_rank else 1) * expected)
 
 

@@ -12,7 +12,7 @@ from tests.support_weights import unet_to_ldm
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 def test_no_two_modules_of_a_model_share_a_name(kind):
     states = {part: module.state_dict() for part, module in meta_modules(kind).items()}
-    targets = ModuleIndex(states, motion=False)
+    targets = ModuleIndex(states, is_motion_lora=False)
     for name in states["unet"]:
         path = name.rpartition(".")[0]
         for spelled in (path, unet_to_ldm(name, kind).rpartition(".")[0]):
@@ -34,6 +34,6 @@ def test_a_unet_with_more_than_the_original_layout_names():
         norm_num_groups=4,
         time_cond_proj_dim=4,
     )
-    targets = ModuleIndex({"unet": unet.state_dict()}, motion=False)
+    targets = ModuleIndex({"unet": unet.state_dict()}, is_motion_lora=False)
     assert targets.find("lora_unet_time_embedding_cond_proj") == [("unet", "time_embedding.cond_proj")]
     assert targets.find("input_blocks.0.0") == []

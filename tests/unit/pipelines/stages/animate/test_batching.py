@@ -16,7 +16,7 @@ def no_collection(monkeypatch):
 
 
 def rendered(batcher, animator, items, suspects=()):
-    """Outcome and attempts by the item's seed."""
+    """ClipOrError and attempts by the item's seed."""
     batches = batcher.batches(items, suspects)
     return {
         item.seed: (outcome, attempts)

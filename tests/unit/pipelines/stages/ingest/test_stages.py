@@ -65,10 +65,10 @@ def inverted(frames, caption):
 
 def test_what_a_scorer_does_to_its_frames_stays_with_it():
     work = work_of("a", "b")
-    before = [clip.decoded.frames.copy() for clip in work.decoded.clips]
+    before = [clip.decoded_clip.frames.copy() for clip in work.decoded_unit.clips]
     done = score(work, "inverted", "mean")
-    for clip, frames in zip(done.decoded.clips, before, strict=True):
-        assert (clip.decoded.frames == frames).all()
+    for clip, frames in zip(done.decoded_unit.clips, before, strict=True):
+        assert (clip.decoded_clip.frames == frames).all()
         assert clip.user_scores["mean"] == frames.mean()
         assert clip.user_scores["inverted"] == 255 - frames.mean()
 
@@ -102,7 +102,7 @@ def test_only_the_vae_takes_a_device(stage, device, needs):
 
 def test_scorers_give_each_clip_its_scores():
     scored = score(work_of("a bar", "a wide bar"), "mean")
-    assert [clip.user_scores for clip in scored.decoded.clips] == [
+    assert [clip.user_scores for clip in scored.decoded_unit.clips] == [
         {"mean": 0.0, "words": 2},
         {"mean": 10.0, "words": 3},
     ]

@@ -13,7 +13,7 @@ from animatediff.training.config import TrainingConfig
 from animatediff.training.state import checkpoint_files
 from animatediff.training.state.checkpoint_files import DamagedCheckpointError
 from animatediff.training.trainer import Trainer
-from pipelines.stages.train.checkpoints import refusal_as_user_error, repair_checkpoint_index
+from pipelines.stages.train.checkpoints import repair_checkpoint_index, storage_error_as_user_error
 from tests.support_base import build_base
 from tests.unit.data.loading.test_loader import write_dataset
 
@@ -166,7 +166,7 @@ def test_what_a_storage_refused_is_one_line_and_leaves_nothing(run, error, says,
         (run / "checkpoints" / LIST).write_text("")
     with (
         pytest.raises(UserError, match=rf"cannot use \S+/checkpoints: {says}") as caught,
-        refusal_as_user_error(str(run), NAMES[:2]),
+        storage_error_as_user_error(str(run), NAMES[:2]),
     ):
         raise error
     assert "\n" not in str(caught.value)
@@ -186,7 +186,7 @@ def test_what_a_storage_refused_is_one_line_and_leaves_nothing(run, error, says,
     ],
 )
 def test_what_no_storage_has_refused_stays_as_it_is(run, error):
-    with pytest.raises(type(error)) as caught, refusal_as_user_error(str(run), []):
+    with pytest.raises(type(error)) as caught, storage_error_as_user_error(str(run), []):
         raise error
     assert caught.value is error
     assert all((run / "checkpoints" / name).exists() for name in NAMES)

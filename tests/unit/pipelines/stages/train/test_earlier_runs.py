@@ -25,10 +25,10 @@ def test_the_schedule_is_the_configs_where_the_file_said_nothing(tmp_path, sched
     uri = str(tmp_path / "mm.safetensors")
     motion_modules.write(uri, make("v2"), schedule=of_file)
     recipe = SimpleNamespace(config=SimpleNamespace(model=SimpleNamespace(motion_module=uri)))
-    found = earlier_runs.noise_schedule({"schedule": schedule}, recipe)
+    found = earlier_runs.schedule_trained_with({"schedule": schedule}, recipe)
     assert found == (NoiseSchedule(beta_end=0.013) if known else None)
 
 
 def test_fresh_motion_modules_have_no_schedule_of_their_own():
     recipe = SimpleNamespace(config=SimpleNamespace(model=SimpleNamespace(motion_module=None)))
-    assert earlier_runs.noise_schedule({"schedule": WHOLE}, recipe) is None
+    assert earlier_runs.schedule_trained_with({"schedule": WHOLE}, recipe) is None

@@ -32,7 +32,7 @@ def extend(dataset, num_videos, *, rejects):
     units, rejected = plan(dataset, make_videos(num_videos))
     for unit in units[read_manifest(dataset).num_units :]:
         commit(dataset, unit, rejects=rejects)
-    return do_seal(dataset, units, in_plan=rejected)
+    return do_seal(dataset, units, rejected_in_planning=rejected)
 
 
 def counted_digest(manifest: Manifest):

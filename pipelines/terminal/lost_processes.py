@@ -1,6 +1,6 @@
 """What a lost process says in one line: which it was, why it ended, and where its log lies.
 
-Ray tells the same loss by a dozen exceptions of different families: `OutOfMemoryError` is no `RayActorError`, an error
+Ray tells the same thing by a dozen exceptions of different families: `OutOfMemoryError` is no `RayActorError`, an error
 that a worker raised inherits from the worker's own class, and training wraps all of them.
 """
 
@@ -16,7 +16,7 @@ from pipelines.terminal.deaths import BROKE_OFF, end_of, first_group, last_death
 _WRAPPED = ("cause", "controller_failure", "health_check_failure", "__cause__")
 
 
-class Loss(NamedTuple):
+class LostProcess(NamedTuple):
     """A process or a machine that was lost."""
 
     text: str
@@ -24,14 +24,14 @@ class Loss(NamedTuple):
     may_lack_memory: bool = False
 
 
-def find_loss(error: BaseException | None) -> Loss | None:
+def find_lost_process(error: BaseException | None) -> LostProcess | None:
     """Return the lost process or machine at the bottom of `error`, if that is what it tells of."""
-    return next((loss for each in with_causes(error) if (loss := _loss(each))), None)
+    return next((lost for each in with_causes(error) if (lost := _lost_process(each))), None)
 
 
-def is_loss(error: exceptions.RayError) -> bool:
+def is_lost_process(error: exceptions.RayError) -> bool:
     """Whether the process that was asked is gone, rather than has raised something."""
-    return not is_wrapper(error) and _loss(error) is not None
+    return not is_wrapper(error) and _lost_process(error) is not None
 
 
 def with_causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -54,7 +54,7 @@ def is_wrapper(error: BaseException) -> bool:
     return isinstance(error, exceptions.RayTaskError)
 
 
-def _loss(error: BaseException) -> Loss | None:
+def _lost_process(error: BaseException) -> LostProcess | None:
     if is_wrapper(error) or not isinstance(error, exceptions.RayError):
         return None
     text = one_line(str(error))
@@ -65,14 +65,14 @@ def _loss(error: BaseException) -> Loss | None:
     if type(error) is exceptions.RayError and "ActorDiedError isn't serializable" in str(error):
         return _actor_died(str(error), could_start=True)  # Ray cannot send one on, and sends its text
     if isinstance(error, exceptions.WorkerCrashedError):
-        return Loss(f"a worker {last_death() or end_of(BROKE_OFF[0], 0, None)}", True)
+        return LostProcess(f"a worker {last_death() or end_of(BROKE_OFF[0], 0, None)}", True)
     if isinstance(error, exceptions.ObjectStoreFullError):
-        return Loss("Ray's object store on a machine is full; see `ray memory`", True)
+        return LostProcess("Ray's object store on a machine is full; see `ray memory`", True)
     if isinstance(error, exceptions.OutOfDiskError):
-        return Loss("the disk of a machine, where Ray keeps its session, is full: free some of it")
+        return LostProcess("the disk of a machine, where Ray keeps its session, is full: free some of it")
     for kind, what in _OTHERS.items():
         if isinstance(error, kind):
-            return Loss(f"{what} ({text[:300]})")
+            return LostProcess(f"{what} ({text[:300]})")
     return None
 
 
@@ -90,8 +90,8 @@ _OTHERS: dict[type[exceptions.RayError], str] = {
 }
 
 
-def out_of_memory(text: str) -> Loss:
-    """Return the loss that Ray's memory monitor tells of: it ended a process so that the machine keeps some."""
+def out_of_memory(text: str) -> LostProcess:
+    """Return the process that, as Ray's memory monitor tells, was ended so that the machine keeps some."""
     used = first_group(r"was (\S+ used / \S+) limit", text)
     where = first_group(r"\(IP: ([^,)]+)", text) or "a machine"
     name, pid = first_group(r"task name=([^,]+?)\.\w+,", text) or "a worker", first_group(r"pid=(\d+)", text)
@@ -99,22 +99,22 @@ def out_of_memory(text: str) -> Loss:
     number = int(first_group(r"Ray killed (\d+) worker", text) or 1)
     if number > 1:  # the one that was asked is among them, and which it is Ray does not say
         process = f"{number} processes"
-    return Loss(
+    return LostProcess(
         f"{where} ran out of memory{f' ({used})' if used else ''}, and Ray ended {process} there to free some; "
         f"its log: {logs_folder()}/raylet.out there",
         True,
     )
 
 
-def _actor_died(text: str, *, could_start: bool) -> Loss:
+def _actor_died(text: str, *, could_start: bool) -> LostProcess:
     if not could_start:
         reason = text.strip().splitlines()[-1]
         mendable = reason.removeprefix(f"{UserError.__module__}.UserError: ")
         see = "" if mendable != reason else f"; see the workers' logs in {logs_folder()}"
-        return Loss(f"no worker can start: {one_line(mendable)}{see}")
+        return LostProcess(f"no worker can start: {one_line(mendable)}{see}")
     name, where = first_group(r"class_name: (.+)", text) or "a worker", first_group(r"\tip: (\S+)", text)
     pid = int(first_group(r"\tpid: (\d+)", text) or 0)
     if "its node has died" in text:
-        return Loss(f"{name} was lost with its machine{f' {where}' if where else ''}")
+        return LostProcess(f"{name} was lost with its machine{f' {where}' if where else ''}")
     lacks_memory = "NODE_OUT_OF_MEMORY" in text or any(words in text for words in BROKE_OFF)
-    return Loss(f"{name} {end_of(text, pid, where)}", lacks_memory)
+    return LostProcess(f"{name} {end_of(text, pid, where)}", lacks_memory)
