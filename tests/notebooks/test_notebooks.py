@@ -60,7 +60,7 @@ def test_a_catalog_is_rendered_compared_and_scored(run):
 def test_a_folder_of_videos_becomes_a_domain_adapter(run):
     done = run("04_own_domain")
     quarantine = pd.read_parquet(done.folder / "runs/04/dataset/quarantine.parquet")
-    assert quarantine[["video_id", "reason"]].to_numpy().tolist() == [["drawing-31", "no_caption"]]
+    assert quarantine[["video_id", "reason"]].to_numpy().tolist() == [["drawing-31.mp4", "no_caption"]]
     assert "not taken    1 .db" in done.printed
     client = MlflowClient(f"sqlite:///{done.folder}/runs/mlflow.db")
     (version,) = client.search_model_versions("name = 'chalk-adapter'")
