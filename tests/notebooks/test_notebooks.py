@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
+from animatediff.rendering.results.ledger import read_results
+from animatediff.rendering.scoring import mean_scores
 from tests.notebooks.execution import ROOT, execute, is_drawn, moves
 
 
@@ -51,6 +53,10 @@ def test_a_catalog_is_rendered_compared_and_scored(run):
         "lora-chalk": {"unique": ["ok"], "size": 3},
         "lost": {"unique": ["invalid"], "size": 3},
     }
+    means = mean_scores(read_results(str(done.folder / "runs/03/clips")), "animatediff.sprites.scoring:score")
+    assert means.keys() == {"base", "lora-chalk", "inversion-brown"}
+    assert means["base"]["shape"] > 0.9
+    assert means["lora-chalk"]["style"] > 0.5
     (grid,) = done.clips
     assert moves(grid)
     (scores,) = done.pictures
