@@ -3,12 +3,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint infra unit integration fuzz slow gpu cluster bench files format clean
+.PHONY: demo test lint infra unit integration notebooks fuzz slow gpu cluster bench files format clean
 
 demo: .venv/.installed
 	$(BIN)/python pipelines/demo.py
 
-test: lint infra unit integration
+test: lint infra unit integration notebooks
 
 lint: .venv/.installed
 	$(BIN)/ruff format --check .
@@ -28,6 +28,10 @@ unit: .venv/.installed
 # Two files at a time as well: half of a job's time is waiting for processes to start, to die and to be polled.
 integration: .venv/.installed
 	$(BIN)/python -m pytest tests/integration -q -n 2 --dist loadfile
+
+# Every notebook from its first cell to its last, two at a time.
+notebooks: .venv/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/notebooks -q -n 2 --dist worksteal
 
 # 17,500 damaged files of every kind; `ARGS="--only tables --seed 7"` says which.
 fuzz: .venv/.installed

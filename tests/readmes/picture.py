@@ -6,10 +6,10 @@ A row is a model, a column a prompt; all clips play together.
 import sys
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog.catalog import Catalog, expand
+from animatediff.rendering.clip_grid import ClipGrid
 from animatediff.rendering.outputs import encode_webp
 from animatediff.sprites import shipped
 from tests.readmes.markdown import ROOT
@@ -23,7 +23,6 @@ _PROMPTS = (
     "a small {} star moving down on a beige background",
     "a small {} triangle moving up on a gray background",
 )
-_SIDE, _GAP, _LINE = 128, 8, 18  # pixels of a clip, between two, and of a row's name
 
 
 def main() -> None:
@@ -51,7 +50,7 @@ def main() -> None:
         }
     )
     clips = _render(catalog).reshape(len(rows), len(prompts), -1, 64, 64, 3)
-    frames = np.stack([_sheet(list(rows), clips[:, :, index]) for index in range(clips.shape[2])])
+    frames = ClipGrid(dict(zip(rows, clips, strict=True))).frames()
     PICTURE.write_bytes(encode_webp(frames, fps=8, quality=70))
     sys.stdout.write(f"wrote {PICTURE.relative_to(ROOT)}, {PICTURE.stat().st_size:,} bytes\n")
 
@@ -65,19 +64,6 @@ def _render(catalog: Catalog) -> np.ndarray:
         animator.load(plan.models[item.model])
         clips.append(animator.render(item))
     return np.stack(clips)
-
-
-def _sheet(names: list[str], pictures: np.ndarray) -> np.ndarray:
-    """Return one frame of all clips, (h w 3) uint8: `pictures` (rows columns h w 3), each row below its name."""
-    row_height, column_width = _LINE + _SIDE + _GAP, _SIDE + _GAP
-    sheet = Image.new("RGB", (pictures.shape[1] * column_width - _GAP, len(names) * row_height - _GAP), "white")
-    pen = ImageDraw.Draw(sheet)
-    for row, name in enumerate(names):
-        pen.text((0, row * row_height), name, "black", font=ImageFont.load_default(13))
-        for column, picture in enumerate(pictures[row]):
-            clip = Image.fromarray(picture).resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
-            sheet.paste(clip, (column * column_width, row * row_height + _LINE))
-    return np.asarray(sheet)
 
 
 if __name__ == "__main__":

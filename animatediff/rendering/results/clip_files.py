@@ -1,11 +1,41 @@
-"""The files of rendered clips: their hashes, and whether they still are what was written."""
+"""The files of rendered clips: their frames, their hashes, and whether they still are what was written."""
 
 import hashlib
 from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
 
 from animatediff import storage
+from animatediff.data.decoding.decoders import load_decoders
+from animatediff.data.decoding.frames import FrameSelection
+from animatediff.data.decoding.frames import read_frames as decode_frames
+from animatediff.data.decoding.videos import probe
+from animatediff.errors import UserError
 from animatediff.rendering.results.result import Result
 from animatediff.storage.errors import unreachable
+
+_DECODERS = ("decord", "pyav")
+_decoders = cache(load_decoders)
+
+
+def read_frames(output_uri: str, result: Result) -> np.ndarray:
+    """Return all frames of a rendered clip, (f h w 3) uint8 RGB, from its MP4.
+
+    Args:
+        output_uri: folder that the animate job wrote to.
+        result: the clip's.
+
+    Raises:
+        UserError: it was not written as MP4.
+        VideoError: the file cannot be decoded.
+    """
+    if "mp4" not in result.files:
+        raise UserError("it was not written as MP4: render it again with mp4 among the formats")
+    data = storage.read_bytes(storage.join(output_uri, result.files["mp4"]))
+    info = probe(data)
+    selection = FrameSelection(np.arange(len(info.pts)), result.height, result.width)
+    return decode_frames(data, info, selection, _decoders(_DECODERS))[0]
 
 
 def combined_hash(hashes: Sequence[str]) -> str:

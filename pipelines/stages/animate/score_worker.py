@@ -10,14 +10,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-import numpy as np
 import ray
 
-from animatediff import storage
-from animatediff.data.decoding.decoders import load_decoders
-from animatediff.data.decoding.frames import FrameSelection, read_frames
-from animatediff.data.decoding.videos import probe
-from animatediff.errors import UserError
 from animatediff.rendering.results import clip_files
 from animatediff.rendering.results.ledger import error_line, without_clip, write_item
 from animatediff.rendering.results.result import Result
@@ -33,10 +27,7 @@ _MOST_BLOCKS = 500
 _WHAT_IS_KEPT = "what is scored is kept, and the same command goes on"
 _MEMORY_FIELDS = "what the scorer takes, or the CPUs that Ray may use on a machine"
 
-_DECODERS = ("decord", "pyav")
-
 _scorer = cache(load_scorer)
-_decoders = cache(load_decoders)
 
 
 def score_results(results: list[Result], output_uri: str, scorer: str) -> Iterator[Result]:
@@ -78,19 +69,10 @@ def _score_row(row: dict[str, Any], *, output_uri: str, scorer: str) -> dict[str
         write_item(output_uri, lost)  # so that it is rendered again
         return {"result": lost.model_dump_json()}
     try:
-        scored = with_scores(result, scorer, apply_scorer(_scorer(scorer), result, _frames(result, output_uri)))
+        frames = clip_files.read_frames(output_uri, result)
+        scored = with_scores(result, scorer, apply_scorer(_scorer(scorer), result, frames))
     except Exception as error:
         logger.exception("item %s of entry %s", result.digest, result.entry)
         scored = with_scores(result, scorer, {}, error=error_line(error))
     write_item(output_uri, scored)
     return {"result": scored.model_dump_json()}
-
-
-def _frames(result: Result, output_uri: str) -> np.ndarray:
-    """Read all frames of a clip, (f h w 3) uint8 RGB."""
-    if "mp4" not in result.files:
-        raise UserError("it was not written as MP4: render it again with mp4 among the formats")
-    data = storage.read_bytes(storage.join(output_uri, result.files["mp4"]))
-    info = probe(data)
-    selection = FrameSelection(np.arange(len(info.pts)), result.height, result.width)
-    return read_frames(data, info, selection, _decoders(_DECODERS))[0]

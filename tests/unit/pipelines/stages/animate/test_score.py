@@ -6,6 +6,7 @@ import pytest
 
 from animatediff import storage
 from animatediff.rendering.catalog.catalog import Item
+from animatediff.rendering.results import clip_files
 from animatediff.rendering.results.ledger import make_result, read_item, read_results, write_item
 from animatediff.rendering.results.result import Result
 from animatediff.rendering.results.table import write_table
@@ -31,7 +32,7 @@ def broken(result, frames):
 def output(tmp_path, monkeypatch):
     """Two rendered clips, which are scored in this process."""
     frames = np.full((4, 8, 8, 3), 2, np.uint8)
-    monkeypatch.setattr(score_worker, "_frames", lambda result, output_uri: frames)
+    monkeypatch.setattr(clip_files, "read_frames", lambda output_uri, result: frames)
     monkeypatch.setattr(score_driver, "connect", lambda: None)
     monkeypatch.setattr(score_driver, "score_results", scored_here)
     items = [Item(digest=f"{n:064d}", entry="one", model="m", prompt="a cat", seed=n) for n in range(2)]
