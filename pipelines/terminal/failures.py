@@ -1,6 +1,7 @@
 """What ends a job, for its user: an error that they can mend, a lost process or a refusing storage, in one line."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,12 @@ from pipelines.terminal.lost_processes import find_lost_process, is_wrapper, out
 logger = logging.getLogger(__name__)
 
 _GOES_ON = "the same command continues where this one stopped"
+_NO_WAY = re.compile(r"connectFullMesh failed|socketStartConnect|socketPollConnect")
+_WAYS = (
+    "the name of each node's own machine must resolve to an address that the others reach, which 127.0.0.1 is not, and "
+    "the network must let them through; else name the interface on every node, in GLOO_SOCKET_IFNAME or "
+    "NCCL_SOCKET_IFNAME"
+)
 _STREAMING = "ray.data._internal.execution.streaming_executor_state"
 
 
@@ -46,6 +53,17 @@ def in_one_line(
     if lost := find_lost_process(error):
         hint = f"; where memory is short, lower {memory_fields}" if memory_fields and lost.may_lack_memory else ""
         return UserError(f"{lost.text}; {what_is_kept}{hint}")
+    if said := _find_no_way(error):
+        return UserError(f"{said}; {_WAYS}; {what_is_kept}")
+    return None
+
+
+def _find_no_way(error: BaseException) -> str | None:
+    """Return in one line that workers do not reach one another, as Gloo and NCCL say it; None if it is not that."""
+    for each in with_causes(error):
+        found = [line.strip() for line in str(each).splitlines() if _NO_WAY.search(line)]
+        if found:
+            return f"the training workers do not reach one another over the network ({one_line(found[-1])})"
     return None
 
 

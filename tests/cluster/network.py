@@ -44,6 +44,7 @@ class Host:
 
     def __init__(self, network: "Network", name: str, number: int) -> None:
         self.address = f"{_SUBNET}.{number}"
+        self._name = f"ad-{name}"
         self._namespace, self._port, self._switch = f"{network.prefix}-{name}", f"{name}0", network.switch
         self._processes: list[subprocess.Popen[bytes]] = []
         ip("netns", "add", self._namespace)
@@ -55,11 +56,21 @@ class Host:
 
     def start(self, command: Sequence[str], log: Path, *, env: Mapping[str, str], cwd: Path) -> subprocess.Popen[bytes]:
         """Start a process on this host, its output to the end of a file."""
-        # A mount namespace of its own, so that nothing is shared through local folders by mistake.
-        inside = f"mount -t tmpfs -o size=2g tmpfs /tmp && exec {shlex.join(command)}"
+        # A /tmp of its own, so that nothing is shared through local folders by mistake; and a name of its own that
+        # resolves to its address, as a pod's does: Gloo connects to what the machine's own name resolves to.
+        hosts = log.with_name(f"hosts-{self._name}")
+        hosts.write_text(f"127.0.0.1 localhost\n{self.address} {self._name}\n")
+        inside = " && ".join(
+            (
+                f"hostname {self._name}",
+                f"mount --bind {hosts} /etc/hosts",
+                "mount -t tmpfs -o size=2g tmpfs /tmp",
+                f"exec {shlex.join(command)}",
+            )
+        )
         with log.open("ab") as output:
             process = subprocess.Popen(
-                ["ip", "netns", "exec", self._namespace, "unshare", "--mount", "sh", "-c", inside],
+                ["ip", "netns", "exec", self._namespace, "unshare", "--mount", "--uts", "sh", "-c", inside],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=dict(env),

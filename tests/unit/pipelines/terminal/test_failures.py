@@ -140,6 +140,22 @@ def test_a_worker_that_refuses_to_start_says_why():
     assert line(told) == "no worker can start: its device cannot be used; all is kept"
 
 
+def test_workers_that_do_not_reach_one_another_are_told_with_what_to_mend():
+    """As a cluster of two machines said it, whose names resolved to 127.0.0.1."""
+    gloo = RuntimeError(
+        "Gloo connectFullMesh failed with [pair.cc:152] timed out connecting: SO_ERROR: Connection refused, "
+        "remote=[127.0.0.1]:29099$1"
+    )
+    setup = RayTaskError("execute", f'Traceback\n  File "a.py", line 1\nRuntimeError: {gloo}\n', gloo)
+    error = ControllerError(setup)
+    line = str(in_one_line(error, what_is_kept="the checkpoints are kept"))
+    assert "do not reach one another over the network" in line
+    assert "remote=[127.0.0.1]:29099" in line
+    assert "GLOO_SOCKET_IFNAME" in line
+    assert line.endswith("the checkpoints are kept")
+    assert "\n" not in line
+
+
 def test_bugs_keep_their_traceback():
     for error in (ValueError("x"), raised(ValueError("x")), chained(KeyError("x"))):
         assert in_one_line(error) is None
