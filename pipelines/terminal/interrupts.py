@@ -36,13 +36,18 @@ class _Handler:
         self._first: float | None = None
         self.exit_code = 128 + signal.SIGINT
         self.is_held = False
+        self.has_ended = False
+        """Whether the job has, and its process is only closing what it has opened, which takes Ray a second."""
         self.kept = "nothing was written"
         self._is_told = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self._first is None:
-            self._first, self.exit_code = now, 128 + number
+            self._first = now
+            if self.has_ended:
+                return
+            self.exit_code = 128 + number
             threading.Thread(target=self._end_in_time, daemon=True).start()
             if _only_imports(frame):
                 self._end_at_once(self.exit_code)
@@ -70,7 +75,8 @@ class _Handler:
             write(f"stopped by {name}; {self.kept}; to go on, run the same command again: {command}")
 
     def _end_at_once(self, exit_code: int) -> None:
-        self.tell(lambda line: os.write(2, f"{line}\n".encode()))
+        if not self.has_ended:
+            self.tell(lambda line: os.write(2, f"{line}\n".encode()))
         os._exit(exit_code)
 
     @property
@@ -136,6 +142,7 @@ def install() -> None:
 def exit_on_signal() -> Iterator[None]:
     """Take the signals over, and end the process with one line and the signal's exit code where one comes."""
     install()
+    _handler.has_ended = False
     try:
         yield
     except SystemExit:
@@ -150,6 +157,8 @@ def exit_on_signal() -> Iterator[None]:
         if ray := sys.modules.get("ray"):  # not so while the first modules are imported
             ray.shutdown()
         sys.exit(_handler.exit_code)
+    finally:
+        _handler.has_ended = True
 
 
 @contextmanager

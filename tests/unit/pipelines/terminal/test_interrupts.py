@@ -49,6 +49,32 @@ def test_a_signal_ends_a_job_by_one_line(number, code):
     assert line.endswith(told)
 
 
+AT_EXIT = """
+    import atexit, time
+    from pipelines.cluster.runtime import end_with_one_line
+
+    def close():
+        print("closing", flush=True)
+        time.sleep({seconds})
+        print("closed", flush=True)
+
+    atexit.register(close)
+    end_with_one_line(lambda: None)
+"""
+
+
+@pytest.mark.parametrize(("seconds", "signals", "code", "closed"), [(0.5, 1, 0, "closed\n"), (60, 2, 143, "")])
+def test_a_job_that_has_ended_closes_what_it_opened_unless_it_is_told_twice(seconds, signals, code, closed):
+    command = [sys.executable, "-c", textwrap.dedent(AT_EXIT.format(seconds=seconds))]
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert job.stdout.readline() == "closing\n"
+    for number in range(signals):
+        time.sleep(1.2 * number)
+        job.send_signal(signal.SIGTERM)
+    assert job.communicate() == (closed, "")
+    assert job.returncode == code
+
+
 def test_a_second_signal_does_not_wait_for_the_clean_up():
     job = started(clean_up="print('cleaning', flush=True); time.sleep(1.2); print('again', flush=True); time.sleep(60)")
     job.send_signal(signal.SIGTERM)
