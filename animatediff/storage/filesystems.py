@@ -35,8 +35,8 @@ def wait_out_outages() -> None:
     _process.waits_out_outages = True
 
 
-# Defaults wait 60 s per attempt, or five minutes for a whole file; a wrong endpoint should be told within seconds.
 def _protocol_options(protocol: str, *, waits: bool) -> dict[str, Any]:
+    # Defaults wait 60 s per attempt, or five minutes for a whole file; a wrong endpoint should be told within seconds.
     if protocol == "s3":
         retries = _MANY_RETRIES if waits else _FEW_RETRIES
         return {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": dict(retries)}}

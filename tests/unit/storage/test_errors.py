@@ -76,9 +76,7 @@ def where(port, closed, monkeypatch):
         monkeypatch.setenv(name, SECRET)
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setitem(
-        filesystems._PROTOCOL_OPTIONS, "s3", lambda: {"config_kwargs": {"retries": {"max_attempts": 1}}}
-    )
+    monkeypatch.setattr(filesystems, "_FEW_RETRIES", {"max_attempts": 1})
 
     def make(fault):
         if fault.startswith("s3"):
