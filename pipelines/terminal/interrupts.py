@@ -217,4 +217,5 @@ def stoppable() -> Iterator[Callable[[UserError], None]]:
         raise
     finally:
         has_ended = True
-        signal.signal(_GIVE_UP, before)
+        # One that is on its way must find a handler: by default it would end the process.
+        signal.signal(_GIVE_UP, (lambda *_: None) if before == signal.SIG_DFL else before)

@@ -19,6 +19,7 @@ from ray.util.metrics import Counter, Gauge
 from animatediff import storage
 from animatediff.data.quarantine import Reason
 from animatediff.uris import printable_uri
+from pipelines.terminal import interrupts
 
 JobName = Literal["ingest", "train", "animate", "score"]
 
@@ -123,7 +124,12 @@ METRICS = (
         "seconds since the epoch",
         "When the last checkpoint was whole on its storage, or the training began.",
     ),
-    Metric("animatediff_train_restarts_total", "counter", "starts", "New starts after workers had failed."),
+    Metric(
+        "animatediff_train_restarts_total",
+        "counter",
+        "starts",
+        "New starts of workers: failed, or taken back.",
+    ),
     # Animate.
     Metric(
         "animatediff_animate_items_total",
@@ -191,7 +197,8 @@ class JobMetrics:
     ) -> None:
         self._ended.set()
         self._repeater.join()
-        outcome = "done" if kind is None else "failed" if issubclass(kind, Exception) else "stopped"
+        # What a signal breaks off fails in many ways; a job that another thread ends is interrupted without one.
+        outcome = "done" if kind is None else "stopped" if interrupts.came() else "failed"
         self.count("animatediff_job_ends_total", outcome=outcome)
 
     def count(self, name: str, number: float = 1, **tags: str) -> None:
@@ -203,6 +210,10 @@ class JobMetrics:
         """Set a gauge, which has this value until it is set again or the job ends."""
         self._values[name] = float(value)
         self._gauges[name].set(float(value))
+
+    def forget(self, name: str) -> None:
+        """Let a gauge end, whose value nobody finds out any more."""
+        self._values.pop(name, None)
 
     def progress(self, done: float, total: float) -> None:
         """Tell that something was finished just now, `done` of `total` in all."""

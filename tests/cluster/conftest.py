@@ -1,6 +1,8 @@
 """The platform, once for all tests; and why there can be none here."""
 
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -18,10 +20,11 @@ def _why_not():
 
 
 @pytest.fixture(scope="session")
-def platform(tmp_path_factory):
+def platform():
     if reason := _why_not():
         pytest.skip(reason)
-    with Platform(tmp_path_factory.mktemp("platform")) as made:
+    # Not in /tmp, which the hosts do not share: PostgreSQL has its data there.
+    with tempfile.TemporaryDirectory(prefix="ad-", dir="/var/tmp") as folder, Platform(Path(folder)) as made:
         yield made
         sys.stdout.write(made.log())  # shown where a test has failed
 

@@ -97,6 +97,12 @@ class Host:
         ip_tc = ["ip", "netns", "exec", self._namespace, "tc", "qdisc", "replace", "dev", "eth0", "root", "tbf"]
         subprocess.run([*ip_tc, "rate", f"{kbit_s}kbit", "burst", "32kb", "latency", "400ms"], check=True)
 
+    def hasten(self) -> None:
+        """Let it be as fast as it was."""
+        subprocess.run(
+            ["ip", "netns", "exec", self._namespace, "tc", "qdisc", "del", "dev", "eth0", "root"], check=True
+        )
+
     def kill(self) -> None:
         """Let the host vanish: its link first, so that nobody is told, then every process on it."""
         self.cut()

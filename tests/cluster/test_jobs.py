@@ -130,6 +130,7 @@ def test_ingest_gives_the_bytes_of_a_local_run(whole, size, videos, base_uri, lo
     job = submit(whole, "ingest", ingest_config(videos[1], f"s3://data/{output}", base_uri))
     whole.network.hosts["store"].slow(4000)
     code = disturb(whole, job, lambda: len(whole.keys(f"{output}/parts/")) / num_units, size.cut_s)
+    whole.network.hosts["store"].hasten()
     assert code == 0, whole.log()[-3000:]
     expected = {
         name: digest

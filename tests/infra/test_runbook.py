@@ -37,7 +37,7 @@ COMMANDS = list(whole_commands())
 def words_of(command):
     """The words up to a pipe or a second command; `$( )` and here-documents do not stand in the runbook."""
     words = shlex.split(command)
-    ends = [place for place, word in enumerate(words) if word in ("|", "&&", ">")]
+    ends = [place for place, word in enumerate(words) if word in ("|", "&&", ">", "2>&1")]
     return words[: min(ends, default=len(words))]
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 from animatediff.data.decoding.cut import DecodedClip
 from animatediff.data.decoding.supervisor import ATTEMPTS as DECODE_ATTEMPTS
 from animatediff.data.decoding.supervisor import HANG_ATTEMPTS, DecodeSupervisor
+from animatediff.data.ingest.outage import storage_of
 from animatediff.data.ingest.plan import Unit
 from animatediff.data.quarantine import Reason, Rejection, VideoError
 from animatediff.data.sources.fetching.fetch import ATTEMPTS as FETCH_ATTEMPTS
@@ -70,7 +71,7 @@ def decode_unit(
     max_bytes: int,
     trusted: bool = False,
     is_outage: Callable[[Unit], bool] = lambda unit: True,
-    max_outage_s: float = 0.0,
+    max_outage_s: float | None = 0.0,
 ) -> DecodedUnit:
     """Decode every video of a unit; each ends as clips or as one rejection.
 
@@ -82,8 +83,10 @@ def decode_unit(
         supervisor: decodes them.
         max_bytes: of a file; a larger one is set aside.
         trusted: whether rows may point anywhere, as `SourceConfig.trusted` says.
-        is_outage: whether the storage is to blame where it failed for every video, asked in that case alone.
-        max_outage_s: seconds that a storage which does not answer is waited for.
+        is_outage: whether the storage is to blame where it failed for every video, or for all that a store was to
+            give; asked in these cases alone.
+        max_outage_s: seconds that a storage which does not answer is waited for; None where it is gone for good, so
+            that its videos are set aside.
 
     Raises:
         UserError: the storage is down, or the decoder cannot be started. That is an outage or a missing credential,
@@ -92,21 +95,23 @@ def decode_unit(
     fetching = _Fetching(max_bytes, trusted)
     outcomes = _decode_videos(unit, unit.videos, supervisor, fetching)
     unfetched = [video for video in unit.videos if _is_unfetched(outcomes[video.video_id])]
-    fetched = [video for video in unit.videos if not _is_unfetched(outcomes[video.video_id]) and not is_web(video.uri)]
-
-    def answers() -> bool:
-        if len(unfetched) == len(unit.videos):
-            return not is_outage(unit)
-        return not fetched or fetching.fetch(fetched[-1].uri).error is None
-
     # Web servers fail for good one by one, and asking each again would take hours; a store is one for all.
     from_stores = [video for video in unfetched if not is_web(video.uri)]
+    failing = {storage_of(video.uri) for video in from_stores}
+    others = [video for video in unit.videos if video not in unfetched and storage_of(video.uri) in failing]
+
+    def answers() -> bool:
+        if len(unfetched) == len(unit.videos) or (from_stores and not others):
+            return not is_outage(unit)
+        again = fetching.fetch(others[-1].uri).error if others else None
+        return again is None or again.reason is not Reason.FETCH_ERROR
+
     if from_stores or len(unfetched) == len(unit.videos):
-        was_away = not answers()
-        if was_away and not _comes_back(answers, max_outage_s):
+        was_away = max_outage_s is not None and not answers()
+        if max_outage_s is not None and was_away and not _comes_back(answers, max_outage_s):
             failed = outcomes[unfetched[0].video_id]
             assert isinstance(failed, Rejection)
-            which = "not every" if fetched else "no"
+            which = "no" if len(unfetched) == len(unit.videos) else "not every"
             raise UserError(
                 f"{which} video of unit {unit.unit_id} can be fetched, nor others beside them, is the storage down? "
                 f"{failed.detail}; if it is gone for good, quarantine_unreachable puts its videos aside"

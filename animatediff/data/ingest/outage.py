@@ -48,12 +48,12 @@ def _answers(uri: str, max_bytes: int, trusted: bool) -> bool:
 def _others(dataset_uri: str, unit: Unit) -> Iterator[str]:
     """Yield URIs to try: some on the failing storage, of different files, then one each from other web servers."""
     files = {_file(video.uri) for video in unit.videos}
-    failing = {_storage(video.uri) for video in unit.videos}
+    failing = {storage_of(video.uri) for video in unit.videos}
     same: list[str] = []
     of_known_files: list[str] = []
     servers: dict[str, str] = {}
     for uri in _spread(dataset_uri, unit):
-        storage = _storage(uri)
+        storage = storage_of(uri)
         if storage in failing and _file(uri) in files:
             of_known_files.append(uri)
         elif storage in failing and len(same) < _MOST_SAME:
@@ -97,7 +97,7 @@ def _file(uri: str) -> str:
     return part.uri if part else uri
 
 
-def _storage(uri: str) -> str:
-    """Protocol and server or bucket; empty for this machine's files."""
+def storage_of(uri: str) -> str:
+    """Return the protocol and server or bucket that a video lies at; empty for this machine's files."""
     parts = urlsplit(_file(uri)) if "://" in uri else None
     return f"{parts.scheme.lower()}://{parts.netloc.rpartition('@')[2].lower()}" if parts else ""

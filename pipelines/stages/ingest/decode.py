@@ -30,11 +30,10 @@ class Decode(Stage[UnitRef, DecodedWork]):
             unit,
             self._supervisor,
             is_outage=self._is_outage,
-            max_outage_s=self._spec.max_outage_s,
+            max_outage_s=None if self._spec.quarantine_unreachable else self._spec.max_outage_s,
             **self._bounds,
         )
         return DecodedWork(decoded, {"decode": time.perf_counter() - began})
 
     def _is_outage(self, unit: Unit) -> bool:
-        spec = self._spec
-        return not spec.quarantine_unreachable and not storage_works(spec.output_uri, unit, **self._bounds)
+        return not storage_works(self._spec.output_uri, unit, **self._bounds)

@@ -84,6 +84,7 @@ def run_stages(config: IngestConfig, job: IngestJob, metrics: JobMetrics, *, use
                     metrics.set("animatediff_mlflow_up", tracker.answers)
         finally:
             totals.track(tracker, is_last=True)
+            metrics.forget("animatediff_mlflow_up")  # nobody asks MLflow while shards are sealed
     write_state(job.output_uri, tracker, totals)
 
 

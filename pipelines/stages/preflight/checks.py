@@ -6,7 +6,7 @@ import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -69,7 +69,7 @@ def _read_source(source: SourceConfig) -> str:
     try:
         fetch(video.uri, max_bytes=_MOST_VIDEO_BYTES, trusted=source.trusted, attempts=1)
     except VideoError as error:
-        if error.reason == Reason.FETCH_ERROR:
+        if error.reason is not Reason.TOO_LARGE:  # which says that it is there
             raise UserError(f"{printable_uri(video.uri)}: {error.detail}") from error
     return "the source and its first video"
 
@@ -149,8 +149,17 @@ def _try_gpus(needs: Needs) -> str:
         raise UserError(f"Ray offers {offered} GPUs here, and PyTorch {torch.__version__} sees {seen}")
     if not seen or needs.use_gpu is False:
         return "no GPU here: the CPU computes" if not seen else f"{seen} GPUs here, not used"
-    found = [check_device(torch.device("cuda", number)) for number in range(seen)]
+    found = [_try_gpu(torch.device("cuda", number)) for number in range(seen)]
     return f"{seen} x {found[0]}" if len(set(found)) == 1 else ", ".join(found)
+
+
+def _try_gpu(device: Any) -> str:
+    import torch
+
+    try:
+        return check_device(device)
+    except torch.OutOfMemoryError:
+        return "one whose memory another job has taken, not tried"
 
 
 CHECKS = (

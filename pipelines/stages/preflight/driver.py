@@ -92,7 +92,7 @@ def _on_driver(config: Config, needs: Needs) -> Iterator[Row]:
         remedy = "start it, or mend MLFLOW_TRACKING_URI and its credentials"
         yield Row("MLflow", _DRIVER, f"{tracking_uri()} cannot be used: {reason(error)}", remedy)
     if needs.use_gpu and not num_gpus():
-        yield Row("GPU", _DRIVER, "use_gpu is set, and the cluster has none", "add GPU nodes, or set use_gpu: false")
+        yield Row("GPU", _DRIVER, "use_gpu is set, and no node has one yet: the job waits until there is one")
 
 
 def _on_nodes(nodes: dict[str, str], needs: Needs) -> list[Row]:
@@ -101,7 +101,8 @@ def _on_nodes(nodes: dict[str, str], needs: Needs) -> list[Row]:
         here = NodeAffinitySchedulingStrategy(node_id, soft=False)
         # PyTorch is to see the GPUs that other jobs have taken as well.
         environment = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "OMP_NUM_THREADS": "1"}}
-        options = {"num_cpus": 0, "scheduling_strategy": here, "runtime_env": environment}
+        # Two calls at a time: the clock is asked while a check may hang.
+        options = {"num_cpus": 0, "max_concurrency": 2, "scheduling_strategy": here, "runtime_env": environment}
         asked[name] = ray.remote(**options)(Node).remote(name)
     # All start at once; the clocks are read when each is up, so that no start is taken for a skew.
     answers = {name: (actor.versions.remote(), actor.check.remote(needs)) for name, actor in asked.items()}

@@ -114,6 +114,43 @@ def test_a_store_that_is_away_for_a_while_costs_no_video(tmp_path, supervisor, m
         units.decode_unit(unit, supervisor, max_bytes=10_000_000, is_outage=is_outage)
 
 
+def test_a_video_that_never_comes_costs_no_other_and_no_waiting(tmp_path, supervisor, monkeypatch):
+    """A file that is not there, or too large, is an answer of its store as well."""
+    unit = make_unit(tmp_path, {"bad": mp4(20), "good": mp4(20), "gone": None})
+    real = units.fetch
+
+    def fetch(uri, **bounds):
+        if uri.endswith("bad"):
+            raise VideoError("fetch", Reason.FETCH_ERROR, "403")
+        return real(uri, **bounds)
+
+    monkeypatch.setattr(units, "fetch", fetch)
+    result = units.decode_unit(unit, supervisor, max_bytes=10_000_000, max_outage_s=600)
+    assert [(r.video_id, r.reason) for r in result.rejections] == [
+        ("bad", Reason.FETCH_ERROR),
+        ("gone", Reason.NOT_FOUND),
+    ]
+
+
+def test_a_store_that_is_gone_for_good_puts_its_videos_aside(tmp_path, supervisor, monkeypatch):
+    unit = make_unit(tmp_path, {"good": mp4(20)})
+    away = SourceVideo("away", "s3://gone/away.mp4", "a bar")
+    unit = Unit(0, "u", (*unit.videos, away))
+    real = units.fetch
+
+    def fetch(uri, **bounds):
+        if uri.startswith("s3://"):
+            raise VideoError("fetch", Reason.FETCH_ERROR, "no route to host")
+        return real(uri, **bounds)
+
+    monkeypatch.setattr(units, "fetch", fetch)
+    result = units.decode_unit(unit, supervisor, max_bytes=10_000_000, max_outage_s=None)
+    assert [r.video_id for r in result.rejections] == ["away"]
+    # Another store of the same unit works, which says nothing about this one.
+    with pytest.raises(UserError, match="not every video of unit u can be fetched"):
+        units.decode_unit(unit, supervisor, max_bytes=10_000_000, is_outage=lambda unit: True)
+
+
 def test_secrets_of_an_address_stay_out_of_the_quarantine(supervisor):
     video = SourceVideo("a", "http://127.0.0.1:9/a.mp4?token=secret", "a bar")
     good = SourceVideo("b", "/nowhere/b.mp4", "a bar")
