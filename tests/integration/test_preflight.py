@@ -62,8 +62,8 @@ def test_what_is_wrong_with_an_ingest(sprites, base, tmp_path, capsys, monkeypat
         use_gpu=True,
     )
     found = faults(config, capsys)
-    assert found.keys() == {"MLflow", "output", "base", "decoders", "scorers", "GPU"}
-    assert "use_gpu is set, and the cluster has none" in found["GPU"]
+    # No GPU yet is none: groups that are scaled to zero have none before the job asks.
+    assert found.keys() == {"MLflow", "output", "base", "decoders", "scorers"}
     assert str(tmp_path / "absent") in found["base"]
     assert "mend MLFLOW_TRACKING_URI" in found["MLflow"]
     assert "absent_package" in found["decoders"]
