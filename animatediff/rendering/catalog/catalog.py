@@ -115,6 +115,15 @@ _MODEL_FIELDS = set(ModelFiles.model_fields)
 # What all items are copies of: validating 100,000 takes seconds, and what they consist of is validated already.
 _ITEM = Item(digest="", entry="", model="", prompt="", seed=0)
 _ITEM_FIELDS = set(Item.model_fields)
+# What digests have always said, whatever it is. A setting that was added since counts where it is not its default, so
+# that the digests of all items without it stay.
+_ALWAYS_IN_DIGEST = frozenset(
+    {
+        *("negative_prompt", "sampler", "timestep_spacing", "num_inference_steps", "guidance_scale"),
+        *("guidance_rescale", "clip_skip", "width", "height", "num_frames", "fps", "context", "loop"),
+    }
+)
+_DEFAULTS = {name: field.default for name, field in RenderSettings.model_fields.items()}
 
 
 def expand(
@@ -173,7 +182,8 @@ def _items(
 ) -> Iterator[Item]:
     seeds: Sequence[int] = settings.pop("seeds")
     context = settings["context"]
-    pixels = settings | {
+    told = {name: value for name, value in settings.items() if name in _ALWAYS_IN_DIGEST or value != _DEFAULTS[name]}
+    pixels = told | {
         "version": RENDER_VERSION,
         "model": model_digest,
         "prompt": prompt.prompt,
