@@ -1,6 +1,7 @@
 """From noise to latents: the denoising loop over clips of any length, with classifier-free guidance."""
 
 import itertools
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -67,7 +68,8 @@ def sample(
     windows = _on_device([context_windows(noise.shape[2], context, loop, done) for done in progress], noise.device)
     for step, timestep in enumerate(scheduler.timesteps):
         model_input = scheduler.scale_model_input(latents, timestep)
-        predictions = _predict(unet, model_input, timesteps[step], guidance_branches, windows[step], max_batch)
+        branches = [branch.at(step, num_inference_steps) for branch in guidance_branches]
+        predictions = _predict(unet, model_input, timesteps[step], branches, windows[step], max_batch)
         prediction = predictions[-1]
         if is_guided:
             prediction = classifier_free_guidance(predictions[0], prediction, guidance_scale, guidance_rescale)
@@ -136,21 +138,30 @@ def _predict(
     pairs = list(itertools.product(range(len(latents)), range(len(windows.frames))))
     size = max_batch or len(pairs)
     total = latents.new_zeros(len(guidance_branches), *latents.shape)
-    for chunk in (pairs[i : i + size] for i in range(0, len(pairs), size)):
+    chunks = [pairs[i : i + size] for i in range(0, len(pairs), size)]
+    for chunk, branches in itertools.product(chunks, _alike(guidance_branches)):
         conditioning = Conditioning.cat(
             [
-                branch.rows([clip]).frames(windows.frames[window])
-                for branch in guidance_branches
+                guidance_branches[branch].rows([clip]).frames(windows.frames[window])
+                for branch in branches
                 for clip, window in chunk
             ]
         )
         clips = torch.stack([latents[clip].index_select(1, windows.indices[window]) for clip, window in chunk])
-        rows = clips.to(conditioning.dtype).repeat(len(guidance_branches), 1, 1, 1, 1)
-        predictions = unet(rows, timestep, conditioning).float().unflatten(0, (len(guidance_branches), len(chunk)))
-        for i, (clip, window) in enumerate(chunk):
-            part = predictions[:, i] * windows.weights[window].reshape(-1, 1, 1)
-            total[:, clip].index_add_(2, windows.indices[window], part)
+        rows = clips.to(conditioning.dtype).repeat(len(branches), 1, 1, 1, 1)
+        predictions = unet(rows, timestep, conditioning).float().unflatten(0, (len(branches), len(chunk)))
+        for (place, branch), (i, (clip, window)) in itertools.product(enumerate(branches), enumerate(chunk)):
+            part = predictions[place, i] * windows.weights[window].reshape(-1, 1, 1)
+            total[branch, clip].index_add_(1, windows.indices[window], part)
     return total
+
+
+def _alike(guidance_branches: Sequence[Conditioning]) -> list[list[int]]:
+    """Return the branches by number, those together which the UNet can predict in one call."""
+    groups: dict[object, list[int]] = defaultdict(list)
+    for number, branch in enumerate(guidance_branches):
+        groups[branch.signature].append(number)
+    return list(groups.values())
 
 
 def _own(generators: Sequence[torch.Generator] | None, num_clips: int) -> list[torch.Generator]:

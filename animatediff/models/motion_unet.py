@@ -15,7 +15,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from animatediff.diffusion.conditioning import Conditioning
+from animatediff.diffusion.conditioning import Conditioning, ImagePrompt
 from animatediff.models.config import ActivationCheckpointing, MotionConfig
 from animatediff.models.feed_forward import make_lean
 from animatediff.models.motion_module import MotionModule, check_num_frames, scoped_group_norm
@@ -129,13 +129,18 @@ class MotionUNet(nn.Module):
         """
         self._check_input(sample, conditioning.text)
         b, _, f = sample.shape[:3]
+        residuals = conditioning.residuals(sample, timestep)
         x = sample.transpose(1, 2).flatten(0, 1)  # b c f h w -> (b f) c h w
-        shared = _Shared(f, conditioning.text.to(sample.dtype), self._time_embedding(x, timestep, conditioning))
+        time = self._time_embedding(x, timestep, conditioning)
+        shared = _Shared(f, conditioning.text.to(sample.dtype), time, conditioning.image_prompts)
         x = self.base.conv_in(x)
         skips = [x]
         for block, slot in zip(self.base.down_blocks, self.motion.down_blocks, strict=True):
             x = self._down(block, slot, x, skips, shared)
         x = self._mid(x, shared)
+        if residuals is not None:
+            skips = [skip + residual for skip, residual in zip(skips, residuals.down, strict=True)]
+            x = x + residuals.mid
         for block, slot in zip(self.base.up_blocks, self.motion.up_blocks, strict=True):
             x = self._up(block, slot, x, skips, shared)
         x = self.base.conv_act(self._norm(self.base.conv_norm_out, x, f))
@@ -172,7 +177,7 @@ class MotionUNet(nn.Module):
 
         def features(*parts: Tensor) -> Tensor:
             x = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-            return _attend(unit.attention, self._resnet(unit.resnet, x, shared), shared.spatial_text)
+            return _attend(unit.attention, self._resnet(unit.resnet, x, shared), shared)
 
         def mix(x: Tensor) -> Tensor:
             return x if unit.motion is None else unit.motion(x, shared.num_frames, shared.text)
@@ -238,6 +243,7 @@ class _Shared(NamedTuple):
     """(b n d), or (b f n d)."""
     time: Tensor
     """(b f) d, the embedded timestep of each frame."""
+    image_prompts: tuple[ImagePrompt, ...] = ()
 
     @property
     def spatial_text(self) -> Tensor:
@@ -267,8 +273,12 @@ def _attentions(block: Any) -> list[nn.Module | None]:
     return list(block.attentions) if hasattr(block, "attentions") else [None] * len(block.resnets)
 
 
-def _attend(attention: nn.Module | None, x: Tensor, text: Tensor) -> Tensor:
-    return x if attention is None else attention(x, encoder_hidden_states=text, return_dict=False)[0]
+def _attend(attention: nn.Module | None, x: Tensor, shared: _Shared) -> Tensor:
+    if attention is None:
+        return x
+    # diffusers hands what it does not know to the attention processors.
+    told = {"image_prompts": shared.image_prompts} if shared.image_prompts else None
+    return attention(x, encoder_hidden_states=shared.spatial_text, cross_attention_kwargs=told, return_dict=False)[0]
 
 
 def _check_base(base: UNet2DConditionModel) -> None:

@@ -1,0 +1,143 @@
+"""Controls: which frames, steps and branches of the guidance have them, and what is added to the UNet's features."""
+
+import pytest
+import torch
+from torch import nn
+
+from animatediff.diffusion.conditioning import Conditioning, Control, ImagePrompt, Residuals
+from animatediff.diffusion.context import Context
+from animatediff.diffusion.noise_schedule import NoiseSchedule
+from animatediff.diffusion.samplers import SAMPLERS
+from animatediff.diffusion.sampling import sample
+
+NUM_FRAMES = 10
+NUMBERS = torch.arange(float(NUM_FRAMES))
+
+
+class Recorder(nn.Module):
+    """Its residuals are the condition's numbers; it keeps what it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, sample, timestep, conditioning, condition):
+        self.seen.append((sample, conditioning.text, condition))
+        rows = condition.transpose(1, 2).flatten(0, 1)
+        return Residuals([rows, 2 * rows], 3 * rows)
+
+
+def control(network=None, *, num_clips=1, scale=1.0, **settings):
+    condition = NUMBERS[None, None, :, None, None].expand(num_clips, 1, -1, 1, 1)
+    return Control(network or Recorder(), condition, torch.full((num_clips, NUM_FRAMES), scale), **settings)
+
+
+def conditioning(*controls, negative=True):
+    text = torch.zeros(1, 1, 1)
+    return Conditioning(text, negative=Conditioning(text - 1) if negative else None, controls=controls)
+
+
+def residuals_of(told):
+    return told.residuals(torch.zeros(1, 4, NUM_FRAMES, 1, 1), 0)
+
+
+def test_no_control_adds_nothing():
+    assert residuals_of(conditioning()) is None
+
+
+def test_a_frames_residuals_are_multiplied_by_its_scale():
+    scaled = Control(Recorder(), control().condition, NUMBERS[None] / 10)
+    found = residuals_of(conditioning(scaled))
+    assert torch.allclose(found.down[1].flatten(), 2 * NUMBERS * NUMBERS / 10)
+    assert torch.allclose(found.mid.flatten(), 3 * NUMBERS * NUMBERS / 10)
+
+
+def test_several_networks_are_summed():
+    one, both = control(scale=0.5), residuals_of(conditioning(control(scale=0.5), control(scale=2.0)))
+    alone = residuals_of(conditioning(one))
+    assert torch.allclose(both.mid, 5 * alone.mid)
+    assert all(torch.allclose(a, 5 * b) for a, b in zip(both.down, alone.down, strict=True))
+
+
+def test_guess_mode_counts_early_residuals_less():
+    found = residuals_of(conditioning(control(guess_mode=True, scale=0.8)))
+    factors = [0.1 * 0.8, 10**-0.5 * 0.8 * 2, 0.8 * 3]
+    for residual, factor in zip([*found.down, found.mid], factors, strict=True):
+        assert torch.allclose(residual.flatten(), factor * NUMBERS)
+
+
+def test_guidance_gives_both_branches_the_control_and_guess_mode_the_positive_one_alone():
+    plain, guess = control(), control(guess_mode=True)
+    negative, positive = conditioning(plain, guess).guidance_branches(is_guided=True)
+    assert negative.controls == (plain,)
+    assert positive.controls == (plain, guess)
+    assert (negative.text.item(), positive.text.item()) == (-1, 0)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "steps"),
+    [(0.0, 1.0, range(10)), (0.0, 0.5, range(5)), (0.25, 1.0, range(3, 10)), (0.5, 0.5, []), (0.31, 0.79, range(4, 7))],
+)
+def test_a_network_runs_in_its_steps_alone(start, end, steps):
+    network = Recorder()
+    told = conditioning(control(network, start=start, end=end), negative=False)
+    found = []
+
+    def predict(latents, timestep, given):
+        found.append(given.residuals(latents, timestep) is not None)
+        return torch.zeros_like(latents)
+
+    noise = torch.zeros(1, 4, NUM_FRAMES, 1, 1)
+    sample(predict, SAMPLERS["ddim"](NoiseSchedule()), told, noise, num_inference_steps=10, guidance_scale=1.0)
+    assert [step for step, is_on in enumerate(found) if is_on] == list(steps)
+    assert len(network.seen) == len(steps)
+
+
+@pytest.mark.parametrize("guess_mode", [False, True])
+@pytest.mark.parametrize("max_batch", [None, 1])
+def test_windows_and_guidance_give_each_frame_its_own_condition(guess_mode, max_batch):
+    network = Recorder()
+    told = conditioning(control(network, guess_mode=guess_mode))
+    noise = NUMBERS[None, None, :, None, None].expand(1, 4, -1, 1, 1)
+
+    def predict(latents, timestep, given):
+        given.residuals(latents, timestep)
+        return torch.zeros_like(latents)
+
+    settings = {"guidance_scale": 2.0, "context": Context(length=4, overlap=2), "max_batch": max_batch}
+    sample(predict, SAMPLERS["ddim"](NoiseSchedule()), told, noise, num_inference_steps=1, **settings)
+    for latents, text, condition in network.seen:
+        assert torch.equal(latents[:, :1], condition)
+        assert set(text.flatten().tolist()) == ({0.0} if guess_mode else {0.0, -1.0})
+    assert {frame for _, _, condition in network.seen for frame in condition.flatten().tolist()} == set(range(10))
+
+
+def test_clips_join_if_they_are_told_the_same_kinds_of_things():
+    network, adapter = Recorder(), nn.Identity()
+    image = ImagePrompt(adapter, torch.arange(2.0)[:, None, None], 0.5)
+    told = Conditioning(
+        torch.arange(2.0)[:, None, None], controls=(control(network, num_clips=2),), image_prompts=(image,)
+    )
+    joined = Conditioning.cat([told.rows([1]), told.rows([0])])
+    assert joined.text.flatten().tolist() == [1, 0]
+    assert joined.image_prompts[0].tokens.flatten().tolist() == [1, 0]
+    assert joined.controls[0].condition.shape == (2, 1, NUM_FRAMES, 1, 1)
+    for other in (
+        Conditioning(told.text),
+        Conditioning(told.text, controls=(control(num_clips=2),), image_prompts=(image,)),  # another network
+        Conditioning(told.text.expand(-1, 7, -1), controls=told.controls, image_prompts=(image,)),  # a longer text
+        Conditioning(
+            told.text, controls=told.controls, image_prompts=(ImagePrompt(adapter, image.tokens, 0.4),)
+        ),  # another scale
+    ):
+        with pytest.raises(ValueError, match="do not go into one batch"):
+            Conditioning.cat([told, other])
+
+
+def test_an_image_of_each_frame_is_cut_to_the_window():
+    tokens = NUMBERS[None, :, None, None]
+    image = ImagePrompt(nn.Identity(), tokens, 1.0)
+    told = Conditioning(torch.zeros(1, 1, 1), image_prompts=(image,)).frames([9, 2])
+    assert told.image_prompts[0].tokens.flatten().tolist() == [9, 2]
+    one = ImagePrompt(nn.Identity(), tokens[:, 0], 1.0)
+    assert Conditioning(torch.zeros(1, 1, 1), image_prompts=(one,)).frames([9, 2]).image_prompts[0].tokens is one.tokens
