@@ -8,6 +8,7 @@ from pydantic import Field
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.canonical_json import sha256
+from animatediff.rendering.catalog.controls import FileUri
 from animatediff.rendering.catalog.entries import (
     Entry,
     ModelFiles,
@@ -16,7 +17,6 @@ from animatediff.rendering.catalog.entries import (
     Prompts,
     RenderSettings,
     SeededRenderSettings,
-    WeightsUri,
 )
 from animatediff.rendering.catalog.model_identity import HashFile, ModelHasher
 from animatediff.rendering.catalog.unvalidated_copies import unvalidated_copy
@@ -31,9 +31,9 @@ RENDER_VERSION = 4
 class Catalog(SeededRenderSettings):
     """Entries, and what they share; settings given here are the entries' defaults."""
 
-    base: WeightsUri | None = None
+    base: FileUri | None = None
     """A diffusers folder, a URI, or a hub id."""
-    motion_module: WeightsUri | None = None
+    motion_module: FileUri | None = None
     """A file, trained here or published, or a training run's folder."""
     noise_schedule: NoiseSchedule | None = None
     """The one that the motion modules were trained with; default: the one that their files name, else the

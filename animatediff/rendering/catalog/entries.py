@@ -4,14 +4,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from animatediff import storage
 from animatediff.config import Config
 from animatediff.diffusion.context import Context
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import SamplerName, TimestepSpacing
-from animatediff.uris import Uri
-
-WeightsUri = Annotated[Uri, AfterValidator(storage.absolute_if_there)]
+from animatediff.rendering.catalog.controls import ControlSpec, FileUri, ImageSpec
 
 
 class RenderSettings(Config):
@@ -45,6 +42,12 @@ class RenderSettings(Config):
     """Windows of frames that the motion module sees at a time; default: all frames at once."""
     loop: bool = False
     """Whether the last frame goes over into the first; windows of `context` then reach around the clip's end."""
+    controls: tuple[ControlSpec, ...] = ()
+    """ControlNets and SparseCtrl encoders with their pictures; what they say adds up."""
+    images: tuple[ImageSpec, ...] = ()
+    """IP-Adapters with their pictures; what they say adds up."""
+    image_encoder: FileUri | None = None
+    """Folder of the CLIP vision model that `images` need: its `config.json` and weights."""
 
 
 def _as_seeds(value: Any) -> Any:
@@ -94,7 +97,7 @@ def _as_file(value: Any) -> Any:
 class Lora(Config):
     """A low-rank file and its strength; in a file its path alone will do."""
 
-    path: WeightsUri
+    path: FileUri
     """A weights file, local or at a URI."""
     scale: float = Field(1.0, allow_inf_nan=False)
     """1 is as trained, 0 leaves it out."""
@@ -103,7 +106,7 @@ class Lora(Config):
 class EmbeddingFile(Config):
     """A textual inversion; in a file its path alone will do."""
 
-    path: WeightsUri
+    path: FileUri
     """A weights file, local or at a URI."""
     token: str | None = Field(None, min_length=1)
     """The word that stands for it in prompts; default: the file's own, else its name without suffix."""
@@ -112,9 +115,9 @@ class EmbeddingFile(Config):
 class PersonalisedFiles(Config):
     """The files that make the base a personalised model; what is done with each is in `weights_slots.WEIGHTS_SLOTS`."""
 
-    checkpoint: WeightsUri | None = None
+    checkpoint: FileUri | None = None
     """A diffusers folder, or a single file in the original layout; default: the base as it is."""
-    vae: WeightsUri | None = None
+    vae: FileUri | None = None
     """A VAE's file or diffusers folder; default: the checkpoint's, or the base's where that one has none."""
     loras: tuple[Annotated[Lora, BeforeValidator(_as_file)], ...] = ()
     """LoRA, LoCon, LoHa or LoKr files; their changes add up."""
@@ -129,9 +132,9 @@ class PersonalisedFiles(Config):
 class ModelFiles(PersonalisedFiles):
     """All weights files that an item is rendered with."""
 
-    base: WeightsUri
+    base: FileUri
     """A diffusers folder, a URI, or a hub id."""
-    motion_module: WeightsUri
+    motion_module: FileUri
     """A file, trained here or published, or a training run's folder."""
     noise_schedule: NoiseSchedule | None = None
     """The one that the motion module was trained with; default: the one that its file names, else its
@@ -143,9 +146,9 @@ class Entry(SeededRenderSettings, PersonalisedFiles):
 
     name: str
     """Name of the model; letters, digits, `.`, `_` and `-`. Entries of one name have the same weights."""
-    base: WeightsUri | None = None
+    base: FileUri | None = None
     """Default: the catalog's."""
-    motion_module: WeightsUri | None = None
+    motion_module: FileUri | None = None
     """Default: the catalog's."""
     priority: int = 0
     """Entries of a higher priority are rendered first."""

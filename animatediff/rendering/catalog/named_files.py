@@ -32,7 +32,8 @@ def named_files(config: Config) -> Iterator[NamedFile]:
             if isinstance(file, str):
                 yield NamedFile(slot, file)
             else:
-                yield NamedFile(slot, file.path, getattr(file, "scale", 1.0), getattr(file, "token", None))
+                scale = file.scale if slot.has_scale else 1.0
+                yield NamedFile(slot, getattr(file, slot.part), scale, getattr(file, "token", None))
 
 
 def scaled_loras(config: Config) -> list[ScaledLora]:
@@ -50,12 +51,14 @@ def with_uris(config: NamingT, change: Callable[[str], str]) -> NamingT:
         change: a URI to the one to name instead, or to itself. A base's stays.
     """
 
-    def changed(file: Any) -> Any:
-        return change(file) if isinstance(file, str) else file.model_copy(update={"path": change(file.path)})
+    def changed(slot: WeightsSlot, file: Any) -> Any:
+        if isinstance(file, str):
+            return change(file)
+        return file.model_copy(update={slot.part: change(getattr(file, slot.part))})
 
     update = {}
     for slot in dict.fromkeys(file.slot for file in named_files(config)):
         value = getattr(config, slot.field)
         if slot.role != "base":
-            update[slot.field] = tuple(map(changed, value)) if slot.is_list else changed(value)
+            update[slot.field] = tuple(changed(slot, each) for each in value) if slot.is_list else changed(slot, value)
     return config.model_copy(update=update)

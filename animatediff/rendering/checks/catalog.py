@@ -108,7 +108,8 @@ def _name_problems(catalog: Catalog) -> Iterator[tuple[int, str]]:
 
 
 def _has_weights_of(entry: Entry, other: Entry) -> bool:
-    return all(getattr(entry, field) == getattr(other, field) for field in WEIGHTS_SLOTS)
+    fields = [field for field, slot in WEIGHTS_SLOTS.items() if slot.role != "control"]
+    return all(getattr(entry, field) == getattr(other, field) for field in fields)
 
 
 def _token_problems(words: Sequence[tuple[str, str]]) -> Iterator[str]:

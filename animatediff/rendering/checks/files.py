@@ -34,8 +34,12 @@ class GivenFile(NamedTuple):
 
 
 def files_of(weights: PersonalisedFiles) -> list[GivenFile]:
-    """Return the files that an entry names, but for its base and motion module, which are checked together."""
-    return [GivenFile(file.uri, file.slot.field) for file in named_files(weights) if not file.slot.is_needed]
+    """Return the files of an entry's model, but for its base and motion module, which are checked together."""
+    return [
+        GivenFile(file.uri, file.slot.field)
+        for file in named_files(weights)
+        if not file.slot.is_needed and file.slot.role != "control"
+    ]
 
 
 def check_files(files: Iterable[GivenFile]) -> Mapping[GivenFile, str]:

@@ -1,7 +1,9 @@
 """The table of all items of a catalog: what people read, and what spares the next run reading the items' own files."""
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -37,6 +39,8 @@ def _arrow_type(annotation: Any) -> pa.DataType:
         return _arrow_type(type(arguments[0]))
     if origin is dict:
         return pa.map_(*map(_arrow_type, arguments))
+    if origin is tuple:
+        return pa.string()  # JSON
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return pa.struct([(name, _arrow_type(field.annotation)) for name, field in annotation.model_fields.items()])
     return _SIMPLE[annotation]
@@ -52,6 +56,8 @@ def _columns() -> list[tuple[str, pa.DataType]]:
 
 
 _SCHEMA = pa.schema([*_columns(), ("uri", pa.string())])
+# Lists of settings within settings: JSON, as nobody groups by what is in them.
+_JSON = frozenset(name for name, field in Result.model_fields.items() if get_origin(field.annotation) is tuple)
 # What tables of earlier versions have in the place of `scores` and `score_errors`: one scorer's. `Result` reads them.
 _ONE_SCORER = pa.schema(
     [("scores", pa.map_(pa.string(), pa.float64())), ("scored_by", pa.string()), ("score_error", pa.string())]
@@ -122,7 +128,8 @@ def _lacking(there: pa.Schema, schema: pa.Schema) -> set[str]:
 
 def _defaults(column: pa.Field, number: int) -> pa.Array:
     value = Result.model_fields[column.name].get_default(call_default_factory=True)
-    return pa.array([_cell(value, column.type)] * number, column.type)
+    cell = json.dumps(value) if column.name in _JSON else _cell(value, column.type)
+    return pa.array([cell] * number, column.type)
 
 
 def _cell(value: Any, kind: pa.DataType) -> Any:
@@ -150,12 +157,15 @@ def write_table(output_uri: str, results: Iterable[Result]) -> None:
 def _row(result: Result, output_uri: str) -> dict[str, Any]:
     path = next(iter(result.files.values()), None)
     values = result.model_dump() | {"uri": path and storage.join(output_uri, path)}
+    values |= {name: json.dumps(values[name]) for name in _JSON}
     return {column.name: _cell(values[column.name], column.type) for column in _SCHEMA}
 
 
 def to_result(row: dict[str, Any]) -> Result | None:
     """Return what a row says; None, with a warning, of one that says what no result does, such as a NaN as its fps."""
     values = {name: _value(cell) for name, cell in row.items() if name != "uri"}
+    with suppress(ValueError):  # what is no JSON does not fit its field either
+        values |= {name: json.loads(values[name]) for name in _JSON & values.keys()}
     try:
         return Result.model_validate(values)
     except ValidationError as error:

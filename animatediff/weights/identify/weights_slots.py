@@ -10,10 +10,10 @@ from typing import Literal, NamedTuple
 
 from animatediff.weights.layouts.families import Family
 
-Role = Literal["base", "motion_module", "replacement", "addition", "embedding"]
+Role = Literal["base", "motion_module", "replacement", "addition", "embedding", "control"]
 """What is done with a file: `base` and `motion_module` are what stays in memory while entries come and go, a
 `replacement` takes the place of the base's parts, an `addition` is added to weights by a scale, an `embedding` gives
-prompts a word."""
+prompts a word. A `control` stands beside the model, whose weights it leaves alone: it is a setting of a prompt."""
 
 
 class WeightsSlot(NamedTuple):
@@ -25,6 +25,8 @@ class WeightsSlot(NamedTuple):
     """What its files may be, first what they are meant to be; none where they are no weights files."""
     is_list: bool = False
     """Whether it names any number of files."""
+    part: str = "path"
+    """Where a file that comes with settings of its own has its URI."""
 
     @property
     def family(self) -> Family | None:
@@ -52,6 +54,9 @@ _ROWS = (
     WeightsSlot("loras", "addition", ("lora",), is_list=True),
     WeightsSlot("motion_loras", "addition", ("motion_lora",), is_list=True),
     WeightsSlot("embeddings", "embedding", ("textual_inversion",), is_list=True),
+    WeightsSlot("controls", "control", ("controlnet", "sparse_control"), is_list=True, part="net"),
+    WeightsSlot("images", "control", ("ip_adapter",), is_list=True, part="adapter"),
+    WeightsSlot("image_encoder", "control"),
 )
 WEIGHTS_SLOTS = {slot.field: slot for slot in _ROWS}
 """By the field's name."""
@@ -59,4 +64,6 @@ WEIGHTS_SLOTS = {slot.field: slot for slot in _ROWS}
 
 def field_for(family: Family) -> str | None:
     """Return the field in which a file of a family belongs; None where an entry has none for it."""
-    return next((slot.field for slot in _ROWS if slot.family == family), None)
+    owners = [slot for slot in _ROWS if family in slot.families]
+    meant = next((slot for slot in owners if slot.family == family), None)
+    return (meant or owners[0]).field if owners else None

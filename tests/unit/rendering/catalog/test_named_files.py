@@ -2,7 +2,14 @@
 
 import pytest
 
-from animatediff.rendering.catalog.entries import EmbeddingFile, Entry, Lora, ModelFiles, PersonalisedFiles
+from animatediff.rendering.catalog.entries import (
+    EmbeddingFile,
+    Entry,
+    Lora,
+    ModelFiles,
+    PersonalisedFiles,
+    RenderSettings,
+)
 from animatediff.rendering.catalog.named_files import NamedFile, named_files, scaled_loras, with_uris
 from animatediff.rendering.checks.files import GivenFile, files_of
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS, field_for
@@ -20,16 +27,23 @@ ENTRY = {
 }
 
 
+CONTROLS = {field for field, slot in WEIGHTS_SLOTS.items() if slot.role == "control"}
+GIVEN = {"controls": {"net": "a.pt", "pictures": "p.png"}, "images": {"adapter": "a.pt", "pictures": "p.png"}}
+
+
 def test_the_table_knows_every_field_of_weights():
-    assert WEIGHTS_SLOTS.keys() == PersonalisedFiles.model_fields.keys() | {"base", "motion_module"}
+    models = WEIGHTS_SLOTS.keys() - CONTROLS
+    assert models == PersonalisedFiles.model_fields.keys() | {"base", "motion_module"}
+    assert models == ModelFiles.model_fields.keys() - {"noise_schedule"}
     assert WEIGHTS_SLOTS.keys() <= Entry.model_fields.keys()
-    assert WEIGHTS_SLOTS.keys() == ModelFiles.model_fields.keys() - {"noise_schedule"}
+    assert RenderSettings.model_fields.keys() >= CONTROLS  # a prompt may have its own
 
 
 @pytest.mark.parametrize("field", WEIGHTS_SLOTS)
 def test_a_row_says_what_its_field_takes(field):
     slot = WEIGHTS_SLOTS[field]
-    entry = Entry.model_validate({"name": "one", field: ["a.pt"] if slot.is_list else "a.pt"})
+    given = GIVEN.get(field, "a.pt")
+    entry = Entry.model_validate({"name": "one", field: [given] if slot.is_list else given})
     assert list(named_files(entry)) == [NamedFile(slot, "a.pt")]
     (value,) = getattr(entry, field) if slot.is_list else (getattr(entry, field),)
     assert isinstance(value, Lora) == slot.has_scale
@@ -80,4 +94,5 @@ def test_a_family_belongs_in_one_field():
     weights = [slot for slot in WEIGHTS_SLOTS.values() if slot.family]
     assert [field_for(slot.family) for slot in weights] == [slot.field for slot in weights]
     assert field_for("checkpoint") == "checkpoint"
-    assert field_for("ip_adapter") is None
+    assert field_for("sparse_control") == field_for("controlnet") == "controls"
+    assert field_for("t2i_adapter") is None

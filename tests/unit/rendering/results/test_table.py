@@ -49,6 +49,7 @@ def test_columns_are_what_they_were_and_those_of_the_scorers(tmp_path):
     write_table(str(tmp_path), [result()])
     schema = pq.read_schema(tmp_path / "results.parquet")
     new = {"scores": pa.map_(pa.string(), NUMBERS), "score_errors": STRINGS}
+    new |= dict.fromkeys(("controls", "images", "image_encoder"), pa.string())
     assert {field.name: field.type for field in schema} == COLUMNS | new
     assert schema.names[0] == "digest"
     assert set(schema.names) == Result.model_fields.keys() | {"uri"}
@@ -59,6 +60,14 @@ def test_a_result_comes_back_as_it_was(tmp_path):
         result(0, scores=SCORED, score_errors={"third:s": "no face"}, num_bytes={"mp4": 7}),
         Result.model_validate(
             result(1).model_dump() | {"context": Context(), "loop": True, "status": "failed", "error": "broken"}
+        ),
+        Result.model_validate(
+            result(2).model_dump()
+            | {
+                "controls": [{"net": "n.pt", "pictures": ["a.png", "b.png"], "frames": [0, -1], "scale": {0: 1, 7: 0}}],
+                "images": [{"adapter": "i.bin", "pictures": "a.png"}],
+                "image_encoder": "encoder",
+            }
         ),
     ]
     write_table(str(tmp_path), rows)
