@@ -1,0 +1,1 @@
+"""Networks beside the UNet that read pictures, and add to its features."""

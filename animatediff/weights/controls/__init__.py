@@ -1,0 +1,1 @@
+"""Files of the networks that control what a clip shows."""
