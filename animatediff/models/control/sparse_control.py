@@ -5,6 +5,7 @@ show to the frames without one, and convolutions, zero before any training, that
 are the official checkpoints' own (guoyww/AnimateDiff, `sparse_controlnet.py`), so a state dict is a file.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -37,7 +38,7 @@ class ScribbleEmbedding(nn.Module):
         super().__init__()
         self.conv_in = nn.Conv2d(in_channels, _EMBEDDING_CHANNELS[0], 3, padding=1)
         self.blocks = nn.ModuleList()
-        for narrow, wide in zip(_EMBEDDING_CHANNELS, _EMBEDDING_CHANNELS[1:], strict=False):
+        for narrow, wide in itertools.pairwise(_EMBEDDING_CHANNELS):
             self.blocks.append(nn.Conv2d(narrow, narrow, 3, padding=1))
             self.blocks.append(nn.Conv2d(narrow, wide, 3, padding=1, stride=2))
         self.conv_out = nn.Conv2d(_EMBEDDING_CHANNELS[-1], out_channels, 3, padding=1)

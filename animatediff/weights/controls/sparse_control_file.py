@@ -127,9 +127,7 @@ def _open(uri: str) -> tuple[TensorFile, dict[str, Any]]:
 def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     prefix = next(name.partition(_EMBEDDING)[0] for name in tensors if _EMBEDDING in name)
     names = (name for name in tensors if not motion_layouts.is_table(name))
-    return {
-        name.removeprefix(prefix): tensors[name] for name in names if not name.startswith(_CONFIG_OF_TRAINER)
-    }
+    return {name.removeprefix(prefix): tensors[name] for name in names if not name.startswith(_CONFIG_OF_TRAINER)}
 
 
 def _motion(file: TensorFile, settings: Mapping[str, Any]) -> MotionConfig:

@@ -6,7 +6,7 @@ from animatediff.weights.identify.model import UNUSUAL_INPUTS
 from animatediff.weights.identify.weights_slots import field_for
 from animatediff.weights.layouts.families import FAMILY_NAMES, Base, Family, WeightsIdentity
 
-_VERSIONED = ("motion_module", "motion_lora", "lora")
+_VERSIONED = ("motion_module", "motion_lora", "lora", "sparse_control")
 BASE_NAMES: dict[Base, str] = {
     "sd1": "Stable Diffusion 1.x",
     "sd2": "Stable Diffusion 2",
