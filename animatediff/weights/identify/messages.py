@@ -22,7 +22,8 @@ def name(identity: WeightsIdentity) -> str:
     """Return what a file is in words, such as `an SDXL LoRA`."""
     if identity.family == "unknown":
         return f"no weights file of a known kind: {identity.note}"
-    words = [BASE_NAMES.get(identity.base, "") if identity.base else "", FAMILY_NAMES[identity.family]]
+    what = identity.version if identity.family == "controlnet" else None  # such as Control-LoRA
+    words = [BASE_NAMES.get(identity.base, "") if identity.base else "", what or FAMILY_NAMES[identity.family]]
     if identity.family == "checkpoint" and identity.version:
         words.insert(1, identity.version)
     if identity.family == "domain_adapter":

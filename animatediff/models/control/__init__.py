@@ -1,0 +1,1 @@
+"""Networks beside the UNet, whose residuals say what a frame shows."""

@@ -1,0 +1,1 @@
+"""Files of networks that control what is shown."""
