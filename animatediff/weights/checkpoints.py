@@ -9,9 +9,9 @@ import posixpath
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from torch import Size, Tensor, nn
+from torch import Tensor, nn
 
 from animatediff import storage
 from animatediff.errors import UserError, any_error_as_user_error
@@ -20,6 +20,7 @@ from animatediff.weights.identify.messages import model_name
 from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.layouts import ldm
 from animatediff.weights.layouts.architectures import PARTS, meta_modules, sdxl_or_sd1
+from animatediff.weights.layouts.fitting import Found, fit
 from animatediff.weights.motion_file import TRAINED_FILE, trained_file
 from animatediff.weights.reading.files import local_copy, read_json
 from animatediff.weights.reading.part_files import WEIGHTS_FILES, weights_files
@@ -33,13 +34,6 @@ _HASHED_FILES = ("adapter_", "pytorch_lora_weights.", "diffusion_pytorch_model."
 # What is opened in a folder by its name, here or as a LoRA.
 _OPENED_BY_NAME = ("adapter_", "pytorch_lora_weights.", "diffusion_pytorch_model.", "model.", "pytorch_model.")
 _OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-
-
-class _Found(NamedTuple):
-    """What a checkpoint holds of a part, and where in it each of the base's parameters is."""
-
-    tensors: State
-    sources: dict[str, ldm.Source]
 
 
 def load(uri: str, base: Mapping[str, nn.Module], *, predicts_v: bool = False) -> dict[str, State]:
@@ -84,7 +78,7 @@ def _loaded(uri: str, base: Mapping[str, nn.Module], *, predicts_v: bool) -> dic
             f"checkpoint {uri} was trained to predict v, and no noise schedule of prediction_type v_prediction goes "
             "with it: take a checkpoint that predicts noise"
         )
-    return {part: _fit(found[part], wanted[part], f"the {part} of checkpoint {uri}") for part in found}
+    return {part: fit(found[part], wanted[part], f"the {part} of checkpoint {uri}") for part in found}
 
 
 def to_diffusers(uri: str, out_uri: str) -> list[str]:
@@ -167,7 +161,7 @@ def _file_hash(path: Path) -> str:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _read_file(file: TensorFile, wanted: Mapping[str, State]) -> dict[str, _Found]:
+def _read_file(file: TensorFile, wanted: Mapping[str, State]) -> dict[str, Found]:
     expect_family(file, {"checkpoint", "vae"}, base=sdxl_or_sd1(wanted["unet"]) if "unet" in wanted else None)
     return _parts(unscaled(file), wanted)
 
@@ -183,7 +177,7 @@ def _folder_predicts_v(folder: Path) -> bool:
     return config.is_file() and read_json(config, str(config)).get("prediction_type") == "v_prediction"
 
 
-def _read_folder(folder: Path, uri: str, wanted: Mapping[str, State]) -> dict[str, _Found]:
+def _read_folder(folder: Path, uri: str, wanted: Mapping[str, State]) -> dict[str, Found]:
     """Open a folder of parts; or one part's own folder, as VAEs are often published."""
     parts = [part for part in wanted if (folder / part).is_dir()]
     if not parts:
@@ -201,14 +195,14 @@ def _tensors_in(folder: Path) -> State:
     }
 
 
-def _parts(tensors: Mapping[str, Tensor], wanted: Mapping[str, State]) -> dict[str, _Found]:
+def _parts(tensors: Mapping[str, Tensor], wanted: Mapping[str, State]) -> dict[str, Found]:
     """Return the parts that are among a file's tensors, whichever layout it has."""
     if all(name.startswith("vae.") for name in tensors):  # cut out of a whole model
         tensors = {name.removeprefix("vae."): tensor for name, tensor in tensors.items()}
     parts = {part: ldm.part_of(tensors, part) for part in wanted}
     if "unet" in wanted:
         parts["unet"] = ldm.averaged_unet(tensors, wanted["unet"]) | parts["unet"]
-    found = {part: _Found(own, ldm.sources(part, wanted[part])) for part, own in parts.items() if own}
+    found = {part: Found(own, ldm.sources(part, wanted[part])) for part, own in parts.items() if own}
     part = None if found else _diffusers_component(tensors, wanted)
     return {part: _diffusers_part(part, tensors, wanted[part])} if part else found
 
@@ -223,14 +217,14 @@ def _diffusers_component(tensors: Mapping[str, Tensor], wanted: Mapping[str, Sta
     return next(fitting, None)
 
 
-def _diffusers_part(part: str, tensors: Mapping[str, Tensor], wanted: Iterable[str]) -> _Found:
+def _diffusers_part(part: str, tensors: Mapping[str, Tensor], wanted: Iterable[str]) -> Found:
     """Return a part's tensors by today's names; older files name the VAE's attention and the text encoder otherwise."""
     if part == "vae":
-        return _Found(
+        return Found(
             {_current_vae_name(name): tensor for name, tensor in tensors.items()},
             {name: ldm.Source(name) for name in wanted},
         )
-    return _Found(
+    return Found(
         {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()},
         {name: ldm.Source(name.removeprefix("text_model.")) for name in wanted},
     )
@@ -264,27 +258,3 @@ def _kind(unet: Mapping[str, Tensor]) -> str | None:
 def _width(tensors: Mapping[str, Tensor], suffix: str) -> int:
     """Input width (the second dimension) of the first weight of that name; 0 where there is none."""
     return next((t.shape[1] for name, t in tensors.items() if name.endswith(suffix) and t.ndim > 1), 0)
-
-
-def _fit(found: _Found, wanted: State, what: str) -> State:
-    """Return the part under the base's own names and shapes."""
-    fitted = {name: _read(found.tensors, found.sources[name], name, like.shape, what) for name, like in wanted.items()}
-    known = {source.name for source in found.sources.values()}
-    for name in found.tensors:
-        if name not in known and not name.endswith(ldm.CONSTANTS):
-            raise UserError(f"{what} has {name}, which the base has not: it was not made from this architecture")
-    return fitted
-
-
-def _read(tensors: State, source: ldm.Source, name: str, shape: Size, what: str) -> Tensor:
-    if source.name not in tensors:
-        alias = "" if source.name == name else f" ({source.name})"
-        raise UserError(f"{what} lacks {name}{alias}: it was not made from this base's architecture")
-    tensor = source.read(tensors[source.name])
-    if not tensor.is_floating_point():
-        raise UserError(f"{what} has {name} as {tensor.dtype}: quantised weights are not read, take the float file")
-    if tensor.shape[:2] == shape[:2] and tensor.numel() == shape.numel():
-        tensor = tensor.reshape(shape)  # a linear layer and a 1x1 convolution are the same matrix
-    if tensor.shape != shape:
-        raise UserError(f"{what} does not fit the base: {name} is {list(tensor.shape)}, not {list(shape)}")
-    return tensor

@@ -6,7 +6,7 @@ from animatediff.weights.identify.model import UNUSUAL_INPUTS
 from animatediff.weights.identify.weights_slots import field_for
 from animatediff.weights.layouts.families import FAMILY_NAMES, Base, Family, WeightsIdentity
 
-_VERSIONED = ("motion_module", "motion_lora", "lora")
+_VERSIONED = ("motion_module", "motion_lora", "lora", "sparse_control")
 BASE_NAMES: dict[Base, str] = {
     "sd1": "Stable Diffusion 1.x",
     "sd2": "Stable Diffusion 2",
@@ -22,7 +22,8 @@ def name(identity: WeightsIdentity) -> str:
     """Return what a file is in words, such as `an SDXL LoRA`."""
     if identity.family == "unknown":
         return f"no weights file of a known kind: {identity.note}"
-    words = [BASE_NAMES.get(identity.base, "") if identity.base else "", FAMILY_NAMES[identity.family]]
+    what = identity.version if identity.family == "controlnet" else None  # such as Control-LoRA
+    words = [BASE_NAMES.get(identity.base, "") if identity.base else "", what or FAMILY_NAMES[identity.family]]
     if identity.family == "checkpoint" and identity.version:
         words.insert(1, identity.version)
     if identity.family == "domain_adapter":

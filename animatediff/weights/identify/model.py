@@ -39,7 +39,10 @@ def describe(rule: FileRule, contents: FileContents) -> PartialIdentity:
             return _embedding(rule, contents, _VECTORS)
         case "sparse_control":
             layout = "official" if contents.has(r"\.temporal_transformer\.") else "diffusers"
-            return PartialIdentity(rule.family, rule.version, layout, "sd1")
+            # The published ones are Stable Diffusion 1.x's; a small base's tells itself by the text that it reads.
+            width = text_width(contents)
+            base = TEXT_WIDTHS.get(width) if width else "sd1"
+            return PartialIdentity(rule.family, rule.version, layout, base, text_width=width)
         case "upscaler":
             return PartialIdentity(rule.family, rule.version)
         case _:

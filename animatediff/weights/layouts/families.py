@@ -86,6 +86,9 @@ FILE_RULES: tuple[FileRule, ...] = (
     FileRule("ip_adapter", (r"^(?:ip_adapter\.)?\d+\.to_k_ip\.",), version="IP-Adapter"),
     FileRule("controlnet", (r"^lora_controlnet$",), "ldm", "Control-LoRA"),
     FileRule("controlnet", (r"^lllite_(?:unet|conds)",), "kohya", "ControlNet-LLLite"),
+    FileRule("controlnet", (r"^difference$", r"^control_model\."), "ldm", "ControlNet difference"),
+    FileRule("controlnet", (r"(?:^|\.)(?:task_embedding$|spatial_ch_projs\.)",), version="ControlNet union"),
+    FileRule("controlnet", (r"(?:^|\.)(?:base_to_ctrl|ctrl_to_base)\.",), "diffusers", "ControlNet-XS"),
     FileRule("lora", ("|".join(pattern for _, pattern in ALGORITHMS),)),
     FileRule(
         "sparse_control", (r"(?:^|\.)controlnet_cond_embedding\.conv_in\.", r"motion_modules\."), version="scribble"

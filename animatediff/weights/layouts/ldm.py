@@ -28,6 +28,7 @@ _PREFIXES = {
     # Early merges lost the `text_model.`.
     "text_encoder": (SD1_TEXT_PREFIX, SDXL_TEXT_PREFIX, "cond_stage_model.transformer."),
     "text_encoder_2": (SDXL_TEXT_2_PREFIX,),
+    "controlnet": ("control_model.",),
 }
 CONSTANTS = ("position_ids", "logit_scale", "text_projection.weight")
 """How the names end that text encoders are saved with and no text-to-image model learns or, as it stands, reads.
@@ -40,6 +41,7 @@ _LEFTOVERS = ("loss.", "model_ema.")
 _BARE = {
     "unet": ("input_blocks.0.0.weight", ("time_embed.", "label_emb.", "input_", "middle_block.", "output_", "out.")),
     "vae": ("decoder.mid.attn_1.q.weight", ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")),
+    "controlnet": ("input_hint_block.0.weight", ("time_embed.", "label_emb.", "input_", "middle_block", "zero_convs.")),
 }
 # LDM's trainer keeps a second, averaged UNet, and drops the dots of its names.
 _EMA_PREFIX = "model_ema.diffusion_model"
@@ -64,7 +66,6 @@ _UNET_RESNET = {
 _UNET_BLOCK = re.compile(
     r"(down|mid|up)_blocks?\.(?:(\d+)\.)?(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)"
 )
-
 _VAE_RESNET = {"conv_shortcut": "nin_shortcut"}
 _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 _VAE_BLOCK = re.compile(
@@ -106,7 +107,7 @@ def sources(part: str, names: Iterable[str]) -> dict[str, Source]:
     """Where a file holds a part's parameters, by diffusers' names; the part's prefix is left out.
 
     Args:
-        part: `unet`, `vae`, `text_encoder` or `text_encoder_2`.
+        part: `unet`, `vae`, `text_encoder`, `text_encoder_2` or `controlnet`.
         names: all parameter names of that part.
 
     Raises:
@@ -114,8 +115,8 @@ def sources(part: str, names: Iterable[str]) -> dict[str, Source]:
     """
     if part == "text_encoder_2":
         return open_clip_sources(names)
-    table = {"unet": unet_names, "vae": vae_names, "text_encoder": clip_names}[part]
-    return {name: Source(old) for name, old in table(names).items()}
+    tables = {"unet": unet_names, "vae": vae_names, "text_encoder": clip_names, "controlnet": control_net_names}
+    return {name: Source(old) for name, old in tables[part](names).items()}
 
 
 def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
@@ -183,6 +184,31 @@ def _unet_name(name: str, layers: dict[tuple[str, int], int], with_attention: se
         # It is the last entry of the block's last layer: after the ResNet, and the attention where there is one.
         return f"output_blocks.{before + layers[side, block] - 1}.{1 + (block in with_attention)}.{rest}"
     return f"output_blocks.{before + layer}.{int(kind == 'attentions')}.{rest}"
+
+
+def control_net_names(names: Iterable[str]) -> dict[str, str]:
+    """Return a ControlNet's names in the original layout, without `control_model.`, by diffusers' names.
+
+    They are the UNet's, and of its own the zero convolutions and the embedding of pictures, whose layers are every
+    second of a sequence with activations between them.
+
+    Raises:
+        UserError: the layout has no place for a name.
+    """
+    names = list(names)
+    num_skips, num_blocks = (
+        len({name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)})
+        for prefix in ("controlnet_down_blocks.", "controlnet_cond_embedding.blocks.")
+    )
+    own = {
+        **{f"controlnet_down_blocks.{i}": f"zero_convs.{i}.0" for i in range(num_skips)},
+        "controlnet_mid_block": "middle_block_out.0",
+        "controlnet_cond_embedding.conv_in": "input_hint_block.0",
+        **{f"controlnet_cond_embedding.blocks.{i}": f"input_hint_block.{2 + 2 * i}" for i in range(num_blocks)},
+        "controlnet_cond_embedding.conv_out": f"input_hint_block.{2 + 2 * num_blocks}",
+    }
+    unet = unet_names(name for name in names if not name.startswith("controlnet_"))
+    return {name: unet[name] if name in unet else _replace_start(name, own) for name in names}
 
 
 def vae_names(names: Iterable[str]) -> dict[str, str]:

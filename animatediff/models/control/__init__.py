@@ -1,0 +1,1 @@
+"""Networks beside the UNet that lead what it draws: ControlNets, SparseCtrl encoders."""

@@ -1,0 +1,1 @@
+"""Files of controls: ControlNets, SparseCtrl encoders, IP-Adapters."""
