@@ -61,10 +61,14 @@ class Sampler:
         spacing = timestep_spacing or ("trailing" if schedule.zero_terminal_snr else self.default_spacing)
         return {**self.options, "timestep_spacing": spacing}
 
-    def begin(self, num_inference_steps: int) -> Scheduler:
+    def begin(self, num_inference_steps: int, first_step: int = 0) -> Scheduler:
         """Return a copy of the scheduler at its first step; what it remembers of one clip is not for the next.
 
         Its timesteps and tables are on the CPU, wherever the latents are: a lookup by a GPU's number waits for the GPU.
+
+        Args:
+            num_inference_steps: steps from noise to latents; it has a timestep for each.
+            first_step: the step that is taken first, counted from 0.
 
         Raises:
             UserError: more steps than there are timesteps.
@@ -80,6 +84,8 @@ class Sampler:
         scheduler = self._scheduler_for(scheduler, num_inference_steps)
         scheduler.set_timesteps(num_inference_steps, device="cpu")
         _drop_surplus(scheduler, num_inference_steps)
+        if hasattr(scheduler, "set_begin_index"):  # DDIM's looks everything up by the timestep
+            scheduler.set_begin_index(first_step)
         return scheduler
 
     def _most_steps(self) -> tuple[int, str]:

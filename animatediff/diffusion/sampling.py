@@ -10,7 +10,8 @@ from torch import Tensor
 
 from animatediff.diffusion.conditioning import Conditioning, NoisePredictor
 from animatediff.diffusion.context import Context, context_windows, window_weights
-from animatediff.diffusion.samplers import Sampler
+from animatediff.diffusion.samplers import Sampler, Scheduler
+from animatediff.diffusion.start import Start
 
 
 @torch.no_grad()
@@ -23,6 +24,7 @@ def sample(
     num_inference_steps: int,
     guidance_scale: float,
     guidance_rescale: float = 0.0,
+    start: Start | None = None,
     generators: Sequence[torch.Generator] | None = None,
     context: Context | None = None,
     loop: bool = False,
@@ -42,6 +44,7 @@ def sample(
         guidance_scale: weight of the positive prediction's difference from the negative one; at 1 and below there is
             no guidance, and the negative branch is not computed.
         guidance_rescale: share in [0, 1], as in `classifier_free_guidance`.
+        start: clips of the noise's shape to begin from, by the last steps alone; default: noise, by all steps.
         generators: one a clip, on the CPU, for a sampler that draws noise at its steps (Euler a, LCM): a clip's noise
             is its own, whatever it shares the batch with.
         context: windows of frames that the UNet sees at a time; default: all frames at once.
@@ -56,17 +59,21 @@ def sample(
         ValueError: no generators, or not one a clip, for a sampler that draws noise; or guidance without a negative
             branch.
     """
-    scheduler = sampler.begin(num_inference_steps)
+    first_step = start.first_step(num_inference_steps) if start else 0
+    scheduler = sampler.begin(num_inference_steps, first_step)
     draws = {"generator": _own(generators, len(noise))} if sampler.adds_noise else {}
     is_guided = guidance_scale > 1
     guidance_branches = conditioning.guidance_branches(is_guided=is_guided)
+    steps = scheduler.timesteps[first_step:]
     # The latents stay in float32: half precision would round away part of each of the many small steps.
-    latents = noise.float() * scheduler.init_noise_sigma
+    latents = _first_latents(scheduler, noise.float(), start, steps)
+    if not len(steps):
+        return latents
     # What the steps look up goes to the device before them: each copy waits for all that the device was given.
-    timesteps = scheduler.timesteps.to(noise.device)
-    progress = [step / num_inference_steps for step in range(len(timesteps))]
+    timesteps = steps.to(noise.device)
+    progress = [step / len(steps) for step in range(len(steps))]
     windows = _on_device([context_windows(noise.shape[2], context, loop, done) for done in progress], noise.device)
-    for step, timestep in enumerate(scheduler.timesteps):
+    for step, timestep in enumerate(steps):
         model_input = scheduler.scale_model_input(latents, timestep)
         branches = [branch.at(step, num_inference_steps) for branch in guidance_branches]
         predictions = _predict(unet, model_input, timesteps[step], branches, windows[step], max_batch)
@@ -94,6 +101,14 @@ def classifier_free_guidance(
         return guided
     wanted, found = (clips.std(dim=(1, 2, 3, 4), keepdim=True) for clips in (positive, guided))
     return guided * (1 + guidance_rescale * (wanted / found - 1))
+
+
+def _first_latents(scheduler: Scheduler, noise: Tensor, start: Start | None, steps: Tensor) -> Tensor:
+    """Return what the first of the steps begins with, (b c f h w) float32 on the noise's device."""
+    if start is None:
+        return noise * scheduler.init_noise_sigma
+    clean = start.latents.to(noise)
+    return scheduler.add_noise(clean, noise, steps[:1].expand(len(noise))) if len(steps) else clean
 
 
 class _Windows(NamedTuple):

@@ -1,0 +1,127 @@
+"""Pictures and videos that a catalog names, read at the size of what is rendered."""
+
+import io
+from contextlib import suppress
+from typing import cast
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, ImageOps
+from torch import Tensor
+
+from animatediff import storage
+from animatediff.data.clips.config import ClipConfig
+from animatediff.data.clips.resize import crop_and_resize
+from animatediff.data.decoding.supervisor import DecodeConfig, DecodeSupervisor
+from animatediff.data.decoding.videos import MAX_PIXELS, one_line
+from animatediff.data.quarantine import Reason, VideoError
+from animatediff.errors import UserError
+from animatediff.uris import printable_uri
+
+
+def read_picture(uri: str, *, width: int, height: int) -> Tensor:
+    """Read a picture, cropped in its centre to the wanted ratio and resized.
+
+    It is shown as a viewer shows it: turned as Exif says, in sRGB, what is transparent on black. Of an animation it is
+    the first frame, and of 16 bits the upper 8.
+
+    Args:
+        uri: a file of any format that Pillow reads: PNG, JPEG, WebP, TIFF and others.
+        width: pixels of the result.
+        height: pixels of the result.
+
+    Returns:
+        (3 h w) float32 RGB in [0, 1].
+
+    Raises:
+        UserError: there is no such file, or no picture in it that can be read.
+    """
+    data = _content(uri)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = _rgb(image)
+    except Exception as error:  # the reader of each format raises its own
+        raise UserError(f"{printable_uri(uri)} cannot be read as a picture: {one_line(error)}") from error
+    return _as_tensor(crop_and_resize(pixels, height=height, width=width))
+
+
+def read_video_frames(uri: str, *, num_frames: int, fps: float, width: int, height: int) -> Tensor:
+    """Read a video's frames from its start on, each cropped in its centre to the wanted ratio and resized.
+
+    It is decoded in a process of its own, which a broken file may crash, as on ingest.
+
+    Args:
+        uri: a video file.
+        num_frames: f.
+        fps: frames for a second of the video, whatever its own rate.
+        width: pixels of the result.
+        height: pixels of the result.
+
+    Returns:
+        (f 3 h w) float32 RGB in [0, 1].
+
+    Raises:
+        UserError: there is no such file, no video in it that can be decoded, or one that is too short.
+    """
+    data = _content(uri)
+    clips = ClipConfig(num_frames=num_frames, fps=fps, width=width, height=height, windows="all", windows_per_video=1)
+    try:
+        with DecodeSupervisor(DecodeConfig(), clips) as decoder:
+            (clip,) = decoder.cut(uri, data)
+    except VideoError as error:
+        if error.reason is Reason.TOO_SHORT:
+            raise UserError(
+                f"{printable_uri(uri)} is too short for num_frames {num_frames} at fps {fps:g} ({error.detail}): take "
+                "fewer frames, a higher fps, or a longer video"
+            ) from error
+        raise UserError(f"{printable_uri(uri)} cannot be read as a video: {error.detail}") from error
+    return _as_tensor(clip.frames)
+
+
+def _content(uri: str) -> bytes:
+    try:
+        return storage.read_bytes(uri)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {printable_uri(uri)}") from error
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """Return (h w 3) uint8, as a viewer shows the picture."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"it has {image.width}x{image.height} pixels, more than {MAX_PIXELS}")
+    upright = _of_8_bits(ImageOps.exif_transpose(image))
+    if not upright.has_transparency_data:
+        return np.asarray(_srgb(upright, "RGB"))
+    shown = _srgb(upright, "RGBA")
+    return np.asarray(Image.alpha_composite(Image.new("RGBA", shown.size, "black"), shown).convert("RGB"))
+
+
+def _of_8_bits(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, whose range nothing tells: save it with 8 or 16 bits")
+    if not image.mode.startswith("I"):
+        return image
+    # Grey with more than 8 bits, which Pillow would clip at 255, not scale.
+    return Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+
+
+def _srgb(image: Image.Image, mode: str) -> Image.Image:
+    """Return the picture in sRGB; one whose colour profile is damaged, or is of other pixels, is taken as it is.
+
+    Args:
+        image: in any mode of 8 bits.
+        mode: of the result, `RGB` or `RGBA`.
+    """
+    own_mode = image.mode in ("CMYK", "LAB") or (image.mode, mode) == ("L", "RGB")
+    with_profile = image if own_mode else image.convert(mode)
+    if profile := image.info.get("icc_profile"):
+        with suppress(ImageCms.PyCMSError, OSError):
+            embedded, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+            # In place it would give None.
+            return cast(Image.Image, ImageCms.profileToProfile(with_profile, embedded, srgb, outputMode=mode))
+    return with_profile.convert(mode)
+
+
+def _as_tensor(pixels: np.ndarray) -> Tensor:
+    """(... h w 3) uint8 -> (... 3 h w) float32 in [0, 1]."""
+    return torch.from_numpy(pixels.copy()).movedim(-1, -3).float() / 255
