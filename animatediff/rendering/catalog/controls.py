@@ -1,6 +1,6 @@
 """What a catalog says of controls: networks and image adapters, with the pictures or videos that they are shown."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -47,6 +47,9 @@ class ControlSpec(Config):
     guess_mode: bool = False
     """Whether it leads the clip whatever the prompt says: the negative branch is without it, and its early layers
     count less."""
+    global_pool_conditions: bool | None = None
+    """Whether a ControlNet's layers have one value for the whole frame, as the shuffle ControlNet's do, which implies
+    `guess_mode`; default: what the `config.json` of a diffusers folder says."""
     preprocess: str = "none"
     """What is made of the pictures first: a name of `rendering.preprocessing`, or a function of yours as
     package.module:function."""
@@ -66,10 +69,38 @@ class ControlSpec(Config):
         return self
 
     def scales(self, num_frames: int) -> list[float]:
-        """Return each frame's strength."""
+        """Return each frame's strength.
+
+        Raises:
+            ValueError: a frame is named that is not in the clip.
+        """
         if not isinstance(self.scale, Mapping):
             return [self.scale] * num_frames
-        return _between(self.scale, num_frames)
+        frames = frames_in_clip(list(self.scale), num_frames)
+        return _between(dict(zip(frames, self.scale.values(), strict=True)), num_frames)
+
+    def frames_of(self, num_pictures: int, num_frames: int, *, is_sparse: bool) -> list[int]:
+        """Return the frame of each picture, from 0; of one for every frame, all frames.
+
+        Args:
+            num_pictures: how many there are, in the folder where one is named.
+            num_frames: of the clip.
+            is_sparse: whether the network is a SparseCtrl encoder, which knows frames without a picture.
+
+        Raises:
+            ValueError: a frame is not in the clip, or there are more or fewer pictures than frames.
+        """
+        if self.frames:
+            if num_pictures != len(self.frames):
+                raise ValueError(f"{num_pictures} pictures do not go to {len(self.frames)} `frames`: name one for each")
+            return frames_in_clip(self.frames, num_frames)
+        if num_pictures == 1:
+            return [0] if is_sparse else list(range(num_frames))
+        if num_pictures < num_frames:
+            raise ValueError(
+                f"{num_pictures} pictures are too few for {num_frames} frames: say which they are for, as `frames:`"
+            )
+        return list(range(num_frames))
 
 
 class ImageSpec(Config):
@@ -94,9 +125,28 @@ class ImageSpec(Config):
         return self
 
 
+def frames_in_clip(frames: Sequence[int], num_frames: int) -> list[int]:
+    """Return frames counted from 0.
+
+    Args:
+        frames: those below 0 are counted from the end.
+        num_frames: of the clip.
+
+    Raises:
+        ValueError: one is not in the clip, or is named twice.
+    """
+    for frame in frames:
+        if not -num_frames <= frame < num_frames:
+            raise ValueError(f"there is no frame {frame} in a clip of {num_frames}: the last one is {num_frames - 1}")
+    found = [frame % num_frames for frame in frames]
+    if twice := [frame for frame, place in zip(frames, found, strict=True) if found.count(place) > 1]:
+        raise ValueError(f"frames {', '.join(map(str, twice))} of a clip of {num_frames} are the same one")
+    return found
+
+
 def _between(keys: Mapping[int, float], num_frames: int) -> list[float]:
     """Return a number a frame: linear between the keys, held before the first and after the last."""
-    points = sorted((frame % num_frames if frame < 0 else frame, value) for frame, value in keys.items())
+    points = sorted(keys.items())
     found = []
     for frame in range(num_frames):
         before = [point for point in points if point[0] <= frame] or points[:1]
