@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from animatediff.diffusion.conditioning import Conditioning, NoisePredictor
-from animatediff.diffusion.context import Context, context_windows, window_weights
+from animatediff.diffusion.context import Context, context_windows
 from animatediff.diffusion.samplers import Sampler
 
 
@@ -92,6 +92,18 @@ def classifier_free_guidance(
         return guided
     wanted, found = (clips.std(dim=(1, 2, 3, 4), keepdim=True) for clips in (positive, guided))
     return guided * (1 + guidance_rescale * (wanted / found - 1))
+
+
+def window_weights(window_frames: Sequence[Sequence[int]]) -> Tensor:
+    """Return how much of a frame's prediction each window gives: (windows length) float32, in all 1 a frame.
+
+    A window's share falls towards its ends, where the motion module sees least of what is around a frame.
+    """
+    frames = torch.tensor(window_frames)
+    length = frames.shape[1]
+    weights = (torch.arange(length) + 1.0).minimum(length - torch.arange(length)).expand(len(window_frames), length)
+    total = torch.zeros(int(frames.max()) + 1).index_add_(0, frames.flatten(), weights.flatten())
+    return weights / total[frames]
 
 
 class _Windows(NamedTuple):
