@@ -7,17 +7,7 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
-import torch
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    LCMScheduler,
-)
-
 from animatediff.diffusion.noise_schedule import NoiseSchedule
-from animatediff.diffusion.schedule import scheduler_config
 from animatediff.errors import UserError
 
 TimestepSpacing = Literal["leading", "trailing", "linspace"]
@@ -41,7 +31,8 @@ class Sampler:
         UserError: a spacing that the sampler or the schedule cannot have.
     """
 
-    scheduler_class: ClassVar[Any]
+    scheduler_class: ClassVar[str]
+    """Its name in diffusers."""
     adds_noise: ClassVar[bool] = False
     """Whether it draws noise at its steps."""
     default_spacing: ClassVar[TimestepSpacing] = "linspace"  # other tools' way for all but DDIM
@@ -49,7 +40,7 @@ class Sampler:
 
     def __init__(self, schedule: NoiseSchedule, timestep_spacing: TimestepSpacing | None = None) -> None:
         options = self._options(schedule, timestep_spacing)
-        self.scheduler: Scheduler = self.scheduler_class(**scheduler_config(schedule), **options)
+        self.scheduler: Scheduler = _scheduler_class(self.scheduler_class)(**_scheduler_config(schedule), **options)
 
     def _options(self, schedule: NoiseSchedule, timestep_spacing: TimestepSpacing | None) -> dict[str, Any]:
         """Return what the scheduler is told beside the schedule."""
@@ -104,7 +95,7 @@ class Ddim(Sampler):
     noise it is given does not hold.
     """
 
-    scheduler_class = DDIMScheduler
+    scheduler_class = "DDIMScheduler"
     default_spacing = "leading"
     options: ClassVar = {"steps_offset": 1, "clip_sample": False, "set_alpha_to_one": True}
 
@@ -115,26 +106,26 @@ class Ddim(Sampler):
         )
         # diffusers' DDIM goes down by a fixed number of timesteps, whatever the next one is, and so leaves noise
         # behind. Without noise of its own DDIM is Euler's method, whose scheduler does go to the next one.
-        return scheduler if is_even else EulerDiscreteScheduler.from_config(config)
+        return scheduler if is_even else _scheduler_class(Euler.scheduler_class).from_config(config)
 
 
 class Euler(Sampler):
     """Euler's method."""
 
-    scheduler_class = EulerDiscreteScheduler
+    scheduler_class = "EulerDiscreteScheduler"
 
 
 class EulerAncestral(Sampler):
     """Euler's method with fresh noise at each step."""
 
-    scheduler_class = EulerAncestralDiscreteScheduler
+    scheduler_class = "EulerAncestralDiscreteScheduler"
     adds_noise = True
 
 
 class DpmPlusPlus2M(Sampler):
     """DPM-Solver++ of the second order, from the step before; its leading spacing leaves out timestep 0 already."""
 
-    scheduler_class = DPMSolverMultistepScheduler
+    scheduler_class = "DPMSolverMultistepScheduler"
     options: ClassVar = {"steps_offset": 0}
 
 
@@ -144,7 +135,7 @@ class Lcm(Sampler):
     AnimateLCM was distilled, and is sampled by its authors, on every tenth of 1000 timesteps.
     """
 
-    scheduler_class = LCMScheduler
+    scheduler_class = "LCMScheduler"
     adds_noise = True
     options: ClassVar = {"clip_sample": False, "set_alpha_to_one": True}
     _num_timesteps = 100
@@ -176,10 +167,29 @@ else:
 """A name of `SAMPLERS`, in configs."""
 
 
+def _scheduler_class(name: str) -> Any:
+    # Not at the top: configs that name a sampler are read by processes that never sample, and diffusers takes seconds.
+    import diffusers
+
+    return getattr(diffusers, name)
+
+
+def _scheduler_config(schedule: NoiseSchedule) -> dict[str, Any]:
+    """Return the schedule as arguments of diffusers' schedulers, by their names."""
+    return {
+        "num_train_timesteps": schedule.num_train_timesteps,
+        "beta_start": schedule.beta_start,
+        "beta_end": schedule.beta_end,
+        "beta_schedule": schedule.beta_schedule,
+        "prediction_type": schedule.prediction_type,
+        "rescale_betas_zero_snr": schedule.zero_terminal_snr,
+    }
+
+
 def _drop_surplus(scheduler: Scheduler, num_inference_steps: int) -> None:
     """For some counts (61 of 1000) diffusers' trailing spacing appends a timestep of -1, which would undo the clip."""
     if len(scheduler.timesteps) == num_inference_steps:
         return
     scheduler.timesteps = scheduler.timesteps[:num_inference_steps]
     if hasattr(scheduler, "sigmas"):
-        scheduler.sigmas = torch.cat([scheduler.sigmas[:num_inference_steps], scheduler.sigmas[-1:]])
+        scheduler.sigmas = scheduler.sigmas[[*range(num_inference_steps), -1]]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from animatediff.diffusion.conditioning import Conditioning, NoisePredictor
-from animatediff.diffusion.context import Context, context_windows, window_weights
+from animatediff.diffusion.context import Context, context_windows
 from animatediff.diffusion.samplers import Sampler, Scheduler
 from animatediff.diffusion.start import Start
 
@@ -109,6 +109,18 @@ def _first_latents(scheduler: Scheduler, noise: Tensor, start: Start | None, ste
         return noise * scheduler.init_noise_sigma
     clean = start.latents.to(noise)
     return scheduler.add_noise(clean, noise, steps[:1].expand(len(noise))) if len(steps) else clean
+
+
+def window_weights(window_frames: Sequence[Sequence[int]]) -> Tensor:
+    """Return how much of a frame's prediction each window gives: (windows length) float32, in all 1 a frame.
+
+    A window's share falls towards its ends, where the motion module sees least of what is around a frame.
+    """
+    frames = torch.tensor(window_frames)
+    length = frames.shape[1]
+    weights = (torch.arange(length) + 1.0).minimum(length - torch.arange(length)).expand(len(window_frames), length)
+    total = torch.zeros(int(frames.max()) + 1).index_add_(0, frames.flatten(), weights.flatten())
+    return weights / total[frames]
 
 
 class _Windows(NamedTuple):

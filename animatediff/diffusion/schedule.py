@@ -1,7 +1,5 @@
 """The noise schedule that a motion module is trained with, and must be sampled with."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -80,15 +78,3 @@ def velocity(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: 
 
 def _for_clips(values: Tensor, clips: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (clips.ndim - 1))
-
-
-def scheduler_config(schedule: NoiseSchedule) -> dict[str, Any]:
-    """Return the schedule as arguments of diffusers' schedulers, by their names."""
-    return {
-        "num_train_timesteps": schedule.num_train_timesteps,
-        "beta_start": schedule.beta_start,
-        "beta_end": schedule.beta_end,
-        "beta_schedule": schedule.beta_schedule,
-        "prediction_type": schedule.prediction_type,
-        "rescale_betas_zero_snr": schedule.zero_terminal_snr,
-    }

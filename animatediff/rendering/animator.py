@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from animatediff.diffusion.conditioning import Conditioning
-from animatediff.diffusion.context import initial_noise
+from animatediff.diffusion.initial_noise import initial_noise
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
@@ -23,8 +23,8 @@ from animatediff.models.embedding import Embedding
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.models.text_encoder import PromptEncoder, word_key
 from animatediff.rendering.catalog import prompt_syntax
-from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import ModelFiles, PersonalisedFiles, RenderSettings
+from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.catalog.named_files import named_files, scaled_loras
 from animatediff.weights import motion_modules, textual_inversion
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae

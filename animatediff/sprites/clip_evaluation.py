@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog.catalog import Catalog, Item
+from animatediff.rendering.catalog.catalog import Catalog
 from animatediff.rendering.catalog.entries import Entry
+from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.catalog.model_identity import token_of
 from animatediff.rendering.checks import catalog as checks
 from animatediff.sprites.command import run

@@ -24,7 +24,8 @@ from PIL import Image
 
 from animatediff.diffusion import sampling
 from animatediff.diffusion.conditioning import Conditioning
-from animatediff.diffusion.context import Context, context_windows, initial_noise
+from animatediff.diffusion.context import Context, context_windows
+from animatediff.diffusion.initial_noise import initial_noise
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.models.motion_unet import MotionUNet

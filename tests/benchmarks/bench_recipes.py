@@ -23,8 +23,8 @@ from PIL import Image, ImageDraw
 
 from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Entry, Lora
+from animatediff.rendering.catalog.item import Item
 from animatediff.sprites import shipped
 from animatediff.sprites.evaluation import GUIDANCE_SCALE, NUM_STEPS, contact_sheet, still_scenes
 from animatediff.sprites.readings.clips import measure_clip

@@ -14,8 +14,8 @@ import torch
 
 from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Entry
+from animatediff.rendering.catalog.item import Item
 from animatediff.sprites import shipped
 from animatediff.sprites.readings.clips import follows, measure_clip
 from animatediff.sprites.scenes.drawing import SAMPLE_SIZE

@@ -11,8 +11,8 @@ from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Entry
+from animatediff.rendering.catalog.item import Item
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
 from tests.gpu.full_size import write_lora

@@ -10,7 +10,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from animatediff.diffusion.conditioning import Conditioning, uncropped_time_ids
-from animatediff.diffusion.context import Context, initial_noise
+from animatediff.diffusion.context import Context
+from animatediff.diffusion.initial_noise import initial_noise
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import SAMPLERS, Sampler
 from animatediff.diffusion.sampling import sample
@@ -21,8 +22,8 @@ from animatediff.models.text_encoder import PromptEncoder
 from animatediff.models.vae import encode_frames
 from animatediff.rendering import animator as animator_module
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Entry
+from animatediff.rendering.catalog.item import Item
 from animatediff.training import trainer as trainer_module
 from animatediff.training.config import TrainingConfig
 from animatediff.training.recipes.recipe import Recipe

@@ -1,5 +1,7 @@
 """The rules of the house that no linter knows: sizes of files and folders, and no circle among modules."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import grimp
@@ -74,3 +76,18 @@ def test_a_circle_is_found_and_what_leads_to_it_is_not():
 def test_an_import_inside_a_function_counts(imports):
     """Entry files import their driver only where their job begins; the graph must know it all the same."""
     assert "pipelines.stages.ingest.driver" in imports["pipelines.ingest"]
+
+
+def test_processes_that_compute_nothing_with_torch_start_without_it():
+    """Torch, diffusers and transformers take each process 5 s of a core and 0.4 GB."""
+    started = (
+        *("ingest.decode", "ingest.stage", "animate.dispatch", "animate.score_driver", "animate.score_worker"),
+        "train.metrics_queue",
+    )
+    code = (
+        f"import sys, animatediff.data.ingest.seal\nfrom importlib import import_module\n"
+        f"for name in {started!r}: import_module('pipelines.stages.' + name)\n"
+        "print({'torch', 'diffusers', 'transformers'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

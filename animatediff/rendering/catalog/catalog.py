@@ -15,9 +15,9 @@ from animatediff.rendering.catalog.entries import (
     PersonalisedFiles,
     Prompt,
     Prompts,
-    RenderSettings,
     SeededRenderSettings,
 )
+from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.catalog.model_identity import HashFile, ModelHasher
 from animatediff.rendering.catalog.unvalidated_copies import unvalidated_copy
 from animatediff.uris import printable_uri
@@ -78,21 +78,6 @@ def settings_of_prompt(shared: Mapping[str, Any], prompt: Prompt) -> dict[str, A
     """
     overridden = prompt.model_fields_set & SeededRenderSettings.model_fields.keys()
     return {**shared, **{name: getattr(prompt, name) for name in overridden}}
-
-
-class Item(RenderSettings):
-    """One clip to render."""
-
-    digest: str
-    """SHA-256 over everything that decides the pixels: equal digests are rendered once."""
-    entry: str
-    """The entry's name."""
-    model: str
-    """Digest of the model: SHA-256 over what decides its weights. Items of equal ones are rendered together. Named as
-    the column of the table of results that it is."""
-    priority: int = 0
-    prompt: str
-    seed: int
 
 
 class RenderPlan(NamedTuple):

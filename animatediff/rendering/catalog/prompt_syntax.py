@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from animatediff.rendering.catalog.catalog import Item
+from animatediff.rendering.catalog.item import Item
 from animatediff.weights.identify.weights_slots import field_for
 
 _MAX_SHOWN = 3

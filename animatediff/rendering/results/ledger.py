@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from animatediff import storage
 from animatediff.errors import UserError, printed
-from animatediff.rendering.catalog.catalog import Item
+from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.results import clip_files
 from animatediff.rendering.results import table as results_table
 from animatediff.rendering.results.result import Result

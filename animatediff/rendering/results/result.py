@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
-from animatediff.rendering.catalog.catalog import Item
+from animatediff.rendering.catalog.item import Item
 
 Status = Literal["ok", "failed", "invalid"]
 """`invalid` are the items that were not tried, since their entry cannot be rendered as it is written."""

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from animatediff import storage
 from animatediff.data import parquet
-from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import RenderSettings
+from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.results.result import Result
 
 logger = logging.getLogger(__name__)

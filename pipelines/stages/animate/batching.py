@@ -9,8 +9,8 @@ import torch
 
 from animatediff.errors import UserError
 from animatediff.rendering.animator import Animator, RenderedClip
-from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import RenderSettings
+from animatediff.rendering.catalog.item import Item
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ import torch
 
 from animatediff import storage
 from animatediff.rendering.animator import RenderedClip
-from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import RenderSettings
+from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.formats import Format
 from animatediff.rendering.outputs import EncodedFile, encode_clip
 from animatediff.rendering.results import clip_files

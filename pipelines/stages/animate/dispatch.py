@@ -47,8 +47,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import ModelFiles
+from animatediff.rendering.catalog.item import Item
 
 # A slice shares the loading of a model and is what a lost worker leaves behind. Ray Data takes milliseconds for each.
 _MAX_SLICE, _MAX_SLICES = 16, 4000

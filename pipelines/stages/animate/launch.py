@@ -14,7 +14,8 @@ from ray.exceptions import RayError
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.catalog import Item, RenderPlan
+from animatediff.rendering.catalog.catalog import RenderPlan
+from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.catalog.model_identity import base_folder
 from animatediff.rendering.results.ledger import Ledger
 from animatediff.rendering.results.reports import write_reports

@@ -22,8 +22,8 @@ from ray.exceptions import RayError
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import ModelFiles
+from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.formats import Format
 from animatediff.rendering.results.ledger import error_line, make_result
 from animatediff.rendering.results.result import Result

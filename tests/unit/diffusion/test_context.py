@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from animatediff.diffusion.conditioning import Conditioning
-from animatediff.diffusion.context import Context, context_windows, initial_noise, window_weights
+from animatediff.diffusion.context import Context, context_windows
+from animatediff.diffusion.initial_noise import initial_noise
 from animatediff.diffusion.samplers import SAMPLERS
-from animatediff.diffusion.sampling import sample
+from animatediff.diffusion.sampling import sample, window_weights
 from animatediff.diffusion.schedule import NoiseSchedule
 
 contexts = st.integers(2, 24).flatmap(

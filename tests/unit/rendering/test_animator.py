@@ -16,8 +16,9 @@ from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog.catalog import Catalog, Item, expand
+from animatediff.rendering.catalog.catalog import Catalog, expand
 from animatediff.rendering.catalog.entries import Entry, RenderSettings
+from animatediff.rendering.catalog.item import Item
 from animatediff.weights import checkpoints, motion_modules
 from animatediff.weights.base import load_unet
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS

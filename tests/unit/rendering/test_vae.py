@@ -5,8 +5,8 @@ import pytest
 
 from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Entry
+from animatediff.rendering.catalog.item import Item
 from tests.support_base import build_base
 
 

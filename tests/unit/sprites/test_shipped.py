@@ -6,8 +6,8 @@ from diffusers import StableDiffusionPipeline
 
 from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import EmbeddingFile, Entry, Lora
+from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.results.result import Result
 from animatediff.sprites import shipped
 from animatediff.sprites.evaluation import draw_prompts, open_base, shares_right, still_scenes

@@ -15,7 +15,7 @@ from animatediff import storage
 from animatediff.data.ingest import parts, provenance, seal
 from animatediff.data.manifest import Manifest, write_manifest
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.catalog import Item
+from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.results.ledger import make_result, write_item
 from animatediff.rendering.results.reports import write_reports
 from animatediff.rendering.results.table import write_table

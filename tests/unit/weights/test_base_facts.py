@@ -12,8 +12,8 @@ from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.models.vae import encode_frames
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import Entry, ModelFiles, RenderSettings
+from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.checks.models import ModelChecks
 from animatediff.sprites.models.parts import make_vae
 from animatediff.weights import motion_modules

@@ -10,7 +10,8 @@ from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering.catalog import catalog as catalogs
-from animatediff.rendering.catalog.catalog import Catalog, Item, expand
+from animatediff.rendering.catalog.catalog import Catalog, expand
+from animatediff.rendering.catalog.item import Item
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
 from tests.support_base import build_base

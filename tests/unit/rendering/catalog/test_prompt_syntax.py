@@ -2,7 +2,8 @@
 
 import pytest
 
-from animatediff.rendering.catalog.catalog import Catalog, Item, expand
+from animatediff.rendering.catalog.catalog import Catalog, expand
+from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.catalog.prompt_syntax import find, report, texts_of, warning
 
 

@@ -10,7 +10,7 @@ import pytest
 from animatediff import storage
 from animatediff.diffusion.context import Context
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.catalog import Item
+from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.results.ledger import (
     NO_RESULT,
     Ledger,

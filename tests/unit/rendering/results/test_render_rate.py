@@ -1,7 +1,7 @@
 """How much work items are."""
 
 from animatediff.diffusion.context import Context
-from animatediff.rendering.catalog.catalog import Item
+from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.results.render_rate import work_units
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from animatediff import storage
 from animatediff.diffusion.context import Context
-from animatediff.rendering.catalog.catalog import Item
+from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.results import table as results_table
 from animatediff.rendering.results.ledger import item_uri, make_result, read_item, read_results, write_item
 from animatediff.rendering.results.result import Result

@@ -7,8 +7,8 @@ import torch
 
 from animatediff.errors import UserError
 from animatediff.rendering.animator import RenderedClip
-from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import ModelFiles
+from animatediff.rendering.catalog.item import Item
 from pipelines.stages.animate.dispatch import Assignment, Slice
 
 

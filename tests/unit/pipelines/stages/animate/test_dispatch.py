@@ -6,8 +6,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.catalog.entries import ModelFiles
+from animatediff.rendering.catalog.item import Item
 from pipelines.stages.animate.dispatch import MAX_DEATHS, Dispatcher, cut_into_slices
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from animatediff.rendering.catalog.catalog import Catalog, Item, expand
+from animatediff.rendering.catalog.catalog import Catalog, expand
+from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.results.render_rate import measured_rate, work_units
 from animatediff.rendering.results.result import Result
 from pipelines.stages.animate.dry_run import RenderRate, estimate

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from animatediff import storage
-from animatediff.rendering.catalog.catalog import Item
+from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.results import clip_files
 from animatediff.rendering.results.ledger import make_result, read_item, read_results, write_item
 from animatediff.rendering.results.result import Result
