@@ -7,6 +7,7 @@ from functools import reduce
 from typing import Any, NamedTuple, Protocol, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _WEAKEST_GUESS = 0.1  # what guess mode multiplies the first residual by; the last one stays as it is
@@ -51,7 +52,10 @@ class ImageAttention(Protocol):
     """The weights by which cross-attentions read an image: an IP-Adapter's."""
 
     def __call__(self, layer: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values, (r n c) each, of image tokens (r n d) for the cross-attention of that number."""
+        """Return keys and values, (r n c) each, of image tokens (r n d) for the cross-attention of that number.
+
+        The number is the layer's place in the UNet's `attn_processors`, where self-attentions count too.
+        """
         ...
 
 
@@ -131,11 +135,18 @@ class ImagePrompt(_Part):
     scale: float
     """What the image's share of the attention is multiplied by."""
     mask: Tensor | None = None
-    """(b H W) in [0, 1]: where the image counts; None is everywhere."""
+    """(b H W) in [0, 1], of any size and the clip's aspect ratio: where the image counts; None is everywhere."""
 
     def frames(self, window: Sequence[int]) -> "ImagePrompt":
         """Return the image of some of the frames."""
         return replace(self, tokens=_of_frames(self.tokens, window))
+
+    def resized(self, height: int, width: int) -> "ImagePrompt":
+        """Return the image with a mask of a layer's size, made as diffusers' IPAdapterMaskProcessor makes it."""
+        if self.mask is None:
+            return self
+        mask = F.interpolate(self.mask.float()[:, None], size=(height, width), mode="bicubic")
+        return replace(self, mask=mask[:, 0])
 
 
 @dataclass(frozen=True)

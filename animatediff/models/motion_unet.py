@@ -19,7 +19,7 @@ from animatediff.diffusion.conditioning import Conditioning, ImagePrompt
 from animatediff.models.config import ActivationCheckpointing, MotionConfig
 from animatediff.models.feed_forward import make_lean
 from animatediff.models.motion_module import MotionModule, check_num_frames, scoped_group_norm
-from animatediff.models.text_attention import SharedTextAttention
+from animatediff.models.text_attention import share_text_attention
 
 _KNOWN_BLOCKS = {
     "CrossAttnDownBlock2D",
@@ -98,7 +98,7 @@ class MotionUNet(nn.Module):
         self.base = base.requires_grad_(False).eval()
         self.motion = motion if isinstance(motion, MotionModules) else MotionModules.for_base(base, motion)
         _check_text_width(self.config.text_width, base.config.cross_attention_dim)
-        base.set_attn_processor(SharedTextAttention())
+        share_text_attention(base)
         make_lean(base)
 
     @property
@@ -277,7 +277,8 @@ def _attend(attention: nn.Module | None, x: Tensor, shared: _Shared) -> Tensor:
     if attention is None:
         return x
     # diffusers hands what it does not know to the attention processors.
-    told = {"image_prompts": shared.image_prompts} if shared.image_prompts else None
+    images = tuple(image.resized(*x.shape[-2:]) for image in shared.image_prompts)
+    told = {"image_prompts": images} if images else None
     return attention(x, encoder_hidden_states=shared.spatial_text, cross_attention_kwargs=told, return_dict=False)[0]
 
 
