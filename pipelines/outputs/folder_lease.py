@@ -146,19 +146,23 @@ class Lease:
         if is_alive is False:
             logger.info("output_uri is taken over from %s: its process is gone", whose)
             return True
-        began, first = time.monotonic(), self._last_sign(number)
-        clock_s = exclusive.clock(self._folder_uri) - began
+        first = self._last_sign(number)
+        storage_time_s = exclusive.clock(self._folder_uri)
+        began = time.monotonic()
         logger.info("output_uri is leased to %s: waiting to see whether it is at work", whose)
-        while (sign := self._last_sign(number)) is not None:
+        while True:
+            # Taken before the look and after the storage's answers, so that a slow storage makes nobody seem late.
+            waited_s = time.monotonic() - began
+            sign = self._last_sign(number)
+            if sign is None:
+                return False
             if sign != first:
                 raise UserError(self._refusal(whose))
-            now = time.monotonic()
             # By the storage's clock; where it tells no time, or a wrong one, by what is seen from here.
-            if clock_s + now - sign[1] > self._expires_s or now - began > self._expires_s:
+            if storage_time_s + waited_s - sign[1] > self._expires_s or waited_s > self._expires_s:
                 logger.info("output_uri is taken over from %s: it gave no sign for %.0f s", whose, self._expires_s)
                 return True
             time.sleep(_LOOK_S)
-        return False
 
     def _last_sign(self, number: int) -> tuple[bytes, float] | None:
         """Return what a renewal changes of a lease; None if it is gone."""

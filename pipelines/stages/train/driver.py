@@ -30,34 +30,59 @@ def train(config: TrainConfig) -> RunState | None:
     logger.info("%d of %d clips are trained on", job.num_clips, job.manifest.num_clips)
     if job.run.num_steps >= config.train.num_steps:
         logger.info("nothing to do: the run has done %d steps; raise train.num_steps to go on", job.run.num_steps)
-        return job.run
+        return job.run if _is_registered(config, job.run) else _register_late(config, job)
     connect()
     workers = Workers.plan(config.scaling, batch_size=config.train.batch_size, validates=config.sample.every > 0)
     renderer = Renderer.plan(config.sample, job.recipe, job.manifest, on_gpu=workers.spare_gpu)
-    # MLflow has no model names with these.
-    model_name = config.registered_model or config.run_name.replace("/", "-").replace(":", "-")
-    with JobMetrics("train", config.output_uri) as metrics, _open_tracker(config, job, workers) as tracker:
+    device_tag = {"device": device(use_gpu=workers.use_gpu)}
+    with JobMetrics("train", config.output_uri) as metrics, _open_tracker(config, job, device_tag) as tracker:
         with closing(run_workers(config, job.recipe, workers, renderer)) as entries:  # before the tracker's clean-up
             run = track(config, job, tracker, exported(entries, config.train, tracker, metrics))
         publish_sample(config, job, workers, replace(renderer, on_gpu=workers.use_gpu), tracker)
-        version = tracker.register(model_name, job.weights_uri, tags=_tags(config, job))
+        version = tracker.register(_model_name(config), job.weights_uri, tags=_tags(config, job))
+    return _close(config, job, run, tracker, version)
+
+
+def _register_late(config: TrainConfig, job: TrainJob) -> RunState:
+    """Register the weights of a finished run that MLflow was away from when it ended."""
+    logger.info("the run's weights are not registered yet: registering them")
+    with _open_tracker(config, job, {}) as tracker:
+        version = tracker.register(_model_name(config), job.weights_uri, tags=_tags(config, job))
+    return _close(config, job, job.run, tracker, version)
+
+
+def _close(config: TrainConfig, job: TrainJob, run: RunState, tracker: Tracker, version: str | None) -> RunState:
+    """Write a finished run's state, and say where everything is."""
+    registered = None if version is None else f"models:/{_model_name(config)}/{version}"
     # A server that was away may have got the run as late as now.
-    run = run.model_copy(update={"mlflow_run_id": tracker.run_id or run.mlflow_run_id})
+    run = run.model_copy(update={"mlflow_run_id": tracker.run_id or run.mlflow_run_id, "registered": registered})
     run.write(config.output_uri)
     logger.info("%s; MLflow run %s at %s", job.weights_uri, run.mlflow_run_id, tracking_uri())
-    if version is not None:
-        logger.info("registered: models:/%s/%s", model_name, version)
+    if registered is None:
+        logger.warning("the weights are not registered: once MLflow takes them, the same command does it")
+    else:
+        logger.info("registered: %s", registered)
     return run
 
 
-def _open_tracker(config: TrainConfig, job: TrainJob, workers: Workers) -> Tracker:
+def _model_name(config: TrainConfig) -> str:
+    # MLflow has no model names with these.
+    return config.registered_model or config.run_name.replace("/", "-").replace(":", "-")
+
+
+def _is_registered(config: TrainConfig, run: RunState) -> bool:
+    """Whether it is under the name that the config says now."""
+    return run.registered is not None and run.registered.startswith(f"models:/{_model_name(config)}/")
+
+
+def _open_tracker(config: TrainConfig, job: TrainJob, more_tags: dict[str, str]) -> Tracker:
     tracker = Tracker(
         config.run_name,
         run_id=job.run.mlflow_run_id,
         params=flatten(
             config.model_copy(update={"schedule": job.recipe.resolved_config.schedule}).model_dump(mode="json")
         ),
-        tags=_tags(config, job) | {"device": device(use_gpu=workers.use_gpu)},
+        tags=_tags(config, job) | more_tags,
         inputs=job.inputs,
     )
     tracker.log_file("config.yaml", dump(config).encode())

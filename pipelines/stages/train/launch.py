@@ -115,9 +115,8 @@ def run_workers(
     Yields:
         What rank 0 measured: `step`, `loss`, `loss_q1` to `loss_q4` (by quarters of the timesteps, from clean to
         noisy), `grad_norm`, `lr`, `clips_per_s`, `data_wait` (the share of the time spent waiting for data),
-        `peak_memory_gb` and `skipped_steps`. The first entry of a start has `step` alone: the steps done before.
-        A skipped step is an entry of `skipped` and `clip_ids`, a validation one as `Validator` describes it, and a
-        checkpoint that is whole on its storage one of `checkpoint`, its step.
+        `peak_memory_gb` and `skipped_steps`. The first entry of a start has `step`, the steps done before,
+        and `num_workers` alone. All other kinds of entries are as `MetricsQueue` describes them.
 
     Raises:
         UserError: what a worker raised, or that one was lost, after `scaling.max_failures` new starts; or no checkpoint

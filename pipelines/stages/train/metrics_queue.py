@@ -1,11 +1,12 @@
 """The queue from a worker to the driver, and back whether to stop. It imports nothing, to be there at once."""
 
 MetricsEntry = dict[str, object]
-"""What the driver is told by one call of `put`. Its keys say which of five kinds it is:
+"""What the driver is told by one call of `put`. Its keys say which of six kinds it is:
 
-- `step` and numbers: what was measured since the last entry of this kind; `step` alone at a start.
+- `step` and numbers: what was measured since the last entry of this kind; at a start `step` and `num_workers` alone.
 - `skipped` and `clip_ids`: a step that was skipped, counted from 1, and the clips that are to blame.
 - `validated` and others: what `Validator` found of a checkpoint, as it describes.
+- `drained`: the step after which a worker's machine was found to be taken away soon, and a checkpoint is saved.
 - `checkpoint`: the step of one that is whole on its storage now.
 - `damaged`: the name of a checkpoint that could not be read. The workers end, and new ones are started without it.
 """

@@ -83,6 +83,8 @@ class RunState(Config):
     """The MLflow run that later jobs continue."""
     num_steps: int = 0
     """Steps of the weights that are written; 0 while there are none."""
+    registered: str | None = None
+    """URI in MLflow of these weights, `models:/NAME/VERSION`; None also in the runs of earlier versions."""
     first_loss: float | None = None
     """Mean loss of the first logged steps."""
     loss: float | None = None
@@ -160,10 +162,8 @@ def start_or_resume(config: TrainConfig) -> TrainJob:
 
 def _count(config: RecipeConfig, uri: str, manifest: Manifest, where: str, *, held_out: bool = False) -> int:
     """Return how many clips are chosen of a dataset; finding none is told here, and not by a worker."""
-    holdout = config.train.holdout
-    return ClipLoader(
-        uri, manifest, Batching(batch_size=1, seed=0), ClipFilter(where=where, holdout=holdout, held_out=held_out)
-    ).num_clips
+    chosen = ClipFilter(where=where, holdout=config.train.holdout, held_out=held_out)
+    return ClipLoader(uri, manifest, Batching(batch_size=1, seed=0), chosen).num_clips
 
 
 def _input(uri: str, manifest: Manifest) -> DataInput:

@@ -45,6 +45,7 @@ class RunWatcher:
     def __init__(self, config: TrainConfig, run: RunState, tracker: Tracker) -> None:
         self._config, self.run, self._tracker = config, run, tracker
         self._losses: deque[float] = deque(maxlen=_WINDOW)
+        self._num_workers, self._is_drained = 0, False
 
     def follow(self, entries: Iterator[dict[str, Any]]) -> RunState:
         """Take in all entries of `run_workers`.
@@ -65,8 +66,11 @@ class RunWatcher:
                     self._take_validation(entry)
                 elif "skipped" in entry:
                     self._note_skip(entry)
+                elif "drained" in entry:
+                    self._is_drained = True
+                    logger.info("a worker's machine will be taken away: saving after step %d", entry["drained"])
                 elif "loss" not in entry:
-                    logger.warning("the workers failed and started again after step %d", entry["step"])
+                    self._note_restart(entry)
                 else:
                     shown = self._take_metrics(entry)
                     # After a new start the steps since the checkpoint are done again.
@@ -82,9 +86,21 @@ class RunWatcher:
         """Return the steps done before. A validation that an earlier job began may come in front."""
         for entry in entries:
             if "validated" not in entry:
+                self._num_workers = entry["num_workers"]
                 return int(entry["step"])
             self._take_validation(entry)
         raise UserError("the training ended before its workers began")
+
+    def _note_restart(self, entry: dict[str, Any]) -> None:
+        step, number, before = entry["step"], entry["num_workers"], self._num_workers
+        change = f", {number} in place of {before}" if number != before else ""
+        if self._is_drained:
+            logger.info("the workers left the machine and started again after step %d%s", step, change)
+        elif number > before:
+            logger.info("the cluster has grown: the workers started again after step %d%s", step, change)
+        else:
+            logger.warning("the workers failed and started again after step %d%s", step, change)
+        self._num_workers, self._is_drained = number, False
 
     def _keep_run_id(self) -> None:
         """MLflow may answer later than the run began; its next job is to find the MLflow run all the same."""

@@ -68,6 +68,8 @@ def train_worker(settings: dict[str, Any]) -> None:
         if is_checkpoint or done % config.train.log_every == 0:
             step_metrics.report(done)
         told = notice.look()
+        if told == "drain":
+            step_metrics.tell_of_drain(done)
         if is_checkpoint or told:
             checkpoints.save(done)
         if told == "stop":
@@ -172,7 +174,7 @@ class _StepMetrics:
         self._trainer, self._config, self._metrics_queue = trainer, config, metrics_queue
         self._is_rank_zero = ray.train.get_context().get_world_rank() == 0
         self._last_put: Any = None
-        self._put({"step": start})
+        self._put({"step": start, "num_workers": ray.train.get_context().get_world_size()})
         self._clear()
 
     def _clear(self) -> None:
@@ -186,6 +188,9 @@ class _StepMetrics:
     def add(self, result: StepResult) -> None:
         self._results.append(result)
         self._report_skipped_steps()
+
+    def tell_of_drain(self, step: int) -> None:
+        self._put({"drained": step})
 
     def close(self) -> None:
         """Tell of the last step too if it was skipped, and wait until all that was told has arrived."""

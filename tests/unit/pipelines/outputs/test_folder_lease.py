@@ -175,15 +175,53 @@ def test_who_works_elsewhere_is_named_when_he_gives_a_sign(root, quick):
         assert names(root) == [".lease-1.json"]
 
 
+class Clock:
+    """Stands for `time`: it goes on while somebody sleeps."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    stands_for_time = Clock()
+    monkeypatch.setattr(folder_lease, "time", stands_for_time)
+    return stands_for_time
+
+
 @pytest.mark.parametrize("content", [elsewhere().model_dump_json().encode(), b"", b'{"job": "tr', b"\xff\0"])
-def test_who_gives_no_sign_loses_it(root, quick, content):
+def test_who_gives_no_sign_loses_it(root, clock, content):
+    began_s, began_here_s = clock.now, time.monotonic()
     exclusive.create(storage.join(root, ".lease-1.json"), content)
-    lease = Lease(root, Holder.of_this_process("ingest"), expires_s=0.2)
-    start = time.monotonic()
+    lease = Lease(root, Holder.of_this_process("ingest"))
     lease.acquire()
-    assert time.monotonic() - start >= 0.2
+    # It is as old as what was waited, and what it took to look at it the first time, by a clock of 10 ms.
+    age_s = clock.now - began_s + time.monotonic() - began_here_s
+    assert folder_lease.EXPIRES_S - 0.01 <= age_s
+    assert clock.now - began_s <= folder_lease.EXPIRES_S + 2
     assert names(root) == [".lease-2.json"]
     lease.release()
+
+
+def test_a_slow_storage_makes_nobody_seem_late(root, clock, monkeypatch):
+    """Each look takes most of the time that a lease lasts, and its owner renews it after the second."""
+    exclusive.create(storage.join(root, ".lease-1.json"), elsewhere().model_dump_json().encode())
+    no_time = float("inf")  # as of storage that tells none
+    signs = iter([(b"1", no_time), (b"1", no_time), (b"2", no_time)])
+
+    def slow(*_):
+        clock.sleep(folder_lease.EXPIRES_S * 0.7)
+        return next(signs)
+
+    monkeypatch.setattr(Lease, "_last_sign", slow)
+    with pytest.raises(UserError, match="is in use by the train job"):
+        Lease(root, Holder.of_this_process("ingest")).acquire()
 
 
 def test_what_is_old_by_the_storages_clock_is_not_waited_for(tmp_path, monkeypatch):

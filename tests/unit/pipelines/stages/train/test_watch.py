@@ -45,12 +45,34 @@ def validated(number, *files, **found):
 
 def test_a_validation_that_an_earlier_job_began_may_come_first(config, caplog):
     log = Log()
-    entries = [validated(10, val_loss=0.5), {"step": 10}, step(20), step(30, 0.5)]
+    entries = [validated(10, val_loss=0.5), {"step": 10, "num_workers": 1}, step(20), step(30, 0.5)]
     with caplog.at_level(logging.INFO):
         run = watch(config, log).follow(iter(entries))
     assert (10, {"val_loss": 0.5}) in log.metrics
     assert (run.num_steps, run.first_loss, run.loss) == (30, 1.0, 0.75)
     assert "continuing after step 10" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("told", "before", "after", "line"),
+    [
+        ([], 2, 2, "WARNING the workers failed and started again after step 10"),
+        ([], 2, 1, "WARNING the workers failed and started again after step 10, 1 in place of 2"),
+        ([], 1, 2, "INFO the cluster has grown: the workers started again after step 10, 2 in place of 1"),
+        ([{"drained": 10}], 2, 2, "INFO the workers left the machine and started again after step 10"),
+        ([{"drained": 10}], 2, 1, "INFO the workers left the machine and started again after step 10, 1 in place of 2"),
+    ],
+)
+def test_why_workers_started_again_is_told(config, caplog, told, before, after, line):
+    again = [{"step": 10, "num_workers": after}, step(20), {"step": 20, "num_workers": after}, step(30)]
+    with caplog.at_level(logging.INFO):
+        watch(config, Log()).follow(iter([{"step": 0, "num_workers": before}, step(10), *told, *again]))
+    lines = [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
+    assert [each for each in lines if "started again" in each] == [
+        line,
+        "WARNING the workers failed and started again after step 20",  # a notice is for one start alone
+    ]
+    assert sum("will be taken away: saving after step 10" in each for each in lines) == len(told)
 
 
 def test_workers_that_never_began_are_one_line(config):
@@ -66,7 +88,7 @@ def test_storage_that_fails_for_a_while_ends_no_run(config, caplog, monkeypatch)
         raise OSError("the bucket is away")
 
     def entries():
-        yield {"step": 0}
+        yield {"step": 0, "num_workers": 1}
         monkeypatch.setattr(storage, "write_bytes", away)
         monkeypatch.setattr(storage, "read_bytes", away)
         yield step(10)
@@ -88,7 +110,7 @@ def test_storage_that_fails_for_a_while_ends_no_run(config, caplog, monkeypatch)
 def test_what_a_validation_could_not_do_is_told_beside_what_it_could(config, caplog):
     log = Log()
     entry = validated(10, val_loss=0.5, left_out=["clip-7"]) | {"errors": ["the base has no VAE"]}
-    watch(config, log).follow(iter([{"step": 0}, entry, step(30)]))
+    watch(config, log).follow(iter([{"step": 0, "num_workers": 1}, entry, step(30)]))
     assert (10, {"val_loss": 0.5}) in log.metrics
     assert "the validation of step 10 is not complete: the base has no VAE" in caplog.text
     assert "left out of the mean: clip-7" in caplog.text
@@ -98,7 +120,7 @@ def test_a_tracked_run_that_begins_late_is_known_to_the_next_job(config):
     log = Log()
 
     def entries():
-        yield {"step": 0}
+        yield {"step": 0, "num_workers": 1}
         yield step(10)
         log.run_id = "late"
         yield step(20)
