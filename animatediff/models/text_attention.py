@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
+from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor
 
 from animatediff.diffusion.conditioning import ImagePrompt
 
 
-def share_text_attention(base: UNet2DConditionModel) -> None:
+def share_text_attention(base: UNet2DConditionModel | ControlNetModel) -> None:
     """Let a UNet's attentions compute what is constant over a clip once, and read images where they are given.
 
     Each knows its number: its place in `attn_processors` (down, up, mid), by which IP-Adapter's files name the layers.

@@ -13,8 +13,8 @@ from animatediff.models.control.control_net import ControlNet
 from animatediff.models.control.sparse_control import SparseControlNet
 from animatediff.rendering.catalog.controls import ControlSpec
 from animatediff.rendering.catalog.entries import RenderSettings
-from animatediff.rendering.frame_codec import FrameCodec
 from animatediff.rendering.catalog.picture_uris import picture_uris
+from animatediff.rendering.frame_codec import FrameCodec
 from animatediff.rendering.pictures import read_picture, read_video_frames
 from animatediff.rendering.preprocessing import preprocess
 from animatediff.weights.base_facts import BaseFacts

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from animatediff.diffusion.conditioning import Conditioning, Residuals
 from animatediff.models.feed_forward import make_lean
-from animatediff.models.text_attention import SharedTextAttention
+from animatediff.models.text_attention import share_text_attention
 
 
 class ControlNet(nn.Module):
@@ -30,7 +30,7 @@ class ControlNet(nn.Module):
         net.controlnet_cond_embedding = nn.Identity()
         # Both are done here: the order of a picture's channels before it is embedded, and the mean.
         net.register_to_config(controlnet_conditioning_channel_order="rgb", global_pool_conditions=False)
-        net.set_attn_processor(SharedTextAttention())
+        share_text_attention(net)
         make_lean(net)
         self.net = net
         self.global_pool_conditions = global_pool_conditions

@@ -18,7 +18,6 @@ from animatediff.diffusion.conditioning import Conditioning, Residuals
 from animatediff.models.config import MotionConfig
 from animatediff.models.feed_forward import make_lean
 from animatediff.models.motion_module import MotionModule
-from animatediff.models.text_attention import SharedTextAttention
 
 Variant = Literal["rgb", "scribble"]
 """What the pictures are: coloured ones, as VAE latents, or drawings, as pixels."""
@@ -72,7 +71,7 @@ class SparseControlNet(nn.Module):
             raise ValueError("SparseCtrl encoders are made for Stable Diffusion 1.x, this base is SDXL")
         self.variant = variant
         self.motion_config = motion
-        unet.set_attn_processor(SharedTextAttention())
+        share_text_attention(unet)
         make_lean(unet)
         self.conv_in = unet.conv_in
         self.time_proj = unet.time_proj

@@ -15,6 +15,7 @@ from animatediff.rendering.catalog.entries import (
     PersonalisedFiles,
     Prompt,
     Prompts,
+    RenderSettings,
     SeededRenderSettings,
 )
 from animatediff.rendering.catalog.item import Item

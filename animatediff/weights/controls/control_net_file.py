@@ -1,8 +1,8 @@
-"""A ControlNet file or folder, opened in whatever layout it is: checked by names and shapes, its weights still on disk.
+"""A ControlNet file or folder, in whatever layout it is: checked by names and shapes, its weights still on disk.
 
-A ControlNet is a copy of its base's encoder, with an embedding of pictures before it and a convolution after each of its
-layers. So the base's config tells what a file alone does not, such as the number of heads; only the embedding's widths
-are its own.
+A ControlNet is a copy of its base's encoder, with an embedding of pictures before it and a convolution after each
+of its layers. So the base's config tells what a file alone does not, such as the number of heads; only the
+embedding's widths are its own.
 """
 
 import inspect
