@@ -18,6 +18,7 @@ from animatediff.diffusion.conditioning import Conditioning, Residuals
 from animatediff.models.config import MotionConfig
 from animatediff.models.feed_forward import make_lean
 from animatediff.models.motion_module import MotionModule
+from animatediff.models.text_attention import share_text_attention
 
 Variant = Literal["rgb", "scribble"]
 """What the pictures are: coloured ones, as VAE latents, or drawings, as pixels."""
