@@ -1,0 +1,1 @@
+"""Files of the networks that control a clip beside its text."""
