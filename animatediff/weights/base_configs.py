@@ -17,7 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 from animatediff.errors import UserError, any_error_as_user_error, one_line
 from animatediff.weights.reading.files import check_regular
@@ -39,10 +45,17 @@ _SIZES = {
     **dict.fromkeys(("addition_time_embed_dim", "projection_class_embeddings_input_dim"), 1 << 17),
     **dict.fromkeys(("time_embedding_dim", "encoder_hid_dim", "max_position_embeddings"), 1 << 17),
     **dict.fromkeys(("conv_in_kernel", "conv_out_kernel"), 31),
+    **dict.fromkeys(("image_size", "patch_size"), 1 << 14),
     **dict.fromkeys(("sample_size", "vocab_size", "num_class_embeds"), 1 << 22),
 }
 """Fields that are a positive whole number, or a list of such, with the most that is taken; null is the default."""
 _POSITIVE = ("scaling_factor", "norm_eps", "layer_norm_eps")
+# transformers' models are built of config objects, diffusers' of dicts.
+_CONFIG_CLASSES: dict[Any, Any] = {
+    CLIPTextModel: CLIPTextConfig,
+    CLIPTextModelWithProjection: CLIPTextConfig,
+    CLIPVisionModelWithProjection: CLIPVisionConfig,
+}
 
 
 def check_values(config: Mapping[str, Any], source: str) -> None:
@@ -130,8 +143,8 @@ class _OutgrownError(Exception):
 
 def _built(cls: Any, config: Mapping[str, Any], *, most: int) -> nn.Module:
     with _bounded(most), torch.device("meta"):
-        if cls in (CLIPTextModel, CLIPTextModelWithProjection):
-            return cls(CLIPTextConfig.from_dict(dict(config)))
+        if config_cls := _CONFIG_CLASSES.get(cls):
+            return cls(config_cls.from_dict(dict(config)))
         return cls.from_config(dict(config))
 
 

@@ -2,6 +2,7 @@
 
 from animatediff.weights.identify.base import TEXT_WIDTHS, find_base, text_width
 from animatediff.weights.layouts.families import Base, FileContents, FileRule, PartialIdentity
+from animatediff.weights.layouts.ip_adapter import find_projection
 
 UNUSUAL_INPUTS = {5: "depth", 7: "upscaling", 8: "pix2pix", 9: "inpainting"}
 """What a UNet is for that takes more channels than the latent's that it gives back, by their number."""
@@ -43,6 +44,8 @@ def describe(rule: FileRule, contents: FileContents) -> PartialIdentity:
             width = text_width(contents)
             base = TEXT_WIDTHS.get(width) if width else "sd1"
             return PartialIdentity(rule.family, rule.version, layout, base, text_width=width)
+        case "ip_adapter":
+            return _ip_adapter(contents)
         case "upscaler":
             return PartialIdentity(rule.family, rule.version)
         case _:
@@ -132,6 +135,18 @@ def _vae(rule: FileRule, contents: FileContents) -> PartialIdentity:
     if latent_channels == 4:
         return PartialIdentity("vae", None, rule.layout)
     return PartialIdentity("vae", None, rule.layout, "other", note=f"its latents have {latent_channels} channels")
+
+
+def _ip_adapter(contents: FileContents) -> PartialIdentity:
+    found, base = find_projection(contents.shapes), find_base(contents)
+    if found is None:
+        return PartialIdentity("ip_adapter", None, None, base, note="its image_proj is missing, or of no known kind")
+    tokens = f"{found.num_tokens} tokens of a picture" if found.num_tokens else "a token of each state"
+    if found.is_of_face:
+        reads = "a face recognition model's vectors: not read here"
+    else:
+        reads = f"CLIP {'states' if found.reads_states else 'embeddings'} of {found.clip_width} numbers"
+    return PartialIdentity("ip_adapter", found.variant, "official", base, note=f"makes {tokens}; it reads {reads}")
 
 
 def _embedding(rule: FileRule, contents: FileContents, pattern: str) -> PartialIdentity:

@@ -1,0 +1,1 @@
+"""Images as prompts: IP-Adapters, and the encoder that reads the pictures for them."""
