@@ -40,6 +40,11 @@ def describe(rule: FileRule, contents: FileContents) -> PartialIdentity:
         case "sparse_control":
             layout = "official" if contents.has(r"\.temporal_transformer\.") else "diffusers"
             return PartialIdentity(rule.family, rule.version, layout, "sd1")
+        case "controlnet":
+            note = (
+                "with a checkpoint around it, which is not read" if contents.has(r"^model\.diffusion_model\.") else None
+            )
+            return PartialIdentity(rule.family, rule.version, rule.layout, find_base(contents), note=note)
         case "upscaler":
             return PartialIdentity(rule.family, rule.version)
         case _:

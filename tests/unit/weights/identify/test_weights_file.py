@@ -88,6 +88,7 @@ MISFITS = {
     ("LoHa", "textual_inversion", None): r"LoRA \(LoHa\), not a textual inversion: give it as `loras:`",
     ("embedding of SDXL", "lora", None): "is an SDXL textual inversion, not a LoRA: give it as `embeddings:`",
     ("ControlNet", "checkpoint", None): "ControlNet, not a checkpoint: nothing here uses it",
+    ("Control-LoRA", "checkpoint", None): "is a Control-LoRA, not a checkpoint",
     ("SparseCtrl of pictures", "motion_module", None): "SparseCtrl encoder, not a motion module",
     ("IP-Adapter", "lora", None): "IP-Adapter, not a LoRA",
     ("a language model", "lora", None): r"no weights file of a known kind.*lm_head.*a LoRA is needed",
