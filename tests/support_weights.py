@@ -56,6 +56,18 @@ def unet_to_ldm(name, kind="sd1"):
     return f"{place}_blocks.{first + 3 * block + layer}.{int(module == 'attentions')}.{rest}"
 
 
+def control_net_to_ldm(name, hint_layers=6):
+    """A diffusers ControlNet key as the original repository calls it, without its `control_model.`."""
+    if match := re.fullmatch(r"controlnet_down_blocks\.(\d+)\.(\w+)", name):
+        return f"zero_convs.{match[1]}.0.{match[2]}"
+    if name.startswith("controlnet_mid_block."):
+        return name.replace("controlnet_mid_block.", "middle_block_out.0.")
+    if match := re.fullmatch(r"controlnet_cond_embedding\.(?:blocks\.)?(conv_in|conv_out|\d+)\.(\w+)", name):
+        layers = ["conv_in", *map(str, range(hint_layers)), "conv_out"]  # every second module is an activation
+        return f"input_hint_block.{2 * layers.index(match[1])}.{match[2]}"
+    return unet_to_ldm(name)
+
+
 def vae_to_ldm(name, levels=4):
     """A diffusers VAE key as the original repositories call it."""
     name = re.sub(r"up_blocks\.(\d)", lambda m: f"up.{levels - 1 - int(m[1])}", name)

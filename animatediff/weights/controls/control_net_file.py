@@ -1,8 +1,7 @@
 """A ControlNet file or folder, in whatever layout it is: checked by names and shapes, its weights still on disk.
 
-A ControlNet is a copy of its base's encoder, with an embedding of pictures before it and a convolution after each
-of its layers. So the base's config tells what a file alone does not, such as the number of heads; only the
-embedding's widths are its own.
+A ControlNet is a copy of its base's encoder, with an embedding of pictures before it and convolutions after its layers.
+So the base's config tells what a file alone does not, such as the number of heads; the embedding's widths are its own.
 """
 
 import inspect
@@ -144,7 +143,7 @@ def _embedding(tensors: Mapping[str, Tensor], what: str) -> dict[str, Any]:
         if match := _NUMBERED_LAYER.fullmatch(name):
             number = int(match[2]) // 2 - 1 if match[1] else int(match[2])  # activations are numbered, too, there
             widths[number] = len(tensor)
-    halving = [widths[number] for number in sorted(widths) if number % 2 == 1]
+    halving = [widths[number] for number in sorted(widths) if number > 0 and number % 2 == 1]
     return {
         "conditioning_channels": first.shape[1],
         "conditioning_embedding_out_channels": [len(first), *halving],

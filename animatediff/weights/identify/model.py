@@ -46,6 +46,11 @@ def describe(rule: FileRule, contents: FileContents) -> PartialIdentity:
             return PartialIdentity(rule.family, rule.version, layout, base, text_width=width)
         case "ip_adapter":
             return _ip_adapter(contents)
+        case "controlnet":
+            note = (
+                "with a checkpoint around it, which is not read" if contents.has(r"^model\.diffusion_model\.") else None
+            )
+            return PartialIdentity(rule.family, rule.version, rule.layout, find_base(contents), note=note)
         case "upscaler":
             return PartialIdentity(rule.family, rule.version)
         case _:

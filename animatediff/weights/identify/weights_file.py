@@ -35,6 +35,7 @@ _NOT_TRAINED = re.compile(
     r"pos_encoder\.|pos_embed\.pe$|\.(?:alpha|scalar)$|position_ids$|^model_ema\.|^denoiser\.|^string_to_token\."
 )
 _MOTION = re.compile(r"motion_modules|temporal_attentions")
+_CONTROL_MODEL = re.compile(r"^control_model\.")
 _MAX_ALPHA = 1e12  # Python's whole numbers go further than can be shown
 # Of a diffusers pipeline's folder.
 _PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "motion_adapter")
@@ -111,6 +112,7 @@ def _describe(contents: FileContents) -> PartialIdentity:
 def _trained(contents: FileContents, family: Family) -> Iterator[Tensor]:
     whole_unet = family == "motion_module" and contents.has(r"\.resnets\.")
     # An averaged copy counts where there is nothing that it is a copy of.
+    in_checkpoint = family == "controlnet" and contents.has(_CONTROL_MODEL.pattern)
     only_ema = family == "checkpoint" and not contents.has(r"^model\.diffusion_model\.")
     for name, tensor in contents.tensors.items():
         is_counted = not _NOT_TRAINED.search(name) or (only_ema and name.startswith("model_ema.diffusion_model"))
@@ -118,6 +120,8 @@ def _trained(contents: FileContents, family: Family) -> Iterator[Tensor]:
             continue
         # The noise schedule lies in a checkpoint under names without a dot.
         if (family == "checkpoint" and "." not in name) or (whole_unet and not _MOTION.search(name)):
+            continue
+        if in_checkpoint and not _CONTROL_MODEL.search(name):
             continue
         yield tensor
 

@@ -238,6 +238,29 @@ MODELS = {
         },
         {"family": "controlnet", "layout": "diffusers", "base": "sdxl"},
     ),
+    "ControlNet difference": (
+        {
+            "difference": z(1),
+            "control_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": z(320, 768),
+        },
+        {"family": "controlnet", "version": "ControlNet difference", "layout": "ldm", "base": "sd1"},
+    ),
+    "ControlNet union": (
+        {
+            "controlnet_cond_embedding.conv_in.weight": z(16, 3, 3, 3),
+            "task_embedding": z(6, 320),
+            "spatial_ch_projs.weight": z(320, 320),
+            "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight": z(640, 2048),
+        },
+        {"family": "controlnet", "version": "ControlNet union", "base": "sdxl"},
+    ),
+    "ControlNet-XS": (
+        {
+            "controlnet_cond_embedding.conv_in.weight": z(16, 3, 3, 3),
+            "down_blocks.0.base_to_ctrl.0.weight": z(32, 320, 1, 1),
+        },
+        {"family": "controlnet", "version": "ControlNet-XS", "layout": "diffusers"},
+    ),
     "Control-LoRA": (
         {"lora_controlnet": z(0), "input_blocks.4.1.transformer_blocks.0.attn2.to_k.down": z(128, 2048)},
         {"family": "controlnet", "version": "Control-LoRA"},
