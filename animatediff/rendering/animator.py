@@ -1,6 +1,5 @@
 """Prompts to frames: one base model resident on a device, personalised weights swapped in and out."""
 
-import copy
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -13,19 +12,18 @@ import torch
 from torch import Tensor
 
 from animatediff.diffusion.conditioning import Conditioning
-from animatediff.diffusion.initial_noise import initial_noise
 from animatediff.diffusion.noise_schedule import NoiseSchedule
-from animatediff.diffusion.samplers import SAMPLERS
-from animatediff.diffusion.sampling import sample
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.embedding import Embedding
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.models.text_encoder import PromptEncoder, word_key
 from animatediff.rendering.catalog import prompt_syntax
-from animatediff.rendering.catalog.entries import ModelFiles, PersonalisedFiles, RenderSettings
+from animatediff.rendering.catalog.entries import ModelFiles, PersonalisedFiles
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.catalog.named_files import named_files, scaled_loras
+from animatediff.rendering.clip_sampler import ClipSampler
+from animatediff.rendering.frame_codec import FrameCodec
 from animatediff.weights import motion_modules, textual_inversion
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 from animatediff.weights.base_facts import BaseFacts
@@ -33,8 +31,6 @@ from animatediff.weights.lora import lora_file
 from animatediff.weights.motion_schedule import read_schedule
 from animatediff.weights.resident import ResidentWeights, WeightUpdate
 
-# Decoding is the memory's peak: 8 frames of 512x512 take about 5 GB in half precision.
-_FRAMES_PER_DECODE = 8
 # A prompt's embeddings are 118 KB in half precision; the negative ones and those of a matrix come back all the time.
 _MAX_CACHED_PROMPTS = 1024
 
@@ -84,6 +80,8 @@ class Animator:
         for module in (self._unet, self._vae, self._text_encoder):
             module.to(self._device, self._dtype)
         self._base = BaseFacts(base).read()
+        self._codec = FrameCodec(self._vae, self._base.scaling_factor)
+        self._sampler = ClipSampler(self._unet, self._codec, self._base, self._schedule, self._device)
         self._prompts = PromptEncoder(tokenizer, self._text_encoder)
         self._prompt_cache: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
         self._weights = ResidentWeights(
@@ -156,7 +154,7 @@ class Animator:
         """Return the frames of one clip, (f h w 3) uint8 RGB.
 
         Raises:
-            UserError: the weights gave NaN or infinite numbers.
+            UserError: the weights gave NaN or infinite numbers, or what the clip begins from cannot be read.
         """
         (clip,) = self.render_batch([item])
         if isinstance(clip, UserError):
@@ -165,7 +163,9 @@ class Animator:
 
     @torch.no_grad()
     def render_batch(self, items: Sequence[Item], *, max_batch: int | None = None) -> list[RenderedClip | UserError]:
-        """Render clips that differ in prompt, negative prompt and seed alone, with the weights that are loaded.
+        """Render clips with the weights that are loaded.
+
+        They differ in prompt, negative prompt, seed, and in the picture or video that they begin from, alone.
 
         The noise comes from each item's seed on the CPU, a prompt is encoded by itself, and a clip is decoded in
         chunks of a fixed length. So nothing of an item depends on its neighbours but how the UNet's sums round, which
@@ -177,38 +177,29 @@ class Animator:
 
         Returns:
             In the order of the items, each its clip, or an error where the weights gave NaN or infinite numbers.
+
+        Raises:
+            UserError: a picture or video that an item begins from cannot be read.
         """
-        settings, seconds = items[0], dict.fromkeys(("text", "unet", "vae"), 0.0)
+        seconds = dict.fromkeys(("text", "unet", "vae"), 0.0)
         with self._timed(seconds, "text"):
             conditioning = Conditioning.cat([self._conditioning(item) for item in items])
         with self._timed(seconds, "unet"):
-            generators = [torch.Generator("cpu").manual_seed(item.seed) for item in items]
-            latents = sample(
-                self._unet,
-                SAMPLERS[settings.sampler](self._schedule, settings.timestep_spacing),
-                conditioning,
-                torch.cat([self._noise(settings, generator) for generator in generators]).to(self._device),
-                num_inference_steps=settings.num_inference_steps,
-                guidance_scale=settings.guidance_scale,
-                guidance_rescale=settings.guidance_rescale,
-                generators=generators,
-                context=settings.context,
-                loop=settings.loop,
-                max_batch=max_batch,
-            )
+            latents = self._sampler.sample(items, conditioning, max_batch=max_batch)
         share = {stage: taken / len(items) for stage, taken in seconds.items()}
         return [self._clip(item, each, dict(share)) for item, each in zip(items, latents, strict=True)]
 
     def _clip(self, item: Item, latents: Tensor, seconds: dict[str, float]) -> RenderedClip | UserError:
         with self._timed(seconds, "vae"):
-            latents = latents.transpose(0, 1) / self._base.scaling_factor  # c f h w -> f c h w
+            latents = latents.transpose(0, 1)  # c f h w -> f c h w
             try:
-                frames = self._frames(latents)
+                frames = self._codec.decode(latents)
             except UserError as error:
                 return error
         checks = (prompt_syntax.warning, self._prompts.cut_off)
         warnings = [found for text in prompt_syntax.texts_of(item) for check in checks if (found := check(text))]
-        return RenderedClip(frames, latents.half().cpu(), "; ".join(warnings) or None, seconds)
+        unscaled = (latents / self._base.scaling_factor).half().cpu()
+        return RenderedClip(frames, unscaled, "; ".join(warnings) or None, seconds)
 
     def _conditioning(self, item: Item) -> Conditioning:
         negative = Conditioning(self._encode(item.negative_prompt, item.clip_skip))
@@ -223,31 +214,6 @@ class Animator:
                 self._prompt_cache.popitem(last=False)
         self._prompt_cache.move_to_end(key)
         return self._prompt_cache[key]
-
-    def _noise(self, settings: RenderSettings, generator: torch.Generator) -> Tensor:
-        f, c, h, w = self._base.latent_shape(settings.num_frames, height=settings.height, width=settings.width)
-        return initial_noise((1, c, f, h, w), generator, context=settings.context, loop=settings.loop)
-
-    def _frames(self, latents: Tensor) -> np.ndarray:
-        """Float32 latents (f c h w), without the scaling factor, to (f h w 3) uint8 RGB."""
-        if not torch.isfinite(latents).all():
-            raise UserError(
-                "the UNet gave NaN or infinite latents: its weights, the text encoder's or the motion module's are "
-                "broken, or too large for half precision"
-            )
-        return torch.cat([self._decode(chunk) for chunk in latents.split(_FRAMES_PER_DECODE)]).numpy()
-
-    def _decode(self, latents: Tensor) -> Tensor:
-        """Float32 latents (f c h w) to uint8 pixels (f h w 3) on the CPU."""
-        pixels = self._vae.decode(latents.to(self._dtype)).sample.float()
-        if self._dtype != torch.float32 and not torch.isfinite(pixels).all():
-            # Between its layers many a VAE has numbers that are too large for half precision. Weights are swapped in
-            # the resident one's own memory, so a copy is widened; half the frames take as much memory as all did.
-            precise = copy.deepcopy(self._vae).float()
-            pixels = torch.cat([precise.decode(part).sample for part in latents.split(_FRAMES_PER_DECODE // 2)])
-        if not torch.isfinite(pixels).all():
-            raise UserError("the VAE gave NaN or infinite pixels, in single precision too: its weights are broken")
-        return ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
 
     @contextmanager
     def _timed(self, seconds: dict[str, float], stage: str) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """Catalogs: which prompts to render with which weights, and the items that follow from them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import Field
@@ -8,6 +8,7 @@ from pydantic import Field
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.canonical_json import sha256
+from animatediff.rendering.catalog.condition_files import settings_by_content
 from animatediff.rendering.catalog.controls import FileUri
 from animatediff.rendering.catalog.entries import (
     Entry,
@@ -69,6 +70,11 @@ class Catalog(SeededRenderSettings):
             name: getattr(entry if name in overridden else self, name) for name in SeededRenderSettings.model_fields
         }
 
+    def settings_of_prompts(self, entry: Entry) -> Iterator[dict[str, Any]]:
+        """Yield the fields of `SeededRenderSettings` for each of the entry's prompts."""
+        shared = self.settings_of(entry)
+        yield from (settings_of_prompt(shared, prompt) for prompt in self.prompts_of(entry))
+
 
 def settings_of_prompt(shared: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
     """Return the fields of `SeededRenderSettings` for a prompt: its own over those of its entry.
@@ -120,7 +126,7 @@ def expand(
 ) -> RenderPlan:
     """Return the items of a catalog: every entry with each of its prompts and seeds.
 
-    Reads all weights files once, to hash them; a base given as a hub id counts by its name.
+    Reads all files once, to hash them; a base given as a hub id counts by its name.
 
     Args:
         catalog: with all prompts and entries in it.
@@ -137,10 +143,10 @@ def expand(
     plan = RenderPlan([], {}, {}, {})
     for index, entry in enumerate(catalog.entries):
         model_digest = _add_model(plan, catalog, entry, hasher, is_invalid=index in problems)
-        shared = catalog.settings_of(entry)
-        for number, prompt in enumerate(catalog.prompts_of(entry)):
+        prompts = zip(catalog.prompts_of(entry), catalog.settings_of_prompts(entry), strict=True)
+        for number, (prompt, settings) in enumerate(prompts):
             problem = problems.get(index) or problems.get((index, number))
-            items = list(_items(entry, prompt, settings_of_prompt(shared, prompt), model_digest, problem))
+            items = list(_items(entry, prompt, settings, model_digest, hasher.content, problem))
             plan.items.extend(items)
             if problem:
                 plan.invalid.update(dict.fromkeys((item.digest for item in items), problem))
@@ -164,16 +170,19 @@ def _add_model(plan: RenderPlan, catalog: Catalog, entry: Entry, hasher: ModelHa
 
 
 def _items(
-    entry: Entry, prompt: Prompt, settings: dict[str, Any], model_digest: str, problem: str | None
+    entry: Entry,
+    prompt: Prompt,
+    settings: dict[str, Any],
+    model_digest: str,
+    content: Callable[[str], str],
+    problem: str | None,
 ) -> Iterator[Item]:
     seeds: Sequence[int] = settings.pop("seeds")
-    context = settings["context"]
     told = {name: value for name, value in settings.items() if name in _ALWAYS_IN_DIGEST or value != _DEFAULTS[name]}
-    pixels = told | {
+    pixels = settings_by_content(told, content) | {
         "version": RENDER_VERSION,
         "model": model_digest,
         "prompt": prompt.prompt,
-        "context": context and context.model_dump(),
     }
     if problem:
         pixels |= {"entry": entry.name, "problem": problem}

@@ -9,7 +9,7 @@ from animatediff import storage
 from animatediff.config import Config
 from animatediff.uris import Uri
 
-FileUri = Annotated[Uri, AfterValidator(storage.absolute_if_there)]
+FileUri = Annotated[Uri, Field(min_length=1), AfterValidator(storage.absolute_if_there)]
 """A file or folder, local or at a URI; a relative path counts from where the job is started."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]

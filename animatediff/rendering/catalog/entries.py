@@ -6,8 +6,10 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from animatediff.config import Config
 from animatediff.diffusion.context import Context
+from animatediff.diffusion.free_init import FreeInit
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import SamplerName, TimestepSpacing
+from animatediff.diffusion.second_pass import SecondPass
 from animatediff.rendering.catalog.controls import ControlSpec, FileUri, ImageSpec
 
 
@@ -48,6 +50,27 @@ class RenderSettings(Config):
     """IP-Adapters with their pictures; what they say adds up."""
     image_encoder: FileUri | None = None
     """Folder of the CLIP vision model that `images` need: its `config.json` and weights."""
+    init_image: FileUri | None = None
+    """A picture that every frame begins from, in place of noise alone; see `strength`."""
+    init_video: FileUri | None = None
+    """A video whose frames the clip's begin from: from its start on, at `fps`."""
+    strength: float = Field(0.8, ge=0, le=1)
+    """How much of `init_image` or `init_video` is made anew: the share of the denoising steps that are taken."""
+    free_init: FreeInit | None = None
+    """Sample the clip several times, each from noise that keeps the low frequencies of the time before: calmer
+    clips."""
+    second_pass: SecondPass | None = None
+    """Make the clip larger, and denoise it again at that size: what other tools call hires fix."""
+
+    @property
+    def output_width(self) -> int:
+        """Width of a frame as it is written, in pixels: `width`, or that of the second pass."""
+        return self.second_pass.enlarged(self.width) if self.second_pass else self.width
+
+    @property
+    def output_height(self) -> int:
+        """Height of a frame as it is written, likewise."""
+        return self.second_pass.enlarged(self.height) if self.second_pass else self.height
 
 
 def _as_seeds(value: Any) -> Any:

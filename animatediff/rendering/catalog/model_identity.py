@@ -32,6 +32,10 @@ class ModelHasher:
         self._hash_base = cache(lambda uri: _hash(base_folder(uri), content_hash))
         self._token = cache(token_of)
 
+    def content(self, uri: str) -> str:
+        """Return the SHA-256 of any file; of one that cannot be read, all of its name."""
+        return with_secrets(self._hash(uri))
+
     def file_hashes(self, model: ModelFiles) -> dict[str, str]:
         """Return the SHA-256 of a model's files by URI, in the order of the slots."""
         return {

@@ -27,7 +27,7 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 _SHOWN_CHARS = 200  # of a name or a cell in a message
 _TEXTS = ("prompt", "negative_prompt")  # the columns whose blanks are kept
-_MAPPINGS = ("context", "controls", "images")  # the columns that JSON alone can say
+_MAPPINGS = ("context", "free_init", "second_pass", "controls", "images")
 # A list of texts or mappings, or a mapping: prompts have brackets and braces of their own, such as `[day:night:0.5]`.
 _JSON_PROMPTS = re.compile(r'\[\s*(\{\s*)?"|\[\s*\]$|\{\s*"')
 
@@ -48,8 +48,8 @@ def read_rows(uri: str, columns: Iterable[str]) -> Iterator[Row]:
         uri: its suffix says its format; CSV and JSONL may be compressed (`.csv.gz`). A CSV's first row says whether
             commas, semicolons or tabs part its cells; what is empty in it is no row.
         columns: those that it may have. In a text cell, low-rank files are `path:scale;path:scale` (the scale may be
-            left out), embeddings `path;path`, seeds `1;2`, and each of them and `prompts` may be JSON; `context`,
-            `controls` and `images` must be.
+            left out), embeddings `path;path`, seeds `1;2`, and each of them, `prompts` and mappings such as `context`
+            may be JSON.
 
     Raises:
         UsageError: it is missing, damaged or of no such format, has another column, or a cell cannot be read.

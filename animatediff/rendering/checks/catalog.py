@@ -5,15 +5,18 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import combinations
+from typing import Any
 
 from animatediff.errors import UserError
 from animatediff.models.text_encoder import uses
 from animatediff.rendering.catalog import catalog_files
 from animatediff.rendering.catalog.catalog import Catalog, EntryIndex, settings_of_prompt
+from animatediff.rendering.catalog.condition_files import condition_files
 from animatediff.rendering.catalog.entries import Entry
 from animatediff.rendering.catalog.model_identity import token_of
 from animatediff.rendering.catalog.named_files import named_files
-from animatediff.rendering.checks.files import check_files, files_of
+from animatediff.rendering.checks import contradictions
+from animatediff.rendering.checks.files import check_conditions, check_files, files_of
 from animatediff.rendering.checks.models import CHECKED_SETTINGS, ModelChecks
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS
 
@@ -21,6 +24,7 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_TOLD = 20  # problems in a message
 _MAX_NAMED = 3  # entries of one problem
 _PROMPT_CHARS = 40
+_CHECKED_SETTINGS = frozenset({*CHECKED_SETTINGS, *contradictions.FIELDS})
 
 
 def read(uri: str) -> Catalog:
@@ -39,10 +43,11 @@ def read(uri: str) -> Catalog:
 def check(catalog: Catalog) -> dict[EntryIndex, str]:
     """Return what keeps entries, or some of their prompts, from being rendered; everything else can go ahead.
 
-    That is: files that do not exist, or are of another family or for another base than they are given as; a motion
-    module that does not fit the base; folders of weights in which parts are missing; sizes, lengths and steps that they
-    cannot do; embeddings that no prompt uses, or that have one token; names that no file can have, or that stand for
-    several models. A file that is there but cannot be read is left to its entry's items, which fail with it.
+    That is: files that do not exist; weights that are of another family or for another base than they are given as; a
+    motion module that does not fit the base; folders of weights in which parts are missing; sizes, lengths and steps
+    that they cannot do, and settings that contradict each other; embeddings that no prompt uses, or that have one
+    token; names that no file can have, or that stand for several models. A file that is there but cannot be read is
+    left to its entry's items, which fail with it.
 
     Returns:
         All problems of an entry, or of a prompt, as one line.
@@ -76,6 +81,9 @@ def _problems(catalog: Catalog) -> Iterator[tuple[EntryIndex, str]]:
     """Yield every problem with the entry, or the prompt of an entry, that has it."""
     yield from _name_problems(catalog)
     files = check_files(file for entry in catalog.entries for file in files_of(entry))
+    conditions = check_conditions(
+        uri for entry in catalog.entries for each in catalog.settings_of_prompts(entry) for uri in condition_files(each)
+    )
     models = ModelChecks(catalog.noise_schedule)
     tokens = cache(token_of)
     for index, entry in enumerate(catalog.entries):
@@ -91,7 +99,7 @@ def _problems(catalog: Catalog) -> Iterator[tuple[EntryIndex, str]]:
             if not any(uses(text, token) for text in _texts(catalog, entry)):
                 yield index, f"no prompt uses the embedding {path}: write {token!r} where it belongs"
         yield from ((index, problem) for problem in _token_problems(words))
-        yield from _model_problems(catalog, index, models)
+        yield from _model_problems(catalog, index, models, conditions)
 
 
 def _name_problems(catalog: Catalog) -> Iterator[tuple[int, str]]:
@@ -126,7 +134,9 @@ def _texts(catalog: Catalog, entry: Entry) -> Iterator[str]:
         yield prompt.negative_prompt
 
 
-def _model_problems(catalog: Catalog, index: int, models: ModelChecks) -> Iterator[tuple[EntryIndex, str]]:
+def _model_problems(
+    catalog: Catalog, index: int, models: ModelChecks, conditions: Mapping[str, str]
+) -> Iterator[tuple[EntryIndex, str]]:
     entry = catalog.entries[index]
     try:
         model = catalog.model_files(entry)
@@ -136,12 +146,17 @@ def _model_problems(catalog: Catalog, index: int, models: ModelChecks) -> Iterat
     if problem := models.model(model):
         yield index, problem
         return
+
+    def problems(settings: Mapping[str, Any]) -> tuple[str, ...]:
+        absent = [conditions[uri] for uri in condition_files(settings) if uri in conditions]
+        return (*models.settings(model, settings), *contradictions.contradictions(settings), *absent)
+
     shared = catalog.settings_of(entry)
-    of_entry = cache(lambda: models.settings(model, shared))
+    of_entry = cache(lambda: problems(shared))
     found = [
         of_entry()
-        if prompt.model_fields_set.isdisjoint(CHECKED_SETTINGS)
-        else models.settings(model, settings_of_prompt(shared, prompt))
+        if prompt.model_fields_set.isdisjoint(_CHECKED_SETTINGS)
+        else problems(settings_of_prompt(shared, prompt))
         for prompt in catalog.prompts_of(entry)
     ]
     if len(set(found)) == 1:  # also where every prompt says it

@@ -1,4 +1,4 @@
-"""Weights files that are not there, of another family, or for another base than a catalog gives them as."""
+"""Files that are not there, and weights of another family, or for another base than a catalog gives them as."""
 
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -53,10 +53,25 @@ def check_files(files: Iterable[GivenFile]) -> Mapping[GivenFile, str]:
         return {file: problem for file, problem in zip(distinct, found, strict=True) if problem}
 
 
-def _problem(given: GivenFile) -> str | None:
+def check_conditions(uris: Iterable[str]) -> Mapping[str, str]:
+    """Return which pictures and videos are not there, and how to say so; the others are left out."""
+    distinct = list(dict.fromkeys(uris))
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        found = pool.map(_absence, distinct)
+        return {uri: problem for uri, problem in zip(distinct, found, strict=True) if problem}
+
+
+def _absence(uri: str) -> str | None:
     try:
-        if not storage.exists(given.uri):
-            return f"there is no file or folder {given.uri}"
+        return None if storage.exists(uri) else f"there is no file or folder {uri}"
+    except UserError as error:
+        return str(error)
+
+
+def _problem(given: GivenFile) -> str | None:
+    if problem := _absence(given.uri):
+        return problem
+    try:
         names = _names_in(given.uri) if given.slot.role == "replacement" else None
     except UserError as error:
         return str(error)

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 CHECKED_SETTINGS = (
     *("width", "height", "num_frames", "context"),
     *("sampler", "timestep_spacing", "num_inference_steps", "guidance_scale", "clip_skip"),
+    *("free_init", "second_pass"),
 )
 """Fields of `RenderSettings` that base and motion module have a say in."""
 
@@ -107,6 +108,7 @@ class ModelChecks:
             *_length_problems(settings, pair.motion),
             *_sampler_problems(settings, pair.schedule),
             *_text_problems(settings, pair.base),
+            *_free_init_problems(settings, pair.schedule),
         )
 
 
@@ -139,8 +141,16 @@ def _check_base(base: BaseFacts, schedule: NoiseSchedule) -> None:
 
 
 def _size_problems(settings: Mapping[str, Any], base: BaseFacts) -> Iterator[str]:
+    second = settings["second_pass"]
     for side in ("width", "height"):
-        if problem := base.size_problem(side, settings[side]):
+        if (problem := base.size_problem(side, settings[side])) or (
+            second
+            and (
+                problem := base.size_problem(
+                    f"second_pass.scale {second.scale:g}: {side}", second.enlarged(settings[side])
+                )
+            )
+        ):
             yield problem
 
 
@@ -159,6 +169,8 @@ def _sampler_problems(settings: Mapping[str, Any], schedule: NoiseSchedule) -> I
         with any_error_as_user_error(f"sampler {settings['sampler']} cannot be used with the noise schedule"):
             sampler = SAMPLERS[settings["sampler"]](schedule, settings["timestep_spacing"])
             sampler.begin(settings["num_inference_steps"])
+            if second := settings["second_pass"]:
+                sampler.begin(second.num_inference_steps or settings["num_inference_steps"])
     except UserError as error:
         yield str(error)
 
@@ -168,6 +180,14 @@ def _text_problems(settings: Mapping[str, Any], base: BaseFacts) -> Iterator[str
         check_clip_skip(settings["clip_skip"], base.text_layers)
     except UserError as error:
         yield str(error)
+
+
+def _free_init_problems(settings: Mapping[str, Any], schedule: NoiseSchedule) -> Iterator[str]:
+    if settings["free_init"] and schedule.zero_terminal_snr:
+        yield (
+            "free_init keeps what of a clip is left at the last timestep, and the noise schedule leaves nothing there "
+            "(zero_terminal_snr): leave free_init away"
+        )
 
 
 def _has_mid_block(uri: str) -> bool:

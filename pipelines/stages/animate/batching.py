@@ -16,8 +16,10 @@ logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 2
 """Times that an item is tried which fails with anything but an error that says what is wrong with it."""
-# What items of one batch may differ in: each has its own row of text embeddings, and the rate is only written down.
-_MAY_DIFFER = {"negative_prompt", "fps"}
+# What clips begin from is each one's own; but that all begin from such a file, or none does.
+_STARTS = ("init_image", "init_video")
+# What items of one batch may differ in: each has its own row of text embeddings, and a rate of its own.
+_MAY_DIFFER = {"negative_prompt", "fps", *_STARTS}
 
 ClipOrError = RenderedClip | Exception
 """An item's clip, or why there is none."""
@@ -104,4 +106,5 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def _shared_settings(item: Item) -> tuple[object, ...]:
     """Return the settings that an item must share with all of its batch: all but `_MAY_DIFFER`."""
-    return tuple(getattr(item, name) for name in RenderSettings.model_fields if name not in _MAY_DIFFER)
+    shared = (getattr(item, name) for name in RenderSettings.model_fields if name not in _MAY_DIFFER)
+    return *shared, *(getattr(item, name) is None for name in _STARTS)

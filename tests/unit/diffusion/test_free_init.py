@@ -8,8 +8,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from animatediff.diffusion.free_init import FreeInit, low_pass_filter, mix_frequencies, sample_with_free_init
+from animatediff.diffusion.free_init import FreeInit
 from animatediff.diffusion.noise_schedule import NoiseSchedule
+from animatediff.diffusion.repeated_sampling import low_pass_filter, mix_frequencies, sample_with_free_init
 from animatediff.diffusion.schedule import add_noise, compute_alphas_cumprod
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "free_init.safetensors"

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from animatediff.diffusion.context import Context
+from animatediff.diffusion.free_init import FreeInit
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.schedule import NoiseSchedule
+from animatediff.diffusion.second_pass import SecondPass
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
@@ -22,6 +25,7 @@ from animatediff.rendering.catalog.item import Item
 from animatediff.weights import checkpoints, motion_modules
 from animatediff.weights.base import load_unet
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS
+from tests.support import mp4
 from tests.support_base import build_base
 
 BARE = Entry(name="bare", prompts=("x",))
@@ -67,6 +71,8 @@ def files(tmp_path_factory):
     save_file(adapter, folder / "adapter.safetensors")
     save_file({"emb_params": torch.randn(2, 32, generator=generator)}, folder / "red.safetensors")
     save_file({"lora_unet_nowhere.lora_down.weight": torch.ones(1)}, folder / "broken.safetensors")
+    Image.effect_noise((32, 16), 80).save(folder / "picture.png")
+    (folder / "video.mp4").write_bytes(mp4(20, height=16, width=32, fps=8))
     return folder
 
 
@@ -123,14 +129,20 @@ CHANGES = {
     "num_frames": 4,
     "context": Context(length=2, overlap=1),
     "loop": True,
+    "init_image": "picture.png",
+    "init_video": "video.mp4",
+    "strength": 1.0,
+    "free_init": FreeInit(iterations=2),
+    "second_pass": SecondPass(scale=2.0),
 }
 
 
 @pytest.mark.parametrize("name", ["prompt", "seed", *(RenderSettings.model_fields.keys() - {"fps", *WEIGHTS_SLOTS})])
 def test_each_setting_of_an_item_counts_in_its_digest_and_its_pictures(animator, files, name):
-    change = {name: CHANGES[name]}
-    assert not np.array_equal(rendered(animator, BARE, **change), rendered(animator, BARE))
-    assert digest(files, **change) != digest(files)
+    change = {name: str(files / CHANGES[name]) if name.startswith("init_") else CHANGES[name]}
+    shared = {"init_image": str(files / "picture.png")} if name == "strength" else {}
+    assert not np.array_equal(rendered(animator, BARE, **shared, **change), rendered(animator, BARE, **shared))
+    assert digest(files, **shared, **change) != digest(files, **shared)
 
 
 def test_without_a_schedule_the_motion_modules_own_is_used(files, tmp_path):
@@ -302,20 +314,18 @@ def test_broken_weights_are_an_error_not_a_black_clip(files, layer, blamed):
         animator.render(item())
 
 
-def test_a_vae_that_overflows_in_half_precision_decodes_in_single(files, monkeypatch):
+def test_a_vae_that_overflows_in_half_precision_decodes_in_single(files):
     """As on a GPU, where it is in half precision; what it computes is too large for that, not what it gives."""
     animator = make(files)
     with torch.no_grad():
         animator._vae.decoder.conv_in.weight.mul_(1e5)
     animator._vae.half()
     resident = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in animator._vae.state_dict().items()}
-    monkeypatch.setattr(animator, "_dtype", torch.float16)
     frames = animator.render(item(num_frames=10))
     for name, tensor in animator._vae.state_dict().items():
         assert tensor.data_ptr() == resident[name][0]
         assert torch.equal(tensor, resident[name][1])
     animator._vae.float()
-    monkeypatch.setattr(animator, "_dtype", torch.float32)
     # Where the numbers happen to be small enough, half precision rounds some pixels the other way.
     single = animator.render(item(num_frames=10)).astype(int)
     assert np.abs(frames - single).max() <= 1

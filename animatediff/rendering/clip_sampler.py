@@ -1,0 +1,153 @@
+"""Items to latents: what a clip begins from, how often it is sampled, and its second pass at a larger size."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from animatediff.diffusion.conditioning import Conditioning
+from animatediff.diffusion.initial_noise import initial_noise
+from animatediff.diffusion.noise_schedule import NoiseSchedule
+from animatediff.diffusion.repeated_sampling import sample_with_free_init
+from animatediff.diffusion.samplers import SAMPLERS
+from animatediff.diffusion.sampling import sample
+from animatediff.diffusion.schedule import compute_alphas_cumprod
+from animatediff.diffusion.start import Start
+from animatediff.models.motion_unet import MotionUNet
+from animatediff.rendering.catalog.entries import RenderSettings
+from animatediff.rendering.catalog.item import Item
+from animatediff.rendering.frame_codec import FrameCodec
+from animatediff.rendering.pictures import read_picture, read_video_frames
+from animatediff.weights.base_facts import BaseFacts
+
+
+class ClipSampler:
+    """Samples items with the weights that are resident.
+
+    Args:
+        unet: the resident one.
+        codec: the resident VAE.
+        base: what the base's configs say.
+        schedule: the noise schedule that the motion module was trained with.
+        device: where the models are.
+    """
+
+    def __init__(
+        self, unet: MotionUNet, codec: FrameCodec, base: BaseFacts, schedule: NoiseSchedule, device: torch.device
+    ) -> None:
+        self._unet, self._codec, self._base = unet, codec, base
+        self._schedule, self._device = schedule, device
+
+    def sample(self, items: Sequence[Item], conditioning: Conditioning, *, max_batch: int | None = None) -> Tensor:
+        """Return the latents of clips.
+
+        All noise of an item comes from its own seed, on the CPU.
+
+        Args:
+            items: that differ in prompt, negative prompt, seed, and in the files that they begin from.
+            conditioning: of the items, in their order.
+            max_batch: as in `sampling.sample`.
+
+        Returns:
+            (b c f h w) float32, multiplied by the VAE's scaling factor, of the size that is written.
+
+        Raises:
+            UserError: a picture or video that an item begins from cannot be read.
+        """
+        settings, generators = items[0], [torch.Generator("cpu").manual_seed(item.seed) for item in items]
+        denoise = partial(
+            sample,
+            self._unet,
+            SAMPLERS[settings.sampler](self._schedule, settings.timestep_spacing),
+            conditioning,
+            guidance_scale=settings.guidance_scale,
+            guidance_rescale=settings.guidance_rescale,
+            generators=generators,
+            context=settings.context,
+            loop=settings.loop,
+            max_batch=max_batch,
+        )
+        draw_noise = partial(self._noise, settings, generators)
+        if settings.free_init is None:
+            noise = draw_noise(settings.width, settings.height)
+            latents = denoise(noise, num_inference_steps=settings.num_inference_steps, start=self._start(items))
+        else:
+            latents = sample_with_free_init(
+                settings.free_init,
+                lambda noise, steps: denoise(noise, num_inference_steps=steps),
+                lambda: draw_noise(settings.width, settings.height),
+                num_inference_steps=settings.num_inference_steps,
+                alphas_cumprod=compute_alphas_cumprod(self._schedule),
+            )
+        second = settings.second_pass
+        if second is None:
+            return latents
+        return denoise(
+            draw_noise(settings.output_width, settings.output_height),
+            num_inference_steps=second.num_inference_steps or settings.num_inference_steps,
+            start=Start(self._enlarged(latents, settings), second.strength),
+        )
+
+    def _noise(
+        self, settings: RenderSettings, generators: Sequence[torch.Generator], width: int, height: int
+    ) -> Tensor:
+        """Return (b c f h w), each clip's from its own generator."""
+        f, c, h, w = self._base.latent_shape(settings.num_frames, height=height, width=width)
+        noises = [
+            initial_noise((1, c, f, h, w), generator, context=settings.context, loop=settings.loop)
+            for generator in generators
+        ]
+        return torch.cat(noises).to(self._device)
+
+    def _start(self, items: Sequence[Item]) -> Start | None:
+        """Return the pictures or videos that items begin from; None where they begin from noise alone."""
+        if items[0].init_image is None and items[0].init_video is None:
+            return None
+        encoded: dict[tuple[object, ...], Tensor] = {}
+        clips = []
+        for item in items:
+            source = item.init_image, item.init_video, item.fps
+            if source not in encoded:
+                encoded[source] = self._codec.encode(_start_frames(item))
+            clips.append(encoded[source].expand(item.num_frames, -1, -1, -1))  # f c h w
+        return Start(torch.stack(clips).transpose(1, 2), items[0].strength)
+
+    def _enlarged(self, latents: Tensor, settings: RenderSettings) -> Tensor:
+        """Return latents (b c f h w) of the second pass's size."""
+        if settings.second_pass is None or settings.second_pass.of == "latents":
+            shape = self._base.latent_shape(1, height=settings.output_height, width=settings.output_width)
+            return _enlarged_latents(latents, height=shape[2], width=shape[3])
+        size = settings.output_width, settings.output_height
+        larger = []
+        for clip in latents:
+            frames = self._codec.decode(clip.transpose(0, 1))  # c f h w -> f c h w
+            resized = [Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS) for frame in frames]
+            pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float() / 255
+            larger.append(self._codec.encode(pixels).transpose(0, 1))
+        return torch.stack(larger)
+
+
+def _start_frames(item: Item) -> Tensor:
+    """Return what an item begins from: (1 3 h w) its picture, or (f 3 h w) its video, RGB in [0, 1]."""
+    size = {"width": item.width, "height": item.height}
+    if item.init_image is not None:
+        return read_picture(item.init_image, **size)[None]
+    assert item.init_video is not None
+    return read_video_frames(item.init_video, num_frames=item.num_frames, fps=item.fps, **size)
+
+
+def _enlarged_latents(latents: Tensor, *, height: int, width: int) -> Tensor:
+    """Return clips enlarged frame by frame, bicubic.
+
+    Args:
+        latents: (b c f h w).
+        height: of the result, in latents.
+        width: likewise.
+    """
+    frames = latents.transpose(1, 2).flatten(0, 1)  # b c f h w -> (b f) c h w
+    larger = F.interpolate(frames, (height, width), mode="bicubic")
+    return larger.unflatten(0, (len(latents), -1)).transpose(1, 2)
