@@ -9,7 +9,7 @@ is a character. Source: AUTOMATIC1111/stable-diffusion-webui, modules/prompt_par
 as the word, which is a chunk's end here as well, and fails at a factor such as 1.2.3, which is text here.
 
 The program's other marks (`<lora:...>`, `[a:b:0.3]`, `[a|b]`, `AND`) are no weights: this grammar does not know them,
-and `rendering.catalog.prompt_syntax` refuses them.
+and `rendering.catalog.prompts.prompt_syntax` refuses them.
 """
 
 import itertools

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
+from animatediff.config import Config
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.canonical_json import sha256
@@ -19,6 +20,7 @@ from animatediff.rendering.catalog.entries import (
     WeightsUri,
 )
 from animatediff.rendering.catalog.model_identity import HashFile, ModelHasher
+from animatediff.rendering.catalog.prompts.prompt_text import PromptText, texts_by_frame
 from animatediff.rendering.catalog.unvalidated_copies import unvalidated_copy
 from animatediff.uris import printable_uri
 from animatediff.weights import checkpoints
@@ -91,8 +93,14 @@ class Item(RenderSettings):
     """Digest of the model: SHA-256 over what decides its weights. Items of equal ones are rendered together. Named as
     the column of the table of results that it is."""
     priority: int = 0
-    prompt: str
+    prompt: PromptText
     seed: int
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What the frames depend on: the texts of the prompt, and with guidance of the negative prompt."""
+        prompts = (self.prompt, self.negative_prompt) if self.guidance_scale > 1 else (self.prompt,)
+        return tuple(text for prompt in prompts for text in texts_by_frame(prompt).values())
 
 
 class RenderPlan(NamedTuple):
@@ -181,14 +189,12 @@ def _items(
     entry: Entry, prompt: Prompt, settings: dict[str, Any], model_digest: str, problem: str | None
 ) -> Iterator[Item]:
     seeds: Sequence[int] = settings.pop("seeds")
-    context = settings["context"]
-    told = {name: value for name, value in settings.items() if name in _ALWAYS_IN_DIGEST or value != _DEFAULTS[name]}
-    pixels = told | {
-        "version": RENDER_VERSION,
-        "model": model_digest,
-        "prompt": prompt.prompt,
-        "context": context and context.model_dump(),
+    pixels = {
+        name: value.model_dump() if isinstance(value, Config) else value
+        for name, value in settings.items()
+        if name in _ALWAYS_IN_DIGEST or value != _DEFAULTS[name]
     }
+    pixels |= {"version": RENDER_VERSION, "model": model_digest, "prompt": prompt.prompt}
     if problem:
         pixels |= {"entry": entry.name, "problem": problem}
     fields = settings | {

@@ -7,12 +7,16 @@ from functools import cache
 from itertools import combinations
 
 from animatediff.errors import UserError
+from animatediff.models.prompts import a1111_syntax
+from animatediff.models.prompts.pieces import joined
 from animatediff.models.text_encoder import uses
 from animatediff.rendering.catalog import catalog_files
 from animatediff.rendering.catalog.catalog import Catalog, EntryIndex, settings_of_prompt
 from animatediff.rendering.catalog.entries import Entry
 from animatediff.rendering.catalog.model_identity import token_of
 from animatediff.rendering.catalog.named_files import named_files
+from animatediff.rendering.catalog.prompts.prompt_problems import prompt_problems
+from animatediff.rendering.catalog.prompts.prompt_text import texts_by_frame
 from animatediff.rendering.checks.files import check_files, files_of
 from animatediff.rendering.checks.models import CHECKED_SETTINGS, ModelChecks
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS
@@ -41,8 +45,9 @@ def check(catalog: Catalog) -> dict[EntryIndex, str]:
 
     That is: files that do not exist, or are of another family or for another base than they are given as; a motion
     module that does not fit the base; folders of weights in which parts are missing; sizes, lengths and steps that they
-    cannot do; embeddings that no prompt uses, or that have one token; names that no file can have, or that stand for
-    several models. A file that is there but cannot be read is left to its entry's items, which fail with it.
+    cannot do; prompts for frames that there are not, or in a syntax of which not all is there; embeddings that no
+    prompt uses, or that have one token; names that no file can have, or that stand for several models. A file that is
+    there but cannot be read is left to its entry's items, which fail with it.
 
     Returns:
         All problems of an entry, or of a prompt, as one line.
@@ -91,6 +96,7 @@ def _problems(catalog: Catalog) -> Iterator[tuple[EntryIndex, str]]:
             if not any(uses(text, token) for text in _texts(catalog, entry)):
                 yield index, f"no prompt uses the embedding {path}: write {token!r} where it belongs"
         yield from ((index, problem) for problem in _token_problems(words))
+        yield from _prompt_problems(catalog, index)
         yield from _model_problems(catalog, index, models)
 
 
@@ -119,10 +125,11 @@ def _token_problems(words: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 def _texts(catalog: Catalog, entry: Entry) -> Iterator[str]:
     """Yield the texts in which the words of an entry's embeddings may stand."""
-    yield catalog.settings_of(entry)["negative_prompt"]
+    shared = catalog.settings_of(entry)
     for prompt in catalog.prompts_of(entry):
-        yield prompt.prompt
-        yield prompt.negative_prompt
+        settings = settings_of_prompt(shared, prompt)
+        for text in (*texts_by_frame(prompt.prompt).values(), *texts_by_frame(settings["negative_prompt"]).values()):
+            yield joined(a1111_syntax.parse(text)) if settings["prompt_syntax"] == "a1111" else text
 
 
 def _model_problems(catalog: Catalog, index: int, models: ModelChecks) -> Iterator[tuple[EntryIndex, str]]:
@@ -143,7 +150,23 @@ def _model_problems(catalog: Catalog, index: int, models: ModelChecks) -> Iterat
         else models.settings(model, settings_of_prompt(shared, prompt))
         for prompt in catalog.prompts_of(entry)
     ]
-    if len(set(found)) == 1:  # also where every prompt says it
+    yield from _placed(index, found)
+
+
+def _prompt_problems(catalog: Catalog, index: int) -> Iterator[tuple[EntryIndex, str]]:
+    shared = catalog.settings_of(catalog.entries[index])
+    found = []
+    for prompt in catalog.prompts_of(catalog.entries[index]):
+        settings = settings_of_prompt(shared, prompt)
+        how = {"syntax": settings["prompt_syntax"], "num_frames": settings["num_frames"]}
+        texts = (prompt.prompt, settings["negative_prompt"])
+        found.append(tuple(problem for text in texts for problem in prompt_problems(text, **how)))
+    yield from _placed(index, found)
+
+
+def _placed(index: int, found: Sequence[tuple[str, ...]]) -> Iterator[tuple[EntryIndex, str]]:
+    """Yield the problems of an entry's prompts as the entry's where all of them have the same, else as the prompts'."""
+    if len(set(found)) == 1:
         yield from ((index, problem) for problem in found[0])
         return
     yield from (((index, number), problem) for number, problems in enumerate(found) for problem in problems)

@@ -10,6 +10,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from animatediff.diffusion.context import Context
+from animatediff.diffusion.prompt_travel import Travel
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.errors import UserError
@@ -108,6 +109,8 @@ def test_frames_have_the_items_shape_and_move(animator):
 
 CHANGES = {
     "prompt": "a blue square",
+    "prompt_syntax": "a1111",
+    "travel": Travel(dwell=1),
     "seed": 4,
     "negative_prompt": "",
     "sampler": "euler_a",
@@ -122,13 +125,18 @@ CHANGES = {
     "context": Context(length=2, overlap=1),
     "loop": True,
 }
+# What some settings say nothing without.
+BESIDE = {
+    "prompt_syntax": {"prompt": "a (red:0.1) circle"},
+    "travel": {"prompt": {0: "a red circle", 2: "a blue square"}},
+}
 
 
 @pytest.mark.parametrize("name", ["prompt", "seed", *(name for name in RenderSettings.model_fields if name != "fps")])
 def test_each_setting_of_an_item_counts_in_its_digest_and_its_pictures(animator, files, name):
-    change = {name: CHANGES[name]}
-    assert not np.array_equal(rendered(animator, BARE, **change), rendered(animator, BARE))
-    assert digest(files, **change) != digest(files)
+    beside, change = BESIDE.get(name, {}), {name: CHANGES[name]}
+    assert not np.array_equal(rendered(animator, BARE, **beside, **change), rendered(animator, BARE, **beside))
+    assert digest(files, **beside, **change) != digest(files, **beside)
 
 
 def test_without_a_schedule_the_motion_modules_own_is_used(files, tmp_path):
