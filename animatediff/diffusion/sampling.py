@@ -10,8 +10,8 @@ from torch import Tensor
 
 from animatediff.diffusion.conditioning import Conditioning, NoisePredictor
 from animatediff.diffusion.context import Context, context_windows
+from animatediff.diffusion.passes.start import Start
 from animatediff.diffusion.samplers import Sampler, Scheduler
-from animatediff.diffusion.start import Start
 
 
 @torch.no_grad()

@@ -78,7 +78,7 @@ def _fuse_qkv(_module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any
 
 
 class TextAttention(nn.Module):
-    """Attention from each frame of each pixel to the clip's caption.
+    """Attention from each frame of each pixel to the clip's caption, or to the frame's own where each has one.
 
     Its output starts at zero, so that motion modules which know no caption stay what they are when it is added.
     """
@@ -100,10 +100,17 @@ class TextAttention(nn.Module):
         self.register_buffer("positions", table, persistent=False)
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
-        """Attend from `x`, (b h w) f c, to `text`, (b n d); the result is of `x`'s shape."""
+        """Attend from `x`, (b h w) f c, to `text`, (b n d) or (b f n d); the result is of `x`'s shape."""
         if self.positions is not None:
             x = x + self.positions[: x.shape[1]].to(x.dtype)
-        # One query a clip, as long as it has tokens: keys and values are computed once.
+        if text.ndim == 3:
+            return self._attend(x, text)
+        b, f = text.shape[:2]
+        rows = x.unflatten(0, (b, -1)).transpose(1, 2).flatten(0, 1)  # (b h w) f c -> (b f) (h w) c
+        return self._attend(rows, text.flatten(0, 1)).unflatten(0, (b, f)).transpose(1, 2).flatten(0, 1)
+
+    def _attend(self, x: Tensor, text: Tensor) -> Tensor:
+        # One query a text, as long as it has tokens: keys and values are computed once.
         q, k, v = (
             t.reshape(len(text), -1, self.num_heads, x.shape[-1] // self.num_heads).transpose(1, 2)
             for t in (self.to_q(x), self.to_k(text), self.to_v(text))
@@ -128,7 +135,7 @@ class TemporalBlock(nn.Module):
         self.ff_norm = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor, text: Tensor | None) -> Tensor:
-        """Transform `x`, (b h w) f c, for clips whose captions are `text`, (b n d)."""
+        """Transform `x`, (b h w) f c, for clips whose captions are `text`, (b n d) or (b f n d)."""
         for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
             x = x + attention(norm(x))
         if self.text_attention is not None:
@@ -150,7 +157,7 @@ class TemporalTransformer(nn.Module):
         nn.init.zeros_(self.proj_out.bias)
 
     def forward(self, x: Tensor, num_frames: int, text: Tensor | None) -> Tensor:
-        """Transform `x`, (b f) c h w, for clips whose captions are `text`, (b n d)."""
+        """Transform `x`, (b f) c h w, for clips whose captions are `text`, (b n d) or (b f n d)."""
         height, width = x.shape[-2:]
         normed = scoped_group_norm(self.norm, x, num_frames if self.norm_scope == "clip" else 1)
         # (b f) c h w -> (b h w) f c, the one layout change each way: everything inside is per token.
@@ -191,7 +198,8 @@ class MotionModule(nn.Module):
         Args:
             x: (b f) c h w features, the frames of a clip next to each other.
             num_frames: f.
-            text: (b n d) text embeddings, one a clip; used, and needed, only where the config has a `text_width`.
+            text: text embeddings, (b n d) of one a clip or (b f n d) of one a frame; used, and needed, only where the
+                config has a `text_width`.
 
         Returns:
             (b f) c h w.
@@ -206,11 +214,15 @@ class MotionModule(nn.Module):
             )
         check_num_frames(num_frames, self.max_frames)
         clips = x.shape[0] // num_frames
-        is_text = text is not None and text.ndim == 3 and (len(text), text.shape[2]) == (clips, self.text_width)
-        if self.text_width is not None and not is_text:
+        # All but n, of which there may be any number.
+        shape = () if text is None else (*text.shape[:-2], text.shape[-1])
+        if self.text_width is not None and shape not in (
+            (clips, self.text_width),
+            (clips, num_frames, self.text_width),
+        ):
             raise ValueError(
-                f"this motion module attends to text embeddings (b n d) with b = {clips} and d = {self.text_width}, "
-                f"got {None if text is None else tuple(text.shape)}"
+                f"this motion module attends to text embeddings (b n d) or (b f n d) with b = {clips}, "
+                f"f = {num_frames} and d = {self.text_width}, got {None if text is None else tuple(text.shape)}"
             )
         return self.temporal_transformer(x, num_frames, text)
 

@@ -4,7 +4,7 @@ import itertools
 import logging
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,9 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from animatediff.errors import UserError
 from animatediff.models.embedding import Embedding
+from animatediff.models.prompts.chunks import Chunk, Unit, cut
+from animatediff.models.prompts.emphasis import emphasise
+from animatediff.models.prompts.pieces import Sections, joined
 
 _log = logging.getLogger(__name__)
 
@@ -103,11 +106,7 @@ class PromptEncoder:
         Raises:
             UserError: the encoder has no more layers than are to be left out.
         """
-        if not clip_skip:
-            return self._run(texts).last_hidden_state
-        check_clip_skip(clip_skip, self._encoder.config.num_hidden_layers)
-        hidden = self._run(texts, output_hidden_states=True).hidden_states[-(clip_skip + 1)]
-        return self._last_norm(hidden)
+        return self._hidden([self._padded(text) for text in texts], clip_skip)
 
     @torch.no_grad()
     def encode_xl(self, texts: list[str]) -> tuple[Tensor, Tensor | None]:
@@ -117,15 +116,59 @@ class PromptEncoder:
             (b n d), the hidden state before the last layer; and (b p), the pooled and projected embedding, of an
             encoder that has a projection.
         """
-        out = self._run(texts, output_hidden_states=True)
-        return out.hidden_states[-2], getattr(out, "text_embeds", None)
+        return self._hidden_xl([self._padded(text) for text in texts])
+
+    @torch.no_grad()
+    def encode_chunks(self, sections: Sections, clip_skip: int = 0, *, num_chunks: int | None = None) -> Tensor:
+        """Text embeddings (1 n d) of a prompt of any length: those of its chunks, each encoded by itself.
+
+        Args:
+            sections: the prompt's weighted pieces. A chunk's hidden states are brought back to the mean that they had
+                without weights.
+            clip_skip: as in `encode`.
+            num_chunks: so many: empty ones are added, and what is beyond is cut off, with a warning. Default: as many
+                as the prompt has.
+
+        Raises:
+            UserError: as `encode`.
+        """
+        chunks = self._chunks(sections, num_chunks)
+        hidden = [emphasise(self._hidden([ids], clip_skip), weights, keeps_mean=True) for ids, weights in chunks]
+        return torch.cat(hidden, dim=1)
+
+    @torch.no_grad()
+    def encode_chunks_xl(self, sections: Sections, *, num_chunks: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return what SDXL takes of each of its encoders, as `encode_xl`, of a prompt of any length.
+
+        Weights multiply the hidden states alone, and no mean is brought back. The pooled embedding is the first
+        chunk's.
+        """
+        chunks = self._chunks(sections, num_chunks)
+        encoded = [self._hidden_xl([chunk.ids]) for chunk in chunks]
+        pairs = zip(encoded, chunks, strict=True)
+        hidden = [emphasise(states, chunk.weights, keeps_mean=False) for (states, _), chunk in pairs]
+        return torch.cat(hidden, dim=1), encoded[0][1]
+
+    def count_chunks(self, sections: Sections) -> int:
+        """Return how many chunks a prompt has, at least one."""
+        return len(self._cut(sections))
 
     def cut_off(self, text: str) -> str | None:
         """Return what `encode` leaves out of a prompt, in one line; None if it reads all of it."""
         return self._cut_off(text, self._tokens(text))
 
-    def _run(self, texts: list[str], **options: bool) -> Any:
-        ids = [self._padded(text) for text in texts]
+    def _hidden(self, ids: list[list[int]], clip_skip: int) -> Tensor:
+        if not clip_skip:
+            return self._run(ids).last_hidden_state
+        check_clip_skip(clip_skip, self._encoder.config.num_hidden_layers)
+        hidden = self._run(ids, output_hidden_states=True).hidden_states[-(clip_skip + 1)]
+        return self._last_norm(hidden)
+
+    def _hidden_xl(self, ids: list[list[int]]) -> tuple[Tensor, Tensor | None]:
+        out = self._run(ids, output_hidden_states=True)
+        return out.hidden_states[-2], getattr(out, "text_embeds", None)
+
+    def _run(self, ids: list[list[int]], **options: bool) -> Any:
         places = [(row, column) for row, tokens in enumerate(ids) for column, i in enumerate(tokens) if i < 0]
 
         def put_vectors(_module: object, _args: object, hidden: Tensor) -> Tensor:
@@ -137,6 +180,11 @@ class PromptEncoder:
         ordinary = torch.tensor(ids).clamp(min=0).to(self._encoder.device)
         with self._table.register_forward_hook(put_vectors):
             return self._encoder(ordinary, **options)
+
+    @property
+    def _room(self) -> int:
+        """Tokens between start and end."""
+        return self._length - 2
 
     @property
     def _last_norm(self) -> torch.nn.Module:
@@ -159,22 +207,52 @@ class PromptEncoder:
         return vectors
 
     def _padded(self, text: str) -> list[int]:
-        ids, room, tokenizer = self._tokens(text), self._length - 2, self._tokenizer
-        if cut := self._cut_off(text, ids):
-            self._warn(text, cut)
-        padding = [tokenizer.pad_token_id] * (room - len(ids))
-        return [tokenizer.bos_token_id, *ids[:room], tokenizer.eos_token_id, *padding]
+        ids, room = self._tokens(text), self._room
+        if cut_off := self._cut_off(text, ids):
+            self._warn(text, cut_off)
+        return self._framed(ids[:room])
+
+    def _framed(self, ids: list[int]) -> list[int]:
+        """Return at most `_room` ids with start, end and padding."""
+        tokenizer = self._tokenizer
+        padding = [tokenizer.pad_token_id] * (self._room - len(ids))
+        return [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id, *padding]
+
+    def _chunks(self, sections: Sections, num_chunks: int | None) -> list[Chunk]:
+        """Return the chunks of a prompt with start, end and padding, whose weight is 1."""
+        chunks = self._cut(sections)
+        num_chunks = num_chunks or len(chunks)
+        if beyond := [i for chunk in chunks[num_chunks:] for i in chunk.ids]:
+            text = joined(sections)
+            told = f"{len(chunks)} chunks of at most {self._room} tokens, {num_chunks} are read"
+            self._warn(text, f"prompt {text!r} has {told}; cut off: {self._spell(beyond)!r}")
+        chunks = chunks[:num_chunks] + [Chunk([], [])] * (num_chunks - len(chunks))
+        ones = [1.0] * self._length
+        return [Chunk(self._framed(ids), [1.0, *weights, *ones][: self._length]) for ids, weights in chunks]
+
+    def _cut(self, sections: Sections) -> list[Chunk]:
+        comma, *others = self._ordinary(",")
+        units = [
+            [Unit(ids, piece.weight) for piece in section for ids in self._words_and_tokens(piece.text)]
+            for section in sections
+        ]
+        return cut(units, self._room, comma if not others else None)
 
     def _tokens(self, text: str) -> list[int]:
-        """Return the words' ids, without start and end; learned ones are negative.
+        """Return the words' ids, without start and end; learned ones are negative."""
+        return list(itertools.chain.from_iterable(self._words_and_tokens(text)))
+
+    def _words_and_tokens(self, text: str) -> Iterator[list[int]]:
+        """Yield the ids of each learned word together, and the ordinary tokens one by one.
 
         CLIP's tokenizer never joins what a space parts, so the text around a learned word can be read by itself.
         """
-        text, end, ids = _normal(text), 0, []
+        text, end = _normal(text), 0
         for match in self._words.finditer(text):
-            ids += self._ordinary(text[end : match.start()]) + self._ids[(match.lastindex or 0) - 1]
+            yield from ([i] for i in self._ordinary(text[end : match.start()]))
+            yield self._ids[(match.lastindex or 0) - 1]
             end = match.end()
-        return ids + self._ordinary(text[end:])
+        yield from ([i] for i in self._ordinary(text[end:]))
 
     def _ordinary(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
@@ -184,7 +262,7 @@ class PromptEncoder:
         return " ".join(name or self._tokenizer.decode(list(run)) for name, run in runs)
 
     def _cut_off(self, text: str, ids: list[int]) -> str | None:
-        room = self._length - 2
+        room = self._room
         if len(ids) <= room:
             return None
         return f"prompt {text!r} has {len(ids)} tokens, {room} are read; cut off: {self._spell(ids[room:])!r}"

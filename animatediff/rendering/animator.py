@@ -1,7 +1,6 @@
 """Prompts to frames: one base model resident on a device, personalised weights swapped in and out."""
 
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,21 +17,18 @@ from animatediff.models.config import MotionConfig
 from animatediff.models.embedding import Embedding
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.models.text_encoder import PromptEncoder, word_key
-from animatediff.rendering.catalog import prompt_syntax
 from animatediff.rendering.catalog.entries import ModelFiles, PersonalisedFiles
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.catalog.named_files import named_files, scaled_loras
 from animatediff.rendering.clip_sampler import ClipSampler
 from animatediff.rendering.frame_codec import FrameCodec
+from animatediff.rendering.prompt_conditioning import PromptConditioner
 from animatediff.weights import motion_modules, textual_inversion
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.lora import lora_file
 from animatediff.weights.motion_schedule import read_schedule
 from animatediff.weights.resident import ResidentWeights, WeightUpdate
-
-# A prompt's embeddings are 118 KB in half precision; the negative ones and those of a matrix come back all the time.
-_MAX_CACHED_PROMPTS = 1024
 
 
 class RenderedClip(NamedTuple):
@@ -83,7 +79,7 @@ class Animator:
         self._codec = FrameCodec(self._vae, self._base.scaling_factor)
         self._sampler = ClipSampler(self._unet, self._codec, self._base, self._schedule, self._device)
         self._prompts = PromptEncoder(tokenizer, self._text_encoder)
-        self._prompt_cache: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
+        self._conditioner = PromptConditioner(self._prompts)
         self._weights = ResidentWeights(
             {
                 "unet": self._unet.base,
@@ -94,10 +90,6 @@ class Animator:
             predicts_v=self._schedule.prediction_type == "v_prediction",
         )
         self._loaded: PersonalisedFiles | None = PersonalisedFiles()
-        # What decides a prompt's embeddings beside its text: the files of learned words, and those that have changed
-        # the text encoder; None is the base's own.
-        self._embedding_sources: tuple[object, ...] = ()
-        self._text_encoder_files: PersonalisedFiles | None = None
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._prefetched: tuple[PersonalisedFiles, Future[_ReadFiles]] | None = None
 
@@ -127,8 +119,8 @@ class Animator:
         read = self._take_prefetched(files)
         self._prompts.set_embeddings(read.embeddings)
         self._weights.apply(read.update)
-        self._embedding_sources = read.embedding_sources
-        self._text_encoder_files = files if self._weights.is_changed("text_encoder") else None
+        text_encoder_files = files if self._weights.is_changed("text_encoder") else None
+        self._conditioner.weights = (read.embedding_sources, text_encoder_files)
         self._loaded = files
 
     def _take_prefetched(self, files: PersonalisedFiles) -> _ReadFiles:
@@ -183,11 +175,25 @@ class Animator:
         """
         seconds = dict.fromkeys(("text", "unet", "vae"), 0.0)
         with self._timed(seconds, "text"):
-            conditioning = Conditioning.cat([self._conditioning(item) for item in items])
+            conditionings = [self._conditioner.conditioning(item) for item in items]
         with self._timed(seconds, "unet"):
-            latents = self._sampler.sample(items, conditioning, max_batch=max_batch)
+            latents = self._latents(items, conditionings, max_batch)
         share = {stage: taken / len(items) for stage, taken in seconds.items()}
         return [self._clip(item, each, dict(share)) for item, each in zip(items, latents, strict=True)]
+
+    def _latents(
+        self, items: Sequence[Item], conditionings: Sequence[Conditioning], max_batch: int | None
+    ) -> list[Tensor]:
+        """Return (c f h w) of each item; those whose texts are of one shape are sampled together."""
+        groups: dict[object, list[int]] = {}
+        for index, conditioning in enumerate(conditionings):
+            groups.setdefault(conditioning.signature, []).append(index)
+        latents: dict[int, Tensor] = {}
+        for indices in groups.values():
+            conditioning = Conditioning.cat([conditionings[index] for index in indices])
+            sampled = self._sampler.sample([items[index] for index in indices], conditioning, max_batch=max_batch)
+            latents |= zip(indices, sampled, strict=True)
+        return [latents[index] for index in range(len(items))]
 
     def _clip(self, item: Item, latents: Tensor, seconds: dict[str, float]) -> RenderedClip | UserError:
         with self._timed(seconds, "vae"):
@@ -196,24 +202,8 @@ class Animator:
                 frames = self._codec.decode(latents)
             except UserError as error:
                 return error
-        checks = (prompt_syntax.warning, self._prompts.cut_off)
-        warnings = [found for text in prompt_syntax.texts_of(item) for check in checks if (found := check(text))]
         unscaled = (latents / self._base.scaling_factor).half().cpu()
-        return RenderedClip(frames, unscaled, "; ".join(warnings) or None, seconds)
-
-    def _conditioning(self, item: Item) -> Conditioning:
-        negative = Conditioning(self._encode(item.negative_prompt, item.clip_skip))
-        return Conditioning(self._encode(item.prompt, item.clip_skip), negative=negative)
-
-    def _encode(self, text: str, clip_skip: int) -> Tensor:
-        """Return (1 n d), encoded by itself, since a matrix product rounds by its number of rows."""
-        key = (self._text_encoder_files, self._embedding_sources, clip_skip, text)
-        if key not in self._prompt_cache:
-            self._prompt_cache[key] = self._prompts.encode([text], clip_skip=clip_skip)
-            if len(self._prompt_cache) > _MAX_CACHED_PROMPTS:
-                self._prompt_cache.popitem(last=False)
-        self._prompt_cache.move_to_end(key)
-        return self._prompt_cache[key]
+        return RenderedClip(frames, unscaled, self._conditioner.warnings(item), seconds)
 
     @contextmanager
     def _timed(self, seconds: dict[str, float], stage: str) -> Iterator[None]:

@@ -12,14 +12,15 @@ from torch import Tensor
 from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.initial_noise import initial_noise
 from animatediff.diffusion.noise_schedule import NoiseSchedule
-from animatediff.diffusion.repeated_sampling import sample_with_free_init
+from animatediff.diffusion.passes.repeated_sampling import sample_with_free_init
+from animatediff.diffusion.passes.start import Start
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
 from animatediff.diffusion.schedule import compute_alphas_cumprod
-from animatediff.diffusion.start import Start
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.catalog.item import Item
+from animatediff.rendering.conditions import Conditions
 from animatediff.rendering.frame_codec import FrameCodec
 from animatediff.rendering.pictures import read_picture, read_video_frames
 from animatediff.weights.base_facts import BaseFacts
@@ -41,6 +42,7 @@ class ClipSampler:
     ) -> None:
         self._unet, self._codec, self._base = unet, codec, base
         self._schedule, self._device = schedule, device
+        self._conditions = Conditions(unet, codec, base, device)
 
     def sample(self, items: Sequence[Item], conditioning: Conditioning, *, max_batch: int | None = None) -> Tensor:
         """Return the latents of clips.
@@ -49,21 +51,20 @@ class ClipSampler:
 
         Args:
             items: that differ in prompt, negative prompt, seed, and in the files that they begin from.
-            conditioning: of the items, in their order.
+            conditioning: of the items' texts, in their order.
             max_batch: as in `sampling.sample`.
 
         Returns:
             (b c f h w) float32, multiplied by the VAE's scaling factor, of the size that is written.
 
         Raises:
-            UserError: a picture or video that an item begins from cannot be read.
+            UserError: a picture or video that the items name, or the network that is shown it, cannot be read.
         """
         settings, generators = items[0], [torch.Generator("cpu").manual_seed(item.seed) for item in items]
         denoise = partial(
             sample,
             self._unet,
             SAMPLERS[settings.sampler](self._schedule, settings.timestep_spacing),
-            conditioning,
             guidance_scale=settings.guidance_scale,
             guidance_rescale=settings.guidance_rescale,
             generators=generators,
@@ -72,13 +73,14 @@ class ClipSampler:
             max_batch=max_batch,
         )
         draw_noise = partial(self._noise, settings, generators)
+        told = self._conditions.add(conditioning, settings, width=settings.width, height=settings.height)
         if settings.free_init is None:
             noise = draw_noise(settings.width, settings.height)
-            latents = denoise(noise, num_inference_steps=settings.num_inference_steps, start=self._start(items))
+            latents = denoise(told, noise, num_inference_steps=settings.num_inference_steps, start=self._start(items))
         else:
             latents = sample_with_free_init(
                 settings.free_init,
-                lambda noise, steps: denoise(noise, num_inference_steps=steps),
+                lambda noise, steps: denoise(told, noise, num_inference_steps=steps),
                 lambda: draw_noise(settings.width, settings.height),
                 num_inference_steps=settings.num_inference_steps,
                 alphas_cumprod=compute_alphas_cumprod(self._schedule),
@@ -86,8 +88,10 @@ class ClipSampler:
         second = settings.second_pass
         if second is None:
             return latents
+        width, height = settings.output_width, settings.output_height
         return denoise(
-            draw_noise(settings.output_width, settings.output_height),
+            self._conditions.add(conditioning, settings, width=width, height=height),
+            draw_noise(width, height),
             num_inference_steps=second.num_inference_steps or settings.num_inference_steps,
             start=Start(self._enlarged(latents, settings), second.strength),
         )
@@ -126,8 +130,8 @@ class ClipSampler:
         for clip in latents:
             frames = self._codec.decode(clip.transpose(0, 1))  # c f h w -> f c h w
             resized = [Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS) for frame in frames]
-            pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float() / 255
-            larger.append(self._codec.encode(pixels).transpose(0, 1))
+            pixels = torch.from_numpy(np.stack([np.asarray(frame) for frame in resized]))
+            larger.append(self._codec.encode(pixels.permute(0, 3, 1, 2).float() / 255).transpose(0, 1))
         return torch.stack(larger)
 
 

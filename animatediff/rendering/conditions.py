@@ -1,29 +1,37 @@
 """What the pictures of a catalog's controls tell the UNet, by networks that stay in memory from item to item."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from animatediff.diffusion.conditioning import Conditioning, Control
+from animatediff.diffusion.conditioning import Conditioning, Control, ImagePrompt
+from animatediff.diffusion.prompt_travel import embeddings_of_frames
+from animatediff.diffusion.travel import Travel
 from animatediff.errors import UserError, errors_with_field
 from animatediff.models.control.control_net import ControlNet
 from animatediff.models.control.sparse_control import SparseControlNet
-from animatediff.rendering.catalog.controls import ControlSpec
+from animatediff.models.image_prompt.image_encoder import ImageEncoder
+from animatediff.models.image_prompt.ip_adapter import IPAdapter, image_tokens
+from animatediff.models.motion_unet import MotionUNet
+from animatediff.rendering.catalog.controls import ControlSpec, ImageSpec, frames_in_clip
 from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.catalog.picture_uris import picture_uris
 from animatediff.rendering.frame_codec import FrameCodec
-from animatediff.rendering.pictures import read_picture, read_video_frames
-from animatediff.rendering.preprocessing import preprocess
+from animatediff.rendering.pictures import read_picture, read_pixels, read_video_frames
+from animatediff.rendering.preprocessing import find_preprocessor
 from animatediff.weights.base_facts import BaseFacts
-from animatediff.weights.controls import network_file
+from animatediff.weights.controls import image_encoder_folder, ip_adapter_file, network_file
 
 # A ControlNet is 0.7 GB in half precision, a SparseCtrl encoder 1 GB: a catalog that uses two or three in turn keeps
 # them, one that goes through dozens does not fill the device.
 _MAX_RESIDENT = 4
 _MAX_CACHED_PICTURES = 4  # conditions' pictures, of the items before; a long video's are hundreds of megabytes
+
+ResidentT = TypeVar("ResidentT")
 
 
 class Conditions:
@@ -32,16 +40,20 @@ class Conditions:
     Nothing of a network or its pictures is written into the base, so that nothing of an item stays.
 
     Args:
+        unet: the resident one, whose precision networks are given.
         codec: the resident VAE, which pictures for latents go through.
         base: what the base's configs say.
         device: where networks are put.
-        dtype: their precision.
     """
 
-    def __init__(self, codec: FrameCodec, base: BaseFacts, device: torch.device, dtype: torch.dtype) -> None:
-        self._codec, self._base, self._device, self._dtype = codec, base, device, dtype
-        self._networks: OrderedDict[tuple[object, ...], ControlNet | SparseControlNet] = OrderedDict()
-        self._pictures: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
+    def __init__(self, unet: MotionUNet, codec: FrameCodec, base: BaseFacts, device: torch.device) -> None:
+        self._unet, self._codec, self._base, self._device = unet, codec, base, device
+        self._models: OrderedDict[Hashable, object] = OrderedDict()
+        self._pictures: OrderedDict[Hashable, Tensor] = OrderedDict()
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self._unet.base.dtype
 
     def add(self, conditioning: Conditioning, settings: RenderSettings, *, width: int, height: int) -> Conditioning:
         """Return the conditioning of clips with the controls of their settings.
@@ -55,14 +67,24 @@ class Conditions:
         Raises:
             UserError: a file cannot be read, or does not fit.
         """
-        if not settings.controls:
+        if not settings.controls and not settings.images:
             return conditioning
-        controls = []
+        controls, images, without = [], [], []
         for number, spec in enumerate(settings.controls):
             with errors_with_field(f"controls.{number}"):
-                control = self._control(spec, settings, width=width, height=height)
-            controls.append(control.rows([0] * len(conditioning)))
-        return replace(conditioning, controls=tuple(controls))
+                controls.append(self._control(spec, settings, width=width, height=height))
+        for number, image_spec in enumerate(settings.images):
+            with errors_with_field(f"images.{number}"):
+                image, nothing = self._image_prompt(image_spec, settings, width=width, height=height)
+                images.append(image)
+                without.append(nothing)
+        rows, negative = [0] * len(conditioning), conditioning.negative
+        return replace(
+            conditioning,
+            controls=tuple(control.rows(rows) for control in controls),
+            image_prompts=tuple(image.rows(rows) for image in images),
+            negative=negative and replace(negative, image_prompts=tuple(image.rows(rows) for image in without)),
+        )
 
     def _control(self, spec: ControlSpec, settings: RenderSettings, *, width: int, height: int) -> Control:
         """Return one clip's control."""
@@ -90,15 +112,62 @@ class Conditions:
             guess_mode=spec.guess_mode or (isinstance(network, ControlNet) and network.forces_guess_mode),
         )
 
+    def _image_prompt(
+        self, spec: ImageSpec, settings: RenderSettings, *, width: int, height: int
+    ) -> tuple[ImagePrompt, ImagePrompt]:
+        """Return one clip's image prompt, and that of no picture."""
+        if settings.image_encoder is None:
+            raise UserError("name the folder of the CLIP vision model that reads the pictures, as image_encoder")
+        adapter, encoder = self._adapter(spec.adapter), self._encoder(settings.image_encoder)
+        tokens = image_tokens([read_pixels(uri) for uri in picture_uris(spec.pictures)], adapter, encoder)
+        if spec.frames:
+            try:
+                frames = frames_in_clip(spec.frames, settings.num_frames)
+            except ValueError as error:
+                raise UserError(str(error)) from error
+            keys = dict(zip(frames, tokens.pictures, strict=True))
+            found = embeddings_of_frames(keys, settings.num_frames, Travel(), loop=settings.loop)
+            tokens = tokens._replace(pictures=found)
+        else:
+            tokens = tokens.side_by_side()
+        mask = None
+        if spec.mask is not None:
+            mask = read_picture(spec.mask, width=width, height=height).mean(0).to(self._device)
+        return tokens.prompts(adapter, scale=spec.scale, mask=mask)
+
+    def _adapter(self, uri: str) -> IPAdapter:
+        return self._resident(("adapter", uri), lambda: self._read_adapter(uri))
+
+    def _read_adapter(self, uri: str) -> IPAdapter:
+        adapter = ip_adapter_file.read(uri)
+        ip_adapter_file.check_fits(adapter, self._unet.base, self._base.base)
+        return adapter.to(self._device, self._dtype)
+
+    def _encoder(self, uri: str) -> ImageEncoder:
+        def read() -> ImageEncoder:
+            encoder = image_encoder_folder.read(uri)
+            encoder.model.to(self._device, self._dtype)
+            return encoder
+
+        return self._resident(("encoder", uri), read)
+
     def _network(self, spec: ControlSpec) -> ControlNet | SparseControlNet:
-        key = spec.net, spec.global_pool_conditions
-        if key not in self._networks:
-            while len(self._networks) >= _MAX_RESIDENT:
-                self._networks.popitem(last=False)
-            network = network_file.read(spec.net, self._base.unet, global_pool_conditions=spec.global_pool_conditions)
-            self._networks[key] = network.to(self._device, self._dtype)
-        self._networks.move_to_end(key)
-        return self._networks[key]
+        pooled = spec.global_pool_conditions
+        return self._resident(
+            ("network", spec.net, pooled),
+            lambda: network_file.read(spec.net, self._base.unet, global_pool_conditions=pooled).to(
+                self._device, self._dtype
+            ),
+        )
+
+    def _resident(self, key: Hashable, read: Callable[[], ResidentT]) -> ResidentT:
+        """Return what is in memory under a key; else read it, and let go of what was not used for longest."""
+        if key not in self._models:
+            while len(self._models) >= _MAX_RESIDENT:
+                self._models.popitem(last=False)
+            self._models[key] = read()
+        self._models.move_to_end(key)
+        return cast(ResidentT, self._models[key])
 
     def _read(self, spec: ControlSpec, settings: RenderSettings, *, width: int, height: int) -> Tensor:
         """Return the pictures that a network is shown, (k 3 h w) float32 in [0, 1]."""
@@ -107,7 +176,7 @@ class Conditions:
             while len(self._pictures) >= _MAX_CACHED_PICTURES:
                 self._pictures.popitem(last=False)
             pictures = read_condition(spec, settings, width=width, height=height)
-            self._pictures[key] = preprocess(spec.preprocess, pictures)
+            self._pictures[key] = find_preprocessor(spec.preprocess)(pictures)
         self._pictures.move_to_end(key)
         return self._pictures[key]
 

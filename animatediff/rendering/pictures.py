@@ -36,13 +36,21 @@ def read_picture(uri: str, *, width: int, height: int) -> Tensor:
     Raises:
         UserError: there is no such file, or no picture in it that can be read.
     """
+    return _as_tensor(crop_and_resize(read_pixels(uri), height=height, width=width))
+
+
+def read_pixels(uri: str) -> np.ndarray:
+    """Read a picture at its own size, (h w 3) uint8 RGB, as `read_picture` does.
+
+    Raises:
+        UserError: there is no such file, or no picture in it that can be read.
+    """
     data = _content(uri)
     try:
         with Image.open(io.BytesIO(data)) as image:
-            pixels = _rgb(image)
+            return _rgb(image)
     except Exception as error:  # the reader of each format raises its own
         raise UserError(f"{printable_uri(uri)} cannot be read as a picture: {one_line(error)}") from error
-    return _as_tensor(crop_and_resize(pixels, height=height, width=width))
 
 
 def read_video_frames(uri: str, *, num_frames: int, fps: float, width: int, height: int) -> Tensor:

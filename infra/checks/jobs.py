@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from animatediff.config import Config, load
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.catalog_files import read as read_catalog
+from animatediff.rendering.catalog.reading.catalog_files import read as read_catalog
 from infra.checks.fault import Fault
 from infra.checks.kubernetes.ray_groups import groups
 from infra.checks.tree import CONFIGS, Manifest, Tree

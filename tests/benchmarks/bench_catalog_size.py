@@ -27,7 +27,7 @@ CHILD = """
 import json, sys, time
 begun = start = time.perf_counter()
 import ray
-from animatediff.rendering.catalog import catalog_files
+from animatediff.rendering.catalog.reading import catalog_files
 from animatediff.rendering.checks import catalog as checks
 from animatediff.rendering.catalog.catalog import expand
 from animatediff.rendering.catalog.remembered_hashes import hash_catalog_files

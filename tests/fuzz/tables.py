@@ -18,8 +18,8 @@ from animatediff.data.quarantine import VideoError
 from animatediff.data.sources.fetching.fetch import fetch
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig
-from animatediff.rendering.catalog import catalog_files
-from animatediff.rendering.catalog.catalog_files import CatalogFile
+from animatediff.rendering.catalog.reading import catalog_files
+from animatediff.rendering.catalog.reading.catalog_files import CatalogFile
 from tests.fuzz.harness import Subject
 from tests.fuzz.mutations import mutate_bytes, mutate_tree
 

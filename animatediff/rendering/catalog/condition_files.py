@@ -54,9 +54,10 @@ def settings_by_content(settings: Mapping[str, Any], content: Callable[[str], st
     for name in _LISTS:
         if name in plain:
             plain[name] = [_by_content(spec, content) for spec in settings[name]]
-    encoder = plain.pop("image_encoder", None)
-    if encoder is not None and settings.get("images"):  # nothing else reads it
-        plain["image_encoder"] = content(encoder)
+    if "image_encoder" in plain:
+        del plain["image_encoder"]  # what no image is read with decides nothing
+        if settings.get("images"):
+            plain["image_encoder"] = content(settings["image_encoder"])
     return plain
 
 

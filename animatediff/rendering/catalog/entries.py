@@ -6,18 +6,25 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from animatediff.config import Config
 from animatediff.diffusion.context import Context
-from animatediff.diffusion.free_init import FreeInit
 from animatediff.diffusion.noise_schedule import NoiseSchedule
+from animatediff.diffusion.passes.free_init import FreeInit
+from animatediff.diffusion.passes.second_pass import SecondPass
 from animatediff.diffusion.samplers import SamplerName, TimestepSpacing
-from animatediff.diffusion.second_pass import SecondPass
+from animatediff.diffusion.travel import Travel
 from animatediff.rendering.catalog.controls import ControlSpec, FileUri, ImageSpec
+from animatediff.rendering.catalog.prompts.prompt_text import PromptSyntax, PromptText
 
 
 class RenderSettings(Config):
     """What a prompt is rendered with; the defaults are the reference's."""
 
-    negative_prompt: str = ""
-    """What the clip is not to show: the guidance leads away from it."""
+    negative_prompt: PromptText = ""
+    """What the clip is not to show: the guidance leads away from it. A text, or texts by frame."""
+    prompt_syntax: PromptSyntax = "plain"
+    """`plain`: brackets are characters, and what a text encoder cannot read at once is cut off. `a1111`: weights
+    (`(word:1.2)`, `((word))`, `[word]`), `BREAK`, and any length, as AUTOMATIC1111's program reads them."""
+    travel: Travel | None = None
+    """How clips go from one prompt to the next that are given by frame; default: evenly, on a straight line."""
     sampler: SamplerName = "ddim"
     """The way from noise to latents. Few-step motion modules need theirs: Lightning `euler` with `timestep_spacing:
     trailing`, AnimateLCM `lcm`; both with few steps and little guidance."""
@@ -95,13 +102,17 @@ class SeededRenderSettings(RenderSettings):
 class Prompt(SeededRenderSettings):
     """A prompt; settings given here override its entry's and the catalog's."""
 
-    prompt: str
-    """What the clip shows."""
+    prompt: PromptText
+    """What the clip shows: a text, or texts by frame, `{0: a red circle, 24: a blue circle}`, between which it travels.
+    Before the first frame that is named and behind the last their texts hold; with `loop` the last travels to the
+    first around the clip's end."""
 
 
 def _as_prompt(value: Any) -> Any:
     if isinstance(value, str):
         return {"prompt": value}
+    if isinstance(value, dict) and len(value) > 1 and all(isinstance(key, int) for key in value):
+        return {"prompt": value}  # by frame; one alone is more likely a text without quotes
     is_text = isinstance(value, dict) and len(value) == 1 and not value.keys() & Prompt.model_fields.keys()
     if is_text or not isinstance(value, dict | Prompt):
         # YAML takes `a cat: sitting` for a mapping, `yes` for a truth value, 1984 for a number.
@@ -110,7 +121,7 @@ def _as_prompt(value: Any) -> Any:
 
 
 Prompts = tuple[Annotated[Prompt, BeforeValidator(_as_prompt)], ...]
-"""In a file: texts, or mappings with the text as `prompt` and the settings that it needs."""
+"""In a file: texts, texts by frame, or mappings with either as `prompt` and the settings that it needs."""
 
 
 def _as_file(value: Any) -> Any:

@@ -5,17 +5,22 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 from animatediff.errors import UserError
+from animatediff.models.prompts import a1111_syntax
+from animatediff.models.prompts.pieces import joined
 from animatediff.models.text_encoder import uses
-from animatediff.rendering.catalog import catalog_files
 from animatediff.rendering.catalog.catalog import Catalog, EntryIndex, settings_of_prompt
 from animatediff.rendering.catalog.condition_files import condition_files
-from animatediff.rendering.catalog.entries import Entry
+from animatediff.rendering.catalog.entries import Entry, ModelFiles
 from animatediff.rendering.catalog.model_identity import token_of
 from animatediff.rendering.catalog.named_files import named_files
-from animatediff.rendering.checks import contradictions
+from animatediff.rendering.catalog.prompts.prompt_problems import prompt_problems
+from animatediff.rendering.catalog.prompts.prompt_text import texts_by_frame
+from animatediff.rendering.catalog.reading import catalog_files
+from animatediff.rendering.checks import contradictions, controls
+from animatediff.rendering.checks.controls import ControlChecks
 from animatediff.rendering.checks.files import check_conditions, check_files, files_of
 from animatediff.rendering.checks.models import CHECKED_SETTINGS, ModelChecks
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS
@@ -24,7 +29,7 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_TOLD = 20  # problems in a message
 _MAX_NAMED = 3  # entries of one problem
 _PROMPT_CHARS = 40
-_CHECKED_SETTINGS = frozenset({*CHECKED_SETTINGS, *contradictions.FIELDS})
+_CHECKED_SETTINGS = frozenset({*CHECKED_SETTINGS, *contradictions.FIELDS, *controls.FIELDS})
 
 
 def read(uri: str) -> Catalog:
@@ -84,7 +89,7 @@ def _problems(catalog: Catalog) -> Iterator[tuple[EntryIndex, str]]:
     conditions = check_conditions(
         uri for entry in catalog.entries for each in catalog.settings_of_prompts(entry) for uri in condition_files(each)
     )
-    models = ModelChecks(catalog.noise_schedule)
+    models, of_controls = ModelChecks(catalog.noise_schedule), ControlChecks()
     tokens = cache(token_of)
     for index, entry in enumerate(catalog.entries):
         yield from ((index, f"{file.field}: {files[file]}") for file in files_of(entry) if file in files)
@@ -99,7 +104,8 @@ def _problems(catalog: Catalog) -> Iterator[tuple[EntryIndex, str]]:
             if not any(uses(text, token) for text in _texts(catalog, entry)):
                 yield index, f"no prompt uses the embedding {path}: write {token!r} where it belongs"
         yield from ((index, problem) for problem in _token_problems(words))
-        yield from _model_problems(catalog, index, models, conditions)
+        yield from _prompt_problems(catalog, index)
+        yield from _model_problems(catalog, index, _Checks(models, of_controls, conditions))
 
 
 def _name_problems(catalog: Catalog) -> Iterator[tuple[int, str]]:
@@ -128,38 +134,66 @@ def _token_problems(words: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 def _texts(catalog: Catalog, entry: Entry) -> Iterator[str]:
     """Yield the texts in which the words of an entry's embeddings may stand."""
-    yield catalog.settings_of(entry)["negative_prompt"]
+    shared = catalog.settings_of(entry)
     for prompt in catalog.prompts_of(entry):
-        yield prompt.prompt
-        yield prompt.negative_prompt
+        settings = settings_of_prompt(shared, prompt)
+        for text in (*texts_by_frame(prompt.prompt).values(), *texts_by_frame(settings["negative_prompt"]).values()):
+            yield joined(a1111_syntax.parse(text)) if settings["prompt_syntax"] == "a1111" else text
 
 
-def _model_problems(
-    catalog: Catalog, index: int, models: ModelChecks, conditions: Mapping[str, str]
-) -> Iterator[tuple[EntryIndex, str]]:
+class _Checks(NamedTuple):
+    """What looks at an entry's settings."""
+
+    models: ModelChecks
+    controls: ControlChecks
+    absent_files: Mapping[str, str]
+    """Pictures and videos that are not there, and how to say so."""
+
+    def problems(self, model: ModelFiles, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return why no clip can be made with settings."""
+        absent = [self.absent_files[uri] for uri in condition_files(settings) if uri in self.absent_files]
+        return (
+            *self.models.settings(model, settings),
+            *contradictions.contradictions(settings),
+            *(absent or self.controls.problems(model.base, settings)),
+        )
+
+
+def _model_problems(catalog: Catalog, index: int, checks: _Checks) -> Iterator[tuple[EntryIndex, str]]:
     entry = catalog.entries[index]
     try:
         model = catalog.model_files(entry)
     except UserError as error:
         yield index, str(error)
         return
-    if problem := models.model(model):
+    if problem := checks.models.model(model):
         yield index, problem
         return
-
-    def problems(settings: Mapping[str, Any]) -> tuple[str, ...]:
-        absent = [conditions[uri] for uri in condition_files(settings) if uri in conditions]
-        return (*models.settings(model, settings), *contradictions.contradictions(settings), *absent)
-
     shared = catalog.settings_of(entry)
-    of_entry = cache(lambda: problems(shared))
+    of_entry = cache(lambda: checks.problems(model, shared))
     found = [
         of_entry()
         if prompt.model_fields_set.isdisjoint(_CHECKED_SETTINGS)
-        else problems(settings_of_prompt(shared, prompt))
+        else checks.problems(model, settings_of_prompt(shared, prompt))
         for prompt in catalog.prompts_of(entry)
     ]
-    if len(set(found)) == 1:  # also where every prompt says it
+    yield from _placed(index, found)
+
+
+def _prompt_problems(catalog: Catalog, index: int) -> Iterator[tuple[EntryIndex, str]]:
+    shared = catalog.settings_of(catalog.entries[index])
+    found = []
+    for prompt in catalog.prompts_of(catalog.entries[index]):
+        settings = settings_of_prompt(shared, prompt)
+        how = {"syntax": settings["prompt_syntax"], "num_frames": settings["num_frames"]}
+        texts = (prompt.prompt, settings["negative_prompt"])
+        found.append(tuple(problem for text in texts for problem in prompt_problems(text, **how)))
+    yield from _placed(index, found)
+
+
+def _placed(index: int, found: Sequence[tuple[str, ...]]) -> Iterator[tuple[EntryIndex, str]]:
+    """Yield the problems of an entry's prompts as the entry's where all of them have the same, else as the prompts'."""
+    if len(set(found)) == 1:
         yield from ((index, problem) for problem in found[0])
         return
     yield from (((index, number), problem) for number, problems in enumerate(found) for problem in problems)

@@ -2,12 +2,15 @@
 
 import logging
 from collections import Counter
+from typing import get_args
 
 from animatediff import storage
 from animatediff.config import dump
 from animatediff.errors import errors_with_field
-from animatediff.rendering.catalog import catalog_files, prompt_syntax
 from animatediff.rendering.catalog.catalog import RenderPlan, expand
+from animatediff.rendering.catalog.prompts import prompt_syntax
+from animatediff.rendering.catalog.prompts.prompt_text import PromptSyntax
+from animatediff.rendering.catalog.reading import catalog_files
 from animatediff.rendering.catalog.remembered_hashes import hash_catalog_files
 from animatediff.rendering.checks import catalog as checks
 from animatediff.rendering.results.ledger import Ledger
@@ -78,6 +81,8 @@ def _plan(config: AnimateConfig, output_uri: str) -> RenderPlan:
     # There may be terabytes of checkpoints: they are read once, not at every resume.
     remembered_uri = storage.join(output_uri, "inputs", "hashes.json")
     plan = expand(catalog, problems=problems, content_hash=hash_catalog_files(catalog, remembered_uri))
-    if syntax := prompt_syntax.report(text for item in plan.items for text in prompt_syntax.texts_of(item)):
-        logger.warning("%s", syntax)
+    for syntax in get_args(PromptSyntax):
+        texts = (text for item in plan.items if item.prompt_syntax == syntax for text in item.texts)
+        if found := prompt_syntax.report(texts, syntax):
+            logger.warning("%s", found)
     return plan

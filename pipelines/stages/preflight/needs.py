@@ -8,8 +8,8 @@ from typing import Any
 from animatediff import storage
 from animatediff.config import Config
 from animatediff.data.sources.spec import SourceConfig
-from animatediff.rendering.catalog import catalog_files
 from animatediff.rendering.catalog.named_files import named_files
+from animatediff.rendering.catalog.reading import catalog_files
 from animatediff.rendering.results.table import TABLE
 from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
 from pipelines.tracking.model_uris import is_in_mlflow

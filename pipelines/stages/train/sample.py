@@ -12,9 +12,9 @@ from animatediff.data.loading.selection import ClipFilter
 from animatediff.data.manifest import Manifest
 from animatediff.errors import UserError
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog import prompt_syntax
 from animatediff.rendering.catalog.entries import Entry, Lora
 from animatediff.rendering.catalog.item import Item
+from animatediff.rendering.catalog.prompts import prompt_syntax
 from animatediff.rendering.outputs import encode_gif, encode_mp4, encode_png
 from animatediff.training.recipes.recipe import Recipe, SamplingWeights
 from animatediff.training.settings import RecipeConfig

@@ -259,10 +259,34 @@ def test_captions_move_clips_and_clips_alone_give_what_they_give_together():
     assert (together - alone).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("text", [None, torch.zeros(1, 7, 24), torch.zeros(2, 7, 16), torch.zeros(2, 24)])
+@torch.no_grad()
+def test_each_frame_attends_to_its_own_caption():
+    module = next(m for m in captioned().motion.modules() if isinstance(m, MotionModule))
+    x = torch.randn(2 * NUM_FRAMES, 32, 3, 2, generator=torch.Generator().manual_seed(1))
+    _, _, told = make_inputs("v3")
+    same = told.text[:, None].repeat(1, NUM_FRAMES, 1, 1)
+    once = module(x, NUM_FRAMES, told.text)
+    assert (module(x, NUM_FRAMES, same) - once).abs().max() < 1e-5
+    changed = same.clone()
+    changed[1, 2] = told.text[0]
+    differs = (module(x, NUM_FRAMES, changed) - once).abs().amax(dim=(1, 2, 3)) > 1e-5
+    assert differs.nonzero().flatten().tolist() == [NUM_FRAMES + 2]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        torch.zeros(1, 7, 24),
+        torch.zeros(2, 7, 16),
+        torch.zeros(2, 24),
+        torch.zeros(2, NUM_FRAMES + 1, 7, 24),
+        torch.zeros(1, NUM_FRAMES, 7, 24),
+    ],
+)
 def test_a_caption_that_does_not_fit_the_motion_module_is_refused(text):
     module = MotionModule(32, TEXT)
-    with pytest.raises(ValueError, match=r"attends to text embeddings \(b n d\) with b = 2 and d = 24"):
+    with pytest.raises(ValueError, match=r"attends to text embeddings \(b n d\) or \(b f n d\) with b = 2, .* d = 24"):
         module(torch.zeros(2 * NUM_FRAMES, 32, 3, 2), NUM_FRAMES, text)
 
 

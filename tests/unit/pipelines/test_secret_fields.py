@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from animatediff.commands import main
 from animatediff.config import Config, dump, parse
 from animatediff.errors import UsageError, UserError
-from animatediff.rendering.catalog.catalog_files import CatalogFile
+from animatediff.rendering.catalog.reading.catalog_files import CatalogFile
 from animatediff.uris import Uri, with_secrets
 from animatediff.weights.reading import files
 from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig

@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from animatediff import config
-from animatediff.rendering.catalog.catalog_files import CatalogFile
+from animatediff.rendering.catalog.reading.catalog_files import CatalogFile
 from animatediff.rendering.results import ledger, table
 from animatediff.rendering.results.result import Result
 from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig

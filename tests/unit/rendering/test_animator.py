@@ -11,10 +11,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from animatediff.diffusion.context import Context
-from animatediff.diffusion.free_init import FreeInit
+from animatediff.diffusion.passes.free_init import FreeInit
+from animatediff.diffusion.passes.second_pass import SecondPass
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.schedule import NoiseSchedule
-from animatediff.diffusion.second_pass import SecondPass
+from animatediff.diffusion.travel import Travel
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
@@ -116,6 +117,8 @@ def test_frames_have_the_items_shape_and_move(animator):
 
 CHANGES = {
     "prompt": "a blue square",
+    "prompt_syntax": "a1111",
+    "travel": Travel(dwell=1),
     "seed": 4,
     "negative_prompt": "",
     "sampler": "euler_a",
@@ -135,6 +138,11 @@ CHANGES = {
     "free_init": FreeInit(iterations=2),
     "second_pass": SecondPass(scale=2.0),
 }
+# What some settings say nothing without.
+BESIDE = {
+    "prompt_syntax": {"prompt": "a (red:0.1) circle"},
+    "travel": {"prompt": {0: "a red circle", 2: "a blue square"}},
+}
 
 
 @pytest.mark.parametrize("name", ["prompt", "seed", *(RenderSettings.model_fields.keys() - {"fps", *WEIGHTS_SLOTS})])
@@ -143,6 +151,9 @@ def test_each_setting_of_an_item_counts_in_its_digest_and_its_pictures(animator,
     shared = {"init_image": str(files / "picture.png")} if name == "strength" else {}
     assert not np.array_equal(rendered(animator, BARE, **shared, **change), rendered(animator, BARE, **shared))
     assert digest(files, **shared, **change) != digest(files, **shared)
+    beside, change = BESIDE.get(name, {}), {name: CHANGES[name]}
+    assert not np.array_equal(rendered(animator, BARE, **beside, **change), rendered(animator, BARE, **beside))
+    assert digest(files, **beside, **change) != digest(files, **beside)
 
 
 def test_without_a_schedule_the_motion_modules_own_is_used(files, tmp_path):

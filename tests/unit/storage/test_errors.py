@@ -18,7 +18,7 @@ from animatediff.data.sources.fetching import http
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig
 from animatediff.errors import UserError
-from animatediff.rendering.catalog import catalog_files
+from animatediff.rendering.catalog.reading import catalog_files
 from animatediff.rendering.checks import files as file_checks
 from animatediff.storage import filesystems
 from animatediff.uris import hide_secrets, with_secrets

@@ -18,7 +18,7 @@ from animatediff.data.sources.fetching.fetch import fetch
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.catalog_files import read as read_catalog
+from animatediff.rendering.catalog.reading.catalog_files import read as read_catalog
 from tests.unit.data.sources.test_fetching import refusal
 from tests.unit.data.sources.test_reader import read, touch
 

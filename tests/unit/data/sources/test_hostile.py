@@ -22,7 +22,7 @@ from animatediff.data.sources.captions import clean_caption
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.tables import read_rows
+from animatediff.rendering.catalog.reading.tables import read_rows
 from tests.unit.data.sources.test_collections_tars import sample, write_tar
 from tests.unit.data.sources.test_reader import read, touch
 

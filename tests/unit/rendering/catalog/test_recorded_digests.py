@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from animatediff.errors import UserError
-from animatediff.rendering.catalog import catalog_files
 from animatediff.rendering.catalog.catalog import expand
+from animatediff.rendering.catalog.reading import catalog_files
 
 _NAMES = ("motion", "other_motion", "checkpoint", "vae", "lora", "second_lora", "adapter", "camera", "learned", "word")
 

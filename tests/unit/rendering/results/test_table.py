@@ -31,6 +31,11 @@ COLUMNS = {
     "num_bytes": pa.map_(pa.string(), pa.int64()),
     "seconds": NUMBERS,
 }
+# Settings that came later.
+ADDED = {
+    "prompt_syntax": pa.string(),
+    "travel": pa.struct([("interpolation", pa.string()), ("dwell", pa.float64())]),
+}
 ONE_SCORER = {"scores": NUMBERS, "scored_by": pa.string(), "score_error": pa.string()}
 SCORED = {"my.pkg:s": {"x": 1.0, "y": -2.5}, "other:s": {"x": 3.0}, "third:s": {}}
 
@@ -50,6 +55,7 @@ def test_columns_are_what_they_were_and_those_of_the_scorers(tmp_path):
     schema = pq.read_schema(tmp_path / "results.parquet")
     new = {"scores": pa.map_(pa.string(), NUMBERS), "score_errors": STRINGS}
     new |= dict.fromkeys(("controls", "images", "image_encoder"), pa.string())
+    new = {"scores": pa.map_(pa.string(), NUMBERS), "score_errors": STRINGS, **ADDED}
     assert {field.name: field.type for field in schema} == COLUMNS | new
     assert schema.names[0] == "digest"
     assert set(schema.names) == Result.model_fields.keys() | {"uri"}

@@ -4,7 +4,7 @@ import pytest
 
 from animatediff.rendering.catalog.catalog import Catalog, expand
 from animatediff.rendering.catalog.item import Item
-from animatediff.rendering.catalog.prompt_syntax import find, report, texts_of, warning
+from animatediff.rendering.catalog.prompts.prompt_syntax import find, report, warning
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_catalog_is_one_line_over_its_different_prompts():
         }
     )
     items = expand(catalog, content_hash=lambda uri: uri).items
-    line = report(text for item in items for text in texts_of(item))
+    line = report(text for item in items for text in item.texts)
     assert line.startswith("3 of 4 prompts, such as '(blurry:1.4)': '(blurry:1.4)', '(red:1.5)', '[x]' and 1 more is ")
     assert "\n" not in line
     assert report(["a cat (sitting)"]) is None
@@ -98,4 +98,4 @@ def test_a_catalog_is_one_line_over_its_different_prompts():
 
 def test_a_negative_prompt_that_is_not_used_is_not_told():
     item = Item(digest="", entry="", model="", prompt="a cat", negative_prompt="(blurry:2)", seed=0, guidance_scale=1.0)
-    assert texts_of(item) == ("a cat",)
+    assert item.texts == ("a cat",)

@@ -8,12 +8,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from animatediff.diffusion.free_init import FreeInit
 from animatediff.diffusion.noise_schedule import NoiseSchedule
-from animatediff.diffusion.repeated_sampling import low_pass_filter, mix_frequencies, sample_with_free_init
+from animatediff.diffusion.passes.free_init import FreeInit
+from animatediff.diffusion.passes.repeated_sampling import low_pass_filter, mix_frequencies, sample_with_free_init
 from animatediff.diffusion.schedule import add_noise, compute_alphas_cumprod
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "free_init.safetensors"
+GOLDEN = Path(__file__).parents[3] / "golden" / "free_init.safetensors"
 TENSORS = load_file(GOLDEN)
 TOLERANCE = 2e-6
 ALPHAS = compute_alphas_cumprod(NoiseSchedule())

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from animatediff.diffusion.free_init import FreeInit
+from animatediff.diffusion.passes.free_init import FreeInit
 from animatediff.diffusion.schedule import add_noise
 
 

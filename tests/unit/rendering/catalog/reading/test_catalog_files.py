@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from animatediff.errors import UsageError
 from animatediff.rendering.catalog.catalog import Catalog, expand
-from animatediff.rendering.catalog.catalog_files import read
 from animatediff.rendering.catalog.named_files import scaled_loras
+from animatediff.rendering.catalog.reading.catalog_files import read
 
 SHARED = {"base": "owner/base", "motion_module": "mm.safetensors"}
 WEIGHTS = ("name", "base", "motion_module", "loras", "domain_adapter", "embeddings", "priority")

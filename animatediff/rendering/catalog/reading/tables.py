@@ -19,6 +19,7 @@ from animatediff.data.sources.limits import MAX_CAPTION_CHARS
 from animatediff.data.sources.tables.parquet_files import read_footer
 from animatediff.data.sources.tables.parquet_pages import portions, read_columns
 from animatediff.errors import UsageError, UserError
+from animatediff.rendering.catalog.prompts.prompt_text import is_travel
 from animatediff.uris import printable_uri
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS, WeightsSlot
 
@@ -27,7 +28,7 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 _SHOWN_CHARS = 200  # of a name or a cell in a message
 _TEXTS = ("prompt", "negative_prompt")  # the columns whose blanks are kept
-_MAPPINGS = ("context", "free_init", "second_pass", "controls", "images")
+_MAPPINGS = ("context", "free_init", "second_pass", "travel", "controls", "images")
 # A list of texts or mappings, or a mapping: prompts have brackets and braces of their own, such as `[day:night:0.5]`.
 _JSON_PROMPTS = re.compile(r'\[\s*(\{\s*)?"|\[\s*\]$|\{\s*"')
 
@@ -48,8 +49,8 @@ def read_rows(uri: str, columns: Iterable[str]) -> Iterator[Row]:
         uri: its suffix says its format; CSV and JSONL may be compressed (`.csv.gz`). A CSV's first row says whether
             commas, semicolons or tabs part its cells; what is empty in it is no row.
         columns: those that it may have. In a text cell, low-rank files are `path:scale;path:scale` (the scale may be
-            left out), embeddings `path;path`, seeds `1;2`, and each of them, `prompts` and mappings such as `context`
-            may be JSON.
+            left out), embeddings `path;path`, seeds `1;2`, and each of them, `prompts`, `context` and `travel` may be
+            JSON; a prompt is JSON where it gives texts by frame.
 
     Raises:
         UsageError: it is missing, damaged or of no such format, has another column, or a cell cannot be read.
@@ -86,7 +87,7 @@ def _shown(value: Any) -> str:
 
 def _value(name: str, text: str) -> Any:
     if name in _TEXTS:
-        return text
+        return _plain(json.loads(text)) if is_travel(text) else text
     text = text.strip()
     if name in _MAPPINGS or (name in _LISTS and _is_json(name, text)):
         return _plain(json.loads(text))

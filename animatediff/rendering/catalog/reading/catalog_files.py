@@ -12,8 +12,8 @@ from animatediff.errors import UsageError, UserError
 from animatediff.rendering.catalog.canonical_json import sha256
 from animatediff.rendering.catalog.catalog import Catalog
 from animatediff.rendering.catalog.entries import Entry, Prompt, SeededRenderSettings
-from animatediff.rendering.catalog.row_validation import RowValidator
-from animatediff.rendering.catalog.tables import SUFFIXES, Row, read_rows
+from animatediff.rendering.catalog.reading.row_validation import RowValidator
+from animatediff.rendering.catalog.reading.tables import SUFFIXES, Row, read_rows
 from animatediff.rendering.catalog.unvalidated_copies import unvalidated_copy
 from animatediff.uris import Uri, printable_uri
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS

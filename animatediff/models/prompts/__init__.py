@@ -1,0 +1,1 @@
+"""Prompts before they are encoded: weighted pieces of text, and the chunks that a text encoder reads."""

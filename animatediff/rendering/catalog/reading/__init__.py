@@ -1,0 +1,1 @@
+"""Catalogs as files: YAML, and tables of entries and prompts."""
