@@ -134,7 +134,7 @@ def test_a_list_sorted_by_a_dead_host_comes_to_its_end(cluster, base, tmp_path):
 
 def test_too_many_rejects_fail_the_run_after_writing_everything(cluster, base, sprites, tmp_path):
     config = make_config(sprites[0], tmp_path / "dataset", base, max_quarantine_rate=0.1)
-    with pytest.raises(UserError, match=r"25% of the videos.*max_quarantine_rate 10%"):
+    with pytest.raises(UserError, match=r"25% of the videos.*max_quarantine_rate 10%.*; 1 \w+, first \S+: \w+"):
         ingest.main(config)
     assert read_manifest(config.output_uri).num_clips == 9
     assert exported(config.output_uri)["job_ends_total", "failed"] == 1

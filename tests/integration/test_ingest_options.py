@@ -1,5 +1,6 @@
 """What the ingest job can be asked for beside the plain case."""
 
+import itertools
 import logging
 import shutil
 from importlib.metadata import files
@@ -19,6 +20,9 @@ from animatediff.models.vae import encode_frames
 from animatediff.weights.base import load_vae
 from pipelines import ingest
 from pipelines.settings import IngestConfig, RateConfig, SourceConfig
+from pipelines.stages.ingest import room
+from pipelines.stages.ingest.decode import Decode
+from pipelines.stages.ingest.encode import Encode
 from tests.support import mp4
 
 pytestmark = pytest.mark.ray
@@ -39,6 +43,29 @@ def add(folder, name, data, caption="a bar"):
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.mp4").write_bytes(data)
     (folder / f"{name}.txt").write_text(caption)
+
+
+def test_what_is_left_of_a_cluster_that_has_lost_a_stage_s_place_goes_on(cluster, base, tmp_path, caplog, monkeypatch):
+    for i in range(12):
+        add(tmp_path / "videos", str(i), mp4(20 + i))
+    straight = ingest.main(make_config(tmp_path / "videos", tmp_path / "straight", base))
+    # As if the decoders had no machine any more once there is a part, on a cluster with room for one of each.
+    parts, looks = tmp_path / "dataset" / "parts", itertools.count()
+    monkeypatch.setattr(room, "_EVERY_S", 0.1)
+    monkeypatch.setattr(room, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(room, "fit", lambda pools, _: {stage: pool._replace(number=1) for stage, pool in pools.items()})
+
+    def placed(pools):
+        is_lost = any(parts.glob("*.parquet")) and pools[Decode].number == 2
+        return {Encode} if is_lost and next(looks) else {Decode, Encode}
+
+    monkeypatch.setattr(room, "placed_stages", placed)
+    with caplog.at_level(logging.INFO):
+        config = make_config(tmp_path / "videos", tmp_path / "dataset", base, num_decoders=2, clips_per_unit=1)
+        manifest = ingest.main(config)
+    assert "no room for every stage: going on with 2 in place of 3 ingest workers" in caplog.text
+    assert caplog.text.count("starting ") == 2
+    assert [shard.sha256 for shard in manifest.shards] == [shard.sha256 for shard in straight.shards]
 
 
 def redness(frames, caption):

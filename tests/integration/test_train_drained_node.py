@@ -1,5 +1,6 @@
 """A machine that is drained, as a spot machine before it is reclaimed: the workers on it save, and others go on."""
 
+import logging
 import threading
 import time
 
@@ -51,7 +52,7 @@ def _is_extra(path):
     return int(path.name[5:]) % EVERY != 0 and (path / "state.json").exists()
 
 
-def test_the_workers_of_a_drained_machine_save_first(two_workers, base, tmp_path, monkeypatch):
+def test_the_workers_of_a_drained_machine_save_first(two_workers, base, tmp_path, monkeypatch, caplog):
     cluster, nodes = two_workers
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     write_dataset(tmp_path / "dataset", shards=(9, 8), shapes=((4, 4, 16, 16),))
@@ -71,7 +72,11 @@ def test_the_workers_of_a_drained_machine_save_first(two_workers, base, tmp_path
         if name == "drained":
             arguments = (cluster, nodes, output, seen)
             threading.Thread(target=drain_busy_node, args=arguments, daemon=True).start()
-        assert train.main(config).num_steps == 3 * EVERY
+        with caplog.at_level(logging.INFO):
+            assert train.main(config).num_steps == 3 * EVERY
         print(name, seen)  # noqa: T201
     assert seen["accepted"]
+    assert "a worker's machine will be taken away: saving after step" in caplog.text
+    assert "the workers left the machine and started again after step" in caplog.text
+    assert "the workers failed" not in caplog.text
     assert (outputs["drained"] / WEIGHTS).read_bytes() == (outputs["straight"] / WEIGHTS).read_bytes()

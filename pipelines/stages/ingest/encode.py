@@ -40,14 +40,14 @@ class Encode(Stage[DecodedWork, UnitResult]):
             if np.isfinite(latents).all():
                 rows.append(self._row(unit.unit_id, clip, latents))
             else:
-                broken[clip.video.video_id] = _nan_rejection(unit.unit_id, clip)
+                broken[clip.video.video_id] = self._nan_rejection(unit.unit_id, clip)
         # A video is in a shard or in quarantine, never in both.
         rows = [row for row in rows if row["video_id"] not in broken]
         rejections = [*work.decoded_unit.rejections, *broken.values()]
         parts.commit(self._spec.output_uri, unit.unit_id, rows, rejections)
         reasons = dict(Counter(str(rejection.reason) for rejection in rejections))
         seconds = time.perf_counter() - began
-        return UnitResult(len(unit.videos), len(rows), reasons, work.seconds | {"encode": seconds})
+        return UnitResult(unit.unit_id, len(unit.videos), len(rows), reasons, work.seconds | {"encode": seconds})
 
     def _row(self, unit_id: str, clip: IngestClip, latents: np.ndarray) -> dict[str, object]:
         decoded, (n_frames, height, width, _) = clip.decoded_clip, clip.decoded_clip.frames.shape
@@ -76,15 +76,16 @@ class Encode(Stage[DecodedWork, UnitResult]):
             "ingest_version": INGEST_VERSION,
         } | decoded.scores
 
-
-def _nan_rejection(unit_id: str, clip: IngestClip) -> Rejection:
-    detail = f"the latents of window {clip.decoded_clip.index} are not finite in float16"
-    return Rejection(
-        clip.video.video_id,
-        printable_uri(clip.video.uri),
-        unit_id,
-        "encode",
-        Reason.NAN_LATENT,
-        detail,
-        src_sha256=clip.src_sha256,
-    )
+    def _nan_rejection(self, unit_id: str, clip: IngestClip) -> Rejection:
+        detail = f"the latents of window {clip.decoded_clip.index} are not finite in float16"
+        if self._spec.dtype == "float16":
+            detail += ", in which this VAE overflows: ingest with vae_dtype: float32 into another output_uri"
+        return Rejection(
+            clip.video.video_id,
+            printable_uri(clip.video.uri),
+            unit_id,
+            "encode",
+            Reason.NAN_LATENT,
+            detail,
+            src_sha256=clip.src_sha256,
+        )

@@ -53,6 +53,7 @@ class DecodedWork:
 class UnitResult:
     """What became of one committed unit."""
 
+    unit_id: str
     num_videos: int
     num_clips: int
     reasons: dict[str, int]

@@ -120,10 +120,10 @@ def test_scorers_never_take_the_place_of_decoders_and_encoders(monkeypatch, cpus
     monkeypatch.setattr(launch, "num_cpus", lambda: cpus)
     numbers = {"num_decoders": decoders, "num_encoders": encoders, "num_scorers": scorers, "scorers": ("a:b",)}
     config = IngestConfig.model_validate({"source": {"uri": "v"}, "output_uri": "o", "base": "b"} | numbers)
-    stages = launch._actors_per_stage(config, 20, use_gpu=False)
-    assert stages[Score] == (scorers or 1)
-    assert sum(number * launch._cpus_per_actor(stages)[stage] for stage, number in stages.items()) <= cpus
-    assert launch._cpus_per_actor(stages)[Encode] == Encode.cpus
+    pools = launch._pools(config, SimpleNamespace(device="cpu"), 20, use_gpu=False)
+    assert pools[Score].number == (scorers or 1)
+    assert sum(pool.number * pool.needs["CPU"] for pool in pools.values()) <= cpus
+    assert pools[Encode].needs["CPU"] == Encode.cpus
 
 
 @pytest.mark.parametrize(
@@ -137,5 +137,5 @@ def test_scorers_never_take_the_place_of_decoders_and_encoders(monkeypatch, cpus
 def test_scorers_have_a_stage_where_there_are_any(monkeypatch, changes, numbers):
     monkeypatch.setattr(launch, "num_cpus", lambda: 8)
     config = IngestConfig.model_validate({"source": {"uri": "v"}, "output_uri": "o", "base": "b"} | changes)
-    found = launch._actors_per_stage(config, 20, use_gpu=False)
-    assert (list(found), found) == (list(numbers), numbers)
+    pools = launch._pools(config, SimpleNamespace(device="cpu"), 20, use_gpu=False)
+    assert [(stage, pool.number) for stage, pool in pools.items()] == list(numbers.items())

@@ -11,6 +11,7 @@ from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.ingest import parts
 from animatediff.data.sources.spec import SourceVideo
+from animatediff.weights.base import load_vae
 from pipelines.stages.ingest.decode import Decode
 from pipelines.stages.ingest.encode import Encode
 from pipelines.stages.ingest.score import Score
@@ -31,6 +32,23 @@ def brightness(frames, caption):
     return {"mean": float(frames.mean()), "words": len(caption.split())}
 
 
+def make_spec(folder, base, **changes):
+    fields = {
+        "output_uri": str(folder / "dataset"),
+        "base": str(base),
+        "dtype": "float32",
+        "vae_fingerprint": "fp",
+        "clips": ClipConfig(height=32, width=32, stride=1),
+        "decode": DecodeConfig(),
+        "scorers": (),
+        "device": "cpu",
+        "trusted": False,
+        "quarantine_unreachable": False,
+        "max_outage_s": 0,
+    }
+    return IngestSpec(**fields | changes)
+
+
 def test_a_unit_becomes_its_part_and_twice_the_same_bytes(tmp_path):
     """What was scored is in the part; who was put aside is there with the reason."""
     for number in range(2):
@@ -38,19 +56,7 @@ def test_a_unit_becomes_its_part_and_twice_the_same_bytes(tmp_path):
     (tmp_path / "2.mp4").write_bytes(b"")
     videos = [SourceVideo(f"v{number}", str(tmp_path / f"{number}.mp4"), "a bar") for number in range(3)]
     (unit,), _ = plan(str(tmp_path / "dataset"), videos)
-    spec = IngestSpec(
-        output_uri=str(tmp_path / "dataset"),
-        base=str(build_base(tmp_path / "base")),
-        dtype="float32",
-        vae_fingerprint="fp",
-        clips=ClipConfig(height=32, width=32, stride=1),
-        decode=DecodeConfig(),
-        scorers=(f"{__name__}:brightness",),
-        device="cpu",
-        trusted=False,
-        quarantine_unreachable=False,
-        max_outage_s=0,
-    )
+    spec = make_spec(tmp_path, build_base(tmp_path / "base"), scorers=(f"{__name__}:brightness",))
     written = []
     for _ in range(2):
         row = {"ref": [pickle.dumps(unit)], "error": [""]}
@@ -64,3 +70,23 @@ def test_a_unit_becomes_its_part_and_twice_the_same_bytes(tmp_path):
     scores = [dict(row["scores"]) for row in shards.from_parquet(written[0]).to_pylist()]
     assert [found["words"] for found in scores] == [2, 2]
     assert all(found["mean"] > 0 for found in scores)
+
+
+@pytest.mark.parametrize(("dtype", "names_remedy"), [("float16", True), ("float32", False)])
+def test_a_vae_that_overflows_is_told_with_the_remedy(tmp_path, monkeypatch, dtype, names_remedy):
+    (tmp_path / "0.mp4").write_bytes(mp4(20))
+    (unit,), _ = plan(str(tmp_path / "dataset"), [SourceVideo("v0", str(tmp_path / "0.mp4"), "a bar")])
+    base = build_base(tmp_path / "base")
+    vae = load_vae(str(base))
+    vae.quant_conv.weight.data *= 1e7  # beyond the largest number of float16, in which shards keep latents
+    vae.save_pretrained(base / "vae")
+    row = {"ref": [pickle.dumps(unit)], "error": [""]}
+    for stage in (Decode, Encode):
+        row = stage(make_spec(tmp_path, base, dtype=dtype))(row)
+    result = pickle.loads(row["result"][0])
+    assert (result.num_clips, result.reasons) == (0, {"nan_latent": 1})
+    ((rejection,),) = (
+        summary.rejections for summary in parts.read_summaries(str(tmp_path / "dataset"), [unit.unit_id])
+    )
+    assert "the latents of window 0 are not finite in float16" in rejection.detail
+    assert ("ingest with vae_dtype: float32 into another output_uri" in rejection.detail) == names_remedy

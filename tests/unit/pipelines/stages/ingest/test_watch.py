@@ -39,7 +39,9 @@ def track(job, *results, state=None, **config):
 
 
 def result(num_clips, **reasons):
-    return UnitResult(num_videos=3, num_clips=num_clips, reasons=reasons, seconds={"decode": 1.0, "encode": 2.0})
+    return UnitResult(
+        "unit", num_videos=3, num_clips=num_clips, reasons=reasons, seconds={"decode": 1.0, "encode": 2.0}
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def test_a_rerun_with_more_videos_adds_to_what_is_sealed(tmp_path, added, told):
 def test_seconds_of_scorers_are_told_where_there_are_any_and_kept(tmp_path):
     dataset = str(tmp_path)
     units, _ = plan(dataset, make_videos(3))
-    scored = UnitResult(3, 1, {}, {"decode": 1.0, "score": 5.0, "encode": 2.0})
+    scored = UnitResult("unit", 3, 1, {}, {"decode": 1.0, "score": 5.0, "encode": 2.0})
     assert "score_s" not in track(job_of(dataset, units), result(1))
     assert track(job_of(dataset, units), scored, state=IngestState(score_s=1.5))["score_s"] == 6.5
     config = IngestConfig.model_validate({"source": {"uri": "videos"}, "output_uri": dataset, "base": "base"})

@@ -1,0 +1,116 @@
+"""Room for every stage when machines are lost for good.
+
+Ray starts the actors of a lost machine anew wherever there is room, whichever comes first. Those of one stage can take
+all of it, and then wait for ever for the work of another stage, which waits for room.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import ray
+from ray._private.state import actors
+from ray.exceptions import RayError
+
+from animatediff.errors import UserError
+from pipelines.stages.ingest.stage import Stage
+from pipelines.terminal import interrupts
+
+logger = logging.getLogger(__name__)
+
+_EVERY_S = 10.0
+# An autoscaler or a spot market may bring another machine in the meantime.
+_PATIENCE_S = 180.0
+
+
+class Pool(NamedTuple):
+    """The actors of a stage."""
+
+    number: int
+    needs: Mapping[str, float]
+    """What Ray reserves for one."""
+
+
+Pools = Mapping[type[Stage[Any, Any]], Pool]
+"""In the order of the work."""
+
+
+class LostRoomError(UserError):
+    """A stage has had no room for minutes, on a cluster that has become too small for all actors.
+
+    Args:
+        fitting: the pools that it has room for.
+    """
+
+    def __init__(self, fitting: Pools) -> None:
+        super().__init__("the machines that are left have no room for every stage")
+        self.fitting = fitting
+
+
+@contextmanager
+def watch_room(pools: Pools) -> Iterator[None]:
+    """Watch the stages while they are at work.
+
+    Raises:
+        LostRoomError: one of them waits in vain for the room that others have taken.
+    """
+    ended = threading.Event()
+    with interrupts.stoppable() as stop:
+        threading.Thread(target=_watch, args=(pools, ended, stop), daemon=True, name="room").start()
+        try:
+            yield
+        finally:
+            ended.set()
+
+
+def _watch(pools: Pools, ended: threading.Event, stop: Callable[[UserError], None]) -> None:
+    were_placed: set[type[Stage[Any, Any]]] = set()
+    all_had_room_at = time.monotonic()
+    while not ended.wait(_EVERY_S):
+        try:
+            placed = placed_stages(pools)
+            fitting = fit(pools, ray.cluster_resources())
+        except (RayError, OSError, ValueError) as error:  # the work itself meets it as well, and ends by it
+            logger.debug("%s", error)
+            continue
+        # A stage that never had room waits for machines that are still to come.
+        were_placed |= placed
+        if fitting is None or were_placed == placed:
+            all_had_room_at = time.monotonic()
+        elif time.monotonic() - all_had_room_at > _PATIENCE_S:
+            stop(LostRoomError(fitting))
+            return
+
+
+def placed_stages(pools: Pools) -> set[type[Stage[Any, Any]]]:
+    """Return the stages of which an actor has a process, or its place, on a living machine."""
+    living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
+    names = [
+        actor["ActorClassName"]
+        for actor in actors(job_id=job).values()
+        if actor["State"] != "DEAD" and actor["Address"]["NodeID"] in living
+    ]
+    return {stage for stage in pools if any(f"({stage.__name__})" in name for name in names)}
+
+
+def fit(pools: Pools, total: Mapping[str, float]) -> Pools | None:
+    """Return smaller pools that a cluster has room for; None if it has room for these, or not even for one of each.
+
+    Args:
+        pools: the actors now.
+        total: what the cluster has, by Ray's names.
+    """
+    share = min((total.get(name, 0) / amount for name, amount in _sum(pools).items() if amount), default=1.0)
+    if share >= 1:
+        return None
+    fitting = {stage: pool._replace(number=max(1, int(pool.number * share))) for stage, pool in pools.items()}
+    return fitting if all(total.get(name, 0) >= amount for name, amount in _sum(fitting).items()) else None
+
+
+def _sum(pools: Pools) -> dict[str, float]:
+    names = {name for pool in pools.values() for name in pool.needs}
+    return {name: sum(pool.number * pool.needs.get(name, 0) for pool in pools.values()) for name in names}

@@ -1,0 +1,79 @@
+"""A stage that has lost its place for good, while another has all the room that is left."""
+
+import threading
+
+import pytest
+
+from pipelines.stages.ingest import room
+from pipelines.stages.ingest.decode import Decode
+from pipelines.stages.ingest.encode import Encode
+from pipelines.stages.ingest.room import Pool, fit
+from pipelines.stages.ingest.score import Score
+
+CPU, GPU = {"CPU": 0.5}, {"CPU": 0.5, "GPU": 1.0}
+
+
+def pools(decoders, encoders, encoder_needs=CPU, **more):
+    return {Decode: Pool(decoders, CPU), **more, Encode: Pool(encoders, encoder_needs)}
+
+
+@pytest.mark.parametrize(
+    ("now", "total", "fitting"),
+    [
+        (pools(2, 4), {"CPU": 4}, None),  # there is room for all
+        (pools(2, 4), {"CPU": 3}, None),
+        (pools(2, 4), {"CPU": 2}, pools(1, 2)),
+        (pools(1, 5), {"CPU": 1}, pools(1, 1)),
+        (pools(2, 4), {"CPU": 0.5}, None),  # not even for one of each: a machine must come
+        (pools(2, 4), {"CPU": 0}, None),
+        (pools(20, 4, GPU), {"CPU": 16, "GPU": 2}, pools(10, 2, GPU)),
+        (pools(20, 4, GPU), {"CPU": 64}, None),
+        ({Decode: Pool(2, CPU), Score: Pool(2, {"CPU": 0}), Encode: Pool(2, CPU)}, {"CPU": 1},
+         {Decode: Pool(1, CPU), Score: Pool(1, {"CPU": 0}), Encode: Pool(1, CPU)}),
+    ],
+)  # fmt: skip
+def test_what_a_cluster_has_room_for(now, total, fitting):
+    assert fit(now, total) == fitting
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """What a watch reports of stages that are placed so at each look, a minute from one to the next."""
+
+    def watch(looks, total):
+        minutes, stopped = iter(range(100)), []
+        looks = iter(looks)
+
+        class Ended(threading.Event):
+            def wait(self, timeout):
+                self.placed = next(looks, None)
+                return self.placed is None
+
+        ended = Ended()
+        monkeypatch.setattr(room, "placed_stages", lambda _: ended.placed)
+        monkeypatch.setattr(room.ray, "cluster_resources", lambda: total)
+        monkeypatch.setattr(room.time, "monotonic", lambda: 60.0 * next(minutes))
+        room._watch(pools(2, 4), ended, stopped.append)
+        return [lost.fitting for lost in stopped]
+
+    return watch
+
+
+ALL, LOST = {Decode, Encode}, {Encode}
+
+
+def test_a_stage_without_a_place_for_minutes_ends_the_watch(watched):
+    assert watched([ALL, LOST, LOST, LOST, LOST], {"CPU": 2}) == [pools(1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("looks", "total"),
+    [
+        ([ALL, LOST, ALL, LOST, LOST, ALL] * 3, {"CPU": 2}),  # it comes back each time
+        ([LOST] * 9, {"CPU": 2}),  # it has never had a place: machines are still to come
+        ([ALL, *[LOST] * 9], {"CPU": 3}),  # there is room, and Ray will see it
+        ([ALL, *[set()] * 9], {"CPU": 0}),  # nobody has room
+    ],
+)
+def test_who_may_still_get_a_place_is_waited_for(watched, looks, total):
+    assert watched(looks, total) == []
