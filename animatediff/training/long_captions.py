@@ -1,4 +1,4 @@
-"""How many of a dataset's captions are longer than the base reads: told before a run, as their ends teach nothing."""
+"""How many of a dataset's captions are longer than a run reads: told before it, as their ends teach nothing."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +9,7 @@ import numpy as np
 from animatediff import storage
 from animatediff.data.manifest import Manifest
 from animatediff.data.shards import read_row_group
+from animatediff.models.prompts.chunks import Unit, cut
 from animatediff.weights.base import load_tokenizer
 
 _T = TypeVar("_T")
@@ -19,33 +20,37 @@ _MOST_GROUPS = 16
 
 
 class LongCaptions(NamedTuple):
-    """How many of a dataset's captions are longer than the base reads."""
+    """How many of a dataset's captions are longer than a run reads."""
 
     number: int
-    """Captions with more tokens than `room`."""
+    """Captions with more chunks than `chunks`."""
     looked_at: int
     """Of so many, spread evenly over the dataset's clips where there are more."""
     room: int
-    """Tokens that the base reads: 75 for CLIP, without start and end."""
+    """Tokens of a chunk, which the base reads at once: 75 for CLIP, without start and end."""
+    chunks: int
+    """That are read of each caption."""
 
     def __str__(self) -> str:
         share = self.number / max(1, self.looked_at)
+        read = f"{self.room} tokens" if self.chunks == 1 else f"{self.chunks} chunks of {self.room} tokens"
+        remedy = "; with text.chunks more is read" if self.number else ""
         return (
-            f"{self.number} of {self.looked_at} captions ({share:.1%}) are longer than the {self.room} tokens that the "
-            "base reads"
+            f"{self.number} of {self.looked_at} captions ({share:.1%}) are longer than the {read} that are read{remedy}"
         )
 
 
-def count_long(dataset_uri: str, manifest: Manifest, base: str) -> LongCaptions:
-    """Count the captions that the base's tokenizer cuts off, in at most 2,000 clips.
+def count_long(dataset_uri: str, manifest: Manifest, base: str, chunks: int = 1) -> LongCaptions:
+    """Count the captions of more than so many chunks of the base's tokens, in at most 2,000 clips.
 
     Raises:
         UserError: a shard or the base's tokenizer cannot be read.
     """
     tokenizer, room = load_tokenizer(base)
     captions = _sample(dataset_uri, manifest)
-    lengths = [len(ids) for ids in tokenizer(captions, add_special_tokens=False, verbose=False).input_ids]
-    return LongCaptions(sum(length > room for length in lengths), len(captions), room)
+    comma, *captions_ids = tokenizer([",", *captions], add_special_tokens=False, verbose=False).input_ids
+    lengths = [len(cut([[Unit([i], 1.0) for i in ids]], room, comma[0])) for ids in captions_ids]
+    return LongCaptions(sum(length > chunks for length in lengths), len(captions), room, chunks)
 
 
 def _sample(dataset_uri: str, manifest: Manifest) -> list[str]:

@@ -161,6 +161,18 @@ class StepConfig(Config):
     checkpoints at most). The last step always makes one."""
 
 
+class TextConfig(Config):
+    """How captions are read."""
+
+    chunks: int = Field(1, ge=1, le=16)
+    """Chunks of a caption: 75 tokens each for CLIP, which encodes each by itself; the model attends to all of them. 1
+    cuts off what is longer than one, as the reference does. Every caption has this many, filled up with empty ones, and
+    what is longer still is cut off: how many empty chunks a clip attends to changes its numbers, and with a number that
+    followed from the captions of a batch its loss would depend on how the batch is shared out among workers and
+    micro-batches. A chunk that would end between two commas ends at the comma before, as in rendering with
+    `prompt_syntax: a1111`, which renders with prompts of any length."""
+
+
 class ComputeConfig(Config):
     """How a worker computes a step. It changes no more than the rounding, and may change while a run is continued."""
 
@@ -203,6 +215,7 @@ class RecipeConfig(Config):
     schedule: NoiseScheduleOverrides = NoiseScheduleOverrides()
     """Of the noise. What it leaves out is as the file of `model.motion_module` names it, else the reference's."""
     train: StepConfig = StepConfig()
+    text: TextConfig = TextConfig()
     compute: ComputeConfig = ComputeConfig()
 
     @model_validator(mode="after")

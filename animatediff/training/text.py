@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from animatediff.diffusion.conditioning import Conditioning, uncropped_time_ids
+from animatediff.models.prompts.pieces import plain_sections
 from animatediff.models.text_encoder import PromptEncoder
 from animatediff.weights.base_facts import BaseFacts
 
@@ -31,6 +32,7 @@ class CaptionEncoder:
         dtype: their precision.
         latent_factor: pixels a side to one latent of the clips; default: as the base's VAE has it. SDXL is told the
             clips' sizes in pixels.
+        chunks: of every caption, see `settings.TextConfig`.
     """
 
     def __init__(
@@ -40,8 +42,9 @@ class CaptionEncoder:
         device: torch.device,
         dtype: torch.dtype,
         latent_factor: int | None = None,
+        chunks: int = 1,
     ) -> None:
-        self._base, self._latent_factor = base, latent_factor
+        self._base, self._latent_factor, self._chunks = base, latent_factor, chunks
         self._prompts = [
             PromptEncoder(tokenizer, encoder.to(device, dtype), part) for part, (tokenizer, encoder) in encoders.items()
         ]
@@ -68,7 +71,17 @@ class CaptionEncoder:
 
     def _encode(self, caption: str) -> tuple[Tensor, Tensor | None]:
         if len(self._prompts) == 1:
-            return self._prompts[0].encode([caption])[0], None
-        (first, _), (second, pooled) = (prompts.encode_xl([caption]) for prompts in self._prompts)
+            return self._encode_one(self._prompts[0], caption)[0], None
+        (first, _), (second, pooled) = (self._encode_xl(prompts, caption) for prompts in self._prompts)
         assert pooled is not None  # the second encoder has a projection
         return torch.cat([first, second], dim=-1)[0], pooled[0]
+
+    def _encode_one(self, prompts: PromptEncoder, caption: str) -> Tensor:
+        if self._chunks == 1:
+            return prompts.encode([caption])
+        return prompts.encode_chunks(plain_sections(caption), num_chunks=self._chunks)
+
+    def _encode_xl(self, prompts: PromptEncoder, caption: str) -> tuple[Tensor, Tensor | None]:
+        if self._chunks == 1:
+            return prompts.encode_xl([caption])
+        return prompts.encode_chunks_xl(plain_sections(caption), num_chunks=self._chunks)

@@ -67,7 +67,8 @@ class Trainer:
         if world_size > 1:
             _check_same_precision(dtype, world_size)
         factor = read_manifest(config.dataset_uri).latent_factor
-        self._caption_encoder = CaptionEncoder(BaseFacts(config.base), encoders, device, dtype, factor)
+        facts, chunks = BaseFacts(config.base), config.text.chunks
+        self._caption_encoder = CaptionEncoder(facts, encoders, device, dtype, factor, chunks)
         self._parameters = list(self.model.trainable.parameters())
         self.optimizer = make_optimizer(self._parameters, config.optim)
         self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)

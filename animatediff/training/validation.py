@@ -52,7 +52,8 @@ def validation_loss(config: RecipeConfig, weights_uri: str, *, device: torch.dev
     recipe.load_weights(weights_uri, model)
     dtype = move_to_device(model, device, config.compute.precision)
     manifest = read_manifest(config.dataset_uri)
-    encode = CaptionEncoder(BaseFacts(config.base), encoders, device, dtype, manifest.latent_factor)
+    facts, factor = BaseFacts(config.base), manifest.latent_factor
+    encode = CaptionEncoder(facts, encoders, device, dtype, factor, config.text.chunks)
     alphas_cumprod = compute_alphas_cumprod(recipe.noise_schedule).to(device)
     random = RandomSource(_SEED, num_timesteps, 0.0, config.objective)
     middles = (2 * torch.arange(_QUARTERS) + 1) * num_timesteps // (2 * _QUARTERS)

@@ -77,10 +77,10 @@ def parse(prompt: str) -> Sections:
 
 
 def escaped(text: str) -> str:
-    """Return what `parse` reads as this very text, with the weight 1."""
+    """Return what is read as this very text, with the weight 1, and has none of the program's other marks either."""
     marked = re.sub(r"[()\[\]\\]", r"\\\g<0>", text)
-    # A backslash alone is dropped, so that it can stand within the word.
-    return re.sub(r"\bBREAK\b", r"B\\REAK", marked)
+    # A backslash alone is dropped, so that it can stand within what is not to be a mark.
+    return re.sub(r"<(?=\w)|\bBREAK\b|\bAND\b", lambda mark: f"{mark[0][0]}\\{mark[0][1:]}", marked)
 
 
 def _factor(bracket: str) -> float:

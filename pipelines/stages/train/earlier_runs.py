@@ -1,10 +1,19 @@
-"""What runs of earlier versions say of their noise schedule: their configs hold a whole one, and `run.json` none."""
+"""What runs of earlier versions say: their configs lack later sections and hold a whole noise schedule."""
 
 from typing import Any
 
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.training.recipes.recipe import Recipe
+from animatediff.training.settings import TextConfig
 from animatediff.weights import motion_modules
+
+# What these runs did without being asked.
+_LATER_SECTIONS = {"text": TextConfig().model_dump(mode="json")}
+
+
+def with_later_sections(old: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's config with the sections that versions have had since, by their defaults."""
+    return _LATER_SECTIONS | old
 
 
 def schedule_trained_with(old: dict[str, Any], recipe: Recipe) -> NoiseSchedule | None:

@@ -139,7 +139,7 @@ def check_job(config: TrainConfig, inputs_uri: str) -> TrainJob:
     if resolved.mix.dataset_uri is not None:
         with errors_with_field("mix"):
             manifests.append((resolved.mix.dataset_uri, _read_mix(recipe, resolved.mix.dataset_uri, manifest)))
-    long = count_long(resolved.dataset_uri, manifest, resolved.base)
+    long = count_long(resolved.dataset_uri, manifest, resolved.base, resolved.text.chunks)
     logger.log(logging.WARNING if long.number else logging.INFO, "%s", long)
     weights_uri = storage.join(storage.absolute(config.output_uri), recipe.weights_file)
     inputs = [_input(uri, found) for uri, found in manifests]
@@ -262,7 +262,7 @@ def _read(output_uri: str) -> RunState | None:
 
 
 def _check_unchanged(config: TrainConfig, recipe: Recipe, run: RunState, manifests: Sequence[_NamedManifest]) -> None:
-    old = read_yaml(storage.join(config.output_uri, _CONFIG))
+    old = earlier_runs.with_later_sections(read_yaml(storage.join(config.output_uri, _CONFIG)))
     new = config.model_dump(mode="json")
     changes = differing_fields(printable_values(old | earlier_runs.schedule_without_defaults(old, new)), new)
     changes = [change for change in changes if not change.startswith(_MAY_CHANGE)]

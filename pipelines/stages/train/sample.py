@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from animatediff.data.loading.order import Batching
 from animatediff.data.loading.selection import ClipFilter
 from animatediff.data.manifest import Manifest
 from animatediff.errors import UserError
+from animatediff.models.prompts import a1111_syntax
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog.entries import Entry, Lora
 from animatediff.rendering.catalog.item import Item
@@ -87,7 +89,7 @@ class Renderer:
             digest="",
             entry="sample",
             model="",
-            prompt=prompt,
+            **self._read_as_in_training(prompt),
             seed=self.sample.seed,
             num_inference_steps=self.sample.num_inference_steps,
             guidance_scale=self.sample.guidance_scale,
@@ -96,6 +98,12 @@ class Renderer:
             width=self.size[2],
             fps=self.sample.fps,
         )
+
+    def _read_as_in_training(self, prompt: str) -> dict[str, Any]:
+        """Return the fields of a prompt of plain words: as long as captions are read, it is read as well."""
+        if self.recipe.config.text.chunks == 1:
+            return {"prompt": prompt}
+        return {"prompt": a1111_syntax.escaped(prompt), "prompt_syntax": "a1111"}
 
     def _encoded(self, name: str, frames: np.ndarray) -> dict[str, bytes]:
         if len(frames) == 1:

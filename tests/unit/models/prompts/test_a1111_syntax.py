@@ -93,7 +93,8 @@ def balanced(leaves):
 
 
 WORDS = st.text(alphabet="ab c,.1é|<>{}", max_size=5)
-ANY = st.text(alphabet="ab :1.5()[]\\BREAK \n", max_size=40)
+MARKS = st.sampled_from([*"ab :1.5()[]|\\\n", "BREAK", " AND ", "<lora:a:1>", "<"])
+ANY = st.lists(MARKS, max_size=20).map("".join)
 
 
 @given(balanced(WORDS.map(lambda text: (text, [(text, 1.0)]))))
