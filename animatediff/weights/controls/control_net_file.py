@@ -5,6 +5,8 @@ So the base's config tells what a file alone does not, such as the number of hea
 """
 
 import inspect
+import logging
+import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +27,8 @@ from animatediff.weights.reading.files import local_copy, read_json
 from animatediff.weights.reading.part_files import WEIGHTS_FILES, weights_files
 from animatediff.weights.reading.scaled import unscaled
 from animatediff.weights.reading.tensors import TensorFile, open_tensors
+
+_log = logging.getLogger(__name__)
 
 _FIELDS = tuple(inspect.signature(ControlNetModel.__init__).parameters)[1:]
 # What must be the base's, as the UNet's features are what residuals are added to, and its text what is read.
@@ -81,6 +85,8 @@ def open_file(
         _check_kind(file, unet_config)
         if global_pool_conditions is None:
             global_pool_conditions = (config or {}).get("global_pool_conditions") is True
+            if config is None and "shuffle" in posixpath.basename(uri).lower():
+                _log.warning("%s: if it is a shuffle ControlNet, say global_pool_conditions: true, no file tells", uri)
         return replace(_checked(file, config, unet_config), global_pool_conditions=global_pool_conditions)
 
 

@@ -14,7 +14,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from animatediff.diffusion.conditioning import Conditioning, Control
@@ -25,8 +25,9 @@ from animatediff.models.config import MotionConfig
 from animatediff.models.control.control_net import ControlNet
 from animatediff.models.motion_unet import MotionModules, MotionUNet
 from animatediff.weights import motion_modules
+from animatediff.weights.controls import control_net_file
 from tests.support_base import build_base
-from tests.support_weights import tiny_sdxl
+from tests.support_weights import control_net_to_ldm, tiny_sdxl
 
 GOLDEN = Path(__file__).parents[5] / "shared" / "golden" / "controlnet.safetensors"
 NUM_FRAMES = 4
@@ -38,8 +39,7 @@ def golden():
         pytest.skip(f"needs {GOLDEN}")
     with safe_open(GOLDEN, "pt") as file:
         config = json.loads(file.metadata()["unet2d_config"])
-        embedding = json.loads(file.metadata()["controlnet_config"])
-    return load_file(GOLDEN), config, {**config, **embedding}
+    return load_file(GOLDEN), config
 
 
 def part(tensors, prefix):
@@ -48,7 +48,7 @@ def part(tensors, prefix):
 
 @pytest.fixture(scope="module")
 def golden_unet(golden):
-    tensors, config, _ = golden
+    tensors, config = golden
     weights = part(tensors, "unet.")
     unet = MotionUNet(UNet2DConditionModel(**config), MotionConfig.for_version("v3")).eval()
     unet.motion.load_state_dict({k: v for k, v in weights.items() if "motion_modules" in k and "pos_encoder" not in k})
@@ -56,14 +56,21 @@ def golden_unet(golden):
     return unet
 
 
-@pytest.fixture(scope="module")
-def golden_nets(golden):
-    tensors, _, config = golden
-    fields = {k: v for k, v in config.items() if k not in ("sample_size", "out_channels")}
-    nets = [ControlNetModel(**fields) for _ in range(2)]
-    for i, net in enumerate(nets):
-        net.load_state_dict(part(tensors, f"controlnet_{i}."))
-    return [ControlNet(net) for net in nets]
+@pytest.fixture(scope="module", params=["original", "diffusers"])
+def golden_nets(golden, request, tmp_path_factory):
+    """Read from files in a layout, in half precision, as they are published."""
+    tensors, config = golden
+    nets, folder = [], tmp_path_factory.mktemp("nets")
+    for i in range(2):
+        weights = {name: t.half() for name, t in part(tensors, f"controlnet_{i}.").items()}
+        if request.param == "original":
+            path = folder / f"{i}.pth"
+            torch.save({f"control_model.{control_net_to_ldm(name)}": t for name, t in weights.items()}, path)
+        else:
+            path = folder / f"{i}.safetensors"
+            save_file(weights, path)
+        nets.append(control_net_file.open_file(str(path), config).build())
+    return nets
 
 
 def golden_control(golden, nets, i, *, rows=2, scale=1.0, **settings):
@@ -196,44 +203,56 @@ def net(parts):
     return ControlNet(make_net(parts["unet"], 1))
 
 
-@torch.no_grad()
-def test_a_clip_is_that_of_diffusers_pipeline(parts, adapter, unet):
-    """Two nets of their own pictures, scales, starts and ends, with guidance: in pixels, after the VAE."""
-    given, wanted = ([make_net(parts["unet"], seed) for seed in (1, 2)] for _ in range(2))
-    condition = [pictures(seed) for seed in (1, 2)]
+@pytest.fixture(scope="module")
+def diffusers_pipeline(parts, adapter):
+    """With two nets, and motion modules that norm each frame by itself."""
     pipeline = AnimateDiffControlNetPipeline(
         **parts | {"scheduler": SAMPLERS["ddim"](NoiseSchedule()).scheduler},
         motion_adapter=adapter[1],
-        controlnet=wanted,
+        controlnet=[make_net(parts["unet"], seed) for seed in (1, 2)],
     )
     pipeline.set_progress_bar_config(disable=True)
     for name, module in pipeline.unet.named_modules():
         if "motion_modules" in name and isinstance(module, nn.GroupNorm):
             module.__class__ = FrameNorm
-    ranges = {"control_guidance_start": [0.0, 0.5], "control_guidance_end": [0.5, 1.0]}
-    scales = (1.0, 0.5)
+    return pipeline
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("guess_mode", "guidance_scale"), [(False, 5.0), (True, 1.0)])
+def test_a_clip_is_that_of_diffusers_pipeline(parts, unet, diffusers_pipeline, guess_mode, guidance_scale):
+    """Two nets with pictures, scale, start and end of their own; in pixels, after the VAE.
+
+    Guess mode without guidance, with which diffusers' pipeline fails.
+    """
+    condition, scales = [pictures(seed) for seed in (1, 2)], [1.0, 0.5]
+    starts, ends = [0.0, 0.5], [0.5, 1.0]
     controls = tuple(
-        control_of(ControlNet(net), pixels, scale=scale, start=start, end=end)
-        for net, pixels, scale, start, end in zip(given, condition, scales, *ranges.values(), strict=True)
+        control_of(
+            ControlNet(make_net(parts["unet"], seed)), pixels, scale=scale, start=start, end=end, guess_mode=guess_mode
+        )
+        for seed, pixels, scale, start, end in zip((1, 2), condition, scales, starts, ends, strict=True)
     )
-    latents, noise = clip(unet, parts, controls, num_inference_steps=4)
-    expected = pipeline(
+    latents, noise = clip(unet, parts, controls, guidance_scale=guidance_scale, num_inference_steps=4)
+    expected = diffusers_pipeline(
         "a red circle",
         negative_prompt="blue",
         num_frames=NUM_FRAMES,
         height=32,
         width=48,
         num_inference_steps=4,
-        guidance_scale=5.0,
+        guidance_scale=guidance_scale,
         latents=noise,
         conditioning_frames=[list(pixels[0].transpose(0, 1)) for pixels in condition],
-        controlnet_conditioning_scale=list(scales),
+        controlnet_conditioning_scale=scales,
+        control_guidance_start=starts,
+        control_guidance_end=ends,
+        guess_mode=guess_mode,
         output_type="pt",
-        **ranges,
     ).frames
-    assert largest_difference(decoded(parts, latents), expected[0]) < 0.01  # 0.0009 when this was written
-    plain, _ = clip(unet, parts, (), num_inference_steps=4)
-    assert largest_difference(decoded(parts, plain), expected[0]) > 50
+    assert largest_difference(decoded(parts, latents), expected[0]) < 0.01  # 0.001 when this was written
+    plain, _ = clip(unet, parts, (), guidance_scale=guidance_scale, num_inference_steps=4)
+    assert largest_difference(decoded(parts, plain), expected[0]) > 5
 
 
 def decoded(parts, latents):

@@ -134,10 +134,15 @@ def test_a_diffusers_folder_has_its_config(tmp_path, unet, net, pools):
     assert identify_uri(str(tmp_path / "net")).family == "controlnet"
 
 
-def test_only_the_user_says_of_a_file_that_its_residuals_are_pooled(tmp_path, unet, state):
+def test_only_the_user_says_of_a_file_that_its_residuals_are_pooled(tmp_path, unet, state, caplog):
     uri = write(tmp_path / "control_v11e_sd15_shuffle.safetensors", ldm(state))
-    assert not open_net(uri, unet).build().global_pool_conditions
     assert open_net(uri, unet, global_pool_conditions=True).build().global_pool_conditions
+    assert not open_net(uri, unet, global_pool_conditions=False).build().global_pool_conditions
+    assert not caplog.records
+    assert not open_net(uri, unet).build().global_pool_conditions
+    assert [record.message for record in caplog.records] == [
+        f"{uri}: if it is a shuffle ControlNet, say global_pool_conditions: true, no file tells"
+    ]
 
 
 def test_the_full_size_network_of_stable_diffusion_is_read(tmp_path, monkeypatch):
