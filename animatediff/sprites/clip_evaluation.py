@@ -20,10 +20,9 @@ from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.catalog.model_identity import token_of
 from animatediff.rendering.checks import catalog as checks
 from animatediff.sprites.command import run
-from animatediff.sprites.personalise import NEW_COLOUR
 from animatediff.sprites.readings.clips import follows, measure_clip
 from animatediff.sprites.scenes.drawing import SAMPLE_SIZE, render
-from animatediff.sprites.scenes.world import Scene, caption, sample_scenes
+from animatediff.sprites.scenes.world import NEW_COLOUR, Scene, caption, sample_scenes
 from animatediff.sprites.scoring import KNOWN_COLOURS, style_of
 
 logger = logging.getLogger(__name__)

@@ -16,15 +16,12 @@ from animatediff.sprites.command import run
 from animatediff.sprites.models.fitting import Fit
 from animatediff.sprites.models.text_to_image import Course, TextToImage, refine_text_to_image
 from animatediff.sprites.scenes.stills import Stills, draw_stills
-from animatediff.sprites.scenes.world import Rgb
+from animatediff.sprites.scenes.world import NEW_COLOUR, Rgb
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 from animatediff.weights.layouts import ldm
 from animatediff.weights.reading.tensors import save_tensors
 
 logger = logging.getLogger(__name__)
-
-NEW_COLOUR: tuple[str, Rgb] = ("<brown>", (130, 80, 35))
-"""The textual inversion's word, and the colour that it means."""
 
 _RANK = 4
 _LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")

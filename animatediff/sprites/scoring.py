@@ -9,10 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from animatediff.rendering.results.result import Result
-from animatediff.sprites.personalise import NEW_COLOUR
 from animatediff.sprites.readings.clips import follows, measure_clip
 from animatediff.sprites.scenes.drawing import STYLES
-from animatediff.sprites.scenes.world import COLOURS, Rgb, parse_caption
+from animatediff.sprites.scenes.world import COLOURS, NEW_COLOUR, Rgb, parse_caption
 
 KNOWN_COLOURS: dict[str, Rgb] = COLOURS | dict([NEW_COLOUR])
 """The base's colours and the textual inversion's."""

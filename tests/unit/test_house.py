@@ -85,7 +85,7 @@ def test_processes_that_compute_nothing_with_torch_start_without_it():
         "train.metrics_queue",
     )
     code = (
-        f"import sys, animatediff.data.ingest.seal\nfrom importlib import import_module\n"
+        f"import sys, animatediff.data.ingest.seal, animatediff.sprites.scoring\nfrom importlib import import_module\n"
         f"for name in {started!r}: import_module('pipelines.stages.' + name)\n"
         "print({'torch', 'diffusers', 'transformers'} & sys.modules.keys())"
     )

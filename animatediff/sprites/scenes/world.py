@@ -28,6 +28,8 @@ COLOURS: dict[str, Rgb] = {
     "pink": (250, 130, 185),
     "cyan": (50, 205, 220),
 }
+NEW_COLOUR: tuple[str, Rgb] = ("<brown>", (130, 80, 35))
+"""A word that no caption has, and the colour that it means: the textual inversion's."""
 BACKGROUNDS: dict[str, Rgb] = {
     "black": (15, 15, 20),
     "white": (245, 245, 245),

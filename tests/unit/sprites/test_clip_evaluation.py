@@ -11,9 +11,8 @@ from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering.animator import Animator
 from animatediff.sprites.clip_evaluation import clip_scenes, figures, main, table
-from animatediff.sprites.personalise import NEW_COLOUR
 from animatediff.sprites.scenes.drawing import draw, render
-from animatediff.sprites.scenes.world import BACKGROUNDS, pose
+from animatediff.sprites.scenes.world import BACKGROUNDS, NEW_COLOUR, pose
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
 from animatediff.weights.reading.tensors import save_tensors

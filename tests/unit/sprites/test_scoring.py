@@ -3,9 +3,8 @@
 import pytest
 
 from animatediff.rendering.results.result import Result
-from animatediff.sprites.personalise import NEW_COLOUR
 from animatediff.sprites.scenes.drawing import draw, render
-from animatediff.sprites.scenes.world import BACKGROUNDS, Scene, caption, pose
+from animatediff.sprites.scenes.world import BACKGROUNDS, NEW_COLOUR, Scene, caption, pose
 from animatediff.sprites.scoring import score, style_of
 
 SCENE = Scene("star", "red", "large", "dark green", "left")

@@ -11,9 +11,8 @@ from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.results.result import Result
 from animatediff.sprites import shipped
 from animatediff.sprites.evaluation import draw_prompts, open_base, shares_right, still_scenes
-from animatediff.sprites.personalise import NEW_COLOUR
 from animatediff.sprites.readings.clips import follows, measure_clip
-from animatediff.sprites.scenes.world import MOTIONS, caption
+from animatediff.sprites.scenes.world import MOTIONS, NEW_COLOUR, caption
 from animatediff.sprites.scoring import KNOWN_COLOURS, score
 
 
