@@ -11,7 +11,7 @@ from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.prompt_travel import Travel
 from animatediff.diffusion.samplers import SamplerName, TimestepSpacing
 from animatediff.rendering.catalog.prompts.prompt_syntax import PromptSyntax
-from animatediff.rendering.catalog.prompts.prompt_text import PromptText
+from animatediff.rendering.catalog.prompts.prompt_text import PromptText, are_texts_by_frame
 from animatediff.uris import Uri
 
 WeightsUri = Annotated[Uri, AfterValidator(storage.absolute_if_there)]
@@ -84,10 +84,8 @@ class Prompt(SeededRenderSettings):
 
 
 def _as_prompt(value: Any) -> Any:
-    if isinstance(value, str):
+    if isinstance(value, str) or are_texts_by_frame(value):
         return {"prompt": value}
-    if isinstance(value, dict) and len(value) > 1 and all(isinstance(key, int) for key in value):
-        return {"prompt": value}  # by frame; one alone is more likely a text without quotes
     is_text = isinstance(value, dict) and len(value) == 1 and not value.keys() & Prompt.model_fields.keys()
     if is_text or not isinstance(value, dict | Prompt):
         # YAML takes `a cat: sitting` for a mapping, `yes` for a truth value, 1984 for a number.
