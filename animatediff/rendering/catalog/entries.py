@@ -12,7 +12,7 @@ from animatediff.diffusion.passes.second_pass import SecondPass
 from animatediff.diffusion.samplers import SamplerName, TimestepSpacing
 from animatediff.diffusion.travel import Travel
 from animatediff.rendering.catalog.controls import ControlSpec, FileUri, ImageSpec
-from animatediff.rendering.catalog.prompts.prompt_text import PromptSyntax, PromptText
+from animatediff.rendering.catalog.prompts.prompt_text import PromptSyntax, PromptText, are_texts_by_frame
 
 
 class RenderSettings(Config):
@@ -109,10 +109,8 @@ class Prompt(SeededRenderSettings):
 
 
 def _as_prompt(value: Any) -> Any:
-    if isinstance(value, str):
+    if isinstance(value, str) or are_texts_by_frame(value):
         return {"prompt": value}
-    if isinstance(value, dict) and len(value) > 1 and all(isinstance(key, int) for key in value):
-        return {"prompt": value}  # by frame; one alone is more likely a text without quotes
     is_text = isinstance(value, dict) and len(value) == 1 and not value.keys() & Prompt.model_fields.keys()
     if is_text or not isinstance(value, dict | Prompt):
         # YAML takes `a cat: sitting` for a mapping, `yes` for a truth value, 1984 for a number.

@@ -37,6 +37,11 @@ one JSON text, `{"0": "a cat", "24": "a dog"}`, and may be given so: this is wha
 of clips and digests."""
 
 
+def are_texts_by_frame(value: Any) -> bool:
+    """Whether an entry of a list of prompts is such a mapping. One frame alone is more likely a text without quotes."""
+    return isinstance(value, dict) and len(value) > 1 and all(map(_is_frame, value))
+
+
 def is_travel(prompt: str) -> bool:
     """Whether a prompt gives texts by frame."""
     return _TRAVEL.match(prompt) is not None
@@ -49,9 +54,14 @@ def texts_by_frame(prompt: str) -> dict[int, str]:
     return {int(frame): text for frame, text in json.loads(prompt).items()}
 
 
+def _is_frame(key: Any) -> bool:
+    if isinstance(key, str):  # in JSON
+        return key.isascii() and key.isdigit()
+    return isinstance(key, int) and not isinstance(key, bool) and key >= 0
+
+
 def _frame(key: Any) -> int:
-    is_number = isinstance(key, int) and not isinstance(key, bool)
-    if not (is_number and key >= 0) and not (isinstance(key, str) and key.isascii() and key.isdigit()):
+    if not _is_frame(key):
         raise ValueError(f"prompts by frame need whole numbers from 0 on as frames (got {key!r})")
     return int(key)
 

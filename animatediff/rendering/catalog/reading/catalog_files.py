@@ -12,6 +12,7 @@ from animatediff.errors import UsageError, UserError
 from animatediff.rendering.catalog.canonical_json import sha256
 from animatediff.rendering.catalog.catalog import Catalog
 from animatediff.rendering.catalog.entries import Entry, Prompt, SeededRenderSettings
+from animatediff.rendering.catalog.prompts.prompt_text import are_texts_by_frame
 from animatediff.rendering.catalog.reading.row_validation import RowValidator
 from animatediff.rendering.catalog.reading.tables import SUFFIXES, Row, read_rows
 from animatediff.rendering.catalog.unvalidated_copies import unvalidated_copy
@@ -102,7 +103,8 @@ def _read_entries(uri: str) -> Iterator[Entry]:
         if key not in found:
             found[key] = rows.validated(Entry, "name", row.values if texts else row.values | settings, row.place), []
         for text in texts:
-            values = settings | (text if isinstance(text, dict) else {"prompt": text})
+            is_whole = isinstance(text, dict) and not are_texts_by_frame(text)
+            values = settings | (text if is_whole else {"prompt": text})
             found[key][1].append(rows.validated(Prompt, "prompt", values, row.place))
     rows.check()
     for entry, prompts in found.values():
@@ -114,7 +116,7 @@ def _texts(settings: dict[str, Any], row: Row, uri: str) -> list[Any]:
     prompts = settings.pop("prompts", [])
     if not isinstance(prompts, list):
         raise UsageError(f"{printable_uri(uri)}, {row.place}, column 'prompts': a list is needed (got {prompts!r})")
-    return [settings.pop("prompt"), *prompts] if "prompt" in settings else prompts
+    return [{"prompt": settings.pop("prompt")}, *prompts] if "prompt" in settings else prompts
 
 
 def _read_prompts(uri: str) -> Iterator[Prompt]:

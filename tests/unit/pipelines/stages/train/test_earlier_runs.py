@@ -1,4 +1,4 @@
-"""What is known of the noise schedule that a run of an earlier version has trained with."""
+"""What is known of a run of an earlier version: the noise schedule that it trains with, sections that came later."""
 
 from types import SimpleNamespace
 
@@ -6,6 +6,7 @@ import pytest
 
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.weights import motion_modules
+from pipelines.settings import TrainConfig
 from pipelines.stages.train import earlier_runs
 from tests.unit.weights.test_motion_modules import make
 
@@ -32,3 +33,10 @@ def test_the_schedule_is_the_configs_where_the_file_said_nothing(tmp_path, sched
 def test_fresh_motion_modules_have_no_schedule_of_their_own():
     recipe = SimpleNamespace(config=SimpleNamespace(model=SimpleNamespace(motion_module=None)))
     assert earlier_runs.schedule_trained_with({"schedule": WHOLE}, recipe) is None
+
+
+def test_a_section_that_a_run_does_not_know_is_what_it_did():
+    new = TrainConfig(run_name="run", dataset_uri="data", base="base", output_uri="out").model_dump(mode="json")
+    old = {name: section for name, section in new.items() if name != "text"}
+    assert earlier_runs.with_later_sections(old) == new
+    assert earlier_runs.with_later_sections(old | {"text": {"chunks": 3}})["text"] == {"chunks": 3}

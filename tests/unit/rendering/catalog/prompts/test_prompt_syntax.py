@@ -1,10 +1,13 @@
 """Other programs' prompt syntax is told, ordinary language is not."""
 
+import re
+
 import pytest
 
+from animatediff.models.prompts.a1111_syntax import escaped
 from animatediff.rendering.catalog.catalog import Catalog, expand
 from animatediff.rendering.catalog.item import Item
-from animatediff.rendering.catalog.prompts.prompt_syntax import find, report, warning
+from animatediff.rendering.catalog.prompts.prompt_syntax import find, refusal, report, warning
 
 
 @pytest.mark.parametrize(
@@ -99,3 +102,51 @@ def test_a_catalog_is_one_line_over_its_different_prompts():
 def test_a_negative_prompt_that_is_not_used_is_not_told():
     item = Item(digest="", entry="", model="", prompt="a cat", negative_prompt="(blurry:2)", seed=0, guidance_scale=1.0)
     assert item.texts == ("a cat",)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "a cat <lora:ink_v2:0.8>",
+            r"'<lora:ink_v2:0.8>': name the file in `loras`, as {path: ink_v2.safetensors, scale: 0.8}",
+        ),
+        ("<lyco:x> a cat", "as {path: x.safetensors, scale: 1}"),
+        ("<HYPERNET:y:1>", "no hypernetworks here"),
+        ("a [cat:dog:0.5] runs", r"'\[cat:dog:0.5\]' changes the prompt between"),
+        ("[dog: 12 ]", "changes the prompt"),
+        ("[dog::0.5]", "changes the prompt"),
+        ("[(a:1.3):b (c) [d]:.5]", "changes the prompt"),
+        ("([a|b]:1.3)", r"'\[a\|b\]' changes the prompt"),
+        ("a [[x|y]:z:3]", r"'\[x\|y\]' .*; '\[\[x\|y\]:z:3\]'"),
+        ("a cat AND a dog", "'AND' composes several prompts: write 'and'"),
+        ("ROCK AND ROLL", "'AND'"),
+    ],
+)
+def test_what_a1111s_syntax_has_beside_weights_is_refused_with_what_to_write(text, says):
+    assert re.search(says, refusal(text))
+    assert "\n" not in refusal(text)
+    assert refusal(escaped(text)) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "(red:1.5) ((best)) [worse] [[far worse]] BREAK (a [b:c]:2)",
+        r"\[a|b\], \[a:b:0.5\], \<lora:x:1>".replace(r"\<", "< "),
+        "a|b, (a|b), a:0.5, (a:b:0.5), [a (b:0.5)]",
+        "[unclosed|here, <cat-toy>, <sks:x>, SANDAL, and",
+        "1:1.5 macro",
+    ],
+)
+def test_weights_and_characters_are_not_refused(text):
+    assert refusal(text) is None
+
+
+def test_in_a1111s_syntax_only_what_it_does_not_know_is_told():
+    assert warning("(red:1.5) [x] ((y)) BREAK z AND q", "a1111") is None
+    assert find("embedding:bad, {a|b}, (ball)++, (red:1.5) --ar 16:9", "a1111") == [
+        *("embedding:bad", "{a|b}", ")++", "--ar"),
+    ]
+    assert report(["(red:1.5)", "__colour__"], "a1111").startswith("1 of 2 prompts, such as '__colour__'")
