@@ -125,7 +125,7 @@ class ClipSampler:
         larger = []
         for clip in latents:
             frames = self._codec.decode(clip.transpose(0, 1))  # c f h w -> f c h w
-            resized = [Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS) for frame in frames]
+            resized = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS)) for frame in frames]
             pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float() / 255
             larger.append(self._codec.encode(pixels).transpose(0, 1))
         return torch.stack(larger)

@@ -25,5 +25,5 @@ def settings_by_content(settings: Mapping[str, Any], content: Callable[[str], st
         content: the SHA-256 of what lies at a URI.
     """
     plain = {name: value.model_dump() if isinstance(value, Config) else value for name, value in settings.items()}
-    files = {name: content(plain[name]) for name in _FILE_FIELDS if plain.get(name) is not None}
+    files = {name: content(uri) for name in _FILE_FIELDS if (uri := settings.get(name)) is not None}
     return plain | files
