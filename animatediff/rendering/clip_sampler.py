@@ -129,9 +129,9 @@ class ClipSampler:
         larger = []
         for clip in latents:
             frames = self._codec.decode(clip.transpose(0, 1))  # c f h w -> f c h w
-            resized = [Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS) for frame in frames]
-            pixels = torch.from_numpy(np.stack([np.asarray(frame) for frame in resized]))
-            larger.append(self._codec.encode(pixels.permute(0, 3, 1, 2).float() / 255).transpose(0, 1))
+            resized = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS)) for frame in frames]
+            pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float() / 255
+            larger.append(self._codec.encode(pixels).transpose(0, 1))
         return torch.stack(larger)
 
 

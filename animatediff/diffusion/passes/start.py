@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from animatediff.diffusion.passes.strength import num_kept_steps
+
 
 @dataclass(frozen=True)
 class Start:
@@ -18,8 +20,3 @@ class Start:
     def first_step(self, num_inference_steps: int) -> int:
         """Return the first step that is taken, counted from 0."""
         return num_inference_steps - num_kept_steps(num_inference_steps, self.strength)
-
-
-def num_kept_steps(num_inference_steps: int, strength: float) -> int:
-    """Return how many denoising steps are taken at a strength: rounded down, as other programs do."""
-    return min(int(num_inference_steps * strength), num_inference_steps)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from animatediff.diffusion.passes.start import num_kept_steps
+from animatediff.diffusion.passes.strength import num_kept_steps
 from animatediff.rendering.catalog.entries import RenderSettings
 
 FIELDS = ("init_image", "init_video", "strength", "free_init", "second_pass", "num_inference_steps")

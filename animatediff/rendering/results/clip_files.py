@@ -34,7 +34,7 @@ def read_frames(output_uri: str, result: Result) -> np.ndarray:
         raise UserError("it was not written as MP4: render it again with mp4 among the formats")
     data = storage.read_bytes(storage.join(output_uri, result.files["mp4"]))
     info = probe(data)
-    selection = FrameSelection(np.arange(len(info.pts)), result.height, result.width)
+    selection = FrameSelection(np.arange(len(info.pts)), result.output_height, result.output_width)
     return decode_frames(data, info, selection, _decoders(_DECODERS))[0]
 
 

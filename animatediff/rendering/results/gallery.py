@@ -103,10 +103,19 @@ def _shared_values(result: Result) -> dict[str, Any]:
     return {
         "entry": result.entry,
         "prompt": result.prompt,
-        "settings": result.model_dump(mode="json", include=set(RenderSettings.model_fields)),
+        "settings": _settings(result),
         "origin": {"weights": result.model_hashes, "versions": result.versions},
         "note": {name: text for name, text in notes.items() if text},
     }
+
+
+def _settings(result: Result) -> dict[str, Any]:
+    """Return what the page says of a clip's settings: the size is that of its files."""
+    fields = set(RenderSettings.model_fields)
+    if result.init_image is None and result.init_video is None:
+        fields.remove("strength")  # it is that of pictures to begin from
+    size = {"width": result.output_width, "height": result.output_height}
+    return result.model_dump(mode="json", include=fields) | size
 
 
 def _split_paths(paths: Sequence[str]) -> tuple[str, list[str]]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from itertools import islice
 
+from animatediff.diffusion.passes.strength import num_kept_steps
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.results.result import Result
 
@@ -10,7 +11,7 @@ _MEASURED = 10_000  # finished items that are looked at: more tell no more
 
 
 def work_units(item: Item) -> float:
-    """Return the work of an item: millions of pixels over all frames and steps.
+    """Return the work of an item: millions of pixels over all frames and steps, those of a second pass, too.
 
     Frames in several windows count as often as they are computed, and without guidance, which takes each step's UNet
     call twice, they count half.
@@ -18,7 +19,19 @@ def work_units(item: Item) -> float:
     passes = 1.0 if item.guidance_scale > 1 else 0.5
     if item.context is not None and item.num_frames > item.context.length:
         passes *= item.context.length / (item.context.length - item.context.overlap)
-    return passes * item.width * item.height / 1e6 * item.num_frames * item.num_inference_steps
+    pixel_steps = item.width * item.height * _num_steps(item)
+    if second := item.second_pass:
+        steps = num_kept_steps(second.num_inference_steps or item.num_inference_steps, second.strength)
+        pixel_steps += item.output_width * item.output_height * steps
+    return passes * pixel_steps / 1e6 * item.num_frames
+
+
+def _num_steps(item: Item) -> int:
+    """Return how many denoising steps are taken before a second pass."""
+    if item.free_init:
+        return sum(item.free_init.num_steps(i, item.num_inference_steps) for i in range(item.free_init.iterations))
+    begins_from_pictures = item.init_image is not None or item.init_video is not None
+    return num_kept_steps(item.num_inference_steps, item.strength if begins_from_pictures else 1.0)
 
 
 def measured_rate(results: Iterable[Result]) -> float | None:

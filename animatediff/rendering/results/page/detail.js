@@ -36,7 +36,7 @@ function files(i) {
 
 function settingRows(i) {
   const { width, height, ...others } = settingsOf(i);
-  const pairs = value => Object.entries(value).map(pair => pair.join(" ")).join(", ");
+  const pairs = value => Object.entries(value).filter(([, each]) => each !== null).map(pair => pair.join(" ")).join(", ");
   const rows = Object.entries(others).filter(([, value]) => value !== null && value !== "").map(([name, value]) => [
     name.replaceAll("_", " "),
     typeof value === "object" ? pairs(value) : String(value),

@@ -5,7 +5,8 @@ import torch
 
 from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.context import Context
-from animatediff.diffusion.passes.start import Start, num_kept_steps
+from animatediff.diffusion.passes.start import Start
+from animatediff.diffusion.passes.strength import num_kept_steps
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
 from animatediff.diffusion.schedule import NoiseSchedule, compute_alphas_cumprod

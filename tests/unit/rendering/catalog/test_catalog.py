@@ -89,6 +89,13 @@ def test_an_entry_can_name_the_default_against_the_catalog(content):
         {"context": {}},
         {"context": {"length": 8}},
         {"loop": True},
+        {"init_image": "s3://nowhere/a.png"},
+        {"init_video": "s3://nowhere/a.mp4"},
+        {"strength": 0.5},
+        {"free_init": {}},
+        {"free_init": {"iterations": 2}},
+        {"second_pass": {}},
+        {"second_pass": {"of": "frames"}},
         {"prompts": [{"prompt": "a cat", "width": 256}]},
     ],
 )
@@ -117,6 +124,39 @@ def test_weights_decide_the_digest_by_content(content, files, tmp_path):
     assert len({digest_of(content, **variant) for variant in variants}) == len(variants)
     shutil.copy(a, tmp_path / "renamed.safetensors")
     assert digest_of(content, checkpoint=str(tmp_path / "renamed.safetensors")) == digest_of(content, checkpoint=a)
+
+
+@pytest.mark.parametrize("field", ["init_image", "init_video"])
+def test_pictures_and_videos_decide_the_digest_by_content(content, tmp_path, field):
+    for name, data in (("a", b"one"), ("same", b"one"), ("b", b"two")):
+        (tmp_path / name).write_bytes(data)
+    a, same, b = (digest_of(content, **{field: str(tmp_path / name)}) for name in ("a", "same", "b"))
+    assert a == same != b
+    assert digest_of(content, prompts=[{"prompt": "a cat", field: str(tmp_path / "a")}]) == a
+    (tmp_path / "a").write_bytes(b"two")
+    assert digest_of(content, **{field: str(tmp_path / "a")}) == b
+    missing = digest_of(content, **{field: str(tmp_path / "c")})
+    assert missing not in (a, b)
+    assert digest_of(content, **{field: str(tmp_path / "d")}) != missing
+
+
+def test_a_picture_is_not_a_video_of_the_same_bytes(content, tmp_path):
+    (tmp_path / "a").write_bytes(b"one")
+    image, video = (digest_of(content, **{name: str(tmp_path / "a")}) for name in ("init_image", "init_video"))
+    assert image != video
+
+
+def test_a_default_that_is_written_out_is_the_default(content):
+    plain = {"init_image": None, "init_video": None, "strength": 0.8, "free_init": None, "second_pass": None}
+    assert digest_of(content, **plain) == digest_of(content)
+
+
+def test_the_size_that_is_written_is_that_of_the_second_pass(content):
+    content |= {"width": 64, "height": 48}
+    (item,) = items_of(content)
+    assert (item.output_width, item.output_height) == (64, 48)
+    (item,) = items_of(content | {"second_pass": {"scale": 1.5}})
+    assert (item.width, item.output_width, item.output_height) == (64, 96, 72)
 
 
 def test_base_motion_module_schedule_and_version_decide_the_digest(content, files, tmp_path, monkeypatch):

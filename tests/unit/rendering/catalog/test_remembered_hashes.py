@@ -52,6 +52,23 @@ def test_files_are_read_once(catalog, tmp_path, read):
     assert first == expand(catalog)
 
 
+def test_pictures_and_videos_are_read_once_too(catalog, tmp_path, read):
+    (tmp_path / "a.png").write_bytes(b"a")
+    (tmp_path / "a.mp4").write_bytes(b"b")
+    prompts = [{"prompt": "x", "init_image": str(tmp_path / "a.png")}, {"prompt": "y", "init_image": None}]
+    entries = [entry.model_dump(exclude_unset=True) | {"prompts": prompts} for entry in catalog.entries]
+    changed = Catalog.model_validate(
+        catalog.model_dump(exclude_unset=True) | {"entries": entries, "init_video": str(tmp_path / "a.mp4")}
+    )
+    kept = str(tmp_path / "hashes.json")
+    first = expand(changed, content_hash=hash_catalog_files(changed, kept))
+    assert {str(tmp_path / name) for name in ("a.png", "a.mp4")} <= set(read)
+    assert len(read) == len(set(read))
+    read.clear()
+    assert expand(changed, content_hash=hash_catalog_files(changed, kept)) == first
+    assert read == []
+
+
 def test_a_changed_file_is_read_again(catalog, tmp_path, read):
     kept = str(tmp_path / "hashes.json")
     before = expand(catalog, content_hash=hash_catalog_files(catalog, kept))

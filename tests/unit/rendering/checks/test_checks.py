@@ -355,6 +355,63 @@ def test_settings_that_cannot_be_rendered_are_told(content, settings, problem):
     assert (problem in found[0]) if problem else found == {}
 
 
+BOTH = {"init_image": "a.png", "init_video": "a.mp4"}
+STARTS_AND_PASSES = [
+    ({"init_image": "a.png"}, ""),
+    ({"init_image": "a.png", "strength": 0.3}, ""),
+    ({"init_image": "a.png", "strength": 0}, ""),
+    (BOTH, "a clip begins from init_image or from init_video, not from both: set one of them to null"),
+    ({"strength": 0.5}, "strength says how much of an init_image or init_video is made anew: name one, or leave"),
+    ({"init_image": "a.png", "strength": 0.03}, "strength 0.03 of 25 steps is less than one: set it to 0.04 or"),
+    ({"init_video": "a.mp4", "strength": 0.2, "num_inference_steps": 3}, "set it to 0.334 or more, or to 0"),
+    ({"init_video": "a.mp4", "strength": 0.334, "num_inference_steps": 3}, ""),
+    ({"free_init": {}}, ""),
+    ({"free_init": {}, "loop": True, "context": {}, "num_frames": 40}, ""),
+    ({"free_init": {}, "init_image": "a.png"}, "with init_image it begins from pictures: set one of the two to"),
+    ({"free_init": {}, "init_video": "a.mp4"}, "with init_video it begins from pictures"),
+    ({"second_pass": {}}, ""),
+    ({"second_pass": {}, "init_image": "a.png", "loop": True}, ""),
+    ({"second_pass": {"scale": 1.3}, "width": 80}, ""),
+    ({"second_pass": {"scale": 1.3}, "width": 64}, "second_pass.scale 1.3: width 83 is no multiple of 8, use 80"),
+    ({"second_pass": {"scale": 1.5}, "height": 40}, "second_pass.scale 1.5: height 60 is no multiple of 8"),
+    ({"second_pass": {"strength": 0.01}}, "second_pass.strength 0.01 of 25 steps is less than one: set it to"),
+    ({"second_pass": {"strength": 0.1, "num_inference_steps": 4}}, "second_pass.strength 0.1 of 4 steps is less"),
+    (
+        {"second_pass": {"num_inference_steps": 200}, "sampler": "lcm", "num_inference_steps": 4},
+        "num_inference_steps 200 must not be more",
+    ),
+]
+
+
+def test_what_clips_begin_from_and_their_passes_must_go_together(content, tmp_path):
+    entries = []
+    for number, (settings, _) in enumerate(STARTS_AND_PASSES):
+        files = {name: str(tmp_path / value) for name, value in settings.items() if name.startswith("init_")}
+        entries.append({"name": f"e{number}", "prompts": ["a cat"], "width": 80, "height": 80, **settings, **files})
+    for name in BOTH.values():
+        (tmp_path / name).write_bytes(b"")
+    found = check(Catalog.model_validate(content | {"entries": entries}))
+    for number, (settings, problem) in enumerate(STARTS_AND_PASSES):
+        told = found.get(number, "")
+        assert (problem in told) if problem else told == "", settings
+
+
+def test_free_init_without_what_it_keeps_is_refused(content):
+    schedule = {"zero_terminal_snr": True, "prediction_type": "v_prediction"}
+    entries = [content["entries"][0] | {"free_init": {}}, GOOD]
+    found = check(Catalog.model_validate(content | {"noise_schedule": schedule, "entries": entries}))
+    assert "leaves nothing there (zero_terminal_snr): leave free_init away" in found[0]
+
+
+def test_a_picture_that_is_not_there_is_told_of_the_prompt_that_names_it(content, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    missing, there = str(tmp_path / "b.png"), str(tmp_path / "a.png")
+    prompts = [{"prompt": "a", "init_image": missing}, {"prompt": "b", "init_image": there}, "c"]
+    found = check(Catalog.model_validate(content | {"entries": [{"name": "one", "prompts": prompts}]}))
+    assert found == {(0, 0): f"there is no file or folder {missing}"}
+    assert checked(content, init_video=missing) == f"there is no file or folder {missing}"
+
+
 def test_each_file_and_pair_is_looked_at_once(content, files, monkeypatch):
     opened = []
     for module, name in ((lora_file, "open_lora"), (motion_modules, "open_file"), (base_facts, "load_config")):

@@ -6,6 +6,7 @@ from collections import defaultdict
 from html.parser import HTMLParser
 
 import pytest
+from animatediff.diffusion.second_pass import SecondPass
 
 from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.results.gallery import gallery_html
@@ -78,11 +79,18 @@ def test_all_that_is_known_of_an_item_is_there():
     (item,) = Page(gallery_html([rendered])).items()
     for name in ("digest", "entry", "prompt", "status", "attempts", "seconds", "files", "scores"):
         assert item[name] == getattr(rendered, name)
-    assert item["settings"].keys() == RenderSettings.model_fields.keys()
+    assert item["settings"].keys() == RenderSettings.model_fields.keys() - {"strength"}
     assert item["settings"]["negative_prompt"] == "dogs"
     assert item["sha256"] == ["1" * 64, "", ""]
     assert item["note"] == {"warning": "cut off"}
     assert item["origin"] == {"weights": rendered.model_hashes, "versions": rendered.versions}
+
+
+def test_the_page_says_the_size_of_the_files_and_what_a_clip_begins_from():
+    rendered = result(width=64, height=32, second_pass=SecondPass(scale=2.0), init_image="a.png", strength=0.5)
+    (item,) = Page(gallery_html([rendered])).items()
+    assert (item["settings"]["width"], item["settings"]["height"]) == (128, 64)
+    assert (item["settings"]["init_image"], item["settings"]["strength"]) == ("a.png", 0.5)
 
 
 def test_items_keep_their_order_and_their_own_values():

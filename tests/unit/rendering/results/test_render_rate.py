@@ -1,6 +1,10 @@
 """How much work items are."""
 
+import pytest
+
 from animatediff.diffusion.context import Context
+from animatediff.diffusion.passes.free_init import FreeInit
+from animatediff.diffusion.passes.second_pass import SecondPass
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.results.render_rate import work_units
 
@@ -15,3 +19,16 @@ def test_guidance_and_windows_take_more():
     assert work_units(item(num_frames=64, context=Context(length=16, overlap=8))) == 2 * whole
     assert work_units(item(num_frames=64, context=Context(length=64, overlap=8))) == whole
     assert work_units(item(num_frames=64, num_inference_steps=50, width=256)) == whole
+
+
+def test_steps_that_are_left_out_or_taken_again_count():
+    whole = work_units(item(num_inference_steps=20))
+    assert work_units(item(num_inference_steps=20, init_image="a.png", strength=0.5)) == whole / 2
+    assert work_units(item(num_inference_steps=20, free_init=FreeInit(iterations=2))) == 2 * whole
+    fast = work_units(item(num_inference_steps=20, free_init=FreeInit(iterations=4, fast=True)))
+    assert fast == pytest.approx((0.25 + 0.5 + 0.75 + 1) * whole)
+    # Twice the width and height, half of the steps.
+    second = SecondPass(scale=2.0, strength=0.5)
+    assert work_units(item(num_inference_steps=20, second_pass=second)) == pytest.approx(3 * whole)
+    other = SecondPass(scale=2.0, strength=0.5, num_inference_steps=10)
+    assert work_units(item(num_inference_steps=20, second_pass=other)) == pytest.approx(2 * whole)

@@ -31,10 +31,25 @@ COLUMNS = {
     "num_bytes": pa.map_(pa.string(), pa.int64()),
     "seconds": NUMBERS,
 }
-# Settings that came later.
-ADDED = {
+# Settings that were added since.
+NEWER = {
     "prompt_syntax": pa.string(),
     "travel": pa.struct([("interpolation", pa.string()), ("dwell", pa.float64())]),
+    **dict.fromkeys(("controls", "images", "image_encoder", "init_image", "init_video"), pa.string()),
+    "strength": pa.float64(),
+    "free_init": pa.struct(
+        {
+            "iterations": pa.int64(),
+            "filter": pa.string(),
+            "order": pa.int64(),
+            "spatial": pa.float64(),
+            "temporal": pa.float64(),
+            "fast": pa.bool_(),
+        }
+    ),
+    "second_pass": pa.struct(
+        {"scale": pa.float64(), "strength": pa.float64(), "num_inference_steps": pa.int64(), "of": pa.string()}
+    ),
 }
 ONE_SCORER = {"scores": NUMBERS, "scored_by": pa.string(), "score_error": pa.string()}
 SCORED = {"my.pkg:s": {"x": 1.0, "y": -2.5}, "other:s": {"x": 3.0}, "third:s": {}}
@@ -54,9 +69,7 @@ def test_columns_are_what_they_were_and_those_of_the_scorers(tmp_path):
     write_table(str(tmp_path), [result()])
     schema = pq.read_schema(tmp_path / "results.parquet")
     new = {"scores": pa.map_(pa.string(), NUMBERS), "score_errors": STRINGS}
-    new |= dict.fromkeys(("controls", "images", "image_encoder"), pa.string())
-    new = {"scores": pa.map_(pa.string(), NUMBERS), "score_errors": STRINGS, **ADDED}
-    assert {field.name: field.type for field in schema} == COLUMNS | new
+    assert {field.name: field.type for field in schema} == COLUMNS | NEWER | new
     assert schema.names[0] == "digest"
     assert set(schema.names) == Result.model_fields.keys() | {"uri"}
 

@@ -59,6 +59,13 @@ def test_only_what_has_one_shape_shares_a_batch():
     assert batches == [["a", "b", "c", "f"], ["d", "e"]]
 
 
+def test_clips_that_begin_from_pictures_share_a_batch_with_their_like():
+    items = items_of("a") + items_of("b", init_image="x.png") + items_of("c", init_video="x.mp4")
+    items += items_of("d", init_image="y.png") + items_of("e", init_image="x.png", strength=0.3)
+    batches = [[item.prompt for item in batch] for batch in batcher_of(4).batches(items, ())]
+    assert batches == [["a"], ["b", "d"], ["c"], ["e"]]
+
+
 def test_what_a_worker_died_with_comes_last_and_alone():
     items = items_of("a", "b", "c", "d")
     suspects = {items[0].digest, items[2].digest}

@@ -40,6 +40,10 @@ optional = {
     "fps": st.floats(0.5, 100),
     "context": st.sampled_from([{"length": 24}, {"length": 8, "overlap": 2}]),
     "loop": st.booleans(),
+    "init_image": st.sampled_from(["a.png", "s3://bucket/b.jpg"]),
+    "strength": st.sampled_from([0.25, 0.8]),
+    "free_init": st.sampled_from([{"iterations": 3}, {"iterations": 2, "fast": True}]),
+    "second_pass": st.sampled_from([{"scale": 2.0}, {"of": "frames"}]),
     "seeds": st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=3),
 }
 rows = st.lists(
@@ -57,7 +61,7 @@ def as_text(name, value):
         return "; ".join(file["path"] for file in value)
     if name == "seeds":
         return ";".join(map(str, value))
-    return json.dumps(value) if name == "context" else str(value)
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def write_csv(path, table, delimiter=","):
