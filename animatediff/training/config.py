@@ -15,5 +15,11 @@ class TrainingConfig(RecipeConfig):
 
     @model_validator(mode="after")
     def _suits_its_recipe(self) -> Self:
-        recipe_of(self).validate()
+        recipe = recipe_of(self)
+        if not recipe.shows_pictures and (self.pictures is not None or self.model.sparse_control is not None):
+            raise ValueError(
+                f"recipe {self.recipe} shows no pictures: leave out pictures and model.sparse_control, or choose "
+                "recipe sparse_control"
+            )
+        recipe.validate()
         return self

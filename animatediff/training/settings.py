@@ -52,6 +52,9 @@ class ModelConfig(Config):
     `motion_module` that has no such attention, it changes nothing at first."""
     domain_adapter: AdapterFile = AdapterFile()
     """Adapter that is added to the frozen base while motion is trained, as for v3. At inference it is left out."""
+    sparse_control: Uri | None = None
+    """SparseCtrl encoder that the recipe sparse_control starts from. It brings its own shape. Default: a fresh one, its
+    image layers the base's, its motion modules those of `motion_module` with the first of their attentions."""
     lora_rank: int | None = Field(None, ge=1)
     """Rank of the LoRA that is trained; default: the published 128 (domain_adapter) and 64 (motion_lora). In the
     recipe finetune, giving it is what makes it a LoRA."""
@@ -102,6 +105,25 @@ class ObjectiveConfig(Config):
     timestep_power: float = Field(1.0, gt=0)
     """Timesteps are floor(T u^(1 / power)) for u uniform in [0, 1), so that the share of them below k is
     (k / T)^power: 1 is uniform, above 1 favours noisy timesteps, below 1 clean ones."""
+
+
+class PicturesConfig(Config):
+    """Of which frames the recipe sparse_control shows the pictures: a pattern for each clip, drawn by these weights."""
+
+    first: float = Field(1.0, ge=0)
+    """The first frame: pictures that are to move."""
+    first_and_last: float = Field(1.0, ge=0)
+    """The first and the last frame: what lies between two pictures."""
+    random: float = Field(1.0, ge=0)
+    """Any frames, from one to half of them: storyboards, and what was left out of a video."""
+    prediction: float = Field(1.0, ge=0)
+    """The beginning, from one frame to half of them: how a clip goes on."""
+
+    @model_validator(mode="after")
+    def _has_a_pattern(self) -> Self:
+        if not any(self.model_dump().values()):
+            raise ValueError("pictures: one of the patterns' weights must be above 0")
+        return self
 
 
 class OptimConfig(Config):
@@ -211,6 +233,8 @@ class RecipeConfig(Config):
     suits them all; `base` stands for the base as it is. Default: the base on all workers."""
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    pictures: PicturesConfig | None = None
+    """What the recipe sparse_control shows of the clips; default: every pattern as often as any other."""
     optim: OptimConfig = OptimConfig()
     schedule: NoiseScheduleOverrides = NoiseScheduleOverrides()
     """Of the noise. What it leaves out is as the file of `model.motion_module` names it, else the reference's."""

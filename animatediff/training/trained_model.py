@@ -1,14 +1,16 @@
 """The model that is trained: a frozen base, and what learns on it."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from animatediff.diffusion.conditioning import Conditioning
+from animatediff.diffusion.conditioning import Conditioning, Control
 from animatediff.models.config import ActivationCheckpointing
+from animatediff.models.control.sparse_control import SparseControlNet
 from animatediff.models.lora import LowRankAdapters
 from animatediff.models.motion_unet import MotionModules, MotionUNet
 
@@ -18,13 +20,13 @@ class TrainedModel(nn.Module, ABC):
 
     Args:
         unet: with the trained layers already in it.
-        trainable: what is trained: the UNet's motion modules, or adapters on its layers.
+        trainable: what is trained: the UNet's motion modules, adapters on its layers, or a network beside it.
     """
 
-    def __init__(self, unet: nn.Module, trainable: MotionModules | LowRankAdapters) -> None:
+    def __init__(self, unet: nn.Module, trainable: MotionModules | LowRankAdapters | SparseControlNet) -> None:
         super().__init__()
         self.unet = unet.requires_grad_(False).eval()
-        # The recipe that made it knows which of the two it is.
+        # The recipe that made it knows which of them it is.
         self.trainable: Any = trainable.requires_grad_(True)
 
     def train(self, mode: bool = True) -> Self:
@@ -73,6 +75,35 @@ class VideoModel(TrainedModel):
     def checkpoint_activations(self, which: ActivationCheckpointing) -> None:
         """Choose what the motion UNet computes again for the gradients."""
         self.unet.activation_checkpointing = which
+
+
+class SparseControlModel(TrainedModel):
+    """Trained on clips of which it is shown some frames: a frozen motion UNet, and a SparseCtrl encoder beside it."""
+
+    unet: MotionUNet
+
+    def __init__(self, unet: MotionUNet, trainable: SparseControlNet) -> None:
+        super().__init__(unet, trainable)
+        trainable.conv_in.weight.requires_grad_(False)  # it sees zeros alone, so that there is nothing to learn
+
+    @property
+    def adapted_module(self) -> MotionModules:
+        """The motion modules."""
+        return self.unet.motion
+
+    def forward(  # type: ignore[override]
+        self, sample: Tensor, timesteps: Tensor, conditioning: Conditioning, pictures: Tensor
+    ) -> Tensor:
+        """Predict the noise or velocity of clips, given `pictures` as `sparse_condition` makes them."""
+        network: SparseControlNet = self.trainable
+        scale = torch.ones(len(sample), sample.shape[2], device=sample.device)
+        control = Control(network, network.embed_condition(pictures), scale)
+        return self.unet(sample, timesteps, replace(conditioning, controls=(control,)))
+
+    def checkpoint_activations(self, which: ActivationCheckpointing) -> None:
+        """Choose what the motion UNet and the encoder compute again for the gradients."""
+        self.unet.activation_checkpointing = which
+        self.trainable.activation_checkpointing = which
 
 
 class ImageModel(TrainedModel):

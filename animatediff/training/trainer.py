@@ -18,7 +18,7 @@ from animatediff.data.manifest import read_manifest
 from animatediff.diffusion.schedule import compute_alphas_cumprod
 from animatediff.errors import UserError
 from animatediff.training.recipes.table import recipe_of
-from animatediff.training.settings import RecipeConfig
+from animatediff.training.settings import PicturesConfig, RecipeConfig
 from animatediff.training.state.ema import Ema
 from animatediff.training.state.training_state import TrainingState
 from animatediff.training.step.denoising_loss import sums_by_timestep_quarter
@@ -82,7 +82,8 @@ class Trainer:
             on_skip=lambda: keep_loss_scale_above_one(self._scaler),
         )
         self._random = RandomSource(
-            config.train.seed, schedule.num_train_timesteps, config.train.caption_dropout, config.objective
+            *(config.train.seed, schedule.num_train_timesteps, config.train.caption_dropout),
+            *(config.objective, config.pictures or PicturesConfig()),
         )
         self._alphas_cumprod = compute_alphas_cumprod(schedule).to(device)
         self._wrapped_model = self._wrap_model()

@@ -1,4 +1,4 @@
-"""The loss on clips that are never trained on, with noise and timesteps that are always the same."""
+"""The loss on clips that are never trained on, with noise, timesteps and pictures that are always the same."""
 
 import math
 from dataclasses import replace
@@ -12,7 +12,7 @@ from animatediff.data.loading.selection import ClipFilter
 from animatediff.data.manifest import read_manifest
 from animatediff.diffusion.schedule import compute_alphas_cumprod
 from animatediff.training.recipes.table import recipe_of
-from animatediff.training.settings import RecipeConfig
+from animatediff.training.settings import PicturesConfig, RecipeConfig
 from animatediff.training.step.draws import RandomSource, select_clips
 from animatediff.training.text import CaptionEncoder
 from animatediff.training.trained_model import move_to_device
@@ -55,7 +55,7 @@ def validation_loss(config: RecipeConfig, weights_uri: str, *, device: torch.dev
     facts, factor = BaseFacts(config.base), manifest.latent_factor
     encode = CaptionEncoder(facts, encoders, device, dtype, factor, config.text.chunks)
     alphas_cumprod = compute_alphas_cumprod(recipe.noise_schedule).to(device)
-    random = RandomSource(_SEED, num_timesteps, 0.0, config.objective)
+    random = RandomSource(_SEED, num_timesteps, 0.0, config.objective, config.pictures or PicturesConfig())
     middles = (2 * torch.arange(_QUARTERS) + 1) * num_timesteps // (2 * _QUARTERS)
     loader = ClipLoader(
         config.dataset_uri,

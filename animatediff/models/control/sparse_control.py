@@ -6,16 +6,17 @@ are the official checkpoints' own (guoyww/AnimateDiff, `sparse_controlnet.py`), 
 """
 
 import itertools
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from animatediff.diffusion.conditioning import Conditioning, Residuals
-from animatediff.models.config import MotionConfig
+from animatediff.models.config import ActivationCheckpointing, MotionConfig
 from animatediff.models.feed_forward import make_lean
 from animatediff.models.motion_module import MotionModule
 from animatediff.models.text_attention import share_text_attention
@@ -50,6 +51,19 @@ class ScribbleEmbedding(nn.Module):
         return self.conv_out(x)
 
 
+class _Unit(NamedTuple):
+    """What a block repeats: a ResNet, a spatial attention, a motion module."""
+
+    resnet: nn.Module
+    attention: nn.Module | None
+    motion: nn.Module
+
+
+def _again(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return `run(x)`, whose activations are computed again in the backward pass."""
+    return checkpoint(run, x, use_reentrant=False) if torch.is_grad_enabled() else run(x)
+
+
 class SparseControlNet(nn.Module):
     """Residuals for all frames of clips, from pictures of some of them.
 
@@ -73,6 +87,8 @@ class SparseControlNet(nn.Module):
         self.variant = variant
         self.motion_config = motion
         share_text_attention(unet)
+        self.activation_checkpointing: ActivationCheckpointing = "none"
+        """What training computes again for the gradients instead of keeping it, as in `MotionUNet`."""
         make_lean(unet)
         self.conv_in = unet.conv_in
         self.time_proj = unet.time_proj
@@ -120,9 +136,12 @@ class SparseControlNet(nn.Module):
                 f"this SparseCtrl is the {self.variant} variant, which takes {needed} (b c k h w) with "
                 f"c = {self.picture_channels}, got {tuple(pictures.shape)}"
             )
-        condition = sparse_condition(pictures.to(self.dtype), frames, num_frames)
-        embedded = self.controlnet_cond_embedding(condition.transpose(1, 2).flatten(0, 1))
-        return embedded.unflatten(0, (-1, num_frames)).transpose(1, 2)
+        return self.embed_condition(sparse_condition(pictures, frames, num_frames))
+
+    def embed_condition(self, condition: Tensor) -> Tensor:
+        """Return the same of what `sparse_condition` has made of pictures, (b c+1 f H W)."""
+        embedded = self.controlnet_cond_embedding(condition.to(self.dtype).transpose(1, 2).flatten(0, 1))
+        return embedded.unflatten(0, (len(condition), -1)).transpose(1, 2)
 
     def forward(
         self, sample: Tensor, timestep: Tensor | int, conditioning: Conditioning, condition: Tensor
@@ -149,11 +168,8 @@ class SparseControlNet(nn.Module):
         outputs = [x]
         for block in self.down_blocks:
             attentions = getattr(block, "attentions", [None] * len(block.resnets))
-            for resnet, attention, motion in zip(block.resnets, attentions, block.motion_modules, strict=True):
-                x = resnet(x, time)
-                if attention is not None:
-                    x = attention(x, encoder_hidden_states=text, return_dict=False)[0]
-                x = motion(x, f)
+            for layers in zip(block.resnets, attentions, block.motion_modules, strict=True):
+                x = self._unit(_Unit(*layers), x, time, text, f)
                 outputs.append(x)
             for downsampler in block.downsamplers or ():
                 x = downsampler(x)
@@ -161,6 +177,23 @@ class SparseControlNet(nn.Module):
         x = self.mid_block(x, time, encoder_hidden_states=text)
         down = [conv(output) for conv, output in zip(self.controlnet_down_blocks, outputs, strict=True)]
         return Residuals(down, self.controlnet_mid_block(x))
+
+    def _unit(self, unit: "_Unit", x: Tensor, time: Tensor, text: Tensor, num_frames: int) -> Tensor:
+        """Run ResNet, attention and motion module on (b f) c h w."""
+
+        def features(x: Tensor) -> Tensor:
+            x = unit.resnet(x, time)
+            if unit.attention is None:
+                return x
+            return unit.attention(x, encoder_hidden_states=text, return_dict=False)[0]
+
+        def mix(x: Tensor) -> Tensor:
+            return unit.motion(x, num_frames)
+
+        if self.activation_checkpointing == "all":
+            return _again(lambda x: mix(features(x)), x)
+        x = features(x)
+        return mix(x) if self.activation_checkpointing == "none" else _again(mix, x)
 
     def _set_to_zero(self) -> None:
         """Let a fresh network change nothing: zero the condition's last convolution, and those of the residuals."""

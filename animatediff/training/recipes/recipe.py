@@ -29,6 +29,7 @@ class SamplingWeights:
     motion_module: str | None
     domain_adapter: str | None = None
     motion_loras: tuple[str, ...] = ()
+    sparse_control: str | None = None
     is_still: bool = False
     """Whether single pictures are sampled, as the result knows no motion."""
 
@@ -39,6 +40,9 @@ class Recipe(ABC):
     Args:
         config: says what to train, and how.
     """
+
+    shows_pictures = False
+    """Whether the model is shown pictures of the clips, as `RecipeConfig.pictures` says."""
 
     def __init__(self, config: RecipeConfig) -> None:
         self.config = config

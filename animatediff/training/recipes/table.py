@@ -12,6 +12,7 @@ from animatediff.training.recipes.finetune import finetune_recipe
 from animatediff.training.recipes.motion_lora import MotionLoraRecipe
 from animatediff.training.recipes.motion_module import MotionModuleRecipe
 from animatediff.training.recipes.recipe import Recipe
+from animatediff.training.recipes.sparse_control import SparseControlRecipe
 from animatediff.training.settings import RecipeConfig
 
 RECIPES: Mapping[str, Callable[[RecipeConfig], Recipe]] = {
@@ -19,6 +20,7 @@ RECIPES: Mapping[str, Callable[[RecipeConfig], Recipe]] = {
     "motion_module": MotionModuleRecipe,
     "motion_lora": MotionLoraRecipe,
     "finetune": finetune_recipe,
+    "sparse_control": SparseControlRecipe,
 }
 
 

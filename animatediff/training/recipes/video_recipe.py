@@ -1,4 +1,4 @@
-"""What the recipes that train on clips have in common: a motion UNet."""
+"""What the recipes that train on clips have in common: a motion UNet, and what is trained in it or beside it."""
 
 from abc import abstractmethod
 from typing import TYPE_CHECKING
@@ -10,16 +10,12 @@ if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
     from animatediff.models.lora import LowRankAdapters
-    from animatediff.models.motion_unet import MotionModules
+    from animatediff.models.motion_unet import MotionModules, MotionUNet
     from animatediff.training.trained_model import VideoModel
 
 
-class VideoRecipe(Recipe):
-    """Trains motion modules, or adapters on them, in a motion UNet."""
-
-    @abstractmethod
-    def trainable(self, motion: "MotionModules") -> "MotionModules | LowRankAdapters":
-        """Return what is trained of the motion UNet's motion modules, or on them."""
+class ClipRecipe(Recipe):
+    """Trains with a motion UNet."""
 
     def require_motion_module(self) -> None:
         """Make sure that there is a motion module to start from.
@@ -30,15 +26,13 @@ class VideoRecipe(Recipe):
         if self.config.model.motion_module is None:
             raise ValueError(f"recipe {self.config.recipe} needs model.motion_module, the file to start from")
 
-    def attach(self, unet: "UNet2DConditionModel", *, with_weights: bool) -> "VideoModel":
-        """Put motion modules into the base's UNet, the file's or fresh ones."""
+    def motion_unet(self, unet: "UNet2DConditionModel", *, with_weights: bool) -> "MotionUNet":
+        """Put motion modules into the base's UNet, the file's or fresh ones; arguments and errors are `attach`'s."""
         from animatediff.models.motion_unet import MotionUNet
         from animatediff.training.initial_motion_modules import load_motion, motion_on_meta
-        from animatediff.training.trained_model import VideoModel
 
         make = load_motion if with_weights else motion_on_meta
-        motion_unet = MotionUNet(unet, make(unet, self.config.model, self.config.base))
-        return VideoModel(motion_unet, self.trainable(motion_unet.motion)).train()
+        return MotionUNet(unet, make(unet, self.config.model, self.config.base))
 
     def check_fit(self, latent_shape: tuple[int, int, int, int]) -> None:
         """Check too that the motion modules fit the base, and the clips their position table."""
@@ -52,3 +46,18 @@ class VideoRecipe(Recipe):
                 f"the dataset's clips have {latent_shape[0]} frames, the motion module's position table has "
                 f"{motion.max_frames}: raise model.max_frames or ingest shorter clips"
             )
+
+
+class VideoRecipe(ClipRecipe):
+    """Trains motion modules, or adapters on them, in a motion UNet."""
+
+    @abstractmethod
+    def trainable(self, motion: "MotionModules") -> "MotionModules | LowRankAdapters":
+        """Return what is trained of the motion UNet's motion modules, or on them."""
+
+    def attach(self, unet: "UNet2DConditionModel", *, with_weights: bool) -> "VideoModel":
+        """Put motion modules into the base's UNet, the file's or fresh ones."""
+        from animatediff.training.trained_model import VideoModel
+
+        motion_unet = self.motion_unet(unet, with_weights=with_weights)
+        return VideoModel(motion_unet, self.trainable(motion_unet.motion)).train()

@@ -1,12 +1,13 @@
-"""All that is random about a training step: noise, timesteps, dropped captions and single frames."""
+"""All that is random about a training step: noise, timesteps, dropped captions, single frames and pictures."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from animatediff.training.settings import ObjectiveConfig
+from animatediff.training.settings import ObjectiveConfig, PicturesConfig
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Draws:
     """Per clip, whether its caption is replaced by the empty one."""
     frame_indices: list[int]
     """Per clip, the index of one of its frames, for a recipe that trains on single ones; all equally likely."""
+    picture_frames: list[list[int]]
+    """Per clip, the frames that a recipe shows as pictures, in ascending order."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class RandomSource:
     """Probability that a clip's caption is dropped."""
     objective: ObjectiveConfig
     """How noise and timesteps are distributed."""
+    pictures: PicturesConfig
+    """Which frames are shown as pictures."""
 
     def draw(self, shape: tuple[int, ...], *, step: int, first_index: int) -> Draws:
         """Return the draws of a worker's share of a batch.
@@ -59,7 +64,8 @@ class RandomSource:
             correlate_noise(independent, self.objective, g) for independent, g in zip(noise, generators, strict=True)
         ]
         frames = [int(torch.randint(shape[2], (1,), generator=g)) for g in generators]
-        return Draws(torch.stack(noise), torch.cat(timesteps), dropped, frames)
+        pictures = [choose_picture_frames(shape[2], self.pictures, g) for g in generators]
+        return Draws(torch.stack(noise), torch.cat(timesteps), dropped, frames, pictures)
 
 
 def select_clips(draws: Draws, chosen: Tensor) -> Draws:
@@ -70,6 +76,7 @@ def select_clips(draws: Draws, chosen: Tensor) -> Draws:
         draws.timesteps[chosen],
         [draws.captions_dropped[i] for i in indices],
         [draws.frame_indices[i] for i in indices],
+        [draws.picture_frames[i] for i in indices],
     )
 
 
@@ -77,7 +84,9 @@ def take_single_frames(latents: Tensor, draws: Draws) -> tuple[Tensor, Draws]:
     """Return the frame of each clip that the draws chose, (b c 1 h w), with its own noise."""
     rows, frames = torch.arange(len(latents)), torch.tensor(draws.frame_indices)
     noise = draws.noise[rows, :, frames, None]
-    return latents[rows, :, frames, None], Draws(noise, draws.timesteps, draws.captions_dropped, [0] * len(latents))
+    first = [0] * len(latents)
+    single = Draws(noise, draws.timesteps, draws.captions_dropped, first, [[index] for index in first])
+    return latents[rows, :, frames, None], single
 
 
 def _generator(seed: int, step: int, index: int) -> torch.Generator:
@@ -107,3 +116,25 @@ def correlate_noise(noise: Tensor, objective: ObjectiveConfig, generator: torch.
     if objective.noise_offset > 0:
         noise = noise + objective.noise_offset * torch.randn(c, 1, 1, 1, generator=generator)
     return noise
+
+
+def choose_picture_frames(num_frames: int, pictures: PicturesConfig, generator: torch.Generator) -> list[int]:
+    """Return the frames of a clip that are shown as pictures, in ascending order.
+
+    Args:
+        num_frames: of the clip.
+        pictures: the patterns' weights.
+        generator: draws a pattern, and what is random about it.
+    """
+    half = max(1, num_frames // 2)
+    # Each pattern's frames, by a number from 1 to half of the clip's and by an order of all frames.
+    patterns: Mapping[str, Callable[[int, list[int]], list[int]]] = {
+        "first": lambda number, order: [0],
+        "first_and_last": lambda number, order: [0, num_frames - 1][:num_frames],
+        "random": lambda number, order: sorted(order[:number]),
+        "prediction": lambda number, order: list(range(number)),
+    }
+    weights = torch.tensor([getattr(pictures, name) for name in patterns], dtype=torch.float64)
+    chosen = list(patterns.values())[int(torch.multinomial(weights, 1, generator=generator))]
+    number = int(torch.randint(1, half + 1, (1,), generator=generator))
+    return chosen(number, torch.randperm(num_frames, generator=generator).tolist())

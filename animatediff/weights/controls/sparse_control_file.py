@@ -35,6 +35,8 @@ class SparseControlFile:
     variant: Variant
     motion: MotionConfig
     """Shape of its motion modules: the published one, where the file does not say another."""
+    schedule: dict[str, Any] | None
+    """Fields of the `NoiseSchedule` that it was trained with; None where the file does not say."""
     state: Mapping[str, Tensor]
     """By official names, in the file's own precision, memory-mapped: not to be written to. No position tables."""
 
@@ -48,7 +50,7 @@ class SparseControlFile:
         Raises:
             UserError: it does not fit.
         """
-        self._meta(base_config, base)
+        self.on_meta(base_config, base)
 
     def build(self, base_config: Mapping[str, Any], base: str = "of the SparseCtrl") -> SparseControlNet:
         """Return the network, float32. Heads and norm groups of its image layers, which no file tells, are the base's.
@@ -56,7 +58,7 @@ class SparseControlFile:
         Raises:
             UserError: as `check_fits` says, or there are NaN or infinite numbers among the weights.
         """
-        network = self._meta(base_config, base).to_empty(device="cpu")
+        network = self.on_meta(base_config, base).to_empty(device="cpu")
         network.load_state_dict(dict(self.state))
         for module in network.modules():
             if isinstance(module, TemporalAttention) and module.positions is not None:
@@ -66,8 +68,8 @@ class SparseControlFile:
                 raise UserError(f"{self.uri}: {name} has NaN or infinite values, the file is broken")
         return network.eval().requires_grad_(False)
 
-    def _meta(self, base_config: Mapping[str, Any], base: str) -> SparseControlNet:
-        """Return the network that the base asks for, without weights, if the file's are those."""
+    def on_meta(self, base_config: Mapping[str, Any], base: str) -> SparseControlNet:
+        """Return the network, on the meta device, where it has no weights; see `check_fits`."""
         with any_error_as_user_error(f"base {base} cannot carry a SparseCtrl encoder"):
             unet = build_on_meta(UNet2DConditionModel, base_config, f"the config of the unet of base {base}")
             with torch.device("meta"):
@@ -100,17 +102,22 @@ def open_file(uri: str) -> SparseControlFile:
         state = _without_prefix(file.tensors)
         layout: Layout = "official" if any(".temporal_transformer." in name for name in state) else "diffusers"
         official = {motion_layouts.to_official(name, layout) or name: tensor for name, tensor in state.items()}
-        return SparseControlFile(uri, layout, variant, _motion(file, settings), official)
+        motion, schedule = _motion(file, settings), motion_layouts.own_schedule(file.metadata)
+        return SparseControlFile(uri, layout, variant, motion, schedule, official)
 
 
-def write(uri: str, network: SparseControlNet) -> None:
+def write(uri: str, network: SparseControlNet, *, schedule: Mapping[str, Any] | None = None) -> None:
     """Write a network in the official layout and its own precision: `open_file` gives it back exactly.
+
+    Args:
+        uri: a `.safetensors` file.
+        network: what to write.
+        schedule: fields of the `NoiseSchedule` that it was trained with, and must be sampled with.
 
     Raises:
         UserError: the storage cannot be written to.
     """
-    metadata = motion_layouts.own_metadata(network.motion_config, None)
-    save_tensors(uri, network.state_dict(), metadata)
+    save_tensors(uri, network.state_dict(), motion_layouts.own_metadata(network.motion_config, schedule))
 
 
 def _open(uri: str) -> tuple[TensorFile, dict[str, Any]]:

@@ -239,10 +239,11 @@ def _resolve_config(config: TrainConfig, inputs_uri: str) -> RecipeConfig:
         uri = storage.absolute(config.mix.dataset_uri)
         fields["mix"] = config.mix.model_copy(update={"dataset_uri": uri})
     model = config.model
-    if model.motion_module is not None:
-        with errors_with_field("model.motion_module"):
-            uri = storage.absolute_if_there(fetch_weights(model.motion_module, inputs_uri))
-        model = model.model_copy(update={"motion_module": uri})
+    for field in ("motion_module", "sparse_control"):
+        if (named := getattr(model, field)) is not None:
+            with errors_with_field(f"model.{field}"):
+                uri = storage.absolute_if_there(fetch_weights(named, inputs_uri))
+            model = model.model_copy(update={field: uri})
     if model.domain_adapter.path is not None:
         with errors_with_field("model.domain_adapter.path"):
             uri = storage.absolute_if_there(fetch_weights(model.domain_adapter.path, inputs_uri))

@@ -63,10 +63,14 @@ class Renderer:
     def render(self, weights_uri: str) -> dict[str, bytes]:
         """Return the files' contents by name: `0.mp4` and `0.gif` of the first prompt, or `0.png`, and so on.
 
+        There are none of a SparseCtrl encoder.
+
         Raises:
             UserError: the base has no VAE, or the weights give NaN pixels.
         """
         recipe, used = self.recipe, self.recipe.sampling_weights(weights_uri)
+        if used.sparse_control is not None:
+            return {}  # it shows nothing without pictures, and a catalog can give it some
         device = "cuda" if self.on_gpu else "cpu"
         animator = Animator(recipe.config.base, used.motion_module, schedule=recipe.noise_schedule, device=device)
         animator.load(self._entry(used))

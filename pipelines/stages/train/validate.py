@@ -86,6 +86,8 @@ def _measure(renderer: Renderer, weights: Path, step: int, run_uri: str) -> dict
         "objective": recipe.config.objective.model_dump(mode="json"),
         "schedule": recipe.noise_schedule.model_dump(mode="json"),
     }
+    if recipe.config.pictures is not None:
+        measure["pictures"] = recipe.config.pictures.model_dump(mode="json")
     record = {"step": step, "val_loss": found.loss, "measure": measure}
     keep_best(run_uri, f"best_{recipe.weights_file}", weights, record)
     return {"val_loss": found.loss, "left_out": found.left_out}

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from animatediff.diffusion.second_pass import SecondPass
 
 from animatediff import storage
+from animatediff.diffusion.passes.second_pass import SecondPass
 from animatediff.errors import UserError
 from animatediff.rendering.outputs import encode_mp4
 from animatediff.rendering.results import clip_files

@@ -6,8 +6,8 @@ from collections import defaultdict
 from html.parser import HTMLParser
 
 import pytest
-from animatediff.diffusion.second_pass import SecondPass
 
+from animatediff.diffusion.passes.second_pass import SecondPass
 from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.results.gallery import gallery_html
 from animatediff.rendering.results.result import Result

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, chisquare
 
-from animatediff.training.settings import ObjectiveConfig
+from animatediff.training.settings import ObjectiveConfig, PicturesConfig
 from animatediff.training.step.draws import (
     RandomSource,
     _generator,
@@ -22,7 +22,7 @@ ALL_OPTIONS = ObjectiveConfig(min_snr_gamma=5, noise_offset=0.1, shared_noise=0.
 
 
 def make_draws(shape=SHAPE, *, objective=REFERENCE, first_index=0, step=7, seed=1, caption_dropout=0.5):
-    source = RandomSource(seed, 1000, caption_dropout, objective)
+    source = RandomSource(seed, 1000, caption_dropout, objective, PicturesConfig())
     return source.draw(shape, step=step, first_index=first_index)
 
 
