@@ -8,11 +8,13 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.image_processor import IPAdapterMaskProcessor
+from diffusers.models.attention_processor import Attention, IPAdapterAttnProcessor2_0
 from torch import nn
 
 from animatediff.diffusion.conditioning import Conditioning, ImagePrompt
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionUNet
+from animatediff.models.text_attention import SharedTextAttention
 
 NUM_FRAMES = 3
 SD = {"sample_size": 8, "block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 24, "attention_head_dim": 8}
@@ -52,7 +54,7 @@ def random(*shape, seed=2):
 def predict(unet, *images, text=None):
     told = Conditioning(random(2, 7, 24) if text is None else text, image_prompts=images)
     with torch.no_grad():
-        return unet(random(2, 4, NUM_FRAMES, 8, 16, seed=3), 500, told)
+        return unet(random(2, 4, NUM_FRAMES, 4, 8, seed=3), 500, told)
 
 
 def test_each_cross_attention_asks_for_its_number_once_a_clip(unet, adapter):
@@ -66,7 +68,7 @@ def test_self_attentions_take_images_silently(unet, adapter, monkeypatch):
     monkeypatch.setattr(logging.Logger, "warning", lambda logger, *args: said.append(args))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        predict(unet, ImagePrompt(adapter, random(2, 4, 24), 1.0, torch.ones(2, 8, 16)))
+        predict(unet, ImagePrompt(adapter, random(2, 4, 24), 1.0, torch.ones(2, 4, 8)))
     assert said == []
 
 
@@ -101,6 +103,13 @@ def test_a_text_a_frame_goes_with_an_image_a_clip(unet, adapter):
         torch.testing.assert_close(found[:, :, frame], one[:, :, frame])
 
 
+def test_nothing_of_an_image_stays(unet, adapter):
+    before, names = predict(unet), list(unet.state_dict())
+    predict(unet, ImagePrompt(adapter, random(2, 4, 24), 1.0))
+    assert torch.equal(predict(unet), before)
+    assert list(unet.state_dict()) == names
+
+
 def test_two_at_half_the_scale_are_one(unet, adapter):
     image = ImagePrompt(adapter, random(2, 4, 24), 0.4)
     torch.testing.assert_close(predict(unet, image, image), predict(unet, replace(image, scale=0.8)))
@@ -108,11 +117,31 @@ def test_two_at_half_the_scale_are_one(unet, adapter):
 
 def test_a_mask_says_where_the_image_counts(unet, adapter):
     image = ImagePrompt(adapter, random(2, 4, 24), 0.7)
-    everywhere, nowhere = (replace(image, mask=torch.full((2, 64, 128), value)) for value in (1.0, 0.0))
+    everywhere, nowhere = (replace(image, mask=torch.full((2, 32, 64), value)) for value in (1.0, 0.0))
     torch.testing.assert_close(predict(unet, everywhere), predict(unet, image))
     torch.testing.assert_close(predict(unet, nowhere), predict(unet))
-    of_one_clip = predict(unet, replace(image, mask=torch.stack([torch.ones(64, 128), torch.zeros(64, 128)])))
+    of_one_clip = predict(unet, replace(image, mask=torch.stack([torch.ones(32, 64), torch.zeros(32, 64)])))
     torch.testing.assert_close(of_one_clip, torch.stack([predict(unet, image)[0], predict(unet)[1]]))
+
+
+@torch.no_grad()
+def test_a_masked_image_is_what_diffusers_processor_gives():
+    torch.manual_seed(0)
+    attention = Attention(32, cross_attention_dim=24, heads=4, dim_head=8)
+    theirs = IPAdapterAttnProcessor2_0(32, 24, num_tokens=(4,), scale=0.7)
+    x, text, tokens, mask = (torch.randn(*shape) for shape in ((2, 128, 32), (2, 7, 24), (2, 4, 24), (2, 64, 128)))
+    mask = (mask > 0).float()
+
+    def adapter(layer, tokens):
+        return theirs.to_k_ip[0](tokens), theirs.to_v_ip[0](tokens)
+
+    image = ImagePrompt(adapter, tokens, 0.7, mask).resized(8, 16)
+    ours = SharedTextAttention(1)(attention, x, text, image_prompts=[image])
+    for clip in range(2):
+        row = slice(clip, clip + 1)
+        told = (text[row], [tokens[row][:, None]])
+        expected = theirs(attention, x[row], told, ip_adapter_masks=[mask[row][:, None]])
+        torch.testing.assert_close(ours[row], expected)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 16), (9, 9)], ids=str)
