@@ -75,7 +75,7 @@ def sample(
     windows = _on_device([context_windows(noise.shape[2], context, loop, done) for done in progress], noise.device)
     for step, timestep in enumerate(steps):
         model_input = scheduler.scale_model_input(latents, timestep)
-        branches = [branch.at(step, num_inference_steps) for branch in guidance_branches]
+        branches = [branch.at(step, len(steps)) for branch in guidance_branches]
         predictions = _predict(unet, model_input, timesteps[step], branches, windows[step], max_batch)
         prediction = predictions[-1]
         if is_guided:

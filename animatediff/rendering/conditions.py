@@ -49,6 +49,7 @@ class Conditions:
     def __init__(self, unet: MotionUNet, codec: FrameCodec, base: BaseFacts, device: torch.device) -> None:
         self._unet, self._codec, self._base, self._device = unet, codec, base, device
         self._models: OrderedDict[Hashable, object] = OrderedDict()
+        self._max_resident = _MAX_RESIDENT
         self._pictures: OrderedDict[Hashable, Tensor] = OrderedDict()
 
     @property
@@ -69,6 +70,8 @@ class Conditions:
         """
         if not settings.controls and not settings.images:
             return conditioning
+        # One item's own do not drive each other out, however many they are.
+        self._max_resident = max(_MAX_RESIDENT, len(settings.controls) + len(settings.images) + 1)
         controls, images, without = [], [], []
         for number, spec in enumerate(settings.controls):
             with errors_with_field(f"controls.{number}"):
@@ -163,7 +166,7 @@ class Conditions:
     def _resident(self, key: Hashable, read: Callable[[], ResidentT]) -> ResidentT:
         """Return what is in memory under a key; else read it, and let go of what was not used for longest."""
         if key not in self._models:
-            while len(self._models) >= _MAX_RESIDENT:
+            while len(self._models) >= self._max_resident:
                 self._models.popitem(last=False)
             self._models[key] = read()
         self._models.move_to_end(key)

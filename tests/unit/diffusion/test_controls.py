@@ -7,6 +7,7 @@ from torch import nn
 from animatediff.diffusion.conditioning import Conditioning, Control, ImagePrompt, Residuals
 from animatediff.diffusion.context import Context
 from animatediff.diffusion.noise_schedule import NoiseSchedule
+from animatediff.diffusion.passes.start import Start
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
 
@@ -75,10 +76,17 @@ def test_guidance_gives_both_branches_the_control_and_guess_mode_the_positive_on
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "steps"),
-    [(0.0, 1.0, range(10)), (0.0, 0.5, range(5)), (0.25, 1.0, range(3, 10)), (0.5, 0.5, []), (0.31, 0.79, range(4, 7))],
+    ("start", "end", "steps", "begun"),
+    [
+        (0.0, 1.0, range(10), None),
+        (0.0, 0.5, range(5), None),
+        (0.25, 1.0, range(3, 10), None),
+        (0.5, 0.5, [], None),
+        (0.31, 0.79, range(4, 7), None),
+        (0.5, 1.0, range(2, 4), 0.4),  # shares of the steps that are taken
+    ],
 )
-def test_a_network_runs_in_its_steps_alone(start, end, steps):
+def test_a_network_runs_in_its_steps_alone(start, end, steps, begun):
     network = Recorder()
     told = conditioning(control(network, start=start, end=end), negative=False)
     found = []
@@ -88,7 +96,8 @@ def test_a_network_runs_in_its_steps_alone(start, end, steps):
         return torch.zeros_like(latents)
 
     noise = torch.zeros(1, 4, NUM_FRAMES, 1, 1)
-    sample(predict, SAMPLERS["ddim"](NoiseSchedule()), told, noise, num_inference_steps=10, guidance_scale=1.0)
+    settings = {"num_inference_steps": 10, "guidance_scale": 1.0, "start": begun and Start(noise, begun)}
+    sample(predict, SAMPLERS["ddim"](NoiseSchedule()), told, noise, **settings)
     assert [step for step, is_on in enumerate(found) if is_on] == list(steps)
     assert len(network.seen) == len(steps)
 
