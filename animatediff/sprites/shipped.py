@@ -1,6 +1,6 @@
-"""What the project ships of the sprite world: a trained base, its motion module, and two personalised files.
+"""What the project ships of the sprite world: a trained base, what animates it, and personalised files.
 
-All is float16 and under 20 MB; `pipelines/configs/world` and the README say how it was made. A DreamBooth checkpoint is
+All is float16 and under 30 MB; `pipelines/configs/world` and the README say how it was made. A DreamBooth checkpoint is
 as large as the base: `personalise.train_dreambooth` makes one in a minute or two.
 """
 

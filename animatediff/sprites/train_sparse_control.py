@@ -24,7 +24,6 @@ from animatediff.training.config import TrainingConfig
 from animatediff.training.trainer import Trainer
 from animatediff.weights.base import load_vae
 from animatediff.weights.base_facts import BaseFacts
-from animatediff.weights.controls import sparse_control_file
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ def main(
     num_steps: int = 1_800,
     seed: int = 0,
 ) -> None:
-    """Draw clips, train on them, and write `sparse_control.safetensors` in float16.
+    """Draw clips, train on them, and write `sparse_control.safetensors`.
 
     Run it again to go on after a kill.
 
@@ -66,7 +65,7 @@ def main(
             logger.info("step %d/%d loss %.5f", done, num_steps, sum(losses[-_LOG_EVERY:]) / len(losses[-_LOG_EVERY:]))
         if done % _CHECKPOINT_EVERY == 0 or done == num_steps:
             _save(trainer, checkpoint, done)
-    write_half(trainer, output / shipped.SPARSE_CONTROL.name)
+    trainer.write_weights(str(output / trainer.recipe.weights_file))
 
 
 def write_clips(folder: Path, scenes: Sequence[Scene], base: str) -> None:
@@ -85,9 +84,11 @@ def write_clips(folder: Path, scenes: Sequence[Scene], base: str) -> None:
         for index, scene in enumerate(scenes[first : first + ROW_GROUP_ROWS], start=first):
             frames = render(scene, num_frames=NUM_FRAMES, height=SAMPLE_SIZE, width=SAMPLE_SIZE)
             latent = encode_frames(vae, frames)
-            row = {"clip_id": f"{index:06d}", "video_id": f"{index:06d}", "bucket": _BUCKET, "caption": caption(scene)}
-            row |= {"latent": latent.tobytes(), "latent_shape": list(latent.shape), "latent_dtype": "float16"}
-            rows.append(dict.fromkeys(SCHEMA.names) | row)
+            rows.append(
+                dict.fromkeys(SCHEMA.names)
+                | {"clip_id": f"{index:06d}", "video_id": f"{index:06d}", "bucket": _BUCKET, "caption": caption(scene)}
+                | {"latent": latent.tobytes(), "latent_shape": list(latent.shape), "latent_dtype": "float16"}
+            )
         data = to_parquet(pa.Table.from_pylist(rows, schema=SCHEMA), {})
         shard = Shard(
             path=f"bucket={_BUCKET}/shard-{number:05d}.parquet",
@@ -115,14 +116,6 @@ def write_clips(folder: Path, scenes: Sequence[Scene], base: str) -> None:
             shards=shards,
         ),
     )
-
-
-def write_half(trainer: Trainer, path: Path) -> None:
-    """Write what has been trained so far, the averages, in float16."""
-    trainer.write_weights(str(path))
-    file = sparse_control_file.open_file(str(path))
-    network = file.build(trainer.model.unet.base.config)  # type: ignore[union-attr, arg-type]
-    sparse_control_file.write(str(path), network.half(), schedule=file.schedule)
 
 
 def _config(output: Path, base: Path, motion_module: Path, num_steps: int, seed: int) -> TrainingConfig:

@@ -42,6 +42,13 @@ def test_what_comes_out_and_how_it_is_trained_is_as_published(name):
     assert config.schedule == NoiseScheduleOverrides(beta_schedule=given)
 
 
+def test_a_sparse_control_is_trained_beside_the_motion_module_and_the_adapter_that_their_recipes_make():
+    motion, config = read("motion_module"), read("sparse_control")
+    assert config.model.motion_module == f"{motion.output_uri}/{recipe_of(motion).weights_file}"
+    assert config.model.domain_adapter == motion.model.domain_adapter
+    assert recipe_of(config).weights_file == "sparse_control.safetensors"
+
+
 def test_ranks_and_steps_are_the_published_ones():
     assert read("domain_adapter").model.lora_rank == 128
     assert (read("motion_lora").model.lora_rank, read("motion_lora").train.num_steps) == (64, 2000)
