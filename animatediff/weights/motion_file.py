@@ -19,7 +19,7 @@ from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.layouts import motion as layouts
 from animatediff.weights.layouts.motion import Detected, Layout
 from animatediff.weights.reading.files import local_copy, read_json
-from animatediff.weights.reading.tensors import TensorFile, open_tensors
+from animatediff.weights.reading.tensors import TensorFile, open_tensors, problem_with
 
 _log = logging.getLogger(__name__)
 
@@ -222,18 +222,8 @@ def _check_whole(file: MotionFile, *, is_own: bool) -> None:
     except ValueError as error:
         raise UserError(f"{file.uri} is not a whole motion module: {one_line(error)}") from error
     for name in [*expected, *file.state]:
-        if problem := _problem(file.state.get(name), expected.get(name)):
+        if problem := problem_with(file.state.get(name), expected.get(name)):
             raise UserError(f"{file.uri} is not a whole motion module: {file._own_name(name)} {problem}")
-
-
-def _problem(given: Tensor | None, expected: Tensor | None) -> str | None:
-    if given is None or expected is None:
-        return "is missing" if given is None else "belongs to none"
-    if not given.is_floating_point():
-        return f"holds {str(given.dtype).removeprefix('torch.')}, not weights"
-    if not given.numel():
-        return "is empty"
-    return None if given.shape == expected.shape else f"is {list(given.shape)}, not {list(expected.shape)}"
 
 
 def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HEAD_WIDTH = 64
-"""Of the attention in `Resampler`."""
+"""Channels of each head of the attention in `Resampler`."""
 
 
 class EmbeddingProjection(nn.Module):
@@ -45,12 +45,12 @@ class Resampler(nn.Module):
     """As many tokens as there are learned queries, which attend to CLIP's states: plus, and plus-face."""
 
     def __init__(
-        self, clip_width: int, token_width: int, *, num_tokens: int, width: int, depth: int, attention_width: int
+        self, clip_width: int, token_width: int, *, num_tokens: int, width: int, depth: int, num_heads: int
     ) -> None:
         super().__init__()
         self.latents = nn.Parameter(torch.zeros(1, num_tokens, width))
         self.proj_in = nn.Linear(clip_width, width)
-        blocks = (nn.ModuleList((_Attention(width, attention_width), _feed_forward(width))) for _ in range(depth))
+        blocks = (nn.ModuleList((_Attention(width, num_heads), _feed_forward(width))) for _ in range(depth))
         self.layers = nn.ModuleList(blocks)
         self.proj_out = nn.Linear(width, token_width)
         self.norm_out = nn.LayerNorm(token_width)
@@ -69,8 +69,9 @@ class Resampler(nn.Module):
 class _Attention(nn.Module):
     """From the queries to the states and the queries themselves."""
 
-    def __init__(self, width: int, inner_width: int) -> None:
+    def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
+        inner_width = num_heads * HEAD_WIDTH
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)  # of the states, of the queries
         self.to_q = nn.Linear(width, inner_width, bias=False)
         self.to_kv = nn.Linear(width, 2 * inner_width, bias=False)

@@ -15,7 +15,7 @@ from animatediff.weights.identify.messages import BASE_NAMES
 from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.layouts.ip_adapter import LAYER, PROJECTION, ProjectionFacts, find_projection
 from animatediff.weights.reading.scaled import unscaled
-from animatediff.weights.reading.tensors import open_tensors
+from animatediff.weights.reading.tensors import open_tensors, problem_with
 
 _MAX_LAYERS = 1000  # attentions in SDXL: 140, in a resampler: 4
 _BLOCK = re.compile(r"image_proj\.layers\.\d+\.0\.to_q\.weight")
@@ -93,56 +93,47 @@ def _opened(uri: str) -> tuple[IPAdapter, Mapping[str, Tensor]]:
                 f"{uri} is an IP-Adapter {found.variant}, which reads a face recognition model's vectors, not CLIP's: "
                 "take a base, plus, plus-face or full-face one"
             )
+        if empty := next((name for name, tensor in state.items() if not tensor.numel()), None):
+            raise UserError(f"{uri} is no whole IP-Adapter: {empty} is empty")
         with torch.device("meta"):
             adapter = _built(found, shapes, uri)
-        _check_whole(state, adapter, uri)
+        expected = adapter.state_dict()
+        for name in [*expected, *state]:
+            if problem := problem_with(state.get(name), expected.get(name)):
+                raise UserError(f"{uri} is no whole IP-Adapter: {name} {problem}")
         return adapter, state
 
 
 def _built(found: ProjectionFacts, shapes: Mapping[str, tuple[int, ...]], uri: str) -> IPAdapter:
-    layers = {int(match[1]): shapes[name][0] for name in shapes if (match := LAYER.fullmatch(name)) and match[2] == "k"}
+    keys = {int(match[1]): name for name in shapes if (match := LAYER.fullmatch(name)) and match[2] == "k"}
+    widths = {n: _rows(shapes[keys[n]]) for n in sorted(keys)}
     depth = sum(map(bool, map(_BLOCK.fullmatch, shapes)))
-    if not layers or max(len(layers), depth) > _MAX_LAYERS:
-        raise UserError(f"{uri} is no IP-Adapter of Stable Diffusion: {len(layers)} layers have a to_k_ip")
+    if not widths or max(len(widths), depth) > _MAX_LAYERS:
+        raise UserError(f"{uri} is no IP-Adapter of Stable Diffusion: {len(widths)} layers have a to_k_ip")
     return IPAdapter(
         _image_proj(found, shapes, depth),
         "states" if found.reads_states else "embedding",
         found.clip_width,
-        widths=dict(sorted(layers.items())),
+        widths=widths,
         token_width=found.token_width,
         name=f"IP-Adapter {uri}",
     )
 
 
 def _image_proj(found: ProjectionFacts, shapes: Mapping[str, tuple[int, ...]], depth: int) -> nn.Module:
-    if found.variant == "full-face":
+    if found.num_tokens is None:
         return StatesProjection(found.clip_width, found.token_width)
-    num_tokens = found.num_tokens or 0
     if found.variant == "base":
-        return EmbeddingProjection(found.clip_width, found.token_width, num_tokens)
-    attention_width = shapes.get(f"{PROJECTION}layers.0.0.to_q.weight", (HEAD_WIDTH,))[0]
+        return EmbeddingProjection(found.clip_width, found.token_width, found.num_tokens)
+    attention_width = _rows(shapes.get(f"{PROJECTION}layers.0.0.to_q.weight", ()))
     return Resampler(
         *(found.clip_width, found.token_width),
-        num_tokens=num_tokens,
+        num_tokens=found.num_tokens,
         width=shapes[f"{PROJECTION}latents"][2],
         depth=depth,
-        attention_width=attention_width,
+        num_heads=max(1, attention_width // HEAD_WIDTH),  # where it is no multiple, its shape will not fit
     )
 
 
-def _check_whole(state: Mapping[str, Tensor], adapter: IPAdapter, uri: str) -> None:
-    """Name what is missing, of another shape, or too much."""
-    expected = adapter.state_dict()
-    for name in [*expected, *state]:
-        if problem := _problem(state.get(name), expected.get(name)):
-            raise UserError(f"{uri} is no whole IP-Adapter: {name} {problem}")
-
-
-def _problem(given: Tensor | None, expected: Tensor | None) -> str | None:
-    if given is None or expected is None:
-        return "is missing" if given is None else "belongs to none"
-    if not given.is_floating_point():
-        return f"holds {str(given.dtype).removeprefix('torch.')}, not weights"
-    if not given.numel():
-        return "is empty"
-    return None if given.shape == expected.shape else f"is {list(given.shape)}, not {list(expected.shape)}"
+def _rows(shape: tuple[int, ...]) -> int:
+    return next(iter(shape), 1)

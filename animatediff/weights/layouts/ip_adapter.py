@@ -44,7 +44,7 @@ def find_projection(shapes: _Shapes) -> ProjectionFacts | None:
     found = {name.removeprefix(PROJECTION): shape for name, shape in shapes.items() if name.startswith(PROJECTION)}
     try:
         return _projection(found, has_lora=any("_lora." in name for name in shapes))
-    except (IndexError, ZeroDivisionError):  # shapes that no projection has
+    except (IndexError, ValueError, ZeroDivisionError):  # shapes that no projection has
         return None
 
 
@@ -60,7 +60,8 @@ def _projection(shapes: _Shapes, *, has_lora: bool) -> ProjectionFacts | None:
     if "proj.0.weight" in shapes and "norm.weight" in shapes:
         return _of_face("FaceID", shapes)
     if {"latents", "proj_in.weight", "proj_out.weight"} <= shapes.keys():
-        clip_width, num_tokens = shapes["proj_in.weight"][1], shapes["latents"][1]
+        _, clip_width = shapes["proj_in.weight"]
+        _, num_tokens, _ = shapes["latents"]
         variant: Variant = "InstantID" if clip_width == _FACE_WIDTH else "plus"
         return ProjectionFacts(variant, clip_width, shapes["proj_out.weight"][0], num_tokens)
     return None

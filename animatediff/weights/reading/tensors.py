@@ -109,6 +109,22 @@ def save_tensors(uri: str, tensors: Mapping[str, Tensor], metadata: Mapping[str,
             raise unreachable(uri, error) from error
 
 
+def problem_with(given: Tensor | None, expected: Tensor | None) -> str | None:
+    """Return what is wrong with a file's tensor, as the end of a sentence that begins with its name; None if nothing.
+
+    Args:
+        given: what the file has of that name.
+        expected: what the model has of it.
+    """
+    if given is None or expected is None:
+        return "is missing" if given is None else "belongs to none"
+    if not given.is_floating_point():
+        return f"holds {str(given.dtype).removeprefix('torch.')}, not weights"
+    if not given.numel():
+        return "is empty"
+    return None if given.shape == expected.shape else f"is {list(given.shape)}, not {list(expected.shape)}"
+
+
 def _is_safetensors(head: bytes) -> bool:
     """Such a file begins with its header's length, which may look like the mark of any other format."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _MAX_HEADER_BYTES
