@@ -7,6 +7,7 @@ from animatediff.config import Config
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.controls import ControlSpec, ImageSpec
 from animatediff.rendering.catalog.picture_uris import picture_uris
+from animatediff.weights.controls.image_encoder_place import find_folder
 
 _FILE_FIELDS = ("init_image", "init_video")
 _LISTS = ("controls", "images")
@@ -37,7 +38,7 @@ def hashed_files(settings: Mapping[str, Any]) -> Iterator[str]:
     yield from (spec.net for spec in settings["controls"])
     yield from (spec.adapter for spec in settings["images"])
     if settings["images"] and settings["image_encoder"]:
-        yield settings["image_encoder"]
+        yield _encoder_folder(settings["image_encoder"])
 
 
 def settings_by_content(settings: Mapping[str, Any], content: Callable[[str], str]) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def settings_by_content(settings: Mapping[str, Any], content: Callable[[str], st
     if "image_encoder" in plain:
         del plain["image_encoder"]  # what no image is read with decides nothing
         if settings.get("images"):
-            plain["image_encoder"] = content(settings["image_encoder"])
+            plain["image_encoder"] = content(_encoder_folder(settings["image_encoder"]))
     return plain
 
 
@@ -70,6 +71,14 @@ def _by_content(spec: ControlSpec | ImageSpec, content: Callable[[str], str]) ->
     if spec.pictures:
         plain["pictures"] = [content(uri) for uri in _pictures_in(spec.pictures)]
     return plain
+
+
+def _encoder_folder(uri: str) -> str:
+    """Return where the encoder itself is: a repository around it may hold gigabytes that nothing reads."""
+    try:
+        return find_folder(uri)
+    except UserError:
+        return uri
 
 
 def _pictures_in(named: Sequence[str]) -> Sequence[str]:

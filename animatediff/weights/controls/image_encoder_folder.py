@@ -5,15 +5,12 @@ from pathlib import Path
 import torch
 from transformers import CLIPVisionModelWithProjection
 
-from animatediff import storage
 from animatediff.errors import UserError, any_error_as_user_error
 from animatediff.models.image_prompt.image_encoder import ImageEncoder
 from animatediff.weights import base_configs
+from animatediff.weights.controls.image_encoder_place import find_folder
 from animatediff.weights.reading.files import local_copy, read_json
 from animatediff.weights.reading.part_files import weights_files
-
-_PLACES = ("image_encoder", "models/image_encoder")
-"""Where it lies in a diffusers pipeline or in `models` of IP-Adapter's repository, and in the whole of that."""
 
 
 def read(uri: str) -> ImageEncoder:
@@ -47,22 +44,6 @@ def open_folder(uri: str) -> ImageEncoder:
         UserError: there is no such folder, it has no weights, or its config is not that of a CLIP vision model.
     """
     return _opened(uri)[0]
-
-
-def find_folder(uri: str) -> str:
-    """Return the folder of the encoder itself.
-
-    Args:
-        uri: the folder of a CLIPVisionModelWithProjection (config.json, and model.safetensors or pytorch_model.bin), or
-            one that has it in `image_encoder` or `models/image_encoder`, as IP-Adapter's repository.
-
-    Raises:
-        UserError: there is none.
-    """
-    for folder in (uri, *(storage.join(uri, place) for place in _PLACES)):
-        if storage.exists(storage.join(folder, "config.json")):
-            return folder
-    raise UserError(f"{uri} has no image encoder: a folder with a config.json and a model.safetensors is needed")
 
 
 def _opened(uri: str) -> tuple[ImageEncoder, Path]:

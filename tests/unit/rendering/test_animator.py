@@ -145,7 +145,10 @@ BESIDE = {
 }
 
 
-@pytest.mark.parametrize("name", ["prompt", "seed", *(RenderSettings.model_fields.keys() - {"fps", *WEIGHTS_SLOTS})])
+DECIDING = ["prompt", "seed", *sorted(RenderSettings.model_fields.keys() - {"fps", *WEIGHTS_SLOTS})]
+
+
+@pytest.mark.parametrize("name", DECIDING)
 def test_each_setting_of_an_item_counts_in_its_digest_and_its_pictures(animator, files, name):
     change = {name: str(files / CHANGES[name]) if name.startswith("init_") else CHANGES[name]}
     shared = {"init_image": str(files / "picture.png")} if name == "strength" else {}

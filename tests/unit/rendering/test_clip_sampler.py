@@ -11,10 +11,10 @@ from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from animatediff.diffusion.context import Context
-from animatediff.diffusion.free_init import FreeInit
+from animatediff.diffusion.passes.free_init import FreeInit
+from animatediff.diffusion.passes.second_pass import SecondPass
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.schedule import NoiseSchedule
-from animatediff.diffusion.second_pass import SecondPass
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from animatediff.errors import UsageError
-from animatediff.rendering.catalog import catalog_files
 from animatediff.rendering.catalog.catalog import expand
 from animatediff.rendering.catalog.entries import Prompt
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.catalog.prompts.prompt_text import is_travel, texts_by_frame
+from animatediff.rendering.catalog.reading import catalog_files
 from animatediff.rendering.results.ledger import make_result, read_item, read_results, write_item
 from animatediff.rendering.results.table import write_table
 
