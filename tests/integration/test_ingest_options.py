@@ -64,7 +64,7 @@ def test_what_is_left_of_a_cluster_that_has_lost_a_stage_s_place_goes_on(cluster
         config = make_config(tmp_path / "videos", tmp_path / "dataset", base, num_decoders=2, clips_per_unit=1)
         manifest = ingest.main(config)
     assert "no room for every stage: going on with 2 in place of 3 ingest workers" in caplog.text
-    assert caplog.text.count("starting ") == 2
+    assert "starting 2 ingest workers" in caplog.text
     assert [shard.sha256 for shard in manifest.shards] == [shard.sha256 for shard in straight.shards]
 
 
