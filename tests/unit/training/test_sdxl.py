@@ -69,6 +69,18 @@ def test_captions_condition_as_in_diffusers(pipeline, base):
     torch.testing.assert_close(found.pooled_text, pooled)
 
 
+def test_captions_of_several_chunks_are_pooled_from_the_first(base):
+    facts, encoders = BaseFacts(base), load_text_encoders(base)
+    short = "a large red star moving left on a dark blue background,"
+    captions = [f"{short} {short}", short]
+    once, several = (CaptionEncoder(facts, encoders, CPU, torch.float32, chunks=number) for number in (1, 2))
+    found = several(captions, height=8, width=8)
+    first, empty = (once([text], height=8, width=8) for text in (short, ""))
+    assert torch.equal(found.text[0], torch.cat([first.text, first.text], dim=1)[0])
+    assert torch.equal(found.text[1], torch.cat([first.text, empty.text], dim=1)[0])
+    assert torch.equal(found.pooled_text, first.pooled_text.repeat(2, 1))
+
+
 @pytest.mark.parametrize("recipe", ["motion_module", "domain_adapter"])
 def test_a_recipe_trains_on_an_sdxl_base(base, tmp_path, recipe):
     data = write_dataset(tmp_path / "data", shards=(4,), shapes=((3, 4, 8, 8),))
