@@ -17,6 +17,7 @@ from animatediff.diffusion.passes.start import Start
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
 from animatediff.diffusion.schedule import compute_alphas_cumprod
+from animatediff.errors import errors_with_field
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.catalog.item import Item
@@ -139,9 +140,11 @@ def _start_frames(item: Item) -> Tensor:
     """Return what an item begins from: (1 3 h w) its picture, or (f 3 h w) its video, RGB in [0, 1]."""
     size = {"width": item.width, "height": item.height}
     if item.init_image is not None:
-        return read_picture(item.init_image, **size)[None]
+        with errors_with_field("init_image"):
+            return read_picture(item.init_image, **size)[None]
     assert item.init_video is not None
-    return read_video_frames(item.init_video, num_frames=item.num_frames, fps=item.fps, **size)
+    with errors_with_field("init_video"):
+        return read_video_frames(item.init_video, num_frames=item.num_frames, fps=item.fps, **size)
 
 
 def _enlarged_latents(latents: Tensor, *, height: int, width: int) -> Tensor:

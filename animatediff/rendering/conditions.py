@@ -17,7 +17,7 @@ from animatediff.models.control.sparse_control import SparseControlNet
 from animatediff.models.image_prompt.image_encoder import ImageEncoder
 from animatediff.models.image_prompt.ip_adapter import IPAdapter, image_tokens
 from animatediff.models.motion_unet import MotionUNet
-from animatediff.rendering.catalog.controls import ControlSpec, ImageSpec, frames_in_clip
+from animatediff.rendering.catalog.controls import ControlSpec, ImageSpec
 from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.catalog.picture_uris import picture_uris
 from animatediff.rendering.frame_codec import FrameCodec
@@ -122,12 +122,13 @@ class Conditions:
         if settings.image_encoder is None:
             raise UserError("name the folder of the CLIP vision model that reads the pictures, as image_encoder")
         adapter, encoder = self._adapter(spec.adapter), self._encoder(settings.image_encoder)
-        tokens = image_tokens([read_pixels(uri) for uri in picture_uris(spec.pictures)], adapter, encoder)
-        if spec.frames:
-            try:
-                frames = frames_in_clip(spec.frames, settings.num_frames)
-            except ValueError as error:
-                raise UserError(str(error)) from error
+        uris = picture_uris(spec.pictures)
+        try:
+            frames = spec.frames_of(len(uris), settings.num_frames)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        tokens = image_tokens([read_pixels(uri) for uri in uris], adapter, encoder)
+        if frames:
             keys = dict(zip(frames, tokens.pictures, strict=True))
             found = embeddings_of_frames(keys, settings.num_frames, Travel(), loop=settings.loop)
             tokens = tokens._replace(pictures=found)

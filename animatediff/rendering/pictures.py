@@ -6,7 +6,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from animatediff import storage
@@ -49,6 +49,9 @@ def read_pixels(uri: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return _rgb(image)
+    except UnidentifiedImageError as error:
+        formats = "PNG, JPEG, WebP, TIFF, BMP and GIF"
+        raise UserError(f"{printable_uri(uri)} cannot be read as a picture: it is none of {formats}") from error
     except Exception as error:  # the reader of each format raises its own
         raise UserError(f"{printable_uri(uri)} cannot be read as a picture: {one_line(error)}") from error
 
@@ -77,6 +80,8 @@ def read_video_frames(uri: str, *, num_frames: int, fps: float, width: int, heig
         with DecodeSupervisor(DecodeConfig(), clips) as decoder:
             (clip,) = decoder.cut(uri, data)
     except VideoError as error:
+        if num_frames > 1 and _is_still(data):
+            raise UserError(f"{printable_uri(uri)} is a picture, and a video is needed here") from error
         if error.reason is Reason.TOO_SHORT:
             raise UserError(
                 f"{printable_uri(uri)} is too short for num_frames {num_frames} at fps {fps:g} ({error.detail}): take "
@@ -91,6 +96,15 @@ def _content(uri: str) -> bytes:
         return storage.read_bytes(uri)
     except FileNotFoundError as error:
         raise UserError(f"there is no file {printable_uri(uri)}") from error
+
+
+def _is_still(data: bytes) -> bool:
+    """Whether a file is a picture that does not move."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return getattr(image, "n_frames", 1) == 1
+    except Exception:  # the reader of each format raises its own
+        return False
 
 
 def _rgb(image: Image.Image) -> np.ndarray:

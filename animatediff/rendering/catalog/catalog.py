@@ -8,7 +8,7 @@ from pydantic import Field
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.canonical_json import sha256
-from animatediff.rendering.catalog.condition_files import settings_by_content
+from animatediff.rendering.catalog.condition_files import SettingsByContent
 from animatediff.rendering.catalog.controls import FileUri
 from animatediff.rendering.catalog.entries import (
     Entry,
@@ -140,13 +140,14 @@ def expand(
     """
     problems = problems or {}
     hasher = ModelHasher(content_hash)
+    by_content = SettingsByContent(hasher.content)
     plan = RenderPlan([], {}, {}, {})
     for index, entry in enumerate(catalog.entries):
         model_digest = _add_model(plan, catalog, entry, hasher, is_invalid=index in problems)
         prompts = zip(catalog.prompts_of(entry), catalog.settings_of_prompts(entry), strict=True)
         for number, (prompt, settings) in enumerate(prompts):
             problem = problems.get(index) or problems.get((index, number))
-            items = list(_items(entry, prompt, settings, model_digest, hasher.content, problem))
+            items = list(_items(entry, prompt, settings, model_digest, by_content, problem))
             plan.items.extend(items)
             if problem:
                 plan.invalid.update(dict.fromkeys((item.digest for item in items), problem))
@@ -174,12 +175,12 @@ def _items(
     prompt: Prompt,
     settings: dict[str, Any],
     model_digest: str,
-    content: Callable[[str], str],
+    by_content: Callable[[Mapping[str, Any]], dict[str, Any]],
     problem: str | None,
 ) -> Iterator[Item]:
     seeds: Sequence[int] = settings.pop("seeds")
     told = {name: value for name, value in settings.items() if name in _ALWAYS_IN_DIGEST or value != _DEFAULTS[name]}
-    pixels = settings_by_content(told, content) | {
+    pixels = by_content(told) | {
         "version": RENDER_VERSION,
         "model": model_digest,
         "prompt": prompt.prompt,

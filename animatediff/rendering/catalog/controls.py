@@ -1,9 +1,9 @@
 """What a catalog says of controls: networks and image adapters, with the pictures or videos that they are shown."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from animatediff import storage
 from animatediff.config import Config
@@ -13,6 +13,18 @@ FileUri = Annotated[Uri, Field(min_length=1), AfterValidator(storage.absolute_if
 """A file or folder, local or at a URI; a relative path counts from where the job is started."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+_ScaleForm = Literal["a number", "numbers by frame"]
+
+
+def _form_of_scale(value: Any) -> _ScaleForm:
+    return "numbers by frame" if isinstance(value, Mapping) else "a number"
+
+
+Scale = Annotated[
+    Annotated[Finite, Tag("a number")] | Annotated[dict[int, Finite], Tag("numbers by frame")],
+    Discriminator(_form_of_scale),
+]
+"""One for all frames, or by frame."""
 
 
 def _as_tuple(value: Any) -> Any:
@@ -38,7 +50,7 @@ class ControlSpec(Config):
     frames: Frames = ()
     """The frames that the pictures are for, one each; other frames have none. Default: of one picture, every frame for
     a ControlNet and the first for a SparseCtrl encoder; of several, as many as the clip has frames."""
-    scale: Finite | dict[int, Finite] = 1.0
+    scale: Scale = 1.0
     """Strength; by frame, such as `{0: 1, 15: 0.2}`, it goes evenly from one to the next."""
     start: float = Field(0.0, ge=0, le=1)
     """Share of the steps before which it is off."""
@@ -59,9 +71,8 @@ class ControlSpec(Config):
         if bool(self.pictures) == (self.video is not None):
             raise ValueError("a control needs `pictures` or a `video`, and not both")
         if self.video and self.frames:
-            raise ValueError("`frames` says where pictures go; a video has a picture for every frame")
-        if len(self.frames) not in (0, len(self.pictures)) and len(self.pictures) != 1:
-            raise ValueError(f"{len(self.pictures)} pictures need as many `frames`, not {len(self.frames)}")
+            raise ValueError("`frames` says where pictures go; a video has a picture for every frame: leave them away")
+        _check_frames(self.pictures, self.frames)
         if self.start > self.end:
             raise ValueError(f"start {self.start:g} is after end {self.end:g}")
         if isinstance(self.scale, Mapping) and not self.scale:
@@ -91,8 +102,7 @@ class ControlSpec(Config):
             ValueError: a frame is not in the clip, or there are more or fewer pictures than frames.
         """
         if self.frames:
-            if num_pictures != len(self.frames):
-                raise ValueError(f"{num_pictures} pictures do not go to {len(self.frames)} `frames`: name one for each")
+            _check_one_picture_a_frame(num_pictures, self.frames)
             return frames_in_clip(self.frames, num_frames)
         if num_pictures == 1:
             return [0] if is_sparse else list(range(num_frames))
@@ -109,7 +119,7 @@ class ImageSpec(Config):
     adapter: FileUri
     """The adapter's file."""
     pictures: Pictures = Field(min_length=1)
-    """One, or several that count together."""
+    """One, several that count together, or one folder of them, in the order of their names."""
     frames: Frames = ()
     """The frames that the pictures are for, one each; between two of them, one picture goes over into the next.
     Default: all pictures for every frame."""
@@ -120,9 +130,32 @@ class ImageSpec(Config):
 
     @model_validator(mode="after")
     def _one_frame_each(self) -> Self:
-        if len(self.frames) not in (0, len(self.pictures)):
-            raise ValueError(f"{len(self.pictures)} pictures need as many `frames`, not {len(self.frames)}")
+        _check_frames(self.pictures, self.frames)
         return self
+
+    def frames_of(self, num_pictures: int, num_frames: int) -> list[int]:
+        """Return the frame of each picture, from 0; none where all pictures are for every frame.
+
+        Args:
+            num_pictures: how many there are, in the folder where one is named.
+            num_frames: of the clip.
+
+        Raises:
+            ValueError: a frame is not in the clip, or there are more or fewer pictures than frames.
+        """
+        _check_one_picture_a_frame(num_pictures, self.frames)
+        return frames_in_clip(self.frames, num_frames)
+
+
+def _check_frames(pictures: Sequence[str], frames: Sequence[int]) -> None:
+    """Refuse another number of frames than of pictures; one name may be a folder's."""
+    if len(frames) not in (0, len(pictures)) and len(pictures) != 1:
+        raise ValueError(f"{len(pictures)} pictures need as many `frames`, not {len(frames)}")
+
+
+def _check_one_picture_a_frame(num_pictures: int, frames: Sequence[int]) -> None:
+    if frames and num_pictures != len(frames):
+        raise ValueError(f"{num_pictures} pictures do not go to {len(frames)} `frames`: name one for each")
 
 
 def frames_in_clip(frames: Sequence[int], num_frames: int) -> list[int]:

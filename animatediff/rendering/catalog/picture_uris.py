@@ -3,6 +3,7 @@
 import posixpath
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from animatediff import storage
 from animatediff.errors import UserError
@@ -24,12 +25,20 @@ def picture_uris(named: Sequence[str]) -> list[str]:
         return list(named)
     (uri,) = named
     names = storage.list_files(uri)
-    if names in ([], [posixpath.basename(uri.rstrip("/"))]):  # a file without a suffix, or nothing
+    is_file = names == [posixpath.basename(uri.rstrip("/"))]  # without a suffix
+    if is_file or not (names or is_local_folder(uri)):
         return [uri]
     pictures = [name for name in names if name.lower().endswith(SUFFIXES)]
     if not pictures:
-        raise UserError(f"there are no pictures in the folder {printable_uri(uri)}: it needs {', '.join(SUFFIXES)}")
+        raise UserError(
+            f"there are no pictures in the folder {printable_uri(uri)}: put some directly into it ({', '.join(SUFFIXES)})"
+        )
     return [storage.join(uri, name) for name in sorted(pictures, key=_natural)]
+
+
+def is_local_folder(uri: str) -> bool:
+    """Whether there is a folder at a URI, as far as that can be told without asking a server."""
+    return storage.is_local(uri) and Path(storage.filesystem(uri)[1]).is_dir()
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -77,8 +77,7 @@ def _uris(catalog: Catalog) -> Iterator[str]:
             continue
         for file in named_files(model):
             yield folder(file.uri) if file.slot.role == "base" else file.uri
-        for settings in catalog.settings_of_prompts(entry):
-            yield from hashed_files(settings)
+    yield from hashed_files(s for entry in catalog.entries for s in catalog.settings_of_prompts(entry))
 
 
 def _hashed(known: Mapping[str, _Known], uri: str) -> _Known | Exception:

@@ -12,7 +12,7 @@ from animatediff.models.prompts import a1111_syntax
 from animatediff.models.prompts.pieces import joined
 from animatediff.models.text_encoder import uses
 from animatediff.rendering.catalog.catalog import Catalog, EntryIndex, settings_of_prompt
-from animatediff.rendering.catalog.condition_files import condition_files
+from animatediff.rendering.catalog.condition_files import ConditionFile, condition_files
 from animatediff.rendering.catalog.entries import Entry, ModelFiles
 from animatediff.rendering.catalog.model_identity import token_of
 from animatediff.rendering.catalog.named_files import named_files
@@ -87,7 +87,10 @@ def _problems(catalog: Catalog) -> Iterator[tuple[EntryIndex, str]]:
     yield from _name_problems(catalog)
     files = check_files(file for entry in catalog.entries for file in files_of(entry))
     conditions = check_conditions(
-        uri for entry in catalog.entries for each in catalog.settings_of_prompts(entry) for uri in condition_files(each)
+        file
+        for entry in catalog.entries
+        for settings in catalog.settings_of_prompts(entry)
+        for file in condition_files(settings)
     )
     models, of_controls = ModelChecks(catalog.noise_schedule), ControlChecks()
     tokens = cache(token_of)
@@ -146,12 +149,13 @@ class _Checks(NamedTuple):
 
     models: ModelChecks
     controls: ControlChecks
-    absent_files: Mapping[str, str]
-    """Pictures and videos that are not there, and how to say so."""
+    conditions: Mapping[ConditionFile, str]
+    """What is wrong with pictures and videos, whatever field names them."""
 
     def problems(self, model: ModelFiles, settings: Mapping[str, Any]) -> tuple[str, ...]:
         """Return why no clip can be made with settings."""
-        absent = [self.absent_files[uri] for uri in condition_files(settings) if uri in self.absent_files]
+        files = {file: self.conditions.get(file._replace(field="")) for file in condition_files(settings)}
+        absent = [f"{file.field}: {problem}" for file, problem in files.items() if problem]
         return (
             *self.models.settings(model, settings),
             *contradictions.contradictions(settings),

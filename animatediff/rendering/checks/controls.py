@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.models.control.sparse_control import PUBLISHED_MOTION
-from animatediff.rendering.catalog.controls import ControlSpec, ImageSpec, frames_in_clip
+from animatediff.rendering.catalog.controls import ControlSpec, ImageSpec
 from animatediff.rendering.catalog.picture_uris import picture_uris
 from animatediff.rendering.checks.files import GivenFile, check_files
 from animatediff.rendering.preprocessing import find_preprocessor
@@ -67,8 +67,8 @@ class ControlChecks:
         elif problem := self._adapter(base, spec.adapter) or self._encoder(encoder, spec.adapter):
             yield problem
         try:
-            frames_in_clip(spec.frames, settings["num_frames"])
-        except ValueError as error:
+            spec.frames_of(self._num_pictures(spec.pictures), settings["num_frames"])
+        except (UserError, ValueError) as error:
             yield str(error)
 
 

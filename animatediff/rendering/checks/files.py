@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 from animatediff import storage
 from animatediff.errors import UserError
+from animatediff.rendering.catalog.condition_files import ConditionFile
 from animatediff.rendering.catalog.entries import PersonalisedFiles
 from animatediff.rendering.catalog.named_files import named_files
+from animatediff.rendering.catalog.picture_uris import is_local_folder
 from animatediff.rendering.checks.remote_header import remote_header
 from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS, WeightsSlot
@@ -53,12 +55,19 @@ def check_files(files: Iterable[GivenFile]) -> Mapping[GivenFile, str]:
         return {file: problem for file, problem in zip(distinct, found, strict=True) if problem}
 
 
-def check_conditions(uris: Iterable[str]) -> Mapping[str, str]:
-    """Return which pictures and videos are not there, and how to say so; the others are left out."""
-    distinct = list(dict.fromkeys(uris))
+def check_conditions(files: Iterable[ConditionFile]) -> Mapping[ConditionFile, str]:
+    """Return which pictures and videos are not there, or are folders, and how to say so; the others are left out."""
+    distinct = list(dict.fromkeys(file._replace(field="") for file in files))
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        found = pool.map(_absence, distinct)
-        return {uri: problem for uri, problem in zip(distinct, found, strict=True) if problem}
+        found = pool.map(_condition_problem, distinct)
+        return {file: problem for file, problem in zip(distinct, found, strict=True) if problem}
+
+
+def _condition_problem(file: ConditionFile) -> str | None:
+    if problem := _absence(file.uri):
+        return problem
+    is_wrong_folder = not file.may_be_folder and is_local_folder(file.uri)
+    return f"{file.uri} is a folder, and one file is needed here" if is_wrong_folder else None
 
 
 def _absence(uri: str) -> str | None:

@@ -1,11 +1,13 @@
 """Controls and image prompts of catalogs: their pictures lead the clips, count by content, and leave nothing behind."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from animatediff.diffusion.context import Context
 from animatediff.diffusion.noise_schedule import NoiseSchedule
@@ -49,7 +51,14 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def files(folder):
-    return build_controls(folder / "controls", folder / "base")
+    files = build_controls(folder / "controls", folder / "base")
+    files |= {name: str(folder / name) for name in ("pictures", "empty")}
+    Path(files["pictures"]).mkdir()
+    Path(files["empty"]).mkdir()
+    # Of two sizes, in the order of the numbers.
+    for name, source in (("frame10.png", "other"), ("frame9.png", "one"), ("notes.txt", "one")):
+        shutil.copyfile(files[source], Path(files["pictures"]) / name)
+    return files
 
 
 @pytest.fixture(scope="module")
@@ -165,14 +174,16 @@ def test_frames_without_a_picture_are_not_led_by_a_control_net(animator, files):
     assert not np.array_equal(led, everywhere)
 
 
-def test_a_folder_is_its_pictures_in_order_of_their_numbers(animator, files, folder):
-    pictures = folder / "pictures"
-    pictures.mkdir()
-    for name, source in (("frame10.png", "other"), ("frame9.png", "one"), ("notes.txt", "one")):
-        shutil.copyfile(files[source], pictures / name)
-    by_folder = rendered(animator, files, controls=[control("rgb", pictures=str(pictures), frames=[0, 2])])
-    one_by_one = rendered(animator, files, controls=[control("rgb", pictures=["one", "other"], frames=[0, 2])])
-    assert np.array_equal(by_folder, one_by_one)
+@pytest.mark.parametrize(
+    "settings", [{"controls": [control("rgb", frames=[0, 2])]}, {**IMAGES, "images": [image(frames=[0, 2])]}], ids=str
+)
+def test_a_folder_is_its_pictures_in_order_of_their_numbers(animator, files, settings):
+    (field,) = settings.keys() & {"controls", "images"}
+    clips = []
+    for pictures in ("pictures", ["one", "other"]):
+        changed = settings | {field: [settings[field][0] | {"pictures": pictures}]}
+        clips.append(rendered(animator, files, **changed))
+    assert np.array_equal(*clips)
 
 
 # --- catalogs ---
@@ -197,9 +208,10 @@ def test_the_content_of_a_picture_counts_and_not_its_name(folder, files, tmp_pat
             assert digest(folder, files, **settings) != digest(folder, files, **KINDS["a ControlNet"]), name
     renamed = files | {name: str(tmp_path / f"renamed {name}{'.mp4' if name == 'video' else ''}") for name in files}
     for name in files:
-        copy = shutil.copytree if name == "image_encoder" else shutil.copyfile
+        copy = shutil.copytree if Path(files[name]).is_dir() else shutil.copyfile
         copy(files[name], renamed[name])
-    for settings in ({**IMAGES, "controls": [control(video="video")]}, KINDS["two images"]):
+    of_folder = {"controls": [control("rgb", pictures="pictures", frames=[0, 2])]}
+    for settings in ({**IMAGES, "controls": [control(video="video")]}, KINDS["two images"], of_folder):
         assert digest(folder, renamed, **settings) == digest(folder, files, **settings)
     shutil.copyfile(files["other"], renamed["one"])
     assert digest(folder, renamed, **KINDS["a ControlNet"]) != digest(folder, files, **KINDS["a ControlNet"])
@@ -209,9 +221,45 @@ def test_an_image_encoder_that_nothing_reads_with_decides_nothing(folder, files)
     assert digest(folder, files, image_encoder="image_encoder") == digest(folder, files)
 
 
+def test_all_that_is_said_of_a_control_counts(folder, files):
+    masked = {**IMAGES, "images": [image(mask="one")]}
+    told = [
+        *({"controls": [control(**change)]} for change in ({}, {"scale": 0.5}, {"scale": {0: 0.5, -1: 1.0}})),
+        *({"controls": [control(**change)]} for change in ({"frames": [0]}, {"frames": [1]}, {"pictures": "other"})),
+        *({"controls": [control(**change)]} for change in ({"start": 0.5}, {"end": 0.5}, {"guess_mode": True})),
+        *({"controls": [control(preprocess=name)]} for name in ("canny", "scribble")),
+        *({"controls": controls} for controls in ([control(), control("rgb")], [control("rgb"), control()])),
+        *(IMAGES, masked, {**masked, "images": [image(mask="other")]}, {**IMAGES, "images": [image(scale=0.5)]}),
+        *({**IMAGES, "images": [image(pictures=names)]} for names in (["one", "other"], ["other", "one"])),
+    ]
+    assert len({digest(folder, files, **settings) for settings in told}) == len(told)
+    before = digest(folder, files, **IMAGES)
+    config = Path(files["image_encoder"]) / "config.json"
+    text = config.read_text()
+    config.write_text(text + " ")
+    assert digest(folder, files, **IMAGES) != before
+    config.write_text(text)
+    assert digest(folder, files, **IMAGES) == before
+
+
 REFUSED = {
     "a file that is not there": ({"controls": [control(pictures="nowhere.png")]}, "no file or folder nowhere.png"),
     "a network that is not there": ({"controls": [control("nowhere.pt")]}, "controls.0: .*nowhere.pt"),
+    "a picture as a network": ({"controls": [control("one")]}, r"controls.0: .*one\.png is a picture, not weights"),
+    "a folder as a video": ({"controls": [control(video="pictures")]}, r"controls.0.video: .*pictures is a folder"),
+    "a folder among pictures": (
+        {"controls": [control(pictures=["pictures", "one"], frames=[0, 1])]},
+        r"controls.0.pictures: .*pictures is a folder, and one file is needed",
+    ),
+    "a folder as what a clip begins from": ({"init_image": "pictures"}, "init_image: .*pictures is a folder"),
+    "a folder as a mask": ({**IMAGES, "images": [image(mask="pictures")]}, "images.0.mask: .*pictures is a folder"),
+    "an empty folder": ({"controls": [control(pictures="empty")]}, "controls.0: there are no pictures in the folder"),
+    "images of an empty folder": ({**IMAGES, "images": [image(pictures="empty")]}, "images.0: there are no pictures"),
+    "more pictures in a folder than frames": (
+        {**IMAGES, "images": [image(pictures="pictures", frames=[0])]},
+        "images.0: 2 pictures do not go to 1 `frames`",
+    ),
+    "pictures that MLflow keeps": ({"controls": [control(pictures="models:/x/1")]}, "controls.0.pictures: .*"),
     "an adapter as a network": ({"controls": [control("adapter")]}, "IP-Adapter.*give it as `images:`"),
     "a network as an adapter": ({**IMAGES, "images": [image(adapter="rgb")]}, "SparseCtrl.*give it as `controls:`"),
     "no encoder": ({"images": [image()]}, "images.0: .*image_encoder"),
@@ -243,8 +291,44 @@ def test_all_is_well_with_what_is_right(folder, files):
         assert check(catalog(folder, files, **settings)) == {}, name
 
 
-def test_a_picture_that_cannot_be_read_fails_its_item(animator, files, tmp_path):
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"controls\.0: .*broken.png cannot be read as a picture"):
-        rendered(animator, files, controls=[control(pictures=str(broken))])
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (
+            {"controls": [control(pictures="video")]},
+            r"controls\.0: .*video\.mp4 cannot be read as a picture: it is none ",
+        ),
+        ({"controls": [control(video="one")]}, r"controls\.0: .*one\.png is a picture, and a video is needed here"),
+        (
+            {**IMAGES, "images": [image(pictures="adapter")]},
+            r"images\.0: .*cannot be read as a picture: it is none of ",
+        ),
+        ({"init_image": "video"}, r"init_image: .*video\.mp4 cannot be read as a picture: it is none of PNG"),
+        ({"init_video": "one"}, r"init_video: .*one\.png is a picture, and a video is needed here"),
+    ],
+    ids=str,
+)
+def test_what_is_no_picture_or_video_fails_its_item(animator, files, settings, line):
+    with pytest.raises(UserError, match=line):
+        rendered(animator, files, **settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "line"),
+    [
+        ({"scale": float("nan")}, ("scale", "a number"), "finite"),
+        ({"scale": {0: float("inf")}}, ("scale", "numbers by frame", 0), "finite"),
+        ({"scale": "strong"}, ("scale", "a number"), "valid number"),
+        ({"video": "video", "frames": [0]}, (), "a video has a picture for every frame: leave them away"),
+        ({"start": 0.8, "end": 0.2}, (), "start 0.8 is after end 0.2"),
+        ({"pictures": []}, (), "needs `pictures` or a `video`"),
+        ({"resize": "crop"}, ("resize",), "Extra inputs"),
+    ],
+    ids=str,
+)
+def test_what_no_control_can_mean_is_one_line_with_its_place(folder, files, changes, where, line):
+    with pytest.raises(ValidationError) as caught:
+        catalog(folder, files, controls=[control(**changes)])
+    (error,) = caught.value.errors()
+    assert error["loc"] == ("entries", 1, "controls", 0, *where)
+    assert line in error["msg"]
