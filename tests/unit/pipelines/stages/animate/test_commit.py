@@ -40,15 +40,15 @@ def test_what_led_a_clip_is_one_more_file_of_the_result(committer, tmp_path):
     led, plain = items_of("a", "b")
     conditions = (Condition("control 1: ControlNet", (ShownPicture(np.zeros((16, 16, 3), np.uint8), "every frame"),)),)
     result = commit(committer, led, grey_clip()._replace(conditions=conditions))
-    without = commit(committer, plain, grey_clip())
     assert list(result.files) == ["mp4", "png", "condition", "poster"]  # the table's `uri` is the first
-    assert "condition" not in without.files | without.sha256 | without.num_bytes
     path = Path(tmp_path, result.files["condition"])
     assert path.name == f"{led.digest[:16]}.condition.webp"
     assert result.num_bytes["condition"] == path.stat().st_size
     assert clip_files.first_damaged(str(tmp_path), result) is None
     path.write_bytes(b"another picture")
     assert clip_files.first_damaged(str(tmp_path), result) == result.files["condition"]
+    without = commit(committer, plain, grey_clip())
+    assert "condition" not in without.files | without.sha256 | without.num_bytes
 
 
 def test_a_failure_is_a_result_too(committer, tmp_path):
