@@ -20,7 +20,8 @@ from animatediff.models.text_encoder import PromptEncoder, word_key
 from animatediff.rendering.catalog.entries import ModelFiles, PersonalisedFiles
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.catalog.named_files import named_files, scaled_loras
-from animatediff.rendering.clip_sampler import ClipSampler
+from animatediff.rendering.clip_sampler import ClipSampler, SampledClip
+from animatediff.rendering.conditions.condition_sheet import Condition
 from animatediff.rendering.frame_codec import FrameCodec
 from animatediff.rendering.prompt_conditioning import PromptConditioner
 from animatediff.weights import motion_modules, textual_inversion
@@ -42,6 +43,8 @@ class RenderedClip(NamedTuple):
     """What was done otherwise than the item says."""
     seconds: dict[str, float]
     """The item's share, by stage: `text`, `unet`, `vae`."""
+    conditions: tuple[Condition, ...] = ()
+    """What led the clip beside its prompt: what it began from, its controls, its image prompts."""
 
 
 class _ReadFiles(NamedTuple):
@@ -177,33 +180,33 @@ class Animator:
         with self._timed(seconds, "text"):
             conditionings = [self._conditioner.conditioning(item) for item in items]
         with self._timed(seconds, "unet"):
-            latents = self._latents(items, conditionings, max_batch)
+            sampled = self._sampled(items, conditionings, max_batch)
         share = {stage: taken / len(items) for stage, taken in seconds.items()}
-        return [self._clip(item, each, dict(share)) for item, each in zip(items, latents, strict=True)]
+        return [self._clip(item, each, dict(share)) for item, each in zip(items, sampled, strict=True)]
 
-    def _latents(
+    def _sampled(
         self, items: Sequence[Item], conditionings: Sequence[Conditioning], max_batch: int | None
-    ) -> list[Tensor]:
-        """Return (c f h w) of each item; those whose texts are of one shape are sampled together."""
+    ) -> list[SampledClip]:
+        """Return the clip of each item; those whose texts are of one shape are sampled together."""
         groups: dict[object, list[int]] = {}
         for index, conditioning in enumerate(conditionings):
             groups.setdefault(conditioning.signature, []).append(index)
-        latents: dict[int, Tensor] = {}
+        clips: dict[int, SampledClip] = {}
         for indices in groups.values():
             conditioning = Conditioning.cat([conditionings[index] for index in indices])
             sampled = self._sampler.sample([items[index] for index in indices], conditioning, max_batch=max_batch)
-            latents |= zip(indices, sampled, strict=True)
-        return [latents[index] for index in range(len(items))]
+            clips |= zip(indices, sampled, strict=True)
+        return [clips[index] for index in range(len(items))]
 
-    def _clip(self, item: Item, latents: Tensor, seconds: dict[str, float]) -> RenderedClip | UserError:
+    def _clip(self, item: Item, sampled: SampledClip, seconds: dict[str, float]) -> RenderedClip | UserError:
         with self._timed(seconds, "vae"):
-            latents = latents.transpose(0, 1)  # c f h w -> f c h w
+            latents = sampled.latents.transpose(0, 1)  # c f h w -> f c h w
             try:
                 frames = self._codec.decode(latents)
             except UserError as error:
                 return error
         unscaled = (latents / self._base.scaling_factor).half().cpu()
-        return RenderedClip(frames, unscaled, self._conditioner.warnings(item), seconds)
+        return RenderedClip(frames, unscaled, self._conditioner.warnings(item), seconds, sampled.conditions)
 
     @contextmanager
     def _timed(self, seconds: dict[str, float], stage: str) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,10 +22,20 @@ from animatediff.errors import errors_with_field
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.catalog.item import Item
-from animatediff.rendering.conditions import Conditions
+from animatediff.rendering.conditions.condition_sheet import Condition, shown_pictures
+from animatediff.rendering.conditions.conditions import Conditions
+from animatediff.rendering.conditions.pictures import read_picture, read_video_frames
 from animatediff.rendering.frame_codec import FrameCodec
-from animatediff.rendering.pictures import read_picture, read_video_frames
 from animatediff.weights.base_facts import BaseFacts
+
+
+class SampledClip(NamedTuple):
+    """What was sampled of an item."""
+
+    latents: Tensor
+    """(c f h w) float32, multiplied by the VAE's scaling factor, of the size that is written."""
+    conditions: tuple[Condition, ...]
+    """What the clip was led by."""
 
 
 class ClipSampler:
@@ -45,8 +56,10 @@ class ClipSampler:
         self._schedule, self._device = schedule, device
         self._conditions = Conditions(unet, codec, base, device)
 
-    def sample(self, items: Sequence[Item], conditioning: Conditioning, *, max_batch: int | None = None) -> Tensor:
-        """Return the latents of clips.
+    def sample(
+        self, items: Sequence[Item], conditioning: Conditioning, *, max_batch: int | None = None
+    ) -> list[SampledClip]:
+        """Return the clips, in the order of the items.
 
         All noise of an item comes from its own seed, on the CPU.
 
@@ -54,9 +67,6 @@ class ClipSampler:
             items: that differ in prompt, negative prompt, seed, and in the files that they begin from.
             conditioning: of the items' texts, in their order.
             max_batch: as in `sampling.sample`.
-
-        Returns:
-            (b c f h w) float32, multiplied by the VAE's scaling factor, of the size that is written.
 
         Raises:
             UserError: a picture or video that the items name, or the network that is shown it, cannot be read.
@@ -74,10 +84,11 @@ class ClipSampler:
             max_batch=max_batch,
         )
         draw_noise = partial(self._noise, settings, generators)
-        told = self._conditions.add(conditioning, settings, width=settings.width, height=settings.height)
+        told, led_by = self._conditions.add(conditioning, settings, width=settings.width, height=settings.height)
+        start, begins_from = self._start(items)
         if settings.free_init is None:
             noise = draw_noise(settings.width, settings.height)
-            latents = denoise(told, noise, num_inference_steps=settings.num_inference_steps, start=self._start(items))
+            latents = denoise(told, noise, num_inference_steps=settings.num_inference_steps, start=start)
         else:
             latents = sample_with_free_init(
                 settings.free_init,
@@ -86,16 +97,16 @@ class ClipSampler:
                 num_inference_steps=settings.num_inference_steps,
                 alphas_cumprod=compute_alphas_cumprod(self._schedule),
             )
-        second = settings.second_pass
-        if second is None:
-            return latents
-        width, height = settings.output_width, settings.output_height
-        return denoise(
-            self._conditions.add(conditioning, settings, width=width, height=height),
-            draw_noise(width, height),
-            num_inference_steps=second.num_inference_steps or settings.num_inference_steps,
-            start=Start(self._enlarged(latents, settings), second.strength),
-        )
+        if (second := settings.second_pass) is not None:
+            width, height = settings.output_width, settings.output_height
+            told, _ = self._conditions.add(conditioning, settings, width=width, height=height)
+            latents = denoise(
+                told,
+                draw_noise(width, height),
+                num_inference_steps=second.num_inference_steps or settings.num_inference_steps,
+                start=Start(self._enlarged(latents, settings), second.strength),
+            )
+        return [SampledClip(clip, begun + led_by) for clip, begun in zip(latents, begins_from, strict=True)]
 
     def _noise(
         self, settings: RenderSettings, generators: Sequence[torch.Generator], width: int, height: int
@@ -108,18 +119,25 @@ class ClipSampler:
         ]
         return torch.cat(noises).to(self._device)
 
-    def _start(self, items: Sequence[Item]) -> Start | None:
-        """Return the pictures or videos that items begin from; None where they begin from noise alone."""
+    def _start(self, items: Sequence[Item]) -> tuple[Start | None, list[tuple[Condition, ...]]]:
+        """Return the pictures or videos that items begin from, and each item's as a condition.
+
+        None, and no conditions, where they begin from noise alone.
+        """
         if items[0].init_image is None and items[0].init_video is None:
-            return None
-        encoded: dict[tuple[object, ...], Tensor] = {}
-        clips = []
+            return None, [()] * len(items)
+        encoded: dict[tuple[object, ...], tuple[Tensor, Condition]] = {}
+        clips: list[Tensor] = []
+        conditions: list[tuple[Condition, ...]] = []
         for item in items:
             source = item.init_image, item.init_video, item.fps
             if source not in encoded:
-                encoded[source] = self._codec.encode(_start_frames(item))
-            clips.append(encoded[source].expand(item.num_frames, -1, -1, -1))  # f c h w
-        return Start(torch.stack(clips).transpose(1, 2), items[0].strength)
+                frames = _start_frames(item)
+                encoded[source] = self._codec.encode(frames), _start_condition(item, frames)
+            latents, condition = encoded[source]
+            clips.append(latents.expand(item.num_frames, -1, -1, -1))  # f c h w
+            conditions.append((condition,))
+        return Start(torch.stack(clips).transpose(1, 2), items[0].strength), conditions
 
     def _enlarged(self, latents: Tensor, settings: RenderSettings) -> Tensor:
         """Return latents (b c f h w) of the second pass's size."""
@@ -145,6 +163,13 @@ def _start_frames(item: Item) -> Tensor:
     assert item.init_video is not None
     with errors_with_field("init_video"):
         return read_video_frames(item.init_video, num_frames=item.num_frames, fps=item.fps, **size)
+
+
+def _start_condition(item: Item, frames: Tensor) -> Condition:
+    """Return what an item begins from, (1 3 h w) or (f 3 h w), as a condition."""
+    if item.init_image is not None:
+        return Condition("init image", shown_pictures(frames, None))
+    return Condition("init video", shown_pictures(frames, range(len(frames))))
 
 
 def _enlarged_latents(latents: Tensor, *, height: int, width: int) -> Tensor:

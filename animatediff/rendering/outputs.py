@@ -32,7 +32,7 @@ _PNG_MAGIC, _GIF_MAGIC = b"\x89PNG", b"GIF8"
 class EncodedFile(NamedTuple):
     """A file of a clip."""
 
-    format: Format | Literal["poster"]
+    format: Format | Literal["poster", "condition"]
     suffix: str
     """What follows the clip's own path: `.mp4`; of the PNG frames `/0000.png`, in a folder of that path."""
     data: bytes

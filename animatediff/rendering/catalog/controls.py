@@ -63,7 +63,7 @@ class ControlSpec(Config):
     """Whether a ControlNet's layers have one value for the whole frame, as the shuffle ControlNet's do, which implies
     `guess_mode`; default: what the `config.json` of a diffusers folder says."""
     preprocess: str = "none"
-    """What is made of the pictures first: a name of `rendering.preprocessing`, or a function of yours as
+    """What is made of the pictures first: a name of `rendering.conditions.preprocessing`, or a function of yours as
     package.module:function."""
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from animatediff.models.control.sparse_control import PUBLISHED_MOTION
 from animatediff.rendering.catalog.controls import ControlSpec, ImageSpec
 from animatediff.rendering.catalog.picture_uris import picture_uris
 from animatediff.rendering.checks.files import GivenFile, check_files
-from animatediff.rendering.preprocessing import find_preprocessor
+from animatediff.rendering.conditions.preprocessing import find_preprocessor
 from animatediff.weights.base_configs import build_on_meta
 from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.controls import image_encoder_folder, ip_adapter_file, network_file

@@ -39,7 +39,8 @@ class Result(Item):
     seconds: Numbers = Field(default_factory=dict)
     """Seconds of the last attempt, by stage: `load` and `text` (the item's share), `unet`, `vae`, `encode`, `write`."""
     files: dict[str, str] = Field(default_factory=dict)
-    """Paths under the output folder: `mp4`, `gif`, `webp`, `png` (a folder), `latents`, and `poster`, a still."""
+    """Paths under the output folder: `mp4`, `gif`, `webp`, `png` (a folder), `latents`, and `poster`, a still; with
+    controls, images or a picture or video to begin from `condition`, a still of these."""
     sha256: dict[str, str] = Field(default_factory=dict)
     """Hash of each file; of a folder, over its files' in their order."""
     num_bytes: dict[str, int] = Field(default_factory=dict)

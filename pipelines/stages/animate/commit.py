@@ -21,6 +21,7 @@ from animatediff import storage
 from animatediff.rendering.animator import RenderedClip
 from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.catalog.item import Item
+from animatediff.rendering.conditions.condition_sheet import encode_condition_sheet
 from animatediff.rendering.formats import Format
 from animatediff.rendering.outputs import EncodedFile, encode_clip
 from animatediff.rendering.results import clip_files
@@ -110,9 +111,7 @@ class Committer:
         paths: dict[str, str] = {}
         hashes: dict[str, list[str]] = defaultdict(list)
         sizes: dict[str, int] = defaultdict(int)
-        metadata = _metadata(item, assignment.file_hashes, self._versions)
-        files = encode_clip(self._formats, clip.frames, clip.latents, fps=item.fps, crf=self._crf, metadata=metadata)
-        for file in _timed(files, seconds):
+        for file in _timed(self._encoded(assignment, item, clip), seconds):
             began = time.monotonic()
             storage.write_bytes(storage.join(self._output_uri, stem + file.suffix), file.data)
             # A PNG is one file a frame: its folder is what is named.
@@ -123,6 +122,12 @@ class Committer:
         # The poster is encoded first, but the table takes the first path of a result as its `uri`: that is the clip's.
         paths["poster"] = paths.pop("poster")
         return paths, {kind: clip_files.combined_hash(found) for kind, found in hashes.items()}, dict(sizes)
+
+    def _encoded(self, assignment: Assignment, item: Item, clip: RenderedClip) -> Iterator[EncodedFile]:
+        metadata = _metadata(item, assignment.file_hashes, self._versions)
+        yield from encode_clip(self._formats, clip.frames, clip.latents, fps=item.fps, crf=self._crf, metadata=metadata)
+        if clip.conditions:
+            yield EncodedFile("condition", ".condition.webp", encode_condition_sheet(clip.conditions))
 
     @cached_property
     def _versions(self) -> dict[str, str]:

@@ -34,8 +34,42 @@ function files(i) {
   return section("Files and their SHA-256", rows);
 }
 
+/** The pictures that a clip was led by, beside it; null for items without. */
+function condition(i) {
+  const source = link(i, "condition");
+  return source && el("img", { className: "led", src: source, alt: "The pictures that the clip was led by" });
+}
+
+const file = uri => el("span", { title: uri }, uri.replace(/\/+$/, "").split("/").pop());
+const fileList = uris => el("span", {}, ...uris.flatMap((uri, k) => (k ? [", ", file(uri)] : [file(uri)])));
+const percent = share => `${Math.round(100 * share)} %`;
+const byFrame = scale =>
+  typeof scale === "object" ? Object.entries(scale).map(([frame, each]) => `${each} at frame ${frame}`).join(", ") : String(scale);
+
+/** What a control or an image prompt says, as names and values; what is as it is by default is left out. */
+function ledBy({ net, adapter, pictures, video, frames, preprocess, scale, start, end, mask, ...others }) {
+  return [
+    net ? ["network", file(net)] : ["adapter", file(adapter)],
+    video ? ["video", file(video)] : ["pictures", fileList(pictures)],
+    frames.length ? ["frames", frames.join(", ")] : null,
+    preprocess && preprocess !== "none" ? ["preprocess", preprocess] : null,
+    ["scale", byFrame(scale)],
+    start > 0 || end < 1 ? ["steps", `${percent(start)} to ${percent(end)}`] : null,
+    mask ? ["mask", file(mask)] : null,
+    ...Object.entries(others).filter(([, value]) => value).map(([name]) => [name.replaceAll("_", " "), "yes"]),
+  ].filter(row => row !== null);
+}
+
+function conditionSections(i) {
+  const { controls = [], images = [] } = settingsOf(i);
+  return [
+    ...controls.map((each, k) => section(`Control ${k + 1}`, ledBy(each))),
+    ...images.map((each, k) => section(`Image ${k + 1}`, ledBy(each))),
+  ];
+}
+
 function settingRows(i) {
-  const { width, height, ...others } = settingsOf(i);
+  const { width, height, controls, images, ...others } = settingsOf(i);
   const pairs = value => Object.entries(value).filter(([, each]) => each !== null).map(pair => pair.join(" ")).join(", ");
   const rows = Object.entries(others).filter(([, value]) => value !== null && value !== "").map(([name, value]) => [
     name.replaceAll("_", " "),
@@ -92,6 +126,8 @@ function text(i) {
     message("warning", scores),
     el("p", { className: "prompt" }, prompt(i)),
     el("a", { className: "also", href: others }, "Compare this prompt over all models"),
+    condition(i),
+    ...conditionSections(i),
     ...scorers.map(scorer => section(`Scores by ${scorer}`, scoresBy(scorer, i))),
     section("Settings", settingRows(i)),
     times(i),

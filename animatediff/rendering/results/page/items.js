@@ -31,7 +31,9 @@ const aspect = (() => {
   return Math.min(2, Math.max(0.6, ratio));
 })();
 
-const kindNames = { mp4: "MP4", gif: "GIF", webp: "WebP", png: "PNG frames", latents: "Latents", poster: "Poster" };
+const kindNames = {
+  mp4: "MP4", gif: "GIF", webp: "WebP", png: "PNG frames", latents: "Latents", poster: "Poster", condition: "Led by",
+};
 const seconds = value => value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0) + " s";
 const plural = (number, word) => `${number.toLocaleString("en")} ${word}${number === 1 ? "" : "s"}`;
 

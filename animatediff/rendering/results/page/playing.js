@@ -16,6 +16,8 @@ function media(i) {
   if (still) box.append(el("img", { src: still, loading: "lazy", decoding: "async", alt: "", onerror: gone }));
   else if (link(i, "mp4"))
     box.append(el("video", { src: link(i, "mp4") + "#t=0.001", preload: "metadata", muted: true, onerror: gone }));
+  const led = link(i, "condition");
+  if (led) box.append(el("img", { className: "condition", src: led, loading: "lazy", decoding: "async", alt: "" }));
   return box;
 }
 

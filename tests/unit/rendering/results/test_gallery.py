@@ -93,6 +93,16 @@ def test_the_page_says_the_size_of_the_files_and_what_a_clip_begins_from():
     assert (item["settings"]["init_image"], item["settings"]["strength"]) == ("a.png", 0.5)
 
 
+def test_what_led_a_clip_is_there_and_old_results_without_it_stay_as_they_are():
+    controls = [{"net": "nets/canny.pth", "video": "walk.mp4", "preprocess": "canny", "scale": {0: 1.0, 15: 0.2}}]
+    files = {"mp4": "clips/d.mp4", "condition": "clips/d.condition.webp", "poster": "clips/d.poster.webp"}
+    led, before = Page(gallery_html([result(controls=controls, files=files), result()])).items()
+    assert led["files"] == files
+    assert led["settings"]["controls"][0]["scale"] == {"0": 1.0, "15": 0.2}
+    assert "condition" not in before["files"]
+    assert before["settings"]["controls"] == []
+
+
 def test_items_keep_their_order_and_their_own_values():
     rows = [
         result(digest="1", seed=2**63 - 1, scores={"my:score": {"motion": 1.0}, "other:score": {"motion": 0.5}}),

@@ -1,10 +1,14 @@
 """What a worker of the animate job commits: the files, then the result, and never the one without the other."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
 from animatediff import storage
 from animatediff.errors import UserError
+from animatediff.rendering.conditions.condition_sheet import Condition, ShownPicture
 from animatediff.rendering.results import clip_files
 from animatediff.rendering.results.ledger import read_item
 from pipelines.stages.animate.commit import Committer
@@ -30,6 +34,21 @@ def test_a_clip_is_its_files_and_a_result_that_names_them(committer, tmp_path):
     assert clip_files.first_damaged(str(tmp_path), result) is None
     assert result.seconds.keys() == {"load", "unet", "encode", "write"}
     assert read_item(str(tmp_path), item.digest) == result
+
+
+def test_what_led_a_clip_is_one_more_file_of_the_result(committer, tmp_path):
+    led, plain = items_of("a", "b")
+    conditions = (Condition("control 1: ControlNet", (ShownPicture(np.zeros((16, 16, 3), np.uint8), "every frame"),)),)
+    result = commit(committer, led, grey_clip()._replace(conditions=conditions))
+    assert list(result.files) == ["mp4", "png", "condition", "poster"]  # the table's `uri` is the first
+    path = Path(tmp_path, result.files["condition"])
+    assert path.name == f"{led.digest[:16]}.condition.webp"
+    assert result.num_bytes["condition"] == path.stat().st_size
+    assert clip_files.first_damaged(str(tmp_path), result) is None
+    path.write_bytes(b"another picture")
+    assert clip_files.first_damaged(str(tmp_path), result) == result.files["condition"]
+    without = commit(committer, plain, grey_clip())
+    assert "condition" not in without.files | without.sha256 | without.num_bytes
 
 
 def test_a_failure_is_a_result_too(committer, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from animatediff.errors import UserError
-from animatediff.rendering.preprocessing import PREPROCESSORS, canny, find_preprocessor, invert, scribble
+from animatediff.rendering.conditions.preprocessing import PREPROCESSORS, canny, find_preprocessor, invert, scribble
 from animatediff.sprites.scenes.drawing import render
 from animatediff.sprites.scenes.world import sample_scenes
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from animatediff.errors import UserError
-from animatediff.rendering.pictures import read_picture, read_video_frames
+from animatediff.rendering.conditions.pictures import read_picture, read_video_frames
 from tests.support import audio_only, encode, numbered_frames, read_number
 
 RED, GREEN, BLUE, WHITE = (220, 40, 30), (20, 180, 60), (30, 60, 210), (255, 255, 255)

@@ -8,6 +8,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
+from animatediff.data.clips.resize import crop_and_resize
 from animatediff.diffusion.conditioning import Conditioning, Control, ImagePrompt
 from animatediff.diffusion.prompt_travel import embeddings_of_frames
 from animatediff.diffusion.travel import Travel
@@ -20,9 +21,10 @@ from animatediff.models.motion_unet import MotionUNet
 from animatediff.rendering.catalog.controls import ControlSpec, ImageSpec
 from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.catalog.picture_uris import picture_uris
+from animatediff.rendering.conditions.condition_sheet import Condition, ShownPicture, shown_pictures
+from animatediff.rendering.conditions.pictures import as_pixels, as_tensor, read_picture, read_pixels, read_video_frames
+from animatediff.rendering.conditions.preprocessing import find_preprocessor
 from animatediff.rendering.frame_codec import FrameCodec
-from animatediff.rendering.pictures import read_picture, read_pixels, read_video_frames
-from animatediff.rendering.preprocessing import find_preprocessor
 from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.controls import image_encoder_folder, ip_adapter_file, network_file
 
@@ -56,8 +58,10 @@ class Conditions:
     def _dtype(self) -> torch.dtype:
         return self._unet.base.dtype
 
-    def add(self, conditioning: Conditioning, settings: RenderSettings, *, width: int, height: int) -> Conditioning:
-        """Return the conditioning of clips with the controls of their settings.
+    def add(
+        self, conditioning: Conditioning, settings: RenderSettings, *, width: int, height: int
+    ) -> tuple[Conditioning, tuple[Condition, ...]]:
+        """Return the conditioning of clips with the controls of their settings, and what these show.
 
         Args:
             conditioning: of b clips with these settings.
@@ -69,28 +73,36 @@ class Conditions:
             UserError: a file cannot be read, or does not fit.
         """
         if not settings.controls and not settings.images:
-            return conditioning
-        # One item's own do not drive each other out, however many they are.
+            return conditioning, ()
+        # As many stay in memory as one item needs, so that its networks do not evict each other.
         self._max_resident = max(_MAX_RESIDENT, len(settings.controls) + len(settings.images) + 1)
-        controls, images, without = [], [], []
+        controls, images, without, conditions = [], [], [], []
         for number, spec in enumerate(settings.controls):
             with errors_with_field(f"controls.{number}"):
-                controls.append(self._control(spec, settings, width=width, height=height))
+                control, shown = self._control(spec, settings, width=width, height=height)
+            controls.append(control)
+            kind = "SparseCtrl" if isinstance(control.network, SparseControlNet) else "ControlNet"
+            preprocess = "" if spec.preprocess == "none" else f", {spec.preprocess}"
+            conditions.append(Condition(f"control {number + 1}: {kind}{preprocess}", shown))
         for number, image_spec in enumerate(settings.images):
             with errors_with_field(f"images.{number}"):
-                image, nothing = self._image_prompt(image_spec, settings, width=width, height=height)
-                images.append(image)
-                without.append(nothing)
+                image, nothing, shown = self._image_prompt(image_spec, settings, width=width, height=height)
+            images.append(image)
+            without.append(nothing)
+            conditions.append(Condition(f"image {number + 1}: IP-Adapter", shown))
         rows, negative = [0] * len(conditioning), conditioning.negative
-        return replace(
+        told = replace(
             conditioning,
             controls=tuple(control.rows(rows) for control in controls),
             image_prompts=tuple(image.rows(rows) for image in images),
             negative=negative and replace(negative, image_prompts=tuple(image.rows(rows) for image in without)),
         )
+        return told, tuple(conditions)
 
-    def _control(self, spec: ControlSpec, settings: RenderSettings, *, width: int, height: int) -> Control:
-        """Return one clip's control."""
+    def _control(
+        self, spec: ControlSpec, settings: RenderSettings, *, width: int, height: int
+    ) -> tuple[Control, tuple[ShownPicture, ...]]:
+        """Return one clip's control, and the pictures that it is shown."""
         f, network = settings.num_frames, self._network(spec)
         is_sparse = isinstance(network, SparseControlNet)
         pictures = self._read(spec, settings, width=width, height=height)
@@ -98,15 +110,17 @@ class Conditions:
             frames, scales = spec.frames_of(len(pictures), f, is_sparse=is_sparse), spec.scales(f)
         except ValueError as error:
             raise UserError(str(error)) from error
-        pictures = pictures[: len(frames)].to(self._device)
+        pictures = pictures[: len(frames)]
+        shown = shown_pictures(pictures, frames if len(pictures) == len(frames) else None)
+        pictures = pictures.to(self._device)
         if isinstance(network, SparseControlNet):
-            shown = self._codec.encode(pictures) if network.variant == "rgb" else pictures
-            condition = network.embed(shown.transpose(0, 1)[None].to(self._dtype), frames, f)
+            given = self._codec.encode(pictures) if network.variant == "rgb" else pictures
+            condition = network.embed(given.transpose(0, 1)[None].to(self._dtype), frames, f)
         else:
             condition = network.embed(_at_frames(pictures, frames, f).transpose(0, 1)[None].to(self._dtype), f)
             # A frame without a picture is not led: black would be a picture, too.
             scales = [scale if frame in frames else 0.0 for frame, scale in enumerate(scales)]
-        return Control(
+        control = Control(
             network,
             condition,
             torch.tensor([scales], dtype=torch.float32, device=self._device),
@@ -114,30 +128,36 @@ class Conditions:
             end=spec.end,
             guess_mode=spec.guess_mode or (isinstance(network, ControlNet) and network.forces_guess_mode),
         )
+        return control, shown
 
     def _image_prompt(
         self, spec: ImageSpec, settings: RenderSettings, *, width: int, height: int
-    ) -> tuple[ImagePrompt, ImagePrompt]:
-        """Return one clip's image prompt, and that of no picture."""
+    ) -> tuple[ImagePrompt, ImagePrompt, tuple[ShownPicture, ...]]:
+        """Return one clip's image prompt, that of no picture, and the pictures that it is shown."""
         if settings.image_encoder is None:
             raise UserError("name the folder of the CLIP vision model that reads the pictures, as image_encoder")
         adapter, encoder = self._adapter(spec.adapter), self._encoder(settings.image_encoder)
-        uris = picture_uris(spec.pictures)
+        pictures = [read_pixels(uri) for uri in picture_uris(spec.pictures)]
         try:
-            frames = spec.frames_of(len(uris), settings.num_frames)
+            frames = spec.frames_of(len(pictures), settings.num_frames)
         except ValueError as error:
             raise UserError(str(error)) from error
-        tokens = image_tokens([read_pixels(uri) for uri in uris], adapter, encoder)
+        tokens = image_tokens(pictures, adapter, encoder)
         if frames:
             keys = dict(zip(frames, tokens.pictures, strict=True))
             found = embeddings_of_frames(keys, settings.num_frames, Travel(), loop=settings.loop)
             tokens = tokens._replace(pictures=found)
         else:
             tokens = tokens.side_by_side()
+        side = encoder.model.config.image_size
+        squares = [as_tensor(crop_and_resize(picture, height=side, width=side)) for picture in pictures]
+        shown = shown_pictures(torch.stack(squares), frames or None)
         mask = None
         if spec.mask is not None:
-            mask = read_picture(spec.mask, width=width, height=height).mean(0).to(self._device)
-        return tokens.prompts(adapter, scale=spec.scale, mask=mask)
+            mask = read_picture(spec.mask, width=width, height=height).mean(0)
+            shown += (ShownPicture(as_pixels(mask.expand(3, -1, -1)), "mask"),)
+            mask = mask.to(self._device)
+        return *tokens.prompts(adapter, scale=spec.scale, mask=mask), shown
 
     def _adapter(self, uri: str) -> IPAdapter:
         return self._resident(("adapter", uri), lambda: self._read_adapter(uri))

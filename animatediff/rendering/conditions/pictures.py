@@ -36,7 +36,7 @@ def read_picture(uri: str, *, width: int, height: int) -> Tensor:
     Raises:
         UserError: there is no such file, or no picture in it that can be read.
     """
-    return _as_tensor(crop_and_resize(read_pixels(uri), height=height, width=width))
+    return as_tensor(crop_and_resize(read_pixels(uri), height=height, width=width))
 
 
 def read_pixels(uri: str) -> np.ndarray:
@@ -88,7 +88,7 @@ def read_video_frames(uri: str, *, num_frames: int, fps: float, width: int, heig
                 "fewer frames, a higher fps, or a longer video"
             ) from error
         raise UserError(f"{printable_uri(uri)} cannot be read as a video: {error.detail}") from error
-    return _as_tensor(clip.frames)
+    return as_tensor(clip.frames)
 
 
 def _content(uri: str) -> bytes:
@@ -144,6 +144,11 @@ def _srgb(image: Image.Image, mode: str) -> Image.Image:
     return with_profile.convert(mode)
 
 
-def _as_tensor(pixels: np.ndarray) -> Tensor:
-    """(... h w 3) uint8 -> (... 3 h w) float32 in [0, 1]."""
+def as_tensor(pixels: np.ndarray) -> Tensor:
+    """Return pixels (... h w 3) uint8 as (... 3 h w) float32 in [0, 1]."""
     return torch.from_numpy(pixels.copy()).movedim(-1, -3).float() / 255
+
+
+def as_pixels(picture: Tensor) -> np.ndarray:
+    """Return a picture (3 h w) in [0, 1] as (h w 3) uint8."""
+    return (picture * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()

@@ -164,6 +164,47 @@ def test_a_clip_does_not_depend_on_its_neighbours(animator, files):
         assert np.array_equal(animator.render(each), clip.frames)
 
 
+SHOWN = {
+    "a ControlNet of a video": [("control 1: ControlNet", ["frame 0", "frame 1", "frame 2"])],
+    "edges": [("control 1: ControlNet, canny", ["every frame"])],
+    "SparseCtrl of two pictures": [("control 1: SparseCtrl", ["frame 0", "frame 2"])],
+    "two networks": [("control 1: ControlNet", ["every frame"]), ("control 2: SparseCtrl", ["frame 0"])],
+    "an image where a mask is": [("image 1: IP-Adapter", ["every frame", "mask"])],
+    "a network from a picture": [("init image", ["every frame"]), ("control 1: ControlNet", ["every frame"])],
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_clip_carries_what_led_it(animator, files, name):
+    animator.load(BARE)
+    (clip,) = animator.render_batch([item(files, **KINDS[name])])
+    shown = [(condition.name, [each.caption for each in condition.pictures]) for condition in clip.conditions]
+    assert shown == SHOWN[name]
+
+
+def test_it_carries_the_pictures_as_the_networks_saw_them(animator, files):
+    animator.load(BARE)
+    both = [control(), control(preprocess="canny")]
+    (clip,) = animator.render_batch([item(files, controls=both, **IMAGES)])
+    plain, edges, image = (condition.pictures[0].pixels for condition in clip.conditions)
+    assert plain.shape == edges.shape == (16, 32, 3)
+    assert len(np.unique(plain)) > 2
+    assert set(np.unique(edges)) <= {0, 255}
+    assert image.shape == (32, 32, 3)  # CLIP's square
+
+
+def test_a_clip_without_conditions_carries_none(animator, files):
+    animator.load(BARE)
+    assert animator.render_batch([item(files)])[0].conditions == ()
+
+
+def test_each_clip_of_a_batch_carries_what_it_began_from(animator, files):
+    animator.load(BARE)
+    first, second = animator.render_batch([item(files, init_image="one"), item(files, init_image="other")])
+    shown = [clip.conditions[0].pictures[0].pixels for clip in (first, second)]
+    assert not np.array_equal(*shown)
+
+
 def test_frames_without_a_picture_are_not_led_by_a_control_net(animator, files):
     """The image network sees each frame alone, but the motion module mixes them: its prediction of others differs."""
     black = Image.new("RGB", (64, 48))

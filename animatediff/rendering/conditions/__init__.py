@@ -1,0 +1,1 @@
+"""What leads clips beside their prompts: pictures and videos, and the networks that read them."""
