@@ -259,7 +259,10 @@ REFUSED = {
         {**IMAGES, "images": [image(pictures="pictures", frames=[0])]},
         "images.0: 2 pictures do not go to 1 `frames`",
     ),
-    "pictures that MLflow keeps": ({"controls": [control(pictures="models:/x/1")]}, "controls.0.pictures: .*"),
+    "pictures that MLflow keeps": (
+        {"controls": [control(pictures="models:/x/1")]},
+        "pictures: models:/x/1 is MLflow's",
+    ),
     "an adapter as a network": ({"controls": [control("adapter")]}, "IP-Adapter.*give it as `images:`"),
     "a network as an adapter": ({**IMAGES, "images": [image(adapter="rgb")]}, "SparseCtrl.*give it as `controls:`"),
     "no encoder": ({"images": [image()]}, "images.0: .*image_encoder"),
@@ -294,9 +297,9 @@ def test_all_is_well_with_what_is_right(folder, files):
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"controls": [control(pictures="video")]}, r"controls\.0: .*video\.mp4 cannot be read as a picture: it is none "),
+        ({"controls": [control(pictures="video")]}, r"controls\.0: .*video\.mp4 cannot be read as a picture: it is no"),
         ({"controls": [control(video="one")]}, r"controls\.0: .*one\.png is a picture, and a video is needed here"),
-        ({**IMAGES, "images": [image(pictures="adapter")]}, r"images\.0: .*cannot be read as a picture: it is none of "),
+        ({**IMAGES, "images": [image(pictures="adapter")]}, r"images\.0: .*cannot be read as a picture: it is none"),
         ({"init_image": "video"}, r"init_image: .*video\.mp4 cannot be read as a picture: it is none of PNG"),
         ({"init_video": "one"}, r"init_video: .*one\.png is a picture, and a video is needed here"),
     ],
