@@ -9,16 +9,16 @@ import posixpath
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.catalog import Catalog
-from animatediff.rendering.catalog.entries import Entry
+from animatediff.rendering.catalog.entries import Entry, Prompt
 from animatediff.rendering.catalog.named_files import named_files, with_uris
 from animatediff.uris import with_secrets
 from animatediff.weights.checkpoints import content_hash
@@ -30,9 +30,16 @@ _MODEL = re.compile(r"models:/(?P<name>[^/]+?)(?:@(?P<alias>[^/@]+)|/(?P<version
 _RUN = re.compile(r"runs:/(?P<run_id>[^/]+)(?:/(?P<path>.+))?")
 _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 # Configs that weights of these names cannot be read without.
-_CONFIGS = {"adapter_model": "adapter_config.json", "diffusion_pytorch_model": "config.json"}
+_CONFIGS = {
+    "adapter_model": "adapter_config.json",
+    "diffusion_pytorch_model": "config.json",
+    "model": "config.json",  # of an image encoder, as transformers writes one
+    "pytorch_model": "config.json",
+}
 _NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 _MAX_NAMED = 5  # in an error's line
+
+_HasPromptsT = TypeVar("_HasPromptsT", Catalog, Entry)
 
 
 class _Artifact(NamedTuple):
@@ -53,14 +60,22 @@ def fetch_catalog_weights(catalog: Catalog, output_uri: str) -> Catalog:
         UserError: as `fetch_weights` says.
     """
     fetch = cache(lambda uri: fetch_weights(uri, output_uri))
-    shared = with_uris(catalog, fetch)
+    shared = _with_prompts(with_uris(catalog, fetch), fetch)
     # Most of 100,000 entries are as they were.
-    entries = tuple(with_uris(entry, fetch) if _names_mlflow(entry) else entry for entry in catalog.entries)
-    return shared.model_copy(update={"entries": entries})
+    entries = (with_uris(entry, fetch) if _names_mlflow(entry) else entry for entry in catalog.entries)
+    return shared.model_copy(update={"entries": tuple(_with_prompts(entry, fetch) for entry in entries)})
 
 
-def _names_mlflow(entry: Entry) -> bool:
-    return any(is_in_mlflow(file.uri) for file in named_files(entry) if file.slot.role != "base")
+def _with_prompts(config: _HasPromptsT, fetch: Callable[[str], str]) -> _HasPromptsT:
+    """Return an entry, or the catalog, whose prompts name files in the place of what MLflow keeps."""
+    if not any(map(_names_mlflow, config.prompts)):
+        return config
+    prompts = tuple(with_uris(prompt, fetch) if _names_mlflow(prompt) else prompt for prompt in config.prompts)
+    return config.model_copy(update={"prompts": prompts})
+
+
+def _names_mlflow(config: Entry | Prompt) -> bool:
+    return any(is_in_mlflow(file.uri) for file in named_files(config) if file.slot.role != "base")
 
 
 def is_in_mlflow(uri: str) -> bool:

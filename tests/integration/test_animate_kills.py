@@ -52,7 +52,7 @@ def committed(output):
     return found
 
 
-def kill_while_it_runs(job, output, num_kills, rng, deadline_s, log):
+def kill_while_it_runs(job, output, num_kills, rng, deadline_s, log, kinds=KINDS):
     """Kill actors, dispatchers and drivers in turn, at random times after the first item is there.
 
     What is committed must stay as it is: an item that is rendered twice is written twice.
@@ -65,7 +65,7 @@ def kill_while_it_runs(job, output, num_kills, rng, deadline_s, log):
             # 0 would say that more items are needed. A lost actor or dispatcher ends nothing.
             assert job.code() == -signal.SIGKILL, done
             job.start()
-        kind = KINDS[len(done) % len(KINDS)]
+        kind = kinds[len(done) % len(kinds)]
         if len(committed(output)) > len(seen) and job.of_kind(kind):
             time.sleep(rng.uniform(0, 0.3))
             if job.kill_one(kind):

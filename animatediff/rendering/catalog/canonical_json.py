@@ -8,6 +8,6 @@ canonical_json = json.JSONEncoder(sort_keys=True).encode
 """JSON text that is the same for equal values; `json.dumps` would make an encoder for each."""
 
 
-def sha256(values: dict[str, Any] | list[Any]) -> str:
+def sha256(values: dict[str, Any]) -> str:
     """Return the hash of values that JSON can say, in whatever order they come."""
     return hashlib.sha256(canonical_json(values).encode()).hexdigest()

@@ -76,7 +76,7 @@ class SettingsByContent:
         self._content = content
         # One hash of all, as there may be thousands, in the settings of as many items.
         self._encoder = cache(lambda uri: content(_encoder_folder(uri)))
-        self._pictures = cache(lambda uris: sha256([content(uri) for uri in _pictures_in(uris)]))
+        self._pictures = cache(lambda uris: sha256({"pictures": [content(uri) for uri in _pictures_in(uris)]}))
 
     def __call__(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return settings as JSON can say them, without names of files.

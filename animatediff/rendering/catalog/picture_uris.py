@@ -30,9 +30,9 @@ def picture_uris(named: Sequence[str]) -> list[str]:
         return [uri]
     pictures = [name for name in names if name.lower().endswith(SUFFIXES)]
     if not pictures:
-        kinds = ", ".join(SUFFIXES)
+        formats = ", ".join(SUFFIXES)
         raise UserError(
-            f"there are no pictures in the folder {printable_uri(uri)}: put some directly into it ({kinds})"
+            f"there are no pictures in the folder {printable_uri(uri)}: put some directly into it ({formats})"
         )
     return [storage.join(uri, name) for name in sorted(pictures, key=_natural)]
 

@@ -64,6 +64,8 @@ def check_conditions(files: Iterable[ConditionFile]) -> Mapping[ConditionFile, s
 
 
 def _condition_problem(file: ConditionFile) -> str | None:
+    if file.uri.startswith(("models:/", "runs:/")):
+        return f"{file.uri} is MLflow's, which gives weights alone here: name the file at a path or a URI of its own"
     if problem := _absence(file.uri):
         return problem
     is_wrong_folder = not file.may_be_folder and is_local_folder(file.uri)

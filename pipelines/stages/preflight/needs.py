@@ -1,6 +1,6 @@
 """What a job's config needs of a node."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from animatediff import storage
 from animatediff.config import Config
 from animatediff.data.sources.spec import SourceConfig
+from animatediff.rendering.catalog.condition_files import condition_files, network_files
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.catalog.reading import catalog_files
 from animatediff.rendering.results.table import TABLE
@@ -86,6 +87,7 @@ def _of_animate(config: AnimateConfig) -> Needs:
     catalog = catalog_files.read(config.catalog_uri)
     base = catalog.base or next((entry.base for entry in catalog.entries if entry.base), None)
     named = [file.uri for entry in catalog.entries for file in named_files(entry) if file.slot.role != "base"]
+    named += _conditions(settings for entry in catalog.entries for settings in catalog.settings_of_prompts(entry))
     return Needs(
         storage.absolute(config.output_uri),
         files=_workers_files((catalog.motion_module, *named)),
@@ -93,6 +95,14 @@ def _of_animate(config: AnimateConfig) -> Needs:
         base_parts=("unet", "vae", "text_encoder"),
         use_gpu=config.use_gpu,
     )
+
+
+def _conditions(all_settings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the distinct networks, pictures and videos of prompts' settings."""
+    found: dict[str, None] = {}
+    for settings in all_settings:
+        found |= dict.fromkeys((*network_files(settings), *(file.uri for file in condition_files(settings))))
+    return list(found)
 
 
 def _of_score(config: ScoreConfig) -> Needs:

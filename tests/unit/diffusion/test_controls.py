@@ -53,6 +53,39 @@ def test_a_frames_residuals_are_multiplied_by_its_scale():
     assert torch.allclose(found.mid.flatten(), 3 * NUMBERS * NUMBERS / 10)
 
 
+@pytest.mark.parametrize("guess_mode", [False, True])
+def test_without_gradients_the_numbers_are_the_same_and_the_memory_is_the_networks(guess_mode):
+    class Fresh(Recorder):
+        def forward(self, *given):
+            found = super().forward(*given)
+            self.given = Residuals([one.clone() for one in found.down], found.mid.clone())
+            self.kept = Residuals([one.clone() for one in found.down], found.mid.clone())
+            return self.given
+
+    class Pooled(Fresh):
+        def forward(self, *given):
+            down, mid = super().forward(*given)
+            self.given = Residuals([one.mean(dim=(2, 3), keepdim=True) for one in down], mid)
+            return self.given
+
+    condition = torch.randn(1, 1, NUM_FRAMES, 2, 2, generator=torch.Generator().manual_seed(0))
+    one, pooled = (Control(net(), condition, NUMBERS[None] / 7, guess_mode=guess_mode) for net in (Fresh, Pooled))
+    told = conditioning(pooled, one)
+    expected = residuals_of(told)
+    assert torch.equal(one.network.given.mid, one.network.kept.mid)  # with gradients nothing is written into
+    with torch.no_grad():
+        found = residuals_of(told)
+    for a, b in zip((*found.down, found.mid), (*expected.down, expected.mid), strict=True):
+        assert torch.equal(a, b)
+    assert found.down[0].data_ptr() == one.network.given.down[0].data_ptr()
+
+
+def test_one_clips_rows_are_no_copy():
+    told = control(num_clips=3)
+    assert told.rows([1]).condition.data_ptr() == told.condition[1:].data_ptr()
+    assert torch.equal(told.rows([2, 0]).condition, told.condition[[2, 0]])
+
+
 def test_several_networks_are_summed():
     one, both = control(scale=0.5), residuals_of(conditioning(control(scale=0.5), control(scale=2.0)))
     alone = residuals_of(conditioning(one))

@@ -191,6 +191,22 @@ def test_entries_may_have_motion_modules_of_their_own(registry, tmp_path):
     assert resolved.entries[1] is other
 
 
+def test_what_prompts_name_is_fetched_too(registry, tmp_path):
+    def catalog(uri):
+        (tmp_path / "one.png").write_bytes(b"")
+        control = {"net": uri, "pictures": str(tmp_path / "one.png")}
+        image = {"adapter": uri, "pictures": str(tmp_path / "one.png")}
+        prompts = [{"prompt": "a dog", "controls": [control]}, {"prompt": "a fish", "images": [image]}, "a cat"]
+        entries = [{"name": "own", "prompts": prompts, "image_encoder": uri}, {"name": "shared", "controls": [control]}]
+        weights = {"base": str(tmp_path), "motion_module": str(registry["models:/moves/1"])}
+        return Catalog.model_validate(weights | {"controls": [control], "prompts": prompts, "entries": entries})
+
+    resolved = fetch_catalog_weights(catalog("models:/moves/2"), str(tmp_path / "out"))
+    assert "models:/" not in resolved.model_dump_json()
+    by_file = catalog(str(registry["models:/moves/2"]))
+    assert [item.digest for item in expand(resolved).items] == [item.digest for item in expand(by_file).items]
+
+
 def test_a_catalog_of_files_asks_no_server(registry, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     by_file = catalog_of(tmp_path, str(registry["models:/moves/1"]))

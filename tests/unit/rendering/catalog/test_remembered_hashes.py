@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.rendering.catalog import remembered_hashes
+from animatediff.rendering.catalog import picture_uris, remembered_hashes
 from animatediff.rendering.catalog.catalog import Catalog, expand
 from animatediff.rendering.catalog.remembered_hashes import hash_catalog_files
 from animatediff.weights import checkpoints
@@ -67,6 +68,36 @@ def test_pictures_and_videos_are_read_once_too(catalog, tmp_path, read):
     read.clear()
     assert expand(changed, content_hash=hash_catalog_files(changed, kept)) == first
     assert read == []
+
+
+def test_a_folder_of_pictures_is_listed_once_and_what_changes_in_it_is_noticed(catalog, tmp_path, read, monkeypatch):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(3):
+        (pictures / f"{number}.png").write_bytes(bytes([number]))
+    control = {"net": str(tmp_path / "a.safetensors"), "pictures": str(pictures)}
+    prompts = ["x", "y", {"prompt": "z", "controls": [control | {"scale": 0.5}]}]
+    changed = Catalog.model_validate(
+        catalog.model_dump(exclude_unset=True, exclude={"entries"})
+        | {"controls": [control], "entries": [{"name": "a", "prompts": prompts}, {"name": "b", "prompts": prompts}]}
+    )
+    listed = []
+    monkeypatch.setattr(
+        picture_uris.storage, "list_files", lambda uri, of=storage.list_files: listed.append(uri) or of(uri)
+    )
+    kept = str(tmp_path / "hashes.json")
+    content_hash = hash_catalog_files(changed, kept)
+    assert listed == [str(pictures)]
+    before = expand(changed, content_hash=content_hash)
+    assert listed == [str(pictures)] * 2
+    assert len({item.digest for item in before.items}) == 3
+    times = (pictures / "1.png").stat().st_atime_ns, (pictures / "1.png").stat().st_mtime_ns + 1_000_000_000
+    (pictures / "1.png").write_bytes(b"9")  # of the same size
+    os.utime(pictures / "1.png", ns=times)
+    read.clear()
+    after = expand(changed, content_hash=hash_catalog_files(changed, kept))
+    assert read == [str(pictures / "1.png")]
+    assert not {item.digest for item in after.items} & {item.digest for item in before.items}
 
 
 def test_a_changed_file_is_read_again(catalog, tmp_path, read):

@@ -3,13 +3,14 @@
 import shutil
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from animatediff.diffusion.context import Context
+from animatediff.diffusion.context import Context, context_windows
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
@@ -205,6 +206,20 @@ def test_each_clip_of_a_batch_carries_what_it_began_from(animator, files):
     assert not np.array_equal(*shown)
 
 
+def test_a_control_video_over_windows_leaves_no_seam(animator, files):
+    """Frames change as much where a window begins or ends as elsewhere."""
+    context, num_frames = Context(length=8, overlap=4), 24
+    clip = rendered(animator, files, controls=[control(video="video")], num_frames=num_frames, context=context).astype(
+        float
+    )
+    changes = np.abs(np.diff(clip, axis=0)).mean(axis=(1, 2, 3))
+    windows = context_windows(num_frames, context, loop=False, progress=0.0)
+    borders = {frame for window in windows for frame in (window[0] - 1, window[-1])} & set(range(num_frames - 1))
+    elsewhere = [frame for frame in range(num_frames - 1) if frame not in borders]
+    assert len(borders) == 5
+    assert changes[sorted(borders)].mean() < 1.25 * changes[elsewhere].mean()
+
+
 def test_frames_without_a_picture_are_not_led_by_a_control_net(animator, files):
     """The image network sees each frame alone, but the motion module mixes them: its prediction of others differs."""
     black = Image.new("RGB", (64, 48))
@@ -262,6 +277,23 @@ def test_an_image_encoder_that_nothing_reads_with_decides_nothing(folder, files)
     assert digest(folder, files, image_encoder="image_encoder") == digest(folder, files)
 
 
+def test_all_files_may_be_remote(animator, folder, files, tmp_path, monkeypatch):
+    monkeypatch.setattr("animatediff.weights.reading.files.CACHE", tmp_path / "cache")
+    storage, remote = fsspec.filesystem("memory"), {}
+    for name, path in files.items():
+        local = Path(path)
+        remote[name] = f"memory://{tmp_path.name}/{local.name}"
+        for file in [local] if local.is_file() else filter(Path.is_file, local.rglob("*")):
+            storage.pipe_file(f"memory://{tmp_path.name}/{file.relative_to(local.parent)}", file.read_bytes())
+    settings = {
+        **{**IMAGES, "images": [image(mask="other")], "init_image": "other"},
+        "controls": [control(video="video"), control("rgb", pictures="pictures", frames=[0, 2])],
+    }
+    assert check(catalog(folder, remote, **settings)) == {}
+    assert digest(folder, remote, **settings) == digest(folder, files, **settings)
+    assert np.array_equal(rendered(animator, remote, **settings), rendered(animator, files, **settings))
+
+
 def test_all_that_is_said_of_a_control_counts(folder, files):
     masked = {**IMAGES, "images": [image(mask="one")]}
     told = [
@@ -300,7 +332,10 @@ REFUSED = {
         {**IMAGES, "images": [image(pictures="pictures", frames=[0])]},
         "images.0: 2 pictures do not go to 1 `frames`",
     ),
-    "pictures that MLflow keeps": ({"controls": [control(pictures="models:/x/1")]}, "controls.0.pictures: .*"),
+    "pictures that MLflow keeps": (
+        {"controls": [control(pictures="models:/x/1")]},
+        "pictures: models:/x/1 is MLflow's",
+    ),
     "an adapter as a network": ({"controls": [control("adapter")]}, "IP-Adapter.*give it as `images:`"),
     "a network as an adapter": ({**IMAGES, "images": [image(adapter="rgb")]}, "SparseCtrl.*give it as `controls:`"),
     "no encoder": ({"images": [image()]}, "images.0: .*image_encoder"),
@@ -344,6 +379,9 @@ def test_all_is_well_with_what_is_right(folder, files):
             {**IMAGES, "images": [image(pictures="adapter")]},
             r"images\.0: .*cannot be read as a picture: it is none of ",
         ),
+        ({"controls": [control(pictures="video")]}, r"controls\.0: .*video\.mp4 cannot be read as a picture: it is no"),
+        ({"controls": [control(video="one")]}, r"controls\.0: .*one\.png is a picture, and a video is needed here"),
+        ({**IMAGES, "images": [image(pictures="adapter")]}, r"images\.0: .*cannot be read as a picture: it is none"),
         ({"init_image": "video"}, r"init_image: .*video\.mp4 cannot be read as a picture: it is none of PNG"),
         ({"init_video": "one"}, r"init_video: .*one\.png is a picture, and a video is needed here"),
     ],

@@ -5,6 +5,7 @@ import pytest
 from animatediff.diffusion.context import Context
 from animatediff.diffusion.passes.free_init import FreeInit
 from animatediff.diffusion.passes.second_pass import SecondPass
+from animatediff.rendering.catalog.controls import ControlSpec
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.results.render_rate import work_units
 
@@ -19,6 +20,19 @@ def test_guidance_and_windows_take_more():
     assert work_units(item(num_frames=64, context=Context(length=16, overlap=8))) == 2 * whole
     assert work_units(item(num_frames=64, context=Context(length=64, overlap=8))) == whole
     assert work_units(item(num_frames=64, num_inference_steps=50, width=256)) == whole
+
+
+def test_a_network_adds_its_share_where_it_runs():
+    def added(guidance_scale=8.0, **changes):
+        controls = (ControlSpec(net="net.safetensors", pictures="a.png", **changes),)
+        bare = work_units(item(guidance_scale=guidance_scale))
+        return work_units(item(guidance_scale=guidance_scale, controls=controls)) - bare
+
+    whole = added()
+    assert 0.2 < whole / work_units(item()) < 0.6
+    assert added(start=0.25, end=0.75) == pytest.approx(whole / 2)
+    assert added(guess_mode=True) == pytest.approx(whole / 2)
+    assert added(guidance_scale=1.0) == pytest.approx(whole / 2)
 
 
 def test_steps_that_are_left_out_or_taken_again_count():
