@@ -41,6 +41,18 @@ def condition_files(settings: Mapping[str, Any]) -> Iterator[ConditionFile]:
                 yield ConditionFile(f"{where}.{name}", uri)
 
 
+def network_files(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the URIs of the networks that settings name, and of the folder of what reads their images.
+
+    Args:
+        settings: fields of `RenderSettings`.
+    """
+    yield from (spec.net for spec in settings["controls"])
+    yield from (spec.adapter for spec in settings["images"])
+    if settings["images"] and settings["image_encoder"]:
+        yield settings["image_encoder"]
+
+
 def hashed_files(all_settings: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Yield the URIs of all files whose content digests tell: of a folder of pictures, each picture.
 

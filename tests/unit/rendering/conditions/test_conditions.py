@@ -380,7 +380,6 @@ def test_all_is_well_with_what_is_right(folder, files):
             r"images\.0: .*cannot be read as a picture: it is none of ",
         ),
         ({"controls": [control(pictures="video")]}, r"controls\.0: .*video\.mp4 cannot be read as a picture: it is no"),
-        ({"controls": [control(video="one")]}, r"controls\.0: .*one\.png is a picture, and a video is needed here"),
         ({**IMAGES, "images": [image(pictures="adapter")]}, r"images\.0: .*cannot be read as a picture: it is none"),
         ({"init_image": "video"}, r"init_image: .*video\.mp4 cannot be read as a picture: it is none of PNG"),
         ({"init_video": "one"}, r"init_video: .*one\.png is a picture, and a video is needed here"),
