@@ -122,8 +122,18 @@ def metadata(file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="F
         found = read_metadata(file)
     except FileNotFoundError as error:
         raise UserError(f"there is no {file}") from error
-    _say(json_format.dumps(found, indent=2, ensure_ascii=False))
+    shown = {key: _as_object(text) for key, text in found.items()}
+    _say(json_format.dumps(shown, indent=2, ensure_ascii=False))
     return int(not found)
+
+
+def _as_object(text: str) -> object:
+    """Return what a text says that is a JSON object, such as a clip's settings with its controls; else the text."""
+    try:
+        value = json_format.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, dict) else text
 
 
 def _identify(uri: str) -> WeightsIdentity | _Unreadable:

@@ -228,6 +228,10 @@ def test_a_clip_says_what_it_was_made_from(capsys, tmp_path):
     path.write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8), metadata=made_from))
     code, lines = run(capsys, "metadata", path)
     assert (code, json.loads("\n".join(lines))) == (0, made_from)
+    settings = {"controls": [{"net": "canny.pth", "scale": 0.5}]}
+    texts = {"seed": "5", "settings": json.dumps(settings)}
+    path.write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8), metadata=texts))
+    assert json.loads("\n".join(run(capsys, "metadata", path)[1])) == {"seed": "5", "settings": settings}
     path.write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
     assert run(capsys, "metadata", path) == (1, ["{}"])
     path.unlink()

@@ -43,8 +43,11 @@ function condition(i) {
 const file = uri => el("span", { title: uri }, uri.replace(/\/+$/, "").split("/").pop());
 const fileList = uris => el("span", {}, ...uris.flatMap((uri, k) => (k ? [", ", file(uri)] : [file(uri)])));
 const percent = share => `${Math.round(100 * share)} %`;
-const byFrame = scale =>
-  typeof scale === "object" ? Object.entries(scale).map(([frame, each]) => `${each} at frame ${frame}`).join(", ") : String(scale);
+/** A strength: a number, or numbers by frame. */
+function strength(scale) {
+  if (typeof scale !== "object") return String(scale);
+  return Object.entries(scale).map(([frame, each]) => `${each} at frame ${frame}`).join(", ");
+}
 
 /** What a control or an image prompt says, as names and values; what is as it is by default is left out. */
 function ledBy({ net, adapter, pictures, video, frames, preprocess, scale, start, end, mask, ...others }) {
@@ -53,7 +56,7 @@ function ledBy({ net, adapter, pictures, video, frames, preprocess, scale, start
     video ? ["video", file(video)] : ["pictures", fileList(pictures)],
     frames.length ? ["frames", frames.join(", ")] : null,
     preprocess && preprocess !== "none" ? ["preprocess", preprocess] : null,
-    ["scale", byFrame(scale)],
+    ["scale", strength(scale)],
     start > 0 || end < 1 ? ["steps", `${percent(start)} to ${percent(end)}`] : null,
     mask ? ["mask", file(mask)] : null,
     ...Object.entries(others).filter(([, value]) => value).map(([name]) => [name.replaceAll("_", " "), "yes"]),
