@@ -236,13 +236,12 @@ def _resolve_config(config: TrainConfig, inputs_uri: str) -> RecipeConfig:
         name if name == BASE else storage.absolute(name) for name in config.base_checkpoints
     )
     if config.mix.dataset_uri is not None:
-        uri = storage.absolute(config.mix.dataset_uri)
-        fields["mix"] = config.mix.model_copy(update={"dataset_uri": uri})
+        fields["mix"] = config.mix.model_copy(update={"dataset_uri": storage.absolute(config.mix.dataset_uri)})
     model = config.model
     for field in ("motion_module", "sparse_control"):
-        if (named := getattr(model, field)) is not None:
+        if (uri := getattr(model, field)) is not None:
             with errors_with_field(f"model.{field}"):
-                uri = storage.absolute_if_there(fetch_weights(named, inputs_uri))
+                uri = storage.absolute_if_there(fetch_weights(uri, inputs_uri))
             model = model.model_copy(update={field: uri})
     if model.domain_adapter.path is not None:
         with errors_with_field("model.domain_adapter.path"):

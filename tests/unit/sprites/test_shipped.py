@@ -46,7 +46,7 @@ def clip(animator):
 
 def test_all_of_it_is_small_and_nothing_is_pickled():
     files = [path for path in shipped.FOLDER.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 20e6
+    assert sum(path.stat().st_size for path in files) < 30e6
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt"}
     assert not any("_name_or_path" in path.read_text() for path in files if path.suffix == ".json")
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from animatediff.data.loading.loader import latent_shapes
 from animatediff.data.manifest import read_manifest
-from animatediff.sprites import sparse_control_evaluation, train_sparse_control
+from animatediff.sprites import shipped, sparse_control_evaluation, train_sparse_control
 from animatediff.sprites.clip_evaluation import clip_scenes
 from animatediff.weights.controls import sparse_control_file
 
@@ -20,6 +20,15 @@ def test_it_trains_and_goes_on_after_a_kill(tmp_path):
     (tmp_path / "run" / "sparse_control.safetensors").unlink()
     train_sparse_control.main(tmp_path / "run", num_clips=4, num_steps=1)
     assert (tmp_path / "run" / "sparse_control.safetensors").is_file()
+
+
+def test_the_shipped_encoder_keeps_a_given_picture():
+    files = (shipped.BASE, shipped.MOTION_MODULE, shipped.SPARSE_CONTROL)
+    renderer = sparse_control_evaluation.Renderer(*map(str, files))
+    scenes = clip_scenes(1)
+    found = sparse_control_evaluation.figures(renderer.render(scenes, (0,), first_seed=0), scenes, (0,))
+    assert (found.kept, found.follows) == (1, 1)
+    assert found.psnr > 20
 
 
 def test_real_renders_keep_their_own_pictures():
