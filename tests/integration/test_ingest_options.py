@@ -55,11 +55,11 @@ def test_what_is_left_of_a_cluster_that_has_lost_a_stage_s_place_goes_on(cluster
     monkeypatch.setattr(room, "_PATIENCE_S", 0.0)
     monkeypatch.setattr(room, "fit", lambda pools, _: {stage: pool._replace(number=1) for stage, pool in pools.items()})
 
-    def placed(pools):
+    def up(pools):
         is_lost = any(parts.glob("*.parquet")) and pools[Decode].number == 2
         return {Encode} if is_lost and next(looks) else {Decode, Encode}
 
-    monkeypatch.setattr(room, "placed_stages", placed)
+    monkeypatch.setattr(room, "stages_up", up)
     with caplog.at_level(logging.INFO):
         config = make_config(tmp_path / "videos", tmp_path / "dataset", base, num_decoders=2, clips_per_unit=1)
         manifest = ingest.main(config)

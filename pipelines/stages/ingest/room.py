@@ -67,33 +67,29 @@ def watch_room(pools: Pools) -> Iterator[None]:
 
 
 def _watch(pools: Pools, ended: threading.Event, stop: Callable[[UserError], None]) -> None:
-    were_placed: set[type[Stage[Any, Any]]] = set()
+    were_up: set[type[Stage[Any, Any]]] = set()
     all_had_room_at = time.monotonic()
     while not ended.wait(_EVERY_S):
         try:
-            placed = placed_stages(pools)
+            up = stages_up(pools)
             fitting = fit(pools, ray.cluster_resources())
         except (RayError, OSError, ValueError) as error:  # the work itself meets it as well, and ends by it
             logger.debug("%s", error)
             continue
         # A stage that never had room waits for machines that are still to come.
-        were_placed |= placed
-        if fitting is None or were_placed == placed:
+        were_up |= up
+        if fitting is None or were_up == up:
             all_had_room_at = time.monotonic()
         elif time.monotonic() - all_had_room_at > _PATIENCE_S:
             stop(LostRoomError(fitting))
             return
 
 
-def placed_stages(pools: Pools) -> set[type[Stage[Any, Any]]]:
-    """Return the stages of which an actor has a process, or its place, on a living machine."""
-    living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+def stages_up(pools: Pools) -> set[type[Stage[Any, Any]]]:
+    """Return the stages of which an actor is up."""
     job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
-    names = [
-        actor["ActorClassName"]
-        for actor in actors(job_id=job).values()
-        if actor["State"] != "DEAD" and actor["Address"]["NodeID"] in living
-    ]
+    # Ray does not tell an actor that waits for its place from one whose constructor is at work.
+    names = [actor["ActorClassName"] for actor in actors(job_id=job).values() if actor["State"] == "ALIVE"]
     return {stage for stage in pools if any(f"({stage.__name__})" in name for name in names)}
 
 

@@ -38,7 +38,7 @@ def test_what_a_cluster_has_room_for(now, total, fitting):
 
 @pytest.fixture
 def watched(monkeypatch):
-    """What a watch reports of stages that are placed so at each look, a minute from one to the next."""
+    """What a watch reports of stages that are up at each look, a minute from one to the next."""
 
     def watch(looks, total):
         minutes, stopped = iter(range(100)), []
@@ -46,11 +46,11 @@ def watched(monkeypatch):
 
         class Ended(threading.Event):
             def wait(self, timeout):
-                self.placed = next(looks, None)
-                return self.placed is None
+                self.up = next(looks, None)
+                return self.up is None
 
         ended = Ended()
-        monkeypatch.setattr(room, "placed_stages", lambda _: ended.placed)
+        monkeypatch.setattr(room, "stages_up", lambda _: ended.up)
         monkeypatch.setattr(room.ray, "cluster_resources", lambda: total)
         monkeypatch.setattr(room.time, "monotonic", lambda: 60.0 * next(minutes))
         room._watch(pools(2, 4), ended, stopped.append)
