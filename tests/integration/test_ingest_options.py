@@ -48,23 +48,27 @@ def add(folder, name, data, caption="a bar"):
 def test_what_is_left_of_a_cluster_that_has_lost_a_stage_s_place_goes_on(cluster, base, tmp_path, caplog, monkeypatch):
     for i in range(12):
         add(tmp_path / "videos", str(i), mp4(20 + i))
-    straight = ingest.main(make_config(tmp_path / "videos", tmp_path / "straight", base))
+    straight = ingest.main(make_config(tmp_path / "videos", tmp_path / "straight", base, clips_per_unit=1))
     # As if the decoders had no machine any more once there is a part, on a cluster with room for one of each.
     parts, looks = tmp_path / "dataset" / "parts", itertools.count()
     monkeypatch.setattr(room, "_EVERY_S", 0.1)
     monkeypatch.setattr(room, "_PATIENCE_S", 0.0)
     monkeypatch.setattr(room, "fit", lambda pools, _: {stage: pool._replace(number=1) for stage, pool in pools.items()})
 
-    def placed(pools):
-        is_lost = any(parts.glob("*.parquet")) and pools[Decode].number == 2
-        return {Encode} if is_lost and next(looks) else {Decode, Encode}
+    real, seen = room.actor_states, []
 
-    monkeypatch.setattr(room, "placed_stages", placed)
+    def states(pools):
+        seen.append(real(pools))
+        is_lost = any(parts.glob("*.parquet")) and pools[Decode].number == 2
+        return {Decode: {"RESTARTING" if is_lost and next(looks) else "ALIVE"}, Encode: {"ALIVE"}}
+
+    monkeypatch.setattr(room, "actor_states", states)
     with caplog.at_level(logging.INFO):
         config = make_config(tmp_path / "videos", tmp_path / "dataset", base, num_decoders=2, clips_per_unit=1)
         manifest = ingest.main(config)
     assert "no room for every stage: going on with 2 in place of 3 ingest workers" in caplog.text
     assert "starting 2 ingest workers" in caplog.text
+    assert any("ALIVE" in found[Decode] and "ALIVE" in found[Encode] for found in seen)
     assert [shard.sha256 for shard in manifest.shards] == [shard.sha256 for shard in straight.shards]
 
 

@@ -67,34 +67,32 @@ def watch_room(pools: Pools) -> Iterator[None]:
 
 
 def _watch(pools: Pools, ended: threading.Event, stop: Callable[[UserError], None]) -> None:
-    were_placed: set[type[Stage[Any, Any]]] = set()
+    were_up: set[type[Stage[Any, Any]]] = set()
     all_had_room_at = time.monotonic()
     while not ended.wait(_EVERY_S):
         try:
-            placed = placed_stages(pools)
+            states = actor_states(pools)
             fitting = fit(pools, ray.cluster_resources())
         except (RayError, OSError, ValueError) as error:  # the work itself meets it as well, and ends by it
             logger.debug("%s", error)
             continue
         # A stage that never had room waits for machines that are still to come.
-        were_placed |= placed
-        if fitting is None or were_placed == placed:
+        were_up |= {stage for stage, found in states.items() if "ALIVE" in found}
+        if fitting is None or not any(states[stage] and "ALIVE" not in states[stage] for stage in were_up):
             all_had_room_at = time.monotonic()
         elif time.monotonic() - all_had_room_at > _PATIENCE_S:
             stop(LostRoomError(fitting))
             return
 
 
-def placed_stages(pools: Pools) -> set[type[Stage[Any, Any]]]:
-    """Return the stages of which an actor has a process, or its place, on a living machine."""
-    living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+def actor_states(pools: Pools) -> dict[type[Stage[Any, Any]], set[str]]:
+    """Return the states of each stage's actors, by Ray's names; none of a stage that is done."""
     job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
-    names = [
-        actor["ActorClassName"]
-        for actor in actors(job_id=job).values()
-        if actor["State"] != "DEAD" and actor["Address"]["NodeID"] in living
-    ]
-    return {stage for stage in pools if any(f"({stage.__name__})" in name for name in names)}
+    living = [actor for actor in actors(job_id=job).values() if actor["State"] != "DEAD"]
+    return {
+        stage: {actor["State"] for actor in living if f"({stage.__name__})" in actor["ActorClassName"]}
+        for stage in pools
+    }
 
 
 def fit(pools: Pools, total: Mapping[str, float]) -> Pools | None:

@@ -38,7 +38,7 @@ def test_what_a_cluster_has_room_for(now, total, fitting):
 
 @pytest.fixture
 def watched(monkeypatch):
-    """What a watch reports of stages that are placed so at each look, a minute from one to the next."""
+    """What a watch reports of actors in these states at each look, a minute from one to the next."""
 
     def watch(looks, total):
         minutes, stopped = iter(range(100)), []
@@ -46,11 +46,11 @@ def watched(monkeypatch):
 
         class Ended(threading.Event):
             def wait(self, timeout):
-                self.placed = next(looks, None)
-                return self.placed is None
+                self.states = next(looks, None)
+                return self.states is None
 
         ended = Ended()
-        monkeypatch.setattr(room, "placed_stages", lambda _: ended.placed)
+        monkeypatch.setattr(room, "actor_states", lambda _: ended.states)
         monkeypatch.setattr(room.ray, "cluster_resources", lambda: total)
         monkeypatch.setattr(room.time, "monotonic", lambda: 60.0 * next(minutes))
         room._watch(pools(2, 4), ended, stopped.append)
@@ -59,7 +59,9 @@ def watched(monkeypatch):
     return watch
 
 
-ALL, LOST = {Decode, Encode}, {Encode}
+ALL = {Decode: {"ALIVE"}, Encode: {"ALIVE", "RESTARTING"}}
+LOST = {Decode: {"RESTARTING"}, Encode: {"ALIVE"}}
+DONE = {Decode: set(), Encode: {"ALIVE"}}
 
 
 def test_a_stage_without_a_place_for_minutes_ends_the_watch(watched):
@@ -72,7 +74,8 @@ def test_a_stage_without_a_place_for_minutes_ends_the_watch(watched):
         ([ALL, LOST, ALL, LOST, LOST, ALL] * 3, {"CPU": 2}),  # it comes back each time
         ([LOST] * 9, {"CPU": 2}),  # it has never had a place: machines are still to come
         ([ALL, *[LOST] * 9], {"CPU": 3}),  # there is room, and Ray will see it
-        ([ALL, *[set()] * 9], {"CPU": 0}),  # nobody has room
+        ([ALL, *[LOST] * 9], {"CPU": 0}),  # nobody has room
+        ([ALL, *[DONE] * 9], {"CPU": 2}),  # all is decoded
     ],
 )
 def test_who_may_still_get_a_place_is_waited_for(watched, looks, total):
