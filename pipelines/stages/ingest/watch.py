@@ -14,6 +14,7 @@ from animatediff.config import Config
 from animatediff.data import quarantine
 from animatediff.data.ingest import parts
 from animatediff.data.ingest.seal import read_quarantine
+from pipelines.outputs.file_names import INGEST_STATE_FILE
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.plan import IngestJob
 from pipelines.stages.ingest.stage import UnitResult
@@ -21,7 +22,6 @@ from pipelines.tracking.metrics import JobMetrics
 from pipelines.tracking.run_context import DataInput, device, flatten
 from pipelines.tracking.tracker import Tracker
 
-_STATE_FILE = "ingest.json"
 _TRACKED_EVERY_S = 10.0
 
 
@@ -145,7 +145,7 @@ def _input(config: IngestConfig, job: IngestJob) -> DataInput:
 def read_state(output_uri: str) -> IngestState:
     """Return what the jobs before have left; nothing where there were none, or it is damaged."""
     try:
-        return IngestState.model_validate_json(storage.read_bytes(storage.join(output_uri, _STATE_FILE)))
+        return IngestState.model_validate_json(storage.read_bytes(storage.join(output_uri, INGEST_STATE_FILE)))
     except (FileNotFoundError, ValidationError):
         return IngestState()
 
@@ -154,4 +154,4 @@ def write_state(output_uri: str, tracker: Tracker, totals: Totals) -> None:
     """Let the next job find the MLflow run, which may have begun later than this one where the server was away."""
     if tracker.run_id:
         state = totals.state(tracker.run_id)
-        storage.write_bytes(storage.join(output_uri, _STATE_FILE), state.model_dump_json().encode() + b"\n")
+        storage.write_bytes(storage.join(output_uri, INGEST_STATE_FILE), state.model_dump_json().encode() + b"\n")

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from animatediff.config import dump
 from pipelines.cluster.runtime import connect
+from pipelines.outputs.file_names import CONFIG_FILE
 from pipelines.settings import TrainConfig
 from pipelines.stages.train.dry_run import estimate
 from pipelines.stages.train.launch import Workers, run_workers
@@ -85,7 +86,7 @@ def _open_tracker(config: TrainConfig, job: TrainJob, more_tags: dict[str, str])
         tags=_tags(config, job) | more_tags,
         inputs=job.inputs,
     )
-    tracker.log_file("config.yaml", dump(config).encode())
+    tracker.log_file(CONFIG_FILE, dump(config).encode())
     return tracker
 
 

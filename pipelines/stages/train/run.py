@@ -23,6 +23,7 @@ from animatediff.training.settings import BASE, RecipeConfig
 from animatediff.uris import printable_values
 from animatediff.weights.base_facts import BaseFacts, load_config
 from animatediff.yaml_files import read_yaml
+from pipelines.outputs.file_names import CONFIG_FILE, RUN_FILE
 from pipelines.settings import TrainConfig
 from pipelines.stages.train import earlier_runs
 from pipelines.tracking.model_uris import fetch_weights
@@ -30,10 +31,6 @@ from pipelines.tracking.run_context import DataInput
 
 logger = logging.getLogger(__name__)
 
-RUN_FILE = "run.json"
-"""In a run's folder: its `RunState`."""
-
-_CONFIG = "config.yaml"
 # These may differ between a run and its continuation: they change no step that is done already. Differences are told as
 # `section.field: old -> new`, of which these are the beginnings: up to the colon a field, up to a dot all of a section.
 _MAY_CHANGE = (
@@ -155,7 +152,7 @@ def start_or_resume(config: TrainConfig) -> TrainJob:
         UserError: as `check_job` says.
     """
     job = check_job(config, storage.absolute(config.output_uri))
-    storage.write_bytes(storage.join(config.output_uri, _CONFIG), dump(config).encode())
+    storage.write_bytes(storage.join(config.output_uri, CONFIG_FILE), dump(config).encode())
     job.run.write(config.output_uri)
     return job
 
@@ -263,7 +260,7 @@ def _read(output_uri: str) -> RunState | None:
 
 
 def _check_unchanged(config: TrainConfig, recipe: Recipe, run: RunState, manifests: Sequence[_NamedManifest]) -> None:
-    old = earlier_runs.with_later_sections(read_yaml(storage.join(config.output_uri, _CONFIG)))
+    old = earlier_runs.with_later_sections(read_yaml(storage.join(config.output_uri, CONFIG_FILE)))
     new = config.model_dump(mode="json")
     changes = differing_fields(printable_values(old | earlier_runs.schedule_without_defaults(old, new)), new)
     changes = [change for change in changes if not change.startswith(_MAY_CHANGE)]

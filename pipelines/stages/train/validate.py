@@ -18,11 +18,11 @@ from ray.train import Checkpoint
 
 from animatediff import storage
 from animatediff.training.validation import validation_loss
+from pipelines.outputs.file_names import BEST_RECORD_FILE, best_weights_file
 from pipelines.stages.train.sample import Renderer, write_files
 from pipelines.terminal.failures import find_user_error
 
 VALIDATION_FOLDER = "validation"
-_BEST = "best.json"
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _measure(renderer: Renderer, weights: Path, step: int, run_uri: str) -> dict
     if recipe.config.pictures is not None:
         measure["pictures"] = recipe.config.pictures.model_dump(mode="json")
     record = {"step": step, "val_loss": found.loss, "measure": measure}
-    keep_best(run_uri, f"best_{recipe.weights_file}", weights, record)
+    keep_best(run_uri, best_weights_file(recipe.weights_file), weights, record)
     return {"val_loss": found.loss, "left_out": found.left_out}
 
 
@@ -104,7 +104,7 @@ def keep_best(run_uri: str, name: str, weights: Path, record: dict[str, Any]) ->
     """
     if not math.isfinite(record["val_loss"]):
         return
-    record_uri = storage.join(run_uri, _BEST)
+    record_uri = storage.join(run_uri, BEST_RECORD_FILE)
     if storage.exists(record_uri):
         best = json.loads(storage.read_bytes(record_uri))
         if best.get("measure") == record["measure"] and best["val_loss"] <= record["val_loss"]:

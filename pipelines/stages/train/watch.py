@@ -14,6 +14,7 @@ import ray
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.training.settings import StepConfig
+from pipelines.outputs.file_names import SKIPPED_FILE
 from pipelines.settings import TrainConfig
 from pipelines.stages.train.launch import Workers
 from pipelines.stages.train.run import RunState, TrainJob
@@ -25,9 +26,6 @@ from pipelines.tracking.metrics import JobMetrics
 from pipelines.tracking.tracker import Tracker
 
 logger = logging.getLogger(__name__)
-
-SKIPPED_FILE = "skipped.jsonl"
-"""In a run's folder: the steps that were skipped, and their clips."""
 
 # Entries that the shown loss is averaged over: single batches of random timesteps scatter widely.
 _WINDOW = 10

@@ -24,9 +24,9 @@ from animatediff.training.config import TrainingConfig
 from animatediff.training.settings import RecipeConfig
 from animatediff.training.state.checkpoint_files import DamagedCheckpointError
 from animatediff.training.trainer import StepResult, Trainer, all_gather_lists
+from pipelines.outputs.file_names import RUN_FILE
 from pipelines.stages.train.checkpoints import checkpoint_name
 from pipelines.stages.train.notice import Notice
-from pipelines.stages.train.run import RUN_FILE
 
 # Longer than any validation on a GPU. The end of a run waits for its validations, also for one whose GPU was lost.
 _VALIDATION_TIMEOUT_S = 3600.0
