@@ -6,7 +6,7 @@ from animatediff import storage
 from animatediff.data.ingest.provenance import read_not_taken
 from animatediff.data.inspection.show import QUANTILES, measures, read_scores
 from animatediff.data.manifest import Manifest
-from animatediff.data.sources.collections.not_taken import in_words
+from animatediff.data.sources.collections.not_taken import describe_counts
 
 CARD_FILE = "README.md"
 HISTOGRAMS_FILE = "histograms.png"
@@ -23,7 +23,7 @@ def write_card(dataset_uri: str, manifest: Manifest, source_uri: str, base: str)
     scores = list(measures(read_scores(dataset_uri, manifest)))
     if scores:
         storage.write_bytes(storage.join(dataset_uri, HISTOGRAMS_FILE), histograms(scores))
-    card = render_card(manifest, scores, source_uri, base, in_words(read_not_taken(dataset_uri)))
+    card = render_card(manifest, scores, source_uri, base, describe_counts(read_not_taken(dataset_uri)))
     storage.write_bytes(storage.join(dataset_uri, CARD_FILE), card.encode())
 
 

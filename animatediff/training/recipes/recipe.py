@@ -96,8 +96,7 @@ class Recipe(ABC):
     def resolved_config(self) -> RecipeConfig:
         """The config with its noise schedule complete.
 
-        What the file of `model.motion_module` says holds, unless the config says otherwise, whoever set which field
-        how; the reference's schedule where neither says anything.
+        Precedence, field by field: the config, then the file of `model.motion_module`, then the reference's defaults.
 
         Raises:
             UserError: the file cannot be read, or what it and the config say together is no schedule.

@@ -32,7 +32,9 @@ class IngestState(Config):
     decode_s: float = 0.0
     """Seconds of all jobs so far."""
     score_s: float = 0.0
+    """Seconds of all jobs so far."""
     encode_s: float = 0.0
+    """Seconds of all jobs so far."""
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -46,7 +48,7 @@ class Totals:
 
     Args:
         num_units: committed before.
-        num_clips: theirs.
+        num_clips: of the committed units.
         reasons: why videos were put aside so far.
         state: seconds of earlier jobs.
     """
@@ -73,8 +75,8 @@ class Totals:
             num_clips += job.sealed_manifest.num_clips
             rows = read_quarantine(job.output_uri)
             of_units = quarantine.count_reasons(rows.filter(pc.not_equal(rows["unit_id"], "")))
-            again = {str(reason) for reason in config.retry_quarantined}
-            reasons.update({reason: 0 if reason in again else number for reason, number in of_units.items()})
+            retried_reasons = {str(reason) for reason in config.retry_quarantined}
+            reasons.update({reason: 0 if reason in retried_reasons else number for reason, number in of_units.items()})
         return cls(len(job.units) - len(job.pending_units), num_clips, reasons, state)
 
     @property
@@ -109,7 +111,7 @@ class Totals:
         tracker.log_metrics(self._num_units, metrics | reasons)
 
 
-def export(result: UnitResult, metrics: JobMetrics) -> None:
+def count_for_prometheus(result: UnitResult, metrics: JobMetrics) -> None:
     """Count a unit that was committed now, for Prometheus."""
     metrics.count("animatediff_ingest_videos_total", result.num_videos)
     metrics.count("animatediff_ingest_clips_total", result.num_clips)

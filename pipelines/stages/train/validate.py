@@ -33,8 +33,8 @@ class Validator:
     """Renders the run's samples."""
     run_uri: str
     """The run's folder."""
-    metrics_queue: Any
-    """Handle of a `MetricsQueue`: it gets `validated` (the step), `files` (URIs), `errors`, and where clips are held
+    worker_mailbox: Any
+    """Handle of a `WorkerMailbox`: it gets `validated` (the step), `files` (URIs), `errors`, and where clips are held
     out `val_loss` and `left_out`, the ids of those whose own loss is not finite."""
     has_idle_cpus: bool
     """Whether the machine's CPUs have little else to do, as the training is on GPUs."""
@@ -62,7 +62,7 @@ class Validator:
             with _keep_errors(entry["errors"]):
                 files = self.renderer.render(str(weights))
                 entry["files"] = write_files(storage.join(self.run_uri, f"{VALIDATION_FOLDER}/step-{step:08d}"), files)
-        ray.get(self.metrics_queue.put.remote(entry))
+        ray.get(self.worker_mailbox.put.remote(entry))
         return {"val_loss": entry["val_loss"]} if "val_loss" in entry else {}
 
 
