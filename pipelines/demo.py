@@ -6,7 +6,7 @@ from animatediff import storage
 from animatediff.config import load
 from pipelines import animate, embedded, ingest, score, train
 from pipelines.cluster.runtime import end_with_one_line
-from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
+from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainJobConfig
 from pipelines.tracking.tracker import tracking_uri
 
 logger = logging.getLogger("pipelines.demo")
@@ -16,7 +16,7 @@ def main() -> None:
     """Run the jobs on the sprite world, and say where everything is."""
     embedded.prepare_videos()
     ingest_config = load(IngestConfig, embedded.config_uri("ingest"))
-    train_config = load(TrainConfig, embedded.config_uri("train"))
+    train_config = load(TrainJobConfig, embedded.config_uri("train"))
     animate_config = load(AnimateConfig, embedded.config_uri("animate"))
     ingest.main(ingest_config)
     run = train.main(train_config)

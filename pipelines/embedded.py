@@ -14,7 +14,7 @@ from animatediff.config import Config, load
 from animatediff.sprites import shipped
 from pipelines.cluster.submitted import is_submitted, runs_folder
 from pipelines.outputs.claim import claimed_folder
-from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
+from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainJobConfig
 
 CONFIGS = Path(__file__).parent / "configs" / "sprites"
 NUM_VIDEOS = 60
@@ -80,7 +80,7 @@ def train_default() -> str:
 
 def animate_default() -> str:
     """Train on the sprite shards and make the DreamBooth checkpoint, unless that is done."""
-    config = load(TrainConfig, train_default())
+    config = load(TrainJobConfig, train_default())
     if not storage.exists(storage.join(config.output_uri, "motion_module.safetensors")):
         with claimed_folder(config.output_uri, "train", is_dry=False):
             from pipelines.stages.train.driver import train
@@ -103,7 +103,7 @@ def score_default() -> str:
 
 DEFAULTS: Mapping[type[Config], Callable[[], str]] = {
     IngestConfig: ingest_default,
-    TrainConfig: train_default,
+    TrainJobConfig: train_default,
     AnimateConfig: animate_default,
     ScoreConfig: score_default,
 }

@@ -131,7 +131,7 @@ class StepRate(Config):
     """Price of one worker with its share of CPUs; without it no cost is told."""
 
 
-class TrainConfig(TrainingConfig):
+class TrainJobConfig(TrainingConfig):
     """Latent shards to a motion module, a domain adapter or a MotionLoRA."""
 
     run_name: str

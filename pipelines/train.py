@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from pipelines.command import run_job
 from pipelines.outputs.claim import claimed_folder
-from pipelines.settings import TrainConfig
+from pipelines.settings import TrainJobConfig
 
 if TYPE_CHECKING:
     from pipelines.stages.train.run import RunState
 
 
-def main(config: TrainConfig) -> "RunState | None":
+def main(config: TrainJobConfig) -> "RunState | None":
     """Train what the recipe says; returns the run, or None after a dry run.
 
     Raises:
@@ -27,4 +27,4 @@ def main(config: TrainConfig) -> "RunState | None":
 
 
 if __name__ == "__main__":
-    run_job(main, TrainConfig)
+    run_job(main, TrainJobConfig)

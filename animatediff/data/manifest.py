@@ -33,7 +33,7 @@ class Shard(Config):
     """Frames x height x width in pixels of its clips, for example `16x256x256`."""
     num_clips: int
     num_videos: int
-    """Whose clips these are: all clips of a video are in one shard."""
+    """Distinct videos in this shard; a video's clips are never split over shards."""
     row_group_rows: list[int]
     """Rows of each row group, so that a reader can plan without opening the file."""
     num_bytes: int
@@ -51,7 +51,7 @@ class Manifest(Config):
     scaling_factor: float
     """Multiply stored latents by it before training, as the base's VAE config says."""
     latent_channels: int | None = None
-    """Of the stored latents, (f c h w); not said in manifests of versions before."""
+    """Channels of the stored latents, (f c h w); None in manifests of earlier versions."""
     latent_factor: int | None = None
     """Pixels, in height and in width, to one of a latent's: a bucket `16x256x256` has latents (16 c 32 32) with 8."""
     num_units: int

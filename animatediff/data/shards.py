@@ -28,7 +28,7 @@ SCHEMA = pa.schema(
         ("video_id", pa.string()),
         ("unit_id", pa.string()),
         ("window", pa.int32()),
-        ("n_windows", pa.int32()),  # clips of the same video, mirrored copies among them: so many rows has the video
+        ("n_windows", pa.int32()),  # number of clips of this video in the dataset, mirrored copies included
         ("t_start", pa.float64()),  # seconds into the video
         ("t_end", pa.float64()),
         ("fps_src", pa.float64()),
@@ -73,7 +73,7 @@ def from_parquet(data: bytes) -> pa.Table:
 
     Raises:
         pyarrow.ArrowInvalid: the file is damaged.
-        OSError: likewise.
+        OSError: the file is damaged.
     """
     return parquet.read(io.BytesIO(data))
 
@@ -90,7 +90,7 @@ def read_table(uri: str, *, remedy: str) -> pa.Table:
         UserError: it is damaged, or the storage cannot be reached.
     """
     data = storage.read_bytes(uri)
-    with _telling(uri, remedy):
+    with _errors_naming_file(uri, remedy):
         return from_parquet(data)
 
 
@@ -123,7 +123,7 @@ def read_footer_at(uri: str, *, remedy: str) -> dict[str, str]:
     Raises:
         UserError: the file is missing or damaged.
     """
-    with _telling(uri, remedy), _opened(uri, block_size=_FOOTER_BLOCK) as file:
+    with _errors_naming_file(uri, remedy), _opened(uri, block_size=_FOOTER_BLOCK) as file:
         return _own_metadata(file)
 
 
@@ -133,7 +133,7 @@ def read_row_group(uri: str, index: int, columns: Sequence[str]) -> pa.Table:
     Raises:
         UserError: the shard is missing or damaged.
     """
-    with _telling(uri), _opened(uri) as file:
+    with _errors_naming_file(uri), _opened(uri) as file:
         return parquet.read(file, columns, row_group=index)
 
 
@@ -143,7 +143,7 @@ def read_columns(uri: str, columns: Sequence[str]) -> pa.Table:
     Raises:
         UserError: the shard is missing or damaged.
     """
-    with _telling(uri), _opened(uri) as file:
+    with _errors_naming_file(uri), _opened(uri) as file:
         return parquet.read(file, columns)
 
 
@@ -163,7 +163,7 @@ def _opened(uri: str, **options: Any) -> Any:
 
 
 @contextmanager
-def _telling(uri: str, remedy: str = "restore it, or ingest again into another folder") -> Iterator[None]:
+def _errors_naming_file(uri: str, remedy: str = "restore it, or ingest again into another folder") -> Iterator[None]:
     try:
         yield
     except UserError:

@@ -60,11 +60,11 @@ def latent_fading_noise(
     # model is to predict is the n with sqrt(a) x + sqrt(1 - a) n = z, from which the sampler's own formula finds x:
     #     n = (z - sqrt(a) x) / sqrt(1 - a).
     share = ((len(alphas_cumprod) - timesteps) / (len(alphas_cumprod) - fade_from)).clamp(max=1)
-    shown = _for_clips(share**2 * alphas_cumprod[timesteps], latents)
-    kept = _for_clips(alphas_cumprod[timesteps], latents)
-    hiding = (shown.sqrt() * latents + (1 - shown).sqrt() * noise - kept.sqrt() * latents) / (1 - kept).sqrt()
+    s = _for_clips(share**2 * alphas_cumprod[timesteps], latents)
+    a = _for_clips(alphas_cumprod[timesteps], latents)
+    n = (s.sqrt() * latents + (1 - s).sqrt() * noise - a.sqrt() * latents) / (1 - a).sqrt()
     # Before `fade_from`, share is 1 and n is e but for its rounding: e itself keeps those timesteps bit for bit.
-    return torch.where(_for_clips(timesteps < fade_from, latents), noise, hiding)
+    return torch.where(_for_clips(timesteps < fade_from, latents), noise, n)
 
 
 def velocity(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:

@@ -11,13 +11,14 @@ from animatediff.storage.filesystems import (
     filesystem,
     is_local,
     join,
-    wait_out_outages,
+    use_patient_retries,
 )
 from animatediff.storage.listing import find_files, list_files, list_names, list_sizes, list_times
-from animatediff.storage.reading import exists, read_bytes
+from animatediff.storage.reading import PARALLEL_READS, exists, read_bytes
 from animatediff.storage.writing import delete_drafts, staged, write_bytes, write_file
 
 __all__ = [
+    "PARALLEL_READS",
     "absolute",
     "absolute_if_there",
     "beside",
@@ -35,7 +36,7 @@ __all__ = [
     "list_times",
     "read_bytes",
     "staged",
-    "wait_out_outages",
+    "use_patient_retries",
     "write_bytes",
     "write_file",
 ]

@@ -26,7 +26,7 @@ _MANY_RETRIES: dict[str, Any] = {"mode": "standard", "max_attempts": 10}
 _process = SimpleNamespace(waits_out_outages=False)
 
 
-def wait_out_outages() -> None:
+def use_patient_retries() -> None:
     """Let this process try an S3 store that does not answer for one to three minutes, not for some seconds.
 
     For workers: the job's driver has reached it before. Where their machine is cut off from the network, Ray counts it
@@ -48,7 +48,7 @@ def filesystem(uri: str, *, may_wait: bool = True) -> tuple[fsspec.AbstractFileS
 
     Args:
         uri: a local path, or a URI.
-        may_wait: False for who waits out outages in a way of their own, whatever `wait_out_outages` says.
+        may_wait: False for who waits out outages in a way of their own, whatever `use_patient_retries` says.
 
     Raises:
         UserError: no file system is known for the protocol, or its package is not installed.

@@ -9,6 +9,9 @@ from animatediff.storage.errors import is_absence, public, unreachable
 from animatediff.storage.filesystems import filesystem
 from animatediff.uris import printable_uri
 
+PARALLEL_READS = 16
+"""Requests in flight where many small pieces are read, whose time is mostly waiting."""
+
 
 def exists(uri: str) -> bool:
     """Whether there is a file or folder at `uri`.

@@ -97,11 +97,11 @@ class ObjectiveConfig(Config):
     """Share of the noise's variance that all frames of a clip have in common, also their correlation: the mixed noise
     of Ge et al., arXiv 2305.10474, whose a^2 / (1 + a^2) it is. Sampling still begins with independent frames."""
     fade_from: int | None = Field(None, ge=0)
-    """Timestep from which on the model is given less and less of the clip, until at the end it is given noise alone,
-    and is to find the clip by its caption and by what it has learned. Sampling begins so, but training does not: even
-    at the last timesteps of a schedule short of zero terminal SNR a clip's motion can be read from 16 noisy frames, so
-    that in sampling the noise decides it, and not the caption or a LoRA (Lin et al., arXiv 2305.08891, on brightness);
-    and a single frame tells its part, so that frames do not learn to agree. Default: none."""
+    """Timestep from which on the model is given less and less of the clip, until at the last timestep it is given noise
+    alone, as sampling begins. Without it, training never sees pure noise unless the schedule has zero terminal SNR.
+    Even at the last timesteps 16 noisy frames then show a clip's motion, and the model learns to read it there, so that
+    in sampling the noise decides the motion, and not the caption or a LoRA (Lin et al., arXiv 2305.08891, show it of
+    brightness). Each single frame shows its part as well, so that frames do not learn to agree. Default: none."""
     timestep_power: float = Field(1.0, gt=0)
     """Timesteps are floor(T u^(1 / power)) for u uniform in [0, 1), so that the share of them below k is
     (k / T)^power: 1 is uniform, above 1 favours noisy timesteps, below 1 clean ones."""
@@ -158,8 +158,11 @@ class MixConfig(Config):
     """Share of the batches that are its, evenly spread."""
 
 
-class StepConfig(Config):
-    """How long and on what batches. The defaults are the reference's, which trained 8 workers with 4 clips each."""
+class TrainingLoopConfig(Config):
+    """The training loop: how long, on what batches, how often it reports and saves.
+
+    The defaults are the reference's, which trained 8 workers with 4 clips each.
+    """
 
     num_steps: int = Field(10_000, ge=1)
     """Optimizer steps in all; a finished run goes on when this is raised."""
@@ -238,7 +241,7 @@ class RecipeConfig(Config):
     optim: OptimConfig = OptimConfig()
     schedule: NoiseScheduleOverrides = NoiseScheduleOverrides()
     """Of the noise. What it leaves out is as the file of `model.motion_module` names it, else the reference's."""
-    train: StepConfig = StepConfig()
+    train: TrainingLoopConfig = TrainingLoopConfig()
     text: TextConfig = TextConfig()
     compute: ComputeConfig = ComputeConfig()
 

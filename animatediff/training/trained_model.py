@@ -58,7 +58,7 @@ class TrainedModel(nn.Module, ABC):
         """Compute activations again for the gradients, as `ComputeConfig.activation_checkpointing` says."""
 
 
-class VideoModel(TrainedModel):
+class ClipModel(TrainedModel):
     """Trained on clips: a motion UNet, and its motion modules or adapters on them."""
 
     unet: MotionUNet
@@ -127,24 +127,24 @@ class ImageModel(TrainedModel):
             self.unet.enable_gradient_checkpointing()
 
 
-def move_to_device(model: TrainedModel, device: torch.device, precision: str) -> torch.dtype:
-    """Move the model to its device: what is frozen in the precision of its matrix products, the rest in float32.
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of the frozen weights and the matrix products.
 
     Args:
-        model: the model.
-        device: where it computes.
         precision: `ComputeConfig.precision`.
-
-    Returns:
-        That precision, to be used under autocast.
+        device: where the model computes.
     """
-    dtype = _auto_dtype(device) if precision == "auto" else getattr(torch, precision)
+    dtype: torch.dtype = _auto_dtype(device) if precision == "auto" else getattr(torch, precision)
+    return dtype
+
+
+def place_on_device(model: TrainedModel, device: torch.device, dtype: torch.dtype) -> None:
+    """Move the model to its device: what is frozen in `dtype`, what is trained in float32."""
     model.to(device)
     trainable = {id(module) for module in model.trainable.modules()}
     for module in model.unet.modules():
         if id(module) not in trainable:
             _cast_own(module, dtype)
-    return dtype
 
 
 def _cast_own(module: nn.Module, dtype: torch.dtype) -> None:

@@ -26,7 +26,7 @@ from animatediff.training.step.draws import Draws, RandomSource, select_clips
 from animatediff.training.step.optimizer import keep_loss_scale_above_one, learning_rate, make_optimizer, optimizer_step
 from animatediff.training.step.skipped_steps import SkippedSteps
 from animatediff.training.text import CaptionEncoder
-from animatediff.training.trained_model import move_to_device
+from animatediff.training.trained_model import place_on_device, resolve_precision
 from animatediff.weights.base import load_text_encoders
 from animatediff.weights.base_facts import BaseFacts
 
@@ -63,7 +63,8 @@ class Trainer:
         schedule = self.recipe.noise_schedule
         encoders = load_text_encoders(config.base)
         self.model = self.recipe.build(encoders, seed=config.train.seed, rank=rank)
-        dtype = move_to_device(self.model, device, config.compute.precision)
+        dtype = resolve_precision(config.compute.precision, device)
+        place_on_device(self.model, device, dtype)
         if world_size > 1:
             _check_same_precision(dtype, world_size)
         factor = read_manifest(config.dataset_uri).latent_factor
@@ -97,7 +98,7 @@ class Trainer:
         """
         for step, batch in zip(range(start, self._config.train.num_steps), self.loader.batches(start), strict=False):
             yield step + 1, self._step(step, batch)
-        self.skipped_steps.settle_last()
+        self.skipped_steps.check_last_step()
 
     def _step(self, step: int, batch: ClipBatch) -> StepResult:
         """Take one step, as one of the workers, which have shares of a global batch of B clips.

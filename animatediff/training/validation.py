@@ -15,7 +15,7 @@ from animatediff.training.recipes.table import recipe_of
 from animatediff.training.settings import PicturesConfig, RecipeConfig
 from animatediff.training.step.draws import RandomSource, select_clips
 from animatediff.training.text import CaptionEncoder
-from animatediff.training.trained_model import move_to_device
+from animatediff.training.trained_model import place_on_device, resolve_precision
 from animatediff.weights.base import load_text_encoders
 from animatediff.weights.base_facts import BaseFacts
 
@@ -50,7 +50,8 @@ def validation_loss(config: RecipeConfig, weights_uri: str, *, device: torch.dev
     encoders = load_text_encoders(config.base)
     model = recipe.build(encoders, seed=0)
     recipe.load_weights(weights_uri, model)
-    dtype = move_to_device(model, device, config.compute.precision)
+    dtype = resolve_precision(config.compute.precision, device)
+    place_on_device(model, device, dtype)
     manifest = read_manifest(config.dataset_uri)
     facts, factor = BaseFacts(config.base), manifest.latent_factor
     encode = CaptionEncoder(facts, encoders, device, dtype, factor, config.text.chunks)

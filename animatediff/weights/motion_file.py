@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from animatediff import storage
-from animatediff.errors import UserError, any_error_as_user_error
+from animatediff.errors import UserError, any_error_as_user_error, one_line
 from animatediff.models.config import MotionConfig, Version
 from animatediff.models.motion_module import MotionModule, TemporalAttention, TextAttention, sinusoidal_positions
 from animatediff.models.motion_unet import MotionModules
@@ -228,8 +228,3 @@ def _check_whole(file: MotionFile, *, is_own: bool) -> None:
 
 def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def one_line(error: Exception) -> str:
-    """Return what an error says, without line breaks and not too long."""
-    return " ".join(str(error).split())[:200]

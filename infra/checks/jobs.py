@@ -11,12 +11,12 @@ from animatediff.rendering.catalog.reading.catalog_files import read as read_cat
 from infra.checks.fault import Fault
 from infra.checks.kubernetes.ray_groups import groups
 from infra.checks.tree import CONFIGS, Manifest, Tree
-from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
+from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainJobConfig
 
 MOUNTED_AT = "/etc/animatediff/"
 _JOBS: dict[str, type[Config]] = {
     "ingest": IngestConfig,
-    "train": TrainConfig,
+    "train": TrainJobConfig,
     "animate": AnimateConfig,
     "score": ScoreConfig,
 }
@@ -126,7 +126,7 @@ def _gpus_wanted(config: Config | None) -> int:
         return (config.num_encoders or 0) if config.use_gpu else 0
     if isinstance(config, AnimateConfig):
         return (config.num_actors or 0) if config.use_gpu else 0
-    if isinstance(config, TrainConfig):
+    if isinstance(config, TrainJobConfig):
         return (config.scaling.bounds or (0, 0))[0] if config.scaling.use_gpu else 0
     return 0
 

@@ -36,7 +36,7 @@ def end_with_one_line(job: Callable[[], object]) -> None:
             if find_lost_process(error):
                 interrupts.wait_for_own()
             mendable = in_one_line(error)
-            if mendable is None or interrupts.came():
+            if mendable is None or interrupts.signal_came():
                 raise
             logger.error("%s", mendable)
             sys.exit(mendable.exit_code)

@@ -51,7 +51,7 @@ def leased(output_uri: str, job: str, *, is_dry: bool) -> Iterator[None]:
         lease = Lease(storage.absolute(output_uri), holder, renewed_every_s=_RENEWED_EVERY_S, lost=stop)
         try:
             lease.acquire()
-            interrupts.keeps(f"what is done is kept in {printable_uri(output_uri)}")
+            interrupts.say_on_interrupt(f"what is done is kept in {printable_uri(output_uri)}")
             yield
         finally:
             lease.release()

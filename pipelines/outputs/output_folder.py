@@ -9,11 +9,26 @@ from typing import Literal, NamedTuple
 import yaml
 
 from animatediff import storage
+from animatediff.data.columns import DUPLICATES_FILE
+from animatediff.data.ingest.plan import PLAN_FOLDER
+from animatediff.data.ingest.seal import QUARANTINE_FILE
+from animatediff.data.inspection.card import CARD_FILE, HISTOGRAMS_FILE
+from animatediff.data.manifest import FILE_NAME as MANIFEST_FILE
 from animatediff.errors import UsageError, UserError
+from animatediff.rendering.results.reports import GALLERY
+from animatediff.rendering.results.table import TABLE
+from animatediff.training.recipes.table import WEIGHTS_FILES
 from animatediff.uris import is_relative
+from pipelines.outputs.file_names import (
+    BEST_RECORD_FILE,
+    CONFIG_FILE,
+    INGEST_STATE_FILE,
+    RUN_FILE,
+    SKIPPED_FILE,
+    best_weights_file,
+)
 
 Job = Literal["ingest", "train", "animate"]
-_CONFIG = "config.yaml"
 
 
 class _Folder(NamedTuple):
@@ -32,29 +47,23 @@ _FOLDERS: dict[str, _Folder] = {
     "ingest": _Folder(
         "a data set of pipelines/ingest.py",
         {
-            _CONFIG: rb"(?m)^source:",
-            "manifest.json": rb'"dataset_key"',
-            "plan/settings.json": rb'"encoder_fp"',
+            CONFIG_FILE: rb"(?m)^source:",
+            MANIFEST_FILE: rb'"dataset_key"',
+            f"{PLAN_FOLDER}/settings.json": rb'"encoder_fp"',
         },
-        ("quarantine.parquet", "duplicates.parquet", "ingest.json", "README.md", "histograms.png"),
-        ("plan", "parts", "bucket"),
+        (QUARANTINE_FILE, DUPLICATES_FILE, INGEST_STATE_FILE, CARD_FILE, HISTOGRAMS_FILE),
+        (PLAN_FOLDER, "parts", "bucket"),
     ),
     "train": _Folder(
         "a run of pipelines/train.py",
-        {_CONFIG: rb"(?m)^run_name:", "run.json": rb'"dataset_digest"'},
-        (
-            "best.json",
-            "skipped.jsonl",
-            "motion_module.safetensors",
-            "domain_adapter.safetensors",
-            "motion_lora.safetensors",
-        ),
+        {CONFIG_FILE: rb"(?m)^run_name:", RUN_FILE: rb'"dataset_digest"'},
+        (BEST_RECORD_FILE, SKIPPED_FILE, *WEIGHTS_FILES, *map(best_weights_file, WEIGHTS_FILES)),
         ("checkpoints", "validation", "sample", "inputs"),
     ),
     "animate": _Folder(
         "clips of pipelines/animate.py",
-        {_CONFIG: rb"(?m)^catalog_uri:", "results.parquet": rb"model_hashes"},
-        ("index.html",),
+        {CONFIG_FILE: rb"(?m)^catalog_uri:", TABLE: rb"model_hashes"},
+        (GALLERY,),
         ("items", "clips", "inputs"),
     ),
     "model": _Folder("a diffusers model", {"model_index.json": rb"_class_name"}, (), ("unet", "vae", "text_encoder")),
@@ -107,11 +116,11 @@ def _problem(output_uri: str, job: str) -> str | None:
         own = _FOLDERS[job]
         if taken := sorted(names & {*own.files, *(mark for mark in own.marks if "/" not in mark)}):
             return f"{output_uri} holds a {taken[0]} that is not this job's, and that it would write over"
-    elif names.isdisjoint(mark.partition("/")[0] for mark in _FOLDERS[job].marks if mark != _CONFIG) and (
+    elif names.isdisjoint(mark.partition("/")[0] for mark in _FOLDERS[job].marks if mark != CONFIG_FILE) and (
         _is_written_by_hand(output_uri)
     ):
         # A killed job may have left no more than its config, but that is a dump.
-        return f"{output_uri} holds a {_CONFIG} that this job would write over, with its every field and no comment"
+        return f"{output_uri} holds a {CONFIG_FILE} that this job would write over, with its every field and no comment"
     return _above(output_uri)
 
 
@@ -149,7 +158,7 @@ def _mark(uri: str, folder: _Folder, names: Collection[str] | None = None) -> st
 
 
 def _is_written_by_hand(output_uri: str) -> bool:
-    text = storage.read_bytes(storage.join(output_uri, _CONFIG)).decode(errors="replace")
+    text = storage.read_bytes(storage.join(output_uri, CONFIG_FILE)).decode(errors="replace")
     try:
         return yaml.safe_dump(yaml.safe_load(text), sort_keys=False) != text
     except yaml.YAMLError:

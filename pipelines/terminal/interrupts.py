@@ -115,12 +115,12 @@ def _only_imports(frame: FrameType | None) -> bool:
 _handler = _Handler()
 
 
-def keeps(what: str) -> None:
+def say_on_interrupt(what: str) -> None:
     """Say what a signal from now on leaves as it is, for the line that the job ends with."""
     _handler.kept = what
 
 
-def came() -> bool:
+def signal_came() -> bool:
     """Whether a signal came that ends the job."""
     return not _handler.is_quiet
 

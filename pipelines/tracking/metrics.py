@@ -198,7 +198,7 @@ class JobMetrics:
         self._ended.set()
         self._repeater.join()
         # What a signal breaks off fails in many ways; a job that another thread ends is interrupted without one.
-        outcome = "done" if kind is None else "stopped" if interrupts.came() else "failed"
+        outcome = "done" if kind is None else "stopped" if interrupts.signal_came() else "failed"
         self.count("animatediff_job_ends_total", outcome=outcome)
 
     def count(self, name: str, number: float = 1, **tags: str) -> None:

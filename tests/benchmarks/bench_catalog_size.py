@@ -110,8 +110,8 @@ def write_catalogs(folder, num_items):
 
 def write_output(folder, catalog):
     """The output folder of a catalog that is rendered, without the clips' content; the table is written last."""
-    from animatediff.rendering.catalog import catalog_files
     from animatediff.rendering.catalog.catalog import expand
+    from animatediff.rendering.catalog.reading import catalog_files
     from animatediff.rendering.results.ledger import Ledger, item_uri, make_result
     from animatediff.rendering.results.table import write_table
 

@@ -8,11 +8,11 @@ from animatediff.config import load
 from animatediff.errors import UserError
 from pipelines import animate, ingest, score, train
 from pipelines.cluster.runtime import end_with_one_line
-from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
+from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainJobConfig
 
 _JOBS = {
     "ingest": (ingest.main, IngestConfig),
-    "train": (train.main, TrainConfig),
+    "train": (train.main, TrainJobConfig),
     "animate": (animate.main, AnimateConfig),
     "score": (score.main, ScoreConfig),
 }

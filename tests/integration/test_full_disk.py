@@ -8,7 +8,7 @@ import pytest
 from animatediff.data.clips.config import ClipConfig
 from animatediff.sprites.videos import write_videos
 from pipelines import animate, ingest, train
-from pipelines.settings import AnimateConfig, IngestConfig, SourceConfig, TrainConfig
+from pipelines.settings import AnimateConfig, IngestConfig, SourceConfig, TrainJobConfig
 from tests.integration.conftest import hashes, write_yaml
 
 pytestmark = pytest.mark.ray
@@ -97,7 +97,7 @@ def train_config(root, base, output):
     own = {"run_name": "full", "dataset_uri": str(root / "dataset"), "base": base, "output_uri": str(output)}
     steps = {"num_steps": 4, "batch_size": 1, "checkpoint_every": 2}
     own |= {"train": steps, "sample": {"num_inference_steps": 2}, "scaling": {"num_workers": 1, "max_failures": 0}}
-    return TrainConfig.model_validate(own)
+    return TrainJobConfig.model_validate(own)
 
 
 def animate_config(root, output):

@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from animatediff.data.manifest import read_manifest
 from animatediff.weights import motion_modules
 from pipelines import animate, ingest, train
-from pipelines.settings import AnimateConfig, IngestConfig, TrainConfig
+from pipelines.settings import AnimateConfig, IngestConfig, TrainJobConfig
 from tests.integration.conftest import write_yaml
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -104,7 +104,7 @@ def test_one_real_clip_through_the_three_jobs(cluster, full_size_base, tmp_path,
 
     with PeakMemory() as memory:
         train.main(
-            TrainConfig(
+            TrainJobConfig(
                 run_name="full-size",
                 dataset_uri=str(tmp_path / "dataset"),
                 base=full_size_base,

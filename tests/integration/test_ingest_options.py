@@ -20,7 +20,7 @@ from animatediff.models.vae import encode_frames
 from animatediff.weights.base import load_vae
 from pipelines import ingest
 from pipelines.settings import IngestConfig, RateConfig, SourceConfig
-from pipelines.stages.ingest import room
+from pipelines.stages.ingest import starved_stages
 from pipelines.stages.ingest.decode import Decode
 from pipelines.stages.ingest.encode import Encode
 from tests.support import mp4
@@ -51,18 +51,22 @@ def test_what_is_left_of_a_cluster_that_has_lost_a_stage_s_place_goes_on(cluster
     straight = ingest.main(make_config(tmp_path / "videos", tmp_path / "straight", base, clips_per_unit=1))
     # As if the decoders had no machine any more once there is a part, on a cluster with room for one of each.
     parts, looks = tmp_path / "dataset" / "parts", itertools.count()
-    monkeypatch.setattr(room, "_EVERY_S", 0.1)
-    monkeypatch.setattr(room, "_PATIENCE_S", 0.0)
-    monkeypatch.setattr(room, "fit", lambda pools, _: {stage: pool._replace(number=1) for stage, pool in pools.items()})
+    monkeypatch.setattr(starved_stages, "_EVERY_S", 0.1)
+    monkeypatch.setattr(starved_stages, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(
+        starved_stages,
+        "shrink_to_fit",
+        lambda pools, _: {stage: pool._replace(number=1) for stage, pool in pools.items()},
+    )
 
-    real, seen = room.actor_states, []
+    real, seen = starved_stages.actor_states, []
 
     def states(pools):
         seen.append(real(pools))
         is_lost = any(parts.glob("*.parquet")) and pools[Decode].number == 2
         return {Decode: {"RESTARTING" if is_lost and next(looks) else "ALIVE"}, Encode: {"ALIVE"}}
 
-    monkeypatch.setattr(room, "actor_states", states)
+    monkeypatch.setattr(starved_stages, "actor_states", states)
     with caplog.at_level(logging.INFO):
         config = make_config(tmp_path / "videos", tmp_path / "dataset", base, num_decoders=2, clips_per_unit=1)
         manifest = ingest.main(config)

@@ -6,7 +6,7 @@ import pytest
 
 from animatediff.errors import UserError
 from pipelines import preflight
-from pipelines.settings import AnimateConfig, IngestConfig, TrainConfig
+from pipelines.settings import AnimateConfig, IngestConfig, TrainJobConfig
 from pipelines.stages.preflight import driver
 from pipelines.stages.preflight.needs import Needs
 from tests.integration.conftest import write_yaml
@@ -74,7 +74,7 @@ def test_what_is_wrong_with_a_training(base, tmp_path, capsys):
     write_dataset(tmp_path / "dataset", shards=(9, 8), shapes=((4, 4, 16, 16),))
     next((tmp_path / "dataset").rglob("*.parquet")).write_bytes(b"")
     run = {"run_name": "run", "dataset_uri": str(tmp_path / "dataset"), "base": base}
-    found = faults(TrainConfig(**run, output_uri=str(tmp_path / "dataset")), capsys)
+    found = faults(TrainJobConfig(**run, output_uri=str(tmp_path / "dataset")), capsys)
     assert found.keys() == {"folder", "input"}
     assert "damaged" in found["input"]
 

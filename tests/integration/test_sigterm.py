@@ -13,7 +13,7 @@ from animatediff.rendering.results.ledger import read_results
 from animatediff.sprites.videos import write_videos
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
-from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, SourceConfig, TrainConfig
+from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, SourceConfig, TrainJobConfig
 from tests.integration.conftest import hashes, write_yaml
 from tests.integration.sigterm import RAY_STARTS, START, WORKERS_START, Moment, stop, table
 from tests.unit.data.loading.test_loader import write_dataset
@@ -50,7 +50,7 @@ class Train:
         write_dataset(folder / "dataset", shards=(9, 8), shapes=((4, 4, 16, 16),))
 
     def config(self, output):
-        return TrainConfig(
+        return TrainJobConfig(
             run_name="run",
             dataset_uri=str(self.folder / "dataset"),
             base=self.base,
@@ -160,7 +160,7 @@ def test_a_training_saves_before_it_ends(base, run_job, tmp_path, monkeypatch):
     job, output, log = Train(), tmp_path / "run", tmp_path / "log"
     job.prepare(tmp_path, base, run_job)
     rare = {"num_steps": 10_000, "batch_size": 4, "log_every": 1, "checkpoint_every": 10_000}
-    config = TrainConfig.model_validate(job.config(output).model_dump() | {"train": rare})
+    config = TrainJobConfig.model_validate(job.config(output).model_dump() | {"train": rare})
     path = write_yaml(tmp_path / "train.yaml", config.model_dump(mode="json"))
     training = Moment("training", lambda processes, log: " steps/s" in log, 1)
     stopped = stop("train", path, log, training, random.Random(0), whole_pod=False)

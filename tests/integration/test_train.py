@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from animatediff.errors import UserError
 from animatediff.weights import motion_modules
-from pipelines.settings import TrainConfig
+from pipelines.settings import TrainJobConfig
 from pipelines.train import main
 from tests.integration.conftest import REPOSITORY, write_yaml
 from tests.integration.scraping import exported
@@ -40,7 +40,7 @@ def make_config(workplace, base, monkeypatch):
     monkeypatch.chdir(workplace)
 
     def make(name, *, num_workers=1, **train):
-        return TrainConfig(
+        return TrainJobConfig(
             run_name=name,
             dataset_uri="dataset",
             base=base,
@@ -81,7 +81,7 @@ def test_a_run_leaves_module_checkpoints_sample_and_metrics(one_worker, make_con
     ]
     assert sorted(path.name for path in Path("one/sample").iterdir()) == ["0.gif", "0.mp4"]
     assert sorted(path.name for path in Path("one/checkpoints").glob("step-*")) == ["step-00000006", "step-00000008"]
-    assert TrainConfig.model_validate(yaml.safe_load(Path("one/config.yaml").read_text())) == make_config("one")
+    assert TrainJobConfig.model_validate(yaml.safe_load(Path("one/config.yaml").read_text())) == make_config("one")
     client = MlflowClient("sqlite:///runs/mlflow.db")
     run = client.get_run(one_worker.mlflow_run_id)
     assert run.info.status == "FINISHED"

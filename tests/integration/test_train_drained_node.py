@@ -11,7 +11,7 @@ from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
 
 from pipelines import train
-from pipelines.settings import TrainConfig
+from pipelines.settings import TrainJobConfig
 from tests.unit.data.loading.test_loader import write_dataset
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -59,7 +59,7 @@ def test_the_workers_of_a_drained_machine_save_first(two_workers, base, tmp_path
     outputs = {name: tmp_path / name for name in ("drained", "straight")}
     seen = {}
     for name, output in outputs.items():
-        config = TrainConfig(
+        config = TrainJobConfig(
             run_name=name,
             dataset_uri=str(tmp_path / "dataset"),
             base=base,

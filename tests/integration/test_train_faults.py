@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from animatediff.errors import UserError
 from animatediff.weights import motion_modules
-from pipelines.settings import TrainConfig
+from pipelines.settings import TrainJobConfig
 from pipelines.stages.train import launch as train
 from pipelines.stages.train.checkpoints import repair_checkpoint_index
 from pipelines.tracking import tracker as tracking
@@ -42,7 +42,7 @@ def make_config(workplace, base, monkeypatch):
     monkeypatch.chdir(workplace)
 
     def make(name, *, scaling=None, sample=None, dataset="dataset", **train):
-        return TrainConfig(
+        return TrainJobConfig(
             run_name=name,
             dataset_uri=dataset,
             base=base,

@@ -7,7 +7,7 @@ import time
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.settings import TrainConfig
+from pipelines.settings import TrainJobConfig
 from tests.integration.conftest import write_yaml
 from tests.integration.processes import Job
 from tests.unit.data.loading.test_loader import write_dataset
@@ -54,7 +54,7 @@ def test_twenty_five_kills_in_one_run(base, tmp_path, monkeypatch):
     jobs = {}
     with (tmp_path / "log").open("w") as log:
         for name in ("straight", "killed"):
-            config = TrainConfig(
+            config = TrainJobConfig(
                 run_name=name,
                 dataset_uri=str(tmp_path / "dataset"),
                 base=base,

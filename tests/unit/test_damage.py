@@ -25,7 +25,7 @@ from animatediff.sprites import shipped
 from animatediff.training.state.checkpoint_files import DamagedCheckpointError
 from animatediff.training.trainer import Trainer
 from pipelines import animate, ingest, score
-from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
+from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainJobConfig
 from pipelines.stages.animate import driver as animate_driver
 from pipelines.stages.animate import score_driver
 from pipelines.stages.animate.score_worker import _score_row
@@ -55,8 +55,8 @@ class World:
         monkeypatch.setattr(ingest_driver, "wants_gpus", lambda _: False)
         monkeypatch.setattr(ingest_driver, "run_stages", self._encode)
         monkeypatch.setattr(seal, "_write_shards", lambda uri, plans, own: (write_shard(uri, p, own) for p in plans))
-        monkeypatch.setattr(planning, "_UNITS_PER_SEGMENT", 1)
-        planning._cached_segment.cache_clear()
+        monkeypatch.setattr(planning, "_UNITS_PER_FILE", 1)
+        planning._cached_plan_file.cache_clear()
         monkeypatch.setattr(animate_driver, "render_pending", self._render)
         monkeypatch.setattr(score_driver, "score_results", self._score)
 
@@ -106,7 +106,7 @@ class World:
     def _train_config(self):
         own = {"run_name": "r", "dataset_uri": str(self.root / "dataset"), "base": BASE}
         own |= {"recipe": "finetune", "model": {"motion_module": MOTION}, "output_uri": str(self.root / "run")}
-        return TrainConfig.model_validate(own | {"train": {"batch_size": 1, "num_steps": 6}})
+        return TrainJobConfig.model_validate(own | {"train": {"batch_size": 1, "num_steps": 6}})
 
     def train(self):
         """Its checks, the newest whole checkpoint, and an epoch of clips; returns the steps that it goes on from."""

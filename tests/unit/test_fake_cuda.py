@@ -186,7 +186,7 @@ def test_a_training_step_waits_for_the_step_before_alone(base, dataset, recipe, 
     assert {(p.device, p.dtype) for p in trainer.model.trainable.parameters()} == {(CUDA, torch.float32)}
     assert {str(p.dtype) for p in trainer.model.parameters()} == {"torch.float32", f"torch.{precision}"}
     assert (result.loss_sums.device, result.grad_norm.dtype) == (CUDA, torch.float32)
-    assert waits == ["a number of a tensor, skipped_steps.py:settle_last"]
+    assert waits == ["a number of a tensor, skipped_steps.py:check_last_step"]
 
 
 def test_learned_words_are_put_into_prompts_on_the_gpu(base):

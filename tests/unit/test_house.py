@@ -82,7 +82,7 @@ def test_processes_that_compute_nothing_with_torch_start_without_it():
     """Torch, diffusers and transformers take each process 5 s of a core and 0.4 GB."""
     started = (
         *("ingest.decode", "ingest.stage", "animate.dispatch", "animate.score_driver", "animate.score_worker"),
-        "train.metrics_queue",
+        "train.worker_mailbox",
     )
     code = (
         f"import sys, animatediff.data.ingest.seal, animatediff.sprites.scoring\nfrom importlib import import_module\n"

@@ -48,14 +48,14 @@ def fit_rate(timestamps: np.ndarray) -> Rate:
     if not len(steps) or near.mean() < 0.5 or np.ptp(steps[near]) < 1e-6 * typical:
         return median
     for longest in (len(timestamps), _CHUNK):
-        frame_s, even = _straight(timestamps, ~near, longest)
+        frame_s, even = _fit_lines_of_one_slope(timestamps, ~near, longest)
         off = np.abs(timestamps - even).max() / frame_s
         if off <= _OFF and np.diff(even).min() > 0:
             return Rate(frame_s, timestamps if off < _ROUNDED else even)
     return median
 
 
-def _straight(timestamps: np.ndarray, breaks: np.ndarray, longest: int) -> tuple[float, np.ndarray]:
+def _fit_lines_of_one_slope(timestamps: np.ndarray, breaks: np.ndarray, longest: int) -> tuple[float, np.ndarray]:
     """Fit straight lines of one slope, each with a start of its own, through the runs of at most `longest` frames.
 
     Args:

@@ -148,7 +148,7 @@ def find_size_changes(
         new_size = _size_from(packet, context)
         if new_size is not None and new_size != size:
             size = new_size
-            first_frame = int(np.searchsorted(timeline.pts, timeline.stamps[packet_index]))
+            first_frame = int(np.searchsorted(timeline.pts, timeline.packet_pts[packet_index]))
             changes.append(SizeChange(first_frame, size[0], displayed_size(*size, rotation)))
     return changes
 

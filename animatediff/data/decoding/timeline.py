@@ -1,7 +1,7 @@
 """Timelines: which of a file's packets are frames that are seen, and when.
 
 A decoder gives each frame the timestamp of its packet, so a frame is found by it whatever was decoded before. Where
-timestamps occur twice or start again, the packets get others before they are decoded (`Timeline.stamps`).
+timestamps occur twice or start again, the packets get others before they are decoded (`Timeline.packet_pts`).
 """
 
 from collections.abc import Sequence
@@ -34,16 +34,16 @@ class Timeline:
     pts: np.ndarray
     """(n,) int64 in the time base, ascending."""
     packet_bytes: np.ndarray
-    """(n,) int64."""
+    """(n,) int64 bytes of each frame's packet."""
     keyframe_pts: np.ndarray
-    """(m,) int64, ascending."""
+    """(m,) int64 timestamps of the key frames, ascending."""
     origin: int
     """Timestamp of the first frame that the container lists, whether it decodes or not."""
-    stamps: np.ndarray
-    """(p,) int64 timestamps of the packets, in the file's order."""
-    is_restamped: bool
-    """Whether the packets need those timestamps before they are decoded, in place of their own."""
-    starts_late: bool
+    packet_pts: np.ndarray
+    """(p,) int64 timestamps of the packets, in the file's order: no two alike among those of `pts`."""
+    are_pts_replaced: bool
+    """Whether `packet_pts` differ from the file's, so that packets must get them before they are decoded."""
+    has_undecodable_start: bool
     """Whether frames at the start are listed that cannot be decoded."""
 
 
@@ -64,7 +64,7 @@ def read_timeline(packets: Sequence[Packet], first_pts: int | None) -> Timeline:
     """
     if any(abs(stamp or 0) > _MAX_STAMP for p in packets for stamp in (p.pts, p.dts)):
         raise VideoError("probe", Reason.BAD_TIMESTAMPS, f"a timestamp is beyond {_MAX_STAMP} ticks")
-    stamps, kept = _stamps(packets)
+    packet_pts, kept = _unique_pts(packets)
     shown = kept & ~np.array([p.is_hidden for p in packets])
     is_key = np.array([p.is_keyframe for p in packets])
     key = int(np.argmax(is_key))
@@ -74,24 +74,24 @@ def read_timeline(packets: Sequence[Packet], first_pts: int | None) -> Timeline:
     shown = shown & (np.arange(len(packets)) >= key)
     if first_pts is not None:
         first = next((i for i in range(key, len(packets)) if packets[i].pts == first_pts), key)
-        shown &= stamps >= stamps[first]
+        shown &= packet_pts >= packet_pts[first]
     if not shown.any():
         raise VideoError("probe", Reason.DECODE_ERROR, "none of the frames is to be shown")
-    order = np.flatnonzero(shown)[np.argsort(stamps[shown], kind="stable")]
+    order = np.flatnonzero(shown)[np.argsort(packet_pts[shown], kind="stable")]
     own = np.array([-1 if p.pts is None else p.pts for p in packets])
     return Timeline(
-        stamps[order],
+        packet_pts[order],
         np.array([p.size for p in packets], dtype=np.int64)[order],
-        np.sort(stamps[is_key & kept]),
-        int(stamps[listed].min()),
-        stamps,
-        not kept.all() or not np.array_equal(own, stamps),
+        np.sort(packet_pts[is_key & kept]),
+        int(packet_pts[listed].min()),
+        packet_pts,
+        not kept.all() or not np.array_equal(own, packet_pts),
         bool(shown.sum() < listed.sum()),
     )
 
 
-def _stamps(packets: Sequence[Packet]) -> tuple[np.ndarray, np.ndarray]:
-    """(p,) timestamps, no two alike among those kept, and (p,) bool which packets are kept.
+def _unique_pts(packets: Sequence[Packet]) -> tuple[np.ndarray, np.ndarray]:
+    """Return (p,) timestamps, no two alike among those kept, and (p,) bool which packets are kept.
 
     A decoding time that goes back is a recording that was joined to another: it goes on where the first one ended.
     """
@@ -101,15 +101,15 @@ def _stamps(packets: Sequence[Packet]) -> tuple[np.ndarray, np.ndarray]:
     dts = np.array([p.pts if p.dts is None else p.dts for p in packets], dtype=np.int64)
     if all(p.dts is not None for p in packets) and (steps := np.diff(dts)).size and steps.min() < 0:
         usual = max(1, int(np.median(steps)))
-        # As floats, which do not begin again where integers end.
+        # In floats, since int64 would overflow.
         if np.abs(steps.astype(float)).sum() > _MAX_STAMP:
             raise VideoError("probe", Reason.BAD_TIMESTAMPS, "its clock starts again, beyond all reckoning")
         pts = pts + np.concatenate([[0], np.cumsum(np.where(steps < 0, usual - steps, 0))])
-    return _apart(pts)
+    return _separate_equal_pts(pts)
 
 
-def _apart(pts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Move frames that share a timestamp into the hole behind it; where there is none, only the first is kept.
+def _separate_equal_pts(pts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Spread frames with one timestamp evenly over the gap to the next one; without a gap keep only the first.
 
     Where frames are stored in another order than they are shown, it is not known which one is later: the first is kept.
     """
@@ -120,15 +120,15 @@ def _apart(pts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     kept[order[first]] = True
     if kept.all():
         return pts, kept
-    stamps = pts.copy()
+    packet_pts = pts.copy()
     if (np.diff(pts) >= 0).all() and len(distinct) > 2:
         usual = float(np.median(np.diff(distinct)))
         for at in np.flatnonzero(number[:-1] > 1):
             gap = int(distinct[at + 1] - distinct[at])
             if gap >= usual * (number[at] - 0.5):
                 group = order[first[at] : first[at] + number[at]]
-                stamps[group] = distinct[at] + gap * np.arange(number[at]) // number[at]
+                packet_pts[group] = distinct[at] + gap * np.arange(number[at]) // number[at]
                 kept[group] = True
     # What is not kept gets times that nothing asks for.
-    stamps[~kept] = min(0, int(pts.min())) - 1 - np.arange((~kept).sum())
-    return stamps, kept
+    packet_pts[~kept] = min(0, int(pts.min())) - 1 - np.arange((~kept).sum())
+    return packet_pts, kept

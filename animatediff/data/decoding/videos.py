@@ -39,9 +39,9 @@ class VideoInfo:
     """(m,) int64 timestamps at which decoding can start, ascending."""
     origin_pts: int
     """Timestamp of the first frame that the container lists, which is the time 0 though it may not decode."""
-    stamps: np.ndarray | None
+    replacement_pts: np.ndarray | None
     """(p,) int64 timestamps to give the packets, in the file's order, before decoding; None where they are right."""
-    starts_late: bool
+    has_undecodable_start: bool
     """Whether the stream begins with frames that cannot be decoded, for example before its first key frame."""
     has_true_pts: bool
     """Whether frames can be told by their timestamps: AVI stores none, FFmpeg counts packets there."""
@@ -53,9 +53,9 @@ class VideoInfo:
     stored: tuple[int, int]
     """(width, height) in pixels of a frame as it is decoded."""
     width: int
-    """Pixels as displayed: upright and square. Never more than the file has."""
+    """Width in pixels as displayed: upright and square. Never more than the file has."""
     height: int
-    """Pixels, likewise."""
+    """Height in pixels, as displayed."""
     rotation: int
     """Quarter turns, counterclockwise, that put a stored frame upright: 0 to 3."""
     colours: Colours
@@ -80,9 +80,9 @@ class VideoInfo:
         return self.rate.timestamps
 
     @property
-    def counts_alike(self) -> bool:
+    def every_decoder_lists_these_frames(self) -> bool:
         """Whether every decoder lists the frames that are listed here."""
-        return self.stamps is None and not self.starts_late
+        return self.replacement_pts is None and not self.has_undecodable_start
 
     @property
     def suits_every_decoder(self) -> bool:
@@ -91,7 +91,12 @@ class VideoInfo:
         That is so with one size, sRGB colours, progressive frames and timestamps that decoders read as they are listed
         here. A rotation is not looked at: `rotation` says it.
         """
-        return self.counts_alike and self.colours.are_srgb and not self.is_interlaced and not self.changes
+        return (
+            self.every_decoder_lists_these_frames
+            and self.colours.are_srgb
+            and not self.is_interlaced
+            and not self.changes
+        )
 
     @property
     def resolution_spans(self) -> tuple[ResolutionSpan, ...]:
@@ -203,8 +208,8 @@ def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
         timeline.packet_bytes,
         timeline.keyframe_pts,
         timeline.origin,
-        timeline.stamps if timeline.is_restamped and is_timed else None,
-        timeline.starts_late,
+        timeline.packet_pts if timeline.are_pts_replaced and is_timed else None,
+        timeline.has_undecodable_start,
         is_timed and container.format.name != "avi",
         _tick_s(stream) if is_timed else 1 / float(stream.guessed_rate or _USUAL_FPS),
         container.format.name,

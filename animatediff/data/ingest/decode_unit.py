@@ -100,15 +100,15 @@ def decode_unit(
     failing = {storage_of(video.uri) for video in from_stores}
     others = [video for video in unit.videos if video not in unfetched and storage_of(video.uri) in failing]
 
-    def answers() -> bool:
+    def storage_answers() -> bool:
         if len(unfetched) == len(unit.videos) or (from_stores and not others):
             return not is_outage(unit)
-        again = fetching.fetch(others[-1].uri).error if others else None
-        return again is None or again.reason is not Reason.FETCH_ERROR
+        refused = fetching.fetch(others[-1].uri).error if others else None
+        return refused is None or refused.reason is not Reason.FETCH_ERROR
 
     if from_stores or len(unfetched) == len(unit.videos):
-        was_away = max_outage_s is not None and not answers()
-        if max_outage_s is not None and was_away and not _comes_back(answers, max_outage_s):
+        was_away = max_outage_s is not None and not storage_answers()
+        if max_outage_s is not None and was_away and not _comes_back(storage_answers, max_outage_s):
             failed = outcomes[unfetched[0].video_id]
             assert isinstance(failed, Rejection)
             which = "no" if len(unfetched) == len(unit.videos) else "not every"
@@ -116,8 +116,8 @@ def decode_unit(
                 f"{which} video of unit {unit.unit_id} can be fetched, nor others beside them, is the storage down? "
                 f"{failed.detail}; if it is gone for good, quarantine_unreachable puts its videos aside"
             )
-        again = _decode_videos(unit, unfetched if was_away else from_stores, supervisor, fetching)
-        outcomes |= {video: _tried_twice(outcome) for video, outcome in again.items()}
+        refetched = _decode_videos(unit, unfetched if was_away else from_stores, supervisor, fetching)
+        outcomes |= {video: _tried_twice(outcome) for video, outcome in refetched.items()}
     return _in_order(unit, outcomes)
 
 
@@ -131,12 +131,12 @@ def _tried_twice(outcome: _Outcome) -> _Outcome:
     return outcome
 
 
-def _comes_back(answers: Callable[[], bool], max_outage_s: float) -> bool:
+def _comes_back(storage_answers: Callable[[], bool], max_outage_s: float) -> bool:
     """Wait for a storage that did not answer; return whether it does."""
     deadline = time.monotonic() + max_outage_s
     while time.monotonic() < deadline:
         time.sleep(min(_LOOK_AGAIN_S, max_outage_s))
-        if answers():
+        if storage_answers():
             return True
     return False
 

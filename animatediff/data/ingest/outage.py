@@ -1,4 +1,4 @@
-"""Whether a storage is down, or only what one unit wants of it is gone: other videos of the plan are tried.
+"""Tell a storage that is down from files that are gone, by fetching other videos of the plan.
 
 A unit whose videos all fail may be a short one, or lie in the part of a list that a dead host has served. Putting
 videos aside while their storage is down would cost them all; waiting for a host that is gone would never end.
@@ -16,7 +16,7 @@ from animatediff.data.sources.uris import parse_locator
 
 # Videos that are tried: of the storages that failed, and of other web servers. One of each lot that works is enough.
 _MOST_SAME, _MOST_OTHERS = 3, 4
-_SEGMENTS = 4
+_NUM_PLAN_FILES = 4
 
 
 def storage_works(dataset_uri: str, unit: Unit, *, max_bytes: int, trusted: bool) -> bool:
@@ -70,11 +70,11 @@ def _others(dataset_uri: str, unit: Unit) -> Iterator[str]:
 
 def _spread(dataset_uri: str, unit: Unit) -> Iterator[str]:
     """URIs of videos of other units, those of the plan's ends and middle among the first."""
-    names = plan.segments(dataset_uri)
-    chosen = sorted({round(i * (len(names) - 1) / (_SEGMENTS - 1)) for i in range(_SEGMENTS)})
+    names = plan.plan_files(dataset_uri)
+    chosen = sorted({round(i * (len(names) - 1) / (_NUM_PLAN_FILES - 1)) for i in range(_NUM_PLAN_FILES)})
     lists = []
     for name in (names[index] for index in chosen):
-        rows = plan.read_segment(dataset_uri, name)
+        rows = plan.read_plan_file(dataset_uri, name)
         uris = [
             uri
             for uri, ordinal in zip(rows["uri"].to_pylist(), rows["ordinal"].to_pylist(), strict=True)

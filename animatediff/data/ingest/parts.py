@@ -19,7 +19,6 @@ from animatediff.errors import UserError
 
 _FOLDER, _SUFFIX = "parts", ".parquet"
 _REMEDY = "delete it and run ingest again, which makes it anew"
-_READERS = 16  # requests in flight: a part's summary is a few kilobytes
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def read_summaries(dataset_uri: str, unit_ids: Iterable[str]) -> list[PartSummar
     Raises:
         UserError: a part is missing or damaged.
     """
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(storage.PARALLEL_READS) as pool:
         return list(pool.map(lambda unit_id: _read_summary(part_uri(dataset_uri, unit_id)), unit_ids))
 
 

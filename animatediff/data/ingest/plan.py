@@ -1,6 +1,6 @@
 """The plan: which videos make up which unit of work.
 
-A unit is encoded and committed as a whole. Units are written in segments of many, each a file that never changes;
+A unit is encoded and committed as a whole. Many units are written to a file, which never changes;
 videos that the source gains later are appended as further units. Planning streams: neither the source nor the plan is
 ever in memory as a whole, only eight bytes a video.
 """
@@ -24,9 +24,9 @@ from animatediff.uris import printable_uri
 
 PLAN_FOLDER = "plan"
 """Below the dataset's own folder."""
-_UNITS_PER_SEGMENT = 512
-_SEGMENT_CHARS = 64_000_000
-"""Characters of a segment's texts, which each worker has in memory."""
+_UNITS_PER_FILE = 512
+_MAX_FILE_CHARS = 64_000_000
+"""Characters of a file's texts, which each worker has in memory."""
 _MAX_REJECTED = 1_000_000
 """Rows that may be set aside where hardly any is of use: a file of kilobytes can list billions of nulls."""
 _DUPLICATE = (
@@ -60,19 +60,19 @@ class UnitRef:
     ordinal: int
     unit_id: str
     num_videos: int
-    segment: str
-    """Name of the file that holds it."""
+    plan_file: str
+    """Name of the file below `PLAN_FOLDER` that holds it."""
     unredacted_uris: tuple[str | None, ...] = ()
-    """Those of its videos that the file has without their secrets, where it has any."""
+    """Per video its full URI where the plan file holds a redacted one, else None; empty where it holds none."""
 
 
-def segments(dataset_uri: str) -> list[str]:
-    """Return the names of the plan's segments, in order."""
+def plan_files(dataset_uri: str) -> list[str]:
+    """Return the names of the plan's files, in order."""
     return [name for name in storage.list_files(storage.join(dataset_uri, PLAN_FOLDER)) if name.endswith(".parquet")]
 
 
-def read_segment(dataset_uri: str, name: str) -> pa.Table:
-    """Read one segment: a row a video, in order.
+def read_plan_file(dataset_uri: str, name: str) -> pa.Table:
+    """Read one of the plan's files: a row a video, in order.
 
     Raises:
         UserError: it is gone or damaged.
@@ -90,7 +90,7 @@ def read_unit(dataset_uri: str, ref: UnitRef) -> Unit:
     Raises:
         UserError: the plan cannot be read.
     """
-    rows = _cached_segment(dataset_uri, ref.segment)
+    rows = _cached_plan_file(dataset_uri, ref.plan_file)
     ordinals = rows["ordinal"].to_numpy()
     start, end = np.searchsorted(ordinals, [ref.ordinal, ref.ordinal + 1]).tolist()
     videos = rows.slice(start, end - start).select(["video_id", "uri", "caption"]).to_pylist()
@@ -99,15 +99,15 @@ def read_unit(dataset_uri: str, ref: UnitRef) -> Unit:
     return Unit(ref.ordinal, ref.unit_id, tuple(SourceVideo(**video) for video in videos))
 
 
-# Units of a segment follow one another to the workers.
-_cached_segment = lru_cache(maxsize=4)(read_segment)
+# Units of a file follow one another to the workers.
+_cached_plan_file = lru_cache(maxsize=4)(read_plan_file)
 
 
 class Planner:
-    """Cuts a stream of videos into units; what some unit has already passes through without a trace.
+    """Cuts a stream of videos into units; videos that a unit already has are skipped.
 
     Args:
-        dataset_uri: where segments are written; None plans without writing.
+        dataset_uri: where the plan's files are written; None plans without writing.
         dataset_key: it is part of what every unit's id is hashed from.
         videos_per_unit: how many make up a unit.
 
@@ -133,8 +133,8 @@ class Planner:
         Raises:
             UserError: a piece of the plan is missing or damaged.
         """
-        for name in segments(dataset_uri):
-            rows = read_segment(dataset_uri, name)
+        for name in plan_files(dataset_uri):
+            rows = read_plan_file(dataset_uri, name)
             self._planned.add(rows["video_id"].to_pylist())
             found = list(_refs(rows, name))
             if not found or found[0].ordinal != len(self.units):
@@ -193,7 +193,7 @@ class Planner:
             ordinal = len(self.units) + len(self._draft)
             self._draft.append(Unit(ordinal, _unit_id(self._dataset_key, ordinal, videos), videos))
             self._draft_chars += sum(video.num_chars for video in videos)
-            if len(self._draft) == _UNITS_PER_SEGMENT or self._draft_chars > _SEGMENT_CHARS:
+            if len(self._draft) == _UNITS_PER_FILE or self._draft_chars > _MAX_FILE_CHARS:
                 self._write()
         del self._pending[:num]
 
@@ -203,7 +203,7 @@ class Planner:
         name = f"segment-{self._draft[0].ordinal:07d}.parquet"
         if self._dataset_uri is not None:
             uri = storage.join(self._dataset_uri, PLAN_FOLDER, name)
-            storage.write_bytes(uri, shards.to_parquet(_segment_table(self._draft), {}))
+            storage.write_bytes(uri, shards.to_parquet(_to_table(self._draft), {}))
         self.units += [UnitRef(unit.ordinal, unit.unit_id, len(unit.videos), name) for unit in self._draft]
         self._draft, self._draft_chars = [], 0
 
@@ -230,13 +230,13 @@ def _unit_id(dataset_key: str, ordinal: int, videos: tuple[SourceVideo, ...]) ->
     return f"{ordinal:07d}-{hashlib.sha256(content.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
-def _segment_table(units: list[Unit]) -> pa.Table:
+def _to_table(units: list[Unit]) -> pa.Table:
     videos = [(unit, video) for unit in units for video in unit.videos]
     rows = [(unit.ordinal, unit.unit_id, v.video_id, printable_uri(v.uri), v.caption) for unit, v in videos]
     return pa.table([pa.array(column) for column in zip(*rows, strict=True)], names=_SCHEMA.names).cast(_SCHEMA)
 
 
-def _refs(rows: pa.Table, segment: str) -> Iterator[UnitRef]:
+def _refs(rows: pa.Table, plan_file: str) -> Iterator[UnitRef]:
     pairs = zip(rows["ordinal"].to_pylist(), rows["unit_id"].to_pylist(), strict=True)
     for (ordinal, unit_id), group in groupby(pairs):
-        yield UnitRef(ordinal, unit_id, sum(1 for _ in group), segment)
+        yield UnitRef(ordinal, unit_id, sum(1 for _ in group), plan_file)

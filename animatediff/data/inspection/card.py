@@ -4,12 +4,12 @@ import numpy as np
 
 from animatediff import storage
 from animatediff.data.ingest.provenance import read_not_taken
-from animatediff.data.inspection.histograms import histograms
 from animatediff.data.inspection.show import QUANTILES, measures, read_scores
 from animatediff.data.manifest import Manifest
-from animatediff.data.sources.collections.not_taken import in_words
+from animatediff.data.sources.collections.not_taken import describe_counts
 
-_PICTURE = "histograms.png"
+CARD_FILE = "README.md"
+HISTOGRAMS_FILE = "histograms.png"
 
 
 def write_card(dataset_uri: str, manifest: Manifest, source_uri: str, base: str) -> None:
@@ -18,11 +18,13 @@ def write_card(dataset_uri: str, manifest: Manifest, source_uri: str, base: str)
     Raises:
         UserError: a shard cannot be read, or the storage cannot be written to.
     """
+    from animatediff.data.inspection.histograms import histograms  # matplotlib, which those who want a name need not
+
     scores = list(measures(read_scores(dataset_uri, manifest)))
     if scores:
-        storage.write_bytes(storage.join(dataset_uri, _PICTURE), histograms(scores))
-    card = render_card(manifest, scores, source_uri, base, in_words(read_not_taken(dataset_uri)))
-    storage.write_bytes(storage.join(dataset_uri, "README.md"), card.encode())
+        storage.write_bytes(storage.join(dataset_uri, HISTOGRAMS_FILE), histograms(scores))
+    card = render_card(manifest, scores, source_uri, base, describe_counts(read_not_taken(dataset_uri)))
+    storage.write_bytes(storage.join(dataset_uri, CARD_FILE), card.encode())
 
 
 def render_card(
@@ -72,7 +74,7 @@ def _score_table(scores: list[tuple[str, np.ndarray]]) -> str:
         return "\nThere is no clip.\n"
     rows = [[name, *(f"{value:.4g}" for value in np.quantile(values, QUANTILES))] for name, values in scores]
     heads = ["score", *(f"p{100 * quantile:g}" for quantile in QUANTILES)]
-    return f"\n{_table(heads, rows)}\n\n![histograms of the scores]({_PICTURE})\n"
+    return f"\n{_table(heads, rows)}\n\n![histograms of the scores]({HISTOGRAMS_FILE})\n"
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:

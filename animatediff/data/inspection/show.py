@@ -14,7 +14,7 @@ from animatediff.data.ingest import plan as planning
 from animatediff.data.ingest import provenance
 from animatediff.data.manifest import Manifest, Shard
 from animatediff.data.scoring.scores import SCORE_COLUMNS
-from animatediff.data.sources.collections.not_taken import in_words
+from animatediff.data.sources.collections.not_taken import describe_counts
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 
@@ -43,7 +43,7 @@ def summary(dataset_uri: str, manifest: Manifest) -> str:
         f"buckets      {', '.join(f'{name}: {number}' for name, number in sorted(buckets.items())) or 'none'}",
         f"decoders     {', '.join(f'{name}: {number}' for name, number in decoders.most_common()) or 'none'}",
         f"quarantined  {quarantined or 'none'}",
-        f"not taken    {in_words(provenance.read_not_taken(dataset_uri)) or 'none'}",
+        f"not taken    {describe_counts(provenance.read_not_taken(dataset_uri)) or 'none'}",
         f"version      {manifest.digest()}",
         f"encoder      {manifest.encoder_fp}",
         "",
@@ -108,8 +108,8 @@ def _find(dataset_uri: str, candidates: Sequence[Shard], clip_id: str) -> tuple[
 
 
 def _planned(dataset_uri: str, video_id: str, unit_id: str) -> str:
-    for name in planning.segments(dataset_uri):
-        rows = planning.read_segment(dataset_uri, name)
+    for name in planning.plan_files(dataset_uri):
+        rows = planning.read_plan_file(dataset_uri, name)
         found = rows.filter(pc.and_(pc.equal(rows["video_id"], video_id), pc.equal(rows["unit_id"], unit_id)))
         if len(found):
             return printable_uri(found["uri"][0].as_py())

@@ -116,7 +116,7 @@ def _check_plan(dataset_uri: str, manifest: Manifest, videos: IdSet, report: Rep
 
 
 def _segments(dataset_uri: str) -> Iterator[pa.Table]:
-    return (planning.read_segment(dataset_uri, name) for name in planning.segments(dataset_uri))
+    return (planning.read_plan_file(dataset_uri, name) for name in planning.plan_files(dataset_uri))
 
 
 def _check_counts(manifest: Manifest, report: Report) -> None:

@@ -41,7 +41,7 @@ class Batching:
     batch_size: int
     """Clips in a global batch, all of one shape."""
     seed: int
-    """Of the clips' order."""
+    """Seed of the clips' order."""
     rank: int = 0
     """This worker, in [0, world_size)."""
     world_size: int = 1

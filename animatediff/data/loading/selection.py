@@ -13,8 +13,6 @@ from animatediff.data.manifest import Manifest
 from animatediff.data.scoring import scores
 from animatediff.errors import UserError
 
-_READERS = 16
-
 
 @dataclass(frozen=True)
 class ClipFilter:
@@ -36,11 +34,11 @@ class SelectedRowGroup:
     """A row group, and which of its rows are chosen."""
 
     uri: str
-    """Of the shard."""
+    """URI of the shard."""
     index: int
-    """Of the row group in the shard."""
+    """Index of the row group in the shard."""
     rows: np.ndarray
-    """(n) of the chosen rows, rising."""
+    """(n) indices of the chosen rows, ascending."""
 
 
 def select_row_groups(dataset_uri: str, manifest: Manifest, clip_filter: ClipFilter) -> list[list[SelectedRowGroup]]:
@@ -72,7 +70,7 @@ def select_row_groups(dataset_uri: str, manifest: Manifest, clip_filter: ClipFil
 
 def _held_out(dataset_uri: str, manifest: Manifest, fraction: float) -> Iterator[np.ndarray]:
     """Yield for each shard which of its clips are held out, (n) bool."""
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(storage.PARALLEL_READS) as pool:
         tables = pool.map(lambda shard: columns.read(dataset_uri, shard, {"video_id"}), manifest.shards)
         yield from (is_held_out(table["video_id"].to_pylist(), fraction) for table in tables)
 
@@ -82,7 +80,7 @@ def _masks(dataset_uri: str, manifest: Manifest, where: str) -> Iterator[np.ndar
     condition = scores.condition(where, columns.names(dataset_uri, manifest))
     wanted = condition.columns
     repeated = columns.read_duplicates(dataset_uri)["clip_id"] if columns.DUPLICATE in wanted else None
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(storage.PARALLEL_READS) as pool:
         tables = pool.map(lambda shard: columns.read(dataset_uri, shard, wanted, repeated), manifest.shards)
         yield from (condition.mask(table) for table in tables)
 

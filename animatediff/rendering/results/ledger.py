@@ -30,7 +30,6 @@ NO_CLIP = "its clip is gone or damaged; run the animate job again"
 _CHUNK = results_table.CHUNK
 # Object stores tell the time of a change in whole seconds.
 _CLOCK_S = 2.0
-_READERS = 16
 
 
 class Ledger:
@@ -102,7 +101,7 @@ class Ledger:
     def verify_clips(self, finished: Iterable[str]) -> set[str]:
         """Read the clips of finished items, and return the digests of those that are the bytes that were written."""
         kept: set[str] = set()
-        with ThreadPoolExecutor(_READERS) as pool:
+        with ThreadPoolExecutor(storage.PARALLEL_READS) as pool:
             for chunk in results_table.chunks(finished):
                 results = list(self._known(set(chunk)).values())
                 damaged = pool.map(lambda result: clip_files.first_damaged(self._output_uri, result), results)
@@ -167,7 +166,7 @@ class Ledger:
         return found | {result.digest: result for result in read if result}
 
     def _read(self, digests: Iterable[str]) -> Iterator[Result | None]:
-        with ThreadPoolExecutor(_READERS) as pool:
+        with ThreadPoolExecutor(storage.PARALLEL_READS) as pool:
             for chunk in results_table.chunks(digests):
                 yield from pool.map(lambda digest: read_item(self._output_uri, digest), chunk)
 

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from animatediff.training.recipes.adapter_recipe import AdapterRecipe
+from animatediff.training.recipes.motion_unet_recipe import MotionWeightsRecipe
 from animatediff.training.recipes.recipe import SamplingWeights
-from animatediff.training.recipes.video_recipe import VideoRecipe
 
 if TYPE_CHECKING:
     from animatediff.models.lora import LowRankAdapters
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _PUBLISHED_RANK = 64
 
 
-class MotionLoraRecipe(AdapterRecipe, VideoRecipe):
+class MotionLoraRecipe(AdapterRecipe, MotionWeightsRecipe):
     """LoRA on the temporal attention of `model.motion_module`, for one kind of motion."""
 
     weights_file = "motion_lora.safetensors"

@@ -2,15 +2,15 @@
 
 from typing import TYPE_CHECKING
 
+from animatediff.training.recipes.motion_unet_recipe import MotionWeightsRecipe
 from animatediff.training.recipes.recipe import SamplingWeights
-from animatediff.training.recipes.video_recipe import VideoRecipe
 
 if TYPE_CHECKING:
     from animatediff.models.motion_unet import MotionModules
     from animatediff.training.trained_model import TrainedModel
 
 
-class MotionModuleRecipe(VideoRecipe):
+class MotionModuleRecipe(MotionWeightsRecipe):
     """Whole motion modules, on the base with or without a domain adapter."""
 
     weights_file = "motion_module.safetensors"

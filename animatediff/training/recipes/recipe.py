@@ -6,7 +6,7 @@ Configs are checked by their recipes before torch is imported, so recipes import
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError
@@ -41,7 +41,9 @@ class Recipe(ABC):
         config: says what to train, and how.
     """
 
-    shows_pictures = False
+    weights_file: ClassVar[str]
+    """Name of the weights file in a run's folder and in its checkpoints."""
+    shows_pictures: ClassVar[bool] = False
     """Whether the model is shown pictures of the clips, as `RecipeConfig.pictures` says."""
 
     def __init__(self, config: RecipeConfig) -> None:
@@ -54,11 +56,6 @@ class Recipe(ABC):
         Raises:
             ValueError: it does not, with the fields to change.
         """
-
-    @property
-    @abstractmethod
-    def weights_file(self) -> str:
-        """Name of the weights file in a run's folder and in its checkpoints."""
 
     @abstractmethod
     def attach(self, unet: "UNet2DConditionModel", *, with_weights: bool) -> "TrainedModel":
@@ -99,8 +96,7 @@ class Recipe(ABC):
     def resolved_config(self) -> RecipeConfig:
         """The config with its noise schedule complete.
 
-        What the file of `model.motion_module` says holds, unless the config says otherwise, whoever set which field
-        how; the reference's schedule where neither says anything.
+        Precedence, field by field: the config, then the file of `model.motion_module`, then the reference's defaults.
 
         Raises:
             UserError: the file cannot be read, or what it and the config say together is no schedule.

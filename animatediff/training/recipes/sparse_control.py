@@ -4,8 +4,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from animatediff.errors import UserError, errors_with_field
+from animatediff.training.recipes.motion_unet_recipe import MotionUNetRecipe
 from animatediff.training.recipes.recipe import SamplingWeights
-from animatediff.training.recipes.video_recipe import ClipRecipe
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from animatediff.weights.controls.sparse_control_file import SparseControlFile
 
 
-class SparseControlRecipe(ClipRecipe):
+class SparseControlRecipe(MotionUNetRecipe):
     """A SparseCtrl encoder beside `model.motion_module`, for clips that begin, end or pass through given pictures.
 
     The pictures are frames of the clips themselves, as latents: the dataset needs nothing beside them.

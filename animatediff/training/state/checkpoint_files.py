@@ -21,7 +21,7 @@ def write_checksums(folder: Path) -> None:
 
     They are read once for it, at the speed of SHA-256: 2 GB/s where the processor has instructions for it.
     """
-    files = {path.name: _entry(path) for path in sorted(folder.iterdir())}
+    files = {path.name: _size_and_sha256(path) for path in sorted(folder.iterdir())}
     (folder / CHECKSUMS_FILE).write_bytes(checked_json.dump(files, indent=2))
 
 
@@ -35,7 +35,7 @@ def verify_checksums(folder: Path) -> None:
         path = folder / name
         if not path.exists():
             raise DamagedCheckpointError(f"{path} is missing")
-        if _entry(path) != entry:
+        if _size_and_sha256(path) != entry:
             raise DamagedCheckpointError(f"{path} has other bytes than were written")
 
 
@@ -72,6 +72,6 @@ def _read_checksums(uri: str) -> dict[str, Any]:
         raise DamagedCheckpointError(str(error)) from error
 
 
-def _entry(path: Path) -> dict[str, Any]:
+def _size_and_sha256(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"num_bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

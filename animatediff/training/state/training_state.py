@@ -34,7 +34,7 @@ class TrainingState:
     model: TrainedModel
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    """Of the loss; it does nothing where float16 is not used."""
+    """Scaler of the loss; it does nothing where float16 is not used."""
     ema: Ema | None
     """The averages of the weights, if any."""
 
@@ -51,12 +51,12 @@ class TrainingState:
         weights = {"weights": self.model.trainable.state_dict()} if self.ema is not None else {}
         tensors = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), **weights}
         # Opened by Python, which keeps what the system says.
-        with _errors_naming(folder), (folder / _TENSORS_FILE).open("wb") as file:
+        with _storage_errors_naming(folder), (folder / _TENSORS_FILE).open("wb") as file:
             torch.save(tensors, file)
         config = self.recipe.resolved_config.model_dump(mode="json")
         record = {"step": step, "skipped_steps": skipped_steps, "config": config}
         storage.write_bytes(str(folder / _RECORD_FILE), json.dumps(record, indent=2).encode())
-        with _errors_naming(folder):
+        with _storage_errors_naming(folder):
             checkpoint_files.write_checksums(folder)
 
     def write_weights(self, uri: str) -> None:
@@ -90,7 +90,7 @@ class TrainingState:
 
 
 @contextmanager
-def _errors_naming(folder: Path) -> Iterator[None]:
+def _storage_errors_naming(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:  # PyTorch raises the second, whatever happened

@@ -57,7 +57,7 @@ class RandomSource:
         noise = [torch.randn(shape[1:], generator=g) for g in generators]
         timesteps = [torch.randint(self.num_timesteps, (1,), generator=g) for g in generators]
         dropped = [torch.rand(1, generator=g).item() < self.caption_dropout for g in generators]
-        # The options draw only now, so that without them every draw above is what it would be if they did not exist.
+        # Optional draws come last, so that enabling none leaves every earlier draw unchanged.
         if self.objective.timestep_power != 1:
             timesteps = [biased_timestep(self.num_timesteps, self.objective.timestep_power, g) for g in generators]
         noise = [

@@ -23,7 +23,7 @@ class SkippedStep(NamedTuple):
 
 
 class SkippedSteps:
-    """Looks at each step when the next one is on its way, so that the device is never waited for.
+    """Checks step n only when step n + 1 is queued, so that the device is never waited for.
 
     All workers come to the same view, as their gradients have been averaged when they are looked at.
 
@@ -48,7 +48,7 @@ class SkippedSteps:
         """Skipped steps that nobody has taken note of yet."""
 
     def add(self, step: int, is_finite: Tensor, losses: Tensor, clip_ids: list[str]) -> None:
-        """Take note of a step, and look at the one before.
+        """Take note of a step, and check the one before.
 
         Args:
             step: counted from 0.
@@ -59,10 +59,10 @@ class SkippedSteps:
         Raises:
             UserError: too many in a row were skipped.
         """
-        self.settle_last()
+        self.check_last_step()
         self._last = (step, is_finite, losses, clip_ids)
 
-    def settle_last(self) -> None:
+    def check_last_step(self) -> None:
         """Find out whether the step that was added last was skipped, unless that is known.
 
         This waits for the device, and all workers must call it, as they tell each other their clips.

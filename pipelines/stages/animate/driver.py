@@ -15,6 +15,7 @@ from animatediff.rendering.catalog.remembered_hashes import hash_catalog_files
 from animatediff.rendering.checks import catalog as checks
 from animatediff.rendering.results.ledger import Ledger
 from animatediff.rendering.results.reports import write_reports
+from pipelines.outputs.file_names import CONFIG_FILE
 from pipelines.settings import AnimateConfig
 from pipelines.stages.animate.dry_run import estimate
 from pipelines.stages.animate.launch import pending_items, render_pending
@@ -43,7 +44,7 @@ def animate(config: AnimateConfig) -> Counter[str]:
         for line in estimate(plan, finished, config.rate, done):
             logger.info("%s", line)
         return Counter()
-    storage.write_bytes(storage.join(output_uri, "config.yaml"), dump(config).encode())
+    storage.write_bytes(storage.join(output_uri, CONFIG_FILE), dump(config).encode())
     finished = _verified(ledger, finished)
     pending = pending_items(plan, finished)
     if pending:

@@ -200,7 +200,7 @@ class _ProgressPoller(threading.Thread):
             done = self._before + tally.items.total()
             new = done - self._progress.num_done
             self._progress.update(new, failed=tally.items["failed"])
-            export(tally - told, self._metrics)
+            count_for_prometheus(tally - told, self._metrics)
             if new:
                 self._metrics.progress(done, self._progress.total)
             told = tally
@@ -238,7 +238,7 @@ def _ticket_dataset(num_tickets: int, dispatcher: ActorHandle, spec: RenderSpec,
     )
 
 
-def export(done: Tally, metrics: JobMetrics) -> None:
+def count_for_prometheus(done: Tally, metrics: JobMetrics) -> None:
     """Count what was done since the last time, for Prometheus."""
     for status, number in done.items.items():
         metrics.count("animatediff_animate_items_total", number, status=status)

@@ -73,7 +73,7 @@ class RenderSlices:
     def __init__(self, dispatcher: Any, spec: RenderSpec) -> None:
         if fault := _device_fault(spec.device):
             raise UserError(f"its device cannot be used ({fault}): mend the node, or set use_gpu: false")
-        storage.wait_out_outages()
+        storage.use_patient_retries()
         self._dispatcher, self._spec = dispatcher, spec
         self._animator: Animator | None = None
         self._resident_key: tuple[object, ...] = ()

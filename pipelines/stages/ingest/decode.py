@@ -19,7 +19,7 @@ class Decode(Stage[UnitRef, DecodedWork]):
     def __init__(self, spec: IngestSpec) -> None:
         self._spec = spec
         self._supervisor = DecodeSupervisor(spec.decode, spec.clips)
-        storage.wait_out_outages()
+        storage.use_patient_retries()
         self._bounds: dict[str, Any] = {"max_bytes": spec.decode.max_mb * 1_000_000, "trusted": spec.trusted}
 
     def process(self, work: UnitRef) -> DecodedWork:

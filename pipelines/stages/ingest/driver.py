@@ -10,10 +10,11 @@ from animatediff.data.inspection.card import write_card
 from animatediff.data.manifest import Manifest
 from animatediff.errors import UserError
 from pipelines.cluster.runtime import connect, wants_gpus
+from pipelines.outputs.file_names import CONFIG_FILE
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.dry_run import log_estimate
 from pipelines.stages.ingest.launch import run_stages
-from pipelines.stages.ingest.plan import IngestJob, check_output_folder, plan_job, read_inputs
+from pipelines.stages.ingest.plan import IngestJob, find_sealed_dataset, plan_job, read_inputs
 from pipelines.stages.ingest.seal import seal_job
 from pipelines.tracking.metrics import JobMetrics
 
@@ -24,7 +25,7 @@ def ingest(config: IngestConfig) -> Manifest | None:
     """Do the job; see `pipelines.ingest.main`."""
     logger.info("ingest: %s -> %s", config.source.uri, config.output_uri)
     inputs = read_inputs(config)
-    sealed_manifest = check_output_folder(config, inputs)
+    sealed_manifest = find_sealed_dataset(config, inputs)
     if config.dry_run:
         log_estimate(config, inputs, sealed_manifest)
         return None
@@ -44,7 +45,7 @@ def _encode_and_seal(config: IngestConfig, job: IngestJob, metrics: JobMetrics, 
         delete_sealed_parts(job.output_uri, [unit.unit_id for unit in job.units])
         logger.info("nothing to do: every video of the source is sealed already")
         return job.sealed_manifest
-    storage.write_bytes(storage.join(job.output_uri, "config.yaml"), dump(config).encode())
+    storage.write_bytes(storage.join(job.output_uri, CONFIG_FILE), dump(config).encode())
     run_stages(config, job, metrics, use_gpu=use_gpu)
     return seal_job(job, metrics, shard_bytes=config.shard_mb * 1_000_000)
 

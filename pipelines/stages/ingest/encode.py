@@ -27,7 +27,7 @@ class Encode(Stage[DecodedWork, UnitResult]):
     def __init__(self, spec: IngestSpec) -> None:
         # Sums round by the number of threads, and Ray's workers differ in it: one makes equal clips equal bytes.
         torch.set_num_threads(1)
-        storage.wait_out_outages()
+        storage.use_patient_retries()
         self._spec = spec
         self._vae = load_vae(spec.base).to(device=spec.device, dtype=getattr(torch, spec.dtype))
 

@@ -14,10 +14,10 @@ from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.decode import Decode
 from pipelines.stages.ingest.encode import Encode
 from pipelines.stages.ingest.plan import IngestJob
-from pipelines.stages.ingest.room import LostRoomError, Pool, Pools, watch_room
 from pipelines.stages.ingest.score import Score
 from pipelines.stages.ingest.stage import IngestSpec, UnitResult
-from pipelines.stages.ingest.watch import Totals, export, read_state, start_tracker, write_state
+from pipelines.stages.ingest.starved_stages import ClusterShrankError, Pool, Pools, watch_for_starved_stages
+from pipelines.stages.ingest.watch import Totals, count_for_prometheus, read_state, start_tracker, write_state
 from pipelines.terminal.failures import as_user_errors
 from pipelines.terminal.progress import Progress
 from pipelines.tracking.metrics import JobMetrics
@@ -63,26 +63,28 @@ def run_stages(config: IngestConfig, job: IngestJob, metrics: JobMetrics, *, use
         Progress("encode", total=total, unit="video") as progress,
     ):
 
-        def take_in(result: UnitResult) -> None:
+        def record_result(result: UnitResult) -> None:
             del pending[result.unit_id]
             totals.add(result)
             progress.update(result.num_videos, clips=totals.num_clips, quarantined=totals.num_quarantined)
             totals.track(tracker)
-            export(result, metrics)
+            count_for_prometheus(result, metrics)
             metrics.progress(progress.num_done, total)
             metrics.set("animatediff_mlflow_up", tracker.answers)
 
         write_state(job.output_uri, tracker, totals)
         try:
             while pending:
-                pools = _run_pools(list(pending.values()), spec, pools, take_in)
+                pools = _run_pools(list(pending.values()), spec, pools, record_result)
         finally:
             totals.track(tracker, is_last=True)
             metrics.forget("animatediff_mlflow_up")  # nobody asks MLflow while shards are sealed
     write_state(job.output_uri, tracker, totals)
 
 
-def _run_pools(units: list[UnitRef], spec: IngestSpec, pools: Pools, take_in: Callable[[UnitResult], None]) -> Pools:
+def _run_pools(
+    units: list[UnitRef], spec: IngestSpec, pools: Pools, record_result: Callable[[UnitResult], None]
+) -> Pools:
     """Run the stages until all is done, or until too few machines are left.
 
     Returns:
@@ -95,16 +97,16 @@ def _run_pools(units: list[UnitRef], spec: IngestSpec, pools: Pools, take_in: Ca
             as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields=_MEMORY_FIELDS),
             waiting_for_workers(
                 "ingest worker", number, pools[Encode].needs, classes=classes, memory_fields=_MEMORY_FIELDS
-            ) as end_waiting,  # no stage takes more than the encoders
-            watch_room(pools),
+            ) as end_waiting,  # the encoder needs most, so what it lacks is what is reported
+            watch_for_starved_stages(pools),
         ):
             for result in _results(units, spec, pools):
                 end_waiting()
-                take_in(result)
-    except LostRoomError as lost:
-        fewer = sum(pool.number for pool in lost.fitting.values())
-        logger.warning("%s: going on with %d in place of %d ingest workers", lost, fewer, number)
-        return lost.fitting
+                record_result(result)
+    except ClusterShrankError as shrank:
+        fewer = sum(pool.number for pool in shrank.smaller_pools.values())
+        logger.warning("%s: going on with %d in place of %d ingest workers", shrank, fewer, number)
+        return shrank.smaller_pools
     return pools
 
 
@@ -117,8 +119,8 @@ def _pools(config: IngestConfig, spec: IngestSpec, num_units: int, *, use_gpu: b
         return {Decode: decoding, Encode: encoding}
     left = max(0.0, num_cpus() - decoders * Decode.cpus - encoders * Encode.cpus)
     scorers = min(num_units, config.num_scorers or max(1, min(num_cpus() // 2, int(left / Score.cpus))))
-    # Scorers take no more than the others leave, were it none: Ray starts a dataset's first actors first, so that
-    # scorers would take the last encoder's place, and it would never start.
+    # Scorers reserve only the CPUs that decoders and encoders leave, possibly 0: Ray starts actors in stage order, so
+    # scorers would otherwise take the last encoder's CPU, and it would never start.
     scoring = Pool(scorers, {"CPU": min(Score.cpus, left / scorers)})
     return {Decode: decoding, Score: scoring, Encode: encoding}
 

@@ -22,7 +22,7 @@ from animatediff.data.manifest import FILE_NAME as MANIFEST_NAME
 from animatediff.data.manifest import Manifest, check_shards, read_manifest
 from animatediff.data.scoring.scores import load_scorer
 from animatediff.data.shards import SCHEMA_VERSION
-from animatediff.data.sources.collections.not_taken import NotTaken, in_words
+from animatediff.data.sources.collections.not_taken import UntakenFileCounts, describe_counts
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig, SourceVideo
 from animatediff.errors import UsageError, UserError, errors_with_field
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 # Clips that a video is taken to give with `windows: all` and no bound: the plan cuts units by it, a dry run counts. A
 # WebVid video lasts 18 s on average, and a clip of 16 frames at 8 frames a second 2 s.
-_TYPICAL_WINDOWS = 8
+_TYPICAL_CLIPS = 8
 VideoBatches = Iterator[list[SourceVideo]]
 
 
@@ -55,7 +55,7 @@ class IngestJob:
     rejected_in_planning: pa.Table
     """Quarantine rows of the videos that no unit has."""
     sealed_manifest: Manifest | None
-    """Of the dataset so far; None where nothing is sealed yet."""
+    """Manifest of the dataset so far; None where nothing is sealed yet."""
 
     @property
     def unsealed_units(self) -> list[UnitRef]:
@@ -77,7 +77,7 @@ class IngestInputs:
 
     videos: VideoBatches
     """The source, not read yet but for its first videos."""
-    not_taken: NotTaken
+    not_taken: UntakenFileCounts
     """How many files of the source are no videos, by kind: counted while `videos` are read."""
     base_facts: BaseFacts
     vae: AutoencoderKL
@@ -92,7 +92,7 @@ def read_inputs(config: IngestConfig) -> IngestInputs:
     base = storage.absolute_if_there(config.base)
     vae, facts = load_vae(base), BaseFacts(base)
     _check_sizes(config.clips, facts)
-    not_taken = NotTaken()
+    not_taken = UntakenFileCounts()
     with errors_with_field("scorers"):
         for path in config.scorers:
             load_scorer(path)
@@ -113,8 +113,8 @@ def _check_sizes(clips: ClipConfig, facts: BaseFacts) -> None:
 
 def clips_per_video(clips: ClipConfig) -> int:
     """Return how many clips a video gives at most; with `windows: all` and no bound, about."""
-    windows = clips.windows_per_video or (_TYPICAL_WINDOWS if clips.windows == "all" else 1)
-    return windows * (2 if clips.flip else 1)
+    num_starts = clips.windows_per_video or (_TYPICAL_CLIPS if clips.windows == "all" else 1)
+    return num_starts * (2 if clips.flip else 1)
 
 
 def absolute_source(config: IngestConfig) -> SourceConfig:
@@ -157,11 +157,10 @@ def _unsealed(units: list[UnitRef], sealed_manifest: Manifest | None) -> list[Un
     return units[sealed_manifest.num_units if sealed_manifest else 0 :]
 
 
-def check_output_folder(config: IngestConfig, inputs: IngestInputs) -> Manifest | None:
-    """Find out, before there is a cluster, whether the output can take what the job would make; nothing is written.
+def find_sealed_dataset(config: IngestConfig, inputs: IngestInputs) -> Manifest | None:
+    """Return the manifest of the dataset that the output holds, if one is sealed; nothing is written.
 
-    Returns:
-        The dataset so far.
+    It is checked, before there is a cluster, that the output can take what the job would make.
 
     Raises:
         UserError: it holds a dataset with other settings, or cannot be reached.
@@ -255,8 +254,8 @@ def extend_plan(
         )
     for batch in videos:
         planner.add(batch)
-    again = _videos_to_retry(output_uri, planner.units[:num_old], sealed_manifest, config)
-    planner.add_again(again)
+    videos_to_retry = _videos_to_retry(output_uri, planner.units[:num_old], sealed_manifest, config)
+    planner.add_again(videos_to_retry)
     rejected = planner.finish()
     logger.info(
         "plan: %d videos in %d units, %d of them new; %d videos set aside%s",
@@ -264,17 +263,17 @@ def extend_plan(
         len(planner.units),
         len(planner.units) - num_old,
         len(rejected),
-        f"; {len(again)} quarantined ones are tried again" if config.retry_quarantined else "",
+        f"; {len(videos_to_retry)} quarantined ones are tried again" if config.retry_quarantined else "",
     )
     return planner.units, rejected
 
 
-def log_left_out(rejected: pa.Table, not_taken: NotTaken) -> None:
+def log_left_out(rejected: pa.Table, not_taken: UntakenFileCounts) -> None:
     """Log what of the source is no part of the plan, and why."""
     for line in quarantine.examples(rejected):
         logger.warning("set aside: %s", line)
     if not_taken:
-        logger.warning("not taken: %s", in_words(not_taken))
+        logger.warning("not taken: %s", describe_counts(not_taken))
 
 
 def _videos_to_retry(
@@ -288,9 +287,9 @@ def _videos_to_retry(
     wanted = rows.filter(pc.and_(pc.is_in(rows["reason"], reasons), pc.not_equal(rows["unit_id"], "")))
     units_of = dict(zip(wanted["video_id"].to_pylist(), wanted["unit_id"].to_pylist(), strict=True))
     chosen: dict[str, SourceVideo] = {}
-    for name in sorted({unit.segment for unit in units}):
-        segment = planning.read_segment(output_uri, name)
-        found = segment.filter(pc.is_in(segment["video_id"], pa.array(list(units_of), pa.string())))
+    for name in sorted({unit.plan_file for unit in units}):
+        rows_of_file = planning.read_plan_file(output_uri, name)
+        found = rows_of_file.filter(pc.is_in(rows_of_file["video_id"], pa.array(list(units_of), pa.string())))
         for row in found.to_pylist():
             if row["ordinal"] >= sealed_manifest.num_units:
                 chosen.pop(row["video_id"], None)

@@ -59,8 +59,8 @@ def seal_job(job: IngestJob, metrics: JobMetrics, *, shard_bytes: int) -> Manife
 def _video_ids(job: IngestJob) -> Iterator[str]:
     """Ids of the videos in the units that are sealed now."""
     first = len(job.units) - len(job.unsealed_units)
-    for name in sorted({unit.segment for unit in job.unsealed_units}):
-        rows = planning.read_segment(job.output_uri, name)
+    for name in sorted({unit.plan_file for unit in job.unsealed_units}):
+        rows = planning.read_plan_file(job.output_uri, name)
         yield from rows.filter(pc.greater_equal(rows["ordinal"], first))["video_id"].to_pylist()
 
 

@@ -46,7 +46,7 @@ class DecodedWork:
 
     decoded_unit: DecodedUnit
     seconds: dict[str, float]
-    """That each stage took for it so far, as in `UnitResult`."""
+    """Seconds that each stage has spent on this unit so far, by stage name."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from animatediff.config import Config
 from animatediff.data import quarantine
 from animatediff.data.ingest import parts
 from animatediff.data.ingest.seal import read_quarantine
+from pipelines.outputs.file_names import INGEST_STATE_FILE
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.plan import IngestJob
 from pipelines.stages.ingest.stage import UnitResult
@@ -21,7 +22,6 @@ from pipelines.tracking.metrics import JobMetrics
 from pipelines.tracking.run_context import DataInput, device, flatten
 from pipelines.tracking.tracker import Tracker
 
-_STATE_FILE = "ingest.json"
 _TRACKED_EVERY_S = 10.0
 
 
@@ -32,7 +32,9 @@ class IngestState(Config):
     decode_s: float = 0.0
     """Seconds of all jobs so far."""
     score_s: float = 0.0
+    """Seconds of all jobs so far."""
     encode_s: float = 0.0
+    """Seconds of all jobs so far."""
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -46,7 +48,7 @@ class Totals:
 
     Args:
         num_units: committed before.
-        num_clips: theirs.
+        num_clips: of the committed units.
         reasons: why videos were put aside so far.
         state: seconds of earlier jobs.
     """
@@ -73,8 +75,8 @@ class Totals:
             num_clips += job.sealed_manifest.num_clips
             rows = read_quarantine(job.output_uri)
             of_units = quarantine.count_reasons(rows.filter(pc.not_equal(rows["unit_id"], "")))
-            again = {str(reason) for reason in config.retry_quarantined}
-            reasons.update({reason: 0 if reason in again else number for reason, number in of_units.items()})
+            retried_reasons = {str(reason) for reason in config.retry_quarantined}
+            reasons.update({reason: 0 if reason in retried_reasons else number for reason, number in of_units.items()})
         return cls(len(job.units) - len(job.pending_units), num_clips, reasons, state)
 
     @property
@@ -109,7 +111,7 @@ class Totals:
         tracker.log_metrics(self._num_units, metrics | reasons)
 
 
-def export(result: UnitResult, metrics: JobMetrics) -> None:
+def count_for_prometheus(result: UnitResult, metrics: JobMetrics) -> None:
     """Count a unit that was committed now, for Prometheus."""
     metrics.count("animatediff_ingest_videos_total", result.num_videos)
     metrics.count("animatediff_ingest_clips_total", result.num_clips)
@@ -145,7 +147,7 @@ def _input(config: IngestConfig, job: IngestJob) -> DataInput:
 def read_state(output_uri: str) -> IngestState:
     """Return what the jobs before have left; nothing where there were none, or it is damaged."""
     try:
-        return IngestState.model_validate_json(storage.read_bytes(storage.join(output_uri, _STATE_FILE)))
+        return IngestState.model_validate_json(storage.read_bytes(storage.join(output_uri, INGEST_STATE_FILE)))
     except (FileNotFoundError, ValidationError):
         return IngestState()
 
@@ -154,4 +156,4 @@ def write_state(output_uri: str, tracker: Tracker, totals: Totals) -> None:
     """Let the next job find the MLflow run, which may have begun later than this one where the server was away."""
     if tracker.run_id:
         state = totals.state(tracker.run_id)
-        storage.write_bytes(storage.join(output_uri, _STATE_FILE), state.model_dump_json().encode() + b"\n")
+        storage.write_bytes(storage.join(output_uri, INGEST_STATE_FILE), state.model_dump_json().encode() + b"\n")

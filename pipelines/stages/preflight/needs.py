@@ -12,7 +12,7 @@ from animatediff.rendering.catalog.condition_files import condition_files, netwo
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.catalog.reading import catalog_files
 from animatediff.rendering.results.table import TABLE
-from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
+from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainJobConfig
 from pipelines.tracking.model_uris import is_in_mlflow
 
 # Of a catalog's files: each node opens these, and the dry run of the animate job looks into all of them.
@@ -69,7 +69,7 @@ def _of_ingest(config: IngestConfig) -> Needs:
     )
 
 
-def _of_train(config: TrainConfig) -> Needs:
+def _of_train(config: TrainJobConfig) -> Needs:
     named = (config.model.motion_module, config.model.domain_adapter.path, *config.base_checkpoints)
     return Needs(
         storage.absolute(config.output_uri),
@@ -120,7 +120,7 @@ def _workers_files(named: Any) -> tuple[str, ...]:
 
 _BY_CONFIG: dict[type[Config], Callable[[Any], Needs]] = {
     IngestConfig: _of_ingest,
-    TrainConfig: _of_train,
+    TrainJobConfig: _of_train,
     AnimateConfig: _of_animate,
     ScoreConfig: _of_score,
 }

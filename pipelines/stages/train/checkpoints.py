@@ -58,7 +58,7 @@ def repair_checkpoint_index(run_uri: str, known_damaged: Collection[str] = ()) -
     there = checkpoint_names(run_uri)
     index = _read_index(folder)
     if index is None and not there:
-        # Ray writes its index with the first checkpoint that is whole: what a kill before leaves is in no index, then.
+        # Ray writes its index with the first whole checkpoint: what a kill leaves before that is in no index.
         _write_index(folder, _make_index([]))
         return
     if index is None:
@@ -90,7 +90,7 @@ def checkpoint_names(run_uri: str) -> set[str]:
 
 @contextmanager
 def storage_error_as_user_error(run_uri: str, before: Collection[str]) -> Iterator[None]:
-    """Raise what ends the training as a `UserError` where the storage has refused a checkpoint, of which nothing stays.
+    """Raise a `UserError` where the storage refused a checkpoint, and delete what was written of it.
 
     Args:
         run_uri: the run's folder.
@@ -202,17 +202,17 @@ def _without(index: dict[str, Any], damaged: Collection[str]) -> dict[str, Any]:
     )
 
 
-class TellOfCheckpoints(UserCallback):
-    """Leaves an entry for each checkpoint that is whole on its storage; it runs in Ray Train's controller.
+class ReportCheckpoints(UserCallback):
+    """Puts an entry for each checkpoint that is whole on its storage; it runs in Ray Train's controller.
 
     Args:
-        metrics_queue: handle of a `MetricsQueue`.
+        worker_mailbox: handle of a `WorkerMailbox`.
     """
 
-    def __init__(self, metrics_queue: Any) -> None:
-        self._metrics_queue = metrics_queue
+    def __init__(self, worker_mailbox: Any) -> None:
+        self._worker_mailbox = worker_mailbox
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
         """Tell of the checkpoint that has just been uploaded, if there is one."""
         if checkpoint is not None:
-            self._metrics_queue.put.remote({"checkpoint": metrics[0]["step"]})
+            self._worker_mailbox.put.remote({"checkpoint": metrics[0]["step"]})

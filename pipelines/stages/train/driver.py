@@ -6,12 +6,13 @@ from dataclasses import replace
 
 from animatediff.config import dump
 from pipelines.cluster.runtime import connect
-from pipelines.settings import TrainConfig
+from pipelines.outputs.file_names import CONFIG_FILE
+from pipelines.settings import TrainJobConfig
 from pipelines.stages.train.dry_run import estimate
 from pipelines.stages.train.launch import Workers, run_workers
 from pipelines.stages.train.run import RunState, TrainJob, start_or_resume
 from pipelines.stages.train.sample import Renderer
-from pipelines.stages.train.watch import exported, publish_sample, track
+from pipelines.stages.train.watch import counted_for_prometheus, publish_sample, track
 from pipelines.tracking.metrics import JobMetrics
 from pipelines.tracking.run_context import device, flatten
 from pipelines.tracking.tracker import Tracker, tracking_uri
@@ -19,7 +20,7 @@ from pipelines.tracking.tracker import Tracker, tracking_uri
 logger = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig) -> RunState | None:
+def train(config: TrainJobConfig) -> RunState | None:
     """Check, train and register the weights; return the run, or None after a dry run."""
     logger.info("train: %s on %s -> %s", config.dataset_uri, config.base, config.output_uri)
     if config.dry_run:
@@ -37,21 +38,23 @@ def train(config: TrainConfig) -> RunState | None:
     device_tag = {"device": device(use_gpu=workers.use_gpu)}
     with JobMetrics("train", config.output_uri) as metrics, _open_tracker(config, job, device_tag) as tracker:
         with closing(run_workers(config, job.recipe, workers, renderer)) as entries:  # before the tracker's clean-up
-            run = track(config, job, tracker, exported(entries, config.train, tracker, metrics))
+            run = track(config, job, tracker, counted_for_prometheus(entries, config.train, tracker, metrics))
         publish_sample(config, job, workers, replace(renderer, on_gpu=workers.use_gpu), tracker)
         version = tracker.register(_model_name(config), job.weights_uri, tags=_tags(config, job))
-    return _close(config, job, run, tracker, version)
+    return _finish_run(config, job, run, tracker, version)
 
 
-def _register_late(config: TrainConfig, job: TrainJob) -> RunState:
+def _register_late(config: TrainJobConfig, job: TrainJob) -> RunState:
     """Register the weights of a finished run that MLflow was away from when it ended."""
     logger.info("the run's weights are not registered yet: registering them")
     with _open_tracker(config, job, {}) as tracker:
         version = tracker.register(_model_name(config), job.weights_uri, tags=_tags(config, job))
-    return _close(config, job, job.run, tracker, version)
+    return _finish_run(config, job, job.run, tracker, version)
 
 
-def _close(config: TrainConfig, job: TrainJob, run: RunState, tracker: Tracker, version: str | None) -> RunState:
+def _finish_run(
+    config: TrainJobConfig, job: TrainJob, run: RunState, tracker: Tracker, version: str | None
+) -> RunState:
     """Write a finished run's state, and say where everything is."""
     registered = None if version is None else f"models:/{_model_name(config)}/{version}"
     # A server that was away may have got the run as late as now.
@@ -65,17 +68,17 @@ def _close(config: TrainConfig, job: TrainJob, run: RunState, tracker: Tracker, 
     return run
 
 
-def _model_name(config: TrainConfig) -> str:
+def _model_name(config: TrainJobConfig) -> str:
     # MLflow has no model names with these.
     return config.registered_model or config.run_name.replace("/", "-").replace(":", "-")
 
 
-def _is_registered(config: TrainConfig, run: RunState) -> bool:
+def _is_registered(config: TrainJobConfig, run: RunState) -> bool:
     """Whether it is under the name that the config says now."""
     return run.registered is not None and run.registered.startswith(f"models:/{_model_name(config)}/")
 
 
-def _open_tracker(config: TrainConfig, job: TrainJob, more_tags: dict[str, str]) -> Tracker:
+def _open_tracker(config: TrainJobConfig, job: TrainJob, more_tags: dict[str, str]) -> Tracker:
     tracker = Tracker(
         config.run_name,
         run_id=job.run.mlflow_run_id,
@@ -85,11 +88,11 @@ def _open_tracker(config: TrainConfig, job: TrainJob, more_tags: dict[str, str])
         tags=_tags(config, job) | more_tags,
         inputs=job.inputs,
     )
-    tracker.log_file("config.yaml", dump(config).encode())
+    tracker.log_file(CONFIG_FILE, dump(config).encode())
     return tracker
 
 
-def _tags(config: TrainConfig, job: TrainJob) -> dict[str, str]:
+def _tags(config: TrainJobConfig, job: TrainJob) -> dict[str, str]:
     return {
         "recipe": config.recipe,
         "dataset_key": job.manifest.dataset_key,

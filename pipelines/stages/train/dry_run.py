@@ -2,7 +2,7 @@
 
 import tempfile
 
-from pipelines.settings import TrainConfig
+from pipelines.settings import TrainJobConfig
 from pipelines.stages.train.run import TrainJob, check_job
 from pipelines.terminal.hours import cost, duration
 
@@ -10,7 +10,7 @@ _HALF, _FULL = 2, 4  # bytes of a number
 _TRAINED = 4  # the weight, its gradient, and AdamW's two moments
 
 
-def estimate(config: TrainConfig) -> list[str]:
+def estimate(config: TrainJobConfig) -> list[str]:
     """Return what a run would do, in lines for a log.
 
     Raises:
@@ -23,7 +23,7 @@ def estimate(config: TrainConfig) -> list[str]:
     return [_data(config, job), _steps(config, job, left), _memory(config, frozen, trained), _time(config, left)]
 
 
-def _data(config: TrainConfig, job: TrainJob) -> str:
+def _data(config: TrainJobConfig, job: TrainJob) -> str:
     clips, shapes = job.num_clips, sorted({shard.bucket for shard in job.manifest.shards})
     chosen = f" that fulfil {config.where!r}" if config.where else ""
     held_out = f"; the loss is validated on {job.num_held_out:,} held-out ones" if job.num_held_out else ""
@@ -31,7 +31,7 @@ def _data(config: TrainConfig, job: TrainJob) -> str:
     return f"to train on: {clips:,} of {job.manifest.num_clips:,} clips{chosen}, {', '.join(shapes)}{few}{held_out}"
 
 
-def _steps(config: TrainConfig, job: TrainJob, left: int) -> str:
+def _steps(config: TrainJobConfig, job: TrainJob, left: int) -> str:
     train = config.train
     share = 1 - config.mix.share if config.mix.dataset_uri is not None else 1.0
     epoch = max(1.0, job.num_clips / train.batch_size / share)
@@ -41,7 +41,7 @@ def _steps(config: TrainConfig, job: TrainJob, left: int) -> str:
     )
 
 
-def _memory(config: TrainConfig, frozen: int, trained: int) -> str:
+def _memory(config: TrainJobConfig, frozen: int, trained: int) -> str:
     state = trained * _FULL * (_TRAINED + (config.train.ema_decay > 0))
     half, full = (f"{(frozen * width + state) / 1e9:.3g} GB" for width in (_HALF, _FULL))
     return (
@@ -50,7 +50,7 @@ def _memory(config: TrainConfig, frozen: int, trained: int) -> str:
     )
 
 
-def _time(config: TrainConfig, left: int) -> str:
+def _time(config: TrainJobConfig, left: int) -> str:
     rate = config.rate
     if rate.seconds_per_step is None:
         return "time: unknown, as rate.seconds_per_step is not given"

@@ -8,12 +8,12 @@ from animatediff.training.settings import TextConfig
 from animatediff.weights import motion_modules
 
 # What these runs did without being asked.
-_LATER_SECTIONS = {"text": TextConfig().model_dump(mode="json")}
+_DEFAULTS_OF_NEWER_SECTIONS = {"text": TextConfig().model_dump(mode="json")}
 
 
-def with_later_sections(old: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's config with the sections that versions have had since, by their defaults."""
-    return _LATER_SECTIONS | old
+def with_defaults_of_newer_sections(old: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's config, with their defaults for the sections that it lacks as its version had none."""
+    return _DEFAULTS_OF_NEWER_SECTIONS | old
 
 
 def schedule_trained_with(old: dict[str, Any], recipe: Recipe) -> NoiseSchedule | None:

@@ -29,19 +29,19 @@ from animatediff.training.recipes.recipe import Recipe
 from pipelines.cluster.object_store import FunctionInObjectStore
 from pipelines.cluster.runtime import actor_on_driver_node, num_gpus, wants_gpus
 from pipelines.cluster.worker_start import waiting_for_workers
-from pipelines.settings import ScalingConfig, TrainConfig
+from pipelines.settings import ScalingConfig, TrainJobConfig
 from pipelines.stages.train.checkpoints import (
     CHECKPOINTS_FOLDER,
     CheckpointIndexChangedError,
-    TellOfCheckpoints,
+    ReportCheckpoints,
     checkpoint_names,
     repair_checkpoint_index,
     storage_error_as_user_error,
 )
-from pipelines.stages.train.metrics_queue import MetricsQueue
 from pipelines.stages.train.sample import Renderer
 from pipelines.stages.train.validate import Validator
 from pipelines.stages.train.worker import train_worker
+from pipelines.stages.train.worker_mailbox import WorkerMailbox
 from pipelines.terminal import interrupts
 from pipelines.terminal.failures import as_user_errors
 
@@ -61,7 +61,7 @@ class Workers:
     """How many workers train, and what each has."""
 
     number: int | tuple[int, int]
-    """Or the fewest and the most."""
+    """Workers that train, or the fewest and the most."""
     use_gpu: bool
     cpus: float
     spare_gpu: bool
@@ -69,7 +69,7 @@ class Workers:
 
     @property
     def needs(self) -> dict[str, float]:
-        """What Ray reserves for one."""
+        """What Ray reserves for one worker."""
         return {"CPU": self.cpus} | ({"GPU": 1} if self.use_gpu else {})
 
     @classmethod
@@ -108,7 +108,7 @@ def _cpu_share(num_workers: int) -> float:
 
 
 def run_workers(
-    config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer
+    config: TrainJobConfig, recipe: Recipe, workers: Workers, renderer: Renderer
 ) -> Generator[dict[str, Any], None, None]:
     """Run the workers until the recipe's last step is done and the weights file is written.
 
@@ -116,7 +116,7 @@ def run_workers(
         What rank 0 measured: `step`, `loss`, `loss_q1` to `loss_q4` (by quarters of the timesteps, from clean to
         noisy), `grad_norm`, `lr`, `clips_per_s`, `data_wait` (the share of the time spent waiting for data),
         `peak_memory_gb` and `skipped_steps`. The first entry of a start has `step`, the steps done before,
-        and `num_workers` alone. All other kinds of entries are as `MetricsQueue` describes them.
+        and `num_workers` alone. All other kinds of entries are as `WorkerMailbox` describes them.
 
     Raises:
         UserError: what a worker raised, or that one was lost, after `scaling.max_failures` new starts; or no checkpoint
@@ -127,17 +127,17 @@ def run_workers(
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     # A drained machine is looked for every 5 s, of 30 s that some clouds give.
     os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
-    run_uri, metrics_queue = storage.absolute(config.output_uri), actor_on_driver_node(MetricsQueue)
+    run_uri, worker_mailbox = storage.absolute(config.output_uri), actor_on_driver_node(WorkerMailbox)
     # A look at names and sizes tells most damage; bytes that differ are found by the workers, which read them all.
     damaged: list[str] = []
     num_tries_left = _INDEX_TRIES
     has_ended = False
     while not has_ended:
         repair_checkpoint_index(run_uri, damaged)
-        trainer = _make_trainer(config, recipe, workers, renderer, metrics_queue)
+        trainer = _make_trainer(config, recipe, workers, renderer, worker_mailbox)
         has_ended = True
         try:
-            for entry in _fit_once(trainer, workers, metrics_queue, run_uri):
+            for entry in _fit_once(trainer, workers, worker_mailbox, run_uri):
                 if "damaged" in entry:  # the workers have ended at once: new ones begin with the checkpoint before
                     damaged.append(entry["damaged"])
                     has_ended = False
@@ -153,7 +153,7 @@ def run_workers(
             has_ended = False
 
 
-def _fit_once(trainer: Any, workers: Workers, metrics_queue: Any, run_uri: str) -> Iterator[dict[str, Any]]:
+def _fit_once(trainer: Any, workers: Workers, worker_mailbox: Any, run_uri: str) -> Iterator[dict[str, Any]]:
     """Start the workers once, and yield what they measure until they end."""
     number = workers.number if isinstance(workers.number, int) else workers.number[0]
     before = checkpoint_names(run_uri)
@@ -164,26 +164,26 @@ def _fit_once(trainer: Any, workers: Workers, metrics_queue: Any, run_uri: str) 
             "training worker", number, workers.needs, classes=("RayTrainWorker",), memory_fields=_MEMORY_FIELDS
         ) as end_waiting,
     ):
-        with _last_checkpoint(fit, metrics_queue, run_uri):
+        with _checkpoint_on_signal(fit, worker_mailbox, run_uri):
             while not fit.done():
                 wait([fit], timeout=_POLL_S)
-                if entries := ray.get(metrics_queue.take.remote()):
+                if entries := ray.get(worker_mailbox.take.remote()):
                     end_waiting()
                 yield from entries
-        yield from ray.get(metrics_queue.take.remote())  # what came since, or before a failure that the loop never saw
+        yield from ray.get(worker_mailbox.take.remote())  # what came since, or before a failure that the loop never saw
         with storage_error_as_user_error(run_uri, before):
             fit.result()
 
 
 @contextmanager
-def _last_checkpoint(fit: Future[Any], metrics_queue: Any, run_uri: str) -> Iterator[None]:
+def _checkpoint_on_signal(fit: Future[Any], worker_mailbox: Any, run_uri: str) -> Iterator[None]:
     """Ask the workers for one more checkpoint where a signal ends the block, and wait for it, but not for long."""
     try:
         yield
     except BaseException:
-        # Another job may have this one's folder by now if it ends by anything else.
+        # Only on a signal: after any other end the lease may be lost and the folder another job's.
         with suppress(RayError, UserError):
-            if interrupts.came() and ray.get(metrics_queue.stop.remote(), timeout=_POLL_S):
+            if interrupts.signal_came() and _stop_workers(worker_mailbox):
                 logger.info("saving one more checkpoint, for which %.0f s are left", _LAST_CHECKPOINT_S)
                 wait([fit], timeout=_LAST_CHECKPOINT_S)
                 if fit.done() and fit.exception() is None:
@@ -193,15 +193,23 @@ def _last_checkpoint(fit: Future[Any], metrics_queue: Any, run_uri: str) -> Iter
         raise
 
 
-def _make_trainer(config: TrainConfig, recipe: Recipe, workers: Workers, renderer: Renderer, metrics_queue: Any) -> Any:
-    validator = Validator(renderer, storage.absolute(config.output_uri), metrics_queue, has_idle_cpus=workers.use_gpu)
+def _stop_workers(worker_mailbox: Any) -> bool:
+    """Ask the workers to save and to end; return whether they have begun."""
+    worker_mailbox.request_stop.remote()
+    return bool(ray.get(worker_mailbox.has_begun.remote(), timeout=_POLL_S))
+
+
+def _make_trainer(
+    config: TrainJobConfig, recipe: Recipe, workers: Workers, renderer: Renderer, worker_mailbox: Any
+) -> Any:
+    validator = Validator(renderer, storage.absolute(config.output_uri), worker_mailbox, has_idle_cpus=workers.use_gpu)
     return ray.train.torch.TorchTrainer(
         train_worker,
         # The recipe's config as plain values: Ray's controller opens this too, and should not import torch for it.
         train_loop_config={
             "recipe": recipe.resolved_config.model_dump(),
             "run_uri": storage.absolute(config.output_uri),
-            "metrics_queue": metrics_queue,
+            "worker_mailbox": worker_mailbox,
             "validate_every": config.sample.every,
         },
         scaling_config=RayScalingConfig(
@@ -209,7 +217,7 @@ def _make_trainer(config: TrainConfig, recipe: Recipe, workers: Workers, rendere
             use_gpu=workers.use_gpu,
             resources_per_worker=workers.needs,
         ),
-        run_config=_run_config(config, metrics_queue),
+        run_config=_run_config(config, worker_mailbox),
         validation_config=ValidationConfig(
             fn=FunctionInObjectStore(validator),
             # No CPU of its own: on a full cluster it would never come, and the workers' share stays theirs.
@@ -218,7 +226,7 @@ def _make_trainer(config: TrainConfig, recipe: Recipe, workers: Workers, rendere
     )
 
 
-def _run_config(config: TrainConfig, metrics_queue: Any) -> RunConfig:
+def _run_config(config: TrainJobConfig, worker_mailbox: Any) -> RunConfig:
     fs, path = storage.filesystem(config.output_uri)
     return RunConfig(
         name=CHECKPOINTS_FOLDER,
@@ -226,7 +234,7 @@ def _run_config(config: TrainConfig, metrics_queue: Any) -> RunConfig:
         storage_filesystem=None if storage.is_local(config.output_uri) else PyFileSystem(FSSpecHandler(fs)),
         failure_config=FailureConfig(max_failures=config.scaling.max_failures),
         checkpoint_config=CheckpointConfig(num_to_keep=config.num_checkpoints),
-        callbacks=[TellOfCheckpoints(metrics_queue)],
+        callbacks=[ReportCheckpoints(worker_mailbox)],
     )
 
 

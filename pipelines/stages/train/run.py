@@ -23,17 +23,14 @@ from animatediff.training.settings import BASE, RecipeConfig
 from animatediff.uris import printable_values
 from animatediff.weights.base_facts import BaseFacts, load_config
 from animatediff.yaml_files import read_yaml
-from pipelines.settings import TrainConfig
+from pipelines.outputs.file_names import CONFIG_FILE, RUN_FILE
+from pipelines.settings import TrainJobConfig
 from pipelines.stages.train import earlier_runs
 from pipelines.tracking.model_uris import fetch_weights
 from pipelines.tracking.run_context import DataInput
 
 logger = logging.getLogger(__name__)
 
-RUN_FILE = "run.json"
-"""In a run's folder: its `RunState`."""
-
-_CONFIG = "config.yaml"
 # These may differ between a run and its continuation: they change no step that is done already. Differences are told as
 # `section.field: old -> new`, of which these are the beginnings: up to the colon a field, up to a dot all of a section.
 _MAY_CHANGE = (
@@ -76,7 +73,7 @@ class RunState(Config):
     dataset_digest: str
     """Version of the dataset that it trains on, and of the one that is mixed in."""
     datasets: tuple[DataVersion, ...] = ()
-    """The same in full; empty in the runs of earlier versions, which kept one of `Manifest.guess_old_digests`."""
+    """Each of these in full; empty in the runs of earlier versions, which kept one of `Manifest.guess_old_digests`."""
     noise_schedule: NoiseSchedule | None = None
     """What it trains with; None in the runs of earlier versions."""
     mlflow_run_id: str | None = None
@@ -112,7 +109,7 @@ class TrainJob(NamedTuple):
     """URI of the weights file that comes out."""
 
 
-def check_job(config: TrainConfig, inputs_uri: str) -> TrainJob:
+def check_job(config: TrainJobConfig, inputs_uri: str) -> TrainJob:
     """Check everything that can be checked without a worker; nothing is written to the run's folder.
 
     Args:
@@ -148,14 +145,14 @@ def check_job(config: TrainConfig, inputs_uri: str) -> TrainJob:
     )
 
 
-def start_or_resume(config: TrainConfig) -> TrainJob:
+def start_or_resume(config: TrainJobConfig) -> TrainJob:
     """Start a run in its folder or take it up, once all that `check_job` checks is well.
 
     Raises:
         UserError: as `check_job` says.
     """
     job = check_job(config, storage.absolute(config.output_uri))
-    storage.write_bytes(storage.join(config.output_uri, _CONFIG), dump(config).encode())
+    storage.write_bytes(storage.join(config.output_uri, CONFIG_FILE), dump(config).encode())
     job.run.write(config.output_uri)
     return job
 
@@ -209,7 +206,7 @@ def _check_files(config: RecipeConfig) -> None:
             raise UserError(f"{field}: {problems[file]}")
 
 
-def _read_or_start_run(config: TrainConfig, recipe: Recipe, manifests: Sequence[_NamedManifest]) -> RunState:
+def _read_or_start_run(config: TrainJobConfig, recipe: Recipe, manifests: Sequence[_NamedManifest]) -> RunState:
     """Return the run that the folder holds, or a new one."""
     run = _read(config.output_uri)
     if run is not None:
@@ -223,7 +220,7 @@ def _read_or_start_run(config: TrainConfig, recipe: Recipe, manifests: Sequence[
     return run.model_copy(update=data) if run else RunState.model_validate(data)
 
 
-def _resolve_config(config: TrainConfig, inputs_uri: str) -> RecipeConfig:
+def _resolve_config(config: TrainJobConfig, inputs_uri: str) -> RecipeConfig:
     """Return the config that workers get.
 
     Its local paths are absolute, as workers have another working directory; weights that MLflow keeps are fetched below
@@ -261,14 +258,16 @@ def _read(output_uri: str) -> RunState | None:
         raise UserError(f"{uri} is not the state of a training run: {error.errors()[0]['msg']}") from error
 
 
-def _check_unchanged(config: TrainConfig, recipe: Recipe, run: RunState, manifests: Sequence[_NamedManifest]) -> None:
-    old = earlier_runs.with_later_sections(read_yaml(storage.join(config.output_uri, _CONFIG)))
+def _check_unchanged(
+    config: TrainJobConfig, recipe: Recipe, run: RunState, manifests: Sequence[_NamedManifest]
+) -> None:
+    old = earlier_runs.with_defaults_of_newer_sections(read_yaml(storage.join(config.output_uri, CONFIG_FILE)))
     new = config.model_dump(mode="json")
     changes = differing_fields(printable_values(old | earlier_runs.schedule_without_defaults(old, new)), new)
     changes = [change for change in changes if not change.startswith(_MAY_CHANGE)]
     before = run.noise_schedule or earlier_runs.schedule_trained_with(old, recipe)
     if before is not None and not any(change.startswith("schedule.") for change in changes):
-        # The motion module's file says another one than it did, or was not known by its version.
+        # The motion module's file may hold another schedule now, or one that the earlier version did not read.
         was, now = (schedule.model_dump() for schedule in (before, recipe.noise_schedule))
         changes += differing_fields(was, now, "the noise schedule's ")
     changes += _changed_clips(run, manifests)

@@ -18,11 +18,11 @@ from ray.train import Checkpoint
 
 from animatediff import storage
 from animatediff.training.validation import validation_loss
+from pipelines.outputs.file_names import BEST_RECORD_FILE, best_weights_file
 from pipelines.stages.train.sample import Renderer, write_files
 from pipelines.terminal.failures import find_user_error
 
 VALIDATION_FOLDER = "validation"
-_BEST = "best.json"
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Validator:
     """Renders the run's samples."""
     run_uri: str
     """The run's folder."""
-    metrics_queue: Any
-    """Handle of a `MetricsQueue`: it gets `validated` (the step), `files` (URIs), `errors`, and where clips are held
+    worker_mailbox: Any
+    """Handle of a `WorkerMailbox`: it gets `validated` (the step), `files` (URIs), `errors`, and where clips are held
     out `val_loss` and `left_out`, the ids of those whose own loss is not finite."""
     has_idle_cpus: bool
     """Whether the machine's CPUs have little else to do, as the training is on GPUs."""
@@ -62,7 +62,7 @@ class Validator:
             with _keep_errors(entry["errors"]):
                 files = self.renderer.render(str(weights))
                 entry["files"] = write_files(storage.join(self.run_uri, f"{VALIDATION_FOLDER}/step-{step:08d}"), files)
-        ray.get(self.metrics_queue.put.remote(entry))
+        ray.get(self.worker_mailbox.put.remote(entry))
         return {"val_loss": entry["val_loss"]} if "val_loss" in entry else {}
 
 
@@ -89,7 +89,7 @@ def _measure(renderer: Renderer, weights: Path, step: int, run_uri: str) -> dict
     if recipe.config.pictures is not None:
         measure["pictures"] = recipe.config.pictures.model_dump(mode="json")
     record = {"step": step, "val_loss": found.loss, "measure": measure}
-    keep_best(run_uri, f"best_{recipe.weights_file}", weights, record)
+    keep_best(run_uri, best_weights_file(recipe.weights_file), weights, record)
     return {"val_loss": found.loss, "left_out": found.left_out}
 
 
@@ -104,7 +104,7 @@ def keep_best(run_uri: str, name: str, weights: Path, record: dict[str, Any]) ->
     """
     if not math.isfinite(record["val_loss"]):
         return
-    record_uri = storage.join(run_uri, _BEST)
+    record_uri = storage.join(run_uri, BEST_RECORD_FILE)
     if storage.exists(record_uri):
         best = json.loads(storage.read_bytes(record_uri))
         if best.get("measure") == record["measure"] and best["val_loss"] <= record["val_loss"]:

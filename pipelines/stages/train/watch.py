@@ -13,8 +13,9 @@ import ray
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.training.settings import StepConfig
-from pipelines.settings import TrainConfig
+from animatediff.training.settings import TrainingLoopConfig
+from pipelines.outputs.file_names import SKIPPED_FILE
+from pipelines.settings import TrainJobConfig
 from pipelines.stages.train.launch import Workers
 from pipelines.stages.train.run import RunState, TrainJob
 from pipelines.stages.train.sample import Renderer, write_files
@@ -25,9 +26,6 @@ from pipelines.tracking.metrics import JobMetrics
 from pipelines.tracking.tracker import Tracker
 
 logger = logging.getLogger(__name__)
-
-SKIPPED_FILE = "skipped.jsonl"
-"""In a run's folder: the steps that were skipped, and their clips."""
 
 # Entries that the shown loss is averaged over: single batches of random timesteps scatter widely.
 _WINDOW = 10
@@ -42,7 +40,7 @@ _GAUGES = {
 class RunWatcher:
     """Follows a run: what comes from the workers goes to the terminal, to MLflow and into the run's folder."""
 
-    def __init__(self, config: TrainConfig, run: RunState, tracker: Tracker) -> None:
+    def __init__(self, config: TrainJobConfig, run: RunState, tracker: Tracker) -> None:
         self._config, self.run, self._tracker = config, run, tracker
         self._losses: deque[float] = deque(maxlen=_WINDOW)
         self._num_workers, self._is_drained = 0, False
@@ -153,7 +151,7 @@ def _warn_on_failure(what: str) -> Iterator[None]:
         logger.warning("%s: %s", what, error)
 
 
-def track(config: TrainConfig, job: TrainJob, tracker: Tracker, entries: Iterator[dict[str, Any]]) -> RunState:
+def track(config: TrainJobConfig, job: TrainJob, tracker: Tracker, entries: Iterator[dict[str, Any]]) -> RunState:
     """Show and track what `run_workers` yields, from the first entry to the last.
 
     Returns:
@@ -167,7 +165,9 @@ def track(config: TrainConfig, job: TrainJob, tracker: Tracker, entries: Iterato
     return RunWatcher(config, run, tracker).follow(entries)
 
 
-def publish_sample(config: TrainConfig, job: TrainJob, workers: Workers, renderer: Renderer, tracker: Tracker) -> None:
+def publish_sample(
+    config: TrainJobConfig, job: TrainJob, workers: Workers, renderer: Renderer, tracker: Tracker
+) -> None:
     """Render the sample into the run's folder and to MLflow; a failure costs a warning, not the training."""
     gpus = 1 if workers.use_gpu else 0
     task = ray.remote(num_cpus=0 if gpus else workers.cpus, num_gpus=gpus, max_retries=0)(Renderer.render)
@@ -181,8 +181,8 @@ def publish_sample(config: TrainConfig, job: TrainJob, workers: Workers, rendere
         tracker.log_file(f"sample/{name}", content)
 
 
-def exported(
-    entries: Iterator[dict[str, Any]], settings: StepConfig, tracker: Tracker, metrics: JobMetrics
+def counted_for_prometheus(
+    entries: Iterator[dict[str, Any]], settings: TrainingLoopConfig, tracker: Tracker, metrics: JobMetrics
 ) -> Iterator[dict[str, Any]]:
     """Export what `launch.run_workers` yields, and pass it on, but for checkpoints, of which nobody else is told."""
     last_step: float | None = None
@@ -208,7 +208,7 @@ def exported(
         yield entry
 
 
-def _measured(entry: dict[str, Any], num_steps: float, settings: StepConfig, metrics: JobMetrics) -> None:
+def _measured(entry: dict[str, Any], num_steps: float, settings: TrainingLoopConfig, metrics: JobMetrics) -> None:
     metrics.count("animatediff_train_steps_total", num_steps)
     metrics.count("animatediff_train_clips_total", num_steps * settings.batch_size)
     metrics.set("animatediff_train_peak_memory_bytes", entry["peak_memory_gb"] * 1e9)

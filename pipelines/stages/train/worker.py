@@ -24,9 +24,9 @@ from animatediff.training.config import TrainingConfig
 from animatediff.training.settings import RecipeConfig
 from animatediff.training.state.checkpoint_files import DamagedCheckpointError
 from animatediff.training.trainer import StepResult, Trainer, all_gather_lists
+from pipelines.outputs.file_names import RUN_FILE
 from pipelines.stages.train.checkpoints import checkpoint_name
-from pipelines.stages.train.notice import Notice
-from pipelines.stages.train.run import RUN_FILE
+from pipelines.stages.train.stop_notice import StopNotice
 
 # Longer than any validation on a GPU. The end of a run waits for its validations, also for one whose GPU was lost.
 _VALIDATION_TIMEOUT_S = 3600.0
@@ -38,20 +38,20 @@ def train_worker(settings: dict[str, Any]) -> None:
     """Train, as one of the workers.
 
     Args:
-        settings: `recipe` (its config's fields), `run_uri`, `metrics_queue`, the handle of a `MetricsQueue`, and
+        settings: `recipe` (its config's fields), `run_uri`, `worker_mailbox`, the handle of a `WorkerMailbox`, and
             `validate_every`, steps or 0.
 
     Raises:
         UserError: the data, the base or a weights file cannot be read, the loss stays infinite, more steps are done
             than are asked for, or this machine does not see the run's folder.
     """
-    storage.wait_out_outages()
+    storage.use_patient_retries()
     config = TrainingConfig.model_validate(settings["recipe"])
     context = ray.train.get_context()
     _check_run_folder_is_shared(settings["run_uri"])
     device = _claim_device()
     trainer = Trainer(config, device=device, rank=context.get_world_rank(), world_size=context.get_world_size())
-    start = _load_checkpoint(trainer, settings["metrics_queue"])
+    start = _load_checkpoint(trainer, settings["worker_mailbox"])
     if start is None:
         return
     if start > config.train.num_steps:
@@ -60,14 +60,14 @@ def train_worker(settings: dict[str, Any]) -> None:
             f"{start} to get the weights of its last checkpoint"
         )
     checkpoints = _CheckpointUploader(trainer, settings["run_uri"], settings["validate_every"])
-    step_metrics = _StepMetrics(trainer, config, settings["metrics_queue"], start)
-    notice = Notice(settings["metrics_queue"])
+    step_metrics = _StepMetrics(trainer, config, settings["worker_mailbox"], start)
+    notice = StopNotice(settings["worker_mailbox"])
     for done, result in trainer.steps(start):
         step_metrics.add(result)
         is_checkpoint = done % config.train.checkpoint_every == 0 or done == config.train.num_steps
         if is_checkpoint or done % config.train.log_every == 0:
             step_metrics.report(done)
-        told = notice.look()
+        told = notice.poll()
         if told == "drain":
             step_metrics.tell_of_drain(done)
         if is_checkpoint or told:
@@ -99,7 +99,7 @@ def _claim_device() -> torch.device:
     return device
 
 
-def _load_checkpoint(trainer: Trainer, metrics_queue: Any) -> int | None:
+def _load_checkpoint(trainer: Trainer, worker_mailbox: Any) -> int | None:
     """Return the steps done before.
 
     None if the checkpoint is damaged, of which the driver is told: it starts workers anew.
@@ -118,7 +118,7 @@ def _load_checkpoint(trainer: Trainer, metrics_queue: Any) -> int | None:
     if not all_gather_lists(damage, context.get_world_size()):
         return start
     if context.get_world_rank() == 0:
-        ray.get(metrics_queue.put.remote({"damaged": posixpath.basename(checkpoint.path)}))
+        ray.get(worker_mailbox.put.remote({"damaged": posixpath.basename(checkpoint.path)}))
     return None
 
 
@@ -138,7 +138,7 @@ class _CheckpointUploader:
 
     def save(self, step: int) -> None:
         name = checkpoint_name(step)
-        self._trainer.skipped_steps.settle_last()  # so that the checkpoint counts the newest step if it was skipped
+        self._trainer.skipped_steps.check_last_step()  # so that the checkpoint counts the newest step if it was skipped
         if not self._is_rank_zero:
             ray.train.report(
                 {"step": step}, checkpoint_dir_name=name, checkpoint_upload_mode=CheckpointUploadMode.ASYNC
@@ -170,8 +170,8 @@ class _CheckpointUploader:
 class _StepMetrics:
     """Sums up the steps since the last report; only then does it wait for the device."""
 
-    def __init__(self, trainer: Trainer, config: RecipeConfig, metrics_queue: Any, start: int) -> None:
-        self._trainer, self._config, self._metrics_queue = trainer, config, metrics_queue
+    def __init__(self, trainer: Trainer, config: RecipeConfig, worker_mailbox: Any, start: int) -> None:
+        self._trainer, self._config, self._worker_mailbox = trainer, config, worker_mailbox
         self._is_rank_zero = ray.train.get_context().get_world_rank() == 0
         self._last_put: Any = None
         self._put({"step": start, "num_workers": ray.train.get_context().get_world_size()})
@@ -183,7 +183,7 @@ class _StepMetrics:
 
     def _put(self, entry: dict[str, Any]) -> None:
         if self._is_rank_zero:
-            self._last_put = self._metrics_queue.put.remote(entry)
+            self._last_put = self._worker_mailbox.put.remote(entry)
 
     def add(self, result: StepResult) -> None:
         self._results.append(result)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from pipelines import command
-from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
+from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainJobConfig
 
 CONFIGS = Path(command.__file__).parent / "configs" / "sprites"
-SCHEMAS = {"ingest": IngestConfig, "train": TrainConfig, "animate": AnimateConfig, "score": ScoreConfig}
+SCHEMAS = {"ingest": IngestConfig, "train": TrainJobConfig, "animate": AnimateConfig, "score": ScoreConfig}
 
 
 def refused(monkeypatch, caplog, job, *argv):

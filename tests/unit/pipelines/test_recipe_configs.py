@@ -8,7 +8,7 @@ import pipelines
 from animatediff.config import load
 from animatediff.diffusion.noise_schedule import NoiseScheduleOverrides
 from animatediff.training.recipes.table import RECIPES, recipe_of
-from pipelines.settings import TrainConfig
+from pipelines.settings import TrainJobConfig
 
 FOLDER = Path(pipelines.__file__).parent / "configs" / "recipes"
 RESULTS = {
@@ -20,7 +20,7 @@ RESULTS = {
 
 
 def read(name):
-    return load(TrainConfig, str(FOLDER / f"{name}.yaml"))
+    return load(TrainJobConfig, str(FOLDER / f"{name}.yaml"))
 
 
 def test_there_is_one_config_a_recipe():

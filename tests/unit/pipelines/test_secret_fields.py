@@ -19,7 +19,7 @@ from animatediff.errors import UsageError, UserError
 from animatediff.rendering.catalog.reading.catalog_files import CatalogFile
 from animatediff.uris import Uri, with_secrets
 from animatediff.weights.reading import files
-from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
+from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainJobConfig
 from pipelines.terminal.public_logs import keep_logs_public
 from pipelines.tracking.run_context import flatten, shown
 from tests.integration.files_server import served
@@ -28,7 +28,7 @@ from tests.support import mp4
 LORA = {"path": "a.safetensors"}
 MINIMAL = {
     IngestConfig: {"source": {"uri": "in"}, "output_uri": "out", "base": "base"},
-    TrainConfig: {
+    TrainJobConfig: {
         "run_name": "run",
         "dataset_uri": "data",
         "base": "base",

@@ -21,8 +21,8 @@ from animatediff.models.motion_unet import MotionModules
 from animatediff.models.vae import encode_frames
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog.catalog import Item
+from animatediff.rendering.conditions.pictures import read_video_frames
 from animatediff.rendering.frame_codec import FrameCodec
-from animatediff.rendering.pictures import read_video_frames
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet, load_vae
 from tests.support import mp4

@@ -38,7 +38,7 @@ def late_store(monkeypatch):
 def test_a_worker_waits_for_a_store_and_a_driver_says_that_it_is_away(late_store):
     with pytest.raises(UserError, match="cannot reach s3://videos/a"):
         storage.exists("s3://videos/a")
-    storage.wait_out_outages()
+    storage.use_patient_retries()
     late_store(after_s=8)  # later than the driver has waited
     began = time.monotonic()
     assert not storage.exists("s3://videos/a")

@@ -12,7 +12,7 @@ from animatediff.training import trainer as trainer_module
 from animatediff.training.config import TrainingConfig
 from animatediff.training.recipes.table import recipe_of
 from animatediff.training.settings import ComputeConfig, ModelConfig, OptimConfig
-from animatediff.training.trained_model import move_to_device
+from animatediff.training.trained_model import place_on_device
 from animatediff.training.trainer import Trainer
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_text_encoders, load_unet
@@ -127,7 +127,7 @@ def test_what_is_frozen_is_cast_and_what_is_trained_keeps_its_bits(recipe, train
     motion_modules.write(uri, trained[0].model.trainable)
     model = ModelConfig() if name == "domain_adapter" else ModelConfig(motion_module=uri)
     placed, kept = (build(recipe.model_copy(update={"recipe": name, "model": model}), seed=5) for _ in range(2))
-    move_to_device(placed, CPU, "bfloat16")
+    place_on_device(placed, CPU, torch.bfloat16)
     tensors = {**dict(placed.trainable.named_parameters()), **dict(placed.trainable.named_buffers())}
     for name, tensor in (*kept.trainable.named_parameters(), *kept.trainable.named_buffers()):
         assert torch.equal(tensors[name], tensor)

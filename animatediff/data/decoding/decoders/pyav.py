@@ -69,8 +69,8 @@ def _from_first_keyframe(packets: Iterable[Any], info: VideoInfo) -> Iterator[An
     """Yield the packets that decode, by the timestamps of `info`."""
     begun = not len(info.keyframe_pts)
     for number, packet in enumerate(packets):
-        if info.stamps is not None and packet.pts is not None:
-            packet.pts = int(info.stamps[number])
+        if info.replacement_pts is not None and packet.pts is not None:
+            packet.pts = int(info.replacement_pts[number])
         begun |= packet.is_keyframe
         if begun:
             yield packet

@@ -3,8 +3,8 @@
 import posixpath
 from collections import Counter
 
-NotTaken = Counter[str]
-"""Files by kind: a suffix such as `.nfo`, or words such as `hidden`."""
+UntakenFileCounts = Counter[str]
+"""Number of files by kind: a suffix such as `.nfo`, or words such as `hidden`."""
 
 HIDDEN = "hidden"
 _MOST_KINDS = 12
@@ -20,7 +20,7 @@ def kind_of(name: str) -> str:
     return suffix if 1 < len(suffix) <= _MOST_CHARS and suffix.isprintable() else "without a suffix"
 
 
-def in_words(not_taken: NotTaken) -> str:
+def describe_counts(not_taken: UntakenFileCounts) -> str:
     """Return the counts as `12 .nfo, 3 .part`, the most frequent first; empty where everything is taken."""
     kinds = sorted(not_taken.items(), key=lambda item: (-item[1], item[0]))
     shown = [f"{number} {kind}" for kind, number in kinds[:_MOST_KINDS]]

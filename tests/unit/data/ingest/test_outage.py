@@ -79,7 +79,7 @@ def test_what_a_storage_says_of_others(works, reason, answer):
 
 
 def test_videos_of_the_whole_plan_are_tried(works, monkeypatch):
-    monkeypatch.setattr(plan, "_UNITS_PER_SEGMENT", 2)
+    monkeypatch.setattr(plan, "_UNITS_PER_FILE", 2)
     # Only the last of 40 segments is on a server that works.
     assert works(["web"] * 156 + ["other"] * 4, 0, ["web"]) == (True, 4)
 

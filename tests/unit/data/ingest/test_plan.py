@@ -25,7 +25,7 @@ def videos_of(dataset, units):
 def test_each_video_is_in_one_unit_however_the_source_grows_and_comes(tmp_path_factory, sizes, per_unit, data):
     dataset = str(tmp_path_factory.mktemp("dataset"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "_UNITS_PER_SEGMENT", 3)
+        patch.setattr(planning, "_UNITS_PER_FILE", 3)
         total, before = 0, []
         for size in sizes:
             total += size
@@ -53,7 +53,7 @@ def test_a_plan_that_was_killed_ends_as_if_it_were_not(tmp_path_factory, writes,
 
     straight, killed = (str(tmp_path_factory.mktemp(name)) for name in ("straight", "killed"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "_UNITS_PER_SEGMENT", 2)
+        patch.setattr(planning, "_UNITS_PER_FILE", 2)
         expected, _ = plan(straight, make_videos(20))
         with patch.context() as dies:
             dies.setattr(storage, "write_bytes", dying)

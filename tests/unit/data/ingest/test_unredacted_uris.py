@@ -18,7 +18,7 @@ def dataset(tmp_path):
 
 def every_byte(dataset, secret):
     """Names of the plan's files in which a text stands."""
-    found = [(name, planning.read_segment(dataset, name).to_pylist()) for name in planning.segments(dataset)]
+    found = [(name, planning.read_plan_file(dataset, name).to_pylist()) for name in planning.plan_files(dataset)]
     assert found
     return [name for name, rows in found if secret in repr(rows)]
 

@@ -253,7 +253,7 @@ def test_rows_without_end_are_a_source_of_no_use(monkeypatch, tmp_path):
 
 
 def test_a_segment_of_the_plan_has_no_more_text_than_a_worker_holds(monkeypatch, tmp_path):
-    monkeypatch.setattr("animatediff.data.ingest.plan._SEGMENT_CHARS", 10_000)
+    monkeypatch.setattr("animatediff.data.ingest.plan._MAX_FILE_CHARS", 10_000)
     lines = [json.dumps({"video": f"{i}.mp4", "caption": "x" * 1000}) + "\n" for i in range(60)]
     (tmp_path / "t.jsonl").write_text("".join(lines))
     planner = Planner(str(tmp_path / "dataset"), dataset_key="key", videos_per_unit=3)
@@ -263,7 +263,7 @@ def test_a_segment_of_the_plan_has_no_more_text_than_a_worker_holds(monkeypatch,
     again = Planner(str(tmp_path / "dataset"), dataset_key="key", videos_per_unit=3)
     again.resume(str(tmp_path / "dataset"))
     assert again.units == planner.units
-    assert len({unit.segment for unit in planner.units}) == 5
+    assert len({unit.plan_file for unit in planner.units}) == 5
 
 
 @pytest.mark.parametrize(

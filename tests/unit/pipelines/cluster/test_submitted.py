@@ -10,7 +10,7 @@ from animatediff.config import load
 from animatediff.errors import UsageError
 from pipelines import embedded
 from pipelines.cluster.submitted import refuse_relative_outputs, runs_folder
-from pipelines.settings import AnimateConfig, ScoreConfig, TrainConfig
+from pipelines.settings import AnimateConfig, ScoreConfig, TrainJobConfig
 from pipelines.tracking.tracker import tracking_uri
 
 
@@ -72,7 +72,7 @@ def test_where_mlflow_is_must_last_too(submitted, monkeypatch, uri, lasts):
 def test_the_embedded_default_writes_beneath_the_home_folder(submitted, tmp_path):
     runs = tmp_path / "home" / "animatediff-runs"
     assert tracking_uri() == f"sqlite:///{runs}/mlflow.db"
-    train = load(TrainConfig, embedded.config_uri("train"))
+    train = load(TrainJobConfig, embedded.config_uri("train"))
     assert (train.dataset_uri, train.output_uri) == (f"{runs}/sprites/dataset", f"{runs}/sprites/train")
     animate = load(AnimateConfig, embedded.config_uri("animate"))
     catalog = yaml.safe_load(Path(animate.catalog_uri).read_text())

@@ -26,7 +26,7 @@ from pipelines import animate, ingest, score, train
 from pipelines.outputs import folder_lease
 from pipelines.outputs.folder_lease import Lease, leased
 from pipelines.outputs.lease_holder import Holder
-from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
+from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainJobConfig
 
 REPOSITORY = Path(__file__).parents[4]
 HOLD = """
@@ -299,7 +299,7 @@ CONFIGS = {
     "ingest": (ingest.main, IngestConfig, {"source": {"uri": "/no/a.csv"}, "base": "/no"}),
     "train": (
         train.main,
-        TrainConfig,
+        TrainJobConfig,
         {"recipe": "finetune", "run_name": "a", "dataset_uri": "/no", "base": "/no", "model": MODEL},
     ),
     "animate": (animate.main, AnimateConfig, {"catalog_uri": "/no/c.yaml"}),

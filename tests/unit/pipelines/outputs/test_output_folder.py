@@ -1,5 +1,6 @@
 """A job writes into a new folder, or into its own from before, and into nothing else."""
 
+import inspect
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import pipelines
 from animatediff import storage
 from animatediff.errors import UsageError
+from animatediff.training.recipes.recipe import Recipe
 from pipelines.outputs.output_folder import check_output, check_results
 
 FOLDERS = {
@@ -52,6 +54,25 @@ def test_each_job_takes_its_own_folder_and_no_other(root, kind):
     else:
         with pytest.raises(UsageError, match="no clips: name the animate job's folder"):
             check_results(root)
+
+
+def recipe_classes(of=Recipe):
+    """Return the recipes that can be made, whether the table of their names has them or a function chooses them."""
+    below = of.__subclasses__()
+    return [
+        *(recipe for recipe in below if not inspect.isabstract(recipe)),
+        *(recipe for each in below for recipe in recipe_classes(each)),
+    ]
+
+
+@pytest.mark.parametrize("prefix", ["", "best_"])
+def test_weights_of_somebody_else_are_never_written_over_by_any_recipe(tmp_path, prefix):
+    names = {prefix + recipe.weights_file for recipe in recipe_classes()}
+    assert f"{prefix}sparse_control.safetensors" in names
+    for name in names:
+        fill(str(tmp_path / name), {name: "mine"})
+        with pytest.raises(UsageError, match=f"holds a {name} that is not this job's"):
+            check_output(str(tmp_path / name), "train")
 
 
 @pytest.mark.parametrize("job", JOBS)

@@ -10,7 +10,7 @@ from animatediff.errors import UsageError, UserError
 from animatediff.sprites import shipped
 from pipelines import animate, ingest, score, train
 from pipelines.cluster import runtime
-from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
+from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainJobConfig
 from pipelines.stages.animate import driver as animate_driver
 from pipelines.stages.animate import score_driver
 from pipelines.stages.ingest import driver as ingest_driver
@@ -62,7 +62,7 @@ def run(dataset, tmp_path):
 @pytest.mark.parametrize("dry_run", [False, True])
 def test_training_refuses_before_anything_is_begun(run, tmp_path, changes, says, dry_run):
     with pytest.raises(UserError, match=says) as caught:
-        train.main(TrainConfig.model_validate(run | changes | {"dry_run": dry_run}))
+        train.main(TrainJobConfig.model_validate(run | changes | {"dry_run": dry_run}))
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -70,14 +70,14 @@ def test_training_refuses_before_anything_is_begun(run, tmp_path, changes, says,
 def test_a_missing_domain_adapter_names_its_field(run, tmp_path):
     run["model"] |= {"domain_adapter": {"path": "/no/a.safetensors"}}
     with pytest.raises(UserError, match="^model.domain_adapter.path: there is no file or folder /no/a.safetensors"):
-        train.main(TrainConfig.model_validate(run))
+        train.main(TrainJobConfig.model_validate(run))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dry_run_of_training_tells_what_it_would_do(run, tmp_path, caplog):
     run |= {"where": "motion >= 2", "dry_run": True, "rate": {"seconds_per_step": 36, "usd_per_hour": 2}}
     with caplog.at_level(logging.INFO):
-        assert train.main(TrainConfig.model_validate(run)) is None
+        assert train.main(TrainJobConfig.model_validate(run)) is None
     text = caplog.text
     assert "to train on: 6 of 8 clips that fulfil 'motion >= 2', 4x64x64" in text
     assert "100 to do, 0 are done; one of 4 clips" in text

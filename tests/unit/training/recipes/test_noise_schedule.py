@@ -16,7 +16,7 @@ from animatediff.training.recipes.table import recipe_of
 from animatediff.training.trainer import Trainer
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
-from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainConfig
+from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainJobConfig
 from pipelines.stages.train.run import check_job, start_or_resume
 from tests.support_base import build_base
 from tests.support_data import make_dataset
@@ -69,7 +69,7 @@ def file(tmp_path):
     ],
 )
 def test_a_flag_changes_no_schedule(fields, file, flags):
-    config = parse(TrainConfig, ["--config", file(fields), *flags])
+    config = parse(TrainJobConfig, ["--config", file(fields), *flags])
     assert check_job(config, fields["output_uri"]).recipe.noise_schedule == TRAINED
 
 
@@ -77,32 +77,32 @@ def test_a_flag_changes_no_schedule(fields, file, flags):
 def test_what_a_config_says_holds_and_the_rest_is_the_files(fields, file, in_file):
     said = {"schedule": {"beta_end": 0.012}}
     flags = [] if in_file else ["--schedule.beta-end", "0.012"]
-    config = parse(TrainConfig, ["--config", file(fields | said if in_file else fields), *flags])
+    config = parse(TrainJobConfig, ["--config", file(fields | said if in_file else fields), *flags])
     job = check_job(config, fields["output_uri"])
     assert job.recipe.noise_schedule == TRAINED.model_copy(update={"beta_end": 0.012})
 
 
 def test_a_resumed_run_keeps_its_schedule(fields, file):
-    first = start_or_resume(parse(TrainConfig, ["--config", file(fields)]))
+    first = start_or_resume(parse(TrainJobConfig, ["--config", file(fields)]))
     assert first.run.noise_schedule == TRAINED
-    resumed = start_or_resume(parse(TrainConfig, ["--config", file(fields), "--train.num-steps", "20000"]))
+    resumed = start_or_resume(parse(TrainJobConfig, ["--config", file(fields), "--train.num-steps", "20000"]))
     assert resumed.recipe.noise_schedule == resumed.run.noise_schedule == TRAINED
     with pytest.raises(UserError, match=r"schedule.beta_end: None -> 0.012"):
-        start_or_resume(parse(TrainConfig, ["--config", file(fields), "--schedule.beta-end", "0.012"]))
+        start_or_resume(parse(TrainJobConfig, ["--config", file(fields), "--schedule.beta-end", "0.012"]))
 
 
 def test_a_run_does_not_go_on_from_a_file_of_another_schedule(fields, file):
-    start_or_resume(parse(TrainConfig, ["--config", file(fields)]))
+    start_or_resume(parse(TrainJobConfig, ["--config", file(fields)]))
     motion = fields["model"]["motion_module"]
     motion_modules.write(motion, motion_modules.read(motion), schedule={"beta_end": 0.03})
     with pytest.raises(UserError, match=r"the noise schedule's beta_end: 0.02 -> 0.03"):
-        start_or_resume(parse(TrainConfig, ["--config", file(fields)]))
+        start_or_resume(parse(TrainJobConfig, ["--config", file(fields)]))
 
 
 @pytest.mark.parametrize("said", [{}, {"beta_schedule": "linear"}])
 def test_a_run_of_an_earlier_version_goes_on(fields, file, said, tmp_path):
     content = fields | ({"schedule": said} if said else {})
-    start_or_resume(parse(TrainConfig, ["--config", file(content)]))
+    start_or_resume(parse(TrainJobConfig, ["--config", file(content)]))
     written = tmp_path / "run" / "config.yaml"
     # These wrote the whole schedule, and none into the run's state.
     old = yaml.safe_load(written.read_text()) | {"schedule": NoiseSchedule().model_dump(mode="json") | said}
@@ -111,7 +111,7 @@ def test_a_run_of_an_earlier_version_goes_on(fields, file, said, tmp_path):
     content_of_state = json.loads(state.read_text())
     del content_of_state["noise_schedule"]
     state.write_text(json.dumps(content_of_state))
-    start_or_resume(parse(TrainConfig, ["--config", file(content), "--train.num-steps", "20000"]))
+    start_or_resume(parse(TrainJobConfig, ["--config", file(content), "--train.num-steps", "20000"]))
 
 
 def test_a_trainer_of_the_library_trains_with_it_too(fields):
@@ -142,7 +142,7 @@ def test_two_that_are_no_schedule_together_are_told(fields):
 JOBS = [
     (IngestConfig, {"source": {"uri": "a"}, "output_uri": "b", "base": "c"}, ["--clips.stride", "4"], "clips"),
     (
-        TrainConfig,
+        TrainJobConfig,
         {"run_name": "a", "dataset_uri": "b", "base": "c", "output_uri": "d"},
         ["--optim.lr", "1e-4"],
         "optim",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from animatediff.training.settings import StepConfig
+from animatediff.training.settings import TrainingLoopConfig
 from animatediff.training.step.optimizer import (
     OptimConfig,
     keep_loss_scale_above_one,
@@ -32,14 +32,14 @@ def test_the_defaults_are_the_references():
     group = optimizer.param_groups[0]
     assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (1e-4, (0.9, 0.999), 1e-8, 1e-2)
     assert OptimConfig().max_grad_norm == 1.0
-    assert StepConfig().caption_dropout == 0.1
+    assert TrainingLoopConfig().caption_dropout == 0.1
 
 
 def test_wrong_values_are_refused():
     with pytest.raises(ValidationError):
         OptimConfig(lr=0)
     with pytest.raises(ValidationError):
-        StepConfig(caption_dropout=1.5)
+        TrainingLoopConfig(caption_dropout=1.5)
 
 
 def test_the_learning_rate_rises_stays_and_falls_and_is_constant_by_default():

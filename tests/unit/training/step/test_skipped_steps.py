@@ -25,7 +25,7 @@ def test_each_skipped_step_is_counted_with_the_clips_whose_loss_is_not_finite():
     add(skips, 1, False, (0.5, NAN))
     assert skips.number == 0  # nobody waits for the newest step
     add(skips, 2, True)
-    skips.settle_last()
+    skips.check_last_step()
     assert skips.number == 1
     assert skips.unreported == [SkippedStep(1, ["b"])]
 
@@ -37,23 +37,23 @@ def test_whoever_looks_at_a_skipped_step_it_is_told_once():
     add(skips, 1, True)
     add(skips, 2, False)
     assert len(told) == 1
-    skips.settle_last()  # as before a checkpoint
+    skips.check_last_step()  # as before a checkpoint
     add(skips, 3, True)
-    skips.settle_last()
+    skips.check_last_step()
     assert len(told) == 2
 
 
 def test_where_only_gradients_are_not_finite_the_whole_batch_is_named():
     skips = make()
     add(skips, 4, False)
-    skips.settle_last()
+    skips.check_last_step()
     assert skips.unreported == [SkippedStep(4, ["a", "b"])]
 
 
 def test_an_overflow_of_the_loss_scaler_blames_no_clip():
     skips = make(scaler_may_skip=True)
     add(skips, 4, False)
-    skips.settle_last()
+    skips.check_last_step()
     assert skips.unreported == [SkippedStep(4, [])]
 
 
@@ -67,7 +67,7 @@ def test_too_many_in_a_row_stop_the_run_and_name_clips_of_all_workers():
         r"0\.0001.*clips: a, of-another-worker\."
     )
     with pytest.raises(UserError, match=message) as caught:
-        skips.settle_last()
+        skips.check_last_step()
     assert "\n" not in str(caught.value)
 
 
@@ -75,7 +75,7 @@ def test_only_skips_in_a_row_are_too_many():
     skips = make(limit=1)
     for step in range(20):
         add(skips, step, step % 2 == 0)
-    skips.settle_last()
+    skips.check_last_step()
     assert skips.number == 10
 
 
@@ -83,4 +83,4 @@ def test_of_many_clips_the_first_are_named():
     skips = make(limit=0)
     skips.add(0, torch.tensor(False), torch.full((20,), NAN), [f"clip-{i}" for i in range(20)])
     with pytest.raises(UserError, match=r"clip-7 and 12 more\.$"):
-        skips.settle_last()
+        skips.check_last_step()

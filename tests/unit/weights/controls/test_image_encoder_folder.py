@@ -13,8 +13,8 @@ from transformers import CLIPVisionModelWithProjection
 
 from animatediff.errors import UserError
 from animatediff.models.image_prompt.ip_adapter import image_tokens
-from animatediff.weights.controls import image_encoder_folder
-from animatediff.weights.controls.image_encoder_place import find_folder, ip_adapter_file
+from animatediff.weights.controls import image_encoder_folder, ip_adapter_file
+from animatediff.weights.controls.image_encoder_place import find_folder
 from tests.support_ip_adapter import IMAGE_SIZE, NUM_STATES, build_image_encoder, write_ip_adapter
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)

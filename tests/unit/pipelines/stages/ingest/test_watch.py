@@ -7,7 +7,7 @@ from animatediff.data.manifest import read_manifest
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.plan import IngestJob
 from pipelines.stages.ingest.stage import UnitResult
-from pipelines.stages.ingest.watch import IngestState, Totals, export
+from pipelines.stages.ingest.watch import IngestState, Totals, count_for_prometheus
 from pipelines.tracking.metrics import JobMetrics
 from tests.support_data import LATENT_ENCODING, commit, make_dataset, make_videos, plan, sealed_manifest
 from tests.unit.pipelines.tracking.test_metrics import Recorded
@@ -102,8 +102,8 @@ def test_the_numbers_are_the_manifests(tmp_path):
 def test_a_unit_is_counted_for_prometheus(monkeypatch):
     recorded = Recorded(monkeypatch)
     with JobMetrics("ingest", "dataset") as metrics:
-        export(result(2, empty=1), metrics)
-        export(result(0, empty=2, too_short=1), metrics)
+        count_for_prometheus(result(2, empty=1), metrics)
+        count_for_prometheus(result(0, empty=2, too_short=1), metrics)
     assert recorded.counted() == {
         ("ingest_videos_total",): 6,
         ("ingest_clips_total",): 2,

@@ -5,7 +5,7 @@ import logging
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.settings import TrainConfig
+from pipelines.settings import TrainJobConfig
 from pipelines.stages.train.driver import train
 from pipelines.stages.train.run import start_or_resume
 from tests.support_base import build_base
@@ -18,7 +18,7 @@ NOT_REGISTERED = "the weights are not registered: once MLflow takes them, the sa
 def finished(tmp_path):
     """The config of a run that has done its steps, and was never registered."""
     write_dataset(tmp_path / "dataset", shards=(4,), shapes=((4, 4, 16, 16),))
-    config = TrainConfig(
+    config = TrainJobConfig(
         run_name="walks/slow",
         dataset_uri=str(tmp_path / "dataset"),
         base=str(build_base(tmp_path / "base")),

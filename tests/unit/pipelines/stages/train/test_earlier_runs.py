@@ -6,7 +6,7 @@ import pytest
 
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.weights import motion_modules
-from pipelines.settings import TrainConfig
+from pipelines.settings import TrainJobConfig
 from pipelines.stages.train import earlier_runs
 from tests.unit.weights.test_motion_modules import make
 
@@ -36,7 +36,7 @@ def test_fresh_motion_modules_have_no_schedule_of_their_own():
 
 
 def test_a_section_that_a_run_does_not_know_is_what_it_did():
-    new = TrainConfig(run_name="run", dataset_uri="data", base="base", output_uri="out").model_dump(mode="json")
+    new = TrainJobConfig(run_name="run", dataset_uri="data", base="base", output_uri="out").model_dump(mode="json")
     old = {name: section for name, section in new.items() if name != "text"}
-    assert earlier_runs.with_later_sections(old) == new
-    assert earlier_runs.with_later_sections(old | {"text": {"chunks": 3}})["text"] == {"chunks": 3}
+    assert earlier_runs.with_defaults_of_newer_sections(old) == new
+    assert earlier_runs.with_defaults_of_newer_sections(old | {"text": {"chunks": 3}})["text"] == {"chunks": 3}

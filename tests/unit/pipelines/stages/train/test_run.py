@@ -13,7 +13,7 @@ from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
-from pipelines.settings import TrainConfig
+from pipelines.settings import TrainJobConfig
 from pipelines.stages.train.run import RunState, start_or_resume
 from tests.support_base import build_base
 from tests.support_data import commit, do_seal, make_dataset, make_videos, plan
@@ -57,7 +57,7 @@ def dataset(tmp_path):
 def config(dataset, base, tmp_path):
     def make(**changes):
         fields = {"run_name": "run", "dataset_uri": dataset, "base": base, "output_uri": str(tmp_path / "run")}
-        return TrainConfig.model_validate(fields | changes)
+        return TrainJobConfig.model_validate(fields | changes)
 
     return make
 

@@ -53,14 +53,14 @@ def test_a_picture_that_cannot_be_rendered_costs_no_loss(config, checkpoint, tmp
     posted = []
     monkeypatch.setattr(Renderer, "render", render)
     monkeypatch.setattr(validate.ray, "get", lambda posted: posted)
-    metrics_queue = SimpleNamespace(put=SimpleNamespace(remote=posted.append))
+    worker_mailbox = SimpleNamespace(put=SimpleNamespace(remote=posted.append))
     renderer = Renderer.plan(
         SampleConfig(num_loss_clips=2), recipe_of(config), read_manifest(config.dataset_uri), on_gpu=False
     )
     run_uri = str(tmp_path / "run")
     # As Ray sends it to the task.
     renderer = cloudpickle.loads(cloudpickle.dumps(renderer))
-    found = Validator(renderer, run_uri, metrics_queue, has_idle_cpus=False)(checkpoint, step=3)
+    found = Validator(renderer, run_uri, worker_mailbox, has_idle_cpus=False)(checkpoint, step=3)
     weights = str(tmp_path / "checkpoint" / "domain_adapter.safetensors")
     loss = validation_loss(config, weights, device=CPU, num_clips=2).loss
     assert found == {"val_loss": loss}

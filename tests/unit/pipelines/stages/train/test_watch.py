@@ -5,7 +5,7 @@ import pytest
 
 from animatediff import storage
 from animatediff.errors import UserError
-from pipelines.settings import TrainConfig
+from pipelines.settings import TrainJobConfig
 from pipelines.stages.train.run import RunState
 from pipelines.stages.train.validate import keep_best
 from pipelines.stages.train.watch import RunWatcher
@@ -28,7 +28,7 @@ class Log:
 @pytest.fixture
 def config(tmp_path):
     output = str(tmp_path / "run")
-    return TrainConfig(run_name="r", dataset_uri="d", base="b", output_uri=output, train={"num_steps": 30})
+    return TrainJobConfig(run_name="r", dataset_uri="d", base="b", output_uri=output, train={"num_steps": 30})
 
 
 def watch(config, log):

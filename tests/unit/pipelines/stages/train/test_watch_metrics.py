@@ -2,8 +2,8 @@
 
 from types import SimpleNamespace
 
-from animatediff.training.settings import StepConfig
-from pipelines.stages.train.watch import exported
+from animatediff.training.settings import TrainingLoopConfig
+from pipelines.stages.train.watch import counted_for_prometheus
 from pipelines.tracking.metrics import JobMetrics
 from tests.unit.pipelines.tracking.test_metrics import Recorded
 
@@ -16,9 +16,9 @@ def measured(step, **changes):
 
 def export(monkeypatch, *entries, answers=True):
     recorded = Recorded(monkeypatch)
-    settings, tracker = StepConfig(num_steps=40, batch_size=4), SimpleNamespace(answers=answers)
+    settings, tracker = TrainingLoopConfig(num_steps=40, batch_size=4), SimpleNamespace(answers=answers)
     with JobMetrics("train", "run") as metrics:
-        passed = list(exported(iter(entries), settings, tracker, metrics))
+        passed = list(counted_for_prometheus(iter(entries), settings, tracker, metrics))
     return recorded, passed
 
 

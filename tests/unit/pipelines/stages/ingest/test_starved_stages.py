@@ -4,11 +4,11 @@ import threading
 
 import pytest
 
-from pipelines.stages.ingest import room
+from pipelines.stages.ingest import starved_stages
 from pipelines.stages.ingest.decode import Decode
 from pipelines.stages.ingest.encode import Encode
-from pipelines.stages.ingest.room import Pool, fit
 from pipelines.stages.ingest.score import Score
+from pipelines.stages.ingest.starved_stages import Pool, shrink_to_fit
 
 CPU, GPU = {"CPU": 0.5}, {"CPU": 0.5, "GPU": 1.0}
 
@@ -18,7 +18,7 @@ def pools(decoders, encoders, encoder_needs=CPU, **more):
 
 
 @pytest.mark.parametrize(
-    ("now", "total", "fitting"),
+    ("now", "total", "smaller_pools"),
     [
         (pools(2, 4), {"CPU": 4}, None),  # there is room for all
         (pools(2, 4), {"CPU": 3}, None),
@@ -32,8 +32,8 @@ def pools(decoders, encoders, encoder_needs=CPU, **more):
          {Decode: Pool(1, CPU), Score: Pool(1, {"CPU": 0}), Encode: Pool(1, CPU)}),
     ],
 )  # fmt: skip
-def test_what_a_cluster_has_room_for(now, total, fitting):
-    assert fit(now, total) == fitting
+def test_what_a_cluster_has_room_for(now, total, smaller_pools):
+    assert shrink_to_fit(now, total) == smaller_pools
 
 
 @pytest.fixture
@@ -50,11 +50,11 @@ def watched(monkeypatch):
                 return self.states is None
 
         ended = Ended()
-        monkeypatch.setattr(room, "actor_states", lambda _: ended.states)
-        monkeypatch.setattr(room.ray, "cluster_resources", lambda: total)
-        monkeypatch.setattr(room.time, "monotonic", lambda: 60.0 * next(minutes))
-        room._watch(pools(2, 4), ended, stopped.append)
-        return [lost.fitting for lost in stopped]
+        monkeypatch.setattr(starved_stages, "actor_states", lambda _: ended.states)
+        monkeypatch.setattr(starved_stages.ray, "cluster_resources", lambda: total)
+        monkeypatch.setattr(starved_stages.time, "monotonic", lambda: 60.0 * next(minutes))
+        starved_stages._watch(pools(2, 4), ended, stopped.append)
+        return [lost.smaller_pools for lost in stopped]
 
     return watch
 

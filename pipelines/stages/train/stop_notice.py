@@ -11,38 +11,38 @@ import ray
 import ray.train
 from ray.train.collective import broadcast_from_rank_zero
 
-# A look costs milliseconds, of which a step of a small model has a few: so one a second, but never rarer than after so
-# many steps, should these become slower of a sudden.
-_EVERY_S, _MOST_STEPS = 1.0, 20
+# A poll costs milliseconds, as long as a step of a small model, so there is one a second. Steps may become slower of a
+# sudden, so there is one every 20 steps at least.
+_POLL_S, _MAX_STEPS = 1.0, 20
 
 
-class Notice:
+class StopNotice:
     """What the workers are told, the same for all of them after the same step.
 
     Args:
-        metrics_queue: the handle of a `MetricsQueue`.
+        worker_mailbox: the handle of a `WorkerMailbox`.
     """
 
-    def __init__(self, metrics_queue: Any) -> None:
-        self._metrics_queue = metrics_queue
+    def __init__(self, worker_mailbox: Any) -> None:
+        self._worker_mailbox = worker_mailbox
         self._is_rank_zero = ray.train.get_context().get_world_rank() == 0
         self._drained: tuple[str, ...] = ()
         self._asked: Any = None
         self._stops = False
         self._num_steps, self._next_after = 0, 1
-        self._looked_at = time.monotonic()
+        self._polled_at = time.monotonic()
 
-    def look(self) -> Literal["drain", "stop"] | None:
-        """Return what is new since the last look, which is about a second ago; every worker calls it after every step.
+    def poll(self) -> Literal["drain", "stop"] | None:
+        """Return what is new since the last poll, about a second ago; every worker calls it after every step.
 
-        All of them look after the same step, which rank 0 chooses, and wait for one another.
+        All of them poll after the same step, which rank 0 chooses, and wait for one another.
         """
         self._num_steps += 1
         if self._num_steps < self._next_after:
             return None
-        self._look_at_queue()
+        self._poll_mailbox()
         stops, self._next_after = broadcast_from_rank_zero((self._stops, self._steps_to_next()))
-        self._num_steps, self._looked_at = 0, time.monotonic()
+        self._num_steps, self._polled_at = 0, time.monotonic()
         if stops:
             return "stop"
         info = ray.train.get_preemption_info()
@@ -53,14 +53,14 @@ class Notice:
         return "drain"
 
     def _steps_to_next(self) -> int:
-        seconds = max(time.monotonic() - self._looked_at, 1e-3)
-        return min(max(1, int(self._num_steps / seconds * _EVERY_S)), _MOST_STEPS)
+        seconds = max(time.monotonic() - self._polled_at, 1e-3)
+        return min(max(1, int(self._num_steps / seconds * _POLL_S)), _MAX_STEPS)
 
-    def _look_at_queue(self) -> None:
+    def _poll_mailbox(self) -> None:
         """Take the answer to an earlier question, so that no step waits for one."""
         if not self._is_rank_zero:
             return
         if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
             self._stops, self._asked = ray.get(self._asked), None
         if self._asked is None:
-            self._asked = self._metrics_queue.is_stopping.remote()
+            self._asked = self._worker_mailbox.is_stopping.remote()

@@ -1,4 +1,7 @@
-"""The queue from a worker to the driver, and back whether to stop. It imports nothing, to be there at once."""
+"""The mailbox between workers and driver: entries one way, a request to stop the other.
+
+It imports nothing, so that its process is there at once.
+"""
 
 MetricsEntry = dict[str, object]
 """What the driver is told by one call of `put`. Its keys say which of six kinds it is:
@@ -12,7 +15,7 @@ MetricsEntry = dict[str, object]
 """
 
 
-class MetricsQueue:
+class WorkerMailbox:
     """An actor that holds what workers say until the driver takes it, and whether the driver wants them to stop."""
 
     def __init__(self) -> None:
@@ -29,10 +32,13 @@ class MetricsQueue:
         entries, self._entries = self._entries, []
         return entries
 
-    def stop(self) -> bool:
-        """Ask the workers to save and to end; return whether they have begun."""
-        self._is_stopping = True
+    def has_begun(self) -> bool:
+        """Whether a worker has put anything."""
         return self._has_begun
+
+    def request_stop(self) -> None:
+        """Ask the workers to save and to end."""
+        self._is_stopping = True
 
     def is_stopping(self) -> bool:
         """Whether the workers are to save and to end."""

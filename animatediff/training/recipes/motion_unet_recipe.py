@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
     from animatediff.models.lora import LowRankAdapters
     from animatediff.models.motion_unet import MotionModules, MotionUNet
-    from animatediff.training.trained_model import VideoModel
+    from animatediff.training.trained_model import ClipModel
 
 
-class ClipRecipe(Recipe):
+class MotionUNetRecipe(Recipe):
     """Trains with a motion UNet."""
 
     def require_motion_module(self) -> None:
@@ -48,16 +48,16 @@ class ClipRecipe(Recipe):
             )
 
 
-class VideoRecipe(ClipRecipe):
+class MotionWeightsRecipe(MotionUNetRecipe):
     """Trains motion modules, or adapters on them, in a motion UNet."""
 
     @abstractmethod
     def trainable(self, motion: "MotionModules") -> "MotionModules | LowRankAdapters":
         """Return what is trained of the motion UNet's motion modules, or on them."""
 
-    def attach(self, unet: "UNet2DConditionModel", *, with_weights: bool) -> "VideoModel":
+    def attach(self, unet: "UNet2DConditionModel", *, with_weights: bool) -> "ClipModel":
         """Put motion modules into the base's UNet, the file's or fresh ones."""
-        from animatediff.training.trained_model import VideoModel
+        from animatediff.training.trained_model import ClipModel
 
         motion_unet = self.motion_unet(unet, with_weights=with_weights)
-        return VideoModel(motion_unet, self.trainable(motion_unet.motion)).train()
+        return ClipModel(motion_unet, self.trainable(motion_unet.motion)).train()

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines.stages.train import notice
-from pipelines.stages.train.notice import Notice
+from pipelines.stages.train import stop_notice
+from pipelines.stages.train.stop_notice import StopNotice
 
 
 class Workers:
@@ -21,13 +21,13 @@ class Workers:
             get_preemption_info=lambda: SimpleNamespace(preempted_node_ids=self.drained) if self.drained else None,
         )
         ray = SimpleNamespace(train=train, wait=lambda refs, timeout: (refs, []), get=lambda ref: ref)
-        monkeypatch.setattr(notice, "ray", ray)
-        monkeypatch.setattr(notice, "time", SimpleNamespace(monotonic=lambda: self.now))
-        monkeypatch.setattr(notice, "broadcast_from_rank_zero", self._broadcast)
+        monkeypatch.setattr(stop_notice, "ray", ray)
+        monkeypatch.setattr(stop_notice, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(stop_notice, "broadcast_from_rank_zero", self._broadcast)
         queue = SimpleNamespace(is_stopping=SimpleNamespace(remote=lambda: self.is_stopping))
         self._notices = []
         for self._rank in (0, 1):
-            self._notices.append(Notice(queue))
+            self._notices.append(StopNotice(queue))
 
     def _broadcast(self, value):
         self.looks[self._rank].append(self.step)
@@ -41,7 +41,7 @@ class Workers:
             self.step, self.now = self.step + 1, self.now + seconds
             told = []
             for self._rank in (0, 1):
-                told.append(self._notices[self._rank].look())
+                told.append(self._notices[self._rank].poll())
             assert told[0] == told[1]
             if told[0]:
                 return told[0], self.step

@@ -1,4 +1,4 @@
-"""Room for every stage when machines are lost for good.
+"""Find stages that wait in vain as machines were lost for good, and smaller pools for the cluster that is left.
 
 Ray starts the actors of a lost machine anew wherever there is room, whichever comes first. Those of one stage can take
 all of it, and then wait for ever for the work of another stage, which waits for room.
@@ -31,35 +31,35 @@ class Pool(NamedTuple):
 
     number: int
     needs: Mapping[str, float]
-    """What Ray reserves for one."""
+    """What Ray reserves for one actor, by Ray's names of resources."""
 
 
 Pools = Mapping[type[Stage[Any, Any]], Pool]
-"""In the order of the work."""
+"""Stage class to its pool, in the order in which units pass through the stages."""
 
 
-class LostRoomError(UserError):
+class ClusterShrankError(UserError):
     """A stage has had no room for minutes, on a cluster that has become too small for all actors.
 
     Args:
-        fitting: the pools that it has room for.
+        smaller_pools: those that it has room for.
     """
 
-    def __init__(self, fitting: Pools) -> None:
+    def __init__(self, smaller_pools: Pools) -> None:
         super().__init__("the machines that are left have no room for every stage")
-        self.fitting = fitting
+        self.smaller_pools = smaller_pools
 
 
 @contextmanager
-def watch_room(pools: Pools) -> Iterator[None]:
+def watch_for_starved_stages(pools: Pools) -> Iterator[None]:
     """Watch the stages while they are at work.
 
     Raises:
-        LostRoomError: one of them waits in vain for the room that others have taken.
+        ClusterShrankError: one of them waits in vain for the room that others have taken.
     """
     ended = threading.Event()
     with interrupts.stoppable() as stop:
-        threading.Thread(target=_watch, args=(pools, ended, stop), daemon=True, name="room").start()
+        threading.Thread(target=_watch, args=(pools, ended, stop), daemon=True, name="starved-stages").start()
         try:
             yield
         finally:
@@ -72,16 +72,16 @@ def _watch(pools: Pools, ended: threading.Event, stop: Callable[[UserError], Non
     while not ended.wait(_EVERY_S):
         try:
             states = actor_states(pools)
-            fitting = fit(pools, ray.cluster_resources())
+            smaller_pools = shrink_to_fit(pools, ray.cluster_resources())
         except (RayError, OSError, ValueError) as error:  # the work itself meets it as well, and ends by it
             logger.debug("%s", error)
             continue
         # A stage that never had room waits for machines that are still to come.
         were_up |= {stage for stage, found in states.items() if "ALIVE" in found}
-        if fitting is None or not any(states[stage] and "ALIVE" not in states[stage] for stage in were_up):
+        if smaller_pools is None or not any(states[stage] and "ALIVE" not in states[stage] for stage in were_up):
             all_had_room_at = time.monotonic()
         elif time.monotonic() - all_had_room_at > _PATIENCE_S:
-            stop(LostRoomError(fitting))
+            stop(ClusterShrankError(smaller_pools))
             return
 
 
@@ -95,7 +95,7 @@ def actor_states(pools: Pools) -> dict[type[Stage[Any, Any]], set[str]]:
     }
 
 
-def fit(pools: Pools, total: Mapping[str, float]) -> Pools | None:
+def shrink_to_fit(pools: Pools, total: Mapping[str, float]) -> Pools | None:
     """Return smaller pools that a cluster has room for; None if it has room for these, or not even for one of each.
 
     Args:
@@ -105,8 +105,8 @@ def fit(pools: Pools, total: Mapping[str, float]) -> Pools | None:
     share = min((total.get(name, 0) / amount for name, amount in _sum(pools).items() if amount), default=1.0)
     if share >= 1:
         return None
-    fitting = {stage: pool._replace(number=max(1, int(pool.number * share))) for stage, pool in pools.items()}
-    return fitting if all(total.get(name, 0) >= amount for name, amount in _sum(fitting).items()) else None
+    smaller_pools = {stage: pool._replace(number=max(1, int(pool.number * share))) for stage, pool in pools.items()}
+    return smaller_pools if all(total.get(name, 0) >= amount for name, amount in _sum(smaller_pools).items()) else None
 
 
 def _sum(pools: Pools) -> dict[str, float]:
