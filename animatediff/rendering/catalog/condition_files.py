@@ -58,17 +58,15 @@ def hashed_files(all_settings: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     Args:
         all_settings: fields of `RenderSettings`, of any number of prompts, most of which name the same files.
     """
-    named = dict.fromkeys(uris for settings in all_settings for uris in _named(settings))
-    for uris in named:
+    pictures: dict[tuple[str, ...], None] = {}
+    others: dict[str, None] = {}
+    for settings in all_settings:
+        pictures |= dict.fromkeys(spec.pictures for spec in (*settings["controls"], *settings["images"]))
+        others |= dict.fromkeys(network_files(settings))
+        others |= dict.fromkeys(file.uri for file in condition_files(settings) if not file.field.endswith(".pictures"))
+    yield from others
+    for uris in pictures:
         yield from _pictures_in(uris)
-
-
-def _named(settings: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yield files as they are named, alone or together."""
-    for spec in (*settings["controls"], *settings["images"]):
-        yield spec.pictures
-    yield from ((file.uri,) for file in condition_files(settings) if not file.field.endswith(".pictures"))
-    yield from ((uri,) for uri in network_files(settings))
 
 
 class SettingsByContent:
