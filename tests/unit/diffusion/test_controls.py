@@ -24,7 +24,7 @@ class Recorder(nn.Module):
 
     def forward(self, sample, timestep, conditioning, condition):
         self.seen.append((sample, conditioning.text, condition))
-        rows = condition.transpose(1, 2).flatten(0, 1)
+        rows = condition.transpose(1, 2).flatten(0, 1).clone()
         return Residuals([rows, 2 * rows], 3 * rows)
 
 
