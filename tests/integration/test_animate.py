@@ -83,6 +83,8 @@ def write(files, tmp_path):
 
 
 def run(catalog, output, **options):
+    """Render with one actor, which takes seconds to start, and without a palette, which takes one a clip."""
+    options = {"num_actors": 1, "formats": ("mp4",)} | options
     main(AnimateConfig(catalog_uri=str(catalog), output_uri=str(output), **options))
     return read_results(str(output))
 
@@ -99,29 +101,27 @@ def test_the_same_bytes_in_any_order_on_any_number_of_actors(files, write, tmp_p
     long = {"name": "long", "prompts": PROMPTS[:1], "num_frames": 22, "context": {"length": 8, "overlap": 2}}
     ways = [
         ([a, b, again, long], {"num_actors": 1}),
-        ([again, long, b, a], {"num_actors": 2}),
-        # A new process for every model.
-        ([a, b, again, long], {"num_actors": 1, "recycle": RecycleConfig(max_models=1)}),
-        ([b, a, again, long], {"num_actors": 2, "batch_size": 4}),
+        # A new process for every model: of three models one of the actors has two at least.
+        ([again, long, b, a], {"num_actors": 2, "recycle": RecycleConfig(max_models=1)}),
+        ([b, a, again, long], {"num_actors": 1, "batch_size": 4}),
     ]
     found = []
     for number, (entries, options) in enumerate(ways):
         output = tmp_path / str(number)
         results = run(write(entries), output, formats=("mp4", "png", "latents"), **options)
         found.append({(result.entry, result.prompt, result.seed): result for result in results})
-    one, two, renewed, batched = found
+    one, two, batched = found
     assert len(one) == 5 + 3 + 5 + 1
     assert len({result.sha256["png"] for result in one.values()}) == len(one)
-    for others in (two, renewed):
-        assert {name: result.sha256 for name, result in others.items()} == {
-            name: result.sha256 for name, result in one.items()
-        }
+    assert {name: result.sha256 for name, result in two.items()} == {
+        name: result.sha256 for name, result in one.items()
+    }
     # In a batch small matrix products may add up in another order, which this untrained base of 4 x 4 latents blows
     # up, by how much depends on the processor and on who shares a batch: up to 2.2 grey levels in the mean have been
     # seen. A batch that mixed its items up, or their noise, would not be nearest to itself.
     frames = {name: frames_of(tmp_path / "0", result) for name, result in one.items()}
     for name, result in batched.items():
-        others = frames_of(tmp_path / "3", result)
+        others = frames_of(tmp_path / "2", result)
         away = {other: np.abs(found - others).mean() for other, found in frames.items() if found.shape == others.shape}
         assert away.pop(name) < min(away.values(), default=2), name
 
@@ -200,7 +200,7 @@ def test_a_rerun_renders_what_is_missing_and_nothing_else(write, tmp_path, caplo
     run(catalog, output)
     assert "nothing to render: 3 of 3 items are there" in caplog.text
     # Another format is asked for, so all are rendered again.
-    more = run(catalog, output, formats=("mp4", "gif", "webp"))
+    more = run(catalog, output, formats=("mp4", "webp"))
     assert "3 of 3 items to render" in caplog.text
     assert all("webp" in result.files for result in more)
 

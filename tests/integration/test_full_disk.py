@@ -57,7 +57,9 @@ def test_a_disk_that_is_full_when_shards_are_written(cluster, base, tmp_path, di
 
     def config(output):
         source = SourceConfig(uri=str(csv))
-        return IngestConfig(source=source, output_uri=str(output), base=base, clips=CLIPS, clips_per_unit=8)
+        return IngestConfig(
+            source=source, output_uri=str(output), base=base, clips=CLIPS, clips_per_unit=8, num_encoders=1
+        )
 
     output = disk.folder / "out"
     path = write_yaml(tmp_path / "ingest.yaml", config(output).model_dump(mode="json"))

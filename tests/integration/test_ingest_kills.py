@@ -20,7 +20,8 @@ CLIPS = ClipConfig(height=32, width=32, stride=1, windows_per_video=2, windows="
 
 def make_config(csv, output, base):
     source = SourceConfig(uri=str(csv))
-    return IngestConfig(source=source, output_uri=str(output), base=base, clips=CLIPS, clips_per_unit=8)
+    # One encoder, which takes seconds to start.
+    return IngestConfig(source=source, output_uri=str(output), base=base, clips=CLIPS, clips_per_unit=8, num_encoders=1)
 
 
 def make_videos(folder, num):
@@ -67,7 +68,7 @@ def run_with_kills(base, tmp_path, *, num_videos, num_kills, deadline_s):
 
 
 def test_each_kind_of_process_killed_once(cluster, base, tmp_path):
-    run_with_kills(base, tmp_path, num_videos=160, num_kills=4, deadline_s=240)
+    run_with_kills(base, tmp_path, num_videos=100, num_kills=4, deadline_s=240)
 
 
 @pytest.mark.slow

@@ -97,9 +97,6 @@ def test_rejects_are_tried_again_by_reason(cluster, base, tmp_path):
     rows = {row["video_id"]: row["reason"] for row in read_quarantine(config.output_uri).to_pylist()}
     assert rows == {"2": "not_found", "3": "empty"}
     assert verify(config.output_uri).problems == []
-    everything = config.model_copy(update={"retry_quarantined": (Reason.NOT_FOUND, Reason.EMPTY)})
-    assert ingest.main(everything).num_videos == 3
-    assert verify(config.output_uri).problems == []
 
 
 def test_shapes_windows_mirrors_and_ones_own_scores(cluster, base, tmp_path):

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from animatediff.data.manifest import read_manifest
 from animatediff.weights import motion_modules
@@ -84,6 +83,7 @@ def test_ingest_and_train_as_submitted_jobs(dashboard, sprites, base, tmp_path):
             "output_uri": str(dataset),
             "base": base,
             "clips": {"height": 32, "width": 32},
+            "num_encoders": 1,
         },
     )
     ingested = submit(dashboard, "python", "pipelines/ingest.py", "--config", ingest_config)
@@ -106,14 +106,10 @@ def test_ingest_and_train_as_submitted_jobs(dashboard, sprites, base, tmp_path):
     assert motion_modules.read(str(run / "motion_module.safetensors")).config.max_frames == 32
 
     # A failing job must be seen by its submitter, in one line.
-    broken = write_yaml(
-        tmp_path / "broken.yaml",
-        yaml.safe_load(Path(train_config).read_text())
-        | {"dataset_uri": str(tmp_path / "absent"), "output_uri": str(tmp_path / "x")},
-    )
-    failed = submit(dashboard, "python", "pipelines/train.py", "--config", broken)
+    broken = write_yaml(tmp_path / "broken.yaml", {"output_uri": str(dataset), "scorer": "nowhere:score"})
+    failed = submit(dashboard, "python", "pipelines/score.py", "--config", broken)
     assert failed.returncode != 0
-    assert "manifest.json is missing" in failed.stdout + failed.stderr
+    assert "no clips: name the animate job's folder" in failed.stdout + failed.stderr
     assert "Traceback" not in failed.stdout
 
     # What would be lost with Ray's temporary folder is refused; nothing is written there.

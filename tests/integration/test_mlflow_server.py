@@ -73,14 +73,19 @@ def motion_module(base, tmp_path):
     return str(path)
 
 
-def render(base, motion_module, folder):
+def render(base, uris, folder):
+    """Render one prompt with each of the motion modules; the results in their order."""
     content = {
-        **{"base": base, "motion_module": motion_module, "width": 32, "height": 32},
-        **{"num_frames": 2, "num_inference_steps": 1, "entries": [{"name": "bare", "prompts": ["a star"]}]},
+        **{"base": base, "width": 32, "height": 32, "num_frames": 2, "num_inference_steps": 1, "prompts": ["a star"]},
+        "entries": [{"name": f"of-{i}", "motion_module": uri} for i, uri in enumerate(uris)],
     }
     folder.mkdir()
     (folder / "catalog.yaml").write_text(yaml.safe_dump(content))
-    main(AnimateConfig(catalog_uri=str(folder / "catalog.yaml"), output_uri=str(folder / "out")))
+    main(
+        AnimateConfig(
+            catalog_uri=str(folder / "catalog.yaml"), output_uri=str(folder / "out"), num_actors=1, formats=("mp4",)
+        )
+    )
     return read_results(str(folder / "out"))
 
 
@@ -119,10 +124,9 @@ def test_a_registered_motion_module_renders_what_its_file_renders(server, base, 
     client.set_registered_model_alias("moves", "best", "1")
     assert len(client.search_model_versions("name = 'moves'")) == 1
     assert client.list_artifacts(tracker.run_id, "validation/step-00000001")[0].file_size == 6
-    of_file = render(base, motion_module, tmp_path / "file")
-    of_alias = render(base, "models:/moves@best", tmp_path / "alias")
-    of_run = render(base, f"runs:/{tracker.run_id}", tmp_path / "run")
-    assert of_file[0].status == "ok"
-    assert of_file[0].digest == of_alias[0].digest == of_run[0].digest
+    (of_file,) = render(base, [motion_module], tmp_path / "file")
+    of_alias, of_run = render(base, ["models:/moves@best", f"runs:/{tracker.run_id}"], tmp_path / "server")
+    assert of_file.status == "ok"
+    assert of_file.digest == of_alias.digest == of_run.digest
     # The poster is the one file that does not say inside it where the weights were.
-    assert of_file[0].sha256["poster"] == of_alias[0].sha256["poster"] == of_run[0].sha256["poster"]
+    assert of_file.sha256["poster"] == of_alias.sha256["poster"] == of_run.sha256["poster"]
