@@ -16,7 +16,7 @@ from animatediff.rendering.outputs import POSTER_PIXELS
 
 _MAX_SHOWN = 6  # pictures of one condition; of more, such as a video's, the first, the middle and the last are shown
 _COLUMNS = 3
-_GAP, _LINE, _FONT_SIZE = 4, 15, 11  # pixels between two pictures, of a line of text, and of its letters
+_GAP, _LINE, _FONT_SIZE = 4, 15, 12  # pixels between two pictures, of a line of text, and of its letters
 _BACKGROUND, _TEXT = (236, 236, 239), (22, 24, 29)
 
 

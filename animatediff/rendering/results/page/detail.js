@@ -76,7 +76,7 @@ function settingRows(i) {
   const pairs = value => Object.entries(value).filter(([, each]) => each !== null).map(pair => pair.join(" ")).join(", ");
   const rows = Object.entries(others).filter(([, value]) => value !== null && value !== "").map(([name, value]) => [
     name.replaceAll("_", " "),
-    typeof value === "object" ? pairs(value) : String(value),
+    typeof value === "object" ? pairs(value) : readable(String(value)),
   ]);
   return [["seed", items.seed[i]], ["size", `${width} × ${height}`], ...rows];
 }
@@ -87,7 +87,7 @@ function large(i) {
   const still = link(i, "poster") || link(i, "png") || "";
   const player = clip(i) || el("img", { src: still });
   const isVideo = player instanceof HTMLVideoElement;
-  Object.assign(player, isVideo ? { controls: true, autoplay: true, tabIndex: 0, poster: still } : { alt: prompt(i) });
+  Object.assign(player, isVideo ? { controls: true, autoplay: true, tabIndex: 0, poster: still } : { alt: shownPrompt(i) });
   const { width, height } = settingsOf(i);
   player.style.aspectRatio = `${width} / ${height}`;
   const box = el("div", { className: "large" }, player);
@@ -127,7 +127,7 @@ function text(i) {
     message("bad", error),
     message("warning", warning),
     message("warning", scores),
-    el("p", { className: "prompt" }, prompt(i)),
+    el("p", { className: "prompt" }, shownPrompt(i)),
     el("a", { className: "also", href: others }, "Compare this prompt over all models"),
     condition(i),
     ...conditionSections(i),

@@ -12,6 +12,16 @@ const note = i => notes[items.note[i]];
 const settingsOf = i => settings[items.settings[i]];
 const model = i => entries[items.entry[i]];
 const prompt = i => prompts[items.prompt[i]];
+/** Texts by frame, which are JSON in the data, as people read them; other texts as they are. */
+function readable(text) {
+  if (!/^\{\s*"-?\d+"\s*:/.test(text)) return text;
+  try {
+    return Object.entries(JSON.parse(text)).map(([frame, each]) => `${frame}: ${each}`).join(" → ");
+  } catch {
+    return text;
+  }
+}
+const shownPrompt = i => readable(prompt(i));
 const total = i => items.seconds[i].reduce((sum, value) => sum + value, 0);
 
 /** The link to an item's file of a kind, null where it has none. */

@@ -14,7 +14,7 @@ function card(i) {
     { className: `card ${status}`, href: address({ item: i }), "data-index": i },
     media(i),
     el("span", { className: "line" }, el("b", {}, model(i)), el("span", {}, `seed ${items.seed[i]}`)),
-    el("span", { className: "prompt" }, prompt(i)),
+    el("span", { className: "prompt" }, shownPrompt(i)),
     el("span", { className: "facts" }, facts(i, Infinity), note(i).warning ? el("em", {}, "Warning") : null),
   );
 }
@@ -69,7 +69,7 @@ function compare(scroller, found) {
   const rows = new Rows(scroller, canvas, table.length, height, index => {
     const [any] = table[index].values();
     const seed = el("small", {}, `seed ${items.seed[any]}`);
-    const title = el("div", { className: "title" }, el("p", {}, prompt(any)), seed);
+    const title = el("div", { className: "title" }, el("p", {}, shownPrompt(any)), seed);
     const cells = columns.map(place => cell(table[index].get(place)));
     const row = el("div", { className: "row" }, title, ...cells);
     row.style.gridTemplateColumns = template;
@@ -80,7 +80,7 @@ function compare(scroller, found) {
 
 function cell(i) {
   if (i === undefined) return el("span", { className: "cell none" }, "–");
-  const label = `${model(i)}: ${prompt(i)}`;
+  const label = `${model(i)}: ${shownPrompt(i)}`;
   return el(
     "a",
     { className: `cell ${items.status[i]}`, href: address({ item: i }), "data-index": i, "aria-label": label },
