@@ -1,6 +1,7 @@
 """Each notebook runs in a folder of its own, and what it shows is what it says."""
 
 import os
+import re
 
 import numpy as np
 import pandas as pd
@@ -90,6 +91,8 @@ def test_the_library_works_without_ray(run):
     done = run("05_library")
     assert "the base is back to the last bit: True" in done.printed
     assert all(map(moves, done.clips))
-    assert [len(clip) for clip in done.clips] == [16, 16, 16, 32]
+    assert [len(clip) for clip in done.clips] == [16, 16, 16, 16, 32]
+    (difference,) = re.findall(r"difference to the first picture: (0\.\d+)", done.printed)
+    assert float(difference) < 0.05
     (rows,) = done.pictures
     assert is_drawn(rows)
