@@ -83,18 +83,18 @@ class _Part:
         return replace(self, **{name: _mapped(value, change) for name, value in _values(self)})  # type: ignore[type-var]
 
     @property
-    def signature(self) -> tuple[object, ...]:
+    def batch_key(self) -> tuple[object, ...]:
         """What clips must have in common to go into one batch: all but the tensors' numbers and the rows' count."""
-        return tuple((name, _signature(value)) for name, value in _values(self))
+        return tuple((name, _batch_key(value)) for name, value in _values(self))
 
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:
         """Join the clips of several.
 
         Raises:
-            ValueError: their signatures differ.
+            ValueError: their batch keys differ.
         """
-        if len({part.signature for part in parts}) > 1:
+        if len({part.batch_key for part in parts}) > 1:
             raise ValueError("clips that are conditioned on different things do not go into one batch")
         return replace(
             parts[0], **{name: _joined([getattr(part, name) for part in parts]) for name, _ in _values(parts[0])}
@@ -257,13 +257,13 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return value.map(change) if isinstance(value, _Part) else value
 
 
-def _signature(value: Any) -> object:
+def _batch_key(value: Any) -> object:
     if isinstance(value, Tensor):
         return tuple(value.shape[1:])
     if isinstance(value, tuple):
-        return tuple(map(_signature, value))
+        return tuple(map(_batch_key, value))
     if isinstance(value, _Part):
-        return value.signature
+        return value.batch_key
     return value if isinstance(value, bool | int | float | None) else id(value)
 
 

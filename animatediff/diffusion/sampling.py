@@ -61,7 +61,7 @@ def sample(
     """
     first_step = start.first_step(num_inference_steps) if start else 0
     scheduler = sampler.begin(num_inference_steps, first_step)
-    draws = {"generator": _own(generators, len(noise))} if sampler.adds_noise else {}
+    draws = {"generator": _checked_generators(generators, len(noise))} if sampler.adds_noise else {}
     is_guided = guidance_scale > 1
     guidance_branches = conditioning.guidance_branches(is_guided=is_guided)
     steps = scheduler.timesteps[first_step:]
@@ -187,11 +187,11 @@ def _alike(guidance_branches: Sequence[Conditioning]) -> list[list[int]]:
     """Return the branches by number, those together which the UNet can predict in one call."""
     groups: dict[object, list[int]] = defaultdict(list)
     for number, branch in enumerate(guidance_branches):
-        groups[branch.signature].append(number)
+        groups[branch.batch_key].append(number)
     return list(groups.values())
 
 
-def _own(generators: Sequence[torch.Generator] | None, num_clips: int) -> list[torch.Generator]:
+def _checked_generators(generators: Sequence[torch.Generator] | None, num_clips: int) -> list[torch.Generator]:
     if generators is None or len(generators) != num_clips:
         given = "none" if generators is None else len(generators)
         raise ValueError(f"a sampler that draws noise needs a generator a clip: {num_clips}, got {given}")

@@ -190,7 +190,7 @@ class Animator:
         """Return the clip of each item; those whose texts are of one shape are sampled together."""
         groups: dict[object, list[int]] = {}
         for index, conditioning in enumerate(conditionings):
-            groups.setdefault(conditioning.signature, []).append(index)
+            groups.setdefault(conditioning.batch_key, []).append(index)
         clips: dict[int, SampledClip] = {}
         for indices in groups.values():
             conditioning = Conditioning.cat([conditionings[index] for index in indices])

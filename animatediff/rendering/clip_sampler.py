@@ -23,7 +23,7 @@ from animatediff.models.motion_unet import MotionUNet
 from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.conditions.condition_sheet import Condition, shown_pictures
-from animatediff.rendering.conditions.conditions import Conditions
+from animatediff.rendering.conditions.control_conditioner import ControlConditioner
 from animatediff.rendering.conditions.pictures import read_picture, read_video_frames
 from animatediff.rendering.frame_codec import FrameCodec
 from animatediff.weights.base_facts import BaseFacts
@@ -54,7 +54,7 @@ class ClipSampler:
     ) -> None:
         self._unet, self._codec, self._base = unet, codec, base
         self._schedule, self._device = schedule, device
-        self._conditions = Conditions(unet, codec, base, device)
+        self._conditions = ControlConditioner(unet, codec, base, device)
 
     def sample(
         self, items: Sequence[Item], conditioning: Conditioning, *, max_batch: int | None = None

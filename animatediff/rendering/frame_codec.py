@@ -61,14 +61,16 @@ class FrameCodec:
         return torch.cat([self._decode(chunk) for chunk in chunks]).numpy()
 
     def _encode(self, pixels: Tensor) -> Tensor:
-        return self._computed(lambda vae, chunk: vae.encode(chunk).latent_dist.mean, pixels, "latents")
+        return self._run_with_float32_fallback(lambda vae, chunk: vae.encode(chunk).latent_dist.mean, pixels, "latents")
 
     def _decode(self, latents: Tensor) -> Tensor:
         """Float32 latents (f c h w) to uint8 pixels (f h w 3) on the CPU."""
-        pixels = self._computed(lambda vae, chunk: vae.decode(chunk).sample, latents, "pixels")
+        pixels = self._run_with_float32_fallback(lambda vae, chunk: vae.decode(chunk).sample, latents, "pixels")
         return ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
 
-    def _computed(self, compute: Callable[[AutoencoderKL, Tensor], Tensor], chunk: Tensor, what: str) -> Tensor:
+    def _run_with_float32_fallback(
+        self, compute: Callable[[AutoencoderKL, Tensor], Tensor], chunk: Tensor, what: str
+    ) -> Tensor:
         """Return what the VAE makes of a chunk of float32 frames, in float32."""
         dtype = self._vae.dtype
         found = compute(self._vae, chunk.to(dtype)).float()

@@ -31,7 +31,7 @@ class PromptConditioner:
     def __init__(self, encoder: PromptEncoder) -> None:
         self._encoder = encoder
         self._cache: OrderedDict[tuple[Hashable, ...], Tensor] = OrderedDict()
-        self.weights: Hashable = None
+        self.cache_key: Hashable = None
         """What decides embeddings beside a text: the files of learned words, and those that have changed the text
         encoder. To be set whenever these change."""
 
@@ -77,7 +77,7 @@ class PromptConditioner:
     @torch.no_grad()
     def _encode(self, text: str, item: Item, num_chunks: int) -> Tensor:
         """Return (1 n d), encoded by itself, since a matrix product rounds by its number of rows."""
-        key = (self.weights, item.clip_skip, item.prompt_syntax, num_chunks, text)
+        key = (self.cache_key, item.clip_skip, item.prompt_syntax, num_chunks, text)
         if key not in self._cache:
             self._cache[key] = (
                 self._encoder.encode([text], clip_skip=item.clip_skip)

@@ -20,11 +20,11 @@ from animatediff.weights.identify.messages import model_name
 from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.layouts import ldm
 from animatediff.weights.layouts.architectures import PARTS, meta_modules, sdxl_or_sd1
-from animatediff.weights.layouts.fitting import Found, fit
+from animatediff.weights.layouts.fitting import PartTensors, take_part
 from animatediff.weights.motion_file import TRAINED_FILE, trained_file
 from animatediff.weights.reading.files import local_copy, read_json
 from animatediff.weights.reading.part_files import WEIGHTS_FILES, weights_files
-from animatediff.weights.reading.scaled import unscaled
+from animatediff.weights.reading.scaled import dequantised
 from animatediff.weights.reading.tensors import TensorFile, open_tensors, save_tensors
 
 State = dict[str, Tensor]
@@ -78,7 +78,7 @@ def _loaded(uri: str, base: Mapping[str, nn.Module], *, predicts_v: bool) -> dic
             f"checkpoint {uri} was trained to predict v, and no noise schedule of prediction_type v_prediction goes "
             "with it: take a checkpoint that predicts noise"
         )
-    return {part: fit(found[part], wanted[part], f"the {part} of checkpoint {uri}") for part in found}
+    return {part: take_part(found[part], wanted[part], f"the {part} of checkpoint {uri}") for part in found}
 
 
 def to_diffusers(uri: str, out_uri: str) -> list[str]:
@@ -161,9 +161,9 @@ def _file_hash(path: Path) -> str:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _read_file(file: TensorFile, wanted: Mapping[str, State]) -> dict[str, Found]:
+def _read_file(file: TensorFile, wanted: Mapping[str, State]) -> dict[str, PartTensors]:
     expect_family(file, {"checkpoint", "vae"}, base=sdxl_or_sd1(wanted["unet"]) if "unet" in wanted else None)
-    return _parts(unscaled(file), wanted)
+    return _parts(dequantised(file), wanted)
 
 
 def _file_predicts_v(file: TensorFile) -> bool:
@@ -177,7 +177,7 @@ def _folder_predicts_v(folder: Path) -> bool:
     return config.is_file() and read_json(config, str(config)).get("prediction_type") == "v_prediction"
 
 
-def _read_folder(folder: Path, uri: str, wanted: Mapping[str, State]) -> dict[str, Found]:
+def _read_folder(folder: Path, uri: str, wanted: Mapping[str, State]) -> dict[str, PartTensors]:
     """Open a folder of parts; or one part's own folder, as VAEs are often published."""
     parts = [part for part in wanted if (folder / part).is_dir()]
     if not parts:
@@ -191,18 +191,18 @@ def _read_folder(folder: Path, uri: str, wanted: Mapping[str, State]) -> dict[st
 
 def _tensors_in(folder: Path) -> State:
     return {
-        name: tensor for file in weights_files(folder) for name, tensor in unscaled(open_tensors(str(file))).items()
+        name: tensor for file in weights_files(folder) for name, tensor in dequantised(open_tensors(str(file))).items()
     }
 
 
-def _parts(tensors: Mapping[str, Tensor], wanted: Mapping[str, State]) -> dict[str, Found]:
+def _parts(tensors: Mapping[str, Tensor], wanted: Mapping[str, State]) -> dict[str, PartTensors]:
     """Return the parts that are among a file's tensors, whichever layout it has."""
     if all(name.startswith("vae.") for name in tensors):  # cut out of a whole model
         tensors = {name.removeprefix("vae."): tensor for name, tensor in tensors.items()}
     parts = {part: ldm.part_of(tensors, part) for part in wanted}
     if "unet" in wanted:
         parts["unet"] = ldm.averaged_unet(tensors, wanted["unet"]) | parts["unet"]
-    found = {part: Found(own, ldm.sources(part, wanted[part])) for part, own in parts.items() if own}
+    found = {part: PartTensors(own, ldm.sources(part, wanted[part])) for part, own in parts.items() if own}
     part = None if found else _diffusers_component(tensors, wanted)
     return {part: _diffusers_part(part, tensors, wanted[part])} if part else found
 
@@ -217,14 +217,14 @@ def _diffusers_component(tensors: Mapping[str, Tensor], wanted: Mapping[str, Sta
     return next(fitting, None)
 
 
-def _diffusers_part(part: str, tensors: Mapping[str, Tensor], wanted: Iterable[str]) -> Found:
+def _diffusers_part(part: str, tensors: Mapping[str, Tensor], wanted: Iterable[str]) -> PartTensors:
     """Return a part's tensors by today's names; older files name the VAE's attention and the text encoder otherwise."""
     if part == "vae":
-        return Found(
+        return PartTensors(
             {_current_vae_name(name): tensor for name, tensor in tensors.items()},
             {name: ldm.Source(name) for name in wanted},
         )
-    return Found(
+    return PartTensors(
         {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()},
         {name: ldm.Source(name.removeprefix("text_model.")) for name in wanted},
     )

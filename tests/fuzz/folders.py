@@ -8,7 +8,7 @@ from pathlib import Path
 
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.entries import ModelFiles
-from animatediff.rendering.checks.files import GivenFile, check_files
+from animatediff.rendering.checks.files import FileInField, check_files
 from animatediff.rendering.checks.models import ModelChecks
 from animatediff.weights.base import load_text_encoder, load_tokenizer, load_unet, load_vae
 from animatediff.weights.base_facts import BaseFacts
@@ -29,7 +29,7 @@ def _run(rng: random.Random, folder: Path) -> str:
     part = file.relative_to(base).parts[0]
     _spoil(rng, file)
     uri = str(base)
-    check_files([GivenFile(uri, "checkpoint"), GivenFile(uri, "vae")])
+    check_files([FileInField(uri, "checkpoint"), FileInField(uri, "vae")])
     content_hash(uri)
     _ = BaseFacts(uri).prediction_type
     problem = ModelChecks(None).model(ModelFiles(base=uri, motion_module=str(MOTION_MODULE)))

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load, save
 
 from animatediff.rendering.catalog.model_identity import token_of
-from animatediff.rendering.checks.files import GivenFile, check_files
+from animatediff.rendering.checks.files import FileInField, check_files
 from animatediff.weights import checkpoints, motion_modules, textual_inversion
 from animatediff.weights.base_configs import build_on_meta
 from animatediff.weights.base_facts import load_config
@@ -134,7 +134,7 @@ def _run(rng: random.Random, folder: Path) -> str:
     path = folder / f"file{suffix}"
     path.write_bytes(mutate(rng, data, [other for _, other in seeds]))
     uri = str(path)
-    problems = check_files([GivenFile(uri, str(field_for(role)))]) if role != "motion_module" else {}
+    problems = check_files([FileInField(uri, str(field_for(role)))]) if role != "motion_module" else {}
     if any("\n" in line or len(line) > 8000 for line in problems.values()):
         return f"FAULT message: {problems}"
     if role == "textual_inversion":

@@ -64,12 +64,12 @@ class ImageTokens(NamedTuple):
 
     pictures: Tensor
     """(k n d), of each picture."""
-    nothing: Tensor
+    of_no_picture: Tensor
     """(n d), of no picture: for the negative branch of the guidance."""
 
-    def side_by_side(self) -> "ImageTokens":
+    def joined(self) -> "ImageTokens":
         """Return the tokens of all pictures as those of one, which the attention weighs against each other."""
-        return ImageTokens(self.pictures.flatten(0, 1)[None], self.nothing.repeat(len(self.pictures), 1))
+        return ImageTokens(self.pictures.flatten(0, 1)[None], self.of_no_picture.repeat(len(self.pictures), 1))
 
     def prompts(
         self, adapter: IPAdapter, *, scale: float = 1.0, mask: Tensor | None = None
@@ -88,7 +88,7 @@ class ImageTokens(NamedTuple):
         masks = None if mask is None else mask[None]
         return (
             ImagePrompt(adapter, one, scale, masks),
-            ImagePrompt(adapter, self.nothing.expand_as(one), scale, masks),
+            ImagePrompt(adapter, self.of_no_picture.expand_as(one), scale, masks),
         )
 
 

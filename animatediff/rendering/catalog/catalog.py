@@ -8,7 +8,7 @@ from pydantic import Field
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.canonical_json import sha256
-from animatediff.rendering.catalog.condition_files import SettingsByContent
+from animatediff.rendering.catalog.condition_files import SettingsHasher
 from animatediff.rendering.catalog.controls import FileUri
 from animatediff.rendering.catalog.entries import (
     Entry,
@@ -140,14 +140,14 @@ def expand(
     """
     problems = problems or {}
     hasher = ModelHasher(content_hash)
-    by_content = SettingsByContent(hasher.content)
+    hashed_settings = SettingsHasher(hasher.content_hash)
     plan = RenderPlan([], {}, {}, {})
     for index, entry in enumerate(catalog.entries):
         model_digest = _add_model(plan, catalog, entry, hasher, is_invalid=index in problems)
         prompts = zip(catalog.prompts_of(entry), catalog.settings_of_prompts(entry), strict=True)
         for number, (prompt, settings) in enumerate(prompts):
             problem = problems.get(index) or problems.get((index, number))
-            items = list(_items(entry, prompt, settings, model_digest, by_content, problem))
+            items = list(_items(entry, prompt, settings, model_digest, hashed_settings, problem))
             plan.items.extend(items)
             if problem:
                 plan.invalid.update(dict.fromkeys((item.digest for item in items), problem))
@@ -175,18 +175,20 @@ def _items(
     prompt: Prompt,
     settings: dict[str, Any],
     model_digest: str,
-    by_content: Callable[[Mapping[str, Any]], dict[str, Any]],
+    hashed_settings: Callable[[Mapping[str, Any]], dict[str, Any]],
     problem: str | None,
 ) -> Iterator[Item]:
     seeds: Sequence[int] = settings.pop("seeds")
-    told = {name: value for name, value in settings.items() if name in _ALWAYS_IN_DIGEST or value != _DEFAULTS[name]}
-    pixels = by_content(told) | {
+    digest_settings = {
+        name: value for name, value in settings.items() if name in _ALWAYS_IN_DIGEST or value != _DEFAULTS[name]
+    }
+    digest_input = hashed_settings(digest_settings) | {
         "version": RENDER_VERSION,
         "model": model_digest,
         "prompt": prompt.prompt,
     }
     if problem:
-        pixels |= {"entry": entry.name, "problem": problem}
+        digest_input |= {"entry": entry.name, "problem": problem}
     fields = settings | {
         "entry": entry.name,
         "model": model_digest,
@@ -194,4 +196,4 @@ def _items(
         "prompt": prompt.prompt,
     }
     for seed in seeds:
-        yield unvalidated_copy(_ITEM, _ITEM_FIELDS, **fields, seed=seed, digest=sha256(pixels | {"seed": seed}))
+        yield unvalidated_copy(_ITEM, _ITEM_FIELDS, **fields, seed=seed, digest=sha256(digest_input | {"seed": seed}))

@@ -53,7 +53,7 @@ def network_files(settings: Mapping[str, Any]) -> Iterator[str]:
         yield settings["image_encoder"]
 
 
-def hashed_files(all_settings: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def files_in_digest(all_settings: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Yield the URIs of all files whose content digests tell: of a folder of pictures, each picture.
 
     Args:
@@ -77,7 +77,7 @@ def hashed_files(all_settings: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     yield from map(_encoder_folder, encoders)
 
 
-class SettingsByContent:
+class SettingsHasher:
     """Puts hashes in the place of the files that settings name; each folder of pictures is listed once.
 
     Args:

@@ -32,7 +32,7 @@ class ModelHasher:
         self._hash_base = cache(lambda uri: _hash(base_folder(uri), content_hash))
         self._token = cache(token_of)
 
-    def content(self, uri: str) -> str:
+    def content_hash(self, uri: str) -> str:
         """Return the SHA-256 of any file; of one that cannot be read, all of its name."""
         return with_secrets(self._hash(uri))
 

@@ -33,7 +33,7 @@ def named_files(config: Config) -> Iterator[NamedFile]:
                 yield NamedFile(slot, file)
             else:
                 scale = file.scale if slot.has_scale else 1.0
-                yield NamedFile(slot, getattr(file, slot.part), scale, getattr(file, "token", None))
+                yield NamedFile(slot, getattr(file, slot.uri_field), scale, getattr(file, "token", None))
 
 
 def scaled_loras(config: Config) -> list[ScaledLora]:
@@ -54,7 +54,7 @@ def with_uris(config: NamingT, change: Callable[[str], str]) -> NamingT:
     def changed(slot: WeightsSlot, file: Any) -> Any:
         if isinstance(file, str):
             return change(file)
-        return file.model_copy(update={slot.part: change(getattr(file, slot.part))})
+        return file.model_copy(update={slot.uri_field: change(getattr(file, slot.uri_field))})
 
     update = {}
     for slot in dict.fromkeys(file.slot for file in named_files(config)):

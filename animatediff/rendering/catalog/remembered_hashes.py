@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.catalog import Catalog
-from animatediff.rendering.catalog.condition_files import hashed_files
+from animatediff.rendering.catalog.condition_files import files_in_digest
 from animatediff.rendering.catalog.model_identity import HashFile, base_folder
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.storage.errors import is_absence, public, unreachable
@@ -77,7 +77,7 @@ def _uris(catalog: Catalog) -> Iterator[str]:
             continue
         for file in named_files(model):
             yield folder(file.uri) if file.slot.role == "base" else file.uri
-    yield from hashed_files(s for entry in catalog.entries for s in catalog.settings_of_prompts(entry))
+    yield from files_in_digest(s for entry in catalog.entries for s in catalog.settings_of_prompts(entry))
 
 
 def _hashed(known: Mapping[str, _Known], uri: str) -> _Known | Exception:

@@ -21,7 +21,7 @@ from animatediff.rendering.catalog.prompts.prompt_text import texts_by_frame
 from animatediff.rendering.catalog.reading import catalog_files
 from animatediff.rendering.checks import contradictions, controls
 from animatediff.rendering.checks.controls import ControlChecks
-from animatediff.rendering.checks.files import check_conditions, check_files, files_of
+from animatediff.rendering.checks.files import check_conditions, check_files, files_in_fields
 from animatediff.rendering.checks.models import CHECKED_SETTINGS, ModelChecks
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS
 
@@ -63,10 +63,10 @@ def check(catalog: Catalog) -> dict[EntryIndex, str]:
     found: dict[EntryIndex, list[str]] = defaultdict(list)
     for place, problem in _problems(catalog):
         found[place].append(problem)
-    if found and all(_is_lost(catalog, index, found) for index in range(len(catalog.entries))):
+    if found and all(_is_unrenderable(catalog, index, found) for index in range(len(catalog.entries))):
         lines = _lines(found, catalog)
         count = f"{len(lines)} problem{'s' if len(lines) > 1 else ''}"
-        raise UserError(f"the catalog has {count}: {_some(lines)}")
+        raise UserError(f"the catalog has {count}: {_first_of(lines)}")
     return {place: "; ".join(problems) for place, problems in found.items()}
 
 
@@ -79,13 +79,13 @@ def report(problems: Mapping[EntryIndex, str], catalog: Catalog) -> str:
     counts = [f"{entries} of {len(catalog.entries)} entries"] if entries else []
     counts += [f"{prompts} prompt{'s' if prompts > 1 else ''}{' of others' if entries else ''}"] if prompts else []
     lines = _lines({place: [problem] for place, problem in problems.items()}, catalog)
-    return f"{' and '.join(counts)} cannot be rendered: {_some(lines)}"
+    return f"{' and '.join(counts)} cannot be rendered: {_first_of(lines)}"
 
 
 def _problems(catalog: Catalog) -> Iterator[tuple[EntryIndex, str]]:
     """Yield every problem with the entry, or the prompt of an entry, that has it."""
     yield from _name_problems(catalog)
-    files = check_files(file for entry in catalog.entries for file in files_of(entry))
+    files = check_files(file for entry in catalog.entries for file in files_in_fields(entry))
     conditions = check_conditions(
         file
         for entry in catalog.entries
@@ -95,7 +95,7 @@ def _problems(catalog: Catalog) -> Iterator[tuple[EntryIndex, str]]:
     models, of_controls = ModelChecks(catalog.noise_schedule), ControlChecks()
     tokens = cache(token_of)
     for index, entry in enumerate(catalog.entries):
-        yield from ((index, f"{file.field}: {files[file]}") for file in files_of(entry) if file in files)
+        yield from ((index, f"{file.field}: {files[file]}") for file in files_in_fields(entry) if file in files)
         if not catalog.prompts_of(entry):
             yield index, "it has no prompts: give it some, or the whole catalog"
         words = [
@@ -181,7 +181,7 @@ def _model_problems(catalog: Catalog, index: int, checks: _Checks) -> Iterator[t
         else checks.problems(model, settings_of_prompt(shared, prompt))
         for prompt in catalog.prompts_of(entry)
     ]
-    yield from _placed(index, found)
+    yield from _merged_problems(index, found)
 
 
 def _prompt_problems(catalog: Catalog, index: int) -> Iterator[tuple[EntryIndex, str]]:
@@ -192,10 +192,10 @@ def _prompt_problems(catalog: Catalog, index: int) -> Iterator[tuple[EntryIndex,
         how = {"syntax": settings["prompt_syntax"], "num_frames": settings["num_frames"]}
         texts = (prompt.prompt, settings["negative_prompt"])
         found.append(tuple(problem for text in texts for problem in prompt_problems(text, **how)))
-    yield from _placed(index, found)
+    yield from _merged_problems(index, found)
 
 
-def _placed(index: int, found: Sequence[tuple[str, ...]]) -> Iterator[tuple[EntryIndex, str]]:
+def _merged_problems(index: int, found: Sequence[tuple[str, ...]]) -> Iterator[tuple[EntryIndex, str]]:
     """Yield the problems of an entry's prompts as the entry's where all of them have the same, else as the prompts'."""
     if len(set(found)) == 1:
         yield from ((index, problem) for problem in found[0])
@@ -203,7 +203,7 @@ def _placed(index: int, found: Sequence[tuple[str, ...]]) -> Iterator[tuple[Entr
     yield from (((index, number), problem) for number, problems in enumerate(found) for problem in problems)
 
 
-def _is_lost(catalog: Catalog, index: int, found: Collection[EntryIndex]) -> bool:
+def _is_unrenderable(catalog: Catalog, index: int, found: Collection[EntryIndex]) -> bool:
     num_prompts = len(catalog.prompts_of(catalog.entries[index]))
     return index in found or all((index, number) in found for number in range(num_prompts))
 
@@ -235,6 +235,6 @@ def _name(place: EntryIndex, catalog: Catalog) -> str:
     return f"{entry.name!r} (prompt {text if len(text) <= _PROMPT_CHARS else f'{text[:_PROMPT_CHARS]}...'!r})"
 
 
-def _some(lines: Sequence[str]) -> str:
+def _first_of(lines: Sequence[str]) -> str:
     more = [f"and {len(lines) - _MAX_TOLD} more"] if len(lines) > _MAX_TOLD else []
     return "; ".join([*lines[:_MAX_TOLD], *more])

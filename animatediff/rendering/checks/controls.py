@@ -11,7 +11,7 @@ from animatediff.errors import UserError
 from animatediff.models.control.sparse_control import PUBLISHED_MOTION
 from animatediff.rendering.catalog.controls import ControlSpec, ImageSpec
 from animatediff.rendering.catalog.picture_uris import picture_uris
-from animatediff.rendering.checks.files import GivenFile, check_files
+from animatediff.rendering.checks.files import FileInField, check_files
 from animatediff.rendering.conditions.preprocessing import find_preprocessor
 from animatediff.weights.base_configs import build_on_meta
 from animatediff.weights.base_facts import BaseFacts
@@ -108,7 +108,7 @@ def _encoder_problem(encoder: str, adapter: str) -> str | None:
 
 
 def _file_problem(uri: str, field: str) -> str | None:
-    given = GivenFile(uri, field)
+    given = FileInField(uri, field)
     return check_files([given]).get(given)
 
 

@@ -22,7 +22,7 @@ from animatediff.weights.reading.tensors import TensorFile, open_tensors
 _NUM_THREADS = 16  # they wait for storage
 
 
-class GivenFile(NamedTuple):
+class FileInField(NamedTuple):
     """A file, and what it is said to be."""
 
     uri: str
@@ -35,16 +35,16 @@ class GivenFile(NamedTuple):
         return WEIGHTS_SLOTS[self.field]
 
 
-def files_of(weights: PersonalisedFiles) -> list[GivenFile]:
+def files_in_fields(weights: PersonalisedFiles) -> list[FileInField]:
     """Return the files of an entry's model, but for its base and motion module, which are checked together."""
     return [
-        GivenFile(file.uri, file.slot.field)
+        FileInField(file.uri, file.slot.field)
         for file in named_files(weights)
         if not file.slot.is_needed and file.slot.role != "control"
     ]
 
 
-def check_files(files: Iterable[GivenFile]) -> Mapping[GivenFile, str]:
+def check_files(files: Iterable[FileInField]) -> Mapping[FileInField, str]:
     """Return what is wrong with files; those with which all is well are left out.
 
     A file that is there but cannot be read is no problem here: its entry's items fail with it.
@@ -79,7 +79,7 @@ def _absence(uri: str) -> str | None:
         return str(error)
 
 
-def _problem(given: GivenFile) -> str | None:
+def _problem(given: FileInField) -> str | None:
     if problem := _absence(given.uri):
         return problem
     try:
@@ -99,7 +99,7 @@ def _problem(given: GivenFile) -> str | None:
     return None
 
 
-def _opened(given: GivenFile) -> TensorFile:
+def _opened(given: FileInField) -> TensorFile:
     return lora_file.open_lora(given.uri) if is_lora(given.slot.family) else open_tensors(given.uri)
 
 
@@ -124,7 +124,7 @@ def _names_in(uri: str) -> list[str] | None:
     return None if names == ["."] else names
 
 
-def _folder_problem(given: GivenFile, names: Collection[str]) -> str | None:
+def _folder_problem(given: FileInField, names: Collection[str]) -> str | None:
     """Return what a checkpoint or a VAE that is a folder lacks; its parts say themselves what they are."""
     what, replaceable = given.uri, PARTS.keys() if given.slot.family == "checkpoint" else (given.slot.family,)
     parts = [part for part in replaceable if any(name.startswith(f"{part}/") for name in names)]

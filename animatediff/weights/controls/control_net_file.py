@@ -22,10 +22,10 @@ from animatediff.weights.base_configs import build_on_meta, check_files
 from animatediff.weights.identify.messages import name as name_of
 from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.layouts import ldm
-from animatediff.weights.layouts.fitting import Found, fit
+from animatediff.weights.layouts.fitting import PartTensors, take_part
 from animatediff.weights.reading.files import local_copy, read_json
 from animatediff.weights.reading.part_files import WEIGHTS_FILES, weights_files
-from animatediff.weights.reading.scaled import unscaled
+from animatediff.weights.reading.scaled import dequantised
 from animatediff.weights.reading.tensors import TensorFile, open_tensors
 
 _log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def _check_kind(file: TensorFile, unet_config: Mapping[str, Any]) -> None:
 
 
 def _checked(file: TensorFile, own_config: Mapping[str, Any] | None, unet_config: Mapping[str, Any]) -> ControlNetFile:
-    tensors, layout = _without_prefix(unscaled(file))
+    tensors, layout = _without_prefix(dequantised(file))
     what = f"ControlNet {file.uri}"
     of_base = {field: unet_config[field] for field in _FIELDS if field in unet_config} | _embedding(tensors, what)
     config, source = of_base, "the config of the base's UNet"
@@ -125,7 +125,7 @@ def _checked(file: TensorFile, own_config: Mapping[str, Any] | None, unet_config
         _check_base(net, build_on_meta(ControlNetModel, of_base, "the config of the base's UNet"), what)
     wanted = net.state_dict()
     sources = ldm.sources("controlnet", wanted) if layout == "ldm" else {name: ldm.Source(name) for name in wanted}
-    state = fit(Found(tensors, sources), wanted, what)
+    state = take_part(PartTensors(tensors, sources), wanted, what)
     ControlNet(net)  # refuses what it cannot run
     return ControlNetFile(file.uri, config, state)
 

@@ -14,7 +14,7 @@ from animatediff.weights.identify.base import TEXT_WIDTHS
 from animatediff.weights.identify.messages import BASE_NAMES
 from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.layouts.ip_adapter import LAYER, PROJECTION, ProjectionFacts, find_projection
-from animatediff.weights.reading.scaled import unscaled
+from animatediff.weights.reading.scaled import dequantised
 from animatediff.weights.reading.tensors import open_tensors, problem_with
 
 _MAX_LAYERS = 1000  # attentions in SDXL: 140, in a resampler: 4
@@ -83,7 +83,7 @@ def _opened(uri: str) -> tuple[IPAdapter, Mapping[str, Tensor]]:
     file = open_tensors(uri)
     with any_error_as_user_error(f"cannot read the IP-Adapter {uri}"):
         expect_family(file, {"ip_adapter"})
-        state = unscaled(file)
+        state = dequantised(file)
         shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
         found = find_projection(shapes)
         if found is None:

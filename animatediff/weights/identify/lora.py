@@ -61,7 +61,13 @@ def describe(family: LoraFamily, contents: FileContents) -> PartialIdentity:
     if contents.has(_MOTION):
         version, base = _motion_version(contents)
         return PartialIdentity(
-            "motion_lora", version, _layout(_MOTION_LAYOUTS, contents), base, rank, alpha, _also(contents)
+            "motion_lora",
+            version,
+            _layout(_MOTION_LAYOUTS, contents),
+            base,
+            rank,
+            alpha,
+            _note_on_base_layers(contents),
         )
     algorithm, base, layout = _algorithm(contents), find_base(contents), _layout(_LAYOUTS, contents)
     says_so = contents.metadata.get(FAMILY_KEY) == "domain_adapter"
@@ -120,7 +126,7 @@ def _motion_version(contents: FileContents) -> tuple[str | None, Base | None]:
     return version, "sd1" if contents.has(rf"(?:down|up)_blocks[._]3[._](?:{_MOTION})") else None
 
 
-def _also(contents: FileContents) -> str | None:
+def _note_on_base_layers(contents: FileContents) -> str | None:
     others = any(not re.search(_MOTION, name) for name in contents.matching(DOWN))
     return "it changes layers of the base too" if others else None
 

@@ -25,7 +25,7 @@ class WeightsSlot(NamedTuple):
     """What its files may be, first what they are meant to be; none where they are no weights files."""
     is_list: bool = False
     """Whether it names any number of files."""
-    part: str = "path"
+    uri_field: str = "path"
     """Where a file that comes with settings of its own has its URI."""
 
     @property
@@ -54,8 +54,8 @@ _ROWS = (
     WeightsSlot("loras", "addition", ("lora",), is_list=True),
     WeightsSlot("motion_loras", "addition", ("motion_lora",), is_list=True),
     WeightsSlot("embeddings", "embedding", ("textual_inversion",), is_list=True),
-    WeightsSlot("controls", "control", ("controlnet", "sparse_control"), is_list=True, part="net"),
-    WeightsSlot("images", "control", ("ip_adapter",), is_list=True, part="adapter"),
+    WeightsSlot("controls", "control", ("controlnet", "sparse_control"), is_list=True, uri_field="net"),
+    WeightsSlot("images", "control", ("ip_adapter",), is_list=True, uri_field="adapter"),
     WeightsSlot("image_encoder", "control"),
 )
 WEIGHTS_SLOTS = {slot.field: slot for slot in _ROWS}

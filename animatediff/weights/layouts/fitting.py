@@ -9,14 +9,14 @@ from animatediff.errors import UserError
 from animatediff.weights.layouts import ldm
 
 
-class Found(NamedTuple):
+class PartTensors(NamedTuple):
     """What a file holds of a part, and where in it each of the part's parameters is."""
 
     tensors: Mapping[str, Tensor]
     sources: Mapping[str, ldm.Source]
 
 
-def fit(found: Found, wanted: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+def take_part(found: PartTensors, wanted: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
     """Return the part under its own names and shapes, in the file's precision.
 
     Args:
@@ -35,7 +35,7 @@ def fit(found: Found, wanted: Mapping[str, Tensor], what: str) -> dict[str, Tens
     return fitted
 
 
-def _read(found: Found, name: str, shape: Size, what: str) -> Tensor:
+def _read(found: PartTensors, name: str, shape: Size, what: str) -> Tensor:
     source = found.sources[name]
     if source.name not in found.tensors:
         alias = "" if source.name == name else f" ({source.name})"

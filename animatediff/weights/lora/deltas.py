@@ -68,7 +68,7 @@ class LoraDelta(WeightDelta):
 
 
 @dataclass(frozen=True)
-class FactorsDelta(WeightDelta):
+class ProductDelta(WeightDelta):
     """`scale` times one product of factors: a LoCon with a core, or a full difference (one factor)."""
 
     factors: Factors
@@ -155,7 +155,7 @@ def delta_from_factors(factors: Mapping[str, Tensor], scale_for_rank: Callable[[
     """
     names = set(factors)
     if names == {"diff"}:
-        return FactorsDelta((factors["diff"],), 1.0)
+        return ProductDelta((factors["diff"],), 1.0)
     if names - {"mid"} == {"down", "up"}:
         return _lora_delta(factors, scale_for_rank(len(factors["down"])))
     if names in _LOHA_FORMS:
@@ -173,7 +173,7 @@ def delta_from_factors(factors: Mapping[str, Tensor], scale_for_rank: Callable[[
 def _lora_delta(factors: Mapping[str, Tensor], scale: float) -> WeightDelta:
     up, down = _as_matrix(factors["up"]), factors["down"]
     if "mid" in factors:
-        return FactorsDelta((up.T, _as_matrix(down), factors["mid"]), scale)
+        return ProductDelta((up.T, _as_matrix(down), factors["mid"]), scale)
     if down.ndim not in (2, 4):
         raise ValueError(f"its factor down is {list(down.shape)}, neither a matrix nor a convolution")
     return LoraDelta(up, down.flatten(1), scale, kernel=tuple(down.shape[2:]))

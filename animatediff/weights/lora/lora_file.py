@@ -23,7 +23,7 @@ from animatediff.weights.identify.messages import BASE_NAMES
 from animatediff.weights.layouts.architectures import KnownBase, sdxl_or_sd1
 from animatediff.weights.layouts.families import Family, LoraFamily
 from animatediff.weights.lora import module_scales
-from animatediff.weights.lora.deltas import FactorsDelta, WeightDelta, delta_from_factors
+from animatediff.weights.lora.deltas import ProductDelta, WeightDelta, delta_from_factors
 from animatediff.weights.lora.module_index import ModuleIndex, ModuleRef, StateDicts, WeightKey
 from animatediff.weights.lora.module_scales import PeftLoraConfig
 from animatediff.weights.motion_file import WEIGHTS_FILES
@@ -179,7 +179,7 @@ def _factors_by_module(file: TensorFile, states: StateDicts, family: LoraFamily)
     if unknown and not (keys_by_module and _is_of_absent_mid_block(unknown, states, family)):
         raise UserError(
             f"{file.uri}: {len(unknown)} of its keys match nothing in the model, such as "
-            f"{_why(unknown[0], module_index)}"
+            f"{_describe_unmatched_key(unknown[0], module_index)}"
         )
     if unknown:
         _log.warning("%s is for a motion module with a mid block (v2); what it changes there is left out", file.uri)
@@ -221,7 +221,7 @@ def _is_of_absent_mid_block(unknown: Sequence[str], states: StateDicts, family: 
     return all("mid_block" in key and "motion_modules" in key and split_factor_key(key) for key in unknown)
 
 
-def _why(key: str, module_index: ModuleIndex) -> str:
+def _describe_unmatched_key(key: str, module_index: ModuleIndex) -> str:
     name, _ = split_factor_key(key) or (key, "")
     part = module_index.absent_part(name)
     return f"{key}: it is for a model with a {part}" if part else key
@@ -243,7 +243,7 @@ def _module_deltas(
         raise ValueError("a scalar stands beside its full difference, which has none")
     deltas: dict[str, WeightDelta] = {}
     if "diff_b" in factors:
-        deltas[f"{module.path}.bias"] = FactorsDelta((factors["diff_b"],), 1.0)
+        deltas[f"{module.path}.bias"] = ProductDelta((factors["diff_b"],), 1.0)
     of_weight = {name: factor for name, factor in factors.items() if name not in (*_SCALE_KEYS, "diff_b")}
     if of_weight or not deltas:
         deltas[f"{module.path}.weight"] = delta_from_factors(of_weight, scale)

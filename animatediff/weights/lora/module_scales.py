@@ -51,8 +51,8 @@ class PeftLoraConfig(BaseModel):
             module: its path in the model.
             rank: of its factors; None where they have none, so that the config's counts.
         """
-        rank = rank or int(_of_pattern(self.rank_pattern, module, self.r))
-        alpha = _of_pattern(self.alpha_pattern, module, self.alpha)
+        rank = rank or int(_matching_value(self.rank_pattern, module, self.r))
+        alpha = _matching_value(self.alpha_pattern, module, self.alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
@@ -139,7 +139,7 @@ def _check_names(pattern: Mapping[str, float], source: str) -> None:
             raise UserError(f"{source} has a rank or alpha for {name}: regular expressions are not read, name modules")
 
 
-def _of_pattern(pattern: Mapping[str, float], module: str, default: float) -> float:
+def _matching_value(pattern: Mapping[str, float], module: str, default: float) -> float:
     """Return the number of the first name that is the module's path or, as in peft, the end of it."""
     for name, value in pattern.items():
         if module == name.removeprefix("^") or module.endswith(f".{name}"):

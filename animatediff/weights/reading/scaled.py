@@ -16,7 +16,7 @@ def is_scale(name: str) -> bool:
     return name.rpartition(".")[2] in (*_SCALES, *_NOT_WEIGHTS)
 
 
-def unscaled(file: TensorFile) -> dict[str, Tensor]:
+def dequantised(file: TensorFile) -> dict[str, Tensor]:
     """Return a file's tensors with their scales multiplied in, in float32; those without a scale as they are.
 
     Raises:

@@ -14,7 +14,7 @@ from animatediff.data.loading.selection import ClipFilter
 from animatediff.data.manifest import Manifest, check_shards, read_manifest
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError, errors_with_field
-from animatediff.rendering.checks.files import GivenFile, check_files
+from animatediff.rendering.checks.files import FileInField, check_files
 from animatediff.training.config import TrainingConfig
 from animatediff.training.long_captions import count_long
 from animatediff.training.recipes.recipe import Recipe
@@ -194,12 +194,12 @@ def _check_files(config: RecipeConfig) -> None:
     """Refuse what no worker could open, by the field that names it."""
     load_config(config.base, "unet")
     named = {
-        f"base_checkpoints[{index}]": GivenFile(uri, "checkpoint")
+        f"base_checkpoints[{index}]": FileInField(uri, "checkpoint")
         for index, uri in enumerate(config.base_checkpoints)
         if uri != BASE
     }
     if config.model.domain_adapter.path is not None:
-        named["model.domain_adapter.path"] = GivenFile(config.model.domain_adapter.path, "domain_adapter")
+        named["model.domain_adapter.path"] = FileInField(config.model.domain_adapter.path, "domain_adapter")
     problems = check_files(named.values())
     for field, file in named.items():
         if file in problems:

@@ -104,7 +104,7 @@ def test_distinct_texts_are_encoded_once_until_the_weights_change(conditioner, e
     for seed in (0, 1):
         conditioner.conditioning(item({0: "a", 2: "b", 4: "a"}, negative_prompt="b", seed=seed))
     assert asked == ["a", "b"]
-    conditioner.weights = "others"
+    conditioner.cache_key = "others"
     conditioner.conditioning(item("a", negative_prompt="b"))
     assert asked == ["a", "b", "a", "b"]
 

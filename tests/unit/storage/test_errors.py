@@ -113,7 +113,7 @@ FAULTS = {
 
 
 def check_weights(uri):
-    problems = file_checks.check_files([file_checks.GivenFile(uri, role) for role in ("checkpoint", "vae", "loras")])
+    problems = file_checks.check_files([file_checks.FileInField(uri, role) for role in ("checkpoint", "vae", "loras")])
     assert len(problems) == 3
     raise UserError("; ".join(problems.values()))
 

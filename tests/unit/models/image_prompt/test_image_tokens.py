@@ -65,7 +65,7 @@ def test_tokens_of_pictures_and_of_none(adapters, encoder, encoder_model, varian
     adapter, pictures = adapters[variant], [picture(50, 70), picture(70, 50, seed=1)]
     found = image_tokens(pictures, adapter, encoder)
     assert found.pictures.shape == (2, num_tokens, 24)
-    assert found.nothing.shape == (num_tokens, 24)
+    assert found.of_no_picture.shape == (num_tokens, 24)
 
     def reads(pixels):
         out = encoder_model(pixels, output_hidden_states=True)
@@ -74,7 +74,7 @@ def test_tokens_of_pictures_and_of_none(adapters, encoder, encoder_model, varian
     pixels = torch.stack([preprocess(one, IMAGE_SIZE) for one in pictures])
     torch.testing.assert_close(found.pictures, adapter.image_proj(reads(pixels)))
     nothing = torch.zeros(1, EMBEDDING_WIDTH) if variant == "base" else reads(torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE))
-    torch.testing.assert_close(found.nothing[None], adapter.image_proj(nothing))
+    torch.testing.assert_close(found.of_no_picture[None], adapter.image_proj(nothing))
 
 
 def test_the_encoder_runs_once_a_picture(adapters, encoder):
@@ -104,8 +104,8 @@ def test_prompts_are_one_image_or_one_a_frame(adapters, encoder):
     tokens = image_tokens(pictures, adapter, encoder)
     positive, negative = tokens.prompts(adapter, scale=0.5)  # one a frame
     assert positive.tokens.shape == negative.tokens.shape == (1, 3, 4, 24)
-    assert torch.equal(negative.tokens[0, 2], tokens.nothing)
-    positive, negative = tokens.side_by_side().prompts(adapter, mask=torch.ones(8, 8))
+    assert torch.equal(negative.tokens[0, 2], tokens.of_no_picture)
+    positive, negative = tokens.joined().prompts(adapter, mask=torch.ones(8, 8))
     assert positive.tokens.shape == negative.tokens.shape == (1, 12, 24)
     assert torch.equal(positive.tokens[0, 4:8], tokens.pictures[1])
     text = torch.zeros(1, 7, 24)  # both halves of the guidance go into one batch

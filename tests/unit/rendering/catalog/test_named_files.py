@@ -11,7 +11,7 @@ from animatediff.rendering.catalog.entries import (
     RenderSettings,
 )
 from animatediff.rendering.catalog.named_files import NamedFile, named_files, scaled_loras, with_uris
-from animatediff.rendering.checks.files import GivenFile, files_of
+from animatediff.rendering.checks.files import FileInField, files_in_fields
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS, field_for
 
 ENTRY = {
@@ -85,8 +85,8 @@ def test_other_uris_take_the_place_of_all_but_the_bases():
 
 
 def test_what_is_checked_by_itself_is_all_but_base_and_motion_module():
-    given = files_of(Entry.model_validate(ENTRY))
-    assert given[0] == GivenFile("c.safetensors", "checkpoint")
+    given = files_in_fields(Entry.model_validate(ENTRY))
+    assert given[0] == FileInField("c.safetensors", "checkpoint")
     assert {file.field for file in given} == ENTRY.keys() - {"name", "base", "motion_module"}
 
 

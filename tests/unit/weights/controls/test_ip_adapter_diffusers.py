@@ -111,7 +111,7 @@ def our_clip(folder, scales, pictures, noise):
     for (name, scale), each in zip(scales.items(), pictures, strict=True):
         adapter = ip_adapter_file.read(str(folder / "models" / f"{name}.safetensors"))
         ip_adapter_file.check_fits(adapter, unet.base, base)
-        both.append(image_tokens(each, adapter, encoder).side_by_side().prompts(adapter, scale=scale))
+        both.append(image_tokens(each, adapter, encoder).joined().prompts(adapter, scale=scale))
     texts = PromptEncoder(*load_text_encoder(base)).encode(list(PROMPTS)).split(1)
     positive, negative = (tuple(pair[i] for pair in both) for i in range(2))
     told = Conditioning(texts[0], image_prompts=positive, negative=Conditioning(texts[1], image_prompts=negative))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from animatediff.weights.lora.deltas import FactorsDelta, LoHaDelta, LoKrDelta, LoraDelta, delta_from_factors
+from animatediff.weights.lora.deltas import LoHaDelta, LoKrDelta, LoraDelta, ProductDelta, delta_from_factors
 
 SIZE = st.integers(1, 6)
 
@@ -119,7 +119,7 @@ def test_lokr(outs, ins, rank, first, second, alpha):
 def test_a_full_difference_is_itself():
     for shape in ((4, 3), (4, 3, 3, 3), (4,)):
         change = delta_from_factors({"diff": draw(*shape)}, scale_of(7))
-        assert isinstance(change, FactorsDelta)
+        assert isinstance(change, ProductDelta)
         assert_is(change, draw(*shape).double())
 
 

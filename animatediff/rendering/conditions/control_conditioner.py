@@ -36,7 +36,7 @@ _MAX_CACHED_PICTURES = 4  # conditions' pictures, of the items before; a long vi
 ResidentT = TypeVar("ResidentT")
 
 
-class Conditions:
+class ControlConditioner:
     """Gives items' conditioning what their controls say.
 
     Nothing of a network or its pictures is written into the base, so that nothing of an item stays.
@@ -148,7 +148,7 @@ class Conditions:
             found = embeddings_of_frames(keys, settings.num_frames, Travel(), loop=settings.loop)
             tokens = tokens._replace(pictures=found)
         else:
-            tokens = tokens.side_by_side()
+            tokens = tokens.joined()
         side = encoder.model.config.image_size
         squares = [as_tensor(crop_and_resize(picture, height=side, width=side)) for picture in pictures]
         shown = shown_pictures(torch.stack(squares), frames or None)
