@@ -123,7 +123,7 @@ class Animator:
         self._prompts.set_embeddings(read.embeddings)
         self._weights.apply(read.update)
         text_encoder_files = files if self._weights.is_changed("text_encoder") else None
-        self._conditioner.weights = (read.embedding_sources, text_encoder_files)
+        self._conditioner.cache_key = (read.embedding_sources, text_encoder_files)
         self._loaded = files
 
     def _take_prefetched(self, files: PersonalisedFiles) -> _ReadFiles:
