@@ -85,7 +85,9 @@ def run_with_kills(files, folder, num_kills):
         before = kill_while_it_runs(job, killed, num_kills, random.Random(0), 900, log_path, KINDS)
         age_drafts(killed)
         job.start()
-        assert job.code() == 1, log_path.read_text()[-3000:]
+        assert job.code() == 1
+    said = log_path.read_text()
+    assert f"{NUM_INVALID} of {len(entries)} items failed" in said, said[-3000:]
     assert before.items() <= committed(killed).items()
     assert len(committed(killed)) == len(entries) - NUM_INVALID
     assert rows(killed) == rows(straight)[::-1]

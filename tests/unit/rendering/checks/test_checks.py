@@ -408,8 +408,8 @@ def test_a_picture_that_is_not_there_is_told_of_the_prompt_that_names_it(content
     missing, there = str(tmp_path / "b.png"), str(tmp_path / "a.png")
     prompts = [{"prompt": "a", "init_image": missing}, {"prompt": "b", "init_image": there}, "c"]
     found = check(Catalog.model_validate(content | {"entries": [{"name": "one", "prompts": prompts}]}))
-    assert found == {(0, 0): f"there is no file or folder {missing}"}
-    assert checked(content, init_video=missing) == f"there is no file or folder {missing}"
+    assert found == {(0, 0): f"init_image: there is no file or folder {missing}"}
+    assert checked(content, init_video=missing) == f"init_video: there is no file or folder {missing}"
 
 
 def test_each_file_and_pair_is_looked_at_once(content, files, monkeypatch):
