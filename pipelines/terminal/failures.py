@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from ray.exceptions import UserCodeException
+
 from animatediff.errors import UserError
 from animatediff.storage.full import is_full
 from pipelines.terminal.deaths import logs_folder, one_line
@@ -21,6 +23,8 @@ _WAYS = (
     "the network must let them through; else name the interface on every node, in GLOO_SOCKET_IFNAME or "
     "NCCL_SOCKET_IFNAME"
 )
+# The last line of a traceback, but for those of Ray's wrappers.
+_RAISED = re.compile(r"(?!ray\.exceptions\.)[\w.]+(?:Error|Exception|Exit|Interrupt)(?::|$)")
 _STREAMING = "ray.data._internal.execution.streaming_executor_state"
 
 
@@ -120,7 +124,12 @@ def describe_failure(error: BaseException) -> str:
         return lost.text
     innermost = list(with_causes(error))[-1]
     last_line = str(innermost).strip().splitlines()[-1:]
-    return f"{type(innermost).__name__}: {one_line(' '.join(last_line))}; see the workers' logs in {logs_folder()}"
+    said = f"{type(innermost).__name__}: {one_line(' '.join(last_line))}"
+    if isinstance(innermost, UserCodeException):
+        # Its own text is advice on retries; what a worker's code raised stands in the traceback that came with it.
+        raised = [line for line in str(error).splitlines() if _RAISED.match(line)]
+        said = one_line(raised[-1]) if raised else said
+    return f"{said}; see the workers' logs in {logs_folder()}"
 
 
 def log_raylets_message(data: Mapping[str, Any], **_: Any) -> None:

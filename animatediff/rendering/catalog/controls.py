@@ -79,6 +79,10 @@ class ControlSpec(Config):
             raise ValueError("scale: at least one frame is needed")
         return self
 
+    def __hash__(self) -> int:
+        """Return the same for equal ones, a mapping of scales included: items with equal controls share batches."""
+        return hash(self.model_dump_json())
+
     def scales(self, num_frames: int) -> list[float]:
         """Return each frame's strength.
 

@@ -14,6 +14,7 @@ from pipelines.terminal import deaths
 from pipelines.terminal.failures import (
     DroppedBlockReasons,
     as_user_errors,
+    describe_failure,
     find_user_error,
     in_one_line,
     log_raylets_message,
@@ -200,3 +201,17 @@ def test_a_raylets_fifty_lines_are_one_and_those_of_other_ends_none(caplog):
     )
     (record,) = caplog.records
     assert record.getMessage().startswith("10.0.0.3 ran out of memory")
+
+
+def test_what_a_workers_code_raised_is_told_and_not_rays_advice(monkeypatch):
+    """Ray Data puts three lines of its own behind the traceback."""
+    monkeypatch.setattr("pipelines.terminal.failures.logs_folder", lambda: "LOGS")
+    traceback = (
+        'ray::MapWorker(MapBatches(RenderSlices)).submit() (pid=1)\n  File "worker.py", line 97, in __call__\n'
+        "    raise x\nTypeError: unhashable type: 'dict'\n\n"
+        "The above exception was the direct cause of the following exception:\n\n"
+        "ray.exceptions.UserCodeException: UDF failed to process a data block.\nTo change retry attempts, configure it"
+    )
+    advice = exceptions.UserCodeException("UDF failed to process a data block.\nTo change retry attempts, configure it")
+    error = RayTaskError("submit", traceback, advice).as_instanceof_cause()
+    assert describe_failure(error) == "TypeError: unhashable type: 'dict'; see the workers' logs in LOGS"

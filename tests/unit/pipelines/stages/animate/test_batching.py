@@ -59,6 +59,15 @@ def test_only_what_has_one_shape_shares_a_batch():
     assert batches == [["a", "b", "c", "f"], ["d", "e"]]
 
 
+def test_clips_of_equal_controls_share_a_batch():
+    control = {"net": "n.pt", "pictures": "p.png", "scale": {0: 1.0, 7: 0.2}}
+    items = [
+        item.model_validate(item.model_dump() | {"controls": [control | {"end": end}]})
+        for item, end in zip(items_of(*"abcd"), (1.0, 0.5, 1.0, 0.5), strict=True)
+    ]
+    assert [[item.prompt for item in batch] for batch in batcher_of(8).batches(items, ())] == [["a", "c"], ["b", "d"]]
+
+
 def test_clips_that_begin_from_pictures_share_a_batch_with_their_like():
     items = items_of("a") + items_of("b", init_image="x.png") + items_of("c", init_video="x.mp4")
     items += items_of("d", init_image="y.png") + items_of("e", init_image="x.png", strength=0.3)
