@@ -59,6 +59,7 @@ NO_PLACES = {
     *("sample.prompts.0", "negative_prompt", "prompts.0.prompt", "prompts.0.negative_prompt"),
     *("entries.0.name", "entries.0.negative_prompt", "entries.0.prompts.0.prompt"),
     *("entries.0.prompts.0.negative_prompt", "entries.0.embeddings.0.token"),
+    *(f"{above}controls.0.preprocess" for above in ("", "prompts.0.", "entries.0.", "entries.0.prompts.0.")),
     *(f"source.columns.{name}" for name in ("id", "video", "caption", "bytes")),
 }
 """Texts that name no file or folder. A new field of text that is not added here has to be a `Uri`."""
@@ -122,10 +123,32 @@ def value_at(config: Any, path: str) -> Any:
 
 
 def planted(schema: type[Config], path: str, uri: str) -> Config:
-    content = with_value(MINIMAL[schema], path, uri)
+    content = completed(with_value(MINIMAL[schema], path, uri))
     if path == "model.motion_module":
         content["recipe"] = "finetune"
+    if path == "model.sparse_control":
+        content["recipe"] = "sparse_control"
+        content["model"] = {"motion_module": "motion.safetensors", "sparse_control": uri}
     return schema.model_validate(content)
+
+
+def completed(content: Any) -> Any:
+    """The same with what else prompts, controls and images need."""
+    if isinstance(content, list):
+        return [completed(each) for each in content]
+    if not isinstance(content, dict):
+        return content
+    done = {name: completed(value) for name, value in content.items()}
+    for prompt in done.get("prompts", ()):
+        prompt.setdefault("prompt", "a cat") if isinstance(prompt, dict) else None
+    for control in done.get("controls", ()):
+        control.setdefault("net", "net.pt")
+        if "video" not in control:
+            control.setdefault("pictures", ["picture.png"])
+    for image in done.get("images", ()):
+        image.setdefault("adapter", "adapter.pt")
+        image.setdefault("pictures", ["picture.png"])
+    return done
 
 
 def test_every_field_of_text_is_a_place_or_known_to_be_none():

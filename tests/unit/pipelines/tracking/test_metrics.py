@@ -110,7 +110,7 @@ def run_into(error, metrics):
     ],
 )
 def test_an_end_is_counted_by_how_it_came(recorded, monkeypatch, error, has_signal, outcome):
-    monkeypatch.setattr(tracking.interrupts, "came", lambda: has_signal)
+    monkeypatch.setattr(tracking.interrupts, "signal_came", lambda: has_signal)
     with pytest.raises(type(error)):
         run_into(error, JobMetrics("train", "out"))
     assert recorded.counted() == {("job_ends_total", outcome): 1}
