@@ -3,3 +3,6 @@
 from typing import Literal
 
 Format = Literal["mp4", "gif", "webp", "png", "latents"]
+
+POSTER_PIXELS = 320
+"""Longest side of a poster."""

@@ -18,10 +18,7 @@ from torch import Tensor
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.rendering.formats import Format
-
-POSTER_PIXELS = 320
-"""Longest side of a poster."""
+from animatediff.rendering.formats import POSTER_PIXELS, Format
 
 _MATRIX_BT601, _PRIMARIES_BT709, _TRANSFER_SRGB = 6, 1, 13  # H.264's numbers
 _KEY = "parameters"  # where the readers of generated PNGs look first

@@ -10,9 +10,10 @@ from animatediff.data.clips.plan import ClipPlan, frame_indices_at, plan_clips
 from animatediff.data.clips.rates import MAX_FPS, MAX_LENGTH_S, MIN_FPS
 from animatediff.data.decoding.decoders import Decoder
 from animatediff.data.decoding.frames import FrameSelection, OnDecode, do_nothing, read_frames
-from animatediff.data.decoding.videos import MAX_PIXELS, VideoInfo, probe
+from animatediff.data.decoding.videos import VideoInfo, probe
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.scoring.scores import score
+from animatediff.data.sources.limits import MAX_PIXELS
 
 
 @dataclass

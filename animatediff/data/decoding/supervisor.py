@@ -10,8 +10,8 @@ from animatediff.data.decoding import decoders
 from animatediff.data.decoding.cut import DecodedClip
 from animatediff.data.decoding.frames import is_memory_error
 from animatediff.data.decoding.process import DecodeProcess, ProcessError
-from animatediff.data.decoding.videos import MAX_PIXELS
 from animatediff.data.quarantine import Reason, VideoError
+from animatediff.data.sources.limits import MAX_PIXELS
 from animatediff.errors import UserError
 
 ATTEMPTS = 3

@@ -17,9 +17,7 @@ from animatediff.data.decoding.fields import is_interlaced
 from animatediff.data.decoding.sizes import HeaderChanges, SizeChange, decode_packet, displayed_size, find_size_changes
 from animatediff.data.decoding.timeline import Packet, describe, read_timeline
 from animatediff.data.quarantine import Reason, VideoError
-
-MAX_PIXELS = 8192 * 8192
-"""Most pixels of a source frame, where a config does not say."""
+from animatediff.data.sources.limits import MAX_PIXELS
 
 # Of elementary streams that say none, as FFmpeg has it.
 _USUAL_FPS = 25

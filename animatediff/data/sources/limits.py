@@ -17,6 +17,8 @@ MAX_HEADER_BYTES = 16_000_000
 """Bytes that a tar may tell of one member before its content: names, attributes and maps of holes."""
 MAX_CAPTIONS_BYTES = 64_000_000
 """Bytes of all the captions of one tar, which are held until its videos are known."""
+MAX_PIXELS = 8192 * 8192
+"""Most pixels of a picture, or of a video's frame where a config does not say."""
 MAX_FILES = 1_000_000
 """Files that a pattern may name."""
 BATCH_BYTES = 16_000_000

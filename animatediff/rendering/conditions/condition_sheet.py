@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from animatediff.rendering.conditions.pictures import as_pixels
-from animatediff.rendering.outputs import POSTER_PIXELS
+from animatediff.rendering.formats import POSTER_PIXELS
 
 _MAX_SHOWN = 6  # pictures of one condition; of more, such as a video's, the first, the middle and the last are shown
 _COLUMNS = 3

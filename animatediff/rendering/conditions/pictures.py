@@ -10,12 +10,10 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from animatediff import storage
-from animatediff.data.clips.config import ClipConfig
 from animatediff.data.clips.resize import crop_and_resize
-from animatediff.data.decoding.supervisor import DecodeConfig, DecodeSupervisor
-from animatediff.data.decoding.videos import MAX_PIXELS, one_line
 from animatediff.data.quarantine import Reason, VideoError
-from animatediff.errors import UserError
+from animatediff.data.sources.limits import MAX_PIXELS
+from animatediff.errors import UserError, one_line
 from animatediff.uris import printable_uri
 
 
@@ -75,6 +73,10 @@ def read_video_frames(uri: str, *, num_frames: int, fps: float, width: int, heig
         UserError: there is no such file, no video in it that can be decoded, or one that is too short.
     """
     data = _content(uri)
+    # They import PyAV, which whoever renders without videos can do without.
+    from animatediff.data.clips.config import ClipConfig
+    from animatediff.data.decoding.supervisor import DecodeConfig, DecodeSupervisor
+
     clips = ClipConfig(num_frames=num_frames, fps=fps, width=width, height=height, windows="all", windows_per_video=1)
     try:
         with DecodeSupervisor(DecodeConfig(), clips) as decoder:

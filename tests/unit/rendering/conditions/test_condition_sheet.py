@@ -13,7 +13,7 @@ from animatediff.rendering.conditions.condition_sheet import (
     encode_condition_sheet,
     shown_pictures,
 )
-from animatediff.rendering.outputs import POSTER_PIXELS
+from animatediff.rendering.formats import POSTER_PIXELS
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 30), "blue": (30, 30, 200)}
 

@@ -195,7 +195,7 @@ OTHER_KINDS = {
     ),
     "SparseCtrl": (
         lambda state: state | {"down_blocks.0.motion_modules.0.temporal_transformer.norm.weight": torch.zeros(8)},
-        "SparseCtrl encoder, not a ControlNet",
+        "SparseCtrl encoder (scribble), not a ControlNet",
     ),
     "checkpoint": (lambda state: ldm_file({"unet": tiny_unet().state_dict()}), "checkpoint, not a ControlNet"),
 }
