@@ -6,20 +6,20 @@ folded into the batch and calls a motion module after each spatial attention (af
 none).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from animatediff.diffusion.conditioning import Conditioning, ImagePrompt
 from animatediff.models.config import ActivationCheckpointing, MotionConfig
-from animatediff.models.feed_forward import make_lean
+from animatediff.models.feed_forward import use_memory_efficient_feed_forward
 from animatediff.models.motion_module import MotionModule, check_num_frames, scoped_group_norm
 from animatediff.models.text_attention import share_text_attention
+from animatediff.models.unet_layer import UNetLayer, layers_of, run_layer
 
 _KNOWN_BLOCKS = {
     "CrossAttnDownBlock2D",
@@ -99,7 +99,7 @@ class MotionUNet(nn.Module):
         self.motion = motion if isinstance(motion, MotionModules) else MotionModules.for_base(base, motion)
         _check_text_width(self.config.text_width, base.config.cross_attention_dim)
         share_text_attention(base)
-        make_lean(base)
+        use_memory_efficient_feed_forward(base)
 
     @property
     def config(self) -> MotionConfig:
@@ -147,8 +147,8 @@ class MotionUNet(nn.Module):
         return self.base.conv_out(x).unflatten(0, (b, f)).transpose(1, 2)
 
     def _down(self, block: Any, slot: Any, x: Tensor, skips: list[Tensor], shared: "_Shared") -> Tensor:
-        for layers in zip(block.resnets, _attentions(block), slot, strict=True):
-            x = self._unit(_Unit(*layers), [x], shared)
+        for layer in layers_of(block, slot):
+            x = self._layer(layer, [x], shared)
             skips.append(x)
         for downsampler in block.downsamplers or ():
             x = downsampler(x)
@@ -160,33 +160,29 @@ class MotionUNet(nn.Module):
         *first, last = block.resnets
         motion = next(iter(self.motion.mid_slot()), None)
         for resnet, attention in zip(first, block.attentions, strict=True):
-            x = self._unit(_Unit(resnet, attention, motion), [x], shared)
-        return self._unit(_Unit(last, None, None), [x], shared)
+            x = self._layer(UNetLayer(resnet, attention, motion), [x], shared)
+        return self._layer(UNetLayer(last, None, None), [x], shared)
 
     def _up(self, block: Any, slot: Any, x: Tensor, skips: list[Tensor], shared: "_Shared") -> Tensor:
-        for layers in zip(block.resnets, _attentions(block), slot, strict=True):
-            x = self._unit(_Unit(*layers), [x, skips.pop()], shared)
+        for layer in layers_of(block, slot):
+            x = self._layer(layer, [x, skips.pop()], shared)
         for upsampler in block.upsamplers or ():
             # Naming the size keeps skips and features equal for sizes that do not halve evenly.
             odd = skips[-1].shape[-2:] != (2 * x.shape[-2], 2 * x.shape[-1])
             x = upsampler(x, tuple(skips[-1].shape[-2:]) if odd else None)
         return x
 
-    def _unit(self, unit: "_Unit", parts: list[Tensor], shared: "_Shared") -> Tensor:
+    def _layer(self, layer: UNetLayer, parts: list[Tensor], shared: "_Shared") -> Tensor:
         """Run ResNet, attention and motion module; `parts` (features, in up blocks a skip) are concatenated first."""
 
-        def features(*parts: Tensor) -> Tensor:
+        def spatial(*parts: Tensor) -> Tensor:
             x = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-            return _attend(unit.attention, self._resnet(unit.resnet, x, shared), shared)
+            return _attend(layer.attention, self._resnet(layer.resnet, x, shared), shared)
 
-        def mix(x: Tensor) -> Tensor:
-            return x if unit.motion is None else unit.motion(x, shared.num_frames, shared.text)
+        def temporal(x: Tensor) -> Tensor:
+            return x if layer.motion is None else layer.motion(x, shared.num_frames, shared.text)
 
-        # The frozen layers before the first motion module keep nothing: to compute them again would spare nothing.
-        if self.activation_checkpointing == "all" and any(x.requires_grad for x in parts):
-            return _again(lambda *parts: mix(features(*parts)), *parts)
-        x = features(*parts)
-        return mix(x) if self.activation_checkpointing == "none" else _again(mix, x)
+        return run_layer(spatial, temporal, parts, self.activation_checkpointing)
 
     def _resnet(self, resnet: ResnetBlock2D, x: Tensor, shared: "_Shared") -> Tensor:
         if self.config.resnet_norm_scope == "frame":
@@ -251,26 +247,9 @@ class _Shared(NamedTuple):
         return self.text if self.text.ndim == 3 else self.text.flatten(0, 1)
 
 
-class _Unit(NamedTuple):
-    """What a block repeats: a ResNet, a spatial attention, a motion module."""
-
-    resnet: ResnetBlock2D
-    attention: nn.Module | None
-    motion: MotionModule | None
-
-
 def _check_text_width(motion: int | None, base: Any) -> None:
     if motion not in (None, base):
         raise ValueError(f"the motion modules attend to text embeddings of {motion} channels, the base's have {base}")
-
-
-def _again(run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Return `run(*inputs)`, whose activations are computed again in the backward pass."""
-    return checkpoint(run, *inputs, use_reentrant=False) if torch.is_grad_enabled() else run(*inputs)
-
-
-def _attentions(block: Any) -> list[nn.Module | None]:
-    return list(block.attentions) if hasattr(block, "attentions") else [None] * len(block.resnets)
 
 
 def _attend(attention: nn.Module | None, x: Tensor, shared: _Shared) -> Tensor:

@@ -19,14 +19,10 @@ from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.layouts import motion as layouts
 from animatediff.weights.layouts.motion import Detected, Layout
 from animatediff.weights.reading.files import local_copy, read_json
+from animatediff.weights.reading.part_files import MODEL_FILES
 from animatediff.weights.reading.tensors import TensorFile, open_tensors, problem_with
 
 _log = logging.getLogger(__name__)
-
-WEIGHTS_FILES = tuple(
-    f"diffusion_pytorch_model{suffix}" for suffix in (".safetensors", ".fp16.safetensors", ".bin", ".fp16.bin")
-)
-"""What diffusers calls a model's weights, most wanted first."""
 
 TRAINED_FILE = "motion_module.safetensors"
 """What the motion module is called in the folder of a training run, and of each of its checkpoints."""
@@ -155,11 +151,11 @@ def _open(uri: str) -> tuple[TensorFile, dict[str, Any] | None]:
     folder = local_copy(uri)
     if not folder.is_dir():
         return open_tensors(uri), None
-    weights = next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), None)
+    weights = next((folder / name for name in MODEL_FILES if (folder / name).is_file()), None)
     if weights is None:
         hint = ": name the motion_adapter folder in it" if (folder / "motion_adapter").is_dir() else ""
         raise UserError(
-            f"folder {uri} has no {' or '.join(WEIGHTS_FILES)}, as a diffusers MotionAdapter has, and no "
+            f"folder {uri} has no {' or '.join(MODEL_FILES)}, as a diffusers MotionAdapter has, and no "
             f"{TRAINED_FILE}, as a training run and its checkpoints have{hint}"
         )
     return replace(open_tensors(str(weights)), uri=uri), _read_adapter_config(folder, uri)

@@ -20,7 +20,8 @@ from animatediff.models.motion_unet import MotionModules, MotionUNet
 from animatediff.weights.base_configs import build_on_meta
 from animatediff.weights.layouts import motion as layouts
 from animatediff.weights.layouts.motion import Layout
-from animatediff.weights.motion_file import WEIGHTS_FILES, MotionFile, Places, find_places, open_file
+from animatediff.weights.motion_file import MotionFile, Places, find_places, open_file
+from animatediff.weights.reading.part_files import MODEL_FILES
 from animatediff.weights.reading.tensors import save_tensors
 
 __all__ = ["MotionFile", "check_fits", "convert", "open_file", "read", "write"]
@@ -59,7 +60,7 @@ def write(
     tensors = {layouts.from_official(name, to): tensor for name, tensor in state.items()}
     if motion.config.use_positions:
         tensors |= _tables(motion.config, state, to)
-    target = uri if settings is None else storage.join(uri, WEIGHTS_FILES[0])
+    target = uri if settings is None else storage.join(uri, MODEL_FILES[0])
     save_tensors(target, tensors, layouts.own_metadata(motion.config, schedule))
     if settings is not None:
         storage.write_bytes(storage.join(uri, "config.json"), json.dumps(settings, indent=2).encode())

@@ -17,7 +17,7 @@ from animatediff.data.manifest import FILE_NAME as MANIFEST_FILE
 from animatediff.errors import UsageError, UserError
 from animatediff.rendering.results.reports import GALLERY
 from animatediff.rendering.results.table import TABLE
-from animatediff.training.recipes.table import WEIGHTS_FILES
+from animatediff.training.recipes.table import TRAINED_FILES
 from animatediff.uris import is_relative
 from pipelines.outputs.file_names import (
     BEST_RECORD_FILE,
@@ -57,7 +57,7 @@ _FOLDERS: dict[str, _Folder] = {
     "train": _Folder(
         "a run of pipelines/train.py",
         {CONFIG_FILE: rb"(?m)^run_name:", RUN_FILE: rb'"dataset_digest"'},
-        (BEST_RECORD_FILE, SKIPPED_FILE, *WEIGHTS_FILES, *map(best_weights_file, WEIGHTS_FILES)),
+        (BEST_RECORD_FILE, SKIPPED_FILE, *TRAINED_FILES, *map(best_weights_file, TRAINED_FILES)),
         ("checkpoints", "validation", "sample", "inputs"),
     ),
     "animate": _Folder(

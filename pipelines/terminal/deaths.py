@@ -85,7 +85,7 @@ def end_of(detail: str, pid: int, where: str | None) -> str:
     elif any(words in detail for words in BROKE_OFF):
         why = _KILLED
     else:
-        why = f"ended: {one_line(first_group(r'Worker exit detail: (.+)', detail) or detail)[:300]}"
+        why = f"ended: {plain_line(first_group(r'Worker exit detail: (.+)', detail) or detail)[:300]}"
     return " ".join(filter(None, [place, why])) + f"; its log: {log}"
 
 
@@ -111,6 +111,6 @@ def first_group(pattern: str, text: str) -> str | None:
     return match[1].strip() if match else None
 
 
-def one_line(text: str) -> str:
+def plain_line(text: str) -> str:
     """Return a text without colours, line breaks and secrets."""
     return printable_text(" ".join(re.sub(r"\x1b\[\d+m", "", text).split()))

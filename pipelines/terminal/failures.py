@@ -11,7 +11,7 @@ from ray.exceptions import UserCodeException
 
 from animatediff.errors import UserError
 from animatediff.storage.full import is_full
-from pipelines.terminal.deaths import logs_folder, one_line
+from pipelines.terminal.deaths import logs_folder, plain_line
 from pipelines.terminal.lost_processes import find_lost_process, is_wrapper, out_of_memory, with_causes
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def _find_no_way(error: BaseException) -> str | None:
     for each in with_causes(error):
         found = [line.strip() for line in str(each).splitlines() if _NO_WAY.search(line)]
         if found:
-            return f"the training workers do not reach one another over the network ({one_line(found[-1])})"
+            return f"the training workers do not reach one another over the network ({plain_line(found[-1])})"
     return None
 
 
@@ -124,11 +124,11 @@ def describe_failure(error: BaseException) -> str:
         return lost.text
     innermost = list(with_causes(error))[-1]
     last_line = str(innermost).strip().splitlines()[-1:]
-    said = f"{type(innermost).__name__}: {one_line(' '.join(last_line))}"
+    said = f"{type(innermost).__name__}: {plain_line(' '.join(last_line))}"
     if isinstance(innermost, UserCodeException):
         # Its own text is advice on retries; what a worker's code raised stands in the traceback that came with it.
         raised = [line for line in str(error).splitlines() if _RAISED.match(line)]
-        said = one_line(raised[-1]) if raised else said
+        said = plain_line(raised[-1]) if raised else said
     return f"{said}; see the workers' logs in {logs_folder()}"
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ray import exceptions
 
 from animatediff.errors import UserError
-from pipelines.terminal.deaths import BROKE_OFF, end_of, first_group, last_death, logs_folder, one_line
+from pipelines.terminal.deaths import BROKE_OFF, end_of, first_group, last_death, logs_folder, plain_line
 
 # Where errors of Ray, of Ray Train (whose classes for it are no public ones) and of Python keep what they are about.
 _WRAPPED = ("cause", "controller_failure", "health_check_failure", "__cause__")
@@ -57,7 +57,7 @@ def is_wrapper(error: BaseException) -> bool:
 def _lost_process(error: BaseException) -> LostProcess | None:
     if is_wrapper(error) or not isinstance(error, exceptions.RayError):
         return None
-    text = one_line(str(error))
+    text = plain_line(str(error))
     if isinstance(error, exceptions.OutOfMemoryError):
         return out_of_memory(str(error))
     if isinstance(error, exceptions.ActorDiedError):
@@ -111,7 +111,7 @@ def _actor_died(text: str, *, could_start: bool) -> LostProcess:
         reason = text.strip().splitlines()[-1]
         mendable = reason.removeprefix(f"{UserError.__module__}.UserError: ")
         see = "" if mendable != reason else f"; see the workers' logs in {logs_folder()}"
-        return LostProcess(f"no worker can start: {one_line(mendable)}{see}")
+        return LostProcess(f"no worker can start: {plain_line(mendable)}{see}")
     name, where = first_group(r"class_name: (.+)", text) or "a worker", first_group(r"\tip: (\S+)", text)
     pid = int(first_group(r"\tpid: (\d+)", text) or 0)
     if "its node has died" in text:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.data.clips.config import ClipConfig
-from animatediff.data.decoding.cut import cut
+from animatediff.data.decoding.cut import cut_clips
 from animatediff.data.decoding.decoders import Decoder, load_decoders
 from animatediff.data.decoding.frames import is_memory_error
 from animatediff.data.decoding.supervisor import DecodeConfig
-from animatediff.data.decoding.videos import VideoInfo, one_line
+from animatediff.data.decoding.videos import VideoInfo, reproducible_reason
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.errors import UserError
 
@@ -73,7 +73,9 @@ class _Server:
         _limit_memory(decode.memory_mb)
         answer: tuple[str, Any]
         try:
-            found = cut(video_id, data, self.clips, self.decoders, max_pixels=decode.max_pixels, on_decode=on_decode)
+            found = cut_clips(
+                video_id, data, self.clips, self.decoders, max_pixels=decode.max_pixels, on_decode=on_decode
+            )
             answer = "clips", found
         except VideoError as error:
             answer = "error", error
@@ -81,7 +83,7 @@ class _Server:
             raise
         except Exception as error:  # whatever a strange file leads to, the next one is served
             reason = Reason.OUT_OF_MEMORY if is_memory_error(error) else Reason.DECODE_ERROR
-            answer = "error", VideoError("decode", reason, f"{type(error).__name__}: {one_line(error)}")
+            answer = "error", VideoError("decode", reason, f"{type(error).__name__}: {reproducible_reason(error)}")
         _limit_memory(None)
         _send(self.connection, *answer)
         signal.setitimer(signal.ITIMER_REAL, 0)

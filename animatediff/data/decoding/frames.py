@@ -7,7 +7,7 @@ import numpy as np
 
 from animatediff.data.clips.resize import crop_and_resize
 from animatediff.data.decoding.decoders import Decoder
-from animatediff.data.decoding.videos import VideoInfo, one_line
+from animatediff.data.decoding.videos import VideoInfo, reproducible_reason
 from animatediff.data.quarantine import Reason, VideoError
 
 # Sources are decoded at no less than this times the wanted size, and `crop_and_resize` does the rest: at the very size,
@@ -73,7 +73,7 @@ def read_frames(
             except VideoError:
                 raise
             except Exception as error:  # each library raises errors of its own making
-                failure = f"{decoder.name}: {one_line(error)}"
+                failure = f"{decoder.name}: {reproducible_reason(error)}"
                 if is_memory_error(error):
                     raise VideoError("decode", Reason.OUT_OF_MEMORY, f"{failure} (decode.memory_mb)") from error
                 failures.append(failure)

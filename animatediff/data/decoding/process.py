@@ -15,7 +15,7 @@ from typing import Any
 
 from animatediff.config import Config
 from animatediff.data.decoding.cut import DecodedClip
-from animatediff.data.decoding.videos import one_line
+from animatediff.data.decoding.videos import reproducible_reason
 from animatediff.errors import UserError
 
 _START_S = 120.0
@@ -146,7 +146,7 @@ class DecodeProcess:
 
     def _last_line(self) -> str:
         lines = self._stderr_tail.decode(errors="replace").strip().splitlines()
-        return one_line(lines[-1]) if lines else ""
+        return reproducible_reason(lines[-1]) if lines else ""
 
 
 def _execute(fd: int) -> subprocess.Popen[bytes]:

@@ -104,7 +104,7 @@ class VideoInfo:
             *(ResolutionSpan(change.first_frame, *change.displayed) for change in self.changes),
         )
 
-    def in_span(self, index: int) -> "VideoInfo":
+    def with_size_of_span(self, index: int) -> "VideoInfo":
         """Return the same facts with the size of the frames of one of `resolution_spans`."""
         if not index:
             return self
@@ -153,7 +153,7 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> VideoInfo:
     except av.error.FFmpegError as error:
         # An MP4 whose index is missing cannot be opened; its first box still says what it was.
         reason = Reason.TRUNCATED if data[4:8] == b"ftyp" else Reason.NOT_VIDEO
-        raise VideoError("probe", reason, one_line(error)) from error
+        raise VideoError("probe", reason, reproducible_reason(error)) from error
 
 
 def _find_stream(container: Any) -> Any:
@@ -239,7 +239,7 @@ def _tick_s(stream: Any) -> float:
     return float(stream.time_base)
 
 
-def one_line(error: BaseException | str) -> str:
+def reproducible_reason(error: BaseException | str) -> str:
     """Return the first line of an error's text, without the clock times and addresses that differ from run to run."""
     text = str(getattr(error, "strerror", "") or error).strip()
     text = re.sub(r"\[\d\d:\d\d:\d\d\] ?| @ 0x[0-9a-f]+", "", text)

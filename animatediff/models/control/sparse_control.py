@@ -6,20 +6,21 @@ are the official checkpoints' own (guoyww/AnimateDiff, `sparse_controlnet.py`), 
 """
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from animatediff.diffusion.conditioning import Conditioning, Residuals
+from animatediff.diffusion.frame_numbers import frames_in_clip
 from animatediff.models.config import ActivationCheckpointing, MotionConfig
-from animatediff.models.feed_forward import make_lean
+from animatediff.models.feed_forward import use_memory_efficient_feed_forward
 from animatediff.models.motion_module import MotionModule
 from animatediff.models.text_attention import share_text_attention
+from animatediff.models.unet_layer import UNetLayer, layers_of, run_layer
 
 Variant = Literal["rgb", "scribble"]
 """What the pictures are: coloured ones, as VAE latents, or drawings, as pixels."""
@@ -51,19 +52,6 @@ class ScribbleEmbedding(nn.Module):
         return self.conv_out(x)
 
 
-class _Unit(NamedTuple):
-    """What a block repeats: a ResNet, a spatial attention, a motion module."""
-
-    resnet: nn.Module
-    attention: nn.Module | None
-    motion: nn.Module
-
-
-def _again(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return `run(x)`, whose activations are computed again in the backward pass."""
-    return checkpoint(run, x, use_reentrant=False) if torch.is_grad_enabled() else run(x)
-
-
 class SparseControlNet(nn.Module):
     """Residuals for all frames of clips, from pictures of some of them.
 
@@ -89,7 +77,7 @@ class SparseControlNet(nn.Module):
         share_text_attention(unet)
         self.activation_checkpointing: ActivationCheckpointing = "none"
         """What training computes again for the gradients instead of keeping it, as in `MotionUNet`."""
-        make_lean(unet)
+        use_memory_efficient_feed_forward(unet)
         self.conv_in = unet.conv_in
         self.time_proj = unet.time_proj
         self.time_embedding = unet.time_embedding
@@ -167,9 +155,8 @@ class SparseControlNet(nn.Module):
         text = text if text.ndim == 3 else text.flatten(0, 1)
         outputs = [x]
         for block in self.down_blocks:
-            attentions = getattr(block, "attentions", [None] * len(block.resnets))
-            for layers in zip(block.resnets, attentions, block.motion_modules, strict=True):
-                x = self._unit(_Unit(*layers), x, time, text, f)
+            for layer in layers_of(block, block.motion_modules):
+                x = self._layer(layer, x, time, text, f)
                 outputs.append(x)
             for downsampler in block.downsamplers or ():
                 x = downsampler(x)
@@ -178,22 +165,19 @@ class SparseControlNet(nn.Module):
         down = [conv(output) for conv, output in zip(self.controlnet_down_blocks, outputs, strict=True)]
         return Residuals(down, self.controlnet_mid_block(x))
 
-    def _unit(self, unit: "_Unit", x: Tensor, time: Tensor, text: Tensor, num_frames: int) -> Tensor:
+    def _layer(self, layer: UNetLayer, x: Tensor, time: Tensor, text: Tensor, num_frames: int) -> Tensor:
         """Run ResNet, attention and motion module on (b f) c h w."""
 
-        def features(x: Tensor) -> Tensor:
-            x = unit.resnet(x, time)
-            if unit.attention is None:
+        def spatial(x: Tensor) -> Tensor:
+            x = layer.resnet(x, time)
+            if layer.attention is None:
                 return x
-            return unit.attention(x, encoder_hidden_states=text, return_dict=False)[0]
+            return layer.attention(x, encoder_hidden_states=text, return_dict=False)[0]
 
-        def mix(x: Tensor) -> Tensor:
-            return unit.motion(x, num_frames)
+        def temporal(x: Tensor) -> Tensor:
+            return x if layer.motion is None else layer.motion(x, num_frames)
 
-        if self.activation_checkpointing == "all":
-            return _again(lambda x: mix(features(x)), x)
-        x = features(x)
-        return mix(x) if self.activation_checkpointing == "none" else _again(mix, x)
+        return run_layer(spatial, temporal, [x], self.activation_checkpointing)
 
     def _set_to_zero(self) -> None:
         """Let a fresh network change nothing: zero the condition's last convolution, and those of the residuals."""
@@ -245,13 +229,4 @@ def picture_frames(frames: Sequence[int], num_frames: int, num_pictures: int) ->
             f"{num_pictures} pictures do not go to {len(frames)} frames ({', '.join(map(str, frames))}): "
             "name a frame for each"
         )
-    for frame in frames:
-        if not -num_frames <= frame < num_frames:
-            raise ValueError(
-                f"there is no frame {frame} in a clip of {num_frames}: they are 0 to {num_frames - 1}, "
-                f"or -1 to {-num_frames} from the end"
-            )
-    found = [frame % num_frames for frame in frames]
-    if twice := [frame for frame, at in zip(frames, found, strict=True) if found.count(at) > 1]:
-        raise ValueError(f"frames {', '.join(map(str, twice))} of a clip of {num_frames} are the same one")
-    return found
+    return frames_in_clip(frames, num_frames)

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from animatediff import storage
 from animatediff.config import Config
+from animatediff.diffusion.frame_numbers import frames_in_clip
 from animatediff.uris import Uri
 
 FileUri = Annotated[Uri, Field(min_length=1), AfterValidator(storage.absolute_if_there)]
@@ -160,25 +161,6 @@ def _check_frames(pictures: Sequence[str], frames: Sequence[int]) -> None:
 def _check_one_picture_a_frame(num_pictures: int, frames: Sequence[int]) -> None:
     if frames and num_pictures != len(frames):
         raise ValueError(f"{num_pictures} pictures do not go to {len(frames)} `frames`: name one for each")
-
-
-def frames_in_clip(frames: Sequence[int], num_frames: int) -> list[int]:
-    """Return frames counted from 0.
-
-    Args:
-        frames: those below 0 are counted from the end.
-        num_frames: of the clip.
-
-    Raises:
-        ValueError: one is not in the clip, or is named twice.
-    """
-    for frame in frames:
-        if not -num_frames <= frame < num_frames:
-            raise ValueError(f"there is no frame {frame} in a clip of {num_frames}: the last one is {num_frames - 1}")
-    found = [frame % num_frames for frame in frames]
-    if twice := [frame for frame, place in zip(frames, found, strict=True) if found.count(place) > 1]:
-        raise ValueError(f"frames {', '.join(map(str, twice))} of a clip of {num_frames} are the same one")
-    return found
 
 
 def _between(keys: Mapping[int, float], num_frames: int) -> list[float]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from animatediff import storage
 from animatediff.data import parquet
+from animatediff.errors import one_line
 from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.results.result import Result
@@ -92,8 +93,7 @@ def parse(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
         wanted, lacking = columns or schema.names, _lacking(there, schema)
         table = parquet.read(source, [name for name in wanted if name not in lacking])
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        logger.warning("%s is damaged or of another version, and does not count: %s", TABLE, reason)
+        logger.warning("%s is damaged or of another version, and does not count: %s", TABLE, one_line(error))
         return schema.empty_table().select(columns or schema.names)
     columns_with_defaults = {
         name: _defaults(schema.field(name), len(table)) if name in lacking else table[name] for name in wanted

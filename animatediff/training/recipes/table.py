@@ -23,7 +23,7 @@ RECIPES: Mapping[str, Callable[[RecipeConfig], Recipe]] = {
     "sparse_control": SparseControlRecipe,
 }
 
-WEIGHTS_FILES = tuple(
+TRAINED_FILES = tuple(
     recipe.weights_file for recipe in RECIPES.values() if isinstance(recipe, type) and issubclass(recipe, Recipe)
 )
 """Names of the files that recipes write; one that is a function chooses among the others' classes."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from animatediff import storage
+from animatediff.errors import one_line
 from animatediff.storage.errors import unreachable
 from animatediff.training.recipes.recipe import Recipe
 from animatediff.training.state import checkpoint_files
@@ -104,7 +105,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         tensors = torch.load(folder / _TENSORS_FILE, map_location="cpu", weights_only=True)
         return tensors, json.loads((folder / _RECORD_FILE).read_text())
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise DamagedCheckpointError(f"{folder} cannot be read: {str(error).splitlines()[0]}") from error
+        raise DamagedCheckpointError(f"{folder} cannot be read: {one_line(error)}") from error
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

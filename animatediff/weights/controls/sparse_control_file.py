@@ -16,8 +16,8 @@ from animatediff.weights.base_configs import build_on_meta
 from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.layouts import motion as motion_layouts
 from animatediff.weights.layouts.motion import Layout
-from animatediff.weights.motion_file import WEIGHTS_FILES
 from animatediff.weights.reading.files import local_copy, read_json
+from animatediff.weights.reading.part_files import MODEL_FILES
 from animatediff.weights.reading.tensors import TensorFile, open_tensors, save_tensors
 
 _EMBEDDING = "controlnet_cond_embedding."
@@ -124,9 +124,9 @@ def _open(uri: str) -> tuple[TensorFile, dict[str, Any]]:
     folder = local_copy(uri)
     if not folder.is_dir():
         return open_tensors(uri), {}
-    weights = next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), None)
+    weights = next((folder / name for name in MODEL_FILES if (folder / name).is_file()), None)
     if weights is None:
-        raise UserError(f"folder {uri} has no {' or '.join(WEIGHTS_FILES)}, as a diffusers SparseControlNetModel has")
+        raise UserError(f"folder {uri} has no {' or '.join(MODEL_FILES)}, as a diffusers SparseControlNetModel has")
     settings = read_json(folder / "config.json", f"the config.json in folder {uri}")
     return replace(open_tensors(str(weights)), uri=uri), settings
 

@@ -7,6 +7,11 @@ from animatediff.weights.reading.files import read_json
 
 _MAX_INDEX_BYTES = 16 << 20  # of the largest models some 200 KB
 
+MODEL_FILES = tuple(
+    f"diffusion_pytorch_model{suffix}" for suffix in (".safetensors", ".fp16.safetensors", ".bin", ".fp16.bin")
+)
+"""What diffusers calls the weights of a model that is one file, the preferred first."""
+
 WEIGHTS_FILES = [
     stem + ending
     for ending in (

@@ -19,10 +19,14 @@ from ray.train import Checkpoint
 from animatediff import storage
 from animatediff.training.validation import validation_loss
 from pipelines.outputs.file_names import BEST_RECORD_FILE, best_weights_file
+from pipelines.stages.train.checkpoints import checkpoint_name
 from pipelines.stages.train.sample import Renderer, write_files
 from pipelines.terminal.failures import find_user_error
 
-VALIDATION_FOLDER = "validation"
+
+def validation_folder(step: int) -> str:
+    """Return where in a run's folder the clips lie that were rendered after `step` steps."""
+    return f"validation/{checkpoint_name(step)}"
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,10 @@ class Validator:
             # The loss first: a clip that cannot be rendered, or shown, says nothing about the weights.
             if recipe.config.train.holdout:
                 with _keep_errors(entry["errors"]):
-                    entry |= _measure(self.renderer, weights, step, self.run_uri)
+                    entry |= _measure_loss_and_keep_best(self.renderer, weights, step, self.run_uri)
             with _keep_errors(entry["errors"]):
                 files = self.renderer.render(str(weights))
-                entry["files"] = write_files(storage.join(self.run_uri, f"{VALIDATION_FOLDER}/step-{step:08d}"), files)
+                entry["files"] = write_files(storage.join(self.run_uri, validation_folder(step)), files)
         ray.get(self.worker_mailbox.put.remote(entry))
         return {"val_loss": entry["val_loss"]} if "val_loss" in entry else {}
 
@@ -74,7 +78,7 @@ def _keep_errors(errors: list[str]) -> Iterator[None]:
         errors.append(str(find_user_error(error) or f"{type(error).__name__}: {error}"))
 
 
-def _measure(renderer: Renderer, weights: Path, step: int, run_uri: str) -> dict[str, Any]:
+def _measure_loss_and_keep_best(renderer: Renderer, weights: Path, step: int, run_uri: str) -> dict[str, Any]:
     recipe, sample = renderer.recipe, renderer.sample
     device = torch.device("cuda" if renderer.on_gpu else "cpu")
     found = validation_loss(recipe.resolved_config, str(weights), device=device, num_clips=sample.num_loss_clips)

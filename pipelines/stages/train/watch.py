@@ -19,7 +19,7 @@ from pipelines.settings import TrainJobConfig
 from pipelines.stages.train.launch import Workers
 from pipelines.stages.train.run import RunState, TrainJob
 from pipelines.stages.train.sample import Renderer, write_files
-from pipelines.stages.train.validate import VALIDATION_FOLDER
+from pipelines.stages.train.validate import validation_folder
 from pipelines.terminal.failures import find_user_error
 from pipelines.terminal.progress import Progress
 from pipelines.tracking.metrics import JobMetrics
@@ -137,7 +137,7 @@ class RunWatcher:
             logger.info("held-out loss %.4f after %d steps", entry["val_loss"], step)
             self._tracker.log_metrics(step, {"val_loss": entry["val_loss"]})
         for uri in entry["files"]:
-            name = posixpath.join(VALIDATION_FOLDER, f"step-{step:08d}", posixpath.basename(uri))
+            name = posixpath.join(validation_folder(step), posixpath.basename(uri))
             with _warn_on_failure("a sample is not shown in MLflow"):
                 self._tracker.log_file(name, storage.read_bytes(uri))
 
@@ -198,7 +198,7 @@ def counted_for_prometheus(
             metrics.set("animatediff_train_validation_loss", entry["val_loss"])
         elif "step" in entry:
             if "loss" in entry and last_step is not None:
-                _measured(entry, entry["step"] - last_step, settings, metrics)
+                _export_step_metrics(entry, entry["step"] - last_step, settings, metrics)
             elif last_step is None:
                 metrics.set("animatediff_train_checkpoint_timestamp_seconds", time.time())
             else:
@@ -208,7 +208,9 @@ def counted_for_prometheus(
         yield entry
 
 
-def _measured(entry: dict[str, Any], num_steps: float, settings: TrainingLoopConfig, metrics: JobMetrics) -> None:
+def _export_step_metrics(
+    entry: dict[str, Any], num_steps: float, settings: TrainingLoopConfig, metrics: JobMetrics
+) -> None:
     metrics.count("animatediff_train_steps_total", num_steps)
     metrics.count("animatediff_train_clips_total", num_steps * settings.batch_size)
     metrics.set("animatediff_train_peak_memory_bytes", entry["peak_memory_gb"] * 1e9)

@@ -131,5 +131,5 @@ def test_a_false_size_beside_a_true_stream_does_no_harm():
 
 def test_errors_read_the_same_in_every_run():
     text = "[10:29:06] reader.cc:292: [h264 @ 0x563faabf4240] no frame\nand more"
-    assert videos.one_line(RuntimeError(text)) == "reader.cc:292: [h264] no frame"
-    assert videos.one_line(KeyError()) == "KeyError"
+    assert videos.reproducible_reason(RuntimeError(text)) == "reader.cc:292: [h264] no frame"
+    assert videos.reproducible_reason(KeyError()) == "KeyError"
