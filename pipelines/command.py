@@ -44,7 +44,6 @@ def run_job(main: Callable[[ConfigT], object], schema: type[ConfigT] | None = No
 
     Exit code 0 when it did its work, 1 when it could not, 2 when it was asked wrongly.
 
-
     Args:
         main: the job.
         schema: its config. With an empty command line it is the embedded default's. None: that of the job whose fields

@@ -65,7 +65,7 @@ class ImageAttention(Protocol):
 
 
 class _PerClip:
-    """Something that b clips are told: a dataclass whose tensors have a row a clip."""
+    """Base of the conditioning dataclasses: dimension 0 of every tensor is the clip."""
 
     def rows(self, clips: Sequence[int]) -> Self:
         """Return what some of the clips are told, in the order of their indices; one clip's is not copied.

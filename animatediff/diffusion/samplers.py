@@ -91,8 +91,8 @@ class Sampler:
 class Ddim(Sampler):
     """DDIM, whose options are the reference's; its configs leave `set_alpha_to_one` at diffusers' default.
 
-    With zero terminal SNR the reference's spacing would begin below the last timestep, at a share of signal that the
-    noise it is given does not hold.
+    With zero terminal SNR the reference's spacing would begin below the last timestep, where the schedule still expects
+    some signal, which pure noise lacks.
     """
 
     scheduler_class = "DDIMScheduler"

@@ -184,7 +184,7 @@ def _predict(
 
 
 def _alike(guidance_branches: Sequence[Conditioning]) -> list[list[int]]:
-    """Return the branches by number, those together which the UNet can predict in one call."""
+    """Group the numbers of the branches that fit into one call of the UNet."""
     groups: dict[object, list[int]] = defaultdict(list)
     for number, branch in enumerate(guidance_branches):
         groups[branch.batch_key].append(number)

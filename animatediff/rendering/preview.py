@@ -21,7 +21,7 @@ _DTYPES = ("float32", "float16", "bfloat16")
 
 
 def check_vae(vae: AutoencoderKL, manifest: Manifest) -> None:
-    """Whether this VAE, in some precision, made the latents.
+    """Refuse a VAE that made the latents in no precision.
 
     Raises:
         UserError: another one did, and these pictures would show it wrong.

@@ -63,7 +63,7 @@ def unreachable(uri: str, error: BaseException) -> UserError:
 
 
 def printable_error(error: Exception) -> Exception:
-    """Return what an error is said to be caused by: itself, or its text where that holds the secrets of a URI.
+    """Return the error to raise `from`: itself, or where its text holds the secrets of a URI, one with a clean text.
 
     Python and Ray print the causes of errors into logs, with all that they say.
     """

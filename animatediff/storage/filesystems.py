@@ -48,7 +48,7 @@ def filesystem(uri: str, *, may_wait: bool = True) -> tuple[fsspec.AbstractFileS
 
     Args:
         uri: a local path, or a URI.
-        may_wait: False for who waits out outages in a way of their own, whatever `use_patient_retries` says.
+        may_wait: False where the caller retries itself, whatever `use_patient_retries` says.
 
     Raises:
         UserError: no file system is known for the protocol, or its package is not installed.

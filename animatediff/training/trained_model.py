@@ -26,7 +26,7 @@ class TrainedModel(nn.Module, ABC):
     def __init__(self, unet: nn.Module, trainable: MotionModules | LowRankAdapters | SparseControlNet) -> None:
         super().__init__()
         self.unet = unet.requires_grad_(False).eval()
-        # The recipe that made it knows which of them it is.
+        # Each recipe handles the class that it builds.
         self.trainable: Any = trainable.requires_grad_(True)
 
     def train(self, mode: bool = True) -> Self:

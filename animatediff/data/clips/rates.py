@@ -10,10 +10,10 @@ milliseconds are 4 and 5."""
 _CHUNK = 32
 """Frames over which the rate must hold where it does not hold throughout: that of a phone drifts by a percent."""
 _OFF = 0.25
-"""How far from its place, in frames, a timestamp may lie where the rate is constant: rounding and the jitter of
-a recording, but no change of rate."""
+"""Most that a timestamp may lie off a constant rate, in frames: rounding and the jitter of a recording, but no change
+of rate."""
 _ROUNDED = 0.01
-"""Frames by which timestamps are off that are as good as exact."""
+"""Up to so many frames off, timestamps are kept as they are."""
 
 MIN_FPS, MAX_FPS = 0.1, 1000.0
 """Frames a second of what is a video: phones film 960, and a picture that stands for ten seconds is a slide. What lies

@@ -129,6 +129,6 @@ def _separate_equal_pts(pts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
                 group = order[first[at] : first[at] + number[at]]
                 packet_pts[group] = distinct[at] + gap * np.arange(number[at]) // number[at]
                 kept[group] = True
-    # What is not kept gets times that nothing asks for.
+    # Packets that are dropped get timestamps before all others, which no clip asks for.
     packet_pts[~kept] = min(0, int(pts.min())) - 1 - np.arange((~kept).sum())
     return packet_pts, kept

@@ -83,8 +83,8 @@ def decode_unit(
         supervisor: decodes them.
         max_bytes: of a file; a larger one is set aside.
         trusted: whether rows may point anywhere, as `SourceConfig.trusted` says.
-        is_outage: whether the storage is to blame where it failed for every video, or for all that a store was to
-            give; asked in these cases alone.
+        is_outage: called when every video of the unit, or every one of a store, could not be fetched: True if the
+            storage is down, False if only these videos are gone.
         max_outage_s: seconds that a storage which does not answer is waited for; None where it is gone for good, so
             that its videos are set aside.
 
@@ -94,31 +94,57 @@ def decode_unit(
     """
     fetching = _Fetching(max_bytes, trusted)
     outcomes = _decode_videos(unit, unit.videos, supervisor, fetching)
-    unfetched = [video for video in unit.videos if _is_unfetched(outcomes[video.video_id])]
-    # Web servers fail for good one by one, and asking each again would take hours; a store is one for all.
-    from_stores = [video for video in unfetched if not is_web(video.uri)]
-    failing = {storage_of(video.uri) for video in from_stores}
-    others = [video for video in unit.videos if video not in unfetched and storage_of(video.uri) in failing]
-
-    def storage_answers() -> bool:
-        if len(unfetched) == len(unit.videos) or (from_stores and not others):
-            return not is_outage(unit)
-        refused = fetching.fetch(others[-1].uri).error if others else None
-        return refused is None or refused.reason is not Reason.FETCH_ERROR
-
-    if from_stores or len(unfetched) == len(unit.videos):
-        was_away = max_outage_s is not None and not storage_answers()
-        if max_outage_s is not None and was_away and not _comes_back(storage_answers, max_outage_s):
-            failed = outcomes[unfetched[0].video_id]
-            assert isinstance(failed, Rejection)
-            which = "no" if len(unfetched) == len(unit.videos) else "not every"
-            raise UserError(
-                f"{which} video of unit {unit.unit_id} can be fetched, nor others beside them, is the storage down? "
-                f"{failed.detail}; if it is gone for good, quarantine_unreachable puts its videos aside"
-            )
-        refetched = _decode_videos(unit, unfetched if was_away else from_stores, supervisor, fetching)
+    unfetched = _UnfetchedVideos(unit, outcomes, fetching, is_outage)
+    if unfetched.from_stores or unfetched.are_all:
+        was_away = max_outage_s is not None and not unfetched.storage_answers()
+        if max_outage_s is not None and was_away and not _comes_back(unfetched.storage_answers, max_outage_s):
+            raise unfetched.outage_error(outcomes)
+        again = unfetched.videos if was_away else unfetched.from_stores
+        refetched = _decode_videos(unit, again, supervisor, fetching)
         outcomes |= {video: _with_doubled_attempts(outcome) for video, outcome in refetched.items()}
     return _in_order(unit, outcomes)
+
+
+class _UnfetchedVideos:
+    """The videos of a unit that could not be fetched, and whether their storage is down."""
+
+    def __init__(
+        self,
+        unit: Unit,
+        outcomes: Mapping[str, _Outcome],
+        fetching: "_Fetching",
+        is_outage: Callable[[Unit], bool],
+    ) -> None:
+        self._unit, self._fetching, self._is_outage = unit, fetching, is_outage
+        self.videos = [video for video in unit.videos if _is_unfetched(outcomes[video.video_id])]
+        # A web server that failed is usually gone, and to ask each again would take hours: only the videos of stores
+        # and disks, which come back as a whole, are fetched again.
+        self.from_stores = [video for video in self.videos if not is_web(video.uri)]
+        failing = {storage_of(video.uri) for video in self.from_stores}
+        self._beside = [video for video in unit.videos if video not in self.videos and storage_of(video.uri) in failing]
+        """Videos of the same stores that could be fetched."""
+
+    @property
+    def are_all(self) -> bool:
+        """Whether no video of the unit could be fetched."""
+        return len(self.videos) == len(self._unit.videos)
+
+    def storage_answers(self) -> bool:
+        """Ask the storage: for a video that it gave before, or, where it gave none, as `is_outage` does."""
+        if self.are_all or (self.from_stores and not self._beside):
+            return not self._is_outage(self._unit)
+        refused = self._fetching.fetch(self._beside[-1].uri).error if self._beside else None
+        return refused is None or refused.reason is not Reason.FETCH_ERROR
+
+    def outage_error(self, outcomes: Mapping[str, _Outcome]) -> UserError:
+        """Return the line that says what does not answer."""
+        first = outcomes[self.videos[0].video_id]
+        assert isinstance(first, Rejection)
+        which = "no" if self.are_all else "not every"
+        return UserError(
+            f"{which} video of unit {self._unit.unit_id} can be fetched, nor others beside them, is the storage down? "
+            f"{first.detail}; if it is gone for good, quarantine_unreachable puts its videos aside"
+        )
 
 
 def _is_unfetched(outcome: _Outcome) -> bool:

@@ -110,9 +110,6 @@ class Planner:
         dataset_uri: where the plan's files are written; None plans without writing.
         dataset_key: it is part of what every unit's id is hashed from.
         videos_per_unit: how many make up a unit.
-
-    Raises:
-        UserError: the plan so far cannot be read, or a piece of it is missing.
     """
 
     def __init__(self, dataset_uri: str | None, *, dataset_key: str, videos_per_unit: int) -> None:

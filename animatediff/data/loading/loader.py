@@ -60,9 +60,9 @@ class ClipLoader:
         self._order = BucketOrder(rows, batch_size=batching.batch_size, seed=batching.seed)
         self._scaling_factor = manifest.scaling_factor
         self._rank_slice = batching.rank_slice
-        num_slots = self._rank_slice.stop - self._rank_slice.start
-        # Each slot is inside one group, or at the border of two; a bucket may have its turn in between.
-        self._cached_group = lru_cache(maxsize=(2 * num_slots + 2) * len(buckets))(self._read_group)
+        share_size = self._rank_slice.stop - self._rank_slice.start
+        # Each clip of a batch reads from one row group, or two at a border; times the buckets, which take turns.
+        self._cached_group = lru_cache(maxsize=(2 * share_size + 2) * len(buckets))(self._read_group)
         self.num_clips = sum(map(sum, rows))
         """Clips that are chosen."""
         self.wait_s = 0.0

@@ -39,7 +39,7 @@ class SourceVideo:
     caption: str
     """As `clean_caption` leaves it; empty when the source has none."""
     fault: Fault | None = field(default=None, compare=False)
-    """Why it cannot be used, where reading the source shows it; it makes it no other video."""
+    """Why it cannot be used, where reading the source shows it; it does not count where videos are compared."""
 
     @property
     def num_chars(self) -> int:

@@ -107,8 +107,8 @@ _MODEL_FIELDS = set(ModelFiles.model_fields)
 # What all items are copies of: validating 100,000 takes seconds, and what they consist of is validated already.
 _ITEM = Item(digest="", entry="", model="", prompt="", seed=0)
 _ITEM_FIELDS = set(Item.model_fields)
-# What digests have always said, whatever it is. A setting that was added since counts where it is not its default, so
-# that the digests of all items without it stay.
+# Settings that are in the digest even at their default. Those that were added since are left out at their default, so
+# that the digests of all items without them stay.
 _ALWAYS_IN_DIGEST = frozenset(
     {
         *("negative_prompt", "sampler", "timestep_spacing", "num_inference_steps", "guidance_scale"),

@@ -42,7 +42,7 @@ def condition_files(settings: Mapping[str, Any]) -> Iterator[ConditionFile]:
 
 
 def network_files(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the URIs of the networks that settings name, and of the folder of what reads their images.
+    """Yield the URIs of the networks that settings name, and of the image encoder's folder.
 
     Args:
         settings: fields of `RenderSettings`.

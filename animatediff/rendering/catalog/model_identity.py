@@ -14,8 +14,8 @@ from animatediff.weights import base_facts, textual_inversion
 
 HashFile = Callable[[str], str]
 
-# What digests have always said of a model that names no such file. A slot that was added since is left out where it is
-# empty, so that the digests of all models without it stay.
+# Slots that are in the digest even where they are empty. Those that were added since are left out where they are, so
+# that the digests of all models without them stay.
 _NONE: dict[str, Any] = {"checkpoint": None, "vae": None, "additions": [], "embeddings": []}
 
 

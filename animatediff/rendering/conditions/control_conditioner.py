@@ -37,7 +37,7 @@ ResidentT = TypeVar("ResidentT")
 
 
 class ControlConditioner:
-    """Gives items' conditioning what their controls say.
+    """Adds ControlNets, SparseCtrl encoders and IP-Adapters to the conditioning of items.
 
     Nothing of a network or its pictures is written into the base, so that nothing of an item stays.
 

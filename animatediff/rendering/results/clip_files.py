@@ -15,7 +15,8 @@ from animatediff.errors import UserError
 from animatediff.rendering.results.result import Result
 from animatediff.storage.errors import unreachable
 
-_DECODERS = ("decord", "pyav")
+CLIP_DECODERS = ("decord", "pyav")
+"""What rendered clips are read with to be scored, the first that can."""
 _decoders = cache(load_decoders)
 
 
@@ -35,7 +36,7 @@ def read_frames(output_uri: str, result: Result) -> np.ndarray:
     data = storage.read_bytes(storage.join(output_uri, result.files["mp4"]))
     info = probe(data)
     selection = FrameSelection(np.arange(len(info.pts)), result.output_height, result.output_width)
-    return decode_frames(data, info, selection, _decoders(_DECODERS))[0]
+    return decode_frames(data, info, selection, _decoders(CLIP_DECODERS))[0]
 
 
 def combined_hash(hashes: Sequence[str]) -> str:

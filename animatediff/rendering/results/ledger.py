@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 NO_RESULT = "no result: nothing of it is under items/, and no worker has said why; run the animate job again"
 NO_CLIP = "its clip is gone or damaged; run the animate job again"
-"""What is told of an item whose files are not what was written."""
+"""The error of items whose files are not what was written."""
 _CHUNK = results_table.CHUNK
 # Object stores tell the time of a change in whole seconds.
 _CLOCK_S = 2.0
@@ -54,14 +54,14 @@ class Ledger:
         item_times = storage.list_times(storage.join(output_uri, "items"))
         self._clip_sizes = storage.list_sizes(storage.join(output_uri, "clips"))
         self._current_row_by_digest = self._find_current_rows(item_times, older_than=table_time - _CLOCK_S)
-        """By digest, the row of the table that says what the item's file says, which is not read then."""
+        """Rows of the table by digest, of items whose file is older than the table and need not be read."""
         self._written = self._digests_with_file(item_times)
         """The items whose files are there, as far as it is known; reading one finds out."""
         self._errors: dict[str, str] = {}
         self.damaged_files: list[str] = []
         """A file of each clip that `finished` or `verify_clips` has found gone or damaged."""
         self.no_result = NO_RESULT
-        """What is told of an item of which nothing is known."""
+        """The error of items without a result."""
 
     def _find_current_rows(self, item_times: Mapping[str, float], *, older_than: float) -> dict[str, int]:
         """Return the index of the row of each item that has a clip and whose file is older than the table."""

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class AdapterRecipe(Recipe):
-    """Trains `LowRankAdapters`, whose published file layout their host decides."""
+    """Trains `LowRankAdapters`, written as a MotionLoRA on motion modules, as a domain adapter on the UNet."""
 
     def write(self, uri: str, model: "TrainedModel") -> None:
         """Write the adapters as a published MotionLoRA or domain adapter."""

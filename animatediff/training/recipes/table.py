@@ -26,7 +26,7 @@ RECIPES: Mapping[str, Callable[[RecipeConfig], Recipe]] = {
 TRAINED_FILES = tuple(
     recipe.weights_file for recipe in RECIPES.values() if isinstance(recipe, type) and issubclass(recipe, Recipe)
 )
-"""Names of the files that recipes write; one that is a function chooses among the others' classes."""
+"""Names of the files that recipes write; `finetune` is one of the other recipes and adds none."""
 
 
 def recipe_of(config: RecipeConfig) -> Recipe:

@@ -55,7 +55,7 @@ class DenoisingLoss:
 
 
 def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Move a CPU tensor. Going to a GPU, from memory that the GPU reads by itself, so that nothing is waited for."""
+    """Move a CPU tensor; to a GPU through pinned memory, without waiting."""
     if device.type != "cuda" or tensor.device.type == "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

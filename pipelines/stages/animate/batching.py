@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 2
 """Times that an item is tried which fails with anything but an error that says what is wrong with it."""
-# What clips begin from is each one's own; but that all begin from such a file, or none does.
+# Clips of one batch may start from different files, but either all of them start from one or none does.
 _STARTS = ("init_image", "init_video")
 # What items of one batch may differ in: each has its own row of text embeddings, and a rate of its own.
 _MAY_DIFFER = {"negative_prompt", "fps", *_STARTS}

@@ -34,8 +34,8 @@ from pipelines.tracking.metrics import JobMetrics
 
 logger = logging.getLogger(__name__)
 
-# A worker dies at most so often with each of a slice's items, or while it loads their model, or to make room; beyond
-# these it is the machines' fault.
+# Bound on repeats of one slice. Deaths by its items, while their model is loaded, and to make room stay below it; more
+# means broken machines.
 _MAX_TASK_RETRIES = 50
 # Deaths of one worker besides those to make room, which are one a ticket at most: a worker that dies as it starts must
 # not be started for ever.

@@ -15,6 +15,7 @@ from pipelines.stages.ingest.decode import Decode
 from pipelines.stages.ingest.encode import Encode
 from pipelines.stages.ingest.plan import IngestJob
 from pipelines.stages.ingest.score import Score
+from pipelines.stages.ingest.seal import WHAT_IS_KEPT
 from pipelines.stages.ingest.stage import IngestSpec, UnitResult
 from pipelines.stages.ingest.starved_stages import ClusterShrankError, Pool, Pools, watch_for_starved_stages
 from pipelines.stages.ingest.watch import Totals, count_for_prometheus, read_state, start_tracker, write_state
@@ -25,7 +26,6 @@ from pipelines.tracking.metrics import JobMetrics
 logger = logging.getLogger(__name__)
 
 _MAX_BLOCKS = 10_000
-_WHAT_IS_KEPT = "what is encoded is kept, and the same command goes on"
 _MEMORY_FIELDS = "num_encoders, num_decoders, num_scorers, clips_per_unit or decode.max_mb"
 
 
@@ -94,7 +94,7 @@ def _run_pools(
     classes = tuple(stage.__name__ for stage in pools)
     try:
         with (
-            as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields=_MEMORY_FIELDS),
+            as_user_errors(what_is_kept=WHAT_IS_KEPT, memory_fields=_MEMORY_FIELDS),
             waiting_for_workers(
                 "ingest worker", number, pools[Encode].needs, classes=classes, memory_fields=_MEMORY_FIELDS
             ) as end_waiting,  # the encoder needs most, so what it lacks is what is reported

@@ -34,8 +34,8 @@ from pipelines.settings import IngestConfig
 
 logger = logging.getLogger(__name__)
 
-# Clips that a video is taken to give with `windows: all` and no bound: the plan cuts units by it, a dry run counts. A
-# WebVid video lasts 18 s on average, and a clip of 16 frames at 8 frames a second 2 s.
+# Assumed clips a video for unbounded `windows: all`: it sizes the units and a dry run's estimate. A WebVid video lasts
+# 18 s on average, and a clip of 16 frames at 8 frames a second 2 s.
 _TYPICAL_CLIPS = 8
 VideoBatches = Iterator[list[SourceVideo]]
 
@@ -193,7 +193,7 @@ def _settings(config: IngestConfig, inputs: IngestInputs, dtype: str) -> dict[st
 def _settings_to_record(config: IngestConfig, settings: dict[str, Any]) -> dict[str, Any]:
     """Return what `settings.json` is to hold: the settings, and the source."""
     # The source is no part of the key, as a moved source gives the same clips; but two sources may not share ids.
-    # How captions are read, and what is fetched, may change: those that could not be had are further videos then.
+    # How captions are read, and what is fetched, may change: videos that become readable are planned as new ones.
     source = absolute_source(config).model_dump(mode="json", exclude={"encoding", "trusted"})
     places = {name: printable_place(source[name]) for name in ("uri", "videos_uri") if source[name]}
     return settings | {"source": source | places}

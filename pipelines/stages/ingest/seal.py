@@ -29,7 +29,8 @@ from pipelines.tracking.metrics import JobMetrics
 
 logger = logging.getLogger(__name__)
 
-_WHAT_IS_KEPT = "what is encoded is kept, and the same command goes on"
+WHAT_IS_KEPT = "what is encoded is kept, and the same command goes on"
+"""What a job that ends in any stage says of its work."""
 
 
 def seal_job(job: IngestJob, metrics: JobMetrics, *, shard_bytes: int) -> Manifest:
@@ -43,7 +44,7 @@ def seal_job(job: IngestJob, metrics: JobMetrics, *, shard_bytes: int) -> Manife
     new_shards = []
     with (
         Progress("seal", total=len(plans), unit="shard") as progress,
-        as_user_errors(what_is_kept=_WHAT_IS_KEPT, memory_fields="shard_mb"),
+        as_user_errors(what_is_kept=WHAT_IS_KEPT, memory_fields="shard_mb"),
     ):
         for shard in _write_shards(job.output_uri, plans, job.latent_encoding):
             new_shards.append(shard)

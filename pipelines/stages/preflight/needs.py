@@ -11,13 +11,13 @@ from animatediff.data.sources.spec import SourceConfig
 from animatediff.rendering.catalog.condition_files import condition_files, network_files
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.catalog.reading import catalog_files
+from animatediff.rendering.results.clip_files import CLIP_DECODERS
 from animatediff.rendering.results.table import TABLE
 from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainJobConfig
 from pipelines.tracking.model_uris import is_in_mlflow
 
 # Of a catalog's files: each node opens these, and the dry run of the animate job looks into all of them.
 _MOST_FILES = 50
-_CLIP_DECODERS = ("decord", "pyav")  # which the score job reads clips with
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,7 @@ def _conditions(all_settings: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _of_score(config: ScoreConfig) -> Needs:
     output_uri = storage.absolute(config.output_uri)
-    return Needs(
-        output_uri, files=(storage.join(output_uri, TABLE),), decoders=_CLIP_DECODERS, scorers=(config.scorer,)
-    )
+    return Needs(output_uri, files=(storage.join(output_uri, TABLE),), decoders=CLIP_DECODERS, scorers=(config.scorer,))
 
 
 def _workers_files(named: Any) -> tuple[str, ...]:

@@ -44,6 +44,12 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def _step_of(checkpoint: str) -> int:
+    match = _CHECKPOINT_NAME.fullmatch(checkpoint)
+    assert match is not None
+    return int(match[1])
+
+
 def repair_checkpoint_index(run_uri: str, known_damaged: Collection[str] = ()) -> None:
     """Take from Ray's index the checkpoints of which files are missing or cut, and make it anew if it is damaged.
 
@@ -168,7 +174,7 @@ def _write_index(folder: str, index: dict[str, Any]) -> None:
 
 def _make_index(names: list[str]) -> dict[str, Any]:
     """Return what Ray writes after these checkpoints, oldest first, and nothing to validate."""
-    results = [{"version": 0, "checkpoint_dir_name": name, "metrics": {"step": int(name[5:])}} for name in names]
+    results = [{"version": 0, "checkpoint_dir_name": name, "metrics": {"step": _step_of(name)}} for name in names]
     return {
         "ray_version": ray.__version__,
         "checkpoint_results": results,

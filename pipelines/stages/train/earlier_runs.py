@@ -7,7 +7,7 @@ from animatediff.training.recipes.recipe import Recipe
 from animatediff.training.settings import TextConfig
 from animatediff.weights import motion_modules
 
-# What these runs did without being asked.
+# What sections of the config mean that older versions had not.
 _DEFAULTS_OF_NEWER_SECTIONS = {"text": TextConfig().model_dump(mode="json")}
 
 

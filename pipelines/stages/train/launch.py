@@ -170,7 +170,7 @@ def _fit_once(trainer: Any, workers: Workers, worker_mailbox: Any, run_uri: str)
                 if entries := ray.get(worker_mailbox.take.remote()):
                     end_waiting()
                 yield from entries
-        yield from ray.get(worker_mailbox.take.remote())  # what came since, or before a failure that the loop never saw
+        yield from ray.get(worker_mailbox.take.remote())  # entries put after the last poll
         with storage_error_as_user_error(run_uri, before):
             fit.result()
 
