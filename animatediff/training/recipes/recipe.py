@@ -96,10 +96,11 @@ class Recipe(ABC):
     def resolved_config(self) -> RecipeConfig:
         """The config with its noise schedule complete.
 
-        Precedence, field by field: the config, then the file of `model.motion_module`, then the reference's defaults.
+        Precedence, field by field: the config, then the file of `model.motion_module`, then what its version was
+        published with, for what the base predicts.
 
         Raises:
-            UserError: the file cannot be read, or what it and the config say together is no schedule.
+            UserError: the file or the base cannot be read, or what they and the config say together is no schedule.
         """
         from animatediff.training.recipes.noise_schedule import with_noise_schedule
 

@@ -5,17 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from animatediff.data.manifest import read_manifest, write_manifest
-from animatediff.sprites.models.text_to_image import make_tokenizer
 from animatediff.training.config import TrainingConfig
 from animatediff.training.text import CaptionEncoder
 from animatediff.training.trainer import Trainer
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_text_encoders
 from animatediff.weights.base_facts import BaseFacts
+from tests.support_sdxl import build_sdxl_pipeline
 from tests.unit.data.loading.test_loader import write_dataset
 
 CPU = torch.device("cpu")
@@ -23,35 +21,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
-    """SDXL in miniature."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    tokenizer = make_tokenizer(folder)
-    torch.manual_seed(0)
-    sizes = {"vocab_size": len(tokenizer), "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
-    texts = [CLIPTextConfig(hidden_size=w, projection_dim=w, max_position_embeddings=24, **sizes) for w in (8, 16)]
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(32, 32, 64),
-        norm_num_groups=8,
-        cross_attention_dim=24,
-        attention_head_dim=(2, 4, 8),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 1, 2),
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=16 + 6 * 8,
-    )
-    return StableDiffusionXLPipeline(
-        vae=AutoencoderKL(block_out_channels=(8,) * 4, norm_num_groups=4, latent_channels=4),
-        text_encoder=CLIPTextModel(texts[0]),
-        text_encoder_2=CLIPTextModelWithProjection(texts[1]),
-        tokenizer=tokenizer,
-        tokenizer_2=tokenizer,
-        unet=unet,
-        scheduler=EulerDiscreteScheduler(),
-    )
+    return build_sdxl_pipeline(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="module")
