@@ -26,6 +26,6 @@ def check_dataset_fits(base: str, manifest: Manifest) -> None:
     of_dataset, of_base = (_SCALING_FACTORS.get(factor) for factor in (manifest.scaling_factor, own))
     if of_dataset is not None and of_base is not None and of_dataset != of_base:
         raise UserError(
-            f"the dataset's latents are those of {of_dataset}'s VAE (scaling factor {manifest.scaling_factor}), and base "
-            f"{base} has {of_base}'s ({own}): ingest the videos with this base, or take one that has the dataset's VAE"
+            f"the dataset's latents are those of {of_dataset}'s VAE (scaling factor {manifest.scaling_factor}), and "
+            f"base {base} has {of_base}'s ({own}): ingest with this base, or take one that has the dataset's VAE"
         )
