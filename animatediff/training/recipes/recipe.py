@@ -162,8 +162,10 @@ class Recipe(ABC):
         Raises:
             UserError: a part is missing or they do not fit.
         """
+        from animatediff.training.frozen_base import check_base
         from animatediff.weights.base_facts import BaseFacts
 
+        check_base(self.config.base, self.noise_schedule.prediction_type)
         base, channels = self.config.base, latent_shape[1]
         wanted = BaseFacts(base).unet_channels
         if channels != wanted:

@@ -4,7 +4,9 @@ import logging
 
 from diffusers import AutoencoderKL
 
+from animatediff.errors import UserError
 from animatediff.weights.base_facts import BaseFacts
+from animatediff.weights.layouts.architectures import CONFIGS
 from pipelines.settings import IngestConfig
 
 logger = logging.getLogger(__name__)
@@ -36,4 +38,11 @@ def warn_of_overflow(config: IngestConfig, facts: BaseFacts, vae: AutoencoderKL)
 
 def _overflows_in_float16(facts: BaseFacts, vae: AutoencoderKL) -> bool:
     # diffusers' pipelines ask SDXL's configs alone: others have the field from the class's default.
-    return facts.architecture == "sdxl" and bool(vae.config.get("force_upcast", True))
+    return bool(vae.config.get("force_upcast", True)) and _is_of_sdxl(facts)
+
+
+def _is_of_sdxl(facts: BaseFacts) -> bool:
+    try:
+        return facts.architecture == "sdxl"
+    except UserError:  # a VAE without its UNet is enough to encode
+        return facts.scaling_factor == CONFIGS["sdxl"]["vae"]["scaling_factor"]

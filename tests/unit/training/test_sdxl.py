@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
 from animatediff.data.clips.source_crop import SourceCrop
 from animatediff.data.manifest import read_manifest, write_manifest
@@ -28,7 +28,7 @@ from animatediff.weights.base import load_text_encoders, load_unet
 from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.identify.weights_file import identify_uri
 from tests.support_base import build_base
-from tests.support_sdxl import build_sdxl_pipeline
+from tests.support_sdxl import build_sdxl
 from tests.unit.data.loading.test_loader import write_dataset
 
 CPU = torch.device("cpu")
@@ -36,15 +36,13 @@ CROP = SourceCrop(72, 128, 0, 25)
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    return build_sdxl_pipeline(tmp_path_factory.mktemp("tokenizer"))
+def base(tmp_path_factory):
+    return str(build_sdxl(tmp_path_factory.mktemp("sdxl") / "base"))
 
 
 @pytest.fixture(scope="module")
-def base(pipeline, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sdxl") / "base"
-    pipeline.save_pretrained(folder)
-    return str(folder)
+def pipeline(base):
+    return StableDiffusionXLPipeline.from_pretrained(base)
 
 
 def test_captions_condition_as_in_diffusers(pipeline, base):
@@ -175,7 +173,9 @@ def test_on_a_base_that_predicts_v_the_velocity_is_learned(make, base, tmp_path,
     assert len(targets) == 1
     trainer.write_weights(str(tmp_path / "trained.safetensors"))
     assert motion_modules.open_file(str(tmp_path / "trained.safetensors")).schedule["prediction_type"] == "v_prediction"
-    assert schedule_of(make(**fields, schedule={"prediction_type": "epsilon"})).prediction_type == "epsilon"
+    trainer.recipe.check_fit((3, 4, 8, 8))
+    with pytest.raises(UserError, match="predicts v_prediction, and would be trained on as one that predicts epsilon"):
+        recipe_of(make(**fields, schedule={"prediction_type": "epsilon"})).check_fit((3, 4, 8, 8))
 
 
 def test_a_base_that_predicts_something_else_is_refused(make, base, tmp_path):
@@ -183,6 +183,15 @@ def test_a_base_that_predicts_something_else_is_refused(make, base, tmp_path):
     DDIMScheduler(prediction_type="sample").save_pretrained(folder / "scheduler")
     with pytest.raises(UserError, match="predicts sample, .* trained on are bases that predict epsilon or v_pr"):
         schedule_of(make(base=str(folder)))
+
+
+@pytest.mark.parametrize(("width", "name"), [(1024, "a Stable Diffusion 2 model"), (1280, "an SDXL refiner model")])
+def test_a_base_that_no_job_renders_with_is_refused_by_name(make, base, tmp_path, width, name):
+    folder = shutil.copytree(base, tmp_path / "base")
+    config = json.loads((folder / "unet" / "config.json").read_text()) | {"cross_attention_dim": width}
+    (folder / "unet" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"is {name}: take a Stable Diffusion 1.x or SDXL base"):
+        recipe_of(make(base=str(folder))).check_fit((3, 4, 8, 8))
 
 
 @pytest.mark.parametrize(("factor", "of_base"), [(0.18215, "sdxl"), (0.13025, "sd1")])

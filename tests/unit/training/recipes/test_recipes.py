@@ -31,7 +31,7 @@ from animatediff.weights.base import load_unet
 from animatediff.weights.identify import weights_file
 from animatediff.weights.reading.tensors import open_tensors
 from tests.support_base import build_base
-from tests.support_sdxl import build_sdxl_base
+from tests.support_sdxl import build_sdxl
 from tests.unit.data.loading.test_loader import write_dataset
 
 CPU = torch.device("cpu")
@@ -54,7 +54,7 @@ BASES = pytest.mark.parametrize("world", ["sd1", "sdxl"], indirect=True)
 
 def make_world(folder, kind):
     """A base, two datasets, a trained motion module and a domain adapter of some strength."""
-    base = str(build_sdxl_base(folder / "base") if kind == "sdxl" else build_base(folder / "base"))
+    base = str(build_sdxl(folder / "base") if kind == "sdxl" else build_base(folder / "base"))
     write_dataset(folder / "data", shards=(8,), shapes=(SHAPE,), source_crops=(SourceCrop(72, 128, 0, 25),))
     write_dataset(folder / "other", shards=(8,), shapes=(SHAPE,), seed=9)
     unet = load_unet(base)

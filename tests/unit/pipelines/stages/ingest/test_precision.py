@@ -18,12 +18,12 @@ from pipelines.stages.ingest.dry_run import log_estimate
 from pipelines.stages.ingest.plan import read_inputs
 from pipelines.stages.ingest.precision import vae_dtype
 from tests.support import mp4
-from tests.support_sdxl import build_sdxl_base
+from tests.support_sdxl import build_sdxl
 
 
 @pytest.fixture(scope="module")
 def sdxl(tmp_path_factory):
-    return build_sdxl_base(tmp_path_factory.mktemp("sdxl") / "base")
+    return build_sdxl(tmp_path_factory.mktemp("sdxl") / "base")
 
 
 def make_config(base, tmp_path, **changes):
@@ -57,6 +57,12 @@ def dtypes(base, config):
 def test_a_vae_that_overflows_stays_in_float32(sdxl, tmp_path):
     assert dtypes(sdxl, make_config(sdxl, tmp_path)) == ["float32", "float32"]
     assert dtypes(sdxl, make_config(sdxl, tmp_path, vae_dtype="bfloat16")) == ["bfloat16", "bfloat16"]
+
+
+def test_a_vae_alone_is_known_by_its_scaling_factor(sdxl, tmp_path):
+    alone = Path(say(sdxl, tmp_path, force_upcast=True))
+    (alone / "unet").unlink()
+    assert dtypes(alone, make_config(alone, tmp_path)) == ["float32", "float32"]
 
 
 def test_others_take_float16_on_a_gpu_whatever_the_field_says_that_diffusers_adds(sdxl, tmp_path):
