@@ -58,7 +58,7 @@ def check_base(base: str, prediction_type: str) -> None:
     if facts.prediction_type not in ("epsilon", prediction_type):
         raise UserError(
             f"base {base} predicts {facts.prediction_type}, and would be trained on as one that predicts "
-            f"{prediction_type}: leave out schedule.prediction_type, or take a motion module that was trained on the like"
+            f"{prediction_type}: leave out schedule.prediction_type, or take a motion module that was made for the like"
         )
 
 
