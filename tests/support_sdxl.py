@@ -17,7 +17,7 @@ from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
 from animatediff.weights.motion_schedule import PUBLISHED
 
-TEXT_WIDTHS = (16, 32)
+BASE_OF_TEXT_WIDTH = (16, 32)
 """Of the two text encoders; a token of the UNet's has both."""
 MAX_TOKENS = 24
 
@@ -39,8 +39,8 @@ def build_sdxl(folder: Path, *, seed: int = 0) -> Path:
                 norm_num_groups=4,
                 scaling_factor=0.13025,
             ),
-            text_encoder=CLIPTextModel(_text_config(tokenizer, TEXT_WIDTHS[0], "quick_gelu")),
-            text_encoder_2=CLIPTextModelWithProjection(_text_config(second, TEXT_WIDTHS[1], "gelu")),
+            text_encoder=CLIPTextModel(_text_config(tokenizer, BASE_OF_TEXT_WIDTH[0], "quick_gelu")),
+            text_encoder_2=CLIPTextModelWithProjection(_text_config(second, BASE_OF_TEXT_WIDTH[1], "gelu")),
             tokenizer=tokenizer,
             tokenizer_2=second,
             unet=_unet(),
@@ -75,11 +75,11 @@ def _unet() -> UNet2DConditionModel:
         transformer_layers_per_block=[1, 1, 2],
         attention_head_dim=[2, 4, 4],
         norm_num_groups=8,
-        cross_attention_dim=sum(TEXT_WIDTHS),
+        cross_attention_dim=sum(BASE_OF_TEXT_WIDTH),
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + TEXT_WIDTHS[1],
+        projection_class_embeddings_input_dim=6 * 8 + BASE_OF_TEXT_WIDTH[1],
     )
 
 
