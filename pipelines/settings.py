@@ -19,9 +19,10 @@ _Count = Annotated[int, Field(ge=1)]
 class RateConfig(Config):
     """What a dry run reckons with."""
 
-    clips_per_s: float = Field(28.0, gt=0)
-    """Clips of 16 x 256 x 256 that one VAE worker encodes in a second, others by their pixels. The default is what an
-    A100's 125 TFLOP/s at half precision give at 4.36 TFLOP a clip (arithmetic, not measured here)."""
+    clips_per_s: float | None = Field(None, gt=0)
+    """Clips of 16 x 256 x 256 that one VAE worker encodes in a second; others take as much longer as the base's VAE has
+    more operations with them. Default: what an A100's 125 TFLOP/s at half precision give, 28 with Stable Diffusion's
+    VAE of 4.36 TFLOP a clip, and half of it in float32 (arithmetic, not measured here)."""
     num_workers: int = Field(1, ge=1)
     """VAE workers."""
     usd_per_hour: float | None = Field(None, ge=0)
@@ -41,7 +42,8 @@ class IngestConfig(Config):
     scorers: tuple[str, ...] = ()
     """Scores of one's own beside the built-in ones: import paths of functions (frames, caption) -> numbers by name."""
     vae_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    """Precision of the VAE; auto is float16 on a GPU, float32 on a CPU."""
+    """Precision of the VAE; auto is float16 on a GPU, float32 on a CPU, and float32 everywhere for an SDXL base, whose
+    VAE overflows in float16 (unless its config says `force_upcast: false`, as that of the one that was mended does)."""
     clips_per_unit: int = Field(32, ge=1)
     """Clips that are encoded and committed together: what a kill costs at most, times the workers."""
     shard_mb: int = Field(384, ge=1)

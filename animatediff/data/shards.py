@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from animatediff import storage
 from animatediff.data import parquet
+from animatediff.data.clips.source_crop import SourceCrop
 from animatediff.data.scoring.scores import SCORE_COLUMNS
 from animatediff.errors import UserError, one_line
 from animatediff.storage.errors import is_absence, printable_error, unreachable
@@ -35,6 +36,7 @@ SCHEMA = pa.schema(
         ("n_frames", pa.int32()),
         ("width", pa.int32()),  # of the encoded pixels
         ("height", pa.int32()),
+        *((name, pa.int32()) for name in SourceCrop._fields),
         ("bucket", pa.string()),
         ("flip", pa.bool_()),
         ("caption", pa.string()),
@@ -51,6 +53,7 @@ SCHEMA = pa.schema(
 )
 
 _LATENT_COLUMNS = ("latent",)
+_LATER_COLUMNS = SourceCrop._fields  # which files of earlier releases have not
 
 
 def to_parquet(table: pa.Table, metadata: dict[str, str]) -> bytes:
@@ -127,24 +130,37 @@ def read_footer_at(uri: str, *, remedy: str) -> dict[str, str]:
         return _own_metadata(file)
 
 
+def with_later_columns(table: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return rows of a file of any release with the columns that it was too early for, null.
+
+    Args:
+        table: as it was read.
+        columns: names that are asked for; None is all, in the schema's order.
+    """
+    for name in _LATER_COLUMNS if columns is None else columns:
+        if name in _LATER_COLUMNS and name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), SCHEMA.field(name).type))
+    return table.select(SCHEMA.names) if columns is None else table
+
+
 def read_row_group(uri: str, index: int, columns: Sequence[str]) -> pa.Table:
-    """Read one row group of a shard, only the named columns fetched.
+    """Read one row group of a shard, only the named columns fetched; what an earlier release did not know is null.
 
     Raises:
         UserError: the shard is missing or damaged.
     """
     with _errors_naming_file(uri), _opened(uri) as file:
-        return parquet.read(file, columns, row_group=index)
+        return with_later_columns(parquet.read(file, columns, row_group=index), columns)
 
 
 def read_columns(uri: str, columns: Sequence[str]) -> pa.Table:
-    """Read all rows of a shard, only the named columns fetched.
+    """Read all rows of a shard, only the named columns fetched; what an earlier release did not know is null.
 
     Raises:
         UserError: the shard is missing or damaged.
     """
     with _errors_naming_file(uri), _opened(uri) as file:
-        return parquet.read(file, columns)
+        return with_later_columns(parquet.read(file, columns), columns)
 
 
 def _own_metadata(file: Any) -> dict[str, str]:

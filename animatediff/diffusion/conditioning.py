@@ -174,7 +174,7 @@ class Conditioning(_PerClip):
     pooled_text: Tensor | None = None
     """(b p), SDXL's embedding of the whole text; None elsewhere."""
     time_ids: Tensor | None = None
-    """(b 6) float32, SDXL's sizes, see `uncropped_time_ids`; None elsewhere."""
+    """(b 6) float32, SDXL's sizes, see `size_time_ids`; None elsewhere."""
     negative: "Conditioning | None" = None
     """What guidance leads away from, of the same clips; None where there is no guidance."""
     controls: tuple[Control, ...] = ()
@@ -286,12 +286,22 @@ NoisePredictor = Callable[[Tensor, Tensor, Conditioning], Tensor]
 
 
 def uncropped_time_ids(num_clips: int, *, height: int, width: int, device: torch.device) -> Tensor:
-    """Return SDXL's `time_ids` of clips that were never cropped or resized.
+    """Return SDXL's `time_ids` of clips that were never cropped or resized: (b 6) float32."""
+    return size_time_ids((height, width), (0, 0), (height, width), device=device).expand(num_clips, 6)
 
-    They are the original size, the upper left corner of the crop, and the size wanted, in pixels and each as height and
-    width: SDXL's paper, arXiv 2307.01952, section 2.2.
+
+def size_time_ids(
+    original: tuple[int, int], crop: tuple[int, int], target: tuple[int, int], *, device: torch.device
+) -> Tensor:
+    """Return SDXL's `time_ids` of a clip: SDXL's paper, arXiv 2307.01952, section 2.2.
+
+    Args:
+        original: (height, width) of the picture before it was resized, in pixels.
+        crop: (top, left) of the clip in the resized picture, in pixels.
+        target: (height, width) of the clip, in pixels.
+        device: where the result is.
 
     Returns:
-        (b 6) float32.
+        (6) float32.
     """
-    return torch.tensor([height, width, 0.0, 0.0, height, width], device=device).expand(num_clips, 6)
+    return torch.tensor([*original, *crop, *target], dtype=torch.float32, device=device)

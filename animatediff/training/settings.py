@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 from animatediff.config import Config
 from animatediff.data.scoring.scores import condition
 from animatediff.diffusion.noise_schedule import NoiseSchedule, NoiseScheduleOverrides
+from animatediff.errors import UserError
 from animatediff.models.config import ActivationCheckpointing, MotionConfig, Version
 from animatediff.uris import Uri
 
@@ -37,7 +38,7 @@ class ModelConfig(Config):
     """Which weights are trained, and what they start from."""
 
     version: Version | None = None
-    """Published version whose shape fresh motion modules have; default: v3."""
+    """Published version whose shape fresh motion modules have; default: v3, on an SDXL base sdxl (SDXL-beta)."""
     motion_module: Uri | None = None
     """Motion module to start from: a file at any URI, a run's folder, or `models:/` and `runs:/` of MLflow. It brings
     its own shape. Default: fresh ones, zero output."""
@@ -67,17 +68,39 @@ class ModelConfig(Config):
             raise ValueError(f"model.motion_module brings its own shape: leave out {', '.join(given)}")
         return self
 
+    def fresh_version(self, base_config: Mapping[str, Any]) -> Version:
+        """Return the published version whose shape fresh motion modules have on a base.
+
+        Args:
+            base_config: the base UNet's config.
+
+        Raises:
+            UserError: `version` is for SDXL and the base is none, or the other way round.
+        """
+        is_xl = base_config.get("addition_embed_type") == "text_time"
+        suiting: tuple[Version, ...] = ("sdxl", "hotshotxl") if is_xl else ("v3", "v1", "v2", "animatelcm")
+        if self.version is not None and self.version not in suiting:
+            of_version, of_base = ("Stable Diffusion 1.x", "SDXL") if is_xl else ("SDXL", "Stable Diffusion 1.x")
+            raise UserError(
+                f"model.version {self.version} is a motion module for {of_version}, and the base is of {of_base}: take "
+                f"one of {', '.join(suiting)}"
+            )
+        return self.version or suiting[0]
+
     def motion_config(self, base_config: Mapping[str, Any]) -> MotionConfig:
         """Return the shape of fresh motion modules on a base.
 
         Args:
             base_config: the base UNet's config.
+
+        Raises:
+            UserError: as `fresh_version` says.
         """
         own = {"num_heads": self.num_heads, "max_frames": self.max_frames}
         own["norm_num_groups"] = self.norm_num_groups or base_config.get("norm_num_groups")
         own["text_width"] = base_config["cross_attention_dim"] if self.text_conditioned else None
         update = {name: value for name, value in own.items() if value is not None}
-        return MotionConfig.for_version(self.version or "v3").model_copy(update=update)
+        return MotionConfig.for_version(self.fresh_version(base_config)).model_copy(update=update)
 
 
 class ObjectiveConfig(Config):
@@ -240,7 +263,8 @@ class RecipeConfig(Config):
     """What the recipe sparse_control shows of the clips; default: every pattern as often as any other."""
     optim: OptimConfig = OptimConfig()
     schedule: NoiseScheduleOverrides = NoiseScheduleOverrides()
-    """Of the noise. What it leaves out is as the file of `model.motion_module` names it, else the reference's."""
+    """Of the noise. What it leaves out is as the file of `model.motion_module` names it; else as the version was
+    published with, for a base that predicts the velocity with that prediction type."""
     train: TrainingLoopConfig = TrainingLoopConfig()
     text: TextConfig = TextConfig()
     compute: ComputeConfig = ComputeConfig()

@@ -1,13 +1,14 @@
 """Captions to what the UNet is conditioned on, by the base's frozen text encoders."""
 
-from collections.abc import Mapping
-from functools import lru_cache, partial
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from animatediff.diffusion.conditioning import Conditioning, uncropped_time_ids
+from animatediff.data.clips.source_crop import SourceCrop
+from animatediff.diffusion.conditioning import Conditioning, size_time_ids
 from animatediff.models.prompts.pieces import plain_sections
 from animatediff.models.text_encoder import PromptEncoder
 from animatediff.weights.base_facts import BaseFacts
@@ -17,6 +18,7 @@ TextEncoders = Mapping[str, tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWi
 
 # 1,024 embeddings of Stable Diffusion 1.5 are 120 MB in half precision, of SDXL 320 MB.
 _CACHED_CAPTIONS = 1024
+_CACHED_SIZES = 4096  # of 24 bytes each, in as many small pieces of memory
 
 
 class CaptionEncoder:
@@ -49,16 +51,20 @@ class CaptionEncoder:
             PromptEncoder(tokenizer, encoder.to(device, dtype), part) for part, (tokenizer, encoder) in encoders.items()
         ]
         self._embed = lru_cache(maxsize=_CACHED_CAPTIONS)(self._encode)
+        self._device = device
         # Kept, as each copy to a GPU waits for it; a dataset has few sizes.
-        self._time_ids = lru_cache(partial(uncropped_time_ids, 1, device=device))
+        self._time_ids = lru_cache(maxsize=_CACHED_SIZES)(self._make_time_ids)
 
-    def __call__(self, captions: list[str], *, height: int, width: int) -> Conditioning:
+    def __call__(
+        self, captions: list[str], *, height: int, width: int, source_crops: Sequence[SourceCrop | None] | None = None
+    ) -> Conditioning:
         """Return the conditioning of clips, on the encoders' device.
 
         Args:
             captions: one a clip; "" is the unconditional one.
             height: of the clips, in latents.
             width: of the clips, in latents.
+            source_crops: one a clip, of which SDXL is told; one of None, or without any, is never cropped or resized.
         """
         found = [self._embed(caption) for caption in captions]
         text = torch.stack([text for text, _ in found])
@@ -66,8 +72,14 @@ class CaptionEncoder:
         if not pooled:
             return Conditioning(text)
         factor = self._latent_factor or self._base.latent_factor
-        time_ids = self._time_ids(height=height * factor, width=width * factor).expand(len(text), -1)
-        return Conditioning(text, torch.stack(pooled), time_ids)
+        crops = source_crops or [None] * len(text)
+        time_ids = [self._time_ids(crop, height * factor, width * factor) for crop in crops]
+        return Conditioning(text, torch.stack(pooled), torch.stack(time_ids))
+
+    def _make_time_ids(self, crop: SourceCrop | None, height: int, width: int) -> Tensor:
+        """Return SDXL's `time_ids` of a clip of so many pixels, (6)."""
+        original_height, original_width, top, left = crop or (height, width, 0, 0)
+        return size_time_ids((original_height, original_width), (top, left), (height, width), device=self._device)
 
     def _encode(self, caption: str) -> tuple[Tensor, Tensor | None]:
         if len(self._prompts) == 1:

@@ -118,7 +118,7 @@ class ImageModel(TrainedModel):
 
     def forward(self, sample: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """Predict the noise or velocity of single frames."""
-        added = conditioning.added_cond_kwargs
+        added = {"text_embeds": conditioning.pooled_text, "time_ids": conditioning.time_ids}  # which SDXL alone reads
         return self.unet(sample[:, :, 0], timesteps, conditioning.text, added_cond_kwargs=added).sample[:, :, None]
 
     def checkpoint_activations(self, which: ActivationCheckpointing) -> None:

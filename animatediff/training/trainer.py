@@ -15,6 +15,7 @@ from animatediff.data.loading.mixing import MixedLoader
 from animatediff.data.loading.order import Batching
 from animatediff.data.loading.selection import ClipFilter
 from animatediff.data.manifest import read_manifest
+from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.schedule import compute_alphas_cumprod
 from animatediff.errors import UserError
 from animatediff.training.recipes.table import recipe_of
@@ -134,12 +135,10 @@ class Trainer:
         losses = []
         for chosen in passes:
             with nullcontext() if chosen is passes[-1] else self._without_sync():
-                height, width = batch.latents.shape[-2:]
-                conditioning = self._caption_encoder([captions[i] for i in chosen.tolist()], height=height, width=width)
                 found = self.recipe.loss(
                     self._wrapped_model,
                     batch.latents[chosen],
-                    conditioning,
+                    self._conditioning(batch, captions, chosen.tolist()),
                     select_clips(draws, chosen),
                     self._alphas_cumprod,
                 )
@@ -149,6 +148,16 @@ class Trainer:
                 self._scaler.scale(found.sum() * clip_weight).backward()
             losses.append(found.detach())
         return torch.cat(losses)
+
+    def _conditioning(self, batch: ClipBatch, captions: list[str], chosen: list[int]) -> Conditioning:
+        """Return what some of a batch's clips are conditioned on, with `captions` in place of their own."""
+        height, width = batch.latents.shape[-2:]
+        return self._caption_encoder(
+            [captions[i] for i in chosen],
+            height=height,
+            width=width,
+            source_crops=[batch.source_crops[i] for i in chosen],
+        )
 
     def save(self, folder: Path, *, step: int) -> None:
         """Write the training state after `step` steps into an existing folder."""

@@ -70,7 +70,8 @@ def validation_loss(config: RecipeConfig, weights_uri: str, *, device: torch.dev
         repeated = torch.zeros(_QUARTERS, dtype=torch.long)
         four = replace(select_clips(draws, repeated), timesteps=middles)
         height, width = clip.latents.shape[-2:]
-        conditioning = encode(clip.captions * _QUARTERS, height=height, width=width)
+        crops = clip.source_crops * _QUARTERS
+        conditioning = encode(clip.captions * _QUARTERS, height=height, width=width, source_crops=crops)
         return recipe.loss(model, clip.latents[repeated], conditioning, four, alphas_cumprod).mean().item()
 
     losses = {}

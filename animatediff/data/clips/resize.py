@@ -17,12 +17,22 @@ def crop_and_resize(frame: np.ndarray, *, height: int, width: int, crop: np.ndar
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 
+def largest_box(height: int, width: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Return x, y, w, h of the largest crop of a picture that has the aspect ratio of `size`, in its centre.
+
+    Args:
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        size: (height, width) that it is resized to.
+    """
+    scale = min(height / size[0], width / size[1])
+    w, h = size[1] * scale, size[0] * scale
+    return (width - w) / 2, (height - h) / 2, w, h
+
+
 def _centre(frame: np.ndarray, *, height: int, width: int) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of the largest crop with such sides, in the frame's centre."""
-    source_height, source_width = frame.shape[:2]
-    scale = min(source_height / height, source_width / width)
-    crop_height, crop_width = height * scale, width * scale
-    left, top = (source_width - crop_width) / 2, (source_height - crop_height) / 2
+    left, top, crop_width, crop_height = largest_box(frame.shape[0], frame.shape[1], (height, width))
     return left, top, left + crop_width, top + crop_height
 
 

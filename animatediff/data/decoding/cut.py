@@ -8,6 +8,7 @@ import numpy as np
 from animatediff.data.clips.config import ClipConfig, bucket_name
 from animatediff.data.clips.plan import ClipPlan, frame_indices_at, plan_clips
 from animatediff.data.clips.rates import MAX_FPS, MAX_LENGTH_S, MIN_FPS
+from animatediff.data.clips.source_crop import SourceCrop
 from animatediff.data.decoding.decoders import Decoder
 from animatediff.data.decoding.frames import FrameSelection, OnDecode, do_nothing, read_frames
 from animatediff.data.decoding.videos import VideoInfo, probe
@@ -32,6 +33,7 @@ class DecodedClip:
     """Seconds from the first frame that the video's container lists to the clip's last."""
     fps_src: float
     """The source's frames per second."""
+    source_crop: SourceCrop
     scores: dict[str, float | bool | int]
     """What `scores.score` gives for the frames."""
     decoder: str
@@ -137,4 +139,5 @@ def _to_decoded_clip(plan: ClipPlan, frames: np.ndarray, info: VideoInfo, decode
     if plan.flip:
         frames = np.ascontiguousarray(frames[:, :, ::-1])
     start, end = float(plan.times[0]), float(plan.times[-1])
-    return DecodedClip(plan.index, frames, plan.flip, start, end, info.fps, score(frames), decoder)
+    crop = SourceCrop.of(plan, source=(info.height, info.width))
+    return DecodedClip(plan.index, frames, plan.flip, start, end, info.fps, crop, score(frames), decoder)

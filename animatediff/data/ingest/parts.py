@@ -92,7 +92,7 @@ def read_clips(dataset_uri: str, unit_id: str, bucket: str) -> pa.Table:
         table = shards.read_table(uri, remedy=_REMEDY)
     except FileNotFoundError as error:
         raise UserError(f"{uri} is missing: run ingest again, which makes it anew") from error
-    return table.filter(pc.equal(table["bucket"], bucket))
+    return shards.with_later_columns(table.filter(pc.equal(table["bucket"], bucket)))
 
 
 def remove(dataset_uri: str, unit_ids: Iterable[str]) -> None:

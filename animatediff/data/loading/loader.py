@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from animatediff import storage
+from animatediff.data.clips.source_crop import SourceCrop
 from animatediff.data.loading.order import Batching, BucketOrder, ClipLocation
 from animatediff.data.loading.selection import ALL_CLIPS, ClipFilter, check_not_empty, select_row_groups
 from animatediff.data.manifest import Manifest
 from animatediff.data.shards import latent_from_row, read_row_group
 
-_COLUMNS = ("clip_id", "caption", "latent", "latent_shape", "latent_dtype")
+_COLUMNS = ("clip_id", "caption", "latent", "latent_shape", "latent_dtype", *SourceCrop._fields)
 _PREFETCHED_BATCHES = 4
 
 
@@ -34,6 +35,8 @@ class ClipBatch:
     """One a clip."""
     clip_ids: list[str]
     """One a clip."""
+    source_crops: list[SourceCrop | None]
+    """One a clip; None where the dataset does not say, as those of earlier releases do not."""
     first_index: int
     """Index of the first clip in the global batch."""
 
@@ -94,7 +97,11 @@ class ClipLoader:
         clips = np.stack([latent_from_row(row) for row in rows]).astype(np.float32)  # b f c h w
         latents = torch.from_numpy(clips).transpose(1, 2).contiguous() * self._scaling_factor
         return ClipBatch(
-            latents, [row["caption"] or "" for row in rows], [row["clip_id"] for row in rows], self._rank_slice.start
+            latents,
+            [row["caption"] or "" for row in rows],
+            [row["clip_id"] for row in rows],
+            [_source_crop(row) for row in rows],
+            self._rank_slice.start,
         )
 
     def _wait(self, batch: Future[ClipBatch]) -> ClipBatch:
@@ -109,6 +116,11 @@ class ClipLoader:
     def _read_group(self, row_group: int) -> pa.Table:
         chosen = self._groups[row_group]
         return read_row_group(chosen.uri, chosen.index, _COLUMNS).take(chosen.rows)
+
+
+def _source_crop(row: dict[str, Any]) -> SourceCrop | None:
+    numbers = [row[name] for name in SourceCrop._fields]
+    return None if None in numbers else SourceCrop(*numbers)
 
 
 def latent_shapes(dataset_uri: str, manifest: Manifest) -> list[tuple[int, int, int, int]]:

@@ -96,10 +96,11 @@ class Recipe(ABC):
     def resolved_config(self) -> RecipeConfig:
         """The config with its noise schedule complete.
 
-        Precedence, field by field: the config, then the file of `model.motion_module`, then the reference's defaults.
+        Precedence, field by field: the config, then the file of `model.motion_module`, then what its version was
+        published with, for what the base predicts.
 
         Raises:
-            UserError: the file cannot be read, or what it and the config say together is no schedule.
+            UserError: the file or the base cannot be read, or what they and the config say together is no schedule.
         """
         from animatediff.training.recipes.noise_schedule import with_noise_schedule
 
@@ -161,8 +162,10 @@ class Recipe(ABC):
         Raises:
             UserError: a part is missing or they do not fit.
         """
+        from animatediff.training.frozen_base import check_base
         from animatediff.weights.base_facts import BaseFacts
 
+        check_base(self.config.base, self.noise_schedule.prediction_type)
         base, channels = self.config.base, latent_shape[1]
         wanted = BaseFacts(base).unet_channels
         if channels != wanted:

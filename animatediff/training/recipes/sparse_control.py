@@ -40,6 +40,11 @@ class SparseControlRecipe(MotionUNetRecipe):
         from animatediff.training.initial_sparse_control import fresh_sparse_control, sparse_control_on_meta
         from animatediff.training.trained_model import SparseControlModel
 
+        if unet.config.addition_embed_type is not None:
+            raise UserError(
+                f"recipe sparse_control trains encoders for Stable Diffusion 1.x, as the published ones are, and base "
+                f"{self.config.base} is an SDXL: take another recipe, or a base of 1.x"
+            )
         motion_unet, file = self.motion_unet(unet, with_weights=with_weights), self._initial_file()
         if not with_weights:
             network = sparse_control_on_meta(motion_unet, file, self.config.base)

@@ -3,16 +3,22 @@
 import logging
 import math
 
+from diffusers import AutoencoderKL
+
 from animatediff import storage
 from animatediff.data.ingest import parts
 from animatediff.data.manifest import Manifest
+from animatediff.models.operations import A100_FLOPS, encoder_operations
+from animatediff.weights.base_configs import build_on_meta
+from animatediff.weights.base_facts import config_name
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.plan import IngestInputs, clips_per_video, extend_plan, log_left_out
+from pipelines.stages.ingest.precision import vae_dtype
 from pipelines.terminal.hours import cost, duration
 
 logger = logging.getLogger(__name__)
 
-_RATED_PIXELS = 16 * 256 * 256  # of the clips that `RateConfig.clips_per_s` counts
+_RATED_FRAMES, _RATED_SIDE = 16, 256  # of the clips that `RateConfig.clips_per_s` counts
 _BYTES = 2  # a latent value is float16
 
 
@@ -46,7 +52,7 @@ def log_estimate(config: IngestConfig, inputs: IngestInputs, sealed_manifest: Ma
         len(rejected),
     )
     logger.info("latents: %s", _size(num_clips * _clip_bytes(config, inputs)))
-    _log_hours(config, num_clips)
+    _log_hours(config, inputs, num_clips)
 
 
 def _clip_bytes(config: IngestConfig, inputs: IngestInputs) -> int:
@@ -54,14 +60,20 @@ def _clip_bytes(config: IngestConfig, inputs: IngestInputs) -> int:
     return _BYTES * math.prod(inputs.base_facts.latent_shape(clips.num_frames, height=clips.height, width=clips.width))
 
 
-def _log_hours(config: IngestConfig, num_clips: int) -> None:
+def _log_hours(config: IngestConfig, inputs: IngestInputs, num_clips: int) -> None:
     rate, clips = config.rate, config.clips
-    clips_per_s = rate.clips_per_s * rate.num_workers * _RATED_PIXELS / (clips.num_frames * clips.height * clips.width)
+    vae = build_on_meta(AutoencoderKL, inputs.vae.config, config_name(inputs.base_facts.base, "vae"))
+    rated = _RATED_FRAMES * encoder_operations(vae, height=_RATED_SIDE, width=_RATED_SIDE)
+    clip = clips.num_frames * encoder_operations(vae, height=clips.height, width=clips.width)
+    is_half = vae_dtype(config, inputs.base_facts, inputs.vae, use_gpu=True) != "float32"
+    flops = A100_FLOPS if is_half else A100_FLOPS / 2
+    clips_per_s = (rate.clips_per_s or flops / rated) * rate.num_workers * rated / clip
     hours = num_clips / clips_per_s / 3600
     logger.info(
-        "time: %s at %.3g clips/s on %d VAE workers%s; rate.* says what to reckon with",
+        "time: %s at %.3g clips/s (%.3g TFLOP each) on %d VAE workers%s; rate.* says what to reckon with",
         duration(hours),
         clips_per_s,
+        clip / 1e12,
         rate.num_workers,
         cost(hours, rate.num_workers, rate.usd_per_hour),
     )

@@ -63,6 +63,7 @@ class Encode(Stage[DecodedWork, UnitResult]):
             "n_frames": n_frames,
             "width": width,
             "height": height,
+            **decoded.source_crop._asdict(),
             "bucket": decoded.bucket,
             "flip": decoded.flip,
             "caption": clip.video.caption,

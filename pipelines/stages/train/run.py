@@ -16,12 +16,13 @@ from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError, errors_with_field
 from animatediff.rendering.checks.files import FileInField, check_files
 from animatediff.training.config import TrainingConfig
+from animatediff.training.dataset_fit import check_dataset_fits
 from animatediff.training.long_captions import count_long_captions
 from animatediff.training.recipes.recipe import Recipe
 from animatediff.training.recipes.table import recipe_of
 from animatediff.training.settings import BASE_AS_IS, RecipeConfig
 from animatediff.uris import printable_values
-from animatediff.weights.base_facts import BaseFacts, load_config
+from animatediff.weights.base_facts import load_config
 from animatediff.yaml_files import read_yaml
 from pipelines.outputs.file_names import CONFIG_FILE, RUN_FILE
 from pipelines.settings import TrainJobConfig
@@ -128,7 +129,7 @@ def check_job(config: TrainJobConfig, fetched_weights_folder: str) -> TrainJob:
     _check_files(resolved)
     for shape in latent_shapes(resolved.dataset_uri, manifest):
         recipe.check_fit(shape)
-    _check_latent_factor(resolved.base, manifest)
+    check_dataset_fits(resolved.base, manifest)
     num_clips = _count_chosen_clips(resolved, resolved.dataset_uri, manifest, resolved.where)
     validates = config.sample.every > 0 and resolved.train.holdout > 0
     held_out = (
@@ -185,13 +186,6 @@ def _read_mix(recipe: Recipe, other_uri: str, manifest: Manifest) -> Manifest:
         recipe.check_fit(shape)
     _count_chosen_clips(recipe.config, other_uri, other, recipe.config.mix.where)
     return other
-
-
-def _check_latent_factor(base: str, manifest: Manifest) -> None:
-    """Find out before a worker does that SDXL cannot be told the clips' sizes, as manifests say only of late."""
-    facts = BaseFacts(base)
-    if facts.architecture == "sdxl" and manifest.latent_factor is None:
-        facts.read()
 
 
 def _check_files(config: RecipeConfig) -> None:

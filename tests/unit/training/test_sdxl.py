@@ -1,64 +1,48 @@
 """Motion modules for SDXL train as those for Stable Diffusion 1.x do, conditioned as in diffusers' own pipeline."""
 
+import json
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from diffusers import DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
+from animatediff.data.clips.source_crop import SourceCrop
 from animatediff.data.manifest import read_manifest, write_manifest
-from animatediff.sprites.models.text_to_image import make_tokenizer
+from animatediff.diffusion.noise_schedule import NoiseSchedule
+from animatediff.diffusion.schedule import velocity
+from animatediff.errors import UserError
+from animatediff.models.motion_unet import MotionModules
+from animatediff.sprites import shipped
 from animatediff.training.config import TrainingConfig
+from animatediff.training.dataset_fit import check_dataset_fits
+from animatediff.training.recipes.table import recipe_of
+from animatediff.training.settings import ModelConfig
+from animatediff.training.step import denoising_loss
 from animatediff.training.text import CaptionEncoder
 from animatediff.training.trainer import Trainer
+from animatediff.training.validation import validation_loss
 from animatediff.weights import motion_modules
-from animatediff.weights.base import load_text_encoders
+from animatediff.weights.base import load_text_encoders, load_unet
 from animatediff.weights.base_facts import BaseFacts
+from animatediff.weights.identify.weights_file import identify_uri
+from tests.support_base import build_base
+from tests.support_sdxl import build_sdxl
 from tests.unit.data.loading.test_loader import write_dataset
 
 CPU = torch.device("cpu")
+CROP = SourceCrop(72, 128, 0, 25)
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    """SDXL in miniature."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    tokenizer = make_tokenizer(folder)
-    torch.manual_seed(0)
-    sizes = {"vocab_size": len(tokenizer), "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
-    texts = [CLIPTextConfig(hidden_size=w, projection_dim=w, max_position_embeddings=24, **sizes) for w in (8, 16)]
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(32, 32, 64),
-        norm_num_groups=8,
-        cross_attention_dim=24,
-        attention_head_dim=(2, 4, 8),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 1, 2),
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=16 + 6 * 8,
-    )
-    return StableDiffusionXLPipeline(
-        vae=AutoencoderKL(block_out_channels=(8,) * 4, norm_num_groups=4, latent_channels=4),
-        text_encoder=CLIPTextModel(texts[0]),
-        text_encoder_2=CLIPTextModelWithProjection(texts[1]),
-        tokenizer=tokenizer,
-        tokenizer_2=tokenizer,
-        unet=unet,
-        scheduler=EulerDiscreteScheduler(),
-    )
+def base(tmp_path_factory):
+    return str(build_sdxl(tmp_path_factory.mktemp("sdxl") / "base"))
 
 
 @pytest.fixture(scope="module")
-def base(pipeline, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sdxl") / "base"
-    pipeline.save_pretrained(folder)
-    return str(folder)
+def pipeline(base):
+    return StableDiffusionXLPipeline.from_pretrained(base)
 
 
 def test_captions_condition_as_in_diffusers(pipeline, base):
@@ -81,29 +65,147 @@ def test_captions_of_several_chunks_are_pooled_from_the_first(base):
     assert torch.equal(found.pooled_text, first.pooled_text.repeat(2, 1))
 
 
-@pytest.mark.parametrize("recipe", ["motion_module", "domain_adapter"])
-def test_a_recipe_trains_on_an_sdxl_base(base, tmp_path, recipe):
-    data = write_dataset(tmp_path / "data", shards=(4,), shapes=((3, 4, 8, 8),))
-    trainer = Trainer(
-        TrainingConfig(
-            recipe=recipe,
-            dataset_uri=data,
-            base=base,
-            model={"version": "sdxl"} if recipe == "motion_module" else {"lora_rank": 2},
-            optim={"lr": 3e-3},
-            train={"num_steps": 3, "batch_size": 2},
-        ),
-        device=CPU,
+@pytest.fixture
+def make(base, tmp_path):
+    """A run on three frames; of the first shard's clips it is known what they were cropped from."""
+    data = write_dataset(tmp_path / "data", shards=(3, 2), shapes=((3, 4, 8, 8),), source_crops=(CROP,))
+
+    def make_config(**fields):
+        train = {"num_steps": 2, "batch_size": 5} | fields.pop("train", {})
+        return TrainingConfig(**{"dataset_uri": data, "base": base, "train": train} | fields)
+
+    return make_config
+
+
+def schedule_of(config):
+    return recipe_of(config).noise_schedule
+
+
+def told_to(unet):
+    """What the UNet is told of sizes from now on, six numbers a clip."""
+    told = []
+    unet.get_aug_embed = lambda **kwargs: (
+        told.extend(kwargs["added_cond_kwargs"]["time_ids"].tolist()),
+        type(unet).get_aug_embed(unet, **kwargs),
+    )[1]
+    return told
+
+
+def test_a_clip_is_trained_on_with_the_sizes_that_its_shard_recorded(make):
+    trainer = Trainer(make(compute={"micro_batch_size": 2}), device=CPU)
+    told, batch = told_to(trainer.model.unet.base), trainer.loader.load(0)
+    next(trainer.steps(0))
+    wanted = [[*(crop or (64, 64, 0, 0)), 64, 64] for crop in batch.source_crops]
+    assert told == wanted
+    assert sorted(wanted) == [[64, 64, 0, 0, 64, 64]] * 2 + [[*CROP, 64, 64]] * 3
+
+
+def test_the_held_out_loss_is_measured_with_them_too(make, tmp_path, monkeypatch):
+    config, uri = make(train={"holdout": 0.5}), str(tmp_path / "motion_module.safetensors")
+    Trainer(config, device=CPU).write_weights(uri)
+    told = []
+    monkeypatch.setattr(
+        UNet2DConditionModel,
+        "get_aug_embed",
+        lambda unet, emb, **kwargs: told.extend(kwargs["added_cond_kwargs"]["time_ids"].tolist()),
     )
-    before = [parameter.detach().clone() for parameter in trainer.model.trainable.parameters()]
-    results = [result for _, result in trainer.steps(0)]
-    assert all(result.loss_sums.isfinite().all() for result in results)
-    # Of a fresh module's or adapter's parameters the last layer's learn first, the others from the next step on.
-    after = trainer.model.trainable.parameters()
-    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    if recipe == "motion_module":
-        trainer.write_weights(str(tmp_path / "motion_module.safetensors"))
-        assert motion_modules.open_file(str(tmp_path / "motion_module.safetensors")).version == "sdxl"
+    validation_loss(config, uri, device=CPU, num_clips=5)
+    assert {tuple(row) for row in told} == {(64, 64, 0, 0, 64, 64), (*CROP, 64, 64)}
+
+
+@pytest.mark.parametrize(
+    ("version", "beta_end", "scope"),
+    [(None, 0.020, ("clip", "frame")), ("sdxl", 0.020, ("clip", "frame")), ("hotshotxl", 0.012, ("frame", "clip"))],
+)
+def test_a_fresh_module_has_the_shape_and_the_schedule_of_its_version(make, tmp_path, version, beta_end, scope):
+    trainer = Trainer(make(model={"version": version}), device=CPU)
+    assert all(result.loss_sums.isfinite().all() for _, result in trainer.steps(0))
+    uri = str(tmp_path / "motion_module.safetensors")
+    trainer.write_weights(uri)
+    file, schedule = motion_modules.open_file(uri), NoiseSchedule(beta_schedule="scaled_linear", beta_end=beta_end)
+    assert (file.layout, file.version) == ("official", version or "sdxl")
+    assert (file.config.norm_scope, file.config.resnet_norm_scope) == scope
+    assert file.schedule == schedule.model_dump()
+    assert identify_uri(uri).version == (version or "sdxl")
+    assert schedule_of(make(recipe="finetune", model={"motion_module": uri})) == schedule
+    assert schedule_of(make(model={"version": version}, schedule={"beta_end": 0.03})).beta_end == 0.03
+
+
+@pytest.mark.parametrize(
+    ("version", "of_base", "message"),
+    [
+        ("v3", "sdxl", "version v3 is a motion module for Stable Diffusion 1.x, and the base is of SDXL: .* sdxl, hot"),
+        ("hotshotxl", "sd1", "version hotshotxl is a motion module for SDXL, .* of Stable Diffusion 1.x: .* v3, v1, "),
+    ],
+)
+def test_a_version_for_another_base_is_refused(make, version, of_base, message):
+    config = make(model={"version": version}, **({"base": str(shipped.BASE)} if of_base == "sd1" else {}))
+    with pytest.raises(UserError, match=message):
+        schedule_of(config)
+    with pytest.raises(UserError, match=message):
+        recipe_of(config).check_fit((3, BaseFacts(config.base).unet_channels, 8, 8))
+
+
+def test_a_sparse_control_is_refused_by_name(make, tmp_path):
+    uri = str(tmp_path / "motion_module.safetensors")
+    Trainer(make(), device=CPU).write_weights(uri)
+    with pytest.raises(UserError, match="recipe sparse_control trains encoders for Stable Diffusion 1.x, .* an SDXL"):
+        recipe_of(make(recipe="sparse_control", model={"motion_module": uri})).check_fit((3, 4, 8, 8))
+
+
+@pytest.mark.parametrize("kind", ["sdxl", "sd1"])
+@pytest.mark.parametrize("from_file", [False, True])
+def test_on_a_base_that_predicts_v_the_velocity_is_learned(make, base, tmp_path, monkeypatch, kind, from_file):
+    folder = shutil.copytree(base if kind == "sdxl" else build_base(tmp_path / "sd1"), tmp_path / "base")
+    DDIMScheduler(prediction_type="v_prediction").save_pretrained(folder / "scheduler")
+    fields = {"base": str(folder), "train": {"num_steps": 1}}
+    if from_file:  # as they are published, without a schedule
+        uri = str(tmp_path / "published.safetensors")
+        unet = load_unet(str(folder))
+        motion_modules.write(uri, MotionModules.for_base(unet, ModelConfig().motion_config(unet.config)))
+        fields |= {"recipe": "finetune", "model": {"motion_module": uri}}
+    trainer = Trainer(make(**fields), device=CPU)
+    targets = []
+    monkeypatch.setattr(
+        denoising_loss, "velocity", lambda x, noise, *_: targets.append(noise) or velocity(x, noise, *_)
+    )
+    next(trainer.steps(0))
+    assert len(targets) == 1
+    trainer.write_weights(str(tmp_path / "trained.safetensors"))
+    assert motion_modules.open_file(str(tmp_path / "trained.safetensors")).schedule["prediction_type"] == "v_prediction"
+    trainer.recipe.check_fit((3, 4, 8, 8))
+    with pytest.raises(UserError, match="predicts v_prediction, and would be trained on as one that predicts epsilon"):
+        recipe_of(make(**fields, schedule={"prediction_type": "epsilon"})).check_fit((3, 4, 8, 8))
+
+
+def test_a_base_that_predicts_something_else_is_refused(make, base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "base")
+    DDIMScheduler(prediction_type="sample").save_pretrained(folder / "scheduler")
+    with pytest.raises(UserError, match="predicts sample, .* trained on are bases that predict epsilon or v_pr"):
+        schedule_of(make(base=str(folder)))
+
+
+@pytest.mark.parametrize(("width", "name"), [(1024, "a Stable Diffusion 2 model"), (1280, "an SDXL refiner model")])
+def test_a_base_that_no_job_renders_with_is_refused_by_name(make, base, tmp_path, width, name):
+    folder = shutil.copytree(base, tmp_path / "base")
+    config = json.loads((folder / "unet" / "config.json").read_text()) | {"cross_attention_dim": width}
+    (folder / "unet" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"is {name}: take a Stable Diffusion 1.x or SDXL base"):
+        recipe_of(make(base=str(folder))).check_fit((3, 4, 8, 8))
+
+
+@pytest.mark.parametrize(("factor", "of_base"), [(0.18215, "sdxl"), (0.13025, "sd1")])
+def test_latents_of_the_other_vae_are_refused(base, tmp_path, factor, of_base):
+    told = read_manifest(write_dataset(tmp_path / "data")).model_copy(update={"scaling_factor": factor})
+    if of_base == "sd1":
+        base = shutil.copytree(shipped.BASE, tmp_path / "base")
+        config = json.loads((base / "vae" / "config.json").read_text()) | {"scaling_factor": 0.18215}
+        (base / "vae" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="latents are those of .*'s VAE .*: ingest with this base"):
+        check_dataset_fits(str(base), told)
+    own = BaseFacts(str(base)).scaling_factor
+    check_dataset_fits(str(base), told.model_copy(update={"scaling_factor": own}))
+    check_dataset_fits(str(base), told.model_copy(update={"scaling_factor": 0.7}))  # of somebody's own VAE
 
 
 def test_a_base_without_a_vae_trains_on_a_dataset_that_says_its_factor(base, tmp_path):

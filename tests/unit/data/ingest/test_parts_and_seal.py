@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from animatediff.data import shards
 from animatediff.data.ingest import parts, seal
 from animatediff.data.manifest import read_manifest
 from animatediff.errors import UserError
-from tests.support_data import commit, do_seal, make_dataset, make_videos, plan
+from tests.support_data import clip_row, commit, do_seal, make_dataset, make_videos, plan
 
 
 def content(dataset):
@@ -43,6 +44,19 @@ def test_every_video_is_in_one_shard_or_in_quarantine(tmp_path):
     assert shards.latent_from_row(rows[0]).shape == (2, 4, 2, 2)
     assert parts.committed_unit_ids(dataset) == set()
     assert read_manifest(dataset) == manifest
+
+
+def test_parts_of_an_earlier_release_are_sealed_with_those_of_this_one(tmp_path, monkeypatch):
+    dataset, size = str(tmp_path), {"original_height": 720, "original_width": 1280, "crop_top": 0, "crop_left": 14}
+    units, _ = plan(dataset, make_videos(2), per_unit=1)
+    schema = pa.schema(field for field in shards.SCHEMA if field.name not in size)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(shards, "SCHEMA", schema)
+        commit(dataset, units[0])
+    parts.commit(dataset, units[1].unit_id, [clip_row(make_videos(2)[1], units[1].unit_id, **size)], [])
+    (shard,) = do_seal(dataset, units, shard_bytes=10_000).shards
+    rows = shards.read_columns(storage.join(dataset, shard.path), ["clip_id", *size]).to_pylist()
+    assert rows == [{"clip_id": "v0-0"} | dict.fromkeys(size), {"clip_id": "v1-0"} | size]
 
 
 @settings(max_examples=15, deadline=None)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from animatediff import storage
+from animatediff.data.clips.source_crop import SourceCrop
 from animatediff.data.loading import loader as loader_module
 from animatediff.data.loading.loader import ClipLoader, latent_shapes
 from animatediff.data.loading.order import Batching
@@ -16,8 +17,11 @@ from animatediff.data.shards import SCHEMA, to_parquet
 from animatediff.errors import UserError
 
 
-def write_dataset(folder, *, shards=(5, 3), shapes=((4, 4, 2, 2),), seed=0):
-    """Shards of random clips; the captions name the clips, the motion score is the clip's number. Shapes take turns."""
+def write_dataset(folder, *, shards=(5, 3), shapes=((4, 4, 2, 2),), seed=0, source_crops=()):
+    """Shards of random clips; the captions name the clips, the motion score is the clip's number. Shapes take turns.
+
+    Of the shards that `source_crops` has none for, the files are those of a release that did not know it.
+    """
     rng = np.random.default_rng(seed)
     entries, number = [], 0
     for i, num_clips in enumerate(shards):
@@ -29,9 +33,12 @@ def write_dataset(folder, *, shards=(5, 3), shapes=((4, 4, 2, 2),), seed=0):
             latent = rng.standard_normal(shape).astype(np.float16)
             row = dict.fromkeys(SCHEMA.names) | {"clip_id": f"clip-{number:03}", "caption": f"caption {number}"}
             row |= {"latent": latent.tobytes(), "latent_shape": list(shape), "latent_dtype": "float16"}
+            if i < len(source_crops):
+                row |= source_crops[i]._asdict()
             rows.append(row | {"motion": float(number), "video_id": f"video-{number:03}"})
             number += 1
-        data = to_parquet(pa.Table.from_pylist(rows, schema=SCHEMA), {})
+        table = pa.Table.from_pylist(rows, schema=SCHEMA)
+        data = to_parquet(table if i < len(source_crops) else table.drop_columns(list(SourceCrop._fields)), {})
         path = f"bucket={bucket}/shard-{i:05}.parquet"
         storage.write_bytes(storage.join(str(folder), path), data)
         groups = [min(64, num_clips - first) for first in range(0, num_clips, 64)]
@@ -96,6 +103,20 @@ def test_latents_are_scaled_clips_with_their_captions(tmp_path):
         number = int(clip_id.removeprefix("clip-"))
         assert caption == f"caption {number}"
         torch.testing.assert_close(latents, stored[number].transpose(0, 1) * 0.5)
+
+
+def test_a_clip_brings_what_it_was_cropped_from_where_its_shard_says_so(tmp_path):
+    crop = SourceCrop(720, 1280, 0, 14)
+    uri = write_dataset(tmp_path, shards=(2, 3), source_crops=(crop,))
+    batch = ClipLoader(uri, read_manifest(uri), Batching(batch_size=5, seed=0)).load(0)
+    told = dict(zip(batch.clip_ids, batch.source_crops, strict=True))
+    assert told == {f"clip-{i:03}": crop if i < 2 else None for i in range(5)}
+
+
+def test_where_knows_the_sizes_of_the_sources(tmp_path):
+    uri = write_dataset(tmp_path, shards=(2, 3), source_crops=(SourceCrop(720, 1280, 0, 14),))
+    chosen = ClipFilter(where="original_height >= 720")
+    assert ClipLoader(uri, read_manifest(uri), Batching(batch_size=1, seed=0), chosen).num_clips == 2
 
 
 def test_a_row_group_is_read_once(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import math
+from functools import cache
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,18 +12,18 @@ import torch
 from pydantic import ValidationError
 
 from animatediff.data import shards
+from animatediff.data.clips.source_crop import SourceCrop
 from animatediff.data.loading.loader import ClipLoader
 from animatediff.data.loading.order import Batching
 from animatediff.data.loading.selection import ClipFilter
 from animatediff.data.manifest import read_manifest, write_manifest
 from animatediff.errors import UserError
-from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.training.config import TrainingConfig
 from animatediff.training.recipes import table
 from animatediff.training.recipes.motion_module import MotionModuleRecipe
 from animatediff.training.recipes.recipe import SamplingWeights
-from animatediff.training.settings import RecipeConfig
+from animatediff.training.settings import ModelConfig, RecipeConfig
 from animatediff.training.trainer import Trainer
 from animatediff.training.validation import validation_loss
 from animatediff.weights import adapters, motion_modules
@@ -30,6 +31,7 @@ from animatediff.weights.base import load_unet
 from animatediff.weights.identify import weights_file
 from animatediff.weights.reading.tensors import open_tensors
 from tests.support_base import build_base
+from tests.support_sdxl import build_sdxl
 from tests.unit.data.loading.test_loader import write_dataset
 
 CPU = torch.device("cpu")
@@ -37,15 +39,27 @@ SHAPE = (3, 4, 8, 8)
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def worlds(tmp_path_factory):
+    return cache(lambda kind: make_world(tmp_path_factory.mktemp(kind), kind))
+
+
+@pytest.fixture
+def world(worlds, request):
+    """Of Stable Diffusion 1.x, or of SDXL where a test says so."""
+    return worlds(getattr(request, "param", "sd1"))
+
+
+BASES = pytest.mark.parametrize("world", ["sd1", "sdxl"], indirect=True)
+
+
+def make_world(folder, kind):
     """A base, two datasets, a trained motion module and a domain adapter of some strength."""
-    folder = tmp_path_factory.mktemp("world")
-    base = str(build_base(folder / "base"))
-    write_dataset(folder / "data", shards=(8,), shapes=(SHAPE,))
+    base = str(build_sdxl(folder / "base") if kind == "sdxl" else build_base(folder / "base"))
+    write_dataset(folder / "data", shards=(8,), shapes=(SHAPE,), source_crops=(SourceCrop(72, 128, 0, 25),))
     write_dataset(folder / "other", shards=(8,), shapes=(SHAPE,), seed=9)
     unet = load_unet(base)
     torch.manual_seed(3)
-    motion = MotionModules.for_base(unet, MotionConfig(norm_num_groups=unet.config.norm_num_groups))
+    motion = MotionModules.for_base(unet, ModelConfig().motion_config(unet.config))
     for name, parameter in motion.named_parameters():
         if "proj_out" in name:
             torch.nn.init.normal_(parameter, std=0.05)
@@ -88,6 +102,7 @@ def learned(trainer):
 RECIPES = ["motion_module", "domain_adapter", "motion_lora", "finetune"]
 
 
+@BASES
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_its_own_weights_and_leaves_a_file_of_their_kind(make, world, tmp_path, name):
     trainer, results = run(make(name))
@@ -111,6 +126,7 @@ def test_a_recipe_trains_its_own_weights_and_leaves_a_file_of_their_kind(make, w
         assert all(torch.equal(tensor, given[n]) for n, tensor in trainer.model.unet.motion.state_dict().items())
 
 
+@BASES
 def test_finetuning_without_a_rank_trains_the_whole_motion_module(make, world):
     trainer, _ = run(make("finetune", model={"lora_rank": None}))
     assert trainer.recipe.weights_file == "motion_module.safetensors"
@@ -118,6 +134,7 @@ def test_finetuning_without_a_rank_trains_the_whole_motion_module(make, world):
     assert not any(torch.equal(tensor, given[n]) for n, tensor in trainer.model.trainable.state_dict().items())
 
 
+@BASES
 @pytest.mark.parametrize(("name", "ema_decay"), [("motion_module", 0.9), ("motion_lora", 0.9), ("domain_adapter", 0.0)])
 def test_half_a_run_and_a_resumed_half_equal_a_whole_one_bit_for_bit(make, tmp_path, name, ema_decay):
     recipe = make(name, train={"num_steps": 4, "ema_decay": ema_decay})
@@ -174,6 +191,7 @@ def kept_bytes(recipe):
     return kept, learned(trainer)
 
 
+@BASES
 @pytest.mark.parametrize(
     ("name", "checkpointing"), [("motion_module", "motion"), ("motion_module", "all"), ("domain_adapter", "all")]
 )
