@@ -4,13 +4,13 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any, NamedTuple
 
 from animatediff.errors import UserError
 from animatediff.models.prompts import a1111_syntax
 from animatediff.models.prompts.pieces import joined
-from animatediff.models.text_encoder import uses
+from animatediff.models.prompts.words import uses
 from animatediff.rendering.catalog.catalog import Catalog, EntryIndex, settings_of_prompt
 from animatediff.rendering.catalog.condition_files import ConditionFile, condition_files
 from animatediff.rendering.catalog.entries import Entry, ModelFiles
@@ -23,7 +23,9 @@ from animatediff.rendering.checks import contradictions, controls
 from animatediff.rendering.checks.controls import ControlChecks
 from animatediff.rendering.checks.files import check_conditions, check_files, files_in_fields
 from animatediff.rendering.checks.models import CHECKED_SETTINGS, ModelChecks
+from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS
+from animatediff.weights.layouts.architectures import KnownBase
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_TOLD = 20  # problems in a message
@@ -85,7 +87,9 @@ def report(problems: Mapping[EntryIndex, str], catalog: Catalog) -> str:
 def _problems(catalog: Catalog) -> Iterator[tuple[EntryIndex, str]]:
     """Yield every problem with the entry, or the prompt of an entry, that has it."""
     yield from _name_problems(catalog)
-    files = check_files(file for entry in catalog.entries for file in files_in_fields(entry))
+    architecture = cache(_architecture)
+    files_of = [files_in_fields(entry, architecture(entry.base or catalog.base)) for entry in catalog.entries]
+    files = check_files(chain.from_iterable(files_of))
     conditions = check_conditions(
         file
         for entry in catalog.entries
@@ -95,7 +99,7 @@ def _problems(catalog: Catalog) -> Iterator[tuple[EntryIndex, str]]:
     models, of_controls = ModelChecks(catalog.noise_schedule), ControlChecks()
     tokens = cache(token_of)
     for index, entry in enumerate(catalog.entries):
-        yield from ((index, f"{file.field}: {files[file]}") for file in files_in_fields(entry) if file in files)
+        yield from ((index, f"{file.field}: {files[file]}") for file in files_of[index] if file in files)
         if not catalog.prompts_of(entry):
             yield index, "it has no prompts: give it some, or the whole catalog"
         words = [
@@ -109,6 +113,14 @@ def _problems(catalog: Catalog) -> Iterator[tuple[EntryIndex, str]]:
         yield from ((index, problem) for problem in _token_problems(words))
         yield from _prompt_problems(catalog, index)
         yield from _model_problems(catalog, index, _Checks(models, of_controls, conditions))
+
+
+def _architecture(base: str | None) -> KnownBase | None:
+    """Return what a base's files must be for; None where it cannot be told, which is a problem of its own."""
+    try:
+        return None if base is None else BaseFacts(base).architecture
+    except UserError:
+        return None
 
 
 def _name_problems(catalog: Catalog) -> Iterator[tuple[int, str]]:
