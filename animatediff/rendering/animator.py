@@ -101,6 +101,11 @@ class Animator:
         """Return the animator of a model's base and motion module."""
         return cls(model.base, model.motion_module, schedule=model.noise_schedule, device=device)
 
+    def close(self) -> None:
+        """Let go of what is read ahead, so that nothing keeps the models in memory but who holds the animator."""
+        self._prefetched = None
+        self._reader.shutdown(cancel_futures=True)
+
     def prefetch(self, model: PersonalisedFiles) -> None:
         """Begin to read files that a later `load` will ask for; what is wrong with them is told there."""
         files = _only_personalised_files(model)

@@ -145,6 +145,14 @@ class BaseFacts:
         return f"{side} {pixels} is no multiple of {factor}, use {max(factor, round(pixels / factor) * factor)}"
 
 
+def find_architecture(base: str | None) -> KnownBase | None:
+    """Return whose layers a base has; None where there is no base, or it cannot be read, which is told elsewhere."""
+    try:
+        return None if base is None else BaseFacts(base).architecture
+    except UserError:
+        return None
+
+
 def check_supported(base: BaseFacts, prediction_type: str) -> None:
     """Refuse a base of a kind that no job takes, though a motion module may fit it.
 

@@ -23,9 +23,8 @@ from animatediff.rendering.checks import contradictions, controls
 from animatediff.rendering.checks.controls import ControlChecks
 from animatediff.rendering.checks.files import check_conditions, check_files, files_in_fields
 from animatediff.rendering.checks.models import CHECKED_SETTINGS, ModelChecks
-from animatediff.weights.base_facts import BaseFacts
+from animatediff.weights.base_facts import find_architecture
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS
-from animatediff.weights.layouts.architectures import KnownBase
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_TOLD = 20  # problems in a message
@@ -87,7 +86,7 @@ def report(problems: Mapping[EntryIndex, str], catalog: Catalog) -> str:
 def _problems(catalog: Catalog) -> Iterator[tuple[EntryIndex, str]]:
     """Yield every problem with the entry, or the prompt of an entry, that has it."""
     yield from _name_problems(catalog)
-    architecture = cache(_architecture)
+    architecture = cache(find_architecture)
     files_of = [files_in_fields(entry, architecture(entry.base or catalog.base)) for entry in catalog.entries]
     files = check_files(chain.from_iterable(files_of))
     conditions = check_conditions(
@@ -113,14 +112,6 @@ def _problems(catalog: Catalog) -> Iterator[tuple[EntryIndex, str]]:
         yield from ((index, problem) for problem in _token_problems(words))
         yield from _prompt_problems(catalog, index)
         yield from _model_problems(catalog, index, _Checks(models, of_controls, conditions))
-
-
-def _architecture(base: str | None) -> KnownBase | None:
-    """Return what a base's files must be for; None where it cannot be told, which is a problem of its own."""
-    try:
-        return None if base is None else BaseFacts(base).architecture
-    except UserError:
-        return None
 
 
 def _name_problems(catalog: Catalog) -> Iterator[tuple[int, str]]:
