@@ -7,7 +7,6 @@ from animatediff.diffusion.passes.strength import num_kept_steps
 from animatediff.rendering.catalog.controls import ControlSpec
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.results.result import Result
-from animatediff.weights.layouts.architectures import KnownBase
 
 # What a network takes beside the UNet with its motion module. Of 16 frames of 512 x 512 under guidance, which are 31.2
 # TFLOP, PyTorch's FlopCounterMode counts 6.9 for a ControlNet and 10.1 for a SparseCtrl encoder; catalogs do not say
@@ -15,11 +14,11 @@ from animatediff.weights.layouts.architectures import KnownBase
 _NETWORK_SHARE = 0.3
 # What a pixel takes. FlopCounterMode, with attention by its formula, counts 35.3 TFLOP for those frames of Stable
 # Diffusion 1.x, and 250.4 for 16 frames of 1024 x 1024 of SDXL with SDXL-beta: four times the pixels.
-_WORK_OF_PIXEL: Mapping[KnownBase, float] = {"sd1": 1.0, "sdxl": 1.8}
+_WORK_OF_PIXEL: Mapping[str, float] = {"sd1": 1.0, "sdxl": 1.8}
 _MEASURED = 10_000  # finished items that are looked at: more tell no more
 
 
-def work_units(item: Item, base: KnownBase | None = None) -> float:
+def work_units(item: Item, base: str | None = None) -> float:
     """Return the work of an item: millions of pixels over all frames and steps, those of a second pass, too.
 
     They are pixels of Stable Diffusion 1.x, of which one of SDXL is worth several.
@@ -53,7 +52,7 @@ def _num_steps(item: Item) -> int:
     return num_kept_steps(item.num_inference_steps, item.strength if begins_from_pictures else 1.0)
 
 
-def measured_rate(results: Iterable[Result], bases: Mapping[str, KnownBase | None]) -> float | None:
+def measured_rate(results: Iterable[Result], bases: Mapping[str, str | None]) -> float | None:
     """Return the seconds that finished items took for a unit of work; None where there are none.
 
     Args:
