@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from animatediff.models.config import MotionConfig, Version
@@ -14,8 +16,9 @@ from animatediff.models.motion_unet import MotionModules
 from animatediff.sprites.models.tokenizer import build_tokenizer
 from animatediff.sprites.scenes.world import caption_words
 from animatediff.weights import motion_modules
-from animatediff.weights.base import load_unet
+from animatediff.weights.base import load_text_encoders, load_unet, load_vae
 from animatediff.weights.motion_schedule import PUBLISHED
+from tests.support_weights import ldm_file
 
 TEXT_WIDTHS = (16, 32)
 """Of the two text encoders; a token of the UNet's has both."""
@@ -64,6 +67,42 @@ def write_motion(path: Path, base: Path, *, version: Version = "sdxl", seed: int
                 parameter.normal_(std=0.1, generator=generator)
     motion_modules.write(str(path), motion, schedule=PUBLISHED[version].model_dump())
     return str(path)
+
+
+def write_personal_files(folder: Path, other: Path) -> None:
+    """Write what makes a base of `build_sdxl` a personalised one.
+
+    `single`: another such base as one file, as SDXL was published. `kohya` and `diffusers`: one LoRA of the UNet and
+    both text encoders, in both layouts; `te2`: its part for the second text encoder. `grey`: a learned word, for both
+    text encoders; `half`: for the first alone.
+    """
+    modules = {part: encoder for part, (_, encoder) in load_text_encoders(str(other)).items()}
+    states = {part: module.state_dict() for part, module in modules.items()}
+    states |= {"unet": load_unet(str(other)).state_dict(), "vae": load_vae(str(other)).state_dict()}
+    save_file(ldm_file(states, "sdxl"), folder / "single.safetensors")
+    attention = "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
+    layer = "text_model_encoder_layers_0_self_attn_v_proj"
+    te1, te2 = (_kohya(f"lora_te{n}_{layer}", width, width) for n, width in zip((1, 2), TEXT_WIDTHS, strict=True))
+    of_unet = _kohya(f"lora_unet_{attention.replace('.', '_')}_to_q", 32, 32)
+    save_file(of_unet | te1 | te2, folder / "kohya.safetensors")
+    save_file(te2, folder / "te2.safetensors")
+    path = "text_encoder_2.text_model.encoder.layers.0.self_attn.v_proj"
+    diffusers = {f"unet.{attention}.to_q": list(of_unet.values()), path: list(te2.values())}
+    diffusers["text_encoder" + path.removeprefix("text_encoder_2")] = list(te1.values())
+    tensors = {f"{n}.lora_{ab}.weight": f for n, pair in diffusers.items() for ab, f in zip("AB", pair, strict=True)}
+    save_file(tensors, folder / "diffusers.safetensors")
+    pair = {
+        f"clip_{name}": torch.randn(2, width, generator=torch.Generator().manual_seed(width))
+        for name, width in zip("lg", TEXT_WIDTHS, strict=True)
+    }
+    save_file(pair, folder / "grey.safetensors")
+    save_file({"clip_l": pair["clip_l"]}, folder / "half.safetensors")
+
+
+def _kohya(name: str, into: int, out: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(len(name))
+    down, up = (torch.randn(shape, generator=generator) for shape in ((2, into), (out, 2)))
+    return {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
 
 
 def _unet() -> UNet2DConditionModel:

@@ -145,10 +145,10 @@ class BaseFacts:
         return f"{side} {pixels} is no multiple of {factor}, use {max(factor, round(pixels / factor) * factor)}"
 
 
-def find_architecture(base: str | None) -> KnownBase | None:
-    """Return whose layers a base has; None where there is no base, or it cannot be read, which is told elsewhere."""
+def find_architecture(base: BaseFacts) -> KnownBase | None:
+    """Return whose layers a base has; None where it cannot be read, for who leaves it to others to tell that."""
     try:
-        return None if base is None else BaseFacts(base).architecture
+        return base.architecture
     except UserError:
         return None
 

@@ -21,13 +21,14 @@ _NEEDED_OF_SDXL: list[tuple[str, Sequence[str]]] = [
 ]
 
 
-def check_parts(base: str) -> None:
+def check_parts(facts: BaseFacts) -> None:
     """Refuse a folder in which a part of a base is missing; what a hub id has is known when it is loaded.
 
     Raises:
         UserError: it lacks a part or its weights, or one cannot be built, or it cannot be found.
     """
-    folder, is_sdxl = Path(resolve(base)), BaseFacts(base).architecture == "sdxl"
+    base, is_sdxl = facts.base, facts.architecture == "sdxl"
+    folder = Path(resolve(base))
     for part, names in (*_NEEDED, *(_NEEDED_OF_SDXL if is_sdxl else ())) if folder.is_dir() else ():
         if not any((folder / part / name).exists() for name in names):
             kind = "weights" if names is WEIGHTS_FILES else names[0]

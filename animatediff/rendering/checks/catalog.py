@@ -23,7 +23,6 @@ from animatediff.rendering.checks import contradictions, controls
 from animatediff.rendering.checks.controls import ControlChecks
 from animatediff.rendering.checks.files import check_conditions, check_files, files_in_fields
 from animatediff.rendering.checks.models import CHECKED_SETTINGS, ModelChecks
-from animatediff.weights.base_facts import find_architecture
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -86,8 +85,8 @@ def report(problems: Mapping[EntryIndex, str], catalog: Catalog) -> str:
 def _problems(catalog: Catalog) -> Iterator[tuple[EntryIndex, str]]:
     """Yield every problem with the entry, or the prompt of an entry, that has it."""
     yield from _name_problems(catalog)
-    architecture = cache(find_architecture)
-    files_of = [files_in_fields(entry, architecture(entry.base or catalog.base)) for entry in catalog.entries]
+    models, of_controls = ModelChecks(catalog.noise_schedule), ControlChecks()
+    files_of = [files_in_fields(entry, models.architecture(entry.base or catalog.base)) for entry in catalog.entries]
     files = check_files(chain.from_iterable(files_of))
     conditions = check_conditions(
         file
@@ -95,7 +94,6 @@ def _problems(catalog: Catalog) -> Iterator[tuple[EntryIndex, str]]:
         for settings in catalog.settings_of_prompts(entry)
         for file in condition_files(settings)
     )
-    models, of_controls = ModelChecks(catalog.noise_schedule), ControlChecks()
     tokens = cache(token_of)
     for index, entry in enumerate(catalog.entries):
         yield from ((index, f"{file.field}: {files[file]}") for file in files_of[index] if file in files)

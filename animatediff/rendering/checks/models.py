@@ -14,7 +14,8 @@ from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.checks.base import check_parts
 from animatediff.rendering.checks.few_step import Distilled, distilled, mismatch
 from animatediff.weights import motion_modules
-from animatediff.weights.base_facts import BaseFacts, check_supported
+from animatediff.weights.base_facts import BaseFacts, check_supported, find_architecture
+from animatediff.weights.layouts.architectures import KnownBase
 from animatediff.weights.lora import lora_file
 from animatediff.weights.motion_modules import MotionFile
 from animatediff.weights.motion_schedule import schedule_of
@@ -47,10 +48,15 @@ class ModelChecks:
 
     def __init__(self, schedule: NoiseSchedule | None) -> None:
         self._schedule = schedule
+        self._facts = cache(BaseFacts)
         self._pair = cache(self._found_pair)
         self._settings = cache(self._setting_problems)
         self._warn = cache(logger.warning)
         self._has_mid_block = cache(_has_mid_block)
+
+    def architecture(self, base: str | None) -> KnownBase | None:
+        """Return what files must be for that go with a base; None where there is none, or `model` has a problem."""
+        return None if base is None else find_architecture(self._facts(base))
 
     def model(self, model: ModelFiles) -> str | None:
         """Return why no clip can be made with the model's base and motion module; None where one can."""
@@ -81,9 +87,9 @@ class ModelChecks:
                 motion = motion_modules.open_file(motion_module)
                 own = schedule_of(motion)
             schedule = self._schedule or own
-            facts = BaseFacts(base)
+            facts = self._facts(base)
             check_supported(facts, schedule.prediction_type)
-            check_parts(base)
+            check_parts(facts)
             motion_modules.check_fits(motion, facts.unet, base)
             distillation = distilled(motion)
         if self._schedule and motion.schedule and self._schedule != own:

@@ -6,7 +6,7 @@ from functools import cache
 from animatediff.rendering.catalog.catalog import RenderPlan
 from animatediff.rendering.results.render_rate import measured_rate, work_units
 from animatediff.rendering.results.result import Result
-from animatediff.weights.base_facts import find_architecture
+from animatediff.weights.base_facts import BaseFacts, find_architecture
 from pipelines.settings import RenderRate
 from pipelines.terminal.hours import cost, duration
 
@@ -25,7 +25,7 @@ def estimate(plan: RenderPlan, done: Collection[str], rate: RenderRate, results:
     num_done = len(first.keys() & set(done))
     num_invalid = sum(item.digest in plan.invalid for item in plan.items)
     num_duplicates = len(plan.items) - num_invalid - num_done - len(pending)
-    architecture = cache(find_architecture)
+    architecture = cache(lambda base: find_architecture(BaseFacts(base)))
     bases = {digest: architecture(model.base) for digest, model in plan.models.items()}
     units = sum(work_units(item, bases[item.model]) for item in pending)
     return [

@@ -31,12 +31,11 @@ from animatediff.rendering.catalog.entries import Entry
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.prompt_conditioning import PromptConditioner
 from animatediff.weights import checkpoints, motion_modules
-from animatediff.weights.base import load_text_encoders, load_unet, load_vae
+from animatediff.weights.base import load_text_encoders, load_unet
 from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.motion_schedule import PUBLISHED
 from tests.support_ip_adapter import build_image_encoder, write_ip_adapter
-from tests.support_sdxl import MAX_TOKENS, TEXT_WIDTHS, build_sdxl, write_motion
-from tests.support_weights import ldm_file
+from tests.support_sdxl import MAX_TOKENS, TEXT_WIDTHS, build_sdxl, write_motion, write_personal_files
 
 BARE = Entry(name="bare")
 
@@ -211,34 +210,11 @@ def test_a_second_pass_is_told_its_own_size(animator):
     assert seen[-1] == [32, 64, 0, 0, 32, 64] * 4
 
 
-def kohya(name, into, out):
-    generator = torch.Generator().manual_seed(len(name))
-    down, up = (torch.randn(shape, generator=generator) for shape in ((2, into), (out, 2)))
-    return {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
-
-
 @pytest.fixture(scope="module")
 def personal(files):
     """Files that change an SDXL base, by the fields of an entry."""
-    other, unet = str(files / "other"), load_unet(str(files / "base"))
-    modules = {part: encoder for part, (_, encoder) in load_text_encoders(other).items()}
-    states = {part: module.state_dict() for part, module in modules.items()}
-    states |= {"unet": load_unet(other).state_dict(), "vae": load_vae(other).state_dict()}
-    save_file(ldm_file(states, "sdxl"), files / "single.safetensors")
-    attention = "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
-    layer = "text_model_encoder_layers_0_self_attn_v_proj"
-    te1, te2 = (kohya(f"lora_te{n}_{layer}", width, width) for n, width in zip((1, 2), TEXT_WIDTHS, strict=True))
-    of_unet = kohya(f"lora_unet_{attention.replace('.', '_')}_to_q", 32, 32)
-    save_file(of_unet | te1 | te2, files / "kohya.safetensors")
-    save_file(te2, files / "te2.safetensors")
-    path = "text_encoder_2.text_model.encoder.layers.0.self_attn.v_proj"
-    diffusers = {f"unet.{attention}.to_q": list(of_unet.values()), path: list(te2.values())}
-    diffusers["text_encoder" + path.removeprefix("text_encoder_2")] = list(te1.values())
-    tensors = {f"{n}.lora_{ab}.weight": f for n, pair in diffusers.items() for ab, f in zip("AB", pair, strict=True)}
-    save_file(tensors, files / "diffusers.safetensors")
-    pair = {f"clip_{name}": torch.randn(2, width) for name, width in zip("lg", TEXT_WIDTHS, strict=True)}
-    save_file(pair, files / "grey.safetensors")
-    save_file({"clip_l": pair["clip_l"]}, files / "half.safetensors")
+    write_personal_files(files, files / "other")
+    unet = load_unet(str(files / "base"))
     block = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0"
     motion_lora = {
         f"{block}.processor.to_q_lora.{n}.weight": torch.randn(shape)
