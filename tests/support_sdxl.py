@@ -20,7 +20,7 @@ from animatediff.weights.base import load_text_encoders, load_unet, load_vae
 from animatediff.weights.motion_schedule import PUBLISHED
 from tests.support_weights import ldm_file
 
-TEXT_WIDTHS = (16, 32)
+BASE_OF_TEXT_WIDTH = (16, 32)
 """Of the two text encoders; a token of the UNet's has both."""
 MAX_TOKENS = 24
 
@@ -42,8 +42,8 @@ def build_sdxl(folder: Path, *, seed: int = 0) -> Path:
                 norm_num_groups=4,
                 scaling_factor=0.13025,
             ),
-            text_encoder=CLIPTextModel(_text_config(tokenizer, TEXT_WIDTHS[0], "quick_gelu")),
-            text_encoder_2=CLIPTextModelWithProjection(_text_config(second, TEXT_WIDTHS[1], "gelu")),
+            text_encoder=CLIPTextModel(_text_config(tokenizer, BASE_OF_TEXT_WIDTH[0], "quick_gelu")),
+            text_encoder_2=CLIPTextModelWithProjection(_text_config(second, BASE_OF_TEXT_WIDTH[1], "gelu")),
             tokenizer=tokenizer,
             tokenizer_2=second,
             unet=_unet(),
@@ -82,7 +82,9 @@ def write_personal_files(folder: Path, other: Path) -> None:
     save_file(ldm_file(states, "sdxl"), folder / "single.safetensors")
     attention = "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
     layer = "text_model_encoder_layers_0_self_attn_v_proj"
-    te1, te2 = (_kohya(f"lora_te{n}_{layer}", width, width) for n, width in zip((1, 2), TEXT_WIDTHS, strict=True))
+    te1, te2 = (
+        _kohya(f"lora_te{n}_{layer}", width, width) for n, width in zip((1, 2), BASE_OF_TEXT_WIDTH, strict=True)
+    )
     of_unet = _kohya(f"lora_unet_{attention.replace('.', '_')}_to_q", 32, 32)
     save_file(of_unet | te1 | te2, folder / "kohya.safetensors")
     save_file(te2, folder / "te2.safetensors")
@@ -93,7 +95,7 @@ def write_personal_files(folder: Path, other: Path) -> None:
     save_file(tensors, folder / "diffusers.safetensors")
     pair = {
         f"clip_{name}": torch.randn(2, width, generator=torch.Generator().manual_seed(width))
-        for name, width in zip("lg", TEXT_WIDTHS, strict=True)
+        for name, width in zip("lg", BASE_OF_TEXT_WIDTH, strict=True)
     }
     save_file(pair, folder / "grey.safetensors")
     save_file({"clip_l": pair["clip_l"]}, folder / "half.safetensors")
@@ -114,11 +116,11 @@ def _unet() -> UNet2DConditionModel:
         transformer_layers_per_block=[1, 1, 2],
         attention_head_dim=[2, 4, 4],
         norm_num_groups=8,
-        cross_attention_dim=sum(TEXT_WIDTHS),
+        cross_attention_dim=sum(BASE_OF_TEXT_WIDTH),
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + TEXT_WIDTHS[1],
+        projection_class_embeddings_input_dim=6 * 8 + BASE_OF_TEXT_WIDTH[1],
     )
 
 

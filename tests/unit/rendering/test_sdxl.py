@@ -35,7 +35,7 @@ from animatediff.weights.base import load_text_encoders, load_unet
 from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.motion_schedule import PUBLISHED
 from tests.support_ip_adapter import build_image_encoder, write_ip_adapter
-from tests.support_sdxl import MAX_TOKENS, TEXT_WIDTHS, build_sdxl, write_motion, write_personal_files
+from tests.support_sdxl import BASE_OF_TEXT_WIDTH, MAX_TOKENS, build_sdxl, write_motion, write_personal_files
 
 BARE = Entry(name="bare")
 
@@ -121,7 +121,7 @@ def test_a_clip_is_diffusers_own(animator, pipeline, changes, told):
 
 @torch.no_grad()
 def test_a_step_is_diffusers_own(animator, pipeline):
-    sample, text, pooled = torch.randn(2, 4, 5, 2, 4), torch.randn(2, 7, sum(TEXT_WIDTHS)), torch.randn(2, 32)
+    sample, text, pooled = torch.randn(2, 4, 5, 2, 4), torch.randn(2, 7, sum(BASE_OF_TEXT_WIDTH)), torch.randn(2, 32)
     time_ids = torch.tensor([[16.0, 32, 0, 0, 16, 32], [64, 48, 0, 8, 16, 32]])
     expected = pipeline.unet(
         sample,
@@ -139,7 +139,7 @@ def test_a_step_is_diffusers_own(animator, pipeline):
 def test_a_frame_may_have_a_pooled_text_of_its_own(files, timestep):
     """Without motion a clip is its frames: each as in a clip of its own pooled text."""
     unet = MotionUNet(load_unet(str(files / "base")), MotionConfig(norm_num_groups=8))
-    sample, text, pooled = torch.randn(2, 4, 3, 2, 4), torch.randn(2, 7, sum(TEXT_WIDTHS)), torch.randn(2, 3, 32)
+    sample, text, pooled = torch.randn(2, 4, 3, 2, 4), torch.randn(2, 7, sum(BASE_OF_TEXT_WIDTH)), torch.randn(2, 3, 32)
     told = Conditioning(text, pooled, torch.rand(2, 6) * 64)
     found = unet(sample, timestep, told)
     for frame in range(3):
@@ -162,7 +162,7 @@ def conditioner(files):
 def test_prompts_by_frame_carry_their_pooled_text(conditioner, syntax):
     texts = {1: "a red circle", 3: "a blue circle"}
     found = conditioner.conditioning(item(prompt=texts, prompt_syntax=syntax))
-    assert found.pooled_text.shape == found.negative.pooled_text.shape == (1, 4, TEXT_WIDTHS[1])
+    assert found.pooled_text.shape == found.negative.pooled_text.shape == (1, 4, BASE_OF_TEXT_WIDTH[1])
     for frame, text in texts.items():
         alone = conditioner.conditioning(item(prompt=text, prompt_syntax=syntax))
         assert torch.equal(found.text[:, frame], alone.text)
