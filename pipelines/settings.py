@@ -195,10 +195,11 @@ class RenderRate(Config):
     """What a dry run reckons with."""
 
     seconds_per_unit: float = Field(0.11, gt=0)
-    """Of one worker, for a million pixels of one frame at one step with guidance; without guidance it is half. Seconds
-    of finished items in the same output folder are taken instead where there are any. The default is an RTX 4090's:
-    2.17 steps a second for 16 frames of 512 x 512, as a user measured
-    (Kosinkadink/ComfyUI-AnimateDiff-Evolved#146); an H100 at 40 % of its arithmetic would take a fifth of that."""
+    """Of one worker, for a million pixels of one frame of Stable Diffusion 1.x at one step with guidance; without
+    guidance it is half, of SDXL 1.8 times that. Seconds of finished items in the same output folder are taken instead
+    where there are any. The default is an RTX 4090's: 2.17 steps a second for 16 frames of 512 x 512, as a user
+    measured (Kosinkadink/ComfyUI-AnimateDiff-Evolved#146); an H100 at 40 % of its arithmetic would take a fifth of
+    that."""
     num_workers: int = Field(1, ge=1)
     """Workers that render, one a GPU."""
     usd_per_hour: float | None = Field(None, ge=0)

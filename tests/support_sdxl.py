@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from animatediff.models.config import MotionConfig, Version
@@ -14,10 +16,11 @@ from animatediff.models.motion_unet import MotionModules
 from animatediff.sprites.models.tokenizer import build_tokenizer
 from animatediff.sprites.scenes.world import caption_words
 from animatediff.weights import motion_modules
-from animatediff.weights.base import load_unet
+from animatediff.weights.base import load_text_encoders, load_unet, load_vae
 from animatediff.weights.motion_schedule import PUBLISHED
+from tests.support_weights import ldm_file
 
-BASE_OF_TEXT_WIDTH = (16, 32)
+TEXT_WIDTHS = (16, 32)
 """Of the two text encoders; a token of the UNet's has both."""
 MAX_TOKENS = 24
 
@@ -39,8 +42,8 @@ def build_sdxl(folder: Path, *, seed: int = 0) -> Path:
                 norm_num_groups=4,
                 scaling_factor=0.13025,
             ),
-            text_encoder=CLIPTextModel(_text_config(tokenizer, BASE_OF_TEXT_WIDTH[0], "quick_gelu")),
-            text_encoder_2=CLIPTextModelWithProjection(_text_config(second, BASE_OF_TEXT_WIDTH[1], "gelu")),
+            text_encoder=CLIPTextModel(_text_config(tokenizer, TEXT_WIDTHS[0], "quick_gelu")),
+            text_encoder_2=CLIPTextModelWithProjection(_text_config(second, TEXT_WIDTHS[1], "gelu")),
             tokenizer=tokenizer,
             tokenizer_2=second,
             unet=_unet(),
@@ -66,6 +69,42 @@ def write_motion(path: Path, base: Path, *, version: Version = "sdxl", seed: int
     return str(path)
 
 
+def write_personal_files(folder: Path, other: Path) -> None:
+    """Write what makes a base of `build_sdxl` a personalised one.
+
+    `single`: another such base as one file, as SDXL was published. `kohya` and `diffusers`: one LoRA of the UNet and
+    both text encoders, in both layouts; `te2`: its part for the second text encoder. `grey`: a learned word, for both
+    text encoders; `half`: for the first alone.
+    """
+    modules = {part: encoder for part, (_, encoder) in load_text_encoders(str(other)).items()}
+    states = {part: module.state_dict() for part, module in modules.items()}
+    states |= {"unet": load_unet(str(other)).state_dict(), "vae": load_vae(str(other)).state_dict()}
+    save_file(ldm_file(states, "sdxl"), folder / "single.safetensors")
+    attention = "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
+    layer = "text_model_encoder_layers_0_self_attn_v_proj"
+    te1, te2 = (_kohya(f"lora_te{n}_{layer}", width, width) for n, width in zip((1, 2), TEXT_WIDTHS, strict=True))
+    of_unet = _kohya(f"lora_unet_{attention.replace('.', '_')}_to_q", 32, 32)
+    save_file(of_unet | te1 | te2, folder / "kohya.safetensors")
+    save_file(te2, folder / "te2.safetensors")
+    path = "text_encoder_2.text_model.encoder.layers.0.self_attn.v_proj"
+    diffusers = {f"unet.{attention}.to_q": list(of_unet.values()), path: list(te2.values())}
+    diffusers["text_encoder" + path.removeprefix("text_encoder_2")] = list(te1.values())
+    tensors = {f"{n}.lora_{ab}.weight": f for n, pair in diffusers.items() for ab, f in zip("AB", pair, strict=True)}
+    save_file(tensors, folder / "diffusers.safetensors")
+    pair = {
+        f"clip_{name}": torch.randn(2, width, generator=torch.Generator().manual_seed(width))
+        for name, width in zip("lg", TEXT_WIDTHS, strict=True)
+    }
+    save_file(pair, folder / "grey.safetensors")
+    save_file({"clip_l": pair["clip_l"]}, folder / "half.safetensors")
+
+
+def _kohya(name: str, into: int, out: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(len(name))
+    down, up = (torch.randn(shape, generator=generator) for shape in ((2, into), (out, 2)))
+    return {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+
+
 def _unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=8,
@@ -75,11 +114,11 @@ def _unet() -> UNet2DConditionModel:
         transformer_layers_per_block=[1, 1, 2],
         attention_head_dim=[2, 4, 4],
         norm_num_groups=8,
-        cross_attention_dim=sum(BASE_OF_TEXT_WIDTH),
+        cross_attention_dim=sum(TEXT_WIDTHS),
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + BASE_OF_TEXT_WIDTH[1],
+        projection_class_embeddings_input_dim=6 * 8 + TEXT_WIDTHS[1],
     )
 
 

@@ -172,7 +172,7 @@ class Conditioning(_PerClip):
     text: Tensor
     """Embeddings, (b n d) of one text a clip, or (b f n d) of one a frame."""
     pooled_text: Tensor | None = None
-    """(b p), SDXL's embedding of the whole text; None elsewhere."""
+    """SDXL's embedding of the whole text, (b p), or (b f p) of one text a frame; None elsewhere."""
     time_ids: Tensor | None = None
     """(b 6) float32, SDXL's sizes, see `size_time_ids`; None elsewhere."""
     negative: "Conditioning | None" = None
@@ -191,17 +191,20 @@ class Conditioning(_PerClip):
         """Precision of the embeddings, in which the UNet computes."""
         return self.text.dtype
 
-    @property
-    def added_cond_kwargs(self) -> dict[str, Tensor]:
-        """What SDXL adds to the timestep's embedding, by diffusers' names; empty for Stable Diffusion 1.x."""
-        found = {"text_embeds": self.pooled_text, "time_ids": self.time_ids}
-        return {name: value for name, value in found.items() if value is not None}
+    def added_cond_kwargs(self, rows_per_clip: int) -> dict[str, Tensor]:
+        """Return what SDXL adds to the timestep's embedding, by diffusers' names; nothing for Stable Diffusion 1.x."""
+        return {
+            name: value.flatten(0, 1) if value.ndim == 3 else value.repeat_interleave(rows_per_clip, dim=0)
+            for name, value in (("text_embeds", self.pooled_text), ("time_ids", self.time_ids))
+            if value is not None
+        }
 
     def frames(self, window: Sequence[int]) -> "Conditioning":
         """Return the conditioning of some of the clips' frames, in the order of their indices."""
         return replace(
             self,
             text=_of_frames(self.text, window),
+            pooled_text=None if self.pooled_text is None else _of_frames(self.pooled_text, window, ndim=3),
             controls=tuple(control.frames(window) for control in self.controls),
             image_prompts=tuple(image.frames(window) for image in self.image_prompts),
             negative=None if self.negative is None else self.negative.frames(window),
@@ -276,9 +279,9 @@ def _joined(values: Sequence[Any]) -> Any:
     return first.cat(values) if isinstance(first, _PerClip) else first
 
 
-def _of_frames(tensor: Tensor, window: Sequence[int]) -> Tensor:
-    """Return the rows of some frames, of a tensor (b f n d); one of (b n d) is of all frames."""
-    return torch.stack([tensor[:, i] for i in window], dim=1) if tensor.ndim == 4 else tensor
+def _of_frames(tensor: Tensor, window: Sequence[int], ndim: int = 4) -> Tensor:
+    """Return the rows of some frames, of a tensor (b f n d); one of fewer dimensions, (b n d), is of all frames."""
+    return torch.stack([tensor[:, i] for i in window], dim=1) if tensor.ndim == ndim else tensor
 
 
 NoisePredictor = Callable[[Tensor, Tensor, Conditioning], Tensor]

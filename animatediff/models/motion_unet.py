@@ -206,12 +206,13 @@ class MotionUNet(nn.Module):
         """
         b, f = len(conditioning), len(x) // len(conditioning)
         timesteps = torch.as_tensor(timestep, device=x.device)
-        rows_per_clip = f if timesteps.ndim == 0 else 1
+        is_a_frame = conditioning.pooled_text is not None and conditioning.pooled_text.ndim == 3
+        rows_per_clip = f if timesteps.ndim == 0 or is_a_frame else 1
+        timesteps = timesteps if timesteps.ndim == 0 else timesteps.repeat_interleave(rows_per_clip)
         embedding = self.base.time_embedding(
             self.base.get_time_embed(sample=x[: b * rows_per_clip], timestep=timesteps)
         )
-        added = conditioning.added_cond_kwargs
-        added = {name: value.repeat_interleave(rows_per_clip, dim=0) for name, value in added.items()}
+        added = conditioning.added_cond_kwargs(rows_per_clip)
         # The text is no part of what SDXL adds, though the call asks for it.
         extra = self.base.get_aug_embed(emb=embedding, encoder_hidden_states=conditioning.text, added_cond_kwargs=added)
         embedding = embedding if extra is None else embedding + extra

@@ -3,7 +3,6 @@
 import itertools
 import logging
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,11 +15,10 @@ from animatediff.models.embedding import Embedding
 from animatediff.models.prompts.chunks import Chunk, TokenGroup, cut_into_chunks
 from animatediff.models.prompts.emphasis import emphasise
 from animatediff.models.prompts.pieces import Sections, joined
+from animatediff.models.prompts.words import normal, pattern, word_key
 
 _log = logging.getLogger(__name__)
 
-# Not between two characters of one word. At a token's own punctuation, as in <cat-toy>, every place will do.
-_EDGE = r"(?!(?<=\w)\w)"
 # A data set's captions must not fill the log.
 _MAX_WARNINGS = 100
 _WIDTHS = {
@@ -30,22 +28,23 @@ _WIDTHS = {
 }
 
 
-def check_clip_skip(clip_skip: int, num_layers: int) -> None:
+def check_clip_skip(clip_skip: int, num_layers: int, *, is_xl: bool = False) -> None:
     """Refuse to leave out all layers of a text encoder, or more.
+
+    Args:
+        clip_skip: last layers that are left out.
+        num_layers: of the encoder.
+        is_xl: whether it is SDXL's, whose last layer is left out anyway.
 
     Raises:
         UserError: so many are to be left out.
     """
-    if clip_skip >= num_layers:
+    most = num_layers - (2 if is_xl else 1)
+    if clip_skip > most:
         raise UserError(
             f"clip_skip {clip_skip} leaves nothing of the base's text encoder, which has {num_layers} layers: "
-            f"set at most {num_layers - 1}"
+            f"set at most {most}"
         )
-
-
-def uses(prompt: str, token: str) -> bool:
-    """Whether a prompt has an embedding's token: as a whole word, in upper or lower case."""
-    return re.search(_pattern(token), _normal(prompt), re.IGNORECASE) is not None
 
 
 class PromptEncoder:
@@ -91,7 +90,7 @@ class PromptEncoder:
         self._ids = [[-1 - next(rows) for _ in matrix] for matrix in vectors]
         self._names = [token for token, matrix in zip(tokens, vectors, strict=True) for _ in matrix]
         self._vectors = torch.cat([torch.zeros(0, self._table.embedding_dim), *vectors])
-        self._words = re.compile("|".join(f"({_pattern(token)})" for token in tokens) or "(?!)", re.IGNORECASE)
+        self._words = re.compile("|".join(f"({pattern(token)})" for token in tokens) or "(?!)", re.IGNORECASE)
 
     @torch.no_grad()
     def encode(self, texts: list[str], clip_skip: int = 0) -> Tensor:
@@ -109,14 +108,21 @@ class PromptEncoder:
         return self._hidden([self._padded(text) for text in texts], clip_skip)
 
     @torch.no_grad()
-    def encode_xl(self, texts: list[str]) -> tuple[Tensor, Tensor | None]:
+    def encode_xl(self, texts: list[str], clip_skip: int = 0) -> tuple[Tensor, Tensor | None]:
         """Return what SDXL takes of each of its encoders.
+
+        Args:
+            texts: as in `encode`.
+            clip_skip: layers that are left out before the last one, which always is; no norm is applied.
 
         Returns:
             (b n d), the hidden state before the last layer; and (b p), the pooled and projected embedding, of an
-            encoder that has a projection.
+            encoder that has a projection. It comes from all layers.
+
+        Raises:
+            UserError: as `encode`.
         """
-        return self._hidden_xl([self._padded(text) for text in texts])
+        return self._hidden_xl([self._padded(text) for text in texts], clip_skip)
 
     @torch.no_grad()
     def encode_chunks(self, sections: Sections, clip_skip: int = 0, *, num_chunks: int | None = None) -> Tensor:
@@ -137,14 +143,16 @@ class PromptEncoder:
         return torch.cat(hidden, dim=1)
 
     @torch.no_grad()
-    def encode_chunks_xl(self, sections: Sections, *, num_chunks: int | None = None) -> tuple[Tensor, Tensor | None]:
+    def encode_chunks_xl(
+        self, sections: Sections, clip_skip: int = 0, *, num_chunks: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Return what SDXL takes of each of its encoders, as `encode_xl`, of a prompt of any length.
 
         Weights multiply the hidden states alone, and no mean is brought back. The pooled embedding is the first
         chunk's.
         """
         chunks = self._chunks(sections, num_chunks)
-        encoded = [self._hidden_xl([chunk.ids]) for chunk in chunks]
+        encoded = [self._hidden_xl([chunk.ids], clip_skip) for chunk in chunks]
         pairs = zip(encoded, chunks, strict=True)
         hidden = [emphasise(states, chunk.weights, keeps_mean=False) for (states, _), chunk in pairs]
         return torch.cat(hidden, dim=1), encoded[0][1]
@@ -164,9 +172,10 @@ class PromptEncoder:
         hidden = self._run(ids, output_hidden_states=True).hidden_states[-(clip_skip + 1)]
         return self._last_norm(hidden)
 
-    def _hidden_xl(self, ids: list[list[int]]) -> tuple[Tensor, Tensor | None]:
+    def _hidden_xl(self, ids: list[list[int]], clip_skip: int) -> tuple[Tensor, Tensor | None]:
+        check_clip_skip(clip_skip, self._encoder.config.num_hidden_layers, is_xl=True)
         out = self._run(ids, output_hidden_states=True)
-        return out.hidden_states[-2], getattr(out, "text_embeds", None)
+        return out.hidden_states[-(clip_skip + 2)], getattr(out, "text_embeds", None)
 
     def _run(self, ids: list[list[int]], **options: bool) -> Any:
         places = [(row, column) for row, tokens in enumerate(ids) for column, i in enumerate(tokens) if i < 0]
@@ -247,7 +256,7 @@ class PromptEncoder:
 
         CLIP's tokenizer never joins what a space parts, so the text around a learned word can be read by itself.
         """
-        text, end = _normal(text), 0
+        text, end = normal(text), 0
         for match in self._words.finditer(text):
             yield from ([i] for i in self._ordinary(text[end : match.start()]))
             yield self._ids[(match.lastindex or 0) - 1]
@@ -275,19 +284,5 @@ class PromptEncoder:
         _log.warning("%s%s", warning, last)
 
 
-def _normal(text: str) -> str:
-    """As the tokenizer does first of all, so that an accent is part of its letter's word."""
-    return unicodedata.normalize("NFC", text)
-
-
 def _width(width: int) -> str:
     return f"{width} wide ({_WIDTHS[width]})" if width in _WIDTHS else f"{width} wide"
-
-
-def word_key(token: str) -> str:
-    """Return what is the same for words that are one in prompts."""
-    return " ".join(_normal(token).casefold().split())
-
-
-def _pattern(token: str) -> str:
-    return _EDGE + r"\s+".join(map(re.escape, _normal(token).split())) + _EDGE

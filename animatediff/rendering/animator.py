@@ -16,7 +16,8 @@ from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.embedding import Embedding
 from animatediff.models.motion_unet import MotionUNet
-from animatediff.models.text_encoder import PromptEncoder, word_key
+from animatediff.models.prompt_encoders import PromptEncoders
+from animatediff.models.prompts.words import word_key
 from animatediff.rendering.catalog.entries import ModelFiles, PersonalisedFiles
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.catalog.named_files import named_files, scaled_loras
@@ -25,7 +26,7 @@ from animatediff.rendering.conditions.condition_sheet import ShownCondition
 from animatediff.rendering.frame_codec import FrameCodec
 from animatediff.rendering.prompt_conditioning import PromptConditioner
 from animatediff.weights import motion_modules, textual_inversion
-from animatediff.weights.base import load_text_encoder, load_unet, load_vae
+from animatediff.weights.base import load_text_encoders, load_unet, load_vae
 from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.lora import lora_file
 from animatediff.weights.motion_schedule import read_schedule
@@ -58,12 +59,13 @@ class Animator:
     """Renders items with a base, a motion module, and the weights of one model at a time.
 
     Args:
-        base: the Stable Diffusion base.
+        base: the base, of Stable Diffusion 1.x or SDXL.
         motion_module: URI of the motion module's file; it must fit the base. None is no motion: every frame is a
             picture of the base's own.
         schedule: the noise schedule that the motion module was trained with; None is the one that its file names,
             else its version's.
-        device: where the models stay; weights are float16 on a GPU, float32 on a CPU.
+        device: where the models stay; weights are float16 on a GPU, float32 on a CPU. A VAE whose config says that it
+            overflows in half precision, as SDXL's does, stays in float32.
 
     Raises:
         UserError: the base or the motion module cannot be loaded.
@@ -73,23 +75,21 @@ class Animator:
         self._device = torch.device(device)
         self._dtype = torch.float32 if self._device.type == "cpu" else torch.float16
         self._schedule = schedule or read_schedule(motion_module)
-        tokenizer, self._text_encoder = load_text_encoder(base)
-        self._vae = load_vae(base)
-        self._unet = _motion_unet(base, motion_module).requires_grad_(False).eval()
-        for module in (self._unet, self._vae, self._text_encoder):
-            module.to(self._device, self._dtype)
         self._base = BaseFacts(base).read()
+        # The largest first, and each one out of the way before the next is read: files are opened in float32.
+        self._unet = _motion_unet(base, motion_module).requires_grad_(False).eval().to(self._device, self._dtype)
+        self._vae = load_vae(base).to(self._device, torch.float32 if self._base.upcasts_vae else self._dtype)
+        text_encoders = load_text_encoders(base)
+        modules = {part: encoder.to(self._device, self._dtype) for part, (_, encoder) in text_encoders.items()}
         self._codec = FrameCodec(self._vae, self._base.scaling_factor)
         self._sampler = ClipSampler(self._unet, self._codec, self._base, self._schedule, self._device)
-        self._prompts = PromptEncoder(tokenizer, self._text_encoder)
-        self._conditioner = PromptConditioner(self._prompts)
+        self._prompts = PromptEncoders(text_encoders)
+        self._conditioner = PromptConditioner(
+            self._prompts, zeroes_empty_negative=self._base.zeroes_empty_negative_prompt
+        )
+        self._text_encoders = tuple(modules)
         self._weights = ResidentWeights(
-            {
-                "unet": self._unet.base,
-                "vae": self._vae,
-                "text_encoder": self._text_encoder,
-                "motion": self._unet.motion,
-            },
+            {"unet": self._unet.base, "vae": self._vae, "motion": self._unet.motion, **modules},
             predicts_v=self._schedule.prediction_type == "v_prediction",
         )
         self._loaded: PersonalisedFiles | None = PersonalisedFiles()
@@ -100,6 +100,11 @@ class Animator:
     def for_model(cls, model: ModelFiles, *, device: str) -> "Animator":
         """Return the animator of a model's base and motion module."""
         return cls(model.base, model.motion_module, schedule=model.noise_schedule, device=device)
+
+    def close(self) -> None:
+        """Let go of what is read ahead, so that nothing keeps the models in memory but who holds the animator."""
+        self._prefetched = None
+        self._reader.shutdown(cancel_futures=True)
 
     def prefetch(self, model: PersonalisedFiles) -> None:
         """Begin to read files that a later `load` will ask for; what is wrong with them is told there."""
@@ -122,7 +127,7 @@ class Animator:
         read = self._take_prefetched(files)
         self._prompts.set_embeddings(read.embeddings)
         self._weights.apply(read.update)
-        text_encoder_files = files if self._weights.is_changed("text_encoder") else None
+        text_encoder_files = files if any(map(self._weights.is_changed, self._text_encoders)) else None
         self._conditioner.cache_key = (read.embedding_sources, text_encoder_files)
         self._loaded = files
 

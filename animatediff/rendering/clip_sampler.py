@@ -1,6 +1,7 @@
 """Items to latents: what a clip begins from, how often it is sampled, and its second pass at a larger size."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from animatediff.diffusion.conditioning import Conditioning
+from animatediff.diffusion.conditioning import Conditioning, uncropped_time_ids
 from animatediff.diffusion.initial_noise import initial_noise
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.passes.repeated_sampling import sample_with_free_init
@@ -84,7 +85,7 @@ class ClipSampler:
             max_batch=max_batch,
         )
         draw_noise = partial(self._noise, settings, generators)
-        controlled_conditioning, shown_controls = self._conditions.add(
+        controlled_conditioning, shown_controls = self._controlled(
             conditioning, settings, width=settings.width, height=settings.height
         )
         start, shown_starts = self._start(items)
@@ -103,7 +104,7 @@ class ClipSampler:
             )
         if (second := settings.second_pass) is not None:
             width, height = settings.output_width, settings.output_height
-            controlled_conditioning, _ = self._conditions.add(conditioning, settings, width=width, height=height)
+            controlled_conditioning, _ = self._controlled(conditioning, settings, width=width, height=height)
             latents = denoise(
                 controlled_conditioning,
                 draw_noise(width, height),
@@ -114,6 +115,13 @@ class ClipSampler:
             SampledClip(clip, shown_start + shown_controls)
             for clip, shown_start in zip(latents, shown_starts, strict=True)
         ]
+
+    def _controlled(
+        self, conditioning: Conditioning, settings: RenderSettings, *, width: int, height: int
+    ) -> tuple[Conditioning, tuple[ShownCondition, ...]]:
+        """Return the conditioning of clips of a size with their controls, and what of it can be shown."""
+        sized = _sized(conditioning, width=width, height=height)
+        return self._conditions.add(sized, settings, width=width, height=height)
 
     def _noise(
         self, settings: RenderSettings, generators: Sequence[torch.Generator], width: int, height: int
@@ -159,6 +167,21 @@ class ClipSampler:
             pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float() / 255
             larger.append(self._codec.encode(pixels).transpose(0, 1))
         return torch.stack(larger)
+
+
+def _sized(conditioning: Conditioning, *, width: int, height: int) -> Conditioning:
+    """Return the conditioning of SDXL's clips with their size, as of pictures that were never another; others' as is.
+
+    Args:
+        conditioning: of the clips' texts.
+        width: of a frame, in pixels.
+        height: likewise.
+    """
+    if conditioning.pooled_text is None:
+        return conditioning
+    time_ids = uncropped_time_ids(len(conditioning), height=height, width=width, device=conditioning.text.device)
+    negative = conditioning.negative and _sized(conditioning.negative, width=width, height=height)
+    return replace(conditioning, time_ids=time_ids, negative=negative)
 
 
 def _start_frames(item: Item) -> Tensor:

@@ -1,4 +1,4 @@
-"""An item's prompts to what the UNet attends to: one text embedding a clip, or one a frame."""
+"""An item's prompts to what the UNet is told of them: one text's embeddings a clip, or one a frame."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -10,14 +10,15 @@ from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.prompt_travel import embeddings_of_frames
 from animatediff.diffusion.travel import Travel
 from animatediff.errors import UserError
+from animatediff.models.prompt_encoders import EncodedPrompt, PromptEncoders
 from animatediff.models.prompts import a1111_syntax
-from animatediff.models.text_encoder import PromptEncoder
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.catalog.prompts import prompt_syntax
 from animatediff.rendering.catalog.prompts.prompt_problems import prompt_problems
 from animatediff.rendering.catalog.prompts.prompt_text import texts_by_frame
 
-# A prompt's embeddings are 118 KB in half precision; the negative ones and those of a matrix come back all the time.
+# A prompt's embeddings are 118 KB in half precision, SDXL's 318 KB; the negative ones and those of a matrix come back
+# all the time.
 _MAX_CACHED_PROMPTS = 1024
 
 
@@ -25,12 +26,13 @@ class PromptConditioner:
     """Encodes the prompts of items, distinct texts once.
 
     Args:
-        encoder: of the base.
+        encoders: the base's.
+        zeroes_empty_negative: whether an empty negative prompt stands for zeros, as `BaseFacts` says.
     """
 
-    def __init__(self, encoder: PromptEncoder) -> None:
-        self._encoder = encoder
-        self._cache: OrderedDict[tuple[Hashable, ...], Tensor] = OrderedDict()
+    def __init__(self, encoders: PromptEncoders, *, zeroes_empty_negative: bool = False) -> None:
+        self._encoders, self._zeroes_empty_negative = encoders, zeroes_empty_negative
+        self._cache: OrderedDict[tuple[Hashable, ...], EncodedPrompt] = OrderedDict()
         self.cache_key: Hashable = None
         """What decides embeddings beside a text: the files of learned words, and those that have changed the text
         encoder. To be set whenever these change."""
@@ -49,42 +51,64 @@ class PromptConditioner:
             for problem in prompt_problems(prompt, syntax=item.prompt_syntax, num_frames=item.num_frames):
                 raise UserError(problem)
         num_chunks = max(map(self._count_chunks, item.texts)) if item.prompt_syntax == "a1111" else 1
-        found = [self._embeddings(prompt, item, num_chunks) for prompt in prompts]
-        if any(text.ndim == 4 for text in found):
-            found = [text if text.ndim == 4 else text[:, None].expand(-1, item.num_frames, -1, -1) for text in found]
-        negative = Conditioning(found[1]) if len(found) > 1 else None
-        return Conditioning(found[0], negative=negative)
+        found = [self._encoded(prompt, item, num_chunks) for prompt in prompts]
+        if self._zeroes_empty_negative and not any(texts_by_frame(item.negative_prompt).values()):
+            found[1:] = [_zeros_like(found[0]) for _ in found[1:]]
+        if any(encoded.text.ndim == 4 for encoded in found):
+            found = [encoded if encoded.text.ndim == 4 else _at_frames(encoded, item.num_frames) for encoded in found]
+        negative = Conditioning(*found[1]) if len(found) > 1 else None
+        return Conditioning(*found[0], negative=negative)
 
     def warnings(self, item: Item) -> str | None:
         """Return what of an item's prompts is not read, or otherwise than other programs do, in one line."""
         found = [prompt_syntax.warning(text, item.prompt_syntax) for text in item.texts]
         if item.prompt_syntax == "plain":
-            found = [line for pair in zip(found, map(self._encoder.cut_off, item.texts), strict=True) for line in pair]
+            found = [line for pair in zip(found, map(self._encoders.cut_off, item.texts), strict=True) for line in pair]
         return "; ".join(line for line in found if line) or None
 
     def _count_chunks(self, text: str) -> int:
-        return self._encoder.count_chunks(a1111_syntax.parse(text))
+        return self._encoders.count_chunks(a1111_syntax.parse(text))
 
-    def _embeddings(self, prompt: str, item: Item, num_chunks: int) -> Tensor:
-        """Return (1 n d), or (1 f n d) of a prompt whose texts differ."""
+    def _encoded(self, prompt: str, item: Item, num_chunks: int) -> EncodedPrompt:
+        """Return a prompt's embeddings; those of one whose texts differ are a frame's each, (1 f n d) and (1 f p).
+
+        The pooled embedding travels as the text does: SDXL adds it to what each frame is told of the timestep, and at
+        its own frame a text is then all that it is alone.
+        """
         texts = texts_by_frame(prompt)
         keys = {frame: self._encode(text, item, num_chunks) for frame, text in texts.items()}
         if len(set(texts.values())) == 1:
             return next(iter(keys.values()))
-        keys = {frame: text[0] for frame, text in keys.items()}
-        return embeddings_of_frames(keys, item.num_frames, item.travel or Travel(), loop=item.loop)[None]
+
+        def of_frames(embeddings: dict[int, Tensor]) -> Tensor:
+            return embeddings_of_frames(embeddings, item.num_frames, item.travel or Travel(), loop=item.loop)
+
+        text = of_frames({frame: encoded.text[0] for frame, encoded in keys.items()})
+        pooled = {frame: encoded.pooled for frame, encoded in keys.items() if encoded.pooled is not None}
+        return EncodedPrompt(text[None], of_frames(pooled).transpose(0, 1) if pooled else None)  # f 1 p -> 1 f p
 
     @torch.no_grad()
-    def _encode(self, text: str, item: Item, num_chunks: int) -> Tensor:
-        """Return (1 n d), encoded by itself, since a matrix product rounds by its number of rows."""
+    def _encode(self, text: str, item: Item, num_chunks: int) -> EncodedPrompt:
+        """Return a text's embeddings, encoded by itself, since a matrix product rounds by its number of rows."""
         key = (self.cache_key, item.clip_skip, item.prompt_syntax, num_chunks, text)
         if key not in self._cache:
             self._cache[key] = (
-                self._encoder.encode([text], clip_skip=item.clip_skip)
+                self._encoders.encode(text, item.clip_skip)
                 if item.prompt_syntax == "plain"
-                else self._encoder.encode_chunks(a1111_syntax.parse(text), item.clip_skip, num_chunks=num_chunks)
+                else self._encoders.encode_chunks(a1111_syntax.parse(text), item.clip_skip, num_chunks=num_chunks)
             )
             if len(self._cache) > _MAX_CACHED_PROMPTS:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(key)
         return self._cache[key]
+
+
+def _zeros_like(encoded: EncodedPrompt) -> EncodedPrompt:
+    text, pooled = encoded
+    return EncodedPrompt(torch.zeros_like(text), None if pooled is None else torch.zeros_like(pooled))
+
+
+def _at_frames(encoded: EncodedPrompt, num_frames: int) -> EncodedPrompt:
+    """Return the embeddings of one text, for all frames."""
+    text = encoded.text[:, None].expand(-1, num_frames, -1, -1)
+    return EncodedPrompt(text, None if encoded.pooled is None else encoded.pooled[:, None].expand(-1, num_frames, -1))

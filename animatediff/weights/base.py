@@ -56,7 +56,7 @@ def load_text_encoder(base: str) -> tuple[CLIPTokenizer, CLIPTextModel]:
         UserError: the base has none, or is an SDXL with two.
     """
     if BaseFacts(base).architecture == "sdxl":
-        raise UserError(f"base {base} is an SDXL model; clips are rendered with Stable Diffusion 1.x bases only")
+        raise UserError(f"base {base} is an SDXL model, which has two text encoders: one that has one is needed")
     return _load_tokenizer(base, "tokenizer"), _load(CLIPTextModel, base, "text_encoder")
 
 

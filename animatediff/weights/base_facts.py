@@ -5,18 +5,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DiffusionPipeline
 from transformers import CLIPTextConfig
 
 from animatediff.errors import UserError, any_error_as_user_error, errors_with_field
 from animatediff.weights import base_configs
 from animatediff.weights.identify.base import BASE_OF_TEXT_WIDTH
+from animatediff.weights.identify.messages import model_name
+from animatediff.weights.identify.model import UNUSUAL_INPUTS
 from animatediff.weights.layouts.architectures import PARTS, KnownBase
 from animatediff.weights.layouts.families import Base
 from animatediff.weights.reading.files import local_copy, read_json
 from animatediff.weights.reading.hub import reason
 
 _CONFIGURED: dict[str, Any] = {**PARTS, "scheduler": DDIMScheduler}  # any scheduler's class reads any other's config
+
+ZEROES_EMPTY = "force_zeros_for_empty_prompt"
+"""What `model_index.json` says of an empty negative prompt; without it, it is so."""
 
 # What the classes of diffusers and transformers take where an older config has not the field.
 _CHANNELS, _SCALING_FACTOR, _TEXT_LAYERS = 4, 0.18215, 12
@@ -56,9 +61,9 @@ class BaseFacts:
 
     @property
     def published_base(self) -> Base | None:
-        """Which published model it is; None for one of another size."""
+        """Which published model it is, SDXL in any size; None for another of no published size."""
         if self.architecture == "sdxl":
-            return "sdxl"
+            return "sdxl-refiner" if BASE_OF_TEXT_WIDTH.get(self.text_width or 0) == "sdxl-refiner" else "sdxl"
         return None if self.text_width is None else BASE_OF_TEXT_WIDTH.get(self.text_width)
 
     @property
@@ -95,10 +100,30 @@ class BaseFacts:
         """What the VAE's latents are multiplied by for the UNet."""
         return self._vae.get("scaling_factor", _SCALING_FACTOR)
 
+    @property
+    def upcasts_vae(self) -> bool:
+        """Whether the VAE overflows in half precision, as SDXL's own does.
+
+        diffusers asks only SDXL's configs: others have the field from the class's default.
+        """
+        return self.architecture == "sdxl" and self._vae.get("force_upcast", True) is True
+
+    @property
+    def trained_side(self) -> int:
+        """Pixels a side of the square pictures that the UNet was made for; 0 where its config does not say."""
+        size = self.unet.get("sample_size")
+        return size * self.latent_factor if isinstance(size, int) else 0
+
     @cached_property
     def text_layers(self) -> int:
-        """Layers of the (first) text encoder."""
-        return load_config(self.base, "text_encoder").get("num_hidden_layers", _TEXT_LAYERS)
+        """Layers of the text encoder; of SDXL's two, those of the one that has fewer."""
+        parts = ("text_encoder", "text_encoder_2") if self.architecture == "sdxl" else ("text_encoder",)
+        return min(load_config(self.base, part).get("num_hidden_layers", _TEXT_LAYERS) for part in parts)
+
+    @cached_property
+    def zeroes_empty_negative_prompt(self) -> bool:
+        """Whether an empty negative prompt stands for zeros, and not for the embedding of no words, as SDXL's does."""
+        return self.architecture == "sdxl" and _load_index(self.base).get(ZEROES_EMPTY, True) is not False
 
     @cached_property
     def prediction_type(self) -> str:
@@ -118,6 +143,41 @@ class BaseFacts:
         if pixels % factor == 0:
             return None
         return f"{side} {pixels} is no multiple of {factor}, use {max(factor, round(pixels / factor) * factor)}"
+
+
+def find_architecture(base: BaseFacts) -> KnownBase | None:
+    """Return whose layers a base has; None where it cannot be read, for who leaves it to others to tell that."""
+    try:
+        return base.architecture
+    except UserError:
+        return None
+
+
+def check_supported(base: BaseFacts, prediction_type: str) -> None:
+    """Refuse a base of a kind that no job takes, though a motion module may fit it.
+
+    Args:
+        base: what its configs say.
+        prediction_type: of the noise schedule that it is trained or sampled with.
+
+    Raises:
+        UserError: the line says what it is, and what to take.
+    """
+    name, kind, channels = base.base, base.published_base, base.unet_channels
+    if kind not in (None, "sd1", "sdxl"):
+        raise UserError(f"base {name} is {model_name(kind)}: take a Stable Diffusion 1.x or SDXL base")
+    if channels != base.latent_channels:
+        use = f", as for {UNUSUAL_INPUTS[channels]}" if channels in UNUSUAL_INPUTS else ""
+        raise UserError(
+            f"the UNet of base {name} takes {channels} channels{use}, and its VAE's latents have "
+            f"{base.latent_channels}: take a text-to-image base"
+        )
+    if base.prediction_type not in ("epsilon", prediction_type):
+        raise UserError(
+            f"base {name} predicts {base.prediction_type}, and would be sampled as one that predicts "
+            f"{prediction_type}: take a base that predicts epsilon, or name the noise_schedule that the motion module "
+            "was trained with"
+        )
 
 
 def resolve(base: str) -> str:
@@ -157,6 +217,15 @@ def load_config(base: str, part: str) -> dict[str, Any]:
     if part != "scheduler":  # of which one word is read, and which may well say that a bound is infinite
         base_configs.check_values(config, source)
     return config
+
+
+def _load_index(base: str) -> dict[str, Any]:
+    """Return the `model_index.json` of a base."""
+    folder, name = resolve(base), f"the model_index.json of base {base}"
+    if Path(folder).is_dir():
+        return read_json(Path(folder) / "model_index.json", name)
+    with any_error_as_user_error(f"cannot read {name}", reason):
+        return dict(DiffusionPipeline.load_config(folder))
 
 
 def config_name(base: str, part: str) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from animatediff import storage
 from animatediff.errors import UserError, any_error_as_user_error
+from animatediff.weights.base_facts import ZEROES_EMPTY
 from animatediff.weights.identify.base import BASE_OF_TEXT_WIDTH
 from animatediff.weights.identify.messages import model_name
 from animatediff.weights.identify.weights_file import expect_family
@@ -115,8 +116,9 @@ def content_hash(uri: str) -> str:
     """SHA-256 of everything at `uri` that decides what its weights do.
 
     That is a file's bytes, and those of the config beside a file that peft wrote; of a diffusers folder what it holds
-    of `PARTS` and the tokenizers; of the folder of a training run or of one of its checkpoints the motion module alone;
-    of any other folder all weights and configs in it.
+    of `PARTS` and the tokenizers, and where SDXL's index says that an empty negative prompt is not zeros, that; of the
+    folder of a training run or of one of its checkpoints the motion module alone; of any other folder all weights and
+    configs in it.
 
     Raises:
         UserError: there is nothing at `uri`, or it cannot be read.
@@ -124,6 +126,7 @@ def content_hash(uri: str) -> str:
     path = local_copy(_file_of_training(uri) or uri)
     if path.is_dir():
         hashes = {file.relative_to(path).as_posix(): _file_hash(file) for file in _hashed_files(path)}
+        hashes |= _said_of_empty_prompts(path)
     else:
         # The file alone was fetched; its config is found where the reader of LoRAs finds it.
         name, beside = posixpath.basename(uri), storage.beside(uri, "adapter_config.json")
@@ -151,6 +154,14 @@ def _hashed_files(folder: Path) -> list[Path]:
     if parts:
         return parts + [file for file in folder.iterdir() if file.name.startswith(_HASHED_FILES) and file.is_file()]
     return [f for f in folder.rglob("*") if f.suffix in (".safetensors", ".bin", ".json") and f.is_file()]
+
+
+def _said_of_empty_prompts(folder: Path) -> dict[str, str]:
+    index = folder / "model_index.json"
+    if not (folder / "text_encoder_2").is_dir() or not index.is_file():
+        return {}
+    is_usual = read_json(index, str(index)).get(ZEROES_EMPTY) is not False
+    return {} if is_usual else {f"{index.name}: {ZEROES_EMPTY}": "false"}
 
 
 def _file_hash(path: Path) -> str:

@@ -239,7 +239,7 @@ def test_an_animator_swaps_weights_renders_and_decodes_again_on_the_gpu(base, tm
     item = Item(digest="", entry="", model="", prompt="a red circle", seed=0, **SMALL)
     are_finite = [True, False]  # of the latents, and of the pixels in half precision
     with fake_cuda(are_finite) as waits, ExitStack() as stack:
-        for name in ("load_vae", "load_text_encoder", "_motion_unet"):
+        for name in ("load_vae", "load_text_encoders", "_motion_unet"):
             stack.enter_context(patch.object(animator_module, name, real(getattr(animator_module, name))))
         for owner, name in ((Sampler, "begin"), (ResidentWeights, "read")):
             stack.enter_context(patch.object(owner, name, real(getattr(owner, name))))
@@ -254,6 +254,6 @@ def test_an_animator_swaps_weights_renders_and_decodes_again_on_the_gpu(base, tm
     during = {"a copy to cuda, text_encoder.py:_run", "a copy to cuda, clip_sampler.py:_noise"}
     during |= {"a copy to cuda, sampling.py:sample", "a copy to cuda, sampling.py:_on_device"}
     after = {"a number of a tensor, frame_codec.py:decode"}
-    after |= {"a number of a tensor, frame_codec.py:_run_with_float32_fallback"}
-    after |= {"a copy to cpu, frame_codec.py:_decode", "a copy to cpu, animator.py:_clip"}
+    after |= {"a number of a tensor, frame_codec.py:_chunks_of"}
+    after |= {"a copy to cpu, frame_codec.py:_as_bytes", "a copy to cpu, animator.py:_clip"}
     assert set(waits) == during | after

@@ -88,13 +88,12 @@ class ControlNet(nn.Module):
         b, _, f = sample.shape[:3]
         text = conditioning.text if conditioning.text.ndim == 3 else conditioning.text.flatten(0, 1)
         timesteps = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(b)
-        added = {name: tensor.repeat_interleave(f, dim=0) for name, tensor in conditioning.added_cond_kwargs.items()}
         down, mid = self.net(
             _folded(sample),
             timesteps.repeat_interleave(f),
             text.to(sample.dtype),
             _folded(condition).to(sample.dtype),
-            added_cond_kwargs=added,
+            added_cond_kwargs=conditioning.added_cond_kwargs(f),
             return_dict=False,
         )
         if not self.global_pool_conditions:

@@ -172,6 +172,11 @@ class ModelFiles(PersonalisedFiles):
     """The one that the motion module was trained with; default: the one that its file names, else its
     version's."""
 
+    @property
+    def resident(self) -> tuple[object, ...]:
+        """What stays in memory while models that share it change."""
+        return self.base, self.motion_module, self.noise_schedule
+
 
 class Entry(SeededRenderSettings, PersonalisedFiles):
     """A personalised model and its prompts; settings given here override the catalog's."""

@@ -4,13 +4,13 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any, NamedTuple
 
 from animatediff.errors import UserError
 from animatediff.models.prompts import a1111_syntax
 from animatediff.models.prompts.pieces import joined
-from animatediff.models.text_encoder import uses
+from animatediff.models.prompts.words import uses
 from animatediff.rendering.catalog.catalog import Catalog, EntryIndex, settings_of_prompt
 from animatediff.rendering.catalog.condition_files import ConditionFile, condition_files
 from animatediff.rendering.catalog.entries import Entry, ModelFiles
@@ -85,17 +85,18 @@ def report(problems: Mapping[EntryIndex, str], catalog: Catalog) -> str:
 def _problems(catalog: Catalog) -> Iterator[tuple[EntryIndex, str]]:
     """Yield every problem with the entry, or the prompt of an entry, that has it."""
     yield from _name_problems(catalog)
-    files = check_files(file for entry in catalog.entries for file in files_in_fields(entry))
+    models, of_controls = ModelChecks(catalog.noise_schedule), ControlChecks()
+    files_of = [files_in_fields(entry, models.architecture(entry.base or catalog.base)) for entry in catalog.entries]
+    files = check_files(chain.from_iterable(files_of))
     conditions = check_conditions(
         file
         for entry in catalog.entries
         for settings in catalog.settings_of_prompts(entry)
         for file in condition_files(settings)
     )
-    models, of_controls = ModelChecks(catalog.noise_schedule), ControlChecks()
     tokens = cache(token_of)
     for index, entry in enumerate(catalog.entries):
-        yield from ((index, f"{file.field}: {files[file]}") for file in files_in_fields(entry) if file in files)
+        yield from ((index, f"{file.field}: {files[file]}") for file in files_of[index] if file in files)
         if not catalog.prompts_of(entry):
             yield index, "it has no prompts: give it some, or the whole catalog"
         words = [

@@ -74,7 +74,7 @@ class ControlChecks:
 
 def _net(base: str, uri: str) -> tuple[NetworkKind | None, str | None]:
     """Return what a network is, where that can be told without fetching it, and what is wrong with it."""
-    if problem := _file_problem(uri, "controls"):
+    if problem := _file_problem(base, uri, "controls"):
         return None, problem
     if not storage.is_local(uri):
         return None, None
@@ -85,7 +85,7 @@ def _net(base: str, uri: str) -> tuple[NetworkKind | None, str | None]:
 
 
 def _adapter_problem(base: str, uri: str) -> str | None:
-    if (problem := _file_problem(uri, "images")) or not storage.is_local(uri):
+    if (problem := _file_problem(base, uri, "images")) or not storage.is_local(uri):
         return problem
     try:
         unet = build_on_meta(UNet2DConditionModel, BaseFacts(base).unet, f"the config of the unet of base {base}")
@@ -107,8 +107,8 @@ def _encoder_problem(encoder: str, adapter: str) -> str | None:
     return None
 
 
-def _file_problem(uri: str, field: str) -> str | None:
-    given = FileInField(uri, field)
+def _file_problem(base: str, uri: str, field: str) -> str | None:
+    given = FileInField(uri, field, BaseFacts(base).architecture)
     return check_files([given]).get(given)
 
 

@@ -11,15 +11,18 @@ from animatediff.rendering.catalog.entries import PersonalisedFiles
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.catalog.picture_uris import is_local_folder
 from animatediff.rendering.checks.remote_header import remote_header
+from animatediff.weights.identify.messages import BASE_NAMES
 from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS, WeightsSlot
-from animatediff.weights.layouts.architectures import PARTS
+from animatediff.weights.layouts.architectures import CONFIGS, PARTS, KnownBase
 from animatediff.weights.layouts.families import is_lora
 from animatediff.weights.lora import lora_file
+from animatediff.weights.reading.files import local_copy, read_json
 from animatediff.weights.reading.part_files import WEIGHTS_FILES
 from animatediff.weights.reading.tensors import TensorFile, open_tensors
 
 _NUM_THREADS = 16  # they wait for storage
+_KIND_OF_SCALING = {parts["vae"]["scaling_factor"]: kind for kind, parts in CONFIGS.items()}
 
 
 class FileInField(NamedTuple):
@@ -28,6 +31,8 @@ class FileInField(NamedTuple):
     uri: str
     field: str
     """The field of an entry that names it, or would."""
+    base: KnownBase | None = None
+    """The architecture of the base that it is to be used with; None is any."""
 
     @property
     def slot(self) -> WeightsSlot:
@@ -35,10 +40,10 @@ class FileInField(NamedTuple):
         return WEIGHTS_SLOTS[self.field]
 
 
-def files_in_fields(weights: PersonalisedFiles) -> list[FileInField]:
+def files_in_fields(weights: PersonalisedFiles, base: KnownBase | None) -> list[FileInField]:
     """Return the files of an entry's model, but for its base and motion module, which are checked together."""
     return [
-        FileInField(file.uri, file.slot.field)
+        FileInField(file.uri, file.slot.field, base)
         for file in named_files(weights)
         if not file.slot.is_needed and file.slot.role != "control"
     ]
@@ -93,7 +98,7 @@ def _problem(given: FileInField) -> str | None:
     except UserError:  # a broken file fails its own items only
         return None
     try:
-        _check_family(file, given.slot)
+        _check_family(file, given.slot, given.base)
     except UserError as error:
         return str(error)
     return None
@@ -103,16 +108,16 @@ def _opened(given: FileInField) -> TensorFile:
     return lora_file.open_lora(given.uri) if is_lora(given.slot.family) else open_tensors(given.uri)
 
 
-def _check_family(file: TensorFile, slot: WeightsSlot) -> None:
-    """Refuse a file that does not belong in a slot.
+def _check_family(file: TensorFile, slot: WeightsSlot, base: KnownBase | None) -> None:
+    """Refuse a file that does not belong in a slot, or to another base than that.
 
     Raises:
         UserError: the line says what it is and where it belongs.
     """
     if is_lora(slot.family):
-        lora_file.check_family(file, slot.family, base="sd1")
+        lora_file.check_family(file, slot.family, base=base)
     else:
-        expect_family(file, slot.families, base="sd1")
+        expect_family(file, slot.families, base=base)
 
 
 def _names_in(uri: str) -> list[str] | None:
@@ -133,7 +138,22 @@ def _folder_problem(given: FileInField, names: Collection[str]) -> str | None:
         return f"{what} has no weights in its {lacking[0]}/: {WEIGHTS_FILES[0]} is missing there"
     if not parts and not _has_weights(names, ""):
         return f"{what} is a folder without weights of it: name a file, or a folder that diffusers wrote"
-    return None
+    return _scaling_problem(given) if given.slot.family == "vae" else None
+
+
+def _scaling_problem(given: FileInField) -> str | None:
+    """Return why a VAE's folder does not go with the base: SDXL's has the layers of Stable Diffusion 1.x's."""
+    try:
+        config = read_json(local_copy(storage.join(given.uri, "config.json")), f"the config of VAE {given.uri}")
+    except UserError:  # of a whole model, whose parts say themselves what they are, or of none
+        return None
+    kind = _KIND_OF_SCALING.get(config.get("scaling_factor"))
+    if kind is None or given.base in (None, kind):
+        return None
+    return (
+        f"VAE {given.uri} is {BASE_NAMES[kind]}'s, as its scaling_factor {config['scaling_factor']} says: take one "
+        "of the base's kind"
+    )
 
 
 def _has_weights(names: Collection[str], folder: str) -> bool:

@@ -14,9 +14,8 @@ from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.checks.base import check_parts
 from animatediff.rendering.checks.few_step import Distilled, distilled, mismatch
 from animatediff.weights import motion_modules
-from animatediff.weights.base_facts import BaseFacts
-from animatediff.weights.identify.messages import model_name
-from animatediff.weights.identify.model import UNUSUAL_INPUTS
+from animatediff.weights.base_facts import BaseFacts, check_supported, find_architecture
+from animatediff.weights.layouts.architectures import KnownBase
 from animatediff.weights.lora import lora_file
 from animatediff.weights.motion_modules import MotionFile
 from animatediff.weights.motion_schedule import schedule_of
@@ -49,10 +48,15 @@ class ModelChecks:
 
     def __init__(self, schedule: NoiseSchedule | None) -> None:
         self._schedule = schedule
+        self._facts = cache(BaseFacts)
         self._pair = cache(self._found_pair)
         self._settings = cache(self._setting_problems)
         self._warn = cache(logger.warning)
         self._has_mid_block = cache(_has_mid_block)
+
+    def architecture(self, base: str | None) -> KnownBase | None:
+        """Return what files must be for that go with a base; None where there is none, or `model` has a problem."""
+        return None if base is None else find_architecture(self._facts(base))
 
     def model(self, model: ModelFiles) -> str | None:
         """Return why no clip can be made with the model's base and motion module; None where one can."""
@@ -83,9 +87,9 @@ class ModelChecks:
                 motion = motion_modules.open_file(motion_module)
                 own = schedule_of(motion)
             schedule = self._schedule or own
-            facts = BaseFacts(base)
-            _check_base(facts, schedule)
-            check_parts(base)
+            facts = self._facts(base)
+            check_supported(facts, schedule.prediction_type)
+            check_parts(facts)
             motion_modules.check_fits(motion, facts.unet, base)
             distillation = distilled(motion)
         if self._schedule and motion.schedule and self._schedule != own:
@@ -103,6 +107,12 @@ class ModelChecks:
         settings = dict(zip(CHECKED_SETTINGS, values, strict=True))
         if pair.distilled and (wanted := mismatch(pair.distilled, settings)):
             self._warn("%s is an %s: its pictures need %s", motion_module, pair.distilled.family, wanted)
+        if _is_far_smaller(settings, pair):
+            self._warn(
+                "base %s is an SDXL model, for pictures of about %d x %d pixels: expect poor ones of %d x %d, or set "
+                "width and height",
+                *(base, pair.base.trained_side, pair.base.trained_side, settings["width"], settings["height"]),
+            )
         return (
             *_size_problems(settings, pair.base),
             *_length_problems(settings, pair.motion),
@@ -112,32 +122,11 @@ class ModelChecks:
         )
 
 
-def _check_base(base: BaseFacts, schedule: NoiseSchedule) -> None:
-    """Refuse a base of another kind, whose motion module may fit all the same.
-
-    Args:
-        base: what its configs say.
-        schedule: what it is to be sampled with.
-
-    Raises:
-        UserError: the line says what it is, and what to take.
-    """
-    name = base.base
-    if base.published_base not in (None, "sd1"):
-        raise UserError(f"base {name} is {model_name(base.published_base)}; clips are rendered with SD 1.x bases only")
-    channels = base.unet_channels
-    if channels != base.latent_channels:
-        use = f", as for {UNUSUAL_INPUTS[channels]}" if channels in UNUSUAL_INPUTS else ""
-        raise UserError(
-            f"the UNet of base {name} takes {channels} channels{use}, and its VAE's latents have "
-            f"{base.latent_channels}: take a text-to-image base"
-        )
-    if base.prediction_type not in ("epsilon", schedule.prediction_type):
-        raise UserError(
-            f"base {name} predicts {base.prediction_type}, and would be sampled as one that predicts "
-            f"{schedule.prediction_type}: take a base that predicts epsilon, or name the noise_schedule that the "
-            "motion module was trained with"
-        )
+def _is_far_smaller(settings: Mapping[str, Any], pair: _Pair) -> bool:
+    """Whether clips have less than half the pixels that SDXL was made for; Hotshot-XL is for smaller ones."""
+    if pair.base.architecture != "sdxl" or pair.motion.version == "hotshotxl":
+        return False
+    return settings["width"] * settings["height"] < pair.base.trained_side**2 / 2
 
 
 def _size_problems(settings: Mapping[str, Any], base: BaseFacts) -> Iterator[str]:

@@ -12,11 +12,16 @@ from animatediff.rendering.results.result import Result
 # TFLOP, PyTorch's FlopCounterMode counts 6.9 for a ControlNet and 10.1 for a SparseCtrl encoder; catalogs do not say
 # which of them a file is.
 _NETWORK_SHARE = 0.3
+# What a pixel takes. FlopCounterMode, with attention by its formula, counts 35.3 TFLOP for those frames of Stable
+# Diffusion 1.x, and 250.4 for 16 frames of 1024 x 1024 of SDXL with SDXL-beta: four times the pixels.
+_WORK_OF_PIXEL: Mapping[str, float] = {"sd1": 1.0, "sdxl": 1.8}
 _MEASURED = 10_000  # finished items that are looked at: more tell no more
 
 
-def work_units(item: Item) -> float:
+def work_units(item: Item, base: str | None = None) -> float:
     """Return the work of an item: millions of pixels over all frames and steps, those of a second pass, too.
+
+    They are pixels of Stable Diffusion 1.x, of which one of SDXL is worth several.
 
     Frames in several windows count as often as they are computed, and without guidance, which takes each step's UNet
     call twice, they count half. Networks of `controls` add their share in the steps in which they are on; what
@@ -30,7 +35,7 @@ def work_units(item: Item) -> float:
     if second := item.second_pass:
         steps = num_kept_steps(second.num_inference_steps or item.num_inference_steps, second.strength)
         pixel_steps += item.output_width * item.output_height * steps
-    return passes * pixel_steps / 1e6 * item.num_frames
+    return _WORK_OF_PIXEL[base or "sd1"] * passes * pixel_steps / 1e6 * item.num_frames
 
 
 def _network_passes(control: ControlSpec, item: Item) -> float:
@@ -47,10 +52,15 @@ def _num_steps(item: Item) -> int:
     return num_kept_steps(item.num_inference_steps, item.strength if begins_from_pictures else 1.0)
 
 
-def measured_rate(results: Iterable[Result]) -> float | None:
-    """Return the seconds that finished items took for a unit of work; None where there are none."""
+def measured_rate(results: Iterable[Result], bases: Mapping[str, str | None]) -> float | None:
+    """Return the seconds that finished items took for a unit of work; None where there are none.
+
+    Args:
+        results: the items'.
+        bases: whose layers the base of each model has, by the model's digest.
+    """
     finished = [result for result in islice(results, _MEASURED) if result.status == "ok" and result.seconds]
-    units = sum(map(work_units, finished))
+    units = sum(work_units(result, bases.get(result.model)) for result in finished)
     return sum(_busy_s(result.seconds) for result in finished) / units if units else None
 
 

@@ -143,7 +143,8 @@ def _identify_folder(folder: Path, uri: str) -> WeightsIdentity:
         raise UserError(f"{uri} is a folder without weights: name a file, or a folder that diffusers or PEFT wrote")
     network = parts.get("unet") or parts.get("transformer")
     pipeline = _read_json(folder / "model_index.json").get("_class_name")
-    missing = [f"no {part}" for part in ("vae", "text_encoder") if part not in parts]
+    needed = ("vae", "text_encoder", *(("text_encoder_2",) if network and network.base == "sdxl" else ()))
+    missing = [f"no {part}" for part in needed if part not in parts]
     return WeightsIdentity(
         uri=uri,
         family="checkpoint",

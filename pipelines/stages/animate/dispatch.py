@@ -230,10 +230,11 @@ class Dispatcher:
 
         1. the model that the worker holds. Another one means reading gigabytes, the next slice of this one nothing;
         2. the model promised to it, which it has been reading ahead;
-        3. a model that no other worker holds or was promised: each model is then loaded by one worker, once. The one
-           with most slices first, since a worker stays with its model: a long one that is begun last would be
-           rendered by one worker while the others have nothing to do;
-        4. where none such is left, a model of others', again with most slices. It is loaded a second time, but the
+        3. a model that no other worker holds or was promised: each model is then loaded by one worker, once. One on
+           the base that the worker holds comes before others, as a base is the most that there is to load. Of these
+           the one with most slices first, since a worker stays with its model: a long one that is begun last would
+           be rendered by one worker while the others have nothing to do;
+        4. where none such is left, a model of others', chosen likewise. It is loaded a second time, but the
            worker would be idle else, and what is left of the longest model is what the job's end waits for.
         """
         if not self._waiting:
@@ -244,7 +245,11 @@ class Dispatcher:
                 return groups[model]
         others = {model for held in (self._holds, self._promised) for name, model in held.items() if name != worker}
         fresh = [model for model in groups if model not in others]
-        return groups[max(fresh or groups, key=lambda model: len(groups[model]))]
+        held = self._holds.get(worker)
+        resident = None if held is None else self._models[held].resident
+        return groups[
+            max(fresh or groups, key=lambda model: (self._models[model].resident == resident, len(groups[model])))
+        ]
 
     def _upcoming(self, worker: str, model: str) -> ModelFiles | None:
         """Promise the worker the model that it would get next, if its own has no slices left, and return it.

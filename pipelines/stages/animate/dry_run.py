@@ -1,10 +1,12 @@
 """A dry run of the animate job: what it would render, and how long that takes."""
 
 from collections.abc import Collection, Iterable
+from functools import cache
 
 from animatediff.rendering.catalog.catalog import RenderPlan
 from animatediff.rendering.results.render_rate import measured_rate, work_units
 from animatediff.rendering.results.result import Result
+from animatediff.weights.base_facts import BaseFacts, find_architecture
 from pipelines.settings import RenderRate
 from pipelines.terminal.hours import cost, duration
 
@@ -23,13 +25,15 @@ def estimate(plan: RenderPlan, done: Collection[str], rate: RenderRate, results:
     num_done = len(first.keys() & set(done))
     num_invalid = sum(item.digest in plan.invalid for item in plan.items)
     num_duplicates = len(plan.items) - num_invalid - num_done - len(pending)
-    units = sum(map(work_units, pending))
+    architecture = cache(lambda base: find_architecture(BaseFacts(base)))
+    bases = {digest: architecture(model.base) for digest, model in plan.models.items()}
+    units = sum(work_units(item, bases[item.model]) for item in pending)
     return [
         f"to render: {len(pending):,} of {len(plan.items):,} items; {num_done:,} are done, {num_duplicates:,} have the "
         f"content of another, {num_invalid:,} cannot be rendered",
         f"they are {len(pending):,} clips of {sum(item.num_frames for item in pending):,} frames with "
         f"{len({item.model for item in pending}):,} models",
-        _time(units, measured_rate(results), rate),
+        _time(units, measured_rate(results, bases), rate),
     ]
 
 

@@ -22,7 +22,6 @@ from ray.exceptions import RayError
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog.entries import ModelFiles
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.formats import Format
 from animatediff.rendering.results.ledger import error_line, make_result
@@ -76,7 +75,7 @@ class RenderSlices:
         storage.use_patient_retries()
         self._dispatcher, self._spec = dispatcher, spec
         self._animator: Animator | None = None
-        self._resident_key: tuple[object, ...] = ()
+        self._resident: tuple[object, ...] = ()
         self._models_seen: set[str] = set()
         self._batcher = Batcher(spec.batch_size, self._exit_if_device_is_broken)
         self._committer = Committer(spec.output_uri, spec.formats, spec.crf, spec.device)
@@ -132,15 +131,17 @@ class RenderSlices:
             )
             return results + [self._tell_finish(result) for result in failed]
         load_s = (time.monotonic() - start) / len(pending)
-        if assignment.upcoming is not None and _resident_key(assignment.upcoming) == self._resident_key:
+        if assignment.upcoming is not None and assignment.upcoming.resident == self._resident:
             animator.prefetch(assignment.upcoming)
         return results + list(self._render_and_commit(ticket, assignment, animator, pending, load_s))
 
     def _load(self, assignment: Assignment) -> Animator:
-        if self._animator is None or self._resident_key != _resident_key(assignment.model):
+        if self._animator is None or self._resident != assignment.model.resident:
+            if self._animator is not None:
+                self._animator.close()
             self._animator = None  # both would not fit
             self._animator = Animator.for_model(assignment.model, device=self._spec.device)
-            self._resident_key = _resident_key(assignment.model)
+            self._resident = assignment.model.resident
         self._models_seen.add(assignment.slice.model_digest)
         self._animator.load(assignment.model)
         return self._animator
@@ -201,11 +202,6 @@ def _get_or_none_if_lost(reference: Any) -> Any:
             raise
         logger.warning("the dispatcher is lost: %s", error)
         return None
-
-
-def _resident_key(model: ModelFiles) -> tuple[object, ...]:
-    """Return what stays in memory while models change."""
-    return model.base, model.motion_module, model.noise_schedule
 
 
 def _device_fault(device: str) -> str | None:

@@ -102,15 +102,19 @@ def _look_at_disk(needs: Needs) -> str:
     return f"{min(usage.free for usage in usages.values()) / 1e9:.0f} GB free"
 
 
-def _open_base(needs: Needs) -> str | None:
-    if needs.base is None:
-        return None
-    facts = BaseFacts(needs.base).read()
-    for part in needs.base_parts:
-        if Path(needs.base).is_dir():
-            check_part(needs.base, part)
+def _open_bases(needs: Needs) -> str | None:
+    return ", ".join(dict.fromkeys(_open_base(base, needs.base_parts) for base in needs.bases)) or None
+
+
+def _open_base(base: str, parts: tuple[str, ...]) -> str:
+    """Return what a base is, if its parts can be opened."""
+    facts = BaseFacts(base).read()
+    second = ("text_encoder_2",) if "text_encoder" in parts and facts.architecture == "sdxl" else ()
+    for part in (*parts, *second):
+        if Path(base).is_dir():
+            check_part(base, part)
         else:
-            load_config(needs.base, part)
+            load_config(base, part)
     return facts.published_base or facts.architecture
 
 
@@ -171,7 +175,7 @@ CHECKS = (
     ),
     Check("disk", _look_at_disk, "delete old Ray sessions and caches, or give the node a larger disk"),
     Check("GPU", _try_gpus, "mend the node's driver or its image's PyTorch, or take the node out"),
-    Check("base", _open_base, "mend base, or the node's way to it"),
+    Check("base", _open_bases, "mend base, or the node's way to it"),
     Check("decoders", _decode, "install it in the nodes' image, or leave it out of decode.decoders"),
     Check("scorers", _import_scorers, "install its package in the nodes' image, or send it with --working-dir"),
 )

@@ -31,8 +31,9 @@ class Needs:
     """Sealed datasets."""
     files: tuple[str, ...] = ()
     """Files and folders that workers open."""
-    base: str | None = None
+    bases: tuple[str, ...] = ()
     base_parts: tuple[str, ...] = ()
+    """Which of each base are opened; with SDXL's first text encoder goes the second."""
     decoders: tuple[str, ...] = ()
     scorers: tuple[str, ...] = ()
     """Import paths."""
@@ -61,7 +62,7 @@ def _of_ingest(config: IngestConfig) -> Needs:
     return Needs(
         storage.absolute(config.output_uri),
         source=config.source.model_copy(update=where),
-        base=storage.absolute_if_there(config.base),
+        bases=(storage.absolute_if_there(config.base),),
         base_parts=("vae",),
         decoders=config.decode.decoders,
         scorers=config.scorers,
@@ -77,7 +78,7 @@ def _of_train(config: TrainJobConfig) -> Needs:
             storage.absolute(uri) for uri in (config.dataset_uri, config.mix.dataset_uri) if uri is not None
         ),
         files=_workers_files(named),
-        base=storage.absolute_if_there(config.base),
+        bases=(storage.absolute_if_there(config.base),),
         base_parts=("unet", "vae", "text_encoder"),
         use_gpu=config.scaling.use_gpu,
     )
@@ -85,13 +86,13 @@ def _of_train(config: TrainJobConfig) -> Needs:
 
 def _of_animate(config: AnimateConfig) -> Needs:
     catalog = catalog_files.read(config.catalog_uri)
-    base = catalog.base or next((entry.base for entry in catalog.entries if entry.base), None)
+    bases = dict.fromkeys(base for entry in catalog.entries if (base := entry.base or catalog.base))
     named = [file.uri for entry in catalog.entries for file in named_files(entry) if file.slot.role != "base"]
     named += _conditions(settings for entry in catalog.entries for settings in catalog.settings_of_prompts(entry))
     return Needs(
         storage.absolute(config.output_uri),
         files=_workers_files((catalog.motion_module, *named)),
-        base=storage.absolute_if_there(base) if base else None,
+        bases=tuple(map(storage.absolute_if_there, bases)),
         base_parts=("unet", "vae", "text_encoder"),
         use_gpu=config.use_gpu,
     )

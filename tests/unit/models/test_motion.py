@@ -65,7 +65,7 @@ def test_fresh_motion_module_is_the_base_bit_for_bit(version, size, memory_forma
     base = make_unet(version).to(memory_format=memory_format)
     sample, timestep, told = make_inputs(version, size)
     frames = sample.transpose(1, 2).flatten(0, 1)
-    per_frame = {name: value.repeat_interleave(NUM_FRAMES, 0) for name, value in told.added_cond_kwargs.items()}
+    per_frame = {name: value.repeat_interleave(NUM_FRAMES, 0) for name, value in told.added_cond_kwargs(1).items()}
     expected = base(
         frames,
         timestep,

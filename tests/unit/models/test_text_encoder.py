@@ -13,7 +13,8 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from animatediff.errors import UserError
 from animatediff.models.embedding import Embedding
-from animatediff.models.text_encoder import PromptEncoder, uses
+from animatediff.models.prompts.words import uses
+from animatediff.models.text_encoder import PromptEncoder
 from animatediff.sprites.scenes.world import caption_words
 from animatediff.weights.base import load_text_encoder
 from tests.support_base import build_base

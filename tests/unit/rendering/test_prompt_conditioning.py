@@ -7,12 +7,13 @@ import torch
 from animatediff.diffusion.context import Context
 from animatediff.diffusion.prompt_travel import Travel
 from animatediff.errors import UserError
+from animatediff.models.prompt_encoders import PromptEncoders
 from animatediff.models.text_encoder import PromptEncoder
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog.catalog import Item
 from animatediff.rendering.prompt_conditioning import PromptConditioner
 from animatediff.sprites import shipped
-from animatediff.weights.base import load_text_encoder
+from animatediff.weights.base import load_text_encoders
 
 LONG = "a large red star moving left on a dark blue background, " * 3
 BY_FRAME = {1: "a red circle", 3: "a blue circle"}
@@ -27,13 +28,23 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def encoder():
-    return PromptEncoder(*load_text_encoder(str(shipped.BASE)))
+def parts():
+    return load_text_encoders(str(shipped.BASE))
+
+
+@pytest.fixture(scope="module")
+def encoder(parts):
+    return PromptEncoder(*parts["text_encoder"])
 
 
 @pytest.fixture
-def conditioner(encoder):
-    return PromptConditioner(encoder)
+def encoders(parts):
+    return PromptEncoders(parts)
+
+
+@pytest.fixture
+def conditioner(encoders):
+    return PromptConditioner(encoders)
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +108,10 @@ def test_keys_of_unequal_lengths_have_equally_many_chunks(conditioner, encoder):
     assert torch.equal(found[:, 4, :24], encoder.encode([LONG.split(",")[0] + ","]))
 
 
-def test_distinct_texts_are_encoded_once_until_the_weights_change(conditioner, encoder, monkeypatch):
+def test_distinct_texts_are_encoded_once_until_the_weights_change(conditioner, encoders, monkeypatch):
     asked = []
-    real = encoder.encode
-    monkeypatch.setattr(encoder, "encode", lambda texts, clip_skip: asked.extend(texts) or real(texts, clip_skip))
+    real = encoders.encode
+    monkeypatch.setattr(encoders, "encode", lambda text, clip_skip: asked.append(text) or real(text, clip_skip))
     for seed in (0, 1):
         conditioner.conditioning(item({0: "a", 2: "b", 4: "a"}, negative_prompt="b", seed=seed))
     assert asked == ["a", "b"]

@@ -50,8 +50,8 @@ def write_config(folder, part, config):
 
 @pytest.mark.parametrize(("kind", "width", "layers"), [("sd1", 768, 12), ("sdxl", 2048, 12)])
 def test_published_bases_are_known(kind, width, layers, tmp_path):
-    for part in ("unet", "vae", "text_encoder"):
-        base = write_config(tmp_path, part, CONFIGS[kind][part])
+    for part, config in CONFIGS[kind].items():
+        base = write_config(tmp_path, part, config)
     facts = BaseFacts(base)
     assert (facts.published_base, facts.architecture, facts.text_width, facts.text_layers) == (
         kind,

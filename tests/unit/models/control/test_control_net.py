@@ -385,7 +385,7 @@ def test_a_net_of_sdxl_reads_its_pooled_text_and_sizes():
     told = Conditioning(draw(2, 5, 48), draw(2, 32), torch.randint(64, (2, 6)).float())
     pixels = torch.rand(2, 3, 3, 32, 32)
     found = net(latents, 7, told, net.embed(pixels, 3))
-    added = {name: tensor.repeat_interleave(3, dim=0) for name, tensor in told.added_cond_kwargs.items()}
+    added = {name: tensor.repeat_interleave(3, dim=0) for name, tensor in told.added_cond_kwargs(1).items()}
     down, mid = wanted(
         latents.transpose(1, 2).flatten(0, 1),
         7,

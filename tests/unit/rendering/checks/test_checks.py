@@ -261,11 +261,15 @@ def changed_base(files, tmp_path, config, changes):
 @pytest.mark.parametrize(
     ("config", "changes", "problem"),
     [
-        ("unet/config.json", SDXL, "base {} is an SDXL model; clips are rendered with SD 1.x bases only"),
+        (
+            "unet/config.json",
+            SDXL,
+            "base {} has no config.json in its text_encoder_2/: copy the whole folder of the model",
+        ),
         (
             "unet/config.json",
             {"cross_attention_dim": 1024},
-            "base {} is a Stable Diffusion 2 model; clips are rendered with SD 1.x bases only",
+            "base {} is a Stable Diffusion 2 model: take a Stable Diffusion 1.x or SDXL base",
         ),
         ("unet/config.json", {"cross_attention_dim": [32] * 4}, ""),
         (

@@ -7,11 +7,12 @@ from animatediff.diffusion.passes.free_init import FreeInit
 from animatediff.diffusion.passes.second_pass import SecondPass
 from animatediff.rendering.catalog.controls import ControlSpec
 from animatediff.rendering.catalog.item import Item
-from animatediff.rendering.results.render_rate import work_units
+from animatediff.rendering.results.render_rate import measured_rate, work_units
+from animatediff.rendering.results.result import Result
 
 
 def item(**values):
-    return Item(digest="d", entry="e", model="m", prompt="p", seed=0, **values)
+    return Item(**{"digest": "d", "entry": "e", "model": "m", "prompt": "p", "seed": 0} | values)
 
 
 def test_guidance_and_windows_take_more():
@@ -46,3 +47,13 @@ def test_steps_that_are_left_out_or_taken_again_count():
     assert work_units(item(num_inference_steps=20, second_pass=second)) == pytest.approx(3 * whole)
     other = SecondPass(scale=2.0, strength=0.5, num_inference_steps=10)
     assert work_units(item(num_inference_steps=20, second_pass=other)) == pytest.approx(2 * whole)
+
+
+def test_a_pixel_of_sdxl_is_worth_several():
+    assert work_units(item(), "sdxl") == pytest.approx(1.8 * work_units(item()))
+    results = [
+        Result(**item(model=model).model_dump(), status="ok", seconds={"unet": seconds})
+        for model, seconds in (("old", 10), ("new", 18))
+    ]
+    rate = measured_rate(results, {"old": "sd1", "new": "sdxl"})
+    assert rate == pytest.approx(measured_rate(results[:1], {"old": "sd1"}))

@@ -142,3 +142,13 @@ def test_after_a_stop_nothing_more_is_begun():
     assert held.stopped() == "the disk is full"
     assert not held.begin(0, ["a1"])
     assert all(held.assign(ticket, "x", "process-1") is None for ticket in range(num_tickets))
+
+
+def test_a_worker_stays_with_its_base_while_models_on_it_wait():
+    items = items_of(a=1, b=1, c=40, d=1)
+    bases = {"a": "sd1", "b": "sdxl", "c": "sdxl", "d": "sd1"}
+    models = {name: ModelFiles(base=base, motion_module=f"{base}.ckpt") for name, base in bases.items()}
+    slices = cut_into_slices(sorted(items, key=lambda each: each.model), 1)
+    dispatch = Dispatcher(slices, models, {name: {} for name in bases}, death_of)
+    order = models_in_order([dispatch.assign(ticket, "x", "x") for ticket in range(len(slices))])
+    assert [bases[name] for name, _ in itertools.groupby(order)] == ["sdxl", "sdxl", "sd1", "sd1"]

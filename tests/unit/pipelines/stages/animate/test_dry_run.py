@@ -9,7 +9,7 @@ from animatediff.rendering.results.result import Result
 from pipelines.stages.animate.dry_run import RenderRate, estimate
 
 CATALOG = {
-    "base": "owner/base",
+    "base": "/no/base",
     "motion_module": "mm.safetensors",
     "prompts": ["a", "b", "c"],
     "entries": [
@@ -51,7 +51,7 @@ def test_what_finished_items_took_is_better(plan):
     seconds = {"unet": 50, "vae": 10, "encode": 20, "write": 20}  # the last two while another clip is computed
     done = Result(**plan.items[0].model_dump(), status="ok", seconds=seconds)
     failed = Result(**plan.items[1].model_dump(), status="failed", seconds={"unet": 5000})
-    assert measured_rate([failed]) is None
+    assert measured_rate([failed], {}) is None
     line = estimate(plan, {done.digest}, RenderRate(), [done, failed])[2]
     assert line == "time: 5.0 min on 1 worker (as its finished items took)"
 

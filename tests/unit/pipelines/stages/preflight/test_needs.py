@@ -18,3 +18,11 @@ def test_a_catalogs_networks_and_pictures_are_looked_at_wherever_they_are_named(
     config = AnimateConfig(catalog_uri=str(tmp_path / "catalog.yaml"), output_uri=str(tmp_path / "out"))
     names = ("motion.safetensors", "net.safetensors", "1.png", "2.png", "3.png", "mask.png", "encoder", "v.mp4")
     assert set(needs_of(config).files) == {f"s3://b/{name}" for name in names}
+
+
+def test_each_base_of_a_catalog_is_opened(tmp_path):
+    entries = [{"name": name, "base": base} for name, base in (("a", None), ("b", "owner/xl"), ("c", "owner/name"))]
+    content = {"base": "owner/name", "motion_module": "s3://b/m.safetensors", "prompts": ["x"], "entries": entries}
+    (tmp_path / "catalog.yaml").write_text(yaml.safe_dump(content))
+    config = AnimateConfig(catalog_uri=str(tmp_path / "catalog.yaml"), output_uri=str(tmp_path / "out"))
+    assert needs_of(config).bases == ("owner/name", "owner/xl")
