@@ -39,6 +39,8 @@ class _Handler:
         self.has_ended = False
         """Whether the job has, and its process is only closing what it has opened, which takes Ray a second."""
         self.kept = "nothing was written"
+        self.stderr = 2
+        """Standard error, also while file descriptor 2 leads nowhere, as it does while Ray starts."""
         self._is_told = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
@@ -49,10 +51,11 @@ class _Handler:
                 return
             self.exit_code = 128 + number
             threading.Thread(target=self._end_in_time, daemon=True).start()
+            if self.is_held:
+                return
             if _only_imports(frame):
                 self._end_at_once(self.exit_code)
-            if not self.is_held:
-                self.end()
+            self.end()
         elif now - self._first > _SAME_S:
             self._end_at_once(128 + number)  # the kernel ends what a local Ray has started along with its driver
 
@@ -76,7 +79,7 @@ class _Handler:
 
     def _end_at_once(self, exit_code: int) -> None:
         if not self.has_ended:
-            self.tell(lambda line: os.write(2, f"{line}\n".encode()))
+            self.tell(lambda line: os.write(self.stderr, f"{line}\n".encode()))
         os._exit(exit_code)
 
     @property
@@ -133,6 +136,8 @@ def wait_for_own() -> None:
 
 def install() -> None:
     """Take the signals over, except those that are to be ignored (as `nohup` has it)."""
+    if _handler.stderr == 2:
+        _handler.stderr = os.dup(2)
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _handler)

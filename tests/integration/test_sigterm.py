@@ -153,6 +153,8 @@ def test_five_moments(name, whole_pod, base, run_job, tmp_path, monkeypatch):
     for stop_ in stops:
         assert (stop_.code, stop_.left) == (143, []), table(stops)
         assert stop_.seconds < 25
+        # Before it takes the signals over, Python itself ends, without a word.
+        assert "stopped by SIGTERM; " in stop_.line or (stop_.moment, stop_.line) == (START.name, ""), table(stops)
 
 
 def test_a_training_saves_before_it_ends(base, run_job, tmp_path, monkeypatch):

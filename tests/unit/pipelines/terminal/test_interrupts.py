@@ -1,5 +1,6 @@
 """Signals to a job: one line, the shell's exit code, the clean-up done; a second one does not wait for it."""
 
+import os
 import random
 import signal
 import subprocess
@@ -164,3 +165,30 @@ def test_a_signal_while_modules_are_imported_ends_by_one_line(tmp_path):
     (line,) = err.splitlines()
     assert "stopped by SIGTERM; " in line
     assert line.endswith(f"--config {config}")
+
+
+STARTING = """
+    from pipelines.cluster.runtime import end_with_one_line, without_native_stderr
+    from pipelines.terminal import interrupts
+
+    def job():
+        with interrupts.deferred(), without_native_stderr():
+            import starting
+        print("it goes on", flush=True)
+
+    end_with_one_line(job)
+"""
+TERMINATE = "import os, signal, time; os.kill(os.getpid(), signal.SIGTERM)"
+
+
+@pytest.mark.parametrize(
+    ("signals", "out"), [(TERMINATE, "Ray is up\n"), (f"{TERMINATE}; time.sleep(1.2); {TERMINATE}", "")]
+)
+def test_a_signal_while_ray_starts_waits_for_it_and_is_told(tmp_path, signals, out):
+    (tmp_path / "starting.py").write_text(f"{signals}\nprint('Ray is up', flush=True)\n")  # Ray imports as it starts
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, "-c", textwrap.dedent(STARTING)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
+    assert (ended.returncode, ended.stdout) == (143, out)
+    (line,) = ended.stderr.splitlines()
+    assert "stopped by SIGTERM; " in line
