@@ -131,8 +131,16 @@ def _state(what: str, number: int, needs: Mapping[str, float], workers: _Workers
         up = f"all {number} {what}s are" if number > 1 else f"the {what} is"
         return f"{up} up, at work on the first results"
     lack = _lack(needs) if workers.placed < number else ""
-    deaths = f"; {workers.deaths} have died and are started anew, the last one {last_death()}" if workers.deaths else ""
+    deaths = _told_of(workers.deaths)
     return f"{workers.up} of {number} {_named(what, number)} {'are' if number > 1 else 'is'} up{lack}{deaths}"
+
+
+def _told_of(deaths: int) -> str:
+    if not deaths:
+        return ""
+    told = f"; {deaths} have died and are started anew" if deaths > 1 else "; 1 has died and is started anew"
+    why = last_death()  # nothing of a process that was lost with its machine
+    return f"{told}, the last one {why}" if why else told
 
 
 def _lack(needs: Mapping[str, float]) -> str:

@@ -45,6 +45,13 @@ def test_what_is_waited_for(cluster, workers, free, told):
     assert _state("render worker", 2, GPU, workers) == told
 
 
+def test_of_a_worker_that_was_lost_with_its_machine_no_reason_is_told(cluster, monkeypatch):
+    cluster([{"CPU": 2, "GPU": 1}], {"CPU": 2, "GPU": 1})
+    monkeypatch.setattr(worker_start, "last_death", lambda: "")
+    told = _state("render worker", 2, GPU, _Workers(2, 1, 1))
+    assert told == "1 of 2 render workers are up; 1 has died and is started anew"
+
+
 def test_a_machine_that_is_not_in_the_cluster(cluster):
     cluster([{"CPU": 8}, {"GPU": 1}], {"CPU": 8, "GPU": 1})
     assert _state("training worker", 1, GPU, _Workers(1, 0, 0)) == "0 of 1 training worker is up"
