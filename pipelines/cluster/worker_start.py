@@ -118,10 +118,15 @@ class _Workers(NamedTuple):
 
 def _workers(classes: tuple[str, ...]) -> _Workers:
     job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
-    found = [actor for actor in actors(job_id=job).values() if any(each in actor["ActorClassName"] for each in classes)]
-    living = [actor for actor in found if actor["State"] != "DEAD" and actor["Pid"]]
-    up = sum(actor["State"] == "ALIVE" for actor in living)
-    return _Workers(len(living), up, sum(actor["NumRestarts"] for actor in found))
+    # An ingest on fewer machines has smaller pools than before, whose actors are dead for good.
+    wanted = [
+        actor
+        for actor in actors(job_id=job).values()
+        if actor["State"] != "DEAD" and any(each in actor["ActorClassName"] for each in classes)
+    ]
+    placed = sum(bool(actor["Pid"]) for actor in wanted)
+    up = sum(actor["State"] == "ALIVE" for actor in wanted)
+    return _Workers(placed, up, sum(actor["NumRestarts"] for actor in wanted))
 
 
 def _state(what: str, number: int, needs: Mapping[str, float], workers: _Workers | None) -> str:
