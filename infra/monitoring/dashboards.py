@@ -97,7 +97,7 @@ PANELS = {
         Panel("Loss", "none", {"training": _gauge("train_loss"), "held out": _gauge("train_validation_loss")}),
         Panel("Speed", "none", {"clips/s": _rate("train_clips_total"), "steps/s": _rate("train_steps_total")}),
         Panel("Step", "none", {"": _gauge("train_step")}),
-        Panel("Waiting for data", "percentunit", {"": _gauge("train_data_wait_ratio")}),
+        Panel("Waiting for data", "percentunit", {"": _rate("train_data_wait_seconds_total")}),
         Panel("Since the last whole checkpoint", "s", {"": _age("train_checkpoint_timestamp_seconds")}),
         Panel(
             "Skipped steps and new starts",

@@ -57,7 +57,7 @@ def connect() -> None:
     if address:
         logger.info("joining the Ray cluster at %s", address)
     try:
-        with interrupts.deferred(), _without_native_stderr():
+        with interrupts.deferred(), without_native_stderr():
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
@@ -96,8 +96,11 @@ def _quiet_ray() -> None:
 
 
 @contextmanager
-def _without_native_stderr() -> Iterator[None]:
-    # Ray's C++ side announces the log level above on file descriptor 2; errors of `ray.init` come as exceptions.
+def without_native_stderr() -> Iterator[None]:
+    """Let file descriptor 2 lead nowhere.
+
+    Ray's C++ side announces there, of which log level it is; errors of `ray.init` come as exceptions.
+    """
     saved = os.dup(2)
     with Path(os.devnull).open("w") as devnull:
         os.dup2(devnull.fileno(), 2)

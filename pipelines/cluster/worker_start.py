@@ -118,10 +118,15 @@ class _Workers(NamedTuple):
 
 def _workers(classes: tuple[str, ...]) -> _Workers:
     job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
-    found = [actor for actor in actors(job_id=job).values() if any(each in actor["ActorClassName"] for each in classes)]
-    living = [actor for actor in found if actor["State"] != "DEAD" and actor["Pid"]]
-    up = sum(actor["State"] == "ALIVE" for actor in living)
-    return _Workers(len(living), up, sum(actor["NumRestarts"] for actor in found))
+    # An ingest on fewer machines has smaller pools than before, whose actors are dead for good.
+    wanted = [
+        actor
+        for actor in actors(job_id=job).values()
+        if actor["State"] != "DEAD" and any(each in actor["ActorClassName"] for each in classes)
+    ]
+    placed = sum(bool(actor["Pid"]) for actor in wanted)
+    up = sum(actor["State"] == "ALIVE" for actor in wanted)
+    return _Workers(placed, up, sum(actor["NumRestarts"] for actor in wanted))
 
 
 def _state(what: str, number: int, needs: Mapping[str, float], workers: _Workers | None) -> str:
@@ -131,8 +136,16 @@ def _state(what: str, number: int, needs: Mapping[str, float], workers: _Workers
         up = f"all {number} {what}s are" if number > 1 else f"the {what} is"
         return f"{up} up, at work on the first results"
     lack = _lack(needs) if workers.placed < number else ""
-    deaths = f"; {workers.deaths} have died and are started anew, the last one {last_death()}" if workers.deaths else ""
+    deaths = _told_of(workers.deaths)
     return f"{workers.up} of {number} {_named(what, number)} {'are' if number > 1 else 'is'} up{lack}{deaths}"
+
+
+def _told_of(deaths: int) -> str:
+    if not deaths:
+        return ""
+    told = f"; {deaths} have died and are started anew" if deaths > 1 else "; 1 has died and is started anew"
+    why = last_death()  # nothing of a process that was lost with its machine
+    return f"{told}, the last one {why}" if why else told
 
 
 def _lack(needs: Mapping[str, float]) -> str:

@@ -26,6 +26,8 @@ _SAME_S = 1.0
 # Kubernetes kills after 30 s; a clean-up that hangs, as on storage that is away, is not worth more.
 _CLEAN_UP_S = 20.0
 _POLL_S = 0.02
+# Until it shows whether a signal went to the processes of this job's own Ray as well.
+_NOTICE_S = 0.2
 _GIVE_UP = signal.SIGUSR1
 
 
@@ -39,6 +41,8 @@ class _Handler:
         self.has_ended = False
         """Whether the job has, and its process is only closing what it has opened, which takes Ray a second."""
         self.kept = "nothing was written"
+        self.stderr = 2
+        """Standard error, also while file descriptor 2 leads nowhere, as it does while Ray starts."""
         self._is_told = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
@@ -49,20 +53,24 @@ class _Handler:
                 return
             self.exit_code = 128 + number
             threading.Thread(target=self._end_in_time, daemon=True).start()
+            if self.is_held:
+                return
             if _only_imports(frame):
                 self._end_at_once(self.exit_code)
-            if not self.is_held:
-                self.end()
+            if _own_ray():
+                time.sleep(_NOTICE_S)
+            self.end()
         elif now - self._first > _SAME_S:
             self._end_at_once(128 + number)  # the kernel ends what a local Ray has started along with its driver
 
     def _end_in_time(self) -> None:
-        """End where the clean-up hangs, or Ray's own processes on this machine got the signal as well.
+        """End where the clean-up hangs, or the processes of this job's own Ray got the signal as well.
 
-        Their driver cannot clean up without them: the next thing that it asks of them ends it with exit code 1.
+        Their driver cannot clean up without them: the next thing that it asks of them ends it with exit code 1. The
+        raylet takes seconds to end, and is of no use meanwhile; the log monitor ends at once.
         """
         deadline = time.monotonic() + _CLEAN_UP_S
-        while time.monotonic() < deadline and not _local_ray_is_gone():
+        while time.monotonic() < deadline and all(process.poll() is None for process in _own_ray()):
             time.sleep(_POLL_S)
         self._end_at_once(self.exit_code)
 
@@ -76,7 +84,7 @@ class _Handler:
 
     def _end_at_once(self, exit_code: int) -> None:
         if not self.has_ended:
-            self.tell(lambda line: os.write(2, f"{line}\n".encode()))
+            self.tell(lambda line: os.write(self.stderr, f"{line}\n".encode()))
         os._exit(exit_code)
 
     @property
@@ -91,11 +99,10 @@ class _Handler:
             raise KeyboardInterrupt
 
 
-def _local_ray_is_gone() -> bool:
-    """Whether this process has started a Ray of its own, which has ended."""
+def _own_ray() -> list[Any]:
+    """Return the processes of the Ray that this process has started, if it has."""
     node = ray._private.worker._global_node if (ray := _imported_ray()) else None
-    raylets = node.all_processes.get("raylet", ()) if node else ()
-    return any(raylet.process.poll() is not None for raylet in raylets)
+    return [each.process for kind in list(node.all_processes.values()) for each in kind] if node else []
 
 
 def _imported_ray() -> Any:
@@ -133,6 +140,8 @@ def wait_for_own() -> None:
 
 def install() -> None:
     """Take the signals over, except those that are to be ignored (as `nohup` has it)."""
+    if _handler.stderr == 2:
+        _handler.stderr = os.dup(2)
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _handler)

@@ -116,7 +116,13 @@ METRICS = (
         "Steps that were skipped: not_finite names clips in skipped.jsonl, loss_scale is half precision's own search.",
         {"reason": ("not_finite", "loss_scale")},
     ),
-    Metric("animatediff_train_data_wait_ratio", "gauge", "share", "Share of the time that training waits for clips."),
+    Metric(
+        "animatediff_train_data_wait_seconds_total",
+        "counter",
+        "seconds",
+        "Seconds that the first worker has waited for clips. Their rate is the share of the time, which a gauge of the "
+        "last log entry is not: it shows a quick one for as long as the next, slow one takes.",
+    ),
     Metric("animatediff_train_peak_memory_bytes", "gauge", "bytes", "The most memory that the first worker has taken."),
     Metric(
         "animatediff_train_checkpoint_timestamp_seconds",

@@ -44,8 +44,8 @@ class Stop:
     """As a shell tells it."""
     line: str
     """The last that the job said."""
-    left: int
-    """Processes of the job that were there a few seconds after."""
+    left: list[str]
+    """Command lines of the job's processes that were there a few seconds after."""
 
 
 def stop(job, config_path, log_path, moment, rng, *, whole_pod, deadline_s=600):
@@ -84,21 +84,21 @@ def stop(job, config_path, log_path, moment, rng, *, whole_pod, deadline_s=600):
             seconds,
             128 - code if code < 0 else code,
             lines[-1] if lines else "",
-            _num_left(started),
+            _left(started),
         )
     finally:
         for pid in below(driver.pid) if driver.poll() is None else ():
             os.kill(pid, signal.SIGKILL)
 
 
-def _num_left(started):
-    """Processes that outlive their job for more than a few seconds."""
+def _left(started):
+    """Return the command lines of the processes that outlive their job for more than a few seconds."""
     deadline = time.monotonic() + 5
-    while left := [pid for pid, command in started.items() if _command(pid) == command]:
+    while left := [command for pid, command in started.items() if _command(pid) == command]:
         if time.monotonic() > deadline:
             break
         time.sleep(0.1)
-    return len(left)
+    return left
 
 
 def _command(pid):

@@ -33,7 +33,6 @@ _WINDOW = 10
 _GAUGES = {
     "step": "animatediff_train_step",
     "loss": "animatediff_train_loss",
-    "data_wait": "animatediff_train_data_wait_ratio",
 }
 
 
@@ -211,8 +210,10 @@ def counted_for_prometheus(
 def _export_step_metrics(
     entry: dict[str, Any], num_steps: float, settings: TrainingLoopConfig, metrics: JobMetrics
 ) -> None:
+    num_clips = num_steps * settings.batch_size
     metrics.count("animatediff_train_steps_total", num_steps)
-    metrics.count("animatediff_train_clips_total", num_steps * settings.batch_size)
+    metrics.count("animatediff_train_clips_total", num_clips)
+    metrics.count("animatediff_train_data_wait_seconds_total", entry["data_wait"] * num_clips / entry["clips_per_s"])
     metrics.set("animatediff_train_peak_memory_bytes", entry["peak_memory_gb"] * 1e9)
     for name, gauge in _GAUGES.items():
         metrics.set(gauge, entry[name])

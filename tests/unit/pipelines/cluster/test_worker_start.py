@@ -1,6 +1,7 @@
 """What is told while workers start: how many are up, which resource the cluster lacks, and what they die of."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,6 +44,30 @@ def cluster(monkeypatch):
 def test_what_is_waited_for(cluster, workers, free, told):
     cluster([{"CPU": 2, "GPU": 1}, {"CPU": 2}], free)
     assert _state("render worker", 2, GPU, workers) == told
+
+
+def test_what_is_counted_of_a_jobs_actors(monkeypatch):
+    def actor(state, restarts, *, pid=7, name="MapWorker(MapBatches(Encode))"):
+        return {"State": state, "NumRestarts": restarts, "Pid": pid, "ActorClassName": name}
+
+    found = [
+        actor("ALIVE", 1),
+        actor("RESTARTING", 2, pid=0),
+        actor("PENDING_CREATION", 0),
+        actor("DEAD", 4),  # of a larger pool before
+        actor("ALIVE", 8, name="_StatsActor"),
+    ]
+    monkeypatch.setattr(worker_start, "actors", lambda job_id: dict(enumerate(found)))
+    context = SimpleNamespace(get_job_id=lambda: "01000000")
+    monkeypatch.setattr(worker_start.ray, "get_runtime_context", lambda: context)
+    assert worker_start._workers(("Decode", "Encode")) == _Workers(placed=2, up=1, deaths=3)
+
+
+def test_of_a_worker_that_was_lost_with_its_machine_no_reason_is_told(cluster, monkeypatch):
+    cluster([{"CPU": 2, "GPU": 1}], {"CPU": 2, "GPU": 1})
+    monkeypatch.setattr(worker_start, "last_death", lambda: "")
+    told = _state("render worker", 2, GPU, _Workers(2, 1, 1))
+    assert told == "1 of 2 render workers are up; 1 has died and is started anew"
 
 
 def test_a_machine_that_is_not_in_the_cluster(cluster):

@@ -1,5 +1,6 @@
 """Signals to a job: one line, the shell's exit code, the clean-up done; a second one does not wait for it."""
 
+import os
 import random
 import signal
 import subprocess
@@ -164,3 +165,64 @@ def test_a_signal_while_modules_are_imported_ends_by_one_line(tmp_path):
     (line,) = err.splitlines()
     assert "stopped by SIGTERM; " in line
     assert line.endswith(f"--config {config}")
+
+
+STARTING = """
+    from pipelines.cluster.runtime import end_with_one_line, without_native_stderr
+    from pipelines.terminal import interrupts
+
+    def job():
+        with interrupts.deferred(), without_native_stderr():
+            import starting
+        print("it goes on", flush=True)
+
+    end_with_one_line(job)
+"""
+TERMINATE = "import os, signal, time; os.kill(os.getpid(), signal.SIGTERM)"
+
+
+@pytest.mark.parametrize(
+    ("signals", "out"), [(TERMINATE, "Ray is up\n"), (f"{TERMINATE}; time.sleep(1.2); {TERMINATE}", "")]
+)
+def test_a_signal_while_ray_starts_waits_for_it_and_is_told(tmp_path, signals, out):
+    (tmp_path / "starting.py").write_text(f"{signals}\nprint('Ray is up', flush=True)\n")  # Ray imports as it starts
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, "-c", textwrap.dedent(STARTING)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
+    assert (ended.returncode, ended.stdout) == (143, out)
+    (line,) = ended.stderr.splitlines()
+    assert "stopped by SIGTERM; " in line
+
+
+OF_ITS_OWN = """
+    import subprocess, sys, time
+    from types import SimpleNamespace
+
+    import ray
+    from pipelines.cluster.runtime import end_with_one_line
+
+    def started(seconds):
+        process = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({seconds})"])
+        return [SimpleNamespace(process=process)]
+
+    def job():
+        processes = {"raylet": started(30), "log_monitor": started(0)}
+        ray._private.worker._global_node = SimpleNamespace(all_processes=processes)
+        processes["log_monitor"][0].process.wait()
+        try:
+            print("ready", flush=True)
+            time.sleep(60)
+        finally:
+            time.sleep(60)  # as a call of a Ray that is ending
+
+    end_with_one_line(job)
+"""
+
+
+def test_a_job_whose_own_ray_gets_the_signal_too_does_not_wait_for_it():
+    command = [sys.executable, "-c", textwrap.dedent(OF_ITS_OWN)]
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert job.stdout.readline() == "ready\n"
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(15) == 143
+    assert "stopped by SIGTERM; " in job.stderr.read()

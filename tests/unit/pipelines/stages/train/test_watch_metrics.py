@@ -11,7 +11,7 @@ GAUGES = "animatediff_train_"
 
 
 def measured(step, **changes):
-    return {"step": step, "loss": 0.5, "data_wait": 0.25, "peak_memory_gb": 2.0} | changes
+    return {"step": step, "loss": 0.5, "data_wait": 0.25, "clips_per_s": 2.0, "peak_memory_gb": 2.0} | changes
 
 
 def export(monkeypatch, *entries, answers=True):
@@ -29,11 +29,12 @@ def test_steps_and_clips_are_those_since_the_last_entry_of_this_start(monkeypatc
     assert recorded.counted() == {
         ("train_steps_total",): 14,
         ("train_clips_total",): 56,
+        ("train_data_wait_seconds_total",): 0.25 * 56 / 2,
         ("train_restarts_total",): 1,
         ("job_ends_total", "done"): 1,
     }
     told = recorded.told
-    assert (told[GAUGES + "step",], told[GAUGES + "loss",], told[GAUGES + "data_wait_ratio",]) == (20, 0.25, 0.25)
+    assert (told[GAUGES + "step",], told[GAUGES + "loss",]) == (20, 0.25)
     assert told[GAUGES + "peak_memory_bytes",] == 2e9
     assert told["animatediff_job_progress_ratio",] == 0.5
 
