@@ -3,12 +3,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# What runs jobs: two files at a time, as a job also waits, for processes to start, to die and to be polled.
+JOBS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
 .PHONY: demo test lint infra unit integration notebooks fuzz slow gpu cluster bench files format clean
 
 demo: .venv/.installed
 	$(BIN)/python pipelines/demo.py
 
-test: lint infra unit integration notebooks
+# What fails soonest comes first. The notebooks share the integration tests' two processes, so that neither waits.
+test: .venv/.installed
+	$(MAKE) --jobs 2 lint infra
+	$(MAKE) unit
+	$(JOBS) tests/integration tests/notebooks
 
 lint: .venv/.installed
 	$(BIN)/ruff format --check .
@@ -27,9 +34,8 @@ unit: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -q -n 2 --dist worksteal --ignore tests/unit/test_fake_cuda.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit/test_fake_cuda.py -q
 
-# Two files at a time as well: half of a job's time is waiting for processes to start, to die and to be polled.
 integration: .venv/.installed
-	$(BIN)/python -m pytest tests/integration -q -n 2 --dist loadfile
+	$(JOBS) tests/integration
 
 # Every notebook from its first cell to its last, two at a time.
 notebooks: .venv/.installed

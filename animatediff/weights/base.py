@@ -1,5 +1,7 @@
 """A Stable Diffusion base model's components: from a diffusers folder, local, at a URI, or on the hub."""
 
+import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,12 @@ def check_part(base: str, part: str) -> None:
     config = load_config(base, part)
     if num_bytes == 0:
         raise UserError(f"base {base} has no weights in its {part}/: copy the whole folder of the model")
-    base_configs.build_on_meta(PARTS[part], config, config_name(base, part), weights_bytes=num_bytes)
+    _check_builds(part, json.dumps(config, sort_keys=True), config_name(base, part), num_bytes)
+
+
+@lru_cache(maxsize=64)  # a catalog has many motion modules for one base
+def _check_builds(part: str, config: str, name: str, num_bytes: int | None) -> None:
+    base_configs.build_on_meta(PARTS[part], json.loads(config), name, weights_bytes=num_bytes)
 
 
 def load_vae(base: str) -> AutoencoderKL:

@@ -6,6 +6,7 @@ and v3 were trained with each frame's own. So the same weights move a little dif
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -96,14 +97,26 @@ def check_fits(motion: MotionFile, base_config: Mapping[str, Any], base: str) ->
         UserError: it does not fit, or the base is no Stable Diffusion 1.x or SDXL.
     """
     with any_error_as_user_error(f"base {base} cannot carry motion modules"):
-        unet = build_on_meta(UNet2DConditionModel, base_config, f"the config of the unet of base {base}")
-        with torch.device("meta"):
-            fitting = MotionUNet(unet, motion.config).motion.state_dict()
+        fitting = _fitting_state(json.dumps(dict(base_config), sort_keys=True), base, motion.config)
     if _shapes(motion.state) != _shapes(fitting):
         raise UserError(
             f"motion module {motion.uri} was made for another architecture than {base}: it is {motion.version}, for "
             f"down blocks of {find_places(motion.state)} channels, the base's are {find_places(fitting)}"
         )
+
+
+@lru_cache(maxsize=64)  # a catalog has many motion modules for one base
+def _fitting_state(base_config: str, base: str, config: MotionConfig) -> Mapping[str, Tensor]:
+    """Return what motion modules for a base hold, on the meta device.
+
+    Args:
+        base_config: the config of the base's UNet, as JSON.
+        base: the base's name in messages.
+        config: the motion modules'.
+    """
+    unet = build_on_meta(UNet2DConditionModel, json.loads(base_config), f"the config of the unet of base {base}")
+    with torch.device("meta"):
+        return MotionUNet(unet, config).motion.state_dict()
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:

@@ -247,11 +247,18 @@ def test_a_folder_is_its_pictures_in_order_of_their_numbers(animator, files, set
 
 def catalog(folder, files, **entry):
     """Two entries, the second of which has the settings."""
-    if "prompt" in entry:
-        entry["prompts"] = [{"prompt": entry.pop("prompt")}]
+    return catalog_of(folder, files, {"b": entry})
+
+
+def catalog_of(folder, files, entries):
+    """An entry without settings, and those with the settings of each name."""
+    entries = [{"name": name, **named(files, settings)} for name, settings in entries.items()]
+    for entry in entries:
+        if "prompt" in entry:
+            entry["prompts"] = [{"prompt": entry.pop("prompt")}]
     size = {"width": 32, "height": 16, "num_frames": NUM_FRAMES, "num_inference_steps": 2, "prompts": ["a cat"]}
     weights = {"base": str(folder / "base"), "motion_module": str(folder / "motion.safetensors")}
-    return Catalog.model_validate(weights | size | {"entries": [{"name": "a"}, {"name": "b", **named(files, entry)}]})
+    return Catalog.model_validate(weights | size | {"entries": [{"name": "a"}, *entries]})
 
 
 def digest(folder, files, **entry):
@@ -363,8 +370,9 @@ def test_what_cannot_go_together_is_refused_by_name(folder, files, name):
 
 
 def test_all_is_well_with_what_is_right(folder, files):
-    for name, settings in KINDS.items():
-        assert check(catalog(folder, files, **settings)) == {}, name
+    assert (
+        check(catalog_of(folder, files, {name.replace(" ", "-"): settings for name, settings in KINDS.items()})) == {}
+    )
 
 
 @pytest.mark.parametrize(
