@@ -32,6 +32,8 @@ def condition_files(settings: Mapping[str, Any]) -> Iterator[ConditionFile]:
         settings: fields of `RenderSettings`.
     """
     yield from (ConditionFile(name, settings[name]) for name in _FILE_FIELDS if settings[name] is not None)
+    if settings["pia"] is not None:
+        yield ConditionFile("pia.picture", settings["pia"].picture)
     for field in _LISTS:
         for number, spec in enumerate(settings[field]):
             where = f"{field}.{number}"
@@ -100,6 +102,8 @@ class SettingsHasher:
         for name in _FILE_FIELDS:
             if plain.get(name) is not None:
                 plain[name] = self._content(settings[name])
+        if "pia" in plain:
+            plain["pia"]["picture"] = self._content(settings["pia"].picture)
         for name in _LISTS:
             if name in plain:
                 plain[name] = [self._spec(spec) for spec in settings[name]]
