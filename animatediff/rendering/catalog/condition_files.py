@@ -43,6 +43,17 @@ def condition_files(settings: Mapping[str, Any]) -> Iterator[ConditionFile]:
                 yield ConditionFile(f"{where}.{name}", uri)
 
 
+def network_hashes(settings: Mapping[str, Any], content: Callable[[str], str]) -> dict[str, str]:
+    """Return the SHA-256 of each of `network_files`, by its URI.
+
+    Args:
+        settings: fields of `RenderSettings`.
+        content: the SHA-256 of what lies at a URI.
+    """
+    encoder = settings["image_encoder"]
+    return {uri: content(_encoder_folder(uri) if uri == encoder else uri) for uri in network_files(settings)}
+
+
 def network_files(settings: Mapping[str, Any]) -> Iterator[str]:
     """Yield the URIs of the networks that settings name, and of the folder of what reads their images.
 

@@ -51,8 +51,8 @@ def describe(rule: FileRule, contents: FileContents) -> PartialIdentity:
                 "with a checkpoint around it, which is not read" if contents.has(r"^model\.diffusion_model\.") else None
             )
             return PartialIdentity(rule.family, rule.version, rule.layout, find_base(contents), note=note)
-        case "upscaler":
-            return PartialIdentity(rule.family, rule.version)
+        case "upscaler" | "image_encoder":
+            return PartialIdentity(rule.family, rule.version, rule.layout)
         case _:
             return PartialIdentity(rule.family, rule.version, rule.layout, find_base(contents))
 
