@@ -24,8 +24,7 @@ class Residuals(NamedTuple):
     def __mul__(self, factors: Any) -> "Residuals":
         """Multiply by factors, one a residual, the middle one's last: numbers, or tensors ((b f) 1 1 1).
 
-        Without gradients it is done in the residuals' own memory, which is 13 MB a frame of 512 x 512 in half
-        precision.
+        Without gradients it is done in their own memory, 13 MB a frame of 512 x 512 in half precision.
         """
         *down, mid = factors
         multiply = operator.mul if torch.is_grad_enabled() else operator.imul
@@ -119,8 +118,7 @@ class Control(_PerClip):
 
     def frames(self, window: Sequence[int]) -> "Control":
         """Return the control of some of the frames."""
-        condition = torch.stack([self.condition[:, :, i] for i in window], dim=2)
-        return replace(self, condition=condition, scale=torch.stack([self.scale[:, i] for i in window], dim=1))
+        return replace(self, condition=_of_frames(self.condition, window), scale=_of_frames(self.scale, window))
 
     def is_on(self, step: int, num_steps: int) -> bool:
         """Whether it counts in a step; one counts if no part of it lies outside of start and end, as in diffusers."""
@@ -181,6 +179,8 @@ class Conditioning(_PerClip):
     """Networks that add to the UNet's features; their residuals are summed."""
     image_prompts: tuple[ImagePrompt, ...] = ()
     """Images that the cross-attentions read; their shares are summed."""
+    picture: Tensor | None = None
+    """(b c+1 f h w), for PIA: each frame's similarity to a picture, in [0, 1], and its latents; None elsewhere."""
 
     def __len__(self) -> int:
         """Return the number of clips, b."""
@@ -204,9 +204,10 @@ class Conditioning(_PerClip):
         return replace(
             self,
             text=_of_frames(self.text, window),
-            pooled_text=None if self.pooled_text is None else _of_frames(self.pooled_text, window, ndim=3),
+            pooled_text=None if self.pooled_text is None else _of_frames(self.pooled_text, window, is_pooled=True),
             controls=tuple(control.frames(window) for control in self.controls),
             image_prompts=tuple(image.frames(window) for image in self.image_prompts),
+            picture=None if self.picture is None else _of_frames(self.picture, window),
             negative=None if self.negative is None else self.negative.frames(window),
         )
 
@@ -217,7 +218,7 @@ class Conditioning(_PerClip):
     def guidance_branches(self, *, is_guided: bool) -> "list[Conditioning]":
         """Return what a step predicts for: with guidance the negative and the positive branch, else the latter alone.
 
-        Both have the controls, each with its own text, but for those in guess mode.
+        Both have the picture, and the controls, each with its own text, but for those in guess mode.
 
         Raises:
             ValueError: guidance is asked for, and there is no negative branch.
@@ -227,7 +228,8 @@ class Conditioning(_PerClip):
             return [positive]
         if self.negative is None:
             raise ValueError("guidance needs a negative conditioning to lead away from")
-        return [replace(self.negative, controls=tuple(c for c in self.controls if not c.guess_mode)), positive]
+        controls = tuple(control for control in self.controls if not control.guess_mode)
+        return [replace(self.negative, controls=controls, picture=self.picture), positive]
 
     def residuals(self, sample: Tensor, timestep: Tensor | int) -> Residuals | None:
         """Return what the controls add to the UNet's features, summed; None where there are none.
@@ -279,9 +281,10 @@ def _joined(values: Sequence[Any]) -> Any:
     return first.cat(values) if isinstance(first, _PerClip) else first
 
 
-def _of_frames(tensor: Tensor, window: Sequence[int], ndim: int = 4) -> Tensor:
-    """Return the rows of some frames, of a tensor (b f n d); one of fewer dimensions, (b n d), is of all frames."""
-    return torch.stack([tensor[:, i] for i in window], dim=1) if tensor.ndim == ndim else tensor
+def _of_frames(tensor: Tensor, window: Sequence[int], *, is_pooled: bool = False) -> Tensor:
+    """Return some frames of (b f), (b f n d) or (b c f h w), or of a pooled text (b f p); others are of all frames."""
+    dim = ({3: 1} if is_pooled else {2: 1, 4: 1, 5: 2}).get(tensor.ndim)
+    return tensor if dim is None else torch.stack([tensor.select(dim, i) for i in window], dim=dim)
 
 
 NoisePredictor = Callable[[Tensor, Tensor, Conditioning], Tensor]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from animatediff.diffusion.conditioning import Conditioning, ImagePrompt
 from animatediff.models.config import ActivationCheckpointing, MotionConfig
+from animatediff.models.control.picture_convolution import PictureConvolution
 from animatediff.models.feed_forward import use_memory_efficient_feed_forward
 from animatediff.models.motion_module import MotionModule, check_num_frames, scoped_group_norm
 from animatediff.models.text_attention import share_text_attention
@@ -98,6 +99,8 @@ class MotionUNet(nn.Module):
         self.base = base.requires_grad_(False).eval()
         self.motion = motion if isinstance(motion, MotionModules) else MotionModules.for_base(base, motion)
         _check_text_width(self.config.text_width, base.config.cross_attention_dim)
+        self.picture_convolution: PictureConvolution | None = None
+        """What reads `Conditioning.picture`, beside the base's first convolution; None in all but PIA's."""
         share_text_attention(base)
         use_memory_efficient_feed_forward(base)
 
@@ -134,6 +137,8 @@ class MotionUNet(nn.Module):
         time = self._time_embedding(x, timestep, conditioning)
         shared = _Shared(f, conditioning.text.to(sample.dtype), time, conditioning.image_prompts)
         x = self.base.conv_in(x)
+        if self.picture_convolution is not None:
+            x = x + self.picture_convolution(conditioning.picture)
         skips = [x]
         for block, slot in zip(self.base.down_blocks, self.motion.down_blocks, strict=True):
             x = self._down(block, slot, x, skips, shared)

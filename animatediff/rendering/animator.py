@@ -236,5 +236,5 @@ def _only_personalised_files(model: PersonalisedFiles) -> PersonalisedFiles:
 def _motion_unet(base: str, motion_module: str | None) -> MotionUNet:
     unet = load_unet(base)
     if motion_module is not None:
-        return MotionUNet(unet, motion_modules.read(motion_module))
+        return motion_modules.attach(unet, motion_modules.open_file(motion_module))
     return MotionUNet(unet, MotionConfig(norm_num_groups=unet.config.norm_num_groups))  # fresh, so that it does nothing

@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 SHOWN: dict[str, tuple[int, ...]] = {"no picture": (), "first": (0,), "first and last": (0, -1)}
 """The frames that are given as pictures, by the row's name."""
 NUM_STEPS, GUIDANCE_SCALE = 25, 5.0
+SCALE = 2.0
+"""Of the control. At 1, frames drift away from their pictures from step to step; see the README."""
 _NUM_FRAMES, _BATCH_SIZE = 16, 4
 _NEAR = 3.0  # pixels of 64 that a subject may be off: what stands still may move as much
 _SHEET_FRAMES = (0, 3, 6, 9, 12, 15)
@@ -79,9 +81,11 @@ class Renderer:
         base: the world's.
         motion_module: the world's.
         sparse_control: the encoder's file.
+        scale: of the control.
     """
 
-    def __init__(self, base: str, motion_module: str, sparse_control: str) -> None:
+    def __init__(self, base: str, motion_module: str, sparse_control: str, scale: float = SCALE) -> None:
+        self._scale = scale
         self._facts = BaseFacts(base)
         self._vae: AutoencoderKL = load_vae(base).float().eval()
         self._schedule: NoiseSchedule = read_schedule(motion_module)
@@ -125,7 +129,7 @@ class Renderer:
         latents = [encode_frames(self._vae, real_clip(scene)[list(frames)]) for scene in scenes]  # k c h w
         pictures = torch.from_numpy(np.stack(latents)).float().transpose(1, 2) * self._facts.scaling_factor
         condition = self._network.embed(pictures, frames, _NUM_FRAMES)
-        return Control(self._network, condition, torch.ones(len(scenes), _NUM_FRAMES))
+        return Control(self._network, condition, torch.full((len(scenes), _NUM_FRAMES), self._scale))
 
     def _decode(self, latents: Tensor) -> np.ndarray:
         pixels = self._vae.decode(latents.transpose(0, 1) / self._facts.scaling_factor).sample
@@ -136,6 +140,7 @@ def main(
     base: Path = shipped.BASE,
     motion_module: Path = shipped.MOTION_MODULE,
     sparse_control: Path = shipped.SPARSE_CONTROL,
+    scale: float = SCALE,
     num_clips: int = 60,
     sheet: Path | None = None,
 ) -> None:
@@ -145,10 +150,11 @@ def main(
         base: the world's base.
         motion_module: its motion module.
         sparse_control: its SparseCtrl encoder.
+        scale: of the control.
         num_clips: prompts, each rendered three times.
         sheet: PNG file for a contact sheet of some of the clips beside what they were given.
     """
-    renderer = Renderer(str(base), str(motion_module), str(sparse_control))
+    renderer = Renderer(str(base), str(motion_module), str(sparse_control), scale)
     scenes = clip_scenes(num_clips)
     real = np.stack([real_clip(scene) for scene in scenes])
     clips = {"real renders": real}

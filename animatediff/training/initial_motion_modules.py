@@ -54,6 +54,7 @@ def fitting_config(unet: UNet2DConditionModel, model: ModelConfig, base: str) ->
     if model.motion_module is not None:
         with errors_with_field("model.motion_module"):
             file = motion_modules.open_file(model.motion_module)
+            motion_modules.expect_no_picture(file)
             motion_modules.check_fits(file, dict(unet.config), base)
         return file.config
     with torch.device("meta"):

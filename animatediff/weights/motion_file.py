@@ -76,6 +76,8 @@ class MotionFile:
     """Whether its blocks are as wide as those of the published bases."""
     schedule: dict[str, Any] | None = None
     """Fields of the `NoiseSchedule` that it was trained with; None where the file does not say."""
+    first_convolution: tuple[Tensor, Tensor] | None = None
+    """PIA's: weight (d 2c+1 3 3), which reads the noisy latents, a mask and a picture's latents, and bias (d)."""
 
     def build(self) -> MotionModules:
         """Return the motion modules, float32.
@@ -104,8 +106,8 @@ def open_file(uri: str) -> MotionFile:
     """Open a motion module, written here or published, and check names and shapes; no weight is read.
 
     Args:
-        uri: an official file (AnimateDiff v1, v2, v3, SDXL-beta, AnimateLCM, AnimateDiff-Lightning), a dump of a
-            whole UNet, a Hotshot-XL file, a diffusers `MotionAdapter` as a file or a folder, or the folder of a
+        uri: an official file (AnimateDiff v1, v2, v3, SDXL-beta, AnimateLCM, AnimateDiff-Lightning, PIA), a dump of
+            a whole UNet, a Hotshot-XL file, a diffusers `MotionAdapter` as a file or a folder, or the folder of a
             training run or of one of its checkpoints.
 
     Raises:
@@ -124,7 +126,10 @@ def _checked(file: TensorFile, adapter: dict[str, Any] | None, uri: str) -> Moti
     state = _official_state(file, found.layout)
     is_own, schedule = layouts.CONFIG_KEY in file.metadata, layouts.own_schedule(file.metadata)
     has_published_widths = any(_PUBLISHED_WIDTH in block for block in find_places(state).down[:1])
-    opened = MotionFile(uri, found.layout, found.version, found.config, state, has_published_widths, schedule)
+    convolution = _first_convolution(file)
+    opened = MotionFile(
+        uri, found.layout, found.version, found.config, state, has_published_widths, schedule, convolution
+    )
     _check_whole(opened, is_own=is_own)
     if found.note:
         _log.warning("%s: %s", uri, found.note)
@@ -178,6 +183,13 @@ def _detect(file: TensorFile, adapter: dict[str, Any] | None) -> Detected:
     raise UserError(f"{file.uri} is not a whole motion module: it has no norm.weight of one")
 
 
+def _first_convolution(file: TensorFile) -> tuple[Tensor, Tensor] | None:
+    if not layouts.reads_picture(file.tensors):
+        return None
+    weight, bias = (file.tensors[name] for name in layouts.FIRST_CONVOLUTION)
+    return weight, bias
+
+
 def _check_tables(file: TensorFile) -> None:
     """Tables are not kept, so they must be what is computed in their place."""
     tables = {name: tensor for name, tensor in file.tensors.items() if layouts.is_table(name)}
@@ -192,7 +204,10 @@ def _check_tables(file: TensorFile) -> None:
 
 
 def _official_state(file: TensorFile, layout: Layout) -> dict[str, Tensor]:
-    tensors = {name: tensor for name, tensor in file.tensors.items() if not layouts.is_table(name)}
+    left_out = layouts.FIRST_CONVOLUTION if layouts.reads_picture(file.tensors) else ()
+    tensors = {
+        name: tensor for name, tensor in file.tensors.items() if not layouts.is_table(name) and name not in left_out
+    }
     official = {name: layouts.to_official(name, layout) for name in tensors}
     others = [name for name, found in official.items() if found is None]
     if others and not layouts.is_whole_unet(tensors):

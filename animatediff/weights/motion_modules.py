@@ -16,6 +16,7 @@ from torch import Tensor
 from animatediff import storage
 from animatediff.errors import UserError, any_error_as_user_error
 from animatediff.models.config import MotionConfig
+from animatediff.models.control.picture_convolution import PictureConvolution
 from animatediff.models.motion_module import sinusoidal_positions
 from animatediff.models.motion_unet import MotionModules, MotionUNet
 from animatediff.weights.base_configs import build_on_meta
@@ -25,16 +26,54 @@ from animatediff.weights.motion_file import MotionFile, Places, find_places, ope
 from animatediff.weights.reading.part_files import MODEL_FILES
 from animatediff.weights.reading.tensors import save_tensors
 
-__all__ = ["MotionFile", "check_fits", "convert", "open_file", "read", "write"]
+__all__ = ["MotionFile", "attach", "check_fits", "convert", "expect_no_picture", "open_file", "read", "write"]
 
 
 def read(uri: str) -> MotionModules:
     """Return the motion modules in a file or a diffusers folder, float32.
 
     Raises:
-        UserError: as `open_file` says, or there are NaN or infinite numbers among the weights.
+        UserError: as `open_file` and `expect_no_picture` say, or there are NaN or infinite numbers among the weights.
     """
-    return open_file(uri).build()
+    file = open_file(uri)
+    expect_no_picture(file)
+    return file.build()
+
+
+def expect_no_picture(file: MotionFile) -> None:
+    """Refuse PIA's motion module.
+
+    Raises:
+        UserError: it is PIA's.
+    """
+    if file.first_convolution is not None:
+        raise UserError(
+            f"{file.uri} is a motion module of PIA, which reads a picture through a first convolution of its own: "
+            "clips are rendered with it, as motion_module of a catalog, and nothing else is done with it"
+        )
+
+
+def attach(unet: UNet2DConditionModel, motion: MotionFile) -> MotionUNet:
+    """Return a motion UNet of a base and a file's motion modules, float32.
+
+    Args:
+        unet: the base's. PIA's first convolution takes the place of its own, where it reads latents.
+        motion: a file that fits it.
+
+    Raises:
+        UserError: there are NaN or infinite numbers among the weights.
+    """
+    motion_unet = MotionUNet(unet, motion.build())
+    if motion.first_convolution is not None:
+        weight, bias = (tensor.float() for tensor in motion.first_convolution)
+        if not (weight.isfinite().all() and bias.isfinite().all()):
+            raise UserError(f"{motion.uri}: its conv_in has NaN or infinite values, the file is broken")
+        channels = unet.config.in_channels
+        of_picture = PictureConvolution(channels, len(bias))
+        of_picture.load_state_dict({"weight": weight[:, channels:]})
+        unet.conv_in.load_state_dict({"weight": weight[:, :channels], "bias": bias})
+        motion_unet.picture_convolution = of_picture
+    return motion_unet
 
 
 def write(
@@ -82,6 +121,7 @@ def convert(uri: str, out_uri: str, *, to: Literal["official", "diffusers"]) -> 
         wanted = "a file whose name ends with .safetensors" if to == "official" else "a folder, not a .safetensors file"
         raise UserError(f"the {to} layout is {wanted}: {out_uri} is not")
     file = open_file(uri)
+    expect_no_picture(file)
     write(out_uri, file, to=to, schedule=file.schedule)
 
 
@@ -103,6 +143,13 @@ def check_fits(motion: MotionFile, base_config: Mapping[str, Any], base: str) ->
             f"motion module {motion.uri} was made for another architecture than {base}: it is {motion.version}, for "
             f"down blocks of {find_places(motion.state)} channels, the base's are {find_places(fitting)}"
         )
+    if motion.first_convolution is not None:
+        found, own = motion.first_convolution[0].shape, unet.conv_in.weight.shape
+        if found != (own[0], 2 * own[1] + 1, *own[2:]):
+            raise UserError(
+                f"motion module {motion.uri} was made for another base than {base}: its first convolution is "
+                f"{tuple(found)}, the base's {tuple(own)}, beside which a picture takes {own[1] + 1} channels more"
+            )
 
 
 @lru_cache(maxsize=64)  # a catalog has many motion modules for one base

@@ -8,7 +8,7 @@ from pydantic import Field
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.canonical_json import sha256
-from animatediff.rendering.catalog.condition_files import SettingsWithFileHashes
+from animatediff.rendering.catalog.condition_files import SettingsWithFileHashes, network_hashes
 from animatediff.rendering.catalog.controls import FileUri
 from animatediff.rendering.catalog.entries import (
     Entry,
@@ -21,6 +21,7 @@ from animatediff.rendering.catalog.entries import (
 )
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.catalog.model_identity import HashFile, ModelHasher
+from animatediff.rendering.catalog.prompts.prompt_text import is_travel
 from animatediff.rendering.catalog.unvalidated_copies import unvalidated_copy
 from animatediff.uris import printable_uri
 from animatediff.weights import checkpoints
@@ -96,6 +97,8 @@ class RenderPlan(NamedTuple):
     """The weights files of each model, by its digest, which is `Item.model`."""
     file_hashes: dict[str, dict[str, str]]
     """By the same digest: the SHA-256 of each of its files, as `Result.model_hashes` has them."""
+    network_hashes: dict[str, str]
+    """The SHA-256 of the networks that settings name, and of what reads their images, by URI."""
     invalid: dict[str, str]
     """Why an item cannot be rendered, by the item's digest."""
 
@@ -141,12 +144,14 @@ def expand(
     problems = problems or {}
     hasher = ModelHasher(content_hash)
     settings_with_file_hashes = SettingsWithFileHashes(hasher.content_hash)
-    plan = RenderPlan([], {}, {}, {})
+    plan = RenderPlan([], {}, {}, {}, {})
     for index, entry in enumerate(catalog.entries):
         model_digest = _add_model(plan, catalog, entry, hasher, is_invalid=index in problems)
         prompts = zip(catalog.prompts_of(entry), catalog.settings_of_prompts(entry), strict=True)
         for number, (prompt, settings) in enumerate(prompts):
             problem = problems.get(index) or problems.get((index, number))
+            found = network_hashes(settings, hasher.printable_hash)
+            plan.network_hashes.update({printable_uri(uri): content for uri, content in found.items()})
             items = list(_items(entry, prompt, settings, model_digest, settings_with_file_hashes, problem))
             plan.items.extend(items)
             if problem:
@@ -182,6 +187,8 @@ def _items(
     digest_settings = {
         name: value for name, value in settings.items() if name in _ALWAYS_IN_DIGEST or value != _DEFAULTS[name]
     }
+    if not any(map(is_travel, (prompt.prompt, settings["negative_prompt"]))):
+        digest_settings.pop("travel", None)  # there is no other text to go to
     digest_input = settings_with_file_hashes(digest_settings) | {
         "version": RENDER_VERSION,
         "model": model_digest,

@@ -32,6 +32,8 @@ def condition_files(settings: Mapping[str, Any]) -> Iterator[ConditionFile]:
         settings: fields of `RenderSettings`.
     """
     yield from (ConditionFile(name, settings[name]) for name in _FILE_FIELDS if settings[name] is not None)
+    if settings["pia"] is not None:
+        yield ConditionFile("pia.picture", settings["pia"].picture)
     for field in _LISTS:
         for number, spec in enumerate(settings[field]):
             where = f"{field}.{number}"
@@ -39,6 +41,17 @@ def condition_files(settings: Mapping[str, Any]) -> Iterator[ConditionFile]:
             name = "video" if isinstance(spec, ControlSpec) else "mask"
             if (uri := getattr(spec, name)) is not None:
                 yield ConditionFile(f"{where}.{name}", uri)
+
+
+def network_hashes(settings: Mapping[str, Any], content: Callable[[str], str]) -> dict[str, str]:
+    """Return the SHA-256 of each of `network_files`, by its URI.
+
+    Args:
+        settings: fields of `RenderSettings`.
+        content: the SHA-256 of what lies at a URI.
+    """
+    encoder = settings["image_encoder"]
+    return {uri: content(_encoder_folder(uri) if uri == encoder else uri) for uri in network_files(settings)}
 
 
 def network_files(settings: Mapping[str, Any]) -> Iterator[str]:
@@ -100,6 +113,8 @@ class SettingsWithFileHashes:
         for name in _FILE_FIELDS:
             if plain.get(name) is not None:
                 plain[name] = self._content(settings[name])
+        if "pia" in plain:
+            plain["pia"]["picture"] = self._content(settings["pia"].picture)
         for name in _LISTS:
             if name in plain:
                 plain[name] = [self._spec(spec) for spec in settings[name]]

@@ -152,6 +152,46 @@ class ImageSpec(Config):
         return frames_in_clip(self.frames, num_frames)
 
 
+_SIMILARITIES: dict[str, tuple[float, ...]] = {
+    "small": (1.0, 0.9, 0.85, 0.85, 0.85, 0.8),
+    "medium": (1.0, 0.8, 0.8, 0.8, 0.79, 0.78, 0.75),
+    "large": (1.0, 0.8, *[0.7] * 8, 0.6, 0.5),
+    "style_small": (0.5, 0.4, 0.4, 0.4, 0.35, 0.3),
+    "style_medium": (0.5, 0.4, 0.4, 0.4, 0.35, 0.35, 0.3, 0.25, 0.2),
+    "style_large": (0.5, 0.2),
+}
+"""PIA's own: the similarity of frames by their distance from the picture's, the last number of all further ones.
+Source: `RANGE_LIST` in open-mmlab/PIA, `animatediff/utils/util.py`."""
+
+
+class PiaSpec(Config):
+    """The picture that PIA's motion module animates."""
+
+    picture: FileUri
+    """It is cropped in the middle to the clip's shape, and resized."""
+    frame: int = 0
+    """The frame that it is; negative ones count from the end."""
+    motion: Literal["small", "medium", "large", "style_small", "style_medium", "style_large"] = "medium"
+    """How far the frames go from the picture; with `style_` they take over the prompt's style, too."""
+
+    def similarities(self, num_frames: int, *, loop: bool) -> list[float]:
+        """Return each frame's similarity to the picture, in [0, 1].
+
+        Args:
+            num_frames: of the clip.
+            loop: whether the clip's last frame goes over into the first: the shorter way around counts then.
+
+        Raises:
+            ValueError: the picture's frame is not in the clip.
+        """
+        (own,) = frames_in_clip((self.frame,), num_frames)
+        distances = [abs(frame - own) for frame in range(num_frames)]
+        if loop:
+            distances = [min(distance, num_frames - distance) for distance in distances]
+        by_distance = _SIMILARITIES[self.motion]
+        return [by_distance[min(distance, len(by_distance) - 1)] for distance in distances]
+
+
 def _check_frames(pictures: Sequence[str], frames: Sequence[int]) -> None:
     """Refuse another number of frames than of pictures; one name may be a folder's."""
     if len(frames) not in (0, len(pictures)) and len(pictures) != 1:

@@ -11,7 +11,7 @@ from animatediff.diffusion.passes.free_init import FreeInit
 from animatediff.diffusion.passes.second_pass import SecondPass
 from animatediff.diffusion.samplers import SamplerName, TimestepSpacing
 from animatediff.diffusion.travel import Travel
-from animatediff.rendering.catalog.controls import ControlSpec, FileUri, ImageSpec
+from animatediff.rendering.catalog.controls import ControlSpec, FileUri, ImageSpec, PiaSpec
 from animatediff.rendering.catalog.prompts.prompt_text import PromptSyntax, PromptText, are_texts_by_frame
 
 
@@ -57,6 +57,8 @@ class RenderSettings(Config):
     """IP-Adapters with their pictures; what they say adds up."""
     image_encoder: FileUri | None = None
     """Folder of the CLIP vision model that `images` need: its `config.json` and weights."""
+    pia: PiaSpec | None = None
+    """The picture that the clip is made of, where the motion module is PIA's; all others know none."""
     init_image: FileUri | None = None
     """A picture that every frame begins from, in place of noise alone; see `strength`."""
     init_video: FileUri | None = None

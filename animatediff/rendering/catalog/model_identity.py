@@ -36,6 +36,10 @@ class ModelHasher:
         """Return the SHA-256 of any file; of one that cannot be read, all of its name."""
         return with_secrets(self._hash(uri))
 
+    def printable_hash(self, uri: str) -> str:
+        """Return the SHA-256 of any file; of one that cannot be read, what may be printed of its name."""
+        return self._hash(uri)
+
     def file_hashes(self, model: ModelFiles) -> dict[str, str]:
         """Return the SHA-256 of a model's files by URI, in the order of the slots."""
         return {

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 CHECKED_SETTINGS = (
     *("width", "height", "num_frames", "context"),
     *("sampler", "timestep_spacing", "num_inference_steps", "guidance_scale", "clip_skip"),
-    *("free_init", "second_pass"),
+    *("free_init", "second_pass", "pia", "loop"),
 )
 """Fields of `RenderSettings` that base and motion module have a say in."""
 
@@ -119,6 +119,7 @@ class ModelChecks:
             *_sampler_problems(settings, pair.schedule),
             *_text_problems(settings, pair.base),
             *_free_init_problems(settings, pair.schedule),
+            *_picture_problems(settings, pair.motion),
         )
 
 
@@ -177,6 +178,22 @@ def _free_init_problems(settings: Mapping[str, Any], schedule: NoiseSchedule) ->
             "free_init keeps what of a clip is left at the last timestep, and the noise schedule leaves nothing there "
             "(zero_terminal_snr): leave free_init away"
         )
+
+
+def _picture_problems(settings: Mapping[str, Any], motion: MotionFile) -> Iterator[str]:
+    spec, reads_picture = settings["pia"], motion.first_convolution is not None
+    if reads_picture and spec is None:
+        yield f"motion module {motion.uri} is PIA's, which animates a picture: name it, as `pia: {{picture: ...}}`"
+    elif spec is not None and not reads_picture:
+        yield (
+            f"pia is of PIA's motion module, and {motion.uri} is not: leave pia away, and show this one a picture "
+            "as `init_image`, or by a SparseCtrl encoder in `controls`"
+        )
+    elif spec is not None:
+        try:
+            spec.similarities(settings["num_frames"], loop=settings["loop"])
+        except ValueError as error:
+            yield f"pia: {error}"
 
 
 def _has_mid_block(uri: str) -> bool:

@@ -18,7 +18,7 @@ from animatediff.models.control.sparse_control import SparseControlNet
 from animatediff.models.image_prompt.image_encoder import ImageEncoder
 from animatediff.models.image_prompt.ip_adapter import IPAdapter, image_tokens
 from animatediff.models.motion_unet import MotionUNet
-from animatediff.rendering.catalog.controls import ControlSpec, ImageSpec
+from animatediff.rendering.catalog.controls import ControlSpec, ImageSpec, PiaSpec
 from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.catalog.picture_uris import picture_uris
 from animatediff.rendering.conditions.condition_sheet import ShownCondition, ShownPicture, shown_pictures
@@ -72,7 +72,7 @@ class ControlConditioner:
         Raises:
             UserError: a file cannot be read, or does not fit.
         """
-        if not settings.controls and not settings.images:
+        if not settings.controls and not settings.images and settings.pia is None:
             return conditioning, ()
         # As many stay in memory as one item needs, so that its networks do not evict each other.
         self._max_resident = max(_MAX_RESIDENT, len(settings.controls) + len(settings.images) + 1)
@@ -90,12 +90,18 @@ class ControlConditioner:
             images.append(image)
             without.append(nothing)
             conditions.append(ShownCondition(f"image {number + 1}: IP-Adapter", shown))
+        picture = None
+        if settings.pia is not None:
+            with errors_with_field("pia"):
+                picture, shown = self._picture(settings.pia, settings, width=width, height=height)
+            conditions.append(ShownCondition("PIA", shown))
         rows, negative = [0] * len(conditioning), conditioning.negative
         told = replace(
             conditioning,
             controls=tuple(control.rows(rows) for control in controls),
             image_prompts=tuple(image.rows(rows) for image in images),
             negative=negative and replace(negative, image_prompts=tuple(image.rows(rows) for image in without)),
+            picture=None if picture is None else picture[rows],
         )
         return told, tuple(conditions)
 
@@ -129,6 +135,21 @@ class ControlConditioner:
             guess_mode=spec.guess_mode or (isinstance(network, ControlNet) and network.forces_guess_mode),
         )
         return control, shown
+
+    def _picture(
+        self, spec: PiaSpec, settings: RenderSettings, *, width: int, height: int
+    ) -> tuple[Tensor, tuple[ShownPicture, ...]]:
+        """Return one clip's `Conditioning.picture`, and what it shows."""
+        f = settings.num_frames
+        try:
+            similarities = torch.tensor(spec.similarities(f, loop=settings.loop), device=self._device)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        pixels = read_picture(spec.picture, width=width, height=height)[None]
+        latents = self._codec.encode(pixels)  # 1 c h w
+        mask = similarities.to(latents).reshape(1, 1, f, 1, 1).expand(-1, -1, -1, *latents.shape[2:])
+        picture = torch.cat([mask, latents[:, :, None].expand(-1, -1, f, -1, -1)], dim=1)
+        return picture, shown_pictures(pixels, [spec.frame % f])
 
     def _image_prompt(
         self, spec: ImageSpec, settings: RenderSettings, *, width: int, height: int

@@ -46,7 +46,8 @@ class Result(Item):
     num_bytes: dict[str, int] = Field(default_factory=dict)
     """Size of each file; of a folder, of its files together."""
     model_hashes: dict[str, str] = Field(default_factory=dict)
-    """SHA-256 of the weights' contents by URI; a base given as a hub id stands for itself."""
+    """SHA-256 of the weights' contents by URI, those of controls and images included; a base given as a hub id stands
+    for itself."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Versions of this project and of the packages that decide pixels, and the device."""
     scores: dict[str, Numbers] = Field(default_factory=dict)

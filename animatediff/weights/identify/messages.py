@@ -77,4 +77,4 @@ def _remedy(identity: WeightsIdentity, base: Base) -> str:
 
 
 def _with_article(words: str) -> str:
-    return f"{'an' if words.startswith(('SDXL', 'IP', 'inpainting', 'upscal')) else 'a'} {words}"
+    return f"{'an' if words.startswith(('SDXL', 'IP', 'image', 'inpainting', 'upscal')) else 'a'} {words}"

@@ -51,8 +51,8 @@ def describe(rule: FileRule, contents: FileContents) -> PartialIdentity:
                 "with a checkpoint around it, which is not read" if contents.has(r"^model\.diffusion_model\.") else None
             )
             return PartialIdentity(rule.family, rule.version, rule.layout, find_base(contents), note=note)
-        case "upscaler":
-            return PartialIdentity(rule.family, rule.version)
+        case "upscaler" | "image_encoder":
+            return PartialIdentity(rule.family, rule.version, rule.layout)
         case _:
             return PartialIdentity(rule.family, rule.version, rule.layout, find_base(contents))
 
@@ -73,7 +73,7 @@ def describe_unnamed(contents: FileContents) -> PartialIdentity:
 
 def _motion_module(contents: FileContents) -> PartialIdentity:
     # It imports diffusers: seconds that the other families do without.
-    from animatediff.weights.layouts.motion import CONFIG_KEY, detect, is_table, unsupported
+    from animatediff.weights.layouts.motion import CONFIG_KEY, detect, is_table, reads_picture, unsupported
 
     try:
         found = detect(contents.tensors, contents.metadata)
@@ -86,12 +86,13 @@ def _motion_module(contents: FileContents) -> PartialIdentity:
     version: str = found.version
     if contents.has(r"^img_encoder\."):
         version = "animatelcm-i2v"
+    elif reads_picture(contents.tensors):
+        version = "pia"
+        notes.append(None if notes[1] else "it animates a picture: entries give it one as pia")
     elif base is not None and not notes[1]:
         notes.append(_MOTION_NOTES.get(version))
         if version == "animatelcm" and CONFIG_KEY not in contents.metadata and not any(map(is_table, contents.shapes)):
             notes.append("v2 without its position tables looks the same")
-    elif contents.has(r"^conv_in\."):
-        version = "pia"
     return PartialIdentity("motion_module", version, found.layout, base, note="; ".join(filter(None, notes)) or None)
 
 

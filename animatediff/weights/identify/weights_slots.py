@@ -56,7 +56,7 @@ _ROWS = (
     WeightsSlot("embeddings", "embedding", ("textual_inversion",), is_list=True),
     WeightsSlot("controls", "control", ("controlnet", "sparse_control"), is_list=True, uri_field="net"),
     WeightsSlot("images", "control", ("ip_adapter",), is_list=True, uri_field="adapter"),
-    WeightsSlot("image_encoder", "control"),
+    WeightsSlot("image_encoder", "control", ("image_encoder",)),
 )
 WEIGHTS_SLOTS = {slot.field: slot for slot in _ROWS}
 """By the field's name."""

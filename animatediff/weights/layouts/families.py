@@ -24,6 +24,7 @@ Family = Literal[
     "t2i_adapter",
     "sparse_control",
     "ip_adapter",
+    "image_encoder",
     "upscaler",
     "unknown",
 ]
@@ -61,6 +62,7 @@ FAMILY_NAMES: dict[Family, str] = {
     "t2i_adapter": "T2I-Adapter",
     "sparse_control": "SparseCtrl encoder",
     "ip_adapter": "IP-Adapter",
+    "image_encoder": "image encoder of IP-Adapters",
     "upscaler": "upscaler",
 }
 """What people call a file of a family."""
@@ -116,6 +118,12 @@ FILE_RULES: tuple[FileRule, ...] = (
     ),
     FileRule("checkpoint", (r"^transformer\.resblocks\.0\.", r"token_embedding\.weight$"), "ldm", "text encoder"),
     FileRule("checkpoint", (r"^encoder\.block\.0\.layer\.0\.SelfAttention\.",), "diffusers", "text encoder"),
+    FileRule(
+        "image_encoder",
+        (r"^vision_model\.encoder\.layers\.0\.self_attn\.q_proj\.", r"^visual_projection\.weight$"),
+        "diffusers",
+        "CLIP vision model",
+    ),
     # The rest.
     FileRule("textual_inversion", (r"^string_to_param\.|^emb_params$|^clip_[lg]$",), "a1111"),
     FileRule("textual_inversion", (r"^<[^\n]+>$",), "diffusers"),

@@ -28,6 +28,8 @@ _LIST: dict[Layout, str] = {
     "diffusers": "motion_modules",
     "hotshotxl": "temporal_attentions",
 }
+FIRST_CONVOLUTION = ("conv_in.weight", "conv_in.bias")
+"""Names of the convolution by which PIA's motion module reads a picture."""
 _SCHEDULE = "noise_schedule"  # beside the fields of the config
 _XL_TEXT = (None, 2048)  # widths of the text that SDXL's motion modules may read
 _BLOCK = "transformer_blocks.0."
@@ -96,6 +98,7 @@ def detect(
     }
     update |= adapter_settings(adapter) if adapter else {}
     update |= {"max_frames": frames} if frames else {}
+    update |= {"resnet_norm_scope": "clip"} if reads_picture(tensors) else {}  # as PIA was trained (its `resnet.py`)
     config = MotionConfig.for_version(version).model_copy(update=update)
     return Detected(layout, version, config, _note(layout, version, frames, whole_unet))
 
@@ -105,13 +108,16 @@ def unsupported(tensors: Mapping[str, Tensor]) -> str | None:
     for fragment, what in _RELATIVES:
         if any(fragment in name for name in tensors):
             return what
-    conv_in = tensors.get("conv_in.weight")
-    if conv_in is not None and conv_in.ndim == 4 and conv_in.shape[1] != 4:
-        return (
-            f"a motion module with its own first convolution of {conv_in.shape[1]} channels (PIA and its kin put an "
-            "image beside the latents), which is not supported"
-        )
+    conv_in = tensors.get(FIRST_CONVOLUTION[0])
+    if conv_in is not None and conv_in.ndim == 4 and conv_in.shape[1] != 4 and not reads_picture(tensors):
+        return f"a motion module with its own first convolution of {conv_in.shape[1]} channels, which is not supported"
     return None
+
+
+def reads_picture(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a file's first convolution reads latents, a mask, and a picture's latents: c + 1 + c channels (PIA)."""
+    weight, bias = (tensors.get(name) for name in FIRST_CONVOLUTION)
+    return weight is not None and bias is not None and weight.ndim == 4 and weight.shape[1] % 2 == 1
 
 
 def own_config(metadata: Mapping[str, str]) -> MotionConfig | None:

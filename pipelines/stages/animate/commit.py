@@ -19,6 +19,7 @@ import torch
 
 from animatediff import storage
 from animatediff.rendering.animator import RenderedClip
+from animatediff.rendering.catalog.condition_files import network_files
 from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.conditions.condition_sheet import encode_condition_sheet
@@ -27,6 +28,7 @@ from animatediff.rendering.outputs import EncodedFile, encode_clip
 from animatediff.rendering.results import clip_files
 from animatediff.rendering.results.ledger import error_line, make_result, read_item, write_item
 from animatediff.rendering.results.result import Result
+from animatediff.uris import printable_uri
 from pipelines.stages.animate.batching import ClipOrError, is_out_of_memory
 from pipelines.stages.animate.dispatch import MAX_DEATHS, Assignment
 
@@ -95,7 +97,7 @@ class Committer:
         return self._commit_result(assignment, item, status="failed", error=error, attempts=attempts)
 
     def _commit_result(self, assignment: Assignment, item: Item, **outcome: Any) -> Result:
-        result = make_result(item, model_hashes=dict(assignment.file_hashes), versions=self._versions, **outcome)
+        result = make_result(item, model_hashes=_hashes(assignment, item), versions=self._versions, **outcome)
         write_item(self._output_uri, result)
         return result
 
@@ -124,7 +126,7 @@ class Committer:
         return paths, {kind: clip_files.combined_hash(found) for kind, found in hashes.items()}, dict(sizes)
 
     def _encoded(self, assignment: Assignment, item: Item, clip: RenderedClip) -> Iterator[EncodedFile]:
-        metadata = _metadata(item, assignment.file_hashes, self._versions)
+        metadata = _metadata(item, _hashes(assignment, item), self._versions)
         yield from encode_clip(self._formats, clip.frames, clip.latents, fps=item.fps, crf=self._crf, metadata=metadata)
         if clip.conditions:
             yield EncodedFile("condition", ".condition.webp", encode_condition_sheet(clip.conditions))
@@ -143,6 +145,12 @@ def _timed(files: Iterator[EncodedFile], seconds: dict[str, float]) -> Iterator[
         seconds["encode"] += time.monotonic() - began
         yield file
         began = time.monotonic()
+
+
+def _hashes(assignment: Assignment, item: Item) -> dict[str, str]:
+    """Return the hashes of an item's weights: its model's, and those of the networks that its settings name."""
+    networks = map(printable_uri, network_files(dict(item)))
+    return {**assignment.file_hashes, **{uri: assignment.network_hashes[uri] for uri in networks}}
 
 
 def _metadata(item: Item, hashes: Mapping[str, str], versions: Mapping[str, str]) -> dict[str, str]:

@@ -71,6 +71,8 @@ class Assignment(NamedTuple):
     model: ModelFiles
     file_hashes: Mapping[str, str]
     """Hashes of its weights, by URI."""
+    network_hashes: Mapping[str, str]
+    """The same of all networks that items of the job name in their settings."""
     upcoming: ModelFiles | None
     """What the worker will need next, if that is another model."""
     crash_suspects: frozenset[str]
@@ -120,6 +122,7 @@ class Dispatcher:
         slices: all of a job; as many tickets are handed out.
         models: the weights by `Slice.model_digest`.
         hashes: those of each model's weights, by URI.
+        network_hashes: those of the networks that items name in their settings.
         death_of: gives why a process died, by its id.
     """
 
@@ -128,9 +131,11 @@ class Dispatcher:
         slices: Sequence[Slice],
         models: Mapping[str, ModelFiles],
         hashes: Mapping[str, Mapping[str, str]],
+        network_hashes: Mapping[str, str],
         death_of: Callable[[str], str],
     ) -> None:
         self._models, self._hashes, self._death_of = dict(models), dict(hashes), death_of
+        self._network_hashes = dict(network_hashes)
         # By priority, then by model.
         self._waiting: dict[int, dict[str, list[Slice]]] = defaultdict(lambda: defaultdict(list))
         for each in slices:
@@ -172,16 +177,12 @@ class Dispatcher:
             return None
         self._processes[ticket] = process
         taken = self._assigned[ticket]
-        self._holds[worker] = taken.model_digest
+        model = taken.model_digest
+        self._holds[worker] = model
         self._promised.pop(worker, None)
-        upcoming = self._upcoming(worker, taken.model_digest)
-        return Assignment(
-            taken,
-            self._models[taken.model_digest],
-            self._hashes[taken.model_digest],
-            upcoming,
-            *self._suspects_and_given_up(taken),
-        )
+        upcoming, deaths = self._upcoming(worker, model), self._suspects_and_given_up(taken)
+        hashes = self._hashes[model]
+        return Assignment(taken, self._models[model], hashes, self._network_hashes, upcoming, *deaths)
 
     def begin(self, ticket: int, digests: Iterable[str]) -> bool:
         """Note that a ticket's worker begins with these items, or with loading the model if there are none.

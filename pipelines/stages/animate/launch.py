@@ -141,7 +141,10 @@ class _RenderJob:
         """
         slices = cut_into_slices(items, self.num_actors)
         # It answers in microseconds and must not wait for a CPU. It dies with the job.
-        dispatcher = actor_on_driver_node(Dispatcher, slices, self.plan.models, self.plan.file_hashes, death_of)
+        plan = self.plan
+        dispatcher = actor_on_driver_node(
+            Dispatcher, slices, plan.models, plan.file_hashes, plan.network_hashes, death_of
+        )
         number = min(self.num_actors, len(slices))
         needs, classes = self.spec.resources, (RenderSlices.__name__,)
         with (

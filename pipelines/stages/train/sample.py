@@ -2,24 +2,32 @@
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from animatediff import storage
-from animatediff.data.loading.loader import ClipLoader
+from animatediff.data.loading.loader import ClipBatch, ClipLoader
 from animatediff.data.loading.order import Batching
 from animatediff.data.loading.selection import ClipFilter
 from animatediff.data.manifest import Manifest
 from animatediff.errors import UserError
 from animatediff.models.prompts import a1111_syntax
 from animatediff.rendering.animator import Animator
+from animatediff.rendering.catalog.controls import ControlSpec
 from animatediff.rendering.catalog.entries import Entry, Lora
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.catalog.prompts import prompt_syntax
+from animatediff.rendering.frame_codec import FrameCodec
 from animatediff.rendering.outputs import encode_gif, encode_mp4, encode_png
 from animatediff.training.recipes.recipe import Recipe, SamplingWeights
 from animatediff.training.settings import RecipeConfig
+from animatediff.weights.base import load_vae
+from animatediff.weights.base_facts import BaseFacts
 from pipelines.settings import SampleConfig
 
 logger = logging.getLogger(__name__)
@@ -37,6 +45,8 @@ class Renderer:
         prompts: at least one.
         size: (f h w) of the dataset's clips, in frames and pixels.
         on_gpu: whether a GPU is at hand.
+        first_frame: (1 c h w) latents of a held-out clip's, with the scaling factor: what a recipe's weights are shown
+            that show nothing without a picture; None for the others.
     """
 
     recipe: Recipe
@@ -44,6 +54,7 @@ class Renderer:
     prompts: tuple[str, ...]
     size: tuple[int, int, int]
     on_gpu: bool
+    first_frame: Tensor | None = None
 
     @classmethod
     def plan(cls, sample: SampleConfig, recipe: Recipe, manifest: Manifest, *, on_gpu: bool) -> "Renderer":
@@ -58,27 +69,43 @@ class Renderer:
             raise UserError(f"the bucket {manifest.shards[0].bucket!r} names no frames, height and width") from error
         if syntax := prompt_syntax.report(sample.prompts):
             logger.warning("sample.prompts: %s", syntax)
-        return cls(recipe, sample, sample.prompts or (_caption(recipe.config, manifest),), (f, h, w), on_gpu)
+        if sample.prompts and not recipe.shows_pictures:
+            return cls(recipe, sample, sample.prompts, (f, h, w), on_gpu)
+        clip = _held_out_clip(recipe.config, manifest)
+        first_frame = clip.latents[:, :, 0].clone() if recipe.shows_pictures else None
+        return cls(recipe, sample, sample.prompts or (clip.captions[0],), (f, h, w), on_gpu, first_frame)
 
     def render(self, weights_uri: str) -> dict[str, bytes]:
         """Return the files' contents by name: `0.mp4` and `0.gif` of the first prompt, or `0.png`, and so on.
 
-        There are none of a SparseCtrl encoder.
+        With a picture that clips begin with there is `picture.png`, too.
 
         Raises:
             UserError: the base has no VAE, or the weights give NaN pixels.
         """
         recipe, used = self.recipe, self.recipe.sampling_weights(weights_uri)
-        if used.sparse_control is not None:
-            return {}  # it shows nothing without pictures, and a catalog can give it some
         device = "cuda" if self.on_gpu else "cpu"
         animator = Animator(recipe.config.base, used.motion_module, schedule=recipe.noise_schedule, device=device)
         animator.load(self._entry(used))
         files: dict[str, bytes] = {}
-        for i, prompt in enumerate(self.prompts):
-            frames = animator.render(self._item(prompt, 1 if used.is_still else self.size[0]))
-            files |= self._encoded(str(i), frames)
+        controls: tuple[ControlSpec, ...] = ()
+        with TemporaryDirectory() as folder:
+            if self.first_frame is not None and used.sparse_control is not None:
+                files["picture.png"] = self._picture(self.first_frame)
+                picture = Path(folder, "picture.png")
+                picture.write_bytes(files["picture.png"])
+                controls = (ControlSpec(net=used.sparse_control, pictures=(str(picture),)),)
+            for i, prompt in enumerate(self.prompts):
+                frames = animator.render(self._item(prompt, 1 if used.is_still else self.size[0], controls))
+                files |= self._encoded(str(i), frames)
         return files
+
+    @torch.no_grad()
+    def _picture(self, latents: Tensor) -> bytes:
+        """Return a frame (1 c h w) as a PNG file."""
+        base = self.recipe.config.base
+        codec = FrameCodec(load_vae(base).float(), BaseFacts(base).scaling_factor)
+        return encode_png(codec.decode(latents)[0])
 
     def _entry(self, used: SamplingWeights) -> Entry:
         return Entry(
@@ -88,7 +115,7 @@ class Renderer:
             motion_loras=tuple(Lora(path=uri) for uri in used.motion_loras),
         )
 
-    def _item(self, prompt: str, num_frames: int) -> Item:
+    def _item(self, prompt: str, num_frames: int, controls: tuple[ControlSpec, ...]) -> Item:
         return Item(
             digest="",
             entry="sample",
@@ -101,6 +128,7 @@ class Renderer:
             height=self.size[1],
             width=self.size[2],
             fps=self.sample.fps,
+            controls=controls,
         )
 
     def _read_as_in_training(self, prompt: str) -> dict[str, Any]:
@@ -127,11 +155,11 @@ def write_files(folder_uri: str, files: dict[str, bytes]) -> list[str]:
     return [storage.join(folder_uri, name) for name in files]
 
 
-def _caption(config: RecipeConfig, manifest: Manifest) -> str:
+def _held_out_clip(config: RecipeConfig, manifest: Manifest) -> ClipBatch:
     loader = ClipLoader(
         config.dataset_uri,
         manifest,
         Batching(batch_size=1, seed=config.train.seed),
         ClipFilter(where=config.where, holdout=config.train.holdout, held_out=config.train.holdout > 0),
     )
-    return loader.load(0).captions[0]
+    return loader.load(0)

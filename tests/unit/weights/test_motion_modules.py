@@ -345,7 +345,7 @@ PE = NORM.replace("norm.weight", "transformer_blocks.0.attention_blocks.1.pos_en
     [
         ({"img_encoder.down.weight": torch.ones(1)}, "AnimateLCM-I2V"),
         (SPARSE_CONTROL, "SparseCtrl"),
-        (PIA, r"9 channels \(PIA"),
+        ({"conv_in.weight": torch.ones(32, 8, 3, 3)}, "first convolution of 8 channels, which is not supported"),
         (FANCY_VIDEO, "FancyVideo"),
         ({CAMERA_CTRL: torch.ones(1)}, f"{CAMERA_CTRL} belongs to none"),
         ({"pose_encoder.weight": torch.ones(1)}, r"pose_encoder.weight \(1 such\) is no part"),

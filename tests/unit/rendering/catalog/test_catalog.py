@@ -103,6 +103,15 @@ def test_each_setting_decides_the_digest(content, change):
     assert digest_of(content, **change) != digest_of(content)
 
 
+def test_a_travel_decides_the_digest_where_there_is_another_text_to_go_to(content):
+    travel = {"travel": {"dwell": 0.5}}
+    assert digest_of(content, **travel) == digest_of(content)
+    prompts = {"prompts": [{"prompt": {0: "a cat", 4: "a dog"}}]}
+    assert digest_of(content, **prompts, **travel) != digest_of(content, **prompts)
+    negative = {"negative_prompt": {0: "grey", 4: "red"}}
+    assert digest_of(content, **negative, **travel) != digest_of(content, **negative)
+
+
 def test_weights_decide_the_digest_by_content(content, files, tmp_path):
     a, b = (str(files / f"{name}.safetensors") for name in "ab")
     variants = [
@@ -219,6 +228,30 @@ def test_a_plan_says_what_each_model_consists_of(content, files):
     uris = (content["base"], content["motion_module"], a)
     assert hashes == {uri: f"hash of {uri}" for uri in uris}
     assert [lora.path for lora in plan.models[key].loras] == [a]
+
+
+def test_a_plan_says_what_the_networks_are_that_its_settings_name(content, files, tmp_path):
+    a, picture = str(files / "a.safetensors"), str(tmp_path / "a.png")
+    encoder = tmp_path / "encoder" / "image_encoder"
+    encoder.mkdir(parents=True)
+    (encoder / "config.json").write_text("{}")
+    content["entries"][0] |= {
+        "controls": [{"net": a, "pictures": picture}, {"net": "gone.pt", "pictures": picture}],
+        "images": [{"adapter": "s3://user:secret@b/x.bin", "pictures": picture}],
+        "image_encoder": str(encoder.parent),
+    }
+
+    def content_hash(uri):
+        if "secret" in uri:
+            raise UserError("it cannot be read")
+        return f"hash of {uri}"
+
+    plan = expand(Catalog.model_validate(content), content_hash=content_hash)
+    assert len(plan.network_hashes) == 4
+    assert plan.network_hashes[a] == f"hash of {a}"
+    assert plan.network_hashes[str(encoder.parent)] == f"hash of {encoder}"
+    assert plan.network_hashes["gone.pt"] == "gone.pt"
+    assert "secret" not in str(plan.network_hashes)
 
 
 def test_invalid_items_are_nobody_elses(content):

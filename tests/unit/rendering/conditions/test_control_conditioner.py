@@ -97,6 +97,8 @@ def image(**changes):
 
 
 IMAGES = {"images": [image()], "image_encoder": "image_encoder"}
+LCM = {"sampler": "lcm", "num_inference_steps": 4, "guidance_scale": 1.0}
+LIGHTNING = {"sampler": "euler", "timestep_spacing": "trailing", "num_inference_steps": 4, "guidance_scale": 1.0}
 KINDS = {
     "a ControlNet": {"controls": [control()]},
     "a ControlNet of a video": {"controls": [control(video="video")]},
@@ -122,6 +124,10 @@ KINDS = {
     "a network from a picture": {"controls": [control()], "init_image": "other"},
     "a network in a loop": {"controls": [control("rgb")], "loop": True},
     "a network without guidance": {"controls": [control()], "guidance_scale": 1.0},
+    "a network in few steps, as AnimateLCM's": {"controls": [control("rgb")], **LCM},
+    "a network in few steps, as Lightning's": {"controls": [control(end=0.5)], **LIGHTNING},
+    "a network with FreeInit in few steps": {"controls": [control()], "free_init": {"iterations": 2}, **LCM},
+    "an image in few steps": {**IMAGES, **LCM},
     "an image with prompts by frame": {**IMAGES, "prompt": {0: "a red circle", 2: "a blue square"}},
 }
 

@@ -37,6 +37,7 @@ NEWER = {
     "travel": pa.struct([("interpolation", pa.string()), ("dwell", pa.float64())]),
     **dict.fromkeys(("controls", "images", "image_encoder", "init_image", "init_video"), pa.string()),
     "strength": pa.float64(),
+    "pia": pa.struct([("picture", pa.string()), ("frame", pa.int64()), ("motion", pa.string())]),
     "free_init": pa.struct(
         {
             "iterations": pa.int64(),

@@ -15,6 +15,8 @@ from animatediff.errors import UserError
 from animatediff.models.image_prompt.ip_adapter import image_tokens
 from animatediff.weights.controls import image_encoder_folder, ip_adapter_file
 from animatediff.weights.controls.image_encoder_place import find_folder
+from animatediff.weights.identify.weights_file import expect_family, identify_uri
+from animatediff.weights.reading.tensors import open_tensors
 from tests.support_ip_adapter import IMAGE_SIZE, NUM_STATES, build_image_encoder, write_ip_adapter
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -47,6 +49,14 @@ def test_it_says_what_transformers_says(folder):
 def test_it_is_found_in_the_folders_around_it(folder, inside):
     found = find_folder(str((folder / inside).resolve()))
     assert Path(found).samefile(folder)
+
+
+def test_it_is_known_where_files_are_identified(folder):
+    found = identify_uri(str(folder))
+    assert (found.family, found.version, found.base) == ("image_encoder", "CLIP vision model", None)
+    weights = open_tensors(str(folder / "model.safetensors"))
+    with pytest.raises(UserError, match="is an image encoder of IP-Adapters, not a LoRA: give it as `image_encoder:`"):
+        expect_family(weights, {"lora"})
 
 
 def test_pickled_and_half_precision_weights(folder):

@@ -106,7 +106,7 @@ MODELS = {
     ),
     "PIA": (
         motion_module(mid=True) | {"conv_in.weight": z(320, 9, 3, 3), "conv_in.bias": z(320)},
-        {"family": "motion_module", "version": "pia", "base": "sd1", "note": "not supported"},
+        {"family": "motion_module", "version": "pia", "base": "sd1", "note": "as pia"},
     ),
     "AnimateLCM-I2V": (
         motion_module(mid=True, frames=0) | {"img_encoder.conv_in.weight": z(320, 4, 3, 3)},

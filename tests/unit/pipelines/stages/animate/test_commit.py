@@ -8,6 +8,7 @@ import torch
 
 from animatediff import storage
 from animatediff.errors import UserError
+from animatediff.rendering.catalog.controls import ControlSpec
 from animatediff.rendering.conditions.condition_sheet import ShownCondition, ShownPicture
 from animatediff.rendering.results import clip_files
 from animatediff.rendering.results.ledger import read_item
@@ -34,6 +35,15 @@ def test_a_clip_is_its_files_and_a_result_that_names_them(committer, tmp_path):
     assert clip_files.first_damaged(str(tmp_path), result) is None
     assert result.seconds.keys() == {"load", "unet", "encode", "write"}
     assert read_item(str(tmp_path), item.digest) == result
+
+
+def test_a_result_names_the_weights_of_its_model_and_of_its_own_networks(committer):
+    led, plain = (
+        items_of("a", controls=controls)[0] for controls in ((ControlSpec(net="n.pt", pictures="p.png"),), ())
+    )
+    assignment = assignment_of([led, plain])._replace(network_hashes={"n.pt": "2", "other.pt": "3"})
+    found = [committer.commit(assignment, item, grey_clip(), attempts=1, load_s=0) for item in (led, plain)]
+    assert [result.model_hashes for result in found] == [{"b": "1", "n.pt": "2"}, {"b": "1"}]
 
 
 def test_what_led_a_clip_is_one_more_file_of_the_result(committer, tmp_path):

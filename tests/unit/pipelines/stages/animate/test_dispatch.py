@@ -27,7 +27,7 @@ def dispatcher(items, num_workers=1):
     slices = cut_into_slices(items, num_workers)
     names = {each.model for each in items}
     models = {name: ModelFiles(base=name, motion_module="m") for name in names}
-    return Dispatcher(slices, models, {name: {name: "hash"} for name in names}, death_of), len(slices)
+    return Dispatcher(slices, models, {name: {name: "hash"} for name in names}, {}, death_of), len(slices)
 
 
 def models_in_order(assignments):
