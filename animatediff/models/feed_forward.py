@@ -44,7 +44,7 @@ def use_memory_efficient_feed_forward(model: nn.Module) -> None:
 
 def _as_under_autocast(*tensors: Tensor) -> list[Tensor]:
     device = tensors[0].device.type
-    is_cast = torch.is_autocast_enabled(device)
+    is_cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # not on the meta device
     return [t.to(torch.get_autocast_dtype(device)) if is_cast else t for t in tensors]
 
 

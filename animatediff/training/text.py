@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Self
 
 import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from animatediff.data.clips.source_crop import SourceCrop
+from animatediff.data.manifest import read_manifest
 from animatediff.diffusion.conditioning import Conditioning, size_time_ids
 from animatediff.models.prompts.pieces import plain_sections
 from animatediff.models.text_encoder import PromptEncoder
+from animatediff.training.offloaded import OffloadedModules
+from animatediff.training.settings import RecipeConfig
 from animatediff.weights.base_facts import BaseFacts
 
 TextEncoders = Mapping[str, tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWithProjection]]
@@ -35,6 +39,7 @@ class CaptionEncoder:
         latent_factor: pixels a side to one latent of the clips; default: as the base's VAE has it. SDXL is told the
             clips' sizes in pixels.
         chunks: of every caption, see `settings.TextConfig`.
+        offload: whether they are there only while captions are encoded, see `settings.ComputeConfig`.
     """
 
     def __init__(
@@ -45,15 +50,29 @@ class CaptionEncoder:
         dtype: torch.dtype,
         latent_factor: int | None = None,
         chunks: int = 1,
+        *,
+        offload: bool = False,
     ) -> None:
         self._base, self._latent_factor, self._chunks = base, latent_factor, chunks
-        self._prompts = [
-            PromptEncoder(tokenizer, encoder.to(device, dtype), part) for part, (tokenizer, encoder) in encoders.items()
-        ]
+        for _, encoder in encoders.values():
+            encoder.to("cpu" if offload else device, dtype)
+        self._offloaded = OffloadedModules([encoder for _, encoder in encoders.values()], device) if offload else None
+        self._prompts = [PromptEncoder(tokenizer, encoder, part) for part, (tokenizer, encoder) in encoders.items()]
         self._embed = lru_cache(maxsize=_CACHED_CAPTIONS)(self._encode)
         self._device = device
         # Kept, as each copy to a GPU waits for it; a dataset has few sizes.
         self._time_ids = lru_cache(maxsize=_CACHED_SIZES)(self._make_time_ids)
+
+    @classmethod
+    def of_run(cls, config: RecipeConfig, encoders: TextEncoders, device: torch.device, dtype: torch.dtype) -> Self:
+        """Return the encoder of a run's captions.
+
+        Raises:
+            UserError: the dataset or the base cannot be read.
+        """
+        factor = read_manifest(config.dataset_uri).latent_factor
+        facts, offload = BaseFacts(config.base), config.compute.offload_text_encoders
+        return cls(facts, encoders, device, dtype, factor, config.text.chunks, offload=offload)
 
     def __call__(
         self, captions: list[str], *, height: int, width: int, source_crops: Sequence[SourceCrop | None] | None = None
@@ -67,6 +86,8 @@ class CaptionEncoder:
             source_crops: one a clip, of which SDXL is told; one of None, or without any, is never cropped or resized.
         """
         found = [self._embed(caption) for caption in captions]
+        if self._offloaded is not None:
+            self._offloaded.put_away()
         text = torch.stack([text for text, _ in found])
         pooled = [pooled for _, pooled in found if pooled is not None]
         if not pooled:
@@ -82,6 +103,8 @@ class CaptionEncoder:
         return size_time_ids((original_height, original_width), (top, left), (height, width), device=self._device)
 
     def _encode(self, caption: str) -> tuple[Tensor, Tensor | None]:
+        if self._offloaded is not None:
+            self._offloaded.bring()
         if len(self._prompts) == 1:
             return self._encode_one(self._prompts[0], caption)[0], None
         (first, _), (second, pooled) = (self._encode_xl(prompts, caption) for prompts in self._prompts)

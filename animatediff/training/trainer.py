@@ -29,7 +29,6 @@ from animatediff.training.step.skipped_steps import SkippedSteps
 from animatediff.training.text import CaptionEncoder
 from animatediff.training.trained_model import place_on_device, resolve_precision
 from animatediff.weights.base import load_text_encoders
-from animatediff.weights.base_facts import BaseFacts
 
 
 class StepResult(NamedTuple):
@@ -68,9 +67,7 @@ class Trainer:
         place_on_device(self.model, device, dtype)
         if world_size > 1:
             _check_same_precision(dtype, world_size)
-        factor = read_manifest(config.dataset_uri).latent_factor
-        facts, chunks = BaseFacts(config.base), config.text.chunks
-        self._caption_encoder = CaptionEncoder(facts, encoders, device, dtype, factor, chunks)
+        self._caption_encoder = CaptionEncoder.of_run(config, encoders, device, dtype)
         self._parameters = list(self.model.trainable.parameters())
         self.optimizer = make_optimizer(self._parameters, config.optim)
         self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)

@@ -17,7 +17,6 @@ from animatediff.training.step.draws import RandomSource, select_clips
 from animatediff.training.text import CaptionEncoder
 from animatediff.training.trained_model import place_on_device, resolve_precision
 from animatediff.weights.base import load_text_encoders
-from animatediff.weights.base_facts import BaseFacts
 
 _SEED = 7_000_000_000  # of noise that no training draws, as its seed is another
 _QUARTERS = 4
@@ -53,8 +52,7 @@ def validation_loss(config: RecipeConfig, weights_uri: str, *, device: torch.dev
     dtype = resolve_precision(config.compute.precision, device)
     place_on_device(model, device, dtype)
     manifest = read_manifest(config.dataset_uri)
-    facts, factor = BaseFacts(config.base), manifest.latent_factor
-    encode = CaptionEncoder(facts, encoders, device, dtype, factor, config.text.chunks)
+    encode = CaptionEncoder.of_run(config, encoders, device, dtype)
     alphas_cumprod = compute_alphas_cumprod(recipe.noise_schedule).to(device)
     random = RandomSource(_SEED, num_timesteps, 0.0, config.objective, config.pictures or PicturesConfig())
     middles = (2 * torch.arange(_QUARTERS) + 1) * num_timesteps // (2 * _QUARTERS)

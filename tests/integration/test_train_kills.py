@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 from pipelines.settings import TrainJobConfig
 from tests.integration.conftest import write_yaml
 from tests.integration.processes import Job
+from tests.support_sdxl import build_sdxl
 from tests.unit.data.loading.test_loader import write_dataset
 
 pytestmark = pytest.mark.ray
@@ -46,7 +47,9 @@ def losses(output, tracking_uri):
 
 
 @pytest.mark.slow
-def test_twenty_five_kills_in_one_run(base, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+def test_twenty_five_kills_in_one_run(base, tmp_path, monkeypatch, kind):
+    base = base if kind == "sd1" else str(build_sdxl(tmp_path / "base"))
     num_kills, num_steps = 25, 120
     tracking_uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)

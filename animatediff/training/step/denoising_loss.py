@@ -1,5 +1,6 @@
 """What a training step minimises: the error of the predicted noise (or velocity), clip by clip."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +43,8 @@ class DenoisingLoss:
             noise = noise_that_fades_latents(
                 clean, noise, timesteps, alphas_cumprod, fade_from=self.objective.fade_from
             )
-        with torch.autocast(device.type, conditioning.dtype, enabled=conditioning.dtype != torch.float32):
+        is_full = conditioning.dtype == torch.float32
+        with nullcontext() if is_full else torch.autocast(device.type, conditioning.dtype):
             prediction = predict(add_noise(clean, noise, timesteps, alphas_cumprod), timesteps, conditioning)
         wanted = noise
         if self.prediction_type == "v_prediction":

@@ -1,7 +1,12 @@
 """A dry run of the train job: what it would train, on how much, and how long that takes. Nothing is written."""
 
 import tempfile
+from collections import Counter
 
+from animatediff.data.loading.loader import latent_shapes
+from animatediff.models.operations import A100_FLOPS
+from animatediff.training.step_operations import clip_operations
+from animatediff.weights.base import load_tokenizer
 from pipelines.settings import TrainJobConfig
 from pipelines.stages.train.run import TrainJob, check_job
 from pipelines.terminal.hours import cost, duration
@@ -19,8 +24,26 @@ def estimate(config: TrainJobConfig) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         job = check_job(config, folder)
         frozen, trained = job.recipe.count_parameters()
+        operations = 0 if config.rate.seconds_per_step is not None else _operations_of_step(config, job)
     left = max(0, config.train.num_steps - job.run.num_steps)
-    return [_data(config, job), _steps(config, job, left), _memory(config, frozen, trained), _time(config, left)]
+    return [
+        *(_data(config, job), _steps(config, job, left), _memory(config, frozen, trained)),
+        _time(config, left, operations),
+    ]
+
+
+def _operations_of_step(config: TrainJobConfig, job: TrainJob) -> float:
+    """Return the floating-point operations of a step's mean batch."""
+    num_tokens = (load_tokenizer(config.base)[1] + 2) * config.text.chunks
+    clips = Counter[str]()
+    for shard in job.manifest.shards:
+        clips[shard.bucket] += shard.num_clips
+    shapes = latent_shapes(config.dataset_uri, job.manifest)
+    total = sum(
+        clips[bucket] * clip_operations(job.recipe, shape, num_tokens)
+        for bucket, shape in zip(sorted(clips), shapes, strict=True)
+    )
+    return config.train.batch_size * total / clips.total()
 
 
 def _data(config: TrainJobConfig, job: TrainJob) -> str:
@@ -50,9 +73,16 @@ def _memory(config: TrainJobConfig, frozen: int, trained: int) -> str:
     )
 
 
-def _time(config: TrainJobConfig, left: int) -> str:
-    rate = config.rate
-    if rate.seconds_per_step is None:
-        return "time: unknown, as rate.seconds_per_step is not given"
-    hours = left * rate.seconds_per_step / 3600
-    return f"time: {duration(hours)} on {rate.num_workers} workers{cost(hours, rate.num_workers, rate.usd_per_hour)}"
+def _time(config: TrainJobConfig, left: int, operations: float) -> str:
+    rate, seconds = config.rate, config.rate.seconds_per_step
+    reckoned = ""
+    if seconds is None:
+        flops = A100_FLOPS / 2 if config.compute.precision == "float32" else A100_FLOPS
+        seconds = operations / (flops * rate.num_workers)
+        reckoned = (
+            f", reckoned with {operations / 1e12:,.3g} TFLOP a step and {flops / 1e12:g} TFLOP/s a worker, an A100's: "
+            "rate.seconds_per_step says it better"
+        )
+    hours = left * seconds / 3600
+    price = cost(hours, rate.num_workers, rate.usd_per_hour)
+    return f"time: {duration(hours)} on {rate.num_workers} workers{price}{reckoned}"
