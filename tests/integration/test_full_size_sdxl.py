@@ -50,9 +50,9 @@ def test_a_step_at_full_width(tmp_path):
         text.get_submodule(
             "text_model.embeddings" if hasattr(text, "text_model") else "embeddings"
         ).position_ids = torch.arange(77)[None]
-    told = PromptEncoders({part: (tokenizer, text) for part, text in texts.items()}).encode("a red star")
-    assert (told.text.shape, told.pooled.shape) == ((1, 77, 2048), (1, 1280))
-    assert told.text.isfinite().all()
+    prompt = PromptEncoders({part: (tokenizer, text) for part, text in texts.items()}).encode("a red star")
+    assert (prompt.text.shape, prompt.pooled.shape) == ((1, 77, 2048), (1, 1280))
+    assert prompt.text.isfinite().all()
     with torch.device("meta"):
         unet = MotionUNet(parts["unet"], MotionConfig.for_version("sdxl"))
     unet = randomised(unet)
@@ -62,15 +62,14 @@ def test_a_step_at_full_width(tmp_path):
         if getattr(module, "positions", None) is not None:
             module.positions.zero_()
     size = {"height": 64, "width": 128}
-    conditioning = Conditioning(*told, uncropped_time_ids(1, **size, device=torch.device("cpu")))
+    conditioning = Conditioning(*prompt, uncropped_time_ids(1, **size, device=torch.device("cpu")))
     built = time.monotonic()
     found = unet(torch.randn(1, 4, 2, 8, 16, dtype=torch.bfloat16), 999, conditioning)
     assert found.shape == (1, 4, 2, 8, 16)
     assert found.isfinite().all()
-    print(
-        f"SDXL with SDXL-beta in bfloat16: built in {built - started:.0f} s, 2 frames of 128 x 64 in "
-        f"{time.monotonic() - built:.0f} s, peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
-    )
+    taken, peak = time.monotonic() - built, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    told = f"built in {built - started:.0f} s, 2 frames of 128 x 64 in {taken:.0f} s, peak {peak:.1f} GiB"
+    print(f"SDXL with SDXL-beta in bfloat16: {told}")  # noqa: T201
 
 
 _RENDER = """
@@ -116,5 +115,5 @@ def test_going_from_base_to_base_takes_the_memory_of_the_larger_one(tmp_path):
     weights = {
         name: sum(f.stat().st_size for f in Path(model["base"]).rglob("*")) / 2**20 for name, model in models.items()
     }
-    print(f"peak MiB: alone {alone}, in turn {mixed:.0f}; bases of {weights}")
+    print(f"peak MiB: alone {alone}, in turn {mixed:.0f}; bases of {weights}")  # noqa: T201
     assert mixed < max(alone.values()) + min(weights.values()) / 2
