@@ -38,7 +38,8 @@ class RenderSettings(Config):
     """Share of the guided prediction that is brought back to the unguided one's spread, against burnt-out colours
     (Lin et al., arXiv 2305.08891, who take 0.7)."""
     clip_skip: int = Field(0, ge=0, le=11)
-    """Last layers of the text encoder that are left out; what other tools call clip skip 2 is 1 here."""
+    """Last layers of the text encoder that are left out; what other tools call clip skip 2 is 1 here. Of SDXL's two
+    they come before the last one, which is never read."""
     width: int = Field(512, ge=8)
     """Width of a frame, in pixels."""
     height: int = Field(512, ge=8)

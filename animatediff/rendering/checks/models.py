@@ -167,7 +167,7 @@ def _sampler_problems(settings: Mapping[str, Any], schedule: NoiseSchedule) -> I
 
 def _text_problems(settings: Mapping[str, Any], base: BaseFacts) -> Iterator[str]:
     try:
-        check_clip_skip(settings["clip_skip"], base.text_layers)
+        check_clip_skip(settings["clip_skip"], base.text_layers, is_xl=base.architecture == "sdxl")
     except UserError as error:
         yield str(error)
 

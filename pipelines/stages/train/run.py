@@ -191,13 +191,14 @@ def _read_mix(recipe: Recipe, other_uri: str, manifest: Manifest) -> Manifest:
 def _check_files(config: RecipeConfig) -> None:
     """Refuse what no worker could open, by the field that names it."""
     load_config(config.base, "unet")
+    kind = BaseFacts(config.base).architecture
     named = {
-        f"base_checkpoints[{index}]": FileInField(uri, "checkpoint")
+        f"base_checkpoints[{index}]": FileInField(uri, "checkpoint", kind)
         for index, uri in enumerate(config.base_checkpoints)
         if uri != BASE_AS_IS
     }
     if config.model.domain_adapter.path is not None:
-        named["model.domain_adapter.path"] = FileInField(config.model.domain_adapter.path, "domain_adapter")
+        named["model.domain_adapter.path"] = FileInField(config.model.domain_adapter.path, "domain_adapter", kind)
     problems = check_files(named.values())
     for field, file in named.items():
         if file in problems:

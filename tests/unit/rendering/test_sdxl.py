@@ -35,7 +35,7 @@ from animatediff.weights.base import load_text_encoders, load_unet
 from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.motion_schedule import PUBLISHED
 from tests.support_ip_adapter import build_image_encoder, write_ip_adapter
-from tests.support_sdxl import TEXT_WIDTHS, MAX_TOKENS, build_sdxl, write_motion, write_personal_files
+from tests.support_sdxl import MAX_TOKENS, TEXT_WIDTHS, build_sdxl, write_motion, write_personal_files
 
 BARE = Entry(name="bare")
 
