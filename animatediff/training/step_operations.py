@@ -36,7 +36,7 @@ def clip_operations(recipe: Recipe, latent_shape: tuple[int, int, int, int], num
     draws = random.draw(tuple(latents.shape), step=0, first_index=0)
     conditioning, alphas_cumprod = _conditioning(unet.config, num_tokens), torch.zeros(num_timesteps, device="meta")
     return count_operations(
-        lambda: recipe.loss(model, latents, conditioning, draws, alphas_cumprod).sum().backward()  # type: ignore[no-untyped-call]
+        lambda: recipe.loss(model, latents, conditioning, draws, alphas_cumprod).sum().backward()
     )
 
 

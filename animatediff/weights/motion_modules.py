@@ -144,11 +144,13 @@ def check_fits(motion: MotionFile, base_config: Mapping[str, Any], base: str) ->
             f"down blocks of {find_places(motion.state)} channels, the base's are {find_places(fitting)}"
         )
     if motion.first_convolution is not None:
-        found, own = motion.first_convolution[0].shape, unet.conv_in.weight.shape
+        kernel = base_config.get("conv_in_kernel", 3)
+        own = (base_config["block_out_channels"][0], base_config["in_channels"], kernel, kernel)
+        found = motion.first_convolution[0].shape
         if found != (own[0], 2 * own[1] + 1, *own[2:]):
             raise UserError(
                 f"motion module {motion.uri} was made for another base than {base}: its first convolution is "
-                f"{tuple(found)}, the base's {tuple(own)}, beside which a picture takes {own[1] + 1} channels more"
+                f"{tuple(found)}, the base's {own}, beside which a picture takes {own[1] + 1} channels more"
             )
 
 

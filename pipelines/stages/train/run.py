@@ -22,7 +22,7 @@ from animatediff.training.recipes.recipe import Recipe
 from animatediff.training.recipes.table import recipe_of
 from animatediff.training.settings import BASE_AS_IS, RecipeConfig
 from animatediff.uris import printable_values
-from animatediff.weights.base_facts import load_config
+from animatediff.weights.base_facts import BaseFacts, load_config
 from animatediff.yaml_files import read_yaml
 from pipelines.outputs.file_names import CONFIG_FILE, RUN_FILE
 from pipelines.settings import TrainJobConfig
