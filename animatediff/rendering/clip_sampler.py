@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from animatediff.diffusion.conditioning import Conditioning, uncropped_time_ids
+from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.initial_noise import initial_noise
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.passes.repeated_sampling import sample_with_free_init
@@ -19,6 +19,7 @@ from animatediff.diffusion.passes.start import Start
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
 from animatediff.diffusion.schedule import compute_alphas_cumprod
+from animatediff.diffusion.size_conditioning import uncropped_time_ids
 from animatediff.errors import errors_with_field
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.rendering.catalog.entries import RenderSettings

@@ -10,11 +10,12 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from animatediff.data.clips.source_crop import SourceCrop
 from animatediff.data.manifest import read_manifest
-from animatediff.diffusion.conditioning import Conditioning, size_time_ids
+from animatediff.diffusion.conditioning import Conditioning
+from animatediff.diffusion.size_conditioning import size_time_ids
 from animatediff.models.prompts.pieces import plain_sections
 from animatediff.models.text_encoder import PromptEncoder
-from animatediff.training.offloaded import OffloadedModules
 from animatediff.training.settings import RecipeConfig
+from animatediff.training.step.offloaded import OffloadedModules
 from animatediff.weights.base_facts import BaseFacts
 
 TextEncoders = Mapping[str, tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWithProjection]]

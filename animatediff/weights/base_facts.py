@@ -153,8 +153,8 @@ def find_architecture(base: BaseFacts) -> KnownBase | None:
         return None
 
 
-def check_supported(base: BaseFacts, prediction_type: str) -> None:
-    """Refuse a base of a kind that no job takes, though a motion module may fit it.
+def check_kind(base: BaseFacts, prediction_type: str) -> None:
+    """Refuse a base of a kind that no job takes, though a motion module may fit its layers.
 
     Args:
         base: what its configs say.
@@ -163,20 +163,28 @@ def check_supported(base: BaseFacts, prediction_type: str) -> None:
     Raises:
         UserError: the line says what it is, and what to take.
     """
-    name, kind, channels = base.base, base.published_base, base.unet_channels
+    name, kind = base.base, base.published_base
     if kind not in (None, "sd1", "sdxl"):
         raise UserError(f"base {name} is {model_name(kind)}: take a Stable Diffusion 1.x or SDXL base")
+    if base.prediction_type not in ("epsilon", prediction_type):
+        raise UserError(
+            f"base {name} predicts {base.prediction_type}, and the noise schedule is for models that predict "
+            f"{prediction_type}: take such a base, or the noise schedule that the motion module was trained with"
+        )
+
+
+def check_channels(base: BaseFacts) -> None:
+    """Refuse a base whose UNet takes more than latents, as inpainting models do.
+
+    Raises:
+        UserError: the line says what it is for.
+    """
+    channels = base.unet_channels
     if channels != base.latent_channels:
         use = f", as for {UNUSUAL_INPUTS[channels]}" if channels in UNUSUAL_INPUTS else ""
         raise UserError(
-            f"the UNet of base {name} takes {channels} channels{use}, and its VAE's latents have "
+            f"the UNet of base {base.base} takes {channels} channels{use}, and its VAE's latents have "
             f"{base.latent_channels}: take a text-to-image base"
-        )
-    if base.prediction_type not in ("epsilon", prediction_type):
-        raise UserError(
-            f"base {name} predicts {base.prediction_type}, and would be sampled as one that predicts "
-            f"{prediction_type}: take a base that predicts epsilon, or name the noise_schedule that the motion module "
-            "was trained with"
         )
 
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from animatediff.diffusion.conditioning import Conditioning, uncropped_time_ids
+from animatediff.diffusion.conditioning import Conditioning
+from animatediff.diffusion.size_conditioning import uncropped_time_ids
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules, MotionUNet
 from animatediff.models.prompt_encoders import PromptEncoders

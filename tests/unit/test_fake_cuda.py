@@ -9,12 +9,13 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from animatediff.diffusion.conditioning import Conditioning, uncropped_time_ids
+from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.context import Context
 from animatediff.diffusion.initial_noise import initial_noise
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import SAMPLERS, Sampler
 from animatediff.diffusion.sampling import sample
+from animatediff.diffusion.size_conditioning import uncropped_time_ids
 from animatediff.models.config import MotionConfig
 from animatediff.models.embedding import Embedding
 from animatediff.models.motion_unet import MotionUNet

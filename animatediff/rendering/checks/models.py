@@ -14,7 +14,7 @@ from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.checks.base import check_parts
 from animatediff.rendering.checks.few_step import Distilled, distilled, mismatch
 from animatediff.weights import motion_modules
-from animatediff.weights.base_facts import BaseFacts, check_supported, find_architecture
+from animatediff.weights.base_facts import BaseFacts, check_channels, check_kind, find_architecture
 from animatediff.weights.layouts.architectures import KnownBase
 from animatediff.weights.lora import lora_file
 from animatediff.weights.motion_modules import MotionFile
@@ -88,7 +88,8 @@ class ModelChecks:
                 own = schedule_of(motion)
             schedule = self._schedule or own
             facts = self._facts(base)
-            check_supported(facts, schedule.prediction_type)
+            check_kind(facts, schedule.prediction_type)
+            check_channels(facts)
             check_parts(facts)
             motion_modules.check_fits(motion, facts.unet, base)
             distillation = distilled(motion)

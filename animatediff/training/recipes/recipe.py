@@ -162,12 +162,12 @@ class Recipe(ABC):
         Raises:
             UserError: a part is missing or they do not fit.
         """
-        from animatediff.training.frozen_base import check_base
-        from animatediff.weights.base_facts import BaseFacts
+        from animatediff.weights.base_facts import BaseFacts, check_kind
 
-        check_base(self.config.base, self.noise_schedule.prediction_type)
         base, channels = self.config.base, latent_shape[1]
-        wanted = BaseFacts(base).unet_channels
+        facts = BaseFacts(base)
+        check_kind(facts, self.noise_schedule.prediction_type)
+        wanted = facts.unet_channels
         if channels != wanted:
             raise UserError(
                 f"the dataset's latents have {channels} channels, the UNet of base {base} takes {wanted}: was the "

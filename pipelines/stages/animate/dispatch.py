@@ -49,6 +49,7 @@ from typing import NamedTuple
 
 from animatediff.rendering.catalog.entries import ModelFiles
 from animatediff.rendering.catalog.item import Item
+from pipelines.stages.animate.tally import Tally
 
 # A slice shares the loading of a model and is what a lost worker leaves behind. Ray Data takes milliseconds for each.
 _MAX_SLICE, _MAX_SLICES = 16, 4000
@@ -98,21 +99,6 @@ def cut_into_slices(items: Iterable[Item], num_workers: int) -> list[Slice]:
         for (priority, model), group in groups.items()
         for start in range(0, len(group), most)
     ]
-
-
-class Tally(NamedTuple):
-    """What is done so far."""
-
-    items: Counter[str]
-    """Items that are committed, by status."""
-    seconds: Counter[str]
-    """What they took, by stage."""
-    num_swaps: int
-    """Times that a worker loaded another model than it held."""
-
-    def __sub__(self, earlier: "Tally") -> "Tally":
-        """Return what was done since an earlier one."""
-        return Tally(self.items - earlier.items, self.seconds - earlier.seconds, self.num_swaps - earlier.num_swaps)
 
 
 class Dispatcher:

@@ -23,8 +23,9 @@ from animatediff.weights.layouts.architectures import PARTS
 from pipelines.cluster.runtime import actor_on_driver_node, connect, num_cpus, num_gpus, wants_gpus
 from pipelines.cluster.worker_start import waiting_for_workers
 from pipelines.settings import AnimateConfig
-from pipelines.stages.animate.dispatch import Dispatcher, Tally, cut_into_slices
+from pipelines.stages.animate.dispatch import Dispatcher, cut_into_slices
 from pipelines.stages.animate.reports import InterimReports
+from pipelines.stages.animate.tally import Tally
 from pipelines.stages.animate.worker import RenderSlices, RenderSpec
 from pipelines.terminal.deaths import death_of
 from pipelines.terminal.failures import DroppedBlockReasons, as_user_errors, describe_failure

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from animatediff.diffusion.conditioning import Conditioning, uncropped_time_ids
+from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.context import Context
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
+from animatediff.diffusion.size_conditioning import uncropped_time_ids
 
 NUM_CLIPS, NUM_FRAMES = 3, 10
 POOLED = torch.arange(NUM_CLIPS * 2.0).reshape(NUM_CLIPS, 2)

@@ -174,7 +174,9 @@ def test_on_a_base_that_predicts_v_the_velocity_is_learned(make, base, tmp_path,
     trainer.write_weights(str(tmp_path / "trained.safetensors"))
     assert motion_modules.open_file(str(tmp_path / "trained.safetensors")).schedule["prediction_type"] == "v_prediction"
     trainer.recipe.check_fit((3, 4, 8, 8))
-    with pytest.raises(UserError, match="predicts v_prediction, and would be trained on as one that predicts epsilon"):
+    with pytest.raises(
+        UserError, match="predicts v_prediction, and the noise schedule is for models that predict epsilon"
+    ):
         recipe_of(make(**fields, schedule={"prediction_type": "epsilon"})).check_fit((3, 4, 8, 8))
 
 

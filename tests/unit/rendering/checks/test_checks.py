@@ -291,8 +291,8 @@ def changed_base(files, tmp_path, config, changes):
         (
             "scheduler/scheduler_config.json",
             {"prediction_type": "v_prediction"},
-            "base {} predicts v_prediction, and would be sampled as one that predicts epsilon: take a base that "
-            "predicts epsilon, or name the noise_schedule that the motion module was trained with",
+            "base {} predicts v_prediction, and the noise schedule is for models that predict epsilon: take such a "
+            "base, or the noise schedule that the motion module was trained with",
         ),
         ("scheduler/scheduler_config.json", {"prediction_type": None}, ""),
     ],
