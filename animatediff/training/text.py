@@ -11,9 +11,9 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from animatediff.data.clips.source_crop import SourceCrop
 from animatediff.data.manifest import read_manifest
 from animatediff.diffusion.conditioning import Conditioning, size_time_ids
+from animatediff.models.offloaded import OffloadedModules
 from animatediff.models.prompts.pieces import plain_sections
 from animatediff.models.text_encoder import PromptEncoder
-from animatediff.training.offloaded import OffloadedModules
 from animatediff.training.settings import RecipeConfig
 from animatediff.weights.base_facts import BaseFacts
 
