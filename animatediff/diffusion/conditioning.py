@@ -64,8 +64,8 @@ class ImageAttention(Protocol):
         ...
 
 
-class _Part:
-    """Something that b clips are told: a dataclass whose tensors have a row a clip."""
+class _PerClip:
+    """Base of the conditioning dataclasses: dimension 0 of every tensor is the clip."""
 
     def rows(self, clips: Sequence[int]) -> Self:
         """Return what some of the clips are told, in the order of their indices; one clip's is not copied.
@@ -102,7 +102,7 @@ class _Part:
 
 
 @dataclass(frozen=True)
-class Control(_Part):
+class Control(_PerClip):
     """A network whose residuals are added to the UNet's features."""
 
     network: ResidualNetwork
@@ -137,7 +137,7 @@ class Control(_Part):
 
 
 @dataclass(frozen=True)
-class ImagePrompt(_Part):
+class ImagePrompt(_PerClip):
     """An image that the cross-attentions read beside the text."""
 
     adapter: ImageAttention
@@ -161,7 +161,7 @@ class ImagePrompt(_Part):
 
 
 @dataclass(frozen=True)
-class Conditioning(_Part):
+class Conditioning(_PerClip):
     """What b clips are conditioned on: one object, whatever is in it, from the prompt to the UNet.
 
     Batching takes its `rows`, context windows its `frames`, guidance its `guidance_branches`, and a denoising step
@@ -174,7 +174,7 @@ class Conditioning(_Part):
     pooled_text: Tensor | None = None
     """(b p), SDXL's embedding of the whole text; None elsewhere."""
     time_ids: Tensor | None = None
-    """(b 6) float32, SDXL's sizes, see `size_time_ids`; None elsewhere."""
+    """(b 6) float32, SDXL's sizes, see `uncropped_time_ids`; None elsewhere."""
     negative: "Conditioning | None" = None
     """What guidance leads away from, of the same clips; None where there is no guidance."""
     controls: tuple[Control, ...] = ()
@@ -254,7 +254,7 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return change(value)
     if isinstance(value, tuple):
         return tuple(_mapped(one, change) for one in value)
-    return value.map(change) if isinstance(value, _Part) else value
+    return value.map(change) if isinstance(value, _PerClip) else value
 
 
 def _batch_key(value: Any) -> object:
@@ -262,7 +262,7 @@ def _batch_key(value: Any) -> object:
         return tuple(value.shape[1:])
     if isinstance(value, tuple):
         return tuple(map(_batch_key, value))
-    if isinstance(value, _Part):
+    if isinstance(value, _PerClip):
         return value.batch_key
     return value if isinstance(value, bool | int | float | None) else id(value)
 
@@ -273,7 +273,7 @@ def _joined(values: Sequence[Any]) -> Any:
         return torch.cat(list(values))
     if isinstance(first, tuple):
         return tuple(_joined(each) for each in zip(*values, strict=True))
-    return first.cat(values) if isinstance(first, _Part) else first
+    return first.cat(values) if isinstance(first, _PerClip) else first
 
 
 def _of_frames(tensor: Tensor, window: Sequence[int]) -> Tensor:
@@ -286,22 +286,12 @@ NoisePredictor = Callable[[Tensor, Tensor, Conditioning], Tensor]
 
 
 def uncropped_time_ids(num_clips: int, *, height: int, width: int, device: torch.device) -> Tensor:
-    """Return SDXL's `time_ids` of clips that were never cropped or resized: (b 6) float32."""
-    return size_time_ids((height, width), (0, 0), (height, width), device=device).expand(num_clips, 6)
+    """Return SDXL's `time_ids` of clips that were never cropped or resized.
 
-
-def size_time_ids(
-    original: tuple[int, int], crop: tuple[int, int], target: tuple[int, int], *, device: torch.device
-) -> Tensor:
-    """Return SDXL's `time_ids` of a clip: SDXL's paper, arXiv 2307.01952, section 2.2.
-
-    Args:
-        original: (height, width) of the picture before it was resized, in pixels.
-        crop: (top, left) of the clip in the resized picture, in pixels.
-        target: (height, width) of the clip, in pixels.
-        device: where the result is.
+    They are the original size, the upper left corner of the crop, and the size wanted, in pixels and each as height and
+    width: SDXL's paper, arXiv 2307.01952, section 2.2.
 
     Returns:
-        (6) float32.
+        (b 6) float32.
     """
-    return torch.tensor([*original, *crop, *target], dtype=torch.float32, device=device)
+    return torch.tensor([height, width, 0.0, 0.0, height, width], device=device).expand(num_clips, 6)

@@ -10,7 +10,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from animatediff.data.clips.source_crop import SourceCrop
 from animatediff.data.manifest import read_manifest
-from animatediff.diffusion.conditioning import Conditioning, size_time_ids
+from animatediff.diffusion.conditioning import Conditioning, uncropped_time_ids
 from animatediff.models.offloaded import OffloadedModules
 from animatediff.models.prompts.pieces import plain_sections
 from animatediff.models.text_encoder import PromptEncoder
@@ -98,9 +98,10 @@ class CaptionEncoder:
         return Conditioning(text, torch.stack(pooled), torch.stack(time_ids))
 
     def _make_time_ids(self, crop: SourceCrop | None, height: int, width: int) -> Tensor:
-        """Return SDXL's `time_ids` of a clip of so many pixels, (6)."""
-        original_height, original_width, top, left = crop or (height, width, 0, 0)
-        return size_time_ids((original_height, original_width), (top, left), (height, width), device=self._device)
+        """Return SDXL's `time_ids` of a clip of so many pixels, (6): original size, place of the crop, size wanted."""
+        if crop is None:
+            return uncropped_time_ids(1, height=height, width=width, device=self._device)[0]
+        return torch.tensor([*crop, height, width], dtype=torch.float32, device=self._device)
 
     def _encode(self, caption: str) -> tuple[Tensor, Tensor | None]:
         if self._offloaded is not None:
