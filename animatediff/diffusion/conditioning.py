@@ -64,8 +64,8 @@ class ImageAttention(Protocol):
         ...
 
 
-class _PerClip:
-    """Base of the conditioning dataclasses: dimension 0 of every tensor is the clip."""
+class _Part:
+    """Something that b clips are told: a dataclass whose tensors have a row a clip."""
 
     def rows(self, clips: Sequence[int]) -> Self:
         """Return what some of the clips are told, in the order of their indices; one clip's is not copied.
@@ -102,7 +102,7 @@ class _PerClip:
 
 
 @dataclass(frozen=True)
-class Control(_PerClip):
+class Control(_Part):
     """A network whose residuals are added to the UNet's features."""
 
     network: ResidualNetwork
@@ -137,7 +137,7 @@ class Control(_PerClip):
 
 
 @dataclass(frozen=True)
-class ImagePrompt(_PerClip):
+class ImagePrompt(_Part):
     """An image that the cross-attentions read beside the text."""
 
     adapter: ImageAttention
@@ -161,7 +161,7 @@ class ImagePrompt(_PerClip):
 
 
 @dataclass(frozen=True)
-class Conditioning(_PerClip):
+class Conditioning(_Part):
     """What b clips are conditioned on: one object, whatever is in it, from the prompt to the UNet.
 
     Batching takes its `rows`, context windows its `frames`, guidance its `guidance_branches`, and a denoising step
@@ -254,7 +254,7 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return change(value)
     if isinstance(value, tuple):
         return tuple(_mapped(one, change) for one in value)
-    return value.map(change) if isinstance(value, _PerClip) else value
+    return value.map(change) if isinstance(value, _Part) else value
 
 
 def _batch_key(value: Any) -> object:
@@ -262,7 +262,7 @@ def _batch_key(value: Any) -> object:
         return tuple(value.shape[1:])
     if isinstance(value, tuple):
         return tuple(map(_batch_key, value))
-    if isinstance(value, _PerClip):
+    if isinstance(value, _Part):
         return value.batch_key
     return value if isinstance(value, bool | int | float | None) else id(value)
 
@@ -273,7 +273,7 @@ def _joined(values: Sequence[Any]) -> Any:
         return torch.cat(list(values))
     if isinstance(first, tuple):
         return tuple(_joined(each) for each in zip(*values, strict=True))
-    return first.cat(values) if isinstance(first, _PerClip) else first
+    return first.cat(values) if isinstance(first, _Part) else first
 
 
 def _of_frames(tensor: Tensor, window: Sequence[int]) -> Tensor:
