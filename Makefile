@@ -62,6 +62,7 @@ bench: .venv/.installed
 	$(BIN)/python -m tests.benchmarks.bench_lora
 	$(BIN)/python -m tests.benchmarks.bench_ingest
 	$(BIN)/python -m tests.benchmarks.bench_step
+	$(BIN)/python -m tests.benchmarks.count_sdxl_memory
 	$(BIN)/python -m tests.benchmarks.bench_catalog
 	$(BIN)/python -m tests.benchmarks.bench_catalog_size
 	$(BIN)/python -m tests.benchmarks.bench_gallery

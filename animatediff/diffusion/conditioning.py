@@ -172,7 +172,7 @@ class Conditioning(_PerClip):
     pooled_text: Tensor | None = None
     """SDXL's embedding of the whole text, (b p), or (b f p) of one text a frame; None elsewhere."""
     time_ids: Tensor | None = None
-    """(b 6) float32, SDXL's sizes, see `size_time_ids`; None elsewhere."""
+    """(b 6) float32, SDXL's sizes, see `uncropped_time_ids`; None elsewhere."""
     negative: "Conditioning | None" = None
     """What guidance leads away from, of the same clips; None where there is no guidance."""
     controls: tuple[Control, ...] = ()

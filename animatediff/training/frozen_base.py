@@ -2,8 +2,8 @@
 
 from diffusers import UNet2DConditionModel
 
+from animatediff.models.prompt_encoders import TextEncoderParts
 from animatediff.training.settings import BASE_AS_IS, RecipeConfig
-from animatediff.training.text import TextEncoders
 from animatediff.weights.base import load_unet
 from animatediff.weights.base_configs import build_on_meta
 from animatediff.weights.base_facts import BaseFacts, config_name
@@ -11,7 +11,7 @@ from animatediff.weights.resident import ResidentWeights, ScaledLora
 
 
 def load_frozen_base(
-    config: RecipeConfig, text_encoders: TextEncoders, *, predicts_v: bool, rank: int
+    config: RecipeConfig, text_encoders: TextEncoderParts, *, predicts_v: bool, rank: int
 ) -> UNet2DConditionModel:
     """Return the base's UNet on the CPU in float32, with the weights that are added to it.
 

@@ -1,25 +1,21 @@
 """Captions to what the UNet is conditioned on, by the base's frozen text encoders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Self
 
 import torch
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from animatediff.data.clips.source_crop import SourceCrop
 from animatediff.data.manifest import read_manifest
 from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.size_conditioning import size_time_ids
+from animatediff.models.prompt_encoders import PromptEncoders, TextEncoderParts
 from animatediff.models.prompts.pieces import plain_sections
-from animatediff.models.text_encoder import PromptEncoder
 from animatediff.training.settings import RecipeConfig
 from animatediff.training.step.offloaded import OffloadedModules
 from animatediff.weights.base_facts import BaseFacts
-
-TextEncoders = Mapping[str, tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWithProjection]]
-"""Tokenizer and encoder by part, as `load_text_encoders` gives them."""
 
 # 1,024 embeddings of Stable Diffusion 1.5 are 120 MB in half precision, of SDXL 320 MB.
 _CACHED_CAPTIONS = 1024
@@ -46,7 +42,7 @@ class CaptionEncoder:
     def __init__(
         self,
         base: BaseFacts,
-        encoders: TextEncoders,
+        encoders: TextEncoderParts,
         device: torch.device,
         dtype: torch.dtype,
         latent_factor: int | None = None,
@@ -58,14 +54,14 @@ class CaptionEncoder:
         for _, encoder in encoders.values():
             encoder.to("cpu" if offload else device, dtype)
         self._offloaded = OffloadedModules([encoder for _, encoder in encoders.values()], device) if offload else None
-        self._prompts = [PromptEncoder(tokenizer, encoder, part) for part, (tokenizer, encoder) in encoders.items()]
+        self._prompts = PromptEncoders(encoders)
         self._embed = lru_cache(maxsize=_CACHED_CAPTIONS)(self._encode)
         self._device = device
         # Kept, as each copy to a GPU waits for it; a dataset has few sizes.
         self._time_ids = lru_cache(maxsize=_CACHED_SIZES)(self._make_time_ids)
 
     @classmethod
-    def of_run(cls, config: RecipeConfig, encoders: TextEncoders, device: torch.device, dtype: torch.dtype) -> Self:
+    def of_run(cls, config: RecipeConfig, encoders: TextEncoderParts, device: torch.device, dtype: torch.dtype) -> Self:
         """Return the encoder of a run's captions.
 
         Raises:
@@ -99,25 +95,15 @@ class CaptionEncoder:
         return Conditioning(text, torch.stack(pooled), torch.stack(time_ids))
 
     def _make_time_ids(self, crop: SourceCrop | None, height: int, width: int) -> Tensor:
-        """Return SDXL's `time_ids` of a clip of so many pixels, (6)."""
+        """Return SDXL's `time_ids` of a clip of so many pixels, (6): original size, place of the crop, size wanted."""
         original_height, original_width, top, left = crop or (height, width, 0, 0)
         return size_time_ids((original_height, original_width), (top, left), (height, width), device=self._device)
 
     def _encode(self, caption: str) -> tuple[Tensor, Tensor | None]:
         if self._offloaded is not None:
             self._offloaded.bring()
-        if len(self._prompts) == 1:
-            return self._encode_one(self._prompts[0], caption)[0], None
-        (first, _), (second, pooled) = (self._encode_xl(prompts, caption) for prompts in self._prompts)
-        assert pooled is not None  # the second encoder has a projection
-        return torch.cat([first, second], dim=-1)[0], pooled[0]
-
-    def _encode_one(self, prompts: PromptEncoder, caption: str) -> Tensor:
         if self._chunks == 1:
-            return prompts.encode([caption])
-        return prompts.encode_chunks(plain_sections(caption), num_chunks=self._chunks)
-
-    def _encode_xl(self, prompts: PromptEncoder, caption: str) -> tuple[Tensor, Tensor | None]:
-        if self._chunks == 1:
-            return prompts.encode_xl([caption])
-        return prompts.encode_chunks_xl(plain_sections(caption), num_chunks=self._chunks)
+            encoded = self._prompts.encode(caption)
+        else:
+            encoded = self._prompts.encode_chunks(plain_sections(caption), num_chunks=self._chunks)
+        return encoded.text[0], None if encoded.pooled is None else encoded.pooled[0]

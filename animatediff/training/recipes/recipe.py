@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from animatediff.diffusion.conditioning import Conditioning, NoisePredictor
+    from animatediff.models.prompt_encoders import TextEncoderParts
     from animatediff.training.step.draws import Draws
-    from animatediff.training.text import TextEncoders
     from animatediff.training.trained_model import TrainedModel
 
 
@@ -115,7 +115,7 @@ class Recipe(ABC):
         """
         return self.resolved_config.schedule.apply_to(NoiseSchedule())
 
-    def build(self, text_encoders: "TextEncoders", *, seed: int, rank: int = 0) -> "TrainedModel":
+    def build(self, text_encoders: "TextEncoderParts", *, seed: int, rank: int = 0) -> "TrainedModel":
         """Return the model on the CPU in float32: the base frozen, the rest to be trained.
 
         Args:

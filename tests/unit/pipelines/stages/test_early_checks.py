@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import re
 
 import pytest
 import yaml
@@ -85,6 +86,13 @@ def test_a_dry_run_of_training_tells_what_it_would_do(run, tmp_path, caplog):
     assert "parameters stay frozen" in text
     assert "time: 1.0 h on 1 workers, 2.00 USD" in text
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_without_a_measured_rate_reckons_with_the_operations_of_a_step(run, caplog):
+    with caplog.at_level(logging.INFO):
+        assert train.main(TrainJobConfig.model_validate(run | {"dry_run": True})) is None
+    (told,) = [line for line in caplog.messages if line.startswith("time: ")]
+    assert re.search(r"reckoned with 0\.[0-9]+ TFLOP a step and 125 TFLOP/s a worker", told)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import torch
 
 from animatediff.data import shards
 from animatediff.data.clips.config import ClipConfig
+from animatediff.data.clips.source_crop import SourceCrop
 from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.ingest import parts
 from animatediff.data.sources.spec import SourceVideo
@@ -67,6 +68,9 @@ def test_a_unit_becomes_its_part_and_twice_the_same_bytes(tmp_path):
     result = pickle.loads(row["result"][0])
     assert (result.num_videos, result.num_clips, result.reasons) == (3, 2, {"empty": 1})
     assert list(result.seconds) == ["decode", "score", "encode"]
+    # 64 x 96 pixels, of which the left 8 columns are cropped after they have been halved.
+    sizes = [[row[name] for name in SourceCrop._fields] for row in shards.from_parquet(written[0]).to_pylist()]
+    assert sizes == [[64, 96, 0, 8]] * 2
     scores = [dict(row["scores"]) for row in shards.from_parquet(written[0]).to_pylist()]
     assert [found["words"] for found in scores] == [2, 2]
     assert all(found["mean"] > 0 for found in scores)
