@@ -15,7 +15,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from animatediff.diffusion.conditioning import Conditioning, Residuals
+from animatediff.diffusion.conditioning import Conditioning
+from animatediff.diffusion.residuals import Residuals
 from animatediff.models.config import ActivationCheckpointing, MotionConfig
 from animatediff.models.feed_forward import make_lean
 from animatediff.models.motion_module import MotionModule
