@@ -10,7 +10,7 @@ from transformers import CLIPTextConfig
 
 from animatediff.errors import UserError, any_error_as_user_error, errors_with_field
 from animatediff.weights import base_configs
-from animatediff.weights.identify.base import TEXT_WIDTHS
+from animatediff.weights.identify.base import BASE_OF_TEXT_WIDTH
 from animatediff.weights.identify.messages import model_name
 from animatediff.weights.identify.model import UNUSUAL_INPUTS
 from animatediff.weights.layouts.architectures import PARTS, KnownBase
@@ -63,8 +63,8 @@ class BaseFacts:
     def published_base(self) -> Base | None:
         """Which published model it is, SDXL in any size; None for another of no published size."""
         if self.architecture == "sdxl":
-            return "sdxl-refiner" if TEXT_WIDTHS.get(self.text_width or 0) == "sdxl-refiner" else "sdxl"
-        return None if self.text_width is None else TEXT_WIDTHS.get(self.text_width)
+            return "sdxl-refiner" if BASE_OF_TEXT_WIDTH.get(self.text_width or 0) == "sdxl-refiner" else "sdxl"
+        return None if self.text_width is None else BASE_OF_TEXT_WIDTH.get(self.text_width)
 
     @property
     def text_width(self) -> int | None:
