@@ -4,7 +4,8 @@ import torch
 from diffusers import ControlNetModel
 from torch import Tensor, nn
 
-from animatediff.diffusion.conditioning import Conditioning, Residuals
+from animatediff.diffusion.conditioning import Conditioning
+from animatediff.diffusion.residuals import Residuals
 from animatediff.models.feed_forward import use_memory_efficient_feed_forward
 from animatediff.models.text_attention import share_text_attention
 

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from animatediff.diffusion.conditioning import Conditioning, Residuals
+from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.frame_numbers import frames_in_clip
+from animatediff.diffusion.residuals import Residuals
 from animatediff.models.config import ActivationCheckpointing, MotionConfig
 from animatediff.models.feed_forward import use_memory_efficient_feed_forward
 from animatediff.models.motion_module import MotionModule

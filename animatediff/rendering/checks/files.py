@@ -147,7 +147,7 @@ def _scaling_problem(given: FileInField) -> str | None:
         config = read_json(local_copy(storage.join(given.uri, "config.json")), f"the config of VAE {given.uri}")
     except UserError:  # of a whole model, whose parts say themselves what they are, or of none
         return None
-    kind = _KIND_OF_SCALING.get(config.get("scaling_factor"))
+    kind = next((kind for factor, kind in _KIND_OF_SCALING.items() if config.get("scaling_factor") == factor), None)
     if kind is None or given.base in (None, kind):
         return None
     return (

@@ -233,10 +233,8 @@ class Dispatcher:
         others = {model for held in (self._holds, self._promised) for name, model in held.items() if name != worker}
         fresh = [model for model in groups if model not in others]
         held = self._holds.get(worker)
-        resident = None if held is None else self._models[held].resident
-        return groups[
-            max(fresh or groups, key=lambda model: (self._models[model].resident == resident, len(groups[model])))
-        ]
+        base = held and self._models[held].resident
+        return groups[max(fresh or groups, key=lambda name: (self._models[name].resident == base, len(groups[name])))]
 
     def _upcoming(self, worker: str, model: str) -> ModelFiles | None:
         """Promise the worker the model that it would get next, if its own has no slices left, and return it.

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from animatediff.diffusion.conditioning import Conditioning, Control, ImagePrompt, Residuals
+from animatediff.diffusion.conditioning import Conditioning, Control, ImagePrompt
 from animatediff.diffusion.context import Context
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.passes.start import Start
+from animatediff.diffusion.residuals import Residuals
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
 

@@ -61,6 +61,9 @@ def test_published_bases_are_known(kind, width, layers, tmp_path):
     )
     assert (facts.latent_factor, facts.latent_channels, facts.unet_channels) == (8, 4, 4)
     assert facts.scaling_factor == {"sd1": 0.18215, "sdxl": 0.13025}[kind]
+    is_xl = kind == "sdxl"
+    assert (facts.upcasts_vae, facts.zeroes_empty_negative_prompt) == (is_xl, is_xl)
+    assert facts.trained_side == {"sd1": 512, "sdxl": 1024}[kind]
     assert facts.latent_shape(16, height=512, width=768) == (16, 4, 64, 96)
     assert facts.prediction_type == "epsilon"
 
@@ -72,6 +75,13 @@ def test_published_bases_are_known(kind, width, layers, tmp_path):
 def test_other_bases_are_known_by_the_width_of_their_text(unet, kind, tmp_path):
     facts = BaseFacts(write_config(tmp_path, "unet", unet))
     assert (facts.published_base, facts.architecture) == (kind, "sd1")
+
+
+def test_a_vae_that_does_not_overflow_says_so(tmp_path):
+    """As the one that was published beside SDXL's own, for half precision."""
+    write_config(tmp_path, "unet", CONFIGS["sdxl"]["unet"])
+    base = write_config(tmp_path, "vae", CONFIGS["sdxl"]["vae"] | {"force_upcast": False})
+    assert not BaseFacts(base).upcasts_vae
 
 
 def test_the_parts_say_what_a_base_is_and_its_index_nothing(base, tmp_path):

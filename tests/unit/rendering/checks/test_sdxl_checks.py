@@ -12,6 +12,7 @@ from animatediff.rendering.catalog.catalog import Catalog
 from animatediff.rendering.checks.catalog import check
 from animatediff.weights.base import load_unet
 from animatediff.weights.controls import sparse_control_file
+from animatediff.weights.identify.weights_file import identify_uri
 from tests.support_base import build_base
 from tests.support_sdxl import build_sdxl, write_motion
 
@@ -89,6 +90,13 @@ def test_what_does_not_go_with_the_base_is_told(files, entry, problem):
         entry["controls"] = [{"net": str(files / entry["controls"]), "pictures": __file__}]
     found = checked(files, **entry)
     assert found.startswith(problem) if problem.endswith(": ") else found == problem
+
+
+def test_a_base_is_identified_with_what_it_lacks(files, tmp_path):
+    base = shutil.copytree(files / "base", tmp_path / "base")
+    assert (identify_uri(str(base)).base, identify_uri(str(base)).note) == ("sdxl", None)
+    shutil.rmtree(base / "text_encoder_2")
+    assert identify_uri(str(base)).note == "no text_encoder_2"
 
 
 def test_pictures_that_are_too_small_for_the_base_are_warned_of(files, caplog):
