@@ -3,18 +3,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Two at a time: a process takes up to 2 GB. One thread each, as two would only wait for one another.
+UNIT = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -q -n 2 --dist worksteal --ignore tests/unit/test_fake_cuda.py
 # What runs jobs: two files at a time, as a job also waits, for processes to start, to die and to be polled.
 JOBS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: demo test lint infra unit integration notebooks fuzz slow gpu cluster bench files format clean
+.PHONY: demo test lint infra unit fakes integration notebooks fuzz slow gpu cluster bench files format clean
 
 demo: .venv/.installed
 	$(BIN)/python pipelines/demo.py
 
 # What fails soonest comes first. The notebooks share the integration tests' two processes, so that neither waits.
 test: .venv/.installed
-	$(MAKE) --jobs 2 lint infra
-	$(MAKE) unit
+	$(MAKE) --jobs 2 lint infra fakes
+	$(UNIT)
 	$(JOBS) tests/integration tests/notebooks
 
 lint: .venv/.installed
@@ -28,10 +30,12 @@ infra: .venv/.installed
 	$(BIN)/python infra/validate.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/infra -q -n 2
 
-# Two at a time: a process takes up to 2 GB. One thread each, as two would only wait for one another. Fake CUDA tensors
-# have a process of their own: in one that had made them, PyTorch has given the same memory to two real tensors.
-unit: .venv/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -q -n 2 --dist worksteal --ignore tests/unit/test_fake_cuda.py
+unit: .venv/.installed fakes
+	$(UNIT)
+
+# Fake CUDA tensors have a process of their own: in one that had made them, PyTorch has given the same memory to two
+# real tensors.
+fakes: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit/test_fake_cuda.py -q
 
 integration: .venv/.installed

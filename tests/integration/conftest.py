@@ -20,6 +20,8 @@ REPOSITORY = Path(__file__).parents[2]
 # For all processes that are started from here on, Ray's included.
 _AS_INSTALLED = str(Path(__file__).with_name("as_installed"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_AS_INSTALLED, os.environ.get("PYTHONPATH")]))
+# Ray looks for new logs twice a second, which costs more the more processes there have been. Nobody waits for them.
+os.environ["LOG_NAME_UPDATE_INTERVAL_S"] = "10"
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +50,7 @@ def sprites(tmp_path_factory):
 def run_job():
     """Run a job as its user does: a command with a config file; the process and its output."""
 
-    def run(job, *arguments, timeout=240, env=None):
+    def run(job, *arguments, timeout=900, env=None):
         return subprocess.run(
             [sys.executable, f"pipelines/{job}.py", *arguments],
             cwd=REPOSITORY,

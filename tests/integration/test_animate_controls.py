@@ -18,13 +18,12 @@ from pipelines import animate
 from pipelines.settings import AnimateConfig
 from tests.integration.conftest import hashes, write_yaml
 from tests.integration.processes import Job
-from tests.integration.test_animate_kills import age_drafts, committed, kill_while_it_runs, rows
+from tests.integration.test_animate_kills import KINDS, LOST, age_drafts, committed, kill_while_it_runs, rows
 from tests.support_base import build_base
 from tests.support_catalog import SHARED, STARTS, build_entries, features_of_entries, pairs, write_catalogs
 from tests.support_controls import build_controls
 
 pytestmark = pytest.mark.ray
-KINDS = ("render actor", "driver")
 NUM_INVALID = 5  # each two of the three ways to begin, and the entries named `wrong` and `absent`
 
 
@@ -82,12 +81,13 @@ def run_with_kills(files, folder, num_kills):
     )
     path, log_path = write_yaml(folder / "killed.yaml", config.model_dump(mode="json")), folder / "log"
     with log_path.open("w") as log, Job("animate", path, log) as job:
-        before = kill_while_it_runs(job, killed, num_kills, random.Random(0), 900, log_path, KINDS)
+        before = kill_while_it_runs(job, killed, num_kills, random.Random(0), 900, log_path)
         age_drafts(killed)
         job.start()
         assert job.code() == 1
     said = log_path.read_text()
     assert f"{NUM_INVALID} of {len(entries)} items failed" in said, said[-3000:]
+    assert said.count(LOST) == num_kills // len(KINDS)
     assert before.items() <= committed(killed).items()
     assert len(committed(killed)) == len(entries) - NUM_INVALID
     assert rows(killed) == rows(straight)[::-1]
@@ -123,8 +123,8 @@ def test_each_control_meets_each_other_thing():
     assert {(name,) for name in names} <= set(features)
 
 
-def test_thirty_entries_with_an_actor_and_the_driver_killed(cluster, files, tmp_path):
-    check_results(run_with_kills(files, tmp_path, num_kills=2))
+def test_thirty_entries_with_an_actor_the_dispatcher_and_the_driver_killed(cluster, files, tmp_path):
+    check_results(run_with_kills(files, tmp_path, num_kills=len(KINDS)))
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from tests.support_videos import encode_frames, remux
 from tests.unit.data.decoding.test_found_videos import repeat
 from tests.unit.data.decoding.test_videos import claiming
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 NUM_GOOD = 209
 
 

@@ -45,6 +45,7 @@ def add(folder, name, data, caption="a bar"):
     (folder / f"{name}.txt").write_text(caption)
 
 
+@pytest.mark.slow
 def test_what_is_left_of_a_cluster_that_has_lost_a_stage_s_place_goes_on(cluster, base, tmp_path, caplog, monkeypatch):
     for i in range(12):
         add(tmp_path / "videos", str(i), mp4(20 + i))
@@ -145,6 +146,7 @@ def test_a_dry_run_tells_and_writes_nothing(base, tmp_path, caplog):
     assert not (tmp_path / "dataset").exists()
 
 
+@pytest.mark.slow
 def test_a_cameras_clip_becomes_the_latents_of_its_frames(cluster, base, tmp_path):
     """Real H.264 with B-frames and sound, from a camera's and an animator's hands."""
     source, dataset = tmp_path / "source", tmp_path / "dataset"

@@ -10,11 +10,12 @@ import time
 import urllib.request
 
 import pytest
-import yaml
 
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
+from animatediff.rendering.catalog.catalog import expand
+from animatediff.rendering.catalog.reading import catalog_files
 from animatediff.rendering.results.ledger import read_results
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
@@ -22,8 +23,9 @@ from pipelines.animate import main
 from pipelines.settings import AnimateConfig
 from pipelines.tracking.model_uris import fetch_weights
 from pipelines.tracking.tracker import Tracker, open_client
+from tests.integration.conftest import write_yaml
 
-_START_S = 90  # imports, tables, and a worker of its own; 20 s on two busy cores
+_START_S = 300  # imports, tables, and a worker of its own; 20 s on two busy cores
 
 
 def free_port():
@@ -73,20 +75,14 @@ def motion_module(base, tmp_path):
     return str(path)
 
 
-def render(base, uris, folder):
-    """Render one prompt with each of the motion modules; the results in their order."""
+def write_catalog(base, uris, folder):
+    """Write a catalog of one prompt for each of the motion modules; its path."""
     content = {
         **{"base": base, "width": 32, "height": 32, "num_frames": 2, "num_inference_steps": 1, "prompts": ["a star"]},
         "entries": [{"name": f"of-{i}", "motion_module": uri} for i, uri in enumerate(uris)],
     }
     folder.mkdir()
-    (folder / "catalog.yaml").write_text(yaml.safe_dump(content))
-    main(
-        AnimateConfig(
-            catalog_uri=str(folder / "catalog.yaml"), output_uri=str(folder / "out"), num_actors=1, formats=("mp4",)
-        )
-    )
-    return read_results(str(folder / "out"))
+    return write_yaml(folder / "catalog.yaml", content)
 
 
 def test_what_a_server_has_not_is_one_line_each(server, tmp_path, monkeypatch):
@@ -113,7 +109,9 @@ def test_what_a_server_has_not_is_one_line_each(server, tmp_path, monkeypatch):
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
-def test_a_registered_motion_module_renders_what_its_file_renders(server, base, motion_module, tmp_path, monkeypatch):
+def test_a_registered_motion_module_renders_and_is_known_as_its_file(
+    server, base, motion_module, tmp_path, monkeypatch
+):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     with Tracker("test", run_id=None, params={}, tags={}) as tracker:
         assert tracker.register("moves", motion_module, tags={"recipe": "motion_module"}) == "1"
@@ -124,9 +122,10 @@ def test_a_registered_motion_module_renders_what_its_file_renders(server, base, 
     client.set_registered_model_alias("moves", "best", "1")
     assert len(client.search_model_versions("name = 'moves'")) == 1
     assert client.list_artifacts(tracker.run_id, "validation/step-00000001")[0].file_size == 6
-    (of_file,) = render(base, [motion_module], tmp_path / "file")
-    of_alias, of_run = render(base, ["models:/moves@best", f"runs:/{tracker.run_id}"], tmp_path / "server")
-    assert of_file.status == "ok"
-    assert of_file.digest == of_alias.digest == of_run.digest
-    # The poster is the one file that does not say inside it where the weights were.
-    assert of_file.sha256["poster"] == of_alias.sha256["poster"] == of_run.sha256["poster"]
+    (of_file,) = expand(catalog_files.read(write_catalog(base, [motion_module], tmp_path / "file"))).items
+    catalog = write_catalog(base, ["models:/moves@best", f"runs:/{tracker.run_id}"], tmp_path / "server")
+    output = str(tmp_path / "out")
+    main(AnimateConfig(catalog_uri=catalog, output_uri=output, num_actors=1, formats=("mp4",)))
+    of_alias, of_run = read_results(output)
+    assert of_alias.status == of_run.status == "ok"
+    assert of_file.digest == of_alias.digest == of_run.digest  # of all that decides the pixels

@@ -213,7 +213,7 @@ def test_no_secret_is_written_anywhere(kind, store, web, base, tmp_path):
                     env=os.environ | environment,
                     stdout=said,
                     stderr=subprocess.STDOUT,
-                    timeout=300,
+                    timeout=900,
                 )
             said = (tmp_path / "said").read_text()
             assert done.returncode == 0, said
