@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -52,7 +52,6 @@ class _Handler:
             if self.has_ended:
                 return
             self.exit_code = 128 + number
-            threading.Thread(target=self._end_in_time, daemon=True).start()
             if self.is_held:
                 return
             if _only_imports(frame):
@@ -63,12 +62,31 @@ class _Handler:
         elif now - self._first > _SAME_S:
             self._end_at_once(128 + number)  # the kernel ends what a local Ray has started along with its driver
 
-    def _end_in_time(self) -> None:
+    def prepare(self) -> None:
+        """Get what a signal needs, once.
+
+        A thread learns of it at once, while this one may come to it only after a second: Ray waits in compiled code.
+        """
+        if self.stderr != 2:
+            return
+        self.stderr = os.dup(2)
+        numbers, written = os.pipe()
+        os.set_blocking(written, False)
+        signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+        threading.Thread(target=self._end_in_time, args=(numbers,), daemon=True, name="signals").start()
+
+    def _end_in_time(self, numbers: int) -> None:
         """End where the clean-up hangs, or the processes of this job's own Ray got the signal as well.
 
         Their driver cannot clean up without them: the next thing that it asks of them ends it with exit code 1. The
         raylet takes seconds to end, and is of no use meanwhile; the log monitor ends at once.
+
+        Args:
+            numbers: file descriptor that the numbers of signals are read from, as they come.
         """
+        while (number := os.read(numbers, 1)[0]) not in _SIGNALS or self.has_ended:
+            pass
+        self.exit_code = 128 + number
         deadline = time.monotonic() + _CLEAN_UP_S
         while time.monotonic() < deadline and all(process.poll() is None for process in _own_ray()):
             time.sleep(_POLL_S)
@@ -85,6 +103,7 @@ class _Handler:
     def _end_at_once(self, exit_code: int) -> None:
         if not self.has_ended:
             self.tell(lambda line: os.write(self.stderr, f"{line}\n".encode()))
+        _kill(_below())
         os._exit(exit_code)
 
     @property
@@ -103,6 +122,25 @@ def _own_ray() -> list[Any]:
     """Return the processes of the Ray that this process has started, if it has."""
     node = ray._private.worker._global_node if (ray := _imported_ray()) else None
     return [each.process for kind in list(node.all_processes.values()) for each in kind] if node else []
+
+
+def _below() -> list[Any]:
+    """Return all processes of the Ray that this process has started: workers see only after a while that it ended."""
+    if not _own_ray():
+        return []
+    import psutil  # Ray's own
+
+    return psutil.Process().children(recursive=True)
+
+
+def _kill(processes: list[Any]) -> None:
+    if not processes:
+        return
+    import psutil
+
+    for process in processes:
+        with suppress(psutil.Error):  # it has ended
+            process.kill()
 
 
 def _imported_ray() -> Any:
@@ -140,8 +178,7 @@ def wait_for_own() -> None:
 
 def install() -> None:
     """Take the signals over, except those that are to be ignored (as `nohup` has it)."""
-    if _handler.stderr == 2:
-        _handler.stderr = os.dup(2)
+    _handler.prepare()
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _handler)
@@ -164,7 +201,9 @@ def exit_on_signal() -> Iterator[None]:
         # Objects of Ray that were interrupted while they were made complain as they are deleted.
         sys.unraisablehook = lambda _: None
         if ray := sys.modules.get("ray"):  # not so while the first modules are imported
+            below = _below()
             ray.shutdown()
+            _kill(below)
         sys.exit(_handler.exit_code)
     finally:
         _handler.has_ended = True
