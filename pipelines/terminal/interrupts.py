@@ -103,7 +103,7 @@ class _Handler:
     def _end_at_once(self, exit_code: int) -> None:
         if not self.has_ended:
             self.tell(lambda line: os.write(self.stderr, f"{line}\n".encode()))
-        _kill(_below())
+        _kill(_workers())
         os._exit(exit_code)
 
     @property
@@ -124,13 +124,17 @@ def _own_ray() -> list[Any]:
     return [each.process for kind in list(node.all_processes.values()) for each in kind] if node else []
 
 
-def _below() -> list[Any]:
-    """Return all processes of the Ray that this process has started: workers see only after a while that it ended."""
-    if not _own_ray():
+def _workers() -> list[Any]:
+    """Return the workers of the Ray that this process has started, which see only after a while that it has ended.
+
+    Ray's other processes end with this one, by the kernel; and before them it must not miss them.
+    """
+    own_ray = {process.pid for process in _own_ray()}
+    if not own_ray:
         return []
     import psutil  # Ray's own
 
-    return psutil.Process().children(recursive=True)
+    return [each for each in psutil.Process().children(recursive=True) if each.pid not in own_ray]
 
 
 def _kill(processes: list[Any]) -> None:
@@ -201,9 +205,9 @@ def exit_on_signal() -> Iterator[None]:
         # Objects of Ray that were interrupted while they were made complain as they are deleted.
         sys.unraisablehook = lambda _: None
         if ray := sys.modules.get("ray"):  # not so while the first modules are imported
-            below = _below()
+            workers = _workers()
             ray.shutdown()
-            _kill(below)
+            _kill(workers)
         sys.exit(_handler.exit_code)
     finally:
         _handler.has_ended = True
