@@ -27,7 +27,7 @@ _SAME_S = 1.0
 _CLEAN_UP_S = 20.0
 _POLL_S = 0.02
 # Until it shows whether a signal went to the processes of this job's own Ray as well.
-_NOTICE_S = 0.2
+_NOTICE_S = 0.5
 _GIVE_UP = signal.SIGUSR1
 
 
@@ -56,8 +56,6 @@ class _Handler:
                 return
             if _only_imports(frame):
                 self._end_at_once(self.exit_code)
-            if _own_ray():
-                time.sleep(_NOTICE_S)
             self.end()
         elif now - self._first > _SAME_S:
             self._end_at_once(128 + number)  # the kernel ends what a local Ray has started along with its driver
@@ -78,8 +76,8 @@ class _Handler:
     def _end_in_time(self, numbers: int) -> None:
         """End where the clean-up hangs, or the processes of this job's own Ray got the signal as well.
 
-        Their driver cannot clean up without them: the next thing that it asks of them ends it with exit code 1. The
-        raylet takes seconds to end, and is of no use meanwhile; the log monitor ends at once.
+        Their driver cannot clean up without them: what it asks of a raylet that is gone ends it with exit code 1. So
+        the raylet is held still until it shows whether others end, as the log monitor does at once.
 
         Args:
             numbers: file descriptor that the numbers of signals are read from, as they come.
@@ -87,10 +85,21 @@ class _Handler:
         while (number := os.read(numbers, 1)[0]) not in _SIGNALS or self.has_ended:
             pass
         self.exit_code = 128 + number
-        deadline = time.monotonic() + _CLEAN_UP_S
-        while time.monotonic() < deadline and all(process.poll() is None for process in _own_ray()):
-            time.sleep(_POLL_S)
+        raylets = _own_ray("raylet")
+        for raylet in raylets:
+            raylet.send_signal(signal.SIGSTOP)
+        self._end_with_own_ray(within_s=_NOTICE_S)
+        for raylet in raylets:
+            raylet.send_signal(signal.SIGCONT)
+        self._end_with_own_ray(within_s=_CLEAN_UP_S)
         self._end_at_once(self.exit_code)
+
+    def _end_with_own_ray(self, *, within_s: float) -> None:
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            if any(process.poll() is not None for process in _own_ray()):
+                self._end_at_once(self.exit_code)
+            time.sleep(_POLL_S)
 
     def tell(self, write: Callable[[str], object]) -> None:
         """Write the line that the job ends with: which signal it was, what is kept, and what to type."""
@@ -104,6 +113,8 @@ class _Handler:
         if not self.has_ended:
             self.tell(lambda line: os.write(self.stderr, f"{line}\n".encode()))
         _kill(_workers())
+        for raylet in _own_ray("raylet"):
+            raylet.send_signal(signal.SIGCONT)
         os._exit(exit_code)
 
     @property
@@ -118,10 +129,11 @@ class _Handler:
             raise KeyboardInterrupt
 
 
-def _own_ray() -> list[Any]:
-    """Return the processes of the Ray that this process has started, if it has."""
+def _own_ray(kind: str | None = None) -> list[Any]:
+    """Return the processes, or those of a kind, of the Ray that this process has started, if it has."""
     node = ray._private.worker._global_node if (ray := _imported_ray()) else None
-    return [each.process for kind in list(node.all_processes.values()) for each in kind] if node else []
+    processes = dict(node.all_processes) if node else {}
+    return [each.process for name in ([kind] if kind else processes) for each in processes.get(name, ())]
 
 
 def _workers() -> list[Any]:

@@ -203,7 +203,8 @@ OF_ITS_OWN = """
     from pipelines.cluster.runtime import end_with_one_line
 
     def started(seconds):
-        process = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({seconds})"])
+        command = [sys.executable, "-c", f"import time; time.sleep({seconds})"]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         return [SimpleNamespace(process=process)]
 
     def job():
@@ -230,3 +231,41 @@ def test_a_job_whose_own_ray_gets_the_signal_too_waits_for_nothing_and_leaves_no
     while worker.exists() and "Z" not in (worker / "stat").read_text().split()[2]:
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+ALONE = """
+    import subprocess, sys, time
+    from pathlib import Path
+    from types import SimpleNamespace
+
+    import ray
+    from pipelines.cluster.runtime import end_with_one_line
+
+    def job():
+        beat = "import time\\nwhile True: print('.', flush=True); time.sleep(0.05)"
+        log = Path(sys.argv[1])
+        raylet = subprocess.Popen([sys.executable, "-c", beat], stdout=log.open("w"))
+        ray._private.worker._global_node = SimpleNamespace(all_processes={"raylet": [SimpleNamespace(process=raylet)]})
+        ray.shutdown = raylet.kill
+        try:
+            print("ready", flush=True)
+            time.sleep(60)
+        finally:
+            time.sleep(1.5)  # the raylet was held for a moment
+            size = log.stat().st_size
+            while log.stat().st_size == size:
+                time.sleep(0.1)
+            print("it goes on", flush=True)
+
+    end_with_one_line(job)
+"""
+
+
+def test_a_raylet_that_did_not_get_the_signal_serves_the_clean_up(tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(ALONE), str(tmp_path / "log")]
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert job.stdout.readline() == "ready\n"
+    job.send_signal(signal.SIGTERM)
+    out, err = job.communicate(timeout=60)
+    assert (job.returncode, out) == (143, "it goes on\n"), err
+    assert len(err.splitlines()) == 1
