@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -27,7 +27,7 @@ _SAME_S = 1.0
 _CLEAN_UP_S = 20.0
 _POLL_S = 0.02
 # Until it shows whether a signal went to the processes of this job's own Ray as well.
-_NOTICE_S = 0.2
+_NOTICE_S = 0.5
 _GIVE_UP = signal.SIGUSR1
 
 
@@ -52,27 +52,54 @@ class _Handler:
             if self.has_ended:
                 return
             self.exit_code = 128 + number
-            threading.Thread(target=self._end_in_time, daemon=True).start()
             if self.is_held:
                 return
             if _only_imports(frame):
                 self._end_at_once(self.exit_code)
-            if _own_ray():
-                time.sleep(_NOTICE_S)
             self.end()
         elif now - self._first > _SAME_S:
             self._end_at_once(128 + number)  # the kernel ends what a local Ray has started along with its driver
 
-    def _end_in_time(self) -> None:
+    def prepare(self) -> None:
+        """Get what a signal needs, once.
+
+        A thread learns of it at once, while this one may come to it only after a second: Ray waits in compiled code.
+        """
+        if self.stderr != 2:
+            return
+        self.stderr = os.dup(2)
+        numbers, written = os.pipe()
+        os.set_blocking(written, False)
+        signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+        threading.Thread(target=self._end_in_time, args=(numbers,), daemon=True, name="signals").start()
+
+    def _end_in_time(self, numbers: int) -> None:
         """End where the clean-up hangs, or the processes of this job's own Ray got the signal as well.
 
-        Their driver cannot clean up without them: the next thing that it asks of them ends it with exit code 1. The
-        raylet takes seconds to end, and is of no use meanwhile; the log monitor ends at once.
+        Their driver cannot clean up without them: what it asks of a raylet that is gone ends it with exit code 1. So
+        the raylet is held still until it shows whether others end, as the log monitor does at once.
+
+        Args:
+            numbers: file descriptor that the numbers of signals are read from, as they come.
         """
-        deadline = time.monotonic() + _CLEAN_UP_S
-        while time.monotonic() < deadline and all(process.poll() is None for process in _own_ray()):
-            time.sleep(_POLL_S)
+        while (number := os.read(numbers, 1)[0]) not in _SIGNALS or self.has_ended:
+            pass
+        self.exit_code = 128 + number
+        raylets = _own_ray("raylet")
+        for raylet in raylets:
+            raylet.send_signal(signal.SIGSTOP)
+        self._end_with_own_ray(within_s=_NOTICE_S)
+        for raylet in raylets:
+            raylet.send_signal(signal.SIGCONT)
+        self._end_with_own_ray(within_s=_CLEAN_UP_S)
         self._end_at_once(self.exit_code)
+
+    def _end_with_own_ray(self, *, within_s: float) -> None:
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            if any(process.poll() is not None for process in _own_ray()):
+                self._end_at_once(self.exit_code)
+            time.sleep(_POLL_S)
 
     def tell(self, write: Callable[[str], object]) -> None:
         """Write the line that the job ends with: which signal it was, what is kept, and what to type."""
@@ -85,6 +112,9 @@ class _Handler:
     def _end_at_once(self, exit_code: int) -> None:
         if not self.has_ended:
             self.tell(lambda line: os.write(self.stderr, f"{line}\n".encode()))
+        _kill(_workers())
+        for raylet in _own_ray("raylet"):
+            raylet.send_signal(signal.SIGCONT)
         os._exit(exit_code)
 
     @property
@@ -99,10 +129,34 @@ class _Handler:
             raise KeyboardInterrupt
 
 
-def _own_ray() -> list[Any]:
-    """Return the processes of the Ray that this process has started, if it has."""
+def _own_ray(kind: str | None = None) -> list[Any]:
+    """Return the processes, or those of a kind, of the Ray that this process has started, if it has."""
     node = ray._private.worker._global_node if (ray := _imported_ray()) else None
-    return [each.process for kind in list(node.all_processes.values()) for each in kind] if node else []
+    processes = dict(node.all_processes) if node else {}
+    return [each.process for name in ([kind] if kind else processes) for each in processes.get(name, ())]
+
+
+def _workers() -> list[Any]:
+    """Return the workers of the Ray that this process has started, which see only after a while that it has ended.
+
+    Ray's other processes end with this one, by the kernel; and before them it must not miss them.
+    """
+    own_ray = {process.pid for process in _own_ray()}
+    if not own_ray:
+        return []
+    import psutil  # Ray's own
+
+    return [each for each in psutil.Process().children(recursive=True) if each.pid not in own_ray]
+
+
+def _kill(processes: list[Any]) -> None:
+    if not processes:
+        return
+    import psutil
+
+    for process in processes:
+        with suppress(psutil.Error):  # it has ended
+            process.kill()
 
 
 def _imported_ray() -> Any:
@@ -140,8 +194,7 @@ def wait_for_own() -> None:
 
 def install() -> None:
     """Take the signals over, except those that are to be ignored (as `nohup` has it)."""
-    if _handler.stderr == 2:
-        _handler.stderr = os.dup(2)
+    _handler.prepare()
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _handler)
@@ -164,7 +217,9 @@ def exit_on_signal() -> Iterator[None]:
         # Objects of Ray that were interrupted while they were made complain as they are deleted.
         sys.unraisablehook = lambda _: None
         if ray := sys.modules.get("ray"):  # not so while the first modules are imported
+            workers = _workers()
             ray.shutdown()
+            _kill(workers)
         sys.exit(_handler.exit_code)
     finally:
         _handler.has_ended = True

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
@@ -195,34 +196,76 @@ def test_a_signal_while_ray_starts_waits_for_it_and_is_told(tmp_path, signals, o
 
 
 OF_ITS_OWN = """
-    import subprocess, sys, time
+    import hashlib, subprocess, sys
     from types import SimpleNamespace
 
     import ray
     from pipelines.cluster.runtime import end_with_one_line
 
     def started(seconds):
-        process = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({seconds})"])
+        command = [sys.executable, "-c", f"import time; time.sleep({seconds})"]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         return [SimpleNamespace(process=process)]
 
     def job():
         processes = {"raylet": started(30), "log_monitor": started(0)}
         ray._private.worker._global_node = SimpleNamespace(all_processes=processes)
         processes["log_monitor"][0].process.wait()
-        try:
-            print("ready", flush=True)
-            time.sleep(60)
-        finally:
-            time.sleep(60)  # as a call of a Ray that is ending
+        (worker,) = started(30)
+        print(worker.process.pid, flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # in compiled code, as Ray waits
 
     end_with_one_line(job)
 """
 
 
-def test_a_job_whose_own_ray_gets_the_signal_too_does_not_wait_for_it():
+def test_a_job_whose_own_ray_gets_the_signal_too_waits_for_nothing_and_leaves_nothing():
     command = [sys.executable, "-c", textwrap.dedent(OF_ITS_OWN)]
     job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert job.stdout.readline() == "ready\n"
+    worker = Path(f"/proc/{int(job.stdout.readline())}")
+    assert worker.exists()
     job.send_signal(signal.SIGTERM)
     assert job.wait(15) == 143
     assert "stopped by SIGTERM; " in job.stderr.read()
+    deadline = time.monotonic() + 10
+    while worker.exists() and "Z" not in (worker / "stat").read_text().split()[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+ALONE = """
+    import subprocess, sys, time
+    from pathlib import Path
+    from types import SimpleNamespace
+
+    import ray
+    from pipelines.cluster.runtime import end_with_one_line
+
+    def job():
+        beat = "import time\\nwhile True: print('.', flush=True); time.sleep(0.05)"
+        log = Path(sys.argv[1])
+        raylet = subprocess.Popen([sys.executable, "-c", beat], stdout=log.open("w"))
+        ray._private.worker._global_node = SimpleNamespace(all_processes={"raylet": [SimpleNamespace(process=raylet)]})
+        ray.shutdown = raylet.kill
+        try:
+            print("ready", flush=True)
+            time.sleep(60)
+        finally:
+            time.sleep(1.5)  # the raylet was held for a moment
+            size = log.stat().st_size
+            while log.stat().st_size == size:
+                time.sleep(0.1)
+            print("it goes on", flush=True)
+
+    end_with_one_line(job)
+"""
+
+
+def test_a_raylet_that_did_not_get_the_signal_serves_the_clean_up(tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(ALONE), str(tmp_path / "log")]
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert job.stdout.readline() == "ready\n"
+    job.send_signal(signal.SIGTERM)
+    out, err = job.communicate(timeout=60)
+    assert (job.returncode, out) == (143, "it goes on\n"), err
+    assert len(err.splitlines()) == 1
