@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from animatediff.diffusion.conditioning import Conditioning, ImagePrompt
 from animatediff.models.config import ActivationCheckpointing, MotionConfig
 from animatediff.models.control.picture_convolution import PictureConvolution
-from animatediff.models.feed_forward import make_lean
+from animatediff.models.feed_forward import use_memory_efficient_feed_forward
 from animatediff.models.motion_module import MotionModule, check_num_frames, scoped_group_norm
 from animatediff.models.text_attention import share_text_attention
 
@@ -102,7 +102,7 @@ class MotionUNet(nn.Module):
         self.picture_convolution: PictureConvolution | None = None
         """What reads `Conditioning.picture`, beside the base's first convolution; None in all but PIA's."""
         share_text_attention(base)
-        make_lean(base)
+        use_memory_efficient_feed_forward(base)
 
     @property
     def config(self) -> MotionConfig:

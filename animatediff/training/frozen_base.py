@@ -2,7 +2,7 @@
 
 from diffusers import UNet2DConditionModel
 
-from animatediff.training.settings import BASE, RecipeConfig
+from animatediff.training.settings import BASE_AS_IS, RecipeConfig
 from animatediff.training.text import TextEncoders
 from animatediff.weights.base import load_unet
 from animatediff.weights.base_configs import build_on_meta
@@ -34,8 +34,8 @@ def load_frozen_base(
 
 
 def _checkpoint(checkpoints: tuple[str, ...], rank: int) -> str | None:
-    chosen = checkpoints[rank % len(checkpoints)] if checkpoints else BASE
-    return None if chosen == BASE else chosen
+    chosen = checkpoints[rank % len(checkpoints)] if checkpoints else BASE_AS_IS
+    return None if chosen == BASE_AS_IS else chosen
 
 
 def unet_on_meta(base: str) -> UNet2DConditionModel:

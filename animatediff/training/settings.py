@@ -11,7 +11,7 @@ from animatediff.diffusion.noise_schedule import NoiseSchedule, NoiseScheduleOve
 from animatediff.models.config import ActivationCheckpointing, MotionConfig, Version
 from animatediff.uris import Uri
 
-BASE = "base"
+BASE_AS_IS = "base"
 """What stands for the base as it is among `RecipeConfig.base_checkpoints`."""
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.canonical_json import sha256
-from animatediff.rendering.catalog.condition_files import SettingsHasher, network_hashes
+from animatediff.rendering.catalog.condition_files import SettingsWithFileHashes, network_hashes
 from animatediff.rendering.catalog.controls import FileUri
 from animatediff.rendering.catalog.entries import (
     Entry,
@@ -143,7 +143,7 @@ def expand(
     """
     problems = problems or {}
     hasher = ModelHasher(content_hash)
-    hashed_settings = SettingsHasher(hasher.content_hash)
+    settings_with_file_hashes = SettingsWithFileHashes(hasher.content_hash)
     plan = RenderPlan([], {}, {}, {}, {})
     for index, entry in enumerate(catalog.entries):
         model_digest = _add_model(plan, catalog, entry, hasher, is_invalid=index in problems)
@@ -152,7 +152,7 @@ def expand(
             problem = problems.get(index) or problems.get((index, number))
             found = network_hashes(settings, hasher.printable_hash)
             plan.network_hashes.update({printable_uri(uri): content for uri, content in found.items()})
-            items = list(_items(entry, prompt, settings, model_digest, hashed_settings, problem))
+            items = list(_items(entry, prompt, settings, model_digest, settings_with_file_hashes, problem))
             plan.items.extend(items)
             if problem:
                 plan.invalid.update(dict.fromkeys((item.digest for item in items), problem))
@@ -180,7 +180,7 @@ def _items(
     prompt: Prompt,
     settings: dict[str, Any],
     model_digest: str,
-    hashed_settings: Callable[[Mapping[str, Any]], dict[str, Any]],
+    settings_with_file_hashes: Callable[[Mapping[str, Any]], dict[str, Any]],
     problem: str | None,
 ) -> Iterator[Item]:
     seeds: Sequence[int] = settings.pop("seeds")
@@ -189,7 +189,7 @@ def _items(
     }
     if not any(map(is_travel, (prompt.prompt, settings["negative_prompt"]))):
         digest_settings.pop("travel", None)  # there is no other text to go to
-    digest_input = hashed_settings(digest_settings) | {
+    digest_input = settings_with_file_hashes(digest_settings) | {
         "version": RENDER_VERSION,
         "model": model_digest,
         "prompt": prompt.prompt,
