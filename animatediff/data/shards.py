@@ -17,7 +17,7 @@ from animatediff.data import parquet
 from animatediff.data.clips.source_crop import SourceCrop
 from animatediff.data.scoring.scores import SCORE_COLUMNS
 from animatediff.errors import UserError
-from animatediff.storage.errors import is_absence, public, unreachable
+from animatediff.storage.errors import is_absence, printable_error, unreachable
 
 ROW_GROUP_ROWS = 64
 SCHEMA_VERSION = 2
@@ -174,8 +174,8 @@ def _opened(uri: str, **options: Any) -> Any:
         return fs.open(path, "rb", **options)
     except Exception as error:  # each storage has its own
         if is_absence(error):
-            raise FileNotFoundError(uri) from public(error)
-        raise unreachable(uri, error) from public(error)
+            raise FileNotFoundError(uri) from printable_error(error)
+        raise unreachable(uri, error) from printable_error(error)
 
 
 @contextmanager
@@ -187,7 +187,7 @@ def _errors_naming_file(uri: str, remedy: str = "restore it, or ingest again int
     except FileNotFoundError as error:
         raise UserError(f"{uri} is missing: {remedy}") from error
     except (ConnectionError, TimeoutError, PermissionError) as error:
-        raise unreachable(uri, error) from public(error)
+        raise unreachable(uri, error) from printable_error(error)
     # Files without checksums, when damaged, fail in many ways.
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

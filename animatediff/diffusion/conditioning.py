@@ -64,7 +64,7 @@ class ImageAttention(Protocol):
         ...
 
 
-class _Part:
+class _PerClip:
     """Something that b clips are told: a dataclass whose tensors have a row a clip."""
 
     def rows(self, clips: Sequence[int]) -> Self:
@@ -102,7 +102,7 @@ class _Part:
 
 
 @dataclass(frozen=True)
-class Control(_Part):
+class Control(_PerClip):
     """A network whose residuals are added to the UNet's features."""
 
     network: ResidualNetwork
@@ -137,7 +137,7 @@ class Control(_Part):
 
 
 @dataclass(frozen=True)
-class ImagePrompt(_Part):
+class ImagePrompt(_PerClip):
     """An image that the cross-attentions read beside the text."""
 
     adapter: ImageAttention
@@ -161,7 +161,7 @@ class ImagePrompt(_Part):
 
 
 @dataclass(frozen=True)
-class Conditioning(_Part):
+class Conditioning(_PerClip):
     """What b clips are conditioned on: one object, whatever is in it, from the prompt to the UNet.
 
     Batching takes its `rows`, context windows its `frames`, guidance its `guidance_branches`, and a denoising step
@@ -254,7 +254,7 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return change(value)
     if isinstance(value, tuple):
         return tuple(_mapped(one, change) for one in value)
-    return value.map(change) if isinstance(value, _Part) else value
+    return value.map(change) if isinstance(value, _PerClip) else value
 
 
 def _batch_key(value: Any) -> object:
@@ -262,7 +262,7 @@ def _batch_key(value: Any) -> object:
         return tuple(value.shape[1:])
     if isinstance(value, tuple):
         return tuple(map(_batch_key, value))
-    if isinstance(value, _Part):
+    if isinstance(value, _PerClip):
         return value.batch_key
     return value if isinstance(value, bool | int | float | None) else id(value)
 
@@ -273,7 +273,7 @@ def _joined(values: Sequence[Any]) -> Any:
         return torch.cat(list(values))
     if isinstance(first, tuple):
         return tuple(_joined(each) for each in zip(*values, strict=True))
-    return first.cat(values) if isinstance(first, _Part) else first
+    return first.cat(values) if isinstance(first, _PerClip) else first
 
 
 def _of_frames(tensor: Tensor, window: Sequence[int]) -> Tensor:

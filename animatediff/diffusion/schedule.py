@@ -39,7 +39,7 @@ def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod:
     return kept.sqrt() * latents + (1 - kept).sqrt() * noise
 
 
-def latent_fading_noise(
+def noise_that_fades_latents(
     latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor, *, fade_from: int
 ) -> Tensor:
     """Return noise with which `add_noise` fades the latents out towards the last timestep.

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 _CPU_ROWS = 1024
 
 
-class LeanFeedForward(FeedForward):
+class MemoryEfficientFeedForward(FeedForward):
     """A GEGLU feed-forward that keeps 8 c numbers a token for the backward pass, what it projects to.
 
     diffusers' keeps 16 c where the weights learn and 12 c where they are frozen: the activated gates and the products
@@ -35,11 +35,11 @@ class LeanFeedForward(FeedForward):
         return _Geglu.apply(torch.is_grad_enabled(), tokens, *weights).view(x.shape)
 
 
-def make_lean(model: nn.Module) -> None:
+def use_memory_efficient_feed_forward(model: nn.Module) -> None:
     """Make every GEGLU feed-forward of `model` a lean one, with the parameters and hooks that it has."""
     for module in model.modules():
         if type(module) is FeedForward and isinstance(next(iter(module.net)), GEGLU):  # type: ignore[arg-type]
-            module.__class__ = LeanFeedForward
+            module.__class__ = MemoryEfficientFeedForward
 
 
 def _as_under_autocast(*tensors: Tensor) -> list[Tensor]:

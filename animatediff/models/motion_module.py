@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from animatediff.models.config import MotionConfig
-from animatediff.models.feed_forward import LeanFeedForward
+from animatediff.models.feed_forward import MemoryEfficientFeedForward
 
 # Fused attention kernels use the batch as a CUDA grid dimension and fail from 65,536 rows on
 # (pytorch#142228, #146704); half of it keeps every chunk a fast, even size.
@@ -131,7 +131,7 @@ class TemporalBlock(nn.Module):
         if config.text_width is not None:
             self.text_attention = TextAttention(channels, config.text_width, config)
             self.text_norm = nn.LayerNorm(channels)
-        self.ff = LeanFeedForward(channels)
+        self.ff = MemoryEfficientFeedForward(channels)
         self.ff_norm = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor, text: Tensor | None) -> Tensor:

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from animatediff.diffusion.conditioning import Conditioning, ImagePrompt
 from animatediff.models.config import ActivationCheckpointing, MotionConfig
-from animatediff.models.feed_forward import make_lean
+from animatediff.models.feed_forward import use_memory_efficient_feed_forward
 from animatediff.models.motion_module import MotionModule, check_num_frames, scoped_group_norm
 from animatediff.models.text_attention import share_text_attention
 
@@ -99,7 +99,7 @@ class MotionUNet(nn.Module):
         self.motion = motion if isinstance(motion, MotionModules) else MotionModules.for_base(base, motion)
         _check_text_width(self.config.text_width, base.config.cross_attention_dim)
         share_text_attention(base)
-        make_lean(base)
+        use_memory_efficient_feed_forward(base)
 
     @property
     def config(self) -> MotionConfig:

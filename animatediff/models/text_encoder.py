@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from animatediff.errors import UserError
 from animatediff.models.embedding import Embedding
-from animatediff.models.prompts.chunks import Chunk, Unit, cut
+from animatediff.models.prompts.chunks import Chunk, TokenGroup, cut_into_chunks
 from animatediff.models.prompts.emphasis import emphasise
 from animatediff.models.prompts.pieces import Sections, joined
 
@@ -233,10 +233,10 @@ class PromptEncoder:
     def _cut(self, sections: Sections) -> list[Chunk]:
         comma, *others = self._ordinary(",")
         units = [
-            [Unit(ids, piece.weight) for piece in section for ids in self._words_and_tokens(piece.text)]
+            [TokenGroup(ids, piece.weight) for piece in section for ids in self._words_and_tokens(piece.text)]
             for section in sections
         ]
-        return cut(units, self._room, comma if not others else None)
+        return cut_into_chunks(units, self._room, comma if not others else None)
 
     def _tokens(self, text: str) -> list[int]:
         """Return the words' ids, without start and end; learned ones are negative."""

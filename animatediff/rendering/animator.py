@@ -21,7 +21,7 @@ from animatediff.rendering.catalog.entries import ModelFiles, PersonalisedFiles
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.catalog.named_files import named_files, scaled_loras
 from animatediff.rendering.clip_sampler import ClipSampler, SampledClip
-from animatediff.rendering.conditions.condition_sheet import Condition
+from animatediff.rendering.conditions.condition_sheet import ShownCondition
 from animatediff.rendering.frame_codec import FrameCodec
 from animatediff.rendering.prompt_conditioning import PromptConditioner
 from animatediff.weights import motion_modules, textual_inversion
@@ -43,7 +43,7 @@ class RenderedClip(NamedTuple):
     """What was done otherwise than the item says."""
     seconds: dict[str, float]
     """The item's share, by stage: `text`, `unet`, `vae`."""
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[ShownCondition, ...] = ()
     """What led the clip beside its prompt: what it began from, its controls, its image prompts."""
 
 

@@ -22,7 +22,7 @@ from animatediff.errors import errors_with_field
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.catalog.item import Item
-from animatediff.rendering.conditions.condition_sheet import Condition, shown_pictures
+from animatediff.rendering.conditions.condition_sheet import ShownCondition, shown_pictures
 from animatediff.rendering.conditions.control_conditioner import ControlConditioner
 from animatediff.rendering.conditions.pictures import read_picture, read_video_frames
 from animatediff.rendering.frame_codec import FrameCodec
@@ -34,7 +34,7 @@ class SampledClip(NamedTuple):
 
     latents: Tensor
     """(c f h w) float32, multiplied by the VAE's scaling factor, of the size that is written."""
-    conditions: tuple[Condition, ...]
+    conditions: tuple[ShownCondition, ...]
     """What the clip was led by."""
 
 
@@ -84,29 +84,36 @@ class ClipSampler:
             max_batch=max_batch,
         )
         draw_noise = partial(self._noise, settings, generators)
-        told, led_by = self._conditions.add(conditioning, settings, width=settings.width, height=settings.height)
-        start, begins_from = self._start(items)
+        controlled_conditioning, shown_controls = self._conditions.add(
+            conditioning, settings, width=settings.width, height=settings.height
+        )
+        start, shown_starts = self._start(items)
         if settings.free_init is None:
             noise = draw_noise(settings.width, settings.height)
-            latents = denoise(told, noise, num_inference_steps=settings.num_inference_steps, start=start)
+            latents = denoise(
+                controlled_conditioning, noise, num_inference_steps=settings.num_inference_steps, start=start
+            )
         else:
             latents = sample_with_free_init(
                 settings.free_init,
-                lambda noise, steps: denoise(told, noise, num_inference_steps=steps),
+                lambda noise, steps: denoise(controlled_conditioning, noise, num_inference_steps=steps),
                 lambda: draw_noise(settings.width, settings.height),
                 num_inference_steps=settings.num_inference_steps,
                 alphas_cumprod=compute_alphas_cumprod(self._schedule),
             )
         if (second := settings.second_pass) is not None:
             width, height = settings.output_width, settings.output_height
-            told, _ = self._conditions.add(conditioning, settings, width=width, height=height)
+            controlled_conditioning, _ = self._conditions.add(conditioning, settings, width=width, height=height)
             latents = denoise(
-                told,
+                controlled_conditioning,
                 draw_noise(width, height),
                 num_inference_steps=second.num_inference_steps or settings.num_inference_steps,
                 start=Start(self._enlarged(latents, settings), second.strength),
             )
-        return [SampledClip(clip, begun + led_by) for clip, begun in zip(latents, begins_from, strict=True)]
+        return [
+            SampledClip(clip, shown_start + shown_controls)
+            for clip, shown_start in zip(latents, shown_starts, strict=True)
+        ]
 
     def _noise(
         self, settings: RenderSettings, generators: Sequence[torch.Generator], width: int, height: int
@@ -119,16 +126,16 @@ class ClipSampler:
         ]
         return torch.cat(noises).to(self._device)
 
-    def _start(self, items: Sequence[Item]) -> tuple[Start | None, list[tuple[Condition, ...]]]:
+    def _start(self, items: Sequence[Item]) -> tuple[Start | None, list[tuple[ShownCondition, ...]]]:
         """Return the pictures or videos that items begin from, and each item's as a condition.
 
         None, and no conditions, where they begin from noise alone.
         """
         if items[0].init_image is None and items[0].init_video is None:
             return None, [()] * len(items)
-        encoded: dict[tuple[object, ...], tuple[Tensor, Condition]] = {}
+        encoded: dict[tuple[object, ...], tuple[Tensor, ShownCondition]] = {}
         clips: list[Tensor] = []
-        conditions: list[tuple[Condition, ...]] = []
+        conditions: list[tuple[ShownCondition, ...]] = []
         for item in items:
             source = item.init_image, item.init_video, item.fps
             if source not in encoded:
@@ -165,11 +172,11 @@ def _start_frames(item: Item) -> Tensor:
         return read_video_frames(item.init_video, num_frames=item.num_frames, fps=item.fps, **size)
 
 
-def _start_condition(item: Item, frames: Tensor) -> Condition:
+def _start_condition(item: Item, frames: Tensor) -> ShownCondition:
     """Return what an item begins from, (1 3 h w) or (f 3 h w), as a condition."""
     if item.init_image is not None:
-        return Condition("init image", shown_pictures(frames, None))
-    return Condition("init video", shown_pictures(frames, range(len(frames))))
+        return ShownCondition("init image", shown_pictures(frames, None))
+    return ShownCondition("init video", shown_pictures(frames, range(len(frames))))
 
 
 def _enlarged_latents(latents: Tensor, *, height: int, width: int) -> Tensor:

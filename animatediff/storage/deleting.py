@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from fsspec.implementations.local import LocalFileSystem
 
-from animatediff.storage.errors import is_absence, public, unreachable
+from animatediff.storage.errors import is_absence, printable_error, unreachable
 from animatediff.storage.filesystems import filesystem
 
 
@@ -20,7 +20,7 @@ def delete(uri: str) -> None:
     except Exception as error:
         if is_absence(error):
             return
-        raise unreachable(uri, error) from public(error)
+        raise unreachable(uri, error) from printable_error(error)
 
 
 def delete_many(uris: Sequence[str]) -> None:
@@ -41,4 +41,4 @@ def delete_many(uris: Sequence[str]) -> None:
     except Exception as error:
         if is_absence(error):
             return
-        raise unreachable(uris[0], error) from public(error)
+        raise unreachable(uris[0], error) from printable_error(error)

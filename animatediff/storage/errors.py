@@ -62,7 +62,7 @@ def unreachable(uri: str, error: BaseException) -> UserError:
     return UserError(f"{what}: {reason(error)}" + (f" ({remedy})" if "://" in uri else ""))
 
 
-def public(error: Exception) -> Exception:
+def printable_error(error: Exception) -> Exception:
     """Return what an error is said to be caused by: itself, or its text where that holds the secrets of a URI.
 
     Python and Ray print the causes of errors into logs, with all that they say.

@@ -9,7 +9,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from animatediff.errors import UserError
-from animatediff.storage.errors import public, reason
+from animatediff.storage.errors import printable_error, reason
 from animatediff.uris import joined, parent, printable_uri, with_secrets
 
 
@@ -59,7 +59,7 @@ def filesystem(uri: str, *, may_wait: bool = True) -> tuple[fsspec.AbstractFileS
             with_secrets(uri), **_protocol_options(protocol, waits=may_wait and _process.waits_out_outages)
         )
     except Exception as error:  # some connect at once, and each fails in its own way
-        raise UserError(f"cannot open {printable_uri(uri)}: {reason(error)}") from public(error)
+        raise UserError(f"cannot open {printable_uri(uri)}: {reason(error)}") from printable_error(error)
 
 
 def is_local(uri: str) -> bool:

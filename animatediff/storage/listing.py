@@ -5,7 +5,7 @@ import posixpath
 from datetime import datetime
 from typing import Any
 
-from animatediff.storage.errors import is_absence, public, unreachable
+from animatediff.storage.errors import is_absence, printable_error, unreachable
 from animatediff.storage.filesystems import filesystem
 
 
@@ -66,7 +66,7 @@ def find_files(uri: str) -> list[str]:
     except Exception as error:
         if is_absence(error):
             return []
-        raise unreachable(uri, error) from public(error)
+        raise unreachable(uri, error) from printable_error(error)
     return sorted(posixpath.relpath(name, path) for name in found)
 
 
@@ -87,4 +87,4 @@ def _entries(uri: str, *, detail: bool = True) -> list[Any]:
     except Exception as error:
         if is_absence(error):
             return []
-        raise unreachable(uri, error) from public(error)
+        raise unreachable(uri, error) from printable_error(error)

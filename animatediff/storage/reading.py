@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fsspec.implementations.local import LocalFileSystem
 
-from animatediff.storage.errors import is_absence, public, unreachable
+from animatediff.storage.errors import is_absence, printable_error, unreachable
 from animatediff.storage.filesystems import filesystem
 from animatediff.uris import printable_uri
 
@@ -30,7 +30,7 @@ def exists(uri: str) -> bool:
     except Exception as error:
         if is_absence(error):
             return False
-        raise unreachable(uri, error) from public(error)
+        raise unreachable(uri, error) from printable_error(error)
 
 
 def read_bytes(uri: str) -> bytes:
@@ -45,5 +45,7 @@ def read_bytes(uri: str) -> bytes:
         return bytes(fs.cat_file(path))
     except Exception as error:
         if is_absence(error):
-            raise FileNotFoundError(errno.ENOENT, "there is no such file", printable_uri(uri)) from public(error)
-        raise unreachable(uri, error) from public(error)
+            raise FileNotFoundError(errno.ENOENT, "there is no such file", printable_uri(uri)) from printable_error(
+                error
+            )
+        raise unreachable(uri, error) from printable_error(error)

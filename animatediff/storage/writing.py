@@ -19,7 +19,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from animatediff.errors import UserError
-from animatediff.storage.errors import public, unreachable
+from animatediff.storage.errors import printable_error, unreachable
 from animatediff.storage.filesystems import absolute, filesystem, is_local
 
 _DRAFT = re.compile(r"\.(.+\.)?[0-9a-f]{32}\.tmp")  # what `staged` and `write_file` name theirs
@@ -41,7 +41,7 @@ def write_bytes(uri: str, data: bytes) -> None:
         else:
             fs.pipe_file(path, data)
     except Exception as error:
-        raise unreachable(uri, error) from public(error)
+        raise unreachable(uri, error) from printable_error(error)
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def write_file(uri: str) -> Iterator[Path]:
                 yield temporary
                 _upload(fs, temporary, path, uri)
     except OSError as error:
-        raise unreachable(uri, error) from public(error)
+        raise unreachable(uri, error) from printable_error(error)
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def staged(uri: str) -> Iterator[str]:
         yield str(draft)
         draft.rename(path)
     except OSError as error:
-        raise unreachable(uri, error) from public(error)
+        raise unreachable(uri, error) from printable_error(error)
     except UserError as error:
         if str(draft) not in str(error):
             raise
@@ -116,7 +116,7 @@ def _upload(fs: fsspec.AbstractFileSystem, local: Path, path: str, uri: str) -> 
     try:
         fs.put_file(str(local), path)
     except Exception as error:
-        raise unreachable(uri, error) from public(error)
+        raise unreachable(uri, error) from printable_error(error)
 
 
 def delete_drafts(uri: str, *, older_than_s: float = 0.0) -> None:

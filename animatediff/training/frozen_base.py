@@ -3,12 +3,12 @@
 from diffusers import UNet2DConditionModel
 
 from animatediff.errors import UserError
-from animatediff.training.settings import BASE, RecipeConfig
+from animatediff.training.settings import BASE_AS_IS, RecipeConfig
 from animatediff.training.text import TextEncoders
 from animatediff.weights.base import load_unet
 from animatediff.weights.base_configs import build_on_meta
 from animatediff.weights.base_facts import BaseFacts, config_name
-from animatediff.weights.identify.base import TEXT_WIDTHS
+from animatediff.weights.identify.base import BASE_OF_TEXT_WIDTH
 from animatediff.weights.identify.messages import model_name
 from animatediff.weights.resident import ResidentWeights, ScaledLora
 
@@ -37,8 +37,8 @@ def load_frozen_base(
 
 
 def _checkpoint(checkpoints: tuple[str, ...], rank: int) -> str | None:
-    chosen = checkpoints[rank % len(checkpoints)] if checkpoints else BASE
-    return None if chosen == BASE else chosen
+    chosen = checkpoints[rank % len(checkpoints)] if checkpoints else BASE_AS_IS
+    return None if chosen == BASE_AS_IS else chosen
 
 
 def check_base(base: str, prediction_type: str) -> None:
@@ -52,7 +52,7 @@ def check_base(base: str, prediction_type: str) -> None:
         UserError: it is Stable Diffusion 2 or SDXL's refiner, or predicts something else.
     """
     facts = BaseFacts(base)
-    kind = TEXT_WIDTHS.get(facts.text_width or 0)
+    kind = BASE_OF_TEXT_WIDTH.get(facts.text_width or 0)
     if kind in ("sd2", "sdxl-refiner"):
         raise UserError(f"base {base} is {model_name(kind)}: take a Stable Diffusion 1.x or SDXL base")
     if facts.prediction_type not in ("epsilon", prediction_type):

@@ -9,7 +9,7 @@ import numpy as np
 from animatediff import storage
 from animatediff.data.manifest import Manifest
 from animatediff.data.shards import read_row_group
-from animatediff.models.prompts.chunks import Unit, cut
+from animatediff.models.prompts.chunks import TokenGroup, cut_into_chunks
 from animatediff.weights.base import load_tokenizer
 
 _T = TypeVar("_T")
@@ -40,7 +40,7 @@ class LongCaptions(NamedTuple):
         )
 
 
-def count_long(dataset_uri: str, manifest: Manifest, base: str, chunks: int = 1) -> LongCaptions:
+def count_long_captions(dataset_uri: str, manifest: Manifest, base: str, chunks: int = 1) -> LongCaptions:
     """Count the captions of more than so many chunks of the base's tokens, in at most 2,000 clips.
 
     Raises:
@@ -49,7 +49,7 @@ def count_long(dataset_uri: str, manifest: Manifest, base: str, chunks: int = 1)
     tokenizer, room = load_tokenizer(base)
     captions = _sample(dataset_uri, manifest)
     comma, *captions_ids = tokenizer([",", *captions], add_special_tokens=False, verbose=False).input_ids
-    lengths = [len(cut([[Unit([i], 1.0) for i in ids]], room, comma[0])) for ids in captions_ids]
+    lengths = [len(cut_into_chunks([[TokenGroup([i], 1.0) for i in ids]], room, comma[0])) for ids in captions_ids]
     return LongCaptions(sum(length > chunks for length in lengths), len(captions), room, chunks)
 
 

@@ -12,7 +12,7 @@ from animatediff.errors import UserError
 from animatediff.models.config import ActivationCheckpointing, MotionConfig, Version
 from animatediff.uris import Uri
 
-BASE = "base"
+BASE_AS_IS = "base"
 """What stands for the base as it is among `RecipeConfig.base_checkpoints`."""
 
 

@@ -10,7 +10,7 @@ from transformers import CLIPTextConfig
 
 from animatediff.errors import UserError, any_error_as_user_error, errors_with_field
 from animatediff.weights import base_configs
-from animatediff.weights.identify.base import TEXT_WIDTHS
+from animatediff.weights.identify.base import BASE_OF_TEXT_WIDTH
 from animatediff.weights.layouts.architectures import PARTS, KnownBase
 from animatediff.weights.layouts.families import Base
 from animatediff.weights.reading.files import local_copy, read_json
@@ -59,7 +59,7 @@ class BaseFacts:
         """Which published model it is; None for one of another size."""
         if self.architecture == "sdxl":
             return "sdxl"
-        return None if self.text_width is None else TEXT_WIDTHS.get(self.text_width)
+        return None if self.text_width is None else BASE_OF_TEXT_WIDTH.get(self.text_width)
 
     @property
     def text_width(self) -> int | None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from animatediff import storage
 from animatediff.errors import UserError, any_error_as_user_error
-from animatediff.weights.identify.base import TEXT_WIDTHS
+from animatediff.weights.identify.base import BASE_OF_TEXT_WIDTH
 from animatediff.weights.identify.messages import model_name
 from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.layouts import ldm
@@ -249,8 +249,8 @@ def _kind(unet: Mapping[str, Tensor]) -> str | None:
     if not channels or not width:
         return None
     role = {4: "", 8: " instruct-pix2pix", 9: " inpainting"}.get(channels, f" {channels}-channel")
-    if width in TEXT_WIDTHS:
-        return model_name(TEXT_WIDTHS[width], role)
+    if width in BASE_OF_TEXT_WIDTH:
+        return model_name(BASE_OF_TEXT_WIDTH[width], role)
     is_sdxl = any(name.startswith(("add_embedding.", "label_emb.")) for name in unet)
     return f"{'an SDXL-like' if is_sdxl else 'a Stable-Diffusion-like'} ({width} wide text embeddings){role} model"
 

@@ -22,7 +22,7 @@ import yaml
 from diffusers import AutoencoderKL
 
 from animatediff.data.clips.config import ClipConfig
-from animatediff.data.decoding.cut import cut
+from animatediff.data.decoding.cut import cut_clips
 from animatediff.data.decoding.decoders import load_decoders
 from animatediff.models.vae import encode_frames
 from animatediff.sprites.videos import write_videos
@@ -96,7 +96,7 @@ def bare_seconds(videos, clips, base, num_threads):
     vae, decoders = load_vae(base), load_decoders(DECODERS)
     start, num_clips = time.perf_counter(), 0
     for name, path in videos:
-        for window in cut(name, path.read_bytes(), clips, decoders):
+        for window in cut_clips(name, path.read_bytes(), clips, decoders):
             encode_frames(vae, window.frames)
             num_clips += 1
     return time.perf_counter() - start, num_clips

@@ -10,7 +10,7 @@ import pytest
 
 from animatediff.data import shards
 from animatediff.data.clips.config import ClipConfig
-from animatediff.data.decoding.cut import cut
+from animatediff.data.decoding.cut import cut_clips
 from animatediff.data.decoding.decoders import load_decoders
 from animatediff.data.ingest.seal import read_quarantine
 from animatediff.data.inspection.verify import verify
@@ -158,7 +158,7 @@ def test_a_cameras_clip_becomes_the_latents_of_its_frames(cluster, base, tmp_pat
     assert [row["video_id"] for row in rows] == sorted(clips)
     vae = load_vae(base)
     for row in rows:
-        (window,) = cut(
+        (window,) = cut_clips(
             row["video_id"],
             (source / row["video_id"]).read_bytes(),
             ClipConfig(height=64, width=64),

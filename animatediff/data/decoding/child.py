@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.data.clips.config import ClipConfig
-from animatediff.data.decoding.cut import cut
+from animatediff.data.decoding.cut import cut_clips
 from animatediff.data.decoding.decoders import Decoder, load_decoders
 from animatediff.data.decoding.frames import is_memory_error
 from animatediff.data.decoding.supervisor import DecodeConfig
@@ -73,7 +73,9 @@ class _Server:
         _limit_memory(decode.memory_mb)
         answer: tuple[str, Any]
         try:
-            found = cut(video_id, data, self.clips, self.decoders, max_pixels=decode.max_pixels, on_decode=on_decode)
+            found = cut_clips(
+                video_id, data, self.clips, self.decoders, max_pixels=decode.max_pixels, on_decode=on_decode
+            )
             answer = "clips", found
         except VideoError as error:
             answer = "error", error

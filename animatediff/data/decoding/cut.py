@@ -46,7 +46,7 @@ class DecodedClip:
         return bucket_name(f, h, w)
 
 
-def cut(
+def cut_clips(
     video_id: str,
     data: bytes,
     clips: ClipConfig,
@@ -80,7 +80,7 @@ def cut(
     found: list[DecodedClip] = []
     for index in sorted({plan.span_index for plan in plans}):
         of_span = [plan for plan in plans if plan.span_index == index]
-        found += _cut_span(data, info.in_span(index), of_span, decoders, on_decode)
+        found += _cut_span(data, info.with_size_of_span(index), of_span, decoders, on_decode)
     return sorted(found, key=lambda clip: clip.index)
 
 

@@ -104,7 +104,7 @@ class VideoInfo:
             *(ResolutionSpan(change.first_frame, *change.displayed) for change in self.changes),
         )
 
-    def in_span(self, index: int) -> "VideoInfo":
+    def with_size_of_span(self, index: int) -> "VideoInfo":
         """Return the same facts with the size of the frames of one of `resolution_spans`."""
         if not index:
             return self

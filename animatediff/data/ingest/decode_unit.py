@@ -117,7 +117,7 @@ def decode_unit(
                 f"{failed.detail}; if it is gone for good, quarantine_unreachable puts its videos aside"
             )
         refetched = _decode_videos(unit, unfetched if was_away else from_stores, supervisor, fetching)
-        outcomes |= {video: _tried_twice(outcome) for video, outcome in refetched.items()}
+        outcomes |= {video: _with_doubled_attempts(outcome) for video, outcome in refetched.items()}
     return _in_order(unit, outcomes)
 
 
@@ -125,7 +125,7 @@ def _is_unfetched(outcome: _Outcome) -> bool:
     return isinstance(outcome, Rejection) and outcome.reason is Reason.FETCH_ERROR
 
 
-def _tried_twice(outcome: _Outcome) -> _Outcome:
+def _with_doubled_attempts(outcome: _Outcome) -> _Outcome:
     if isinstance(outcome, Rejection) and outcome.reason is Reason.FETCH_ERROR:
         return replace(outcome, attempts=2 * outcome.attempts)
     return outcome

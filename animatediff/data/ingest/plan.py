@@ -168,10 +168,10 @@ class Planner:
 
     def _select(self, batch: list[SourceVideo]) -> list[SourceVideo]:
         """Set aside what needs no look at the file."""
-        is_first = self._in_source.add([video.video_id for video in batch]).tolist()
+        is_first_with_its_id = self._in_source.add([video.video_id for video in batch]).tolist()
         chosen, rejected = [], []
-        for video, first in zip(batch, is_first, strict=True):
-            rejection = _objection(video, is_first=first)
+        for video, first in zip(batch, is_first_with_its_id, strict=True):
+            rejection = _objection(video, is_first_with_its_id=first)
             if rejection is None:
                 chosen.append(video)
             else:
@@ -208,12 +208,12 @@ class Planner:
         self._draft, self._draft_chars = [], 0
 
 
-def _objection(video: SourceVideo, *, is_first: bool) -> Rejection | None:
+def _objection(video: SourceVideo, *, is_first_with_its_id: bool) -> Rejection | None:
     if video.fault is not None and not video.video_id:
         reason, detail = video.fault
     elif not video.video_id or ".." in video.video_id.split("/") or video.video_id.startswith("/"):
         reason, detail = Reason.BAD_ID, f"the id {video.video_id!r} is empty or leads out of the videos' folder"
-    elif not is_first:
+    elif not is_first_with_its_id:
         reason, detail = Reason.DUPLICATE_ID, _DUPLICATE
     elif video.fault is not None:
         reason, detail = video.fault

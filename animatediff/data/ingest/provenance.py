@@ -10,7 +10,7 @@ from typing import Any
 from animatediff import storage
 from animatediff.config import differing_fields
 from animatediff.data.ingest.plan import PLAN_FOLDER
-from animatediff.data.sources.collections.not_taken import UntakenFileCounts
+from animatediff.data.sources.collections.not_taken import NonVideoFileCounts
 from animatediff.errors import UsageError, UserError
 
 _SETTINGS_FILE = "settings.json"
@@ -63,7 +63,7 @@ def write_settings(dataset_uri: str, settings: dict[str, Any]) -> None:
     storage.write_bytes(_settings_uri(dataset_uri), content.encode())
 
 
-def write_not_taken(dataset_uri: str, not_taken: UntakenFileCounts) -> None:
+def write_not_taken(dataset_uri: str, not_taken: NonVideoFileCounts) -> None:
     """Keep the count of the source's files that are no videos, as the newest planning has found them."""
     if not_taken == read_not_taken(dataset_uri):
         return
@@ -71,21 +71,21 @@ def write_not_taken(dataset_uri: str, not_taken: UntakenFileCounts) -> None:
     storage.write_bytes(storage.join(dataset_uri, PLAN_FOLDER, _NOT_TAKEN_FILE), content.encode())
 
 
-def read_not_taken(dataset_uri: str) -> UntakenFileCounts:
+def read_not_taken(dataset_uri: str) -> NonVideoFileCounts:
     """Return the count that `write_not_taken` kept.
 
     Empty where an older version has planned, or where it is damaged.
     """
     try:
-        return UntakenFileCounts(
+        return NonVideoFileCounts(
             json.loads(storage.read_bytes(storage.join(dataset_uri, PLAN_FOLDER, _NOT_TAKEN_FILE)))
         )
     except FileNotFoundError:
-        return UntakenFileCounts()
+        return NonVideoFileCounts()
     except (ValueError, TypeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
-        return UntakenFileCounts()  # the next planning writes it
+        return NonVideoFileCounts()  # the next planning writes it
 
 
 def _settings_uri(dataset_uri: str) -> str:

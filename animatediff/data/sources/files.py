@@ -17,7 +17,7 @@ from animatediff.data.sources.encodings import MARKING, decode_line, extends_asc
 from animatediff.data.sources.fetching.local import local_path, open_regular
 from animatediff.data.sources.limits import MAX_LINE_BYTES, MAX_SKIPPED_BYTES
 from animatediff.errors import UserError
-from animatediff.storage.errors import is_absence, public, unreachable
+from animatediff.storage.errors import is_absence, printable_error, unreachable
 from animatediff.uris import printable_text, printable_uri
 
 _MAGIC = re.compile(r"[*?\[{]")
@@ -39,8 +39,8 @@ def errors_named(uri: str) -> Iterator[None]:
         raise UserError(printable_text(str(error))) from error
     except Exception as error:  # each storage has its own
         if is_absence(error):
-            raise UserError(f"there is no file {name} (source.uri)") from public(error)
-        raise unreachable(name, error) from public(error)
+            raise UserError(f"there is no file {name} (source.uri)") from printable_error(error)
+        raise unreachable(name, error) from printable_error(error)
 
 
 def suffix_of(uri: str) -> str:

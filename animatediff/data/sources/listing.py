@@ -13,7 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
 from animatediff import storage
-from animatediff.data.sources.collections.not_taken import HIDDEN, UntakenFileCounts
+from animatediff.data.sources.collections.not_taken import HIDDEN, NonVideoFileCounts
 from animatediff.data.sources.files import errors_named, is_file
 from animatediff.data.sources.limits import MAX_FILES
 from animatediff.errors import UserError
@@ -29,7 +29,7 @@ _Identity = tuple[int, int]
 """A folder's identity, whatever it is called: device and inode."""
 
 
-def expand(uri: str, not_taken: UntakenFileCounts) -> list[str]:
+def expand(uri: str, not_taken: NonVideoFileCounts) -> list[str]:
     """Return the files that `uri` names.
 
     One, those of its brace ranges, or those that its `*`, `?` and `[]` match, sorted.
@@ -73,7 +73,7 @@ def _too_many(uri: str) -> UserError:
     )
 
 
-def _glob(uri: str, not_taken: UntakenFileCounts) -> list[str]:
+def _glob(uri: str, not_taken: NonVideoFileCounts) -> list[str]:
     # A web server lists nothing to match with, and "?" starts its query.
     if uri.startswith(("http://", "https://")) or not _GLOB.search(uri):
         return [uri]
@@ -88,7 +88,7 @@ def _glob(uri: str, not_taken: UntakenFileCounts) -> list[str]:
     return found if isinstance(fs, LocalFileSystem) else [fs.unstrip_protocol(name) for name in found]
 
 
-def _match(pattern: str, not_taken: UntakenFileCounts) -> Iterator[str]:
+def _match(pattern: str, not_taken: NonVideoFileCounts) -> Iterator[str]:
     """Local files and folders that match: fsspec does not look into linked folders."""
     root = posixpath.dirname(_GLOB.split(pattern, maxsplit=1)[0])
     if "**" not in pattern:
@@ -100,7 +100,7 @@ def _match(pattern: str, not_taken: UntakenFileCounts) -> Iterator[str]:
             yield path
 
 
-def list_folder(uri: str, not_taken: UntakenFileCounts) -> list[str]:
+def list_folder(uri: str, not_taken: NonVideoFileCounts) -> list[str]:
     """Return the paths, relative to the folder, of the files below it, sorted.
 
     Hidden ones (`.part`, `._a.mp4`) are left out.
@@ -128,7 +128,7 @@ def list_folder(uri: str, not_taken: UntakenFileCounts) -> list[str]:
     return shown
 
 
-def _walk(root: str, not_taken: UntakenFileCounts) -> Iterator[str]:
+def _walk(root: str, not_taken: NonVideoFileCounts) -> Iterator[str]:
     """Yield the files, in no order.
 
     What lies in the folder itself comes before what is linked, so that it keeps its name.

@@ -5,7 +5,7 @@ from itertools import chain, islice
 
 from animatediff import storage
 from animatediff.data.sources.collections.folder import read_folder
-from animatediff.data.sources.collections.not_taken import UntakenFileCounts, kind_of
+from animatediff.data.sources.collections.not_taken import NonVideoFileCounts, kind_of
 from animatediff.data.sources.collections.tars import read_tars
 from animatediff.data.sources.fetching.reach import is_chain
 from animatediff.data.sources.files import errors_named, is_file, root_of, suffix_of
@@ -31,7 +31,7 @@ _FORMATS = {
 } | dict.fromkeys(VIDEO_SUFFIXES, "folder")
 
 
-def read_source(source: SourceConfig, not_taken: UntakenFileCounts | None = None) -> Iterator[list[SourceVideo]]:
+def read_source(source: SourceConfig, not_taken: NonVideoFileCounts | None = None) -> Iterator[list[SourceVideo]]:
     """Yield all videos of a source, in its order; no more than a batch of a table's rows is held at once.
 
     What cannot be used does not stop its neighbours: its fault says why. A row without an id has a URI that names its
@@ -48,7 +48,7 @@ def read_source(source: SourceConfig, not_taken: UntakenFileCounts | None = None
         UserError: while iterating. The source is missing, unreachable or of another format, lacks a column, or holds
             no videos.
     """
-    videos = _read(source, UntakenFileCounts() if not_taken is None else not_taken)
+    videos = _read(source, NonVideoFileCounts() if not_taken is None else not_taken)
     is_empty = True
     while batch := _take(videos):
         yield batch
@@ -68,7 +68,7 @@ def _take(videos: Iterator[SourceVideo]) -> list[SourceVideo]:
     return batch
 
 
-def _read(source: SourceConfig, not_taken: UntakenFileCounts) -> Iterator[SourceVideo]:
+def _read(source: SourceConfig, not_taken: NonVideoFileCounts) -> Iterator[SourceVideo]:
     source = _absolute(source)
     kind = _kind_of(source.uri) if source.format == "auto" else source.format
     if kind in ("csv", "tsv", "webvid", "jsonl") or not _is_folder(source.uri, kind):
@@ -118,7 +118,7 @@ def _require(names: Sequence[str], kind: str, uri: str) -> Sequence[str]:
 
 
 def _read_files(
-    source: SourceConfig, kind: str, files: Sequence[str], root: str, not_taken: UntakenFileCounts
+    source: SourceConfig, kind: str, files: Sequence[str], root: str, not_taken: NonVideoFileCounts
 ) -> Iterator[SourceVideo]:
     _refuse_unused(source, kind)
     if kind == "webdataset":

@@ -5,7 +5,7 @@ from diffusers import ControlNetModel
 from torch import Tensor, nn
 
 from animatediff.diffusion.conditioning import Conditioning, Residuals
-from animatediff.models.feed_forward import make_lean
+from animatediff.models.feed_forward import use_memory_efficient_feed_forward
 from animatediff.models.text_attention import share_text_attention
 
 
@@ -31,7 +31,7 @@ class ControlNet(nn.Module):
         # Both are done here: the order of a picture's channels before it is embedded, and the mean.
         net.register_to_config(controlnet_conditioning_channel_order="rgb", global_pool_conditions=False)
         share_text_attention(net)
-        make_lean(net)
+        use_memory_efficient_feed_forward(net)
         self.net = net
         self.global_pool_conditions = global_pool_conditions
         self.requires_grad_(False).eval()

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from animatediff.diffusion.conditioning import Conditioning, Residuals
 from animatediff.models.config import ActivationCheckpointing, MotionConfig
-from animatediff.models.feed_forward import make_lean
+from animatediff.models.feed_forward import use_memory_efficient_feed_forward
 from animatediff.models.motion_module import MotionModule
 from animatediff.models.text_attention import share_text_attention
 
@@ -89,7 +89,7 @@ class SparseControlNet(nn.Module):
         share_text_attention(unet)
         self.activation_checkpointing: ActivationCheckpointing = "none"
         """What training computes again for the gradients instead of keeping it, as in `MotionUNet`."""
-        make_lean(unet)
+        use_memory_efficient_feed_forward(unet)
         self.conv_in = unet.conv_in
         self.time_proj = unet.time_proj
         self.time_embedding = unet.time_embedding

@@ -16,14 +16,14 @@ class Chunk(NamedTuple):
     """One a token."""
 
 
-class Unit(NamedTuple):
+class TokenGroup(NamedTuple):
     """Tokens that stay in one chunk: an ordinary one, or all vectors of a learned word."""
 
     ids: list[int]
     weight: float
 
 
-def cut(sections: Sequence[Iterable[Unit]], room: int, comma: int | None) -> list[Chunk]:
+def cut_into_chunks(sections: Sequence[Iterable[TokenGroup]], room: int, comma: int | None) -> list[Chunk]:
     """Cut a prompt's tokens into chunks as A1111 does.
 
     A chunk is filled up. When the next token does not fit and a comma is among the last 20, what is behind the comma
@@ -43,7 +43,7 @@ def cut(sections: Sequence[Iterable[Unit]], room: int, comma: int | None) -> lis
     return chunks + last or [Chunk([], [])]
 
 
-def _cut_section(units: Iterable[Unit], room: int, comma: int | None) -> list[Chunk]:
+def _cut_section(units: Iterable[TokenGroup], room: int, comma: int | None) -> list[Chunk]:
     chunks: list[Chunk] = []
     behind_comma: int | None = None  # of the last chunk, the index behind its last comma
 
@@ -75,8 +75,8 @@ def _split_off(chunk: Chunk, start: int) -> Chunk:
     return moved
 
 
-def _that_fit(units: Iterable[Unit], room: int) -> Iterator[Unit]:
+def _that_fit(units: Iterable[TokenGroup], room: int) -> Iterator[TokenGroup]:
     """Yield the units; one that is longer than a chunk in parts."""
     for ids, weight in units:
         for start in range(0, len(ids), room):
-            yield Unit(ids[start : start + room], weight)
+            yield TokenGroup(ids[start : start + room], weight)

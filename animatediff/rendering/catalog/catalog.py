@@ -8,7 +8,7 @@ from pydantic import Field
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.canonical_json import sha256
-from animatediff.rendering.catalog.condition_files import SettingsHasher
+from animatediff.rendering.catalog.condition_files import SettingsWithFileHashes
 from animatediff.rendering.catalog.controls import FileUri
 from animatediff.rendering.catalog.entries import (
     Entry,
@@ -140,14 +140,14 @@ def expand(
     """
     problems = problems or {}
     hasher = ModelHasher(content_hash)
-    hashed_settings = SettingsHasher(hasher.content_hash)
+    settings_with_file_hashes = SettingsWithFileHashes(hasher.content_hash)
     plan = RenderPlan([], {}, {}, {})
     for index, entry in enumerate(catalog.entries):
         model_digest = _add_model(plan, catalog, entry, hasher, is_invalid=index in problems)
         prompts = zip(catalog.prompts_of(entry), catalog.settings_of_prompts(entry), strict=True)
         for number, (prompt, settings) in enumerate(prompts):
             problem = problems.get(index) or problems.get((index, number))
-            items = list(_items(entry, prompt, settings, model_digest, hashed_settings, problem))
+            items = list(_items(entry, prompt, settings, model_digest, settings_with_file_hashes, problem))
             plan.items.extend(items)
             if problem:
                 plan.invalid.update(dict.fromkeys((item.digest for item in items), problem))
@@ -175,14 +175,14 @@ def _items(
     prompt: Prompt,
     settings: dict[str, Any],
     model_digest: str,
-    hashed_settings: Callable[[Mapping[str, Any]], dict[str, Any]],
+    settings_with_file_hashes: Callable[[Mapping[str, Any]], dict[str, Any]],
     problem: str | None,
 ) -> Iterator[Item]:
     seeds: Sequence[int] = settings.pop("seeds")
     digest_settings = {
         name: value for name, value in settings.items() if name in _ALWAYS_IN_DIGEST or value != _DEFAULTS[name]
     }
-    digest_input = hashed_settings(digest_settings) | {
+    digest_input = settings_with_file_hashes(digest_settings) | {
         "version": RENDER_VERSION,
         "model": model_digest,
         "prompt": prompt.prompt,

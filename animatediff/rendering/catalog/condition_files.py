@@ -77,7 +77,7 @@ def files_in_digest(all_settings: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     yield from map(_encoder_folder, encoders)
 
 
-class SettingsHasher:
+class SettingsWithFileHashes:
     """Puts hashes in the place of the files that settings name; each folder of pictures is listed once.
 
     Args:

@@ -15,7 +15,7 @@ from animatediff.rendering.catalog.catalog import Catalog
 from animatediff.rendering.catalog.condition_files import files_in_digest
 from animatediff.rendering.catalog.model_identity import HashFile, base_folder
 from animatediff.rendering.catalog.named_files import named_files
-from animatediff.storage.errors import is_absence, public, unreachable
+from animatediff.storage.errors import is_absence, printable_error, unreachable
 from animatediff.uris import printable_uri
 from animatediff.weights import checkpoints
 from animatediff.weights.reading.files import VERSION_FIELDS
@@ -107,7 +107,7 @@ def _content_hash(uri: str) -> str:
     except UserError:
         raise
     except Exception as error:  # each storage has its own
-        raise unreachable(uri, error) from public(error)
+        raise unreachable(uri, error) from printable_error(error)
 
 
 def _is_pefts(uri: str) -> bool:
@@ -136,7 +136,7 @@ def _infos(uri: str) -> list[dict[str, Any]]:
     except Exception as error:  # each storage has its own
         if is_absence(error):
             return []
-        raise unreachable(uri, error) from public(error)
+        raise unreachable(uri, error) from printable_error(error)
 
 
 def _read(uri: str) -> dict[str, _Known]:

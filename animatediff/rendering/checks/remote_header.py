@@ -7,7 +7,7 @@ import torch
 
 from animatediff import storage
 from animatediff.errors import UserError, any_error_as_user_error
-from animatediff.storage.errors import public, unreachable
+from animatediff.storage.errors import printable_error, unreachable
 from animatediff.weights.reading.safetensors_header import as_texts
 from animatediff.weights.reading.tensors import TensorFile, holds, without_wrapper
 
@@ -48,4 +48,4 @@ def _read(uri: str, start: int, num_bytes: int) -> bytes:
     try:
         return bytes(fs.cat_file(path, start=start, end=start + num_bytes))
     except Exception as error:  # each storage has its own
-        raise unreachable(uri, error) from public(error)
+        raise unreachable(uri, error) from printable_error(error)

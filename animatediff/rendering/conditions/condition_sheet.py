@@ -29,7 +29,7 @@ class ShownPicture(NamedTuple):
     """Such as `frame 15`."""
 
 
-class Condition(NamedTuple):
+class ShownCondition(NamedTuple):
     """What a clip was led by: a control, an image prompt, or what it began from."""
 
     name: str
@@ -51,7 +51,7 @@ def shown_pictures(pictures: Tensor, frames: Sequence[int] | None) -> tuple[Show
     return tuple(found)
 
 
-def encode_condition_sheet(conditions: Sequence[Condition]) -> bytes:
+def encode_condition_sheet(conditions: Sequence[ShownCondition]) -> bytes:
     """Return a small WebP of all conditions, each below its name.
 
     It is `POSTER_PIXELS` wide at most, as a poster. Few conditions are made as large as that allows in height, too; of
@@ -69,7 +69,7 @@ def _shown_places(number: int) -> Sequence[int]:
     return range(number) if number <= _MAX_SHOWN else (0, number // 2, number - 1)
 
 
-def _sheet(conditions: Sequence[Condition]) -> Image.Image:
+def _sheet(conditions: Sequence[ShownCondition]) -> Image.Image:
     columns = min(_COLUMNS, max(len(condition.pictures) for condition in conditions))
     rows = sum(_num_rows(condition) for condition in conditions)
     height, width = conditions[0].pictures[0].pixels.shape[:2]
@@ -92,7 +92,7 @@ def _sheet(conditions: Sequence[Condition]) -> Image.Image:
     return sheet
 
 
-def _num_rows(condition: Condition) -> int:
+def _num_rows(condition: ShownCondition) -> int:
     return -(-len(condition.pictures) // _COLUMNS)
 
 

@@ -21,7 +21,7 @@ from animatediff.models.motion_unet import MotionUNet
 from animatediff.rendering.catalog.controls import ControlSpec, ImageSpec
 from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.catalog.picture_uris import picture_uris
-from animatediff.rendering.conditions.condition_sheet import Condition, ShownPicture, shown_pictures
+from animatediff.rendering.conditions.condition_sheet import ShownCondition, ShownPicture, shown_pictures
 from animatediff.rendering.conditions.pictures import as_pixels, as_tensor, read_picture, read_pixels, read_video_frames
 from animatediff.rendering.conditions.preprocessing import find_preprocessor
 from animatediff.rendering.frame_codec import FrameCodec
@@ -60,7 +60,7 @@ class ControlConditioner:
 
     def add(
         self, conditioning: Conditioning, settings: RenderSettings, *, width: int, height: int
-    ) -> tuple[Conditioning, tuple[Condition, ...]]:
+    ) -> tuple[Conditioning, tuple[ShownCondition, ...]]:
         """Return the conditioning of clips with the controls of their settings, and what these show.
 
         Args:
@@ -83,13 +83,13 @@ class ControlConditioner:
             controls.append(control)
             kind = "SparseCtrl" if isinstance(control.network, SparseControlNet) else "ControlNet"
             preprocess = "" if spec.preprocess == "none" else f", {spec.preprocess}"
-            conditions.append(Condition(f"control {number + 1}: {kind}{preprocess}", shown))
+            conditions.append(ShownCondition(f"control {number + 1}: {kind}{preprocess}", shown))
         for number, image_spec in enumerate(settings.images):
             with errors_with_field(f"images.{number}"):
                 image, nothing, shown = self._image_prompt(image_spec, settings, width=width, height=height)
             images.append(image)
             without.append(nothing)
-            conditions.append(Condition(f"image {number + 1}: IP-Adapter", shown))
+            conditions.append(ShownCondition(f"image {number + 1}: IP-Adapter", shown))
         rows, negative = [0] * len(conditioning), conditioning.negative
         told = replace(
             conditioning,

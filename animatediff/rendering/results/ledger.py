@@ -53,9 +53,9 @@ class Ledger:
         self._few_columns = results_table.parse(self._table_bytes, ["digest", "status", "files", "num_bytes"])
         item_times = storage.list_times(storage.join(output_uri, "items"))
         self._clip_sizes = storage.list_sizes(storage.join(output_uri, "clips"))
-        self._row_of = self._rows_to_trust(item_times, older_than=table_time - _CLOCK_S)
+        self._current_row_by_digest = self._find_current_rows(item_times, older_than=table_time - _CLOCK_S)
         """By digest, the row of the table that says what the item's file says, which is not read then."""
-        self._written = self._among(item_times)
+        self._written = self._digests_with_file(item_times)
         """The items whose files are there, as far as it is known; reading one finds out."""
         self._errors: dict[str, str] = {}
         self.damaged_files: list[str] = []
@@ -63,7 +63,7 @@ class Ledger:
         self.no_result = NO_RESULT
         """What is told of an item of which nothing is known."""
 
-    def _rows_to_trust(self, item_times: Mapping[str, float], *, older_than: float) -> dict[str, int]:
+    def _find_current_rows(self, item_times: Mapping[str, float], *, older_than: float) -> dict[str, int]:
         """Return the index of the row of each item that has a clip and whose file is older than the table."""
         rows = zip(self._few_columns["digest"].to_pylist(), self._few_columns["status"].to_pylist(), strict=True)
         # A row that has no clip may have been written before its item was: only the item's file tells.
@@ -78,22 +78,22 @@ class Ledger:
         """The same rows as `_few_columns`, with all columns; no row is trusted where one of the others is damaged."""
         table = results_table.parse(self._table_bytes)
         if len(table) != len(self._few_columns):
-            self._row_of.clear()
+            self._current_row_by_digest.clear()
         return table
 
-    def _among(self, names: Collection[str]) -> set[str]:
+    def _digests_with_file(self, names: Collection[str]) -> set[str]:
         return {digest for digest in self._digests if f"{digest}.json" in names}
 
     def finished(self, formats: Collection[str] = ()) -> set[str]:
         """Return the digests whose clips are there with all their bytes, in these formats at least."""
-        batches = self._few_columns.take(_indices(self._row_of.values())).to_batches(_CHUNK)
+        batches = self._few_columns.take(_indices(self._current_row_by_digest.values())).to_batches(_CHUNK)
         rows = (row for batch in batches for row in batch.to_pylist())
         kept = {
             row["digest"]
             for row in rows
             if self._is_there(row["status"], dict(row["files"]), dict(row["num_bytes"] or ()), formats)
         }
-        read = (result for result in self._read(self._written - self._row_of.keys()) if result)
+        read = (result for result in self._read(self._written - self._current_row_by_digest.keys()) if result)
         return kept | {
             result.digest for result in read if self._is_there(result.status, result.files, result.num_bytes, formats)
         }
@@ -103,7 +103,7 @@ class Ledger:
         kept: set[str] = set()
         with ThreadPoolExecutor(storage.PARALLEL_READS) as pool:
             for chunk in results_table.chunks(finished):
-                results = list(self._known(set(chunk)).values())
+                results = list(self._load_results(set(chunk)).values())
                 damaged = pool.map(lambda result: clip_files.first_damaged(self._output_uri, result), results)
                 for result, path in zip(results, damaged, strict=True):
                     if path is None:
@@ -118,7 +118,7 @@ class Ledger:
         storage.delete_many([item_uri(self._output_uri, digest) for digest in forgotten & self._written])
         self._written -= forgotten
         for digest in forgotten:
-            self._row_of.pop(digest, None)
+            self._current_row_by_digest.pop(digest, None)
 
     def refresh(self) -> None:
         """List the items' files anew: what was written since, also by workers that did not live to tell.
@@ -126,7 +126,7 @@ class Ledger:
         Raises:
             UserError: the storage cannot be reached or refuses access.
         """
-        self._written = self._among(storage.list_names(storage.join(self._output_uri, "items")))
+        self._written = self._digests_with_file(storage.list_names(storage.join(self._output_uri, "items")))
 
     def note_outcome(self, digest: str, error: str) -> None:
         """Note what a worker says of an item: that its file is written, or with an `error` why it may not be."""
@@ -148,7 +148,7 @@ class Ledger:
             only_known: leave out those of which nothing is known yet; otherwise they have failed.
         """
         for chunk in results_table.chunks(items):
-            found = self._known({item.digest for item in chunk} - invalid.keys())
+            found = self._load_results({item.digest for item in chunk} - invalid.keys())
             for item in chunk:
                 if item.digest in invalid:
                     yield make_result(item, status="invalid", error=invalid[item.digest])
@@ -157,9 +157,9 @@ class Ledger:
                 elif not only_known:
                     yield make_result(item, status="failed", error=self._errors.get(item.digest, self.no_result))
 
-    def _known(self, digests: set[str]) -> dict[str, Result]:
+    def _load_results(self, digests: set[str]) -> dict[str, Result]:
         table = self._table
-        rows = {digest: self._row_of[digest] for digest in digests & self._row_of.keys()}
+        rows = {digest: self._current_row_by_digest[digest] for digest in digests & self._current_row_by_digest.keys()}
         from_table = map(results_table.to_result, table.take(_indices(rows.values())).to_pylist())
         found = {result.digest: result for result in from_table if result}
         read = self._read((digests - found.keys()) & self._written)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from animatediff.diffusion.conditioning import Conditioning, NoisePredictor
 from animatediff.diffusion.noise_schedule import PredictionType
-from animatediff.diffusion.schedule import add_noise, latent_fading_noise, velocity
+from animatediff.diffusion.schedule import add_noise, noise_that_fades_latents, velocity
 from animatediff.training.settings import ObjectiveConfig
 from animatediff.training.step.draws import Draws
 
@@ -40,7 +40,9 @@ class DenoisingLoss:
         alphas_cumprod, device = self.alphas_cumprod, self.alphas_cumprod.device
         clean, noise, timesteps = (_to_device(t, device) for t in (latents, draws.noise, draws.timesteps))
         if self.objective.fade_from is not None:
-            noise = latent_fading_noise(clean, noise, timesteps, alphas_cumprod, fade_from=self.objective.fade_from)
+            noise = noise_that_fades_latents(
+                clean, noise, timesteps, alphas_cumprod, fade_from=self.objective.fade_from
+            )
         is_full = conditioning.dtype == torch.float32
         with nullcontext() if is_full else torch.autocast(device.type, conditioning.dtype):
             prediction = predict(add_noise(clean, noise, timesteps, alphas_cumprod), timesteps, conditioning)

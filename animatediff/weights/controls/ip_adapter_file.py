@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from animatediff.errors import UserError, any_error_as_user_error
 from animatediff.models.image_prompt.ip_adapter import IPAdapter
 from animatediff.models.image_prompt.projections import HEAD_WIDTH, EmbeddingProjection, Resampler, StatesProjection
-from animatediff.weights.identify.base import TEXT_WIDTHS
+from animatediff.weights.identify.base import BASE_OF_TEXT_WIDTH
 from animatediff.weights.identify.messages import BASE_NAMES
 from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.layouts.ip_adapter import LAYER, PROJECTION, ProjectionFacts, find_projection
@@ -74,7 +74,7 @@ def check_fits(adapter: IPAdapter, unet: UNet2DConditionModel, base: str) -> Non
 
 
 def _of_width(width: int | None) -> str:
-    base = TEXT_WIDTHS.get(width or 0)
+    base = BASE_OF_TEXT_WIDTH.get(width or 0)
     return f"{width} numbers" + (f" ({BASE_NAMES[base]})" if base in BASE_NAMES else "")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from animatediff.weights.layouts.families import DOWN, Base, FileContents
 
-TEXT_WIDTHS: dict[int, Base] = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl-refiner"}
+BASE_OF_TEXT_WIDTH: dict[int, Base] = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl-refiner"}
 """Width of the text embeddings that a base's cross-attention reads."""
 
 _NAMES: tuple[tuple[Base, str], ...] = (
@@ -59,7 +59,7 @@ def find_base(contents: FileContents) -> Base | None:
     by_name = next((base for base, pattern in _NAMES if contents.has(pattern)), None)
     if by_name in ("flux", "sd3"):
         return by_name
-    widths = {TEXT_WIDTHS.get(width) for width in _widths(contents, _CROSS_ATTENTION)}
+    widths = {BASE_OF_TEXT_WIDTH.get(width) for width in _widths(contents, _CROSS_ATTENTION)}
     if len(widths) == 1 and None not in widths:
         return widths.pop()
     found = by_name or _of_text_encoder(contents)
@@ -75,7 +75,7 @@ def text_width(contents: FileContents) -> int | None:
 def _of_text_encoder(contents: FileContents) -> Base | None:
     """Return the base of a change to the text encoder alone; SDXL's two have names of their own."""
     widths = _widths(contents, _TEXT_ENCODER)
-    return TEXT_WIDTHS[widths.pop()] if len(widths) == 1 and widths <= {768, 1024} else None
+    return BASE_OF_TEXT_WIDTH[widths.pop()] if len(widths) == 1 and widths <= {768, 1024} else None
 
 
 def _of_blocks(contents: FileContents) -> Base | None:

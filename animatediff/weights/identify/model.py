@@ -1,6 +1,6 @@
 """What a file is that holds whole weights: a motion module, a checkpoint or a part of one, a network, an embedding."""
 
-from animatediff.weights.identify.base import TEXT_WIDTHS, find_base, text_width
+from animatediff.weights.identify.base import BASE_OF_TEXT_WIDTH, find_base, text_width
 from animatediff.weights.layouts.families import Base, FileContents, FileRule, PartialIdentity
 from animatediff.weights.layouts.ip_adapter import find_projection
 
@@ -42,7 +42,7 @@ def describe(rule: FileRule, contents: FileContents) -> PartialIdentity:
             layout = "official" if contents.has(r"\.temporal_transformer\.") else "diffusers"
             # The published ones are Stable Diffusion 1.x's; a small base's tells itself by the text that it reads.
             width = text_width(contents)
-            base = TEXT_WIDTHS.get(width) if width else "sd1"
+            base = BASE_OF_TEXT_WIDTH.get(width) if width else "sd1"
             return PartialIdentity(rule.family, rule.version, layout, base, text_width=width)
         case "ip_adapter":
             return _ip_adapter(contents)
@@ -102,7 +102,7 @@ def _base_of_motion(contents: FileContents, *, is_xl: bool) -> Base | None:
     those of the UNet around them.
     """
     if width := text_width(contents):
-        return TEXT_WIDTHS.get(width)
+        return BASE_OF_TEXT_WIDTH.get(width)
     # Of the published models SDXL alone has three blocks down; a small one may have as many, of other widths.
     is_small = _shape(contents, _FIRST_MOTION_NORM)[:1] != (_FIRST_BLOCK_WIDTH,)
     return (None if is_small else "sdxl") if is_xl else "sd1"

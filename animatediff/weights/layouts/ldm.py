@@ -115,7 +115,12 @@ def sources(part: str, names: Iterable[str]) -> dict[str, Source]:
     """
     if part == "text_encoder_2":
         return open_clip_sources(names)
-    tables = {"unet": unet_names, "vae": vae_names, "text_encoder": clip_names, "controlnet": control_net_names}
+    tables = {
+        "unet": unet_ldm_names,
+        "vae": vae_ldm_names,
+        "text_encoder": clip_ldm_names,
+        "controlnet": control_net_ldm_names,
+    }
     return {name: Source(old) for name, old in tables[part](names).items()}
 
 
@@ -139,11 +144,11 @@ def averaged_unet(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[s
     """
     if not any(name.startswith(_EMA_PREFIX) for name in tensors):
         return {}
-    flat = {name: _EMA_PREFIX + name.replace(".", "") for name in unet_names(names).values()}
+    flat = {name: _EMA_PREFIX + name.replace(".", "") for name in unet_ldm_names(names).values()}
     return {name: tensors[key] for name, key in flat.items() if key in tensors}
 
 
-def unet_names(names: Iterable[str]) -> dict[str, str]:
+def unet_ldm_names(names: Iterable[str]) -> dict[str, str]:
     """Return the UNet's names in the original layout, without `UNET_PREFIX`, by diffusers' names.
 
     Raises:
@@ -186,7 +191,7 @@ def _unet_name(name: str, layers: dict[tuple[str, int], int], with_attention: se
     return f"output_blocks.{before + layer}.{int(kind == 'attentions')}.{rest}"
 
 
-def control_net_names(names: Iterable[str]) -> dict[str, str]:
+def control_net_ldm_names(names: Iterable[str]) -> dict[str, str]:
     """Return a ControlNet's names in the original layout, without `control_model.`, by diffusers' names.
 
     They are the UNet's, and of its own the zero convolutions and the embedding of pictures, whose layers are every
@@ -207,11 +212,11 @@ def control_net_names(names: Iterable[str]) -> dict[str, str]:
         **{f"controlnet_cond_embedding.blocks.{i}": f"input_hint_block.{2 + 2 * i}" for i in range(num_blocks)},
         "controlnet_cond_embedding.conv_out": f"input_hint_block.{2 + 2 * num_blocks}",
     }
-    unet = unet_names(name for name in names if not name.startswith("controlnet_"))
+    unet = unet_ldm_names(name for name in names if not name.startswith("controlnet_"))
     return {name: unet[name] if name in unet else _replace_start(name, own) for name in names}
 
 
-def vae_names(names: Iterable[str]) -> dict[str, str]:
+def vae_ldm_names(names: Iterable[str]) -> dict[str, str]:
     """Return the VAE's names in the original layout, without `VAE_PREFIX`, by diffusers' names.
 
     The attention's matrices are 1x1 convolutions in that layout.
@@ -245,7 +250,7 @@ def _vae_name(name: str, last_up: int) -> str:
     return f"{level}.block.{layer}.{rest}" if kind == "resnets" else f"{level}.{kind.removesuffix('rs')}.{rest}"
 
 
-def clip_names(names: Iterable[str]) -> dict[str, str]:
+def clip_ldm_names(names: Iterable[str]) -> dict[str, str]:
     """Return the names of CLIP-L's text encoder in the file, without `SD1_TEXT_PREFIX` or `SDXL_TEXT_PREFIX`.
 
     They are transformers' own. transformers has moved between names with and without `text_model.` in front.

@@ -18,7 +18,7 @@ from animatediff import storage
 from animatediff.errors import UserError, any_error_as_user_error
 from animatediff.weights import textual_inversion
 from animatediff.weights.identify import weights_file
-from animatediff.weights.identify.base import TEXT_WIDTHS
+from animatediff.weights.identify.base import BASE_OF_TEXT_WIDTH
 from animatediff.weights.identify.messages import BASE_NAMES
 from animatediff.weights.layouts.architectures import KnownBase, sdxl_or_sd1
 from animatediff.weights.layouts.families import Family, LoraFamily
@@ -50,7 +50,7 @@ _KEY = re.compile(
 # A domain adapter is a LoRA: either may be given as the other.
 _BASE_LORA_FAMILIES: set[Family] = {family for family in get_args(LoraFamily) if family != "motion_lora"}
 _SCALE_KEYS = ("alpha", "scalar")
-_SAME_FACTOR = {"A": "down", "B": "up", "w_norm": "diff", "b_norm": "diff_b"}
+_KOHYA_FACTOR_NAMES = {"A": "down", "B": "up", "w_norm": "diff", "b_norm": "diff_b"}
 
 _UNSUPPORTED_ALGORITHMS = {
     "DoRA": "its strength depends on the base's own weights",
@@ -137,7 +137,7 @@ def split_factor_key(key: str) -> tuple[str, str] | None:
     """
     if match := _KEY.fullmatch(key):
         factor = match[2] or match[3]
-        return match[1], _SAME_FACTOR.get(factor, factor)
+        return match[1], _KOHYA_FACTOR_NAMES.get(factor, factor)
     return None
 
 
@@ -258,7 +258,7 @@ def _check_fit(delta: WeightDelta, weight: Tensor | None, name: str, uri: str) -
     if shape == wanted or is_flat:
         return
     width = delta.shape[-1] if re.search(r"\.attn2\.to_[kv]\.weight$", name) else None
-    hint = f": it was made for {BASE_NAMES[TEXT_WIDTHS[width]]}" if width in TEXT_WIDTHS else ""
+    hint = f": it was made for {BASE_NAMES[BASE_OF_TEXT_WIDTH[width]]}" if width in BASE_OF_TEXT_WIDTH else ""
     raise UserError(
         f"{uri} does not fit the base{hint}: {name} is {list(weight.shape)}, the file's change {list(delta.shape)}"
     )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from animatediff.weights.layouts.ldm import unet_names
+from animatediff.weights.layouts.ldm import unet_ldm_names
 from animatediff.weights.layouts.motion import from_official
 
 WeightKey = tuple[str, str]
@@ -87,7 +87,7 @@ def _other_names(part: str, paths: list[str]) -> list[str]:
         return [from_official(path, "diffusers") for path in paths]
     if part == "unet":
         try:
-            return list(unet_names(paths).values())
+            return list(unet_ldm_names(paths).values())
         except ValueError:  # a UNet with something that the original layout never had, as an LCM's guidance input
             return paths
     return paths

@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.storage.errors import public, unreachable
+from animatediff.storage.errors import printable_error, unreachable
 from animatediff.uris import printable_uri, with_secrets
 
 # S3, GCS, Azure; web servers; fsspec's file systems in memory and elsewhere.
@@ -129,11 +129,11 @@ def _fetch(uri: str) -> Path:
         raise
     except OSError as error:
         if error.errno not in _OF_A_DISK:
-            raise unreachable(uri, error) from public(error)
+            raise unreachable(uri, error) from printable_error(error)
         where = f"cannot keep a copy of {uri} in {CACHE}: {error.strerror}"
         raise UserError(f"{where}; make room, or name another folder in XDG_CACHE_HOME") from error
     except Exception as error:  # every storage has its own
-        raise unreachable(uri, error) from public(error)
+        raise unreachable(uri, error) from printable_error(error)
 
 
 def _fetched(uri: str) -> Path:

@@ -38,12 +38,12 @@ class Batcher:
         self._sizes: dict[object, int] = {}
         """Lower sizes, by the settings with which a batch was out of memory."""
 
-    def batches(self, items: Iterable[Item], suspects: Container[str]) -> Iterator[list[Item]]:
-        """Yield the items in batches whose settings agree; then the suspects (see `dispatch`), each by itself."""
+    def batches(self, items: Iterable[Item], crash_suspects: Container[str]) -> Iterator[list[Item]]:
+        """Yield the items in batches whose settings agree; then the crash_suspects (see `dispatch`), each by itself."""
         alike: dict[object, list[Item]] = defaultdict(list)
         alone: list[Item] = []
         for item in items:
-            (alone if item.digest in suspects else alike[_shared_settings(item)]).append(item)
+            (alone if item.digest in crash_suspects else alike[_shared_settings(item)]).append(item)
         for settings, group in alike.items():
             begun = 0
             while begun < len(group):  # `render` may lower the size between two batches

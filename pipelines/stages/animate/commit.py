@@ -71,7 +71,7 @@ class Committer:
         Raises:
             UserError: the storage cannot be written to; nothing is committed then.
         """
-        attempts += 1 if item.digest in assignment.suspects else 0
+        attempts += 1 if item.digest in assignment.crash_suspects else 0
         if isinstance(clip_or_error, Exception):
             error = _OUT_OF_MEMORY if is_out_of_memory(clip_or_error) else error_line(clip_or_error)
             return self.commit_failure(assignment, item, error, attempts=attempts)

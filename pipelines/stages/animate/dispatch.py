@@ -73,7 +73,7 @@ class Assignment(NamedTuple):
     """Hashes of its weights, by URI."""
     upcoming: ModelFiles | None
     """What the worker will need next, if that is another model."""
-    suspects: frozenset[str]
+    crash_suspects: frozenset[str]
     """Digests that a worker died with."""
     given_up: Mapping[str, str]
     """Digests that are not tried again, and why."""
@@ -277,7 +277,7 @@ class Dispatcher:
                 self._causes[name] = cause
 
     def _suspects_and_given_up(self, taken: Slice) -> tuple[frozenset[str], dict[str, str]]:
-        """Return a slice's suspects, and those of its items that are given up, with the reason."""
+        """Return a slice's crash_suspects, and those of its items that are given up, with the reason."""
         digests = [item.digest for item in taken.items]
         loading = self._loading(taken)
         if self._deaths[loading] >= MAX_DEATHS:

@@ -19,7 +19,7 @@ from pipelines.outputs.file_names import CONFIG_FILE
 from pipelines.settings import AnimateConfig
 from pipelines.stages.animate.dry_run import estimate
 from pipelines.stages.animate.launch import pending_items, render_pending
-from pipelines.stages.animate.reports import report
+from pipelines.stages.animate.reports import log_counts_and_raise_if_failed
 from pipelines.tracking.model_uris import fetch_catalog_weights
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def animate(config: AnimateConfig) -> Counter[str]:
         there = sum(item.digest in finished for item in plan.items)
         logger.info("nothing to render: %d of %d items are there", there, len(plan.items))
     counts = write_reports(output_uri, ledger.results(plan.items, plan.invalid))
-    report(output_uri, counts, ledger.results(plan.items, plan.invalid))
+    log_counts_and_raise_if_failed(output_uri, counts, ledger.results(plan.items, plan.invalid))
     return counts
 
 

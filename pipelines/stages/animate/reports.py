@@ -41,7 +41,7 @@ class InterimReports:
         self._next = end + max(_FIRST_S, (end - start) / _SHARE)
 
 
-def report(output_uri: str, counts: Counter[str], results: Iterator[Result]) -> None:
+def log_counts_and_raise_if_failed(output_uri: str, counts: Counter[str], results: Iterator[Result]) -> None:
     """Log how many items have a clip, and where the gallery is.
 
     Raises:

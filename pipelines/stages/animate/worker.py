@@ -78,7 +78,7 @@ class RenderSlices:
         self._animator: Animator | None = None
         self._resident_key: tuple[object, ...] = ()
         self._models_seen: set[str] = set()
-        self._batcher = Batcher(spec.batch_size, self._leave_broken_device)
+        self._batcher = Batcher(spec.batch_size, self._exit_if_device_is_broken)
         self._committer = Committer(spec.output_uri, spec.formats, spec.crf, spec.device)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="encode")
         # Sums round by the number of threads, and Ray's workers differ in it: one makes equal items equal bytes.
@@ -126,7 +126,7 @@ class RenderSlices:
             animator = self._load(assignment)
         except Exception as error:
             logger.exception("model %s", assignment.slice.model_digest)
-            self._leave_broken_device()
+            self._exit_if_device_is_broken()
             failed = (
                 self._committer.commit_failure(assignment, item, error_line(error), attempts=1) for item in pending
             )
@@ -150,8 +150,8 @@ class RenderSlices:
     ) -> Iterator[Result]:
         """Render the items, while the writer's thread encodes and commits those before."""
         waiting: deque[tuple[Item, Future[Result]]] = deque()
-        for batch in self._batcher.batches(items, assignment.suspects):
-            while waiting and batch[0].digest in assignment.suspects:  # nothing else is to be blamed for it
+        for batch in self._batcher.batches(items, assignment.crash_suspects):
+            while waiting and batch[0].digest in assignment.crash_suspects:  # nothing else is to be blamed for it
                 yield self._tell_finish(self._committed_result(*waiting.popleft()))
             if not self._tell_begin(ticket, [*(item for item, _ in waiting), *batch]):
                 break
@@ -185,7 +185,7 @@ class RenderSlices:
         self._dispatcher.finish.remote(result.digest, result.status, result.seconds)
         return result
 
-    def _leave_broken_device(self) -> None:
+    def _exit_if_device_is_broken(self) -> None:
         """End the process if its GPU answers no more: every item after would fail, and be told to be at fault."""
         if fault := _device_fault(self._spec.device):
             logger.error("the device fails whatever it is asked, so the worker ends and a new one goes on: %s", fault)

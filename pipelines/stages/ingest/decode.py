@@ -20,7 +20,7 @@ class Decode(Stage[UnitRef, DecodedWork]):
         self._spec = spec
         self._supervisor = DecodeSupervisor(spec.decode, spec.clips)
         storage.use_patient_retries()
-        self._bounds: dict[str, Any] = {"max_bytes": spec.decode.max_mb * 1_000_000, "trusted": spec.trusted}
+        self._fetch_options: dict[str, Any] = {"max_bytes": spec.decode.max_mb * 1_000_000, "trusted": spec.trusted}
 
     def process(self, work: UnitRef) -> DecodedWork:
         """Return the unit's clips, and why its other videos gave none."""
@@ -31,9 +31,9 @@ class Decode(Stage[UnitRef, DecodedWork]):
             self._supervisor,
             is_outage=self._is_outage,
             max_outage_s=None if self._spec.quarantine_unreachable else self._spec.max_outage_s,
-            **self._bounds,
+            **self._fetch_options,
         )
         return DecodedWork(decoded, {"decode": time.perf_counter() - began})
 
     def _is_outage(self, unit: Unit) -> bool:
-        return not storage_works(self._spec.output_uri, unit, **self._bounds)
+        return not storage_works(self._spec.output_uri, unit, **self._fetch_options)

@@ -22,7 +22,7 @@ from animatediff.data.manifest import FILE_NAME as MANIFEST_NAME
 from animatediff.data.manifest import Manifest, check_shards, read_manifest
 from animatediff.data.scoring.scores import load_scorer
 from animatediff.data.shards import SCHEMA_VERSION
-from animatediff.data.sources.collections.not_taken import UntakenFileCounts, describe_counts
+from animatediff.data.sources.collections.not_taken import NonVideoFileCounts, describe_counts
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig, SourceVideo
 from animatediff.errors import UsageError, UserError, errors_with_field
@@ -78,7 +78,7 @@ class IngestInputs:
 
     videos: VideoBatches
     """The source, not read yet but for its first videos."""
-    not_taken: UntakenFileCounts
+    not_taken: NonVideoFileCounts
     """How many files of the source are no videos, by kind: counted while `videos` are read."""
     base_facts: BaseFacts
     vae: AutoencoderKL
@@ -94,7 +94,7 @@ def read_inputs(config: IngestConfig) -> IngestInputs:
     vae, facts = load_vae(base), BaseFacts(base)
     _check_sizes(config.clips, facts)
     warn_of_overflow(config, facts, vae)
-    not_taken = UntakenFileCounts()
+    not_taken = NonVideoFileCounts()
     with errors_with_field("scorers"):
         for path in config.scorers:
             load_scorer(path)
@@ -266,7 +266,7 @@ def extend_plan(
     return planner.units, rejected
 
 
-def log_left_out(rejected: pa.Table, not_taken: UntakenFileCounts) -> None:
+def log_left_out(rejected: pa.Table, not_taken: NonVideoFileCounts) -> None:
     """Log what of the source is no part of the plan, and why."""
     for line in quarantine.examples(rejected):
         logger.warning("set aside: %s", line)

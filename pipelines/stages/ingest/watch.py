@@ -133,11 +133,11 @@ def start_tracker(config: IngestConfig, job: IngestJob, state: IngestState, *, u
             "dataset_key": job.latent_encoding.dataset_key,
             "device": device(use_gpu=use_gpu),
         },
-        inputs=[_input(config, job)],
+        inputs=[_mlflow_input(config, job)],
     )
 
 
-def _input(config: IngestConfig, job: IngestJob) -> DataInput:
+def _mlflow_input(config: IngestConfig, job: IngestJob) -> DataInput:
     """Return the source, as far as it is planned."""
     units = "\n".join(unit.unit_id for unit in job.units)
     counts = {"videos": sum(unit.num_videos for unit in job.units), "set_aside": len(job.rejected_in_planning)}

@@ -17,10 +17,10 @@ from animatediff.errors import UserError, errors_with_field
 from animatediff.rendering.checks.files import FileInField, check_files
 from animatediff.training.config import TrainingConfig
 from animatediff.training.dataset_fit import check_dataset_fits
-from animatediff.training.long_captions import count_long
+from animatediff.training.long_captions import count_long_captions
 from animatediff.training.recipes.recipe import Recipe
 from animatediff.training.recipes.table import recipe_of
-from animatediff.training.settings import BASE, RecipeConfig
+from animatediff.training.settings import BASE_AS_IS, RecipeConfig
 from animatediff.uris import printable_values
 from animatediff.weights.base_facts import load_config
 from animatediff.yaml_files import read_yaml
@@ -110,12 +110,12 @@ class TrainJob(NamedTuple):
     """URI of the weights file that comes out."""
 
 
-def check_job(config: TrainJobConfig, inputs_uri: str) -> TrainJob:
+def check_job(config: TrainJobConfig, fetched_weights_folder: str) -> TrainJob:
     """Check everything that can be checked without a worker; nothing is written to the run's folder.
 
     Args:
         config: the run's.
-        inputs_uri: folder below which weights are put that MLflow keeps.
+        fetched_weights_folder: folder below which weights are put that MLflow keeps.
 
     Raises:
         UserError: the dataset or the base cannot be read, they do not fit, no clip is chosen, or the folder holds a run
@@ -124,23 +124,25 @@ def check_job(config: TrainJobConfig, inputs_uri: str) -> TrainJob:
     with errors_with_field("dataset_uri"):
         manifest = read_manifest(config.dataset_uri)
         check_shards(config.dataset_uri, manifest)
-    resolved = _resolve_config(config, inputs_uri)
+    resolved = _resolve_config(config, fetched_weights_folder)
     recipe = recipe_of(resolved)
     _check_files(resolved)
     for shape in latent_shapes(resolved.dataset_uri, manifest):
         recipe.check_fit(shape)
     check_dataset_fits(resolved.base, manifest)
-    num_clips = _count(resolved, resolved.dataset_uri, manifest, resolved.where)
+    num_clips = _count_chosen_clips(resolved, resolved.dataset_uri, manifest, resolved.where)
     validates = config.sample.every > 0 and resolved.train.holdout > 0
-    held_out = _count(resolved, resolved.dataset_uri, manifest, resolved.where, held_out=True) if validates else 0
+    held_out = (
+        _count_chosen_clips(resolved, resolved.dataset_uri, manifest, resolved.where, held_out=True) if validates else 0
+    )
     manifests = [(resolved.dataset_uri, manifest)]
     if resolved.mix.dataset_uri is not None:
         with errors_with_field("mix"):
             manifests.append((resolved.mix.dataset_uri, _read_mix(recipe, resolved.mix.dataset_uri, manifest)))
-    long = count_long(resolved.dataset_uri, manifest, resolved.base, resolved.text.chunks)
+    long = count_long_captions(resolved.dataset_uri, manifest, resolved.base, resolved.text.chunks)
     logger.log(logging.WARNING if long.number else logging.INFO, "%s", long)
     weights_uri = storage.join(storage.absolute(config.output_uri), recipe.weights_file)
-    inputs = [_input(uri, found) for uri, found in manifests]
+    inputs = [_mlflow_input(uri, found) for uri, found in manifests]
     return TrainJob(
         recipe, manifest, num_clips, held_out, _read_or_start_run(config, recipe, manifests), inputs, weights_uri
     )
@@ -158,13 +160,15 @@ def start_or_resume(config: TrainJobConfig) -> TrainJob:
     return job
 
 
-def _count(config: RecipeConfig, uri: str, manifest: Manifest, where: str, *, held_out: bool = False) -> int:
+def _count_chosen_clips(
+    config: RecipeConfig, uri: str, manifest: Manifest, where: str, *, held_out: bool = False
+) -> int:
     """Return how many clips are chosen of a dataset; finding none is told here, and not by a worker."""
     chosen = ClipFilter(where=where, holdout=config.train.holdout, held_out=held_out)
     return ClipLoader(uri, manifest, Batching(batch_size=1, seed=0), chosen).num_clips
 
 
-def _input(uri: str, manifest: Manifest) -> DataInput:
+def _mlflow_input(uri: str, manifest: Manifest) -> DataInput:
     counts = {"clips": manifest.num_clips, "videos": manifest.num_videos, "shards": len(manifest.shards)}
     return DataInput(uri, manifest.digest(), counts)
 
@@ -180,7 +184,7 @@ def _read_mix(recipe: Recipe, other_uri: str, manifest: Manifest) -> Manifest:
         )
     for shape in latent_shapes(other_uri, other):
         recipe.check_fit(shape)
-    _count(recipe.config, other_uri, other, recipe.config.mix.where)
+    _count_chosen_clips(recipe.config, other_uri, other, recipe.config.mix.where)
     return other
 
 
@@ -190,7 +194,7 @@ def _check_files(config: RecipeConfig) -> None:
     named = {
         f"base_checkpoints[{index}]": FileInField(uri, "checkpoint")
         for index, uri in enumerate(config.base_checkpoints)
-        if uri != BASE
+        if uri != BASE_AS_IS
     }
     if config.model.domain_adapter.path is not None:
         named["model.domain_adapter.path"] = FileInField(config.model.domain_adapter.path, "domain_adapter")
@@ -214,17 +218,17 @@ def _read_or_start_run(config: TrainJobConfig, recipe: Recipe, manifests: Sequen
     return run.model_copy(update=data) if run else RunState.model_validate(data)
 
 
-def _resolve_config(config: TrainJobConfig, inputs_uri: str) -> RecipeConfig:
+def _resolve_config(config: TrainJobConfig, fetched_weights_folder: str) -> RecipeConfig:
     """Return the config that workers get.
 
     Its local paths are absolute, as workers have another working directory; weights that MLflow keeps are fetched below
-    `inputs_uri`; and the noise schedule is complete.
+    `fetched_weights_folder`; and the noise schedule is complete.
     """
     fields = {name: getattr(config, name) for name in TrainingConfig.model_fields}
     fields["dataset_uri"] = storage.absolute(config.dataset_uri)
     fields["base"] = storage.absolute_if_there(config.base)
     fields["base_checkpoints"] = tuple(
-        name if name == BASE else storage.absolute(name) for name in config.base_checkpoints
+        name if name == BASE_AS_IS else storage.absolute(name) for name in config.base_checkpoints
     )
     if config.mix.dataset_uri is not None:
         fields["mix"] = config.mix.model_copy(update={"dataset_uri": storage.absolute(config.mix.dataset_uri)})
@@ -232,11 +236,11 @@ def _resolve_config(config: TrainJobConfig, inputs_uri: str) -> RecipeConfig:
     for field in ("motion_module", "sparse_control"):
         if (uri := getattr(model, field)) is not None:
             with errors_with_field(f"model.{field}"):
-                uri = storage.absolute_if_there(fetch_weights(uri, inputs_uri))
+                uri = storage.absolute_if_there(fetch_weights(uri, fetched_weights_folder))
             model = model.model_copy(update={field: uri})
     if model.domain_adapter.path is not None:
         with errors_with_field("model.domain_adapter.path"):
-            uri = storage.absolute_if_there(fetch_weights(model.domain_adapter.path, inputs_uri))
+            uri = storage.absolute_if_there(fetch_weights(model.domain_adapter.path, fetched_weights_folder))
         adapter = model.domain_adapter.model_copy(update={"path": uri})
         model = model.model_copy(update={"domain_adapter": adapter})
     return recipe_of(TrainingConfig(**(fields | {"model": model}))).resolved_config

@@ -58,7 +58,7 @@ class Validator:
             # The loss first: a clip that cannot be rendered, or shown, says nothing about the weights.
             if recipe.config.train.holdout:
                 with _keep_errors(entry["errors"]):
-                    entry |= _measure(self.renderer, weights, step, self.run_uri)
+                    entry |= _measure_loss_and_keep_best(self.renderer, weights, step, self.run_uri)
             with _keep_errors(entry["errors"]):
                 files = self.renderer.render(str(weights))
                 entry["files"] = write_files(storage.join(self.run_uri, f"{VALIDATION_FOLDER}/step-{step:08d}"), files)
@@ -74,7 +74,7 @@ def _keep_errors(errors: list[str]) -> Iterator[None]:
         errors.append(str(find_user_error(error) or f"{type(error).__name__}: {error}"))
 
 
-def _measure(renderer: Renderer, weights: Path, step: int, run_uri: str) -> dict[str, Any]:
+def _measure_loss_and_keep_best(renderer: Renderer, weights: Path, step: int, run_uri: str) -> dict[str, Any]:
     recipe, sample = renderer.recipe, renderer.sample
     device = torch.device("cuda" if renderer.on_gpu else "cpu")
     found = validation_loss(recipe.resolved_config, str(weights), device=device, num_clips=sample.num_loss_clips)

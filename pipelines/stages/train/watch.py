@@ -198,7 +198,7 @@ def counted_for_prometheus(
             metrics.set("animatediff_train_validation_loss", entry["val_loss"])
         elif "step" in entry:
             if "loss" in entry and last_step is not None:
-                _measured(entry, entry["step"] - last_step, settings, metrics)
+                _export_step_metrics(entry, entry["step"] - last_step, settings, metrics)
             elif last_step is None:
                 metrics.set("animatediff_train_checkpoint_timestamp_seconds", time.time())
             else:
@@ -208,7 +208,9 @@ def counted_for_prometheus(
         yield entry
 
 
-def _measured(entry: dict[str, Any], num_steps: float, settings: TrainingLoopConfig, metrics: JobMetrics) -> None:
+def _export_step_metrics(
+    entry: dict[str, Any], num_steps: float, settings: TrainingLoopConfig, metrics: JobMetrics
+) -> None:
     metrics.count("animatediff_train_steps_total", num_steps)
     metrics.count("animatediff_train_clips_total", num_steps * settings.batch_size)
     metrics.set("animatediff_train_peak_memory_bytes", entry["peak_memory_gb"] * 1e9)

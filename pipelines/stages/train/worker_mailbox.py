@@ -3,7 +3,7 @@
 It imports nothing, so that its process is there at once.
 """
 
-MetricsEntry = dict[str, object]
+WorkerEvent = dict[str, object]
 """What the driver is told by one call of `put`. Its keys say which of six kinds it is:
 
 - `step` and numbers: what was measured since the last entry of this kind; at a start `step` and `num_workers` alone.
@@ -19,15 +19,15 @@ class WorkerMailbox:
     """An actor that holds what workers say until the driver takes it, and whether the driver wants them to stop."""
 
     def __init__(self) -> None:
-        self._entries: list[MetricsEntry] = []
+        self._entries: list[WorkerEvent] = []
         self._has_begun = self._is_stopping = False
 
-    def put(self, entry: MetricsEntry) -> None:
+    def put(self, entry: WorkerEvent) -> None:
         """Add an entry."""
         self._has_begun = True
         self._entries.append(entry)
 
-    def take(self) -> list[MetricsEntry]:
+    def take(self) -> list[WorkerEvent]:
         """Return the entries since the last call."""
         entries, self._entries = self._entries, []
         return entries

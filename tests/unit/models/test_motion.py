@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from animatediff.diffusion.conditioning import Conditioning
 from animatediff.models.config import MotionConfig
-from animatediff.models.feed_forward import LeanFeedForward, make_lean
+from animatediff.models.feed_forward import MemoryEfficientFeedForward, use_memory_efficient_feed_forward
 from animatediff.models.lora import LowRankAdapters
 from animatediff.models.motion_module import MotionModule, TemporalAttention, sinusoidal_positions
 from animatediff.models.motion_unet import MotionModules, MotionUNet
@@ -365,8 +365,8 @@ def feed_forwards(dtype=torch.float32, is_learning=True):
     torch.manual_seed(0)
     plain = FeedForward(32, activation_fn="geglu").to(dtype).requires_grad_(is_learning)
     lean = copy.deepcopy(plain)
-    make_lean(lean)
-    assert isinstance(lean, LeanFeedForward)
+    use_memory_efficient_feed_forward(lean)
+    assert isinstance(lean, MemoryEfficientFeedForward)
     return plain, lean
 
 

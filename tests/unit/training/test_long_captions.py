@@ -2,7 +2,7 @@ import pytest
 
 from animatediff.data.manifest import read_manifest
 from animatediff.training import long_captions
-from animatediff.training.long_captions import count_long
+from animatediff.training.long_captions import count_long_captions
 from tests.support_base import build_base
 from tests.unit.data.loading.test_loader import write_dataset
 
@@ -17,7 +17,7 @@ def base(tmp_path_factory):
 def test_captions_that_are_cut_off_are_counted(tmp_path, base, monkeypatch, words, number):
     write_dataset(tmp_path, shards=(70, 3))
     monkeypatch.setattr(long_captions, "read_row_group", _lengthened(" ".join(["a"] * words)))
-    found = count_long(str(tmp_path), read_manifest(str(tmp_path)), base)
+    found = count_long_captions(str(tmp_path), read_manifest(str(tmp_path)), base)
     assert (found.number, found.looked_at, found.room) == (number, 73, 75)
     assert f"{number} of 73 captions" in str(found)
 
@@ -43,5 +43,5 @@ def test_a_large_dataset_is_looked_at_in_part(tmp_path, base, monkeypatch):
     asked = []
     real = long_captions.read_row_group
     monkeypatch.setattr(long_captions, "read_row_group", lambda uri, *args: asked.append(uri) or real(uri, *args))
-    assert count_long(str(tmp_path), read_manifest(str(tmp_path)), base).looked_at == 20
+    assert count_long_captions(str(tmp_path), read_manifest(str(tmp_path)), base).looked_at == 20
     assert [uri[-13:-8] for uri in sorted(asked)] == ["00000", "00003"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from animatediff import storage
 from animatediff.data.quarantine import Reason, VideoError
-from animatediff.data.sources.collections.not_taken import UntakenFileCounts
+from animatediff.data.sources.collections.not_taken import NonVideoFileCounts
 from animatediff.data.sources.collections.sidecars import Sidecars, caption_in, is_video, too_large
 from animatediff.data.sources.fetching.http import get
 from animatediff.data.sources.fetching.local import local_path, open_regular, read_range
@@ -26,7 +26,7 @@ _REQUESTS_AT_ONCE = 16
 
 
 def read_folder(
-    uri: str, names: Sequence[str], source: SourceConfig, not_taken: UntakenFileCounts
+    uri: str, names: Sequence[str], source: SourceConfig, not_taken: NonVideoFileCounts
 ) -> Iterator[SourceVideo]:
     """Yield the videos of a folder; one without a sidecar, or with one that cannot be read, says so in its fault.
 

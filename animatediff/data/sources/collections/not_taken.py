@@ -3,7 +3,7 @@
 import posixpath
 from collections import Counter
 
-UntakenFileCounts = Counter[str]
+NonVideoFileCounts = Counter[str]
 """Number of files by kind: a suffix such as `.nfo`, or words such as `hidden`."""
 
 HIDDEN = "hidden"
@@ -20,7 +20,7 @@ def kind_of(name: str) -> str:
     return suffix if 1 < len(suffix) <= _MOST_CHARS and suffix.isprintable() else "without a suffix"
 
 
-def describe_counts(not_taken: UntakenFileCounts) -> str:
+def describe_counts(not_taken: NonVideoFileCounts) -> str:
     """Return the counts as `12 .nfo, 3 .part`, the most frequent first; empty where everything is taken."""
     kinds = sorted(not_taken.items(), key=lambda item: (-item[1], item[0]))
     shown = [f"{number} {kind}" for kind, number in kinds[:_MOST_KINDS]]

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from animatediff.data.quarantine import Reason
-from animatediff.data.sources.collections.not_taken import UntakenFileCounts, kind_of
+from animatediff.data.sources.collections.not_taken import NonVideoFileCounts, kind_of
 from animatediff.data.sources.encodings import decode
 from animatediff.data.sources.limits import MAX_SIDECAR_BYTES
 from animatediff.data.sources.spec import VIDEO_SUFFIXES, Fault, SourceConfig
@@ -49,10 +49,10 @@ class Sidecars:
             self._belongs[index] = True
         return [self._names[index] for index in found]
 
-    def not_taken(self) -> UntakenFileCounts:
+    def not_taken(self) -> NonVideoFileCounts:
         """Return the files that are neither videos nor, as far as `of` has been asked, their captions."""
         pairs = zip(self._names, self._belongs, strict=True)
-        return UntakenFileCounts(kind_of(name) for name, belongs in pairs if not belongs and not is_video(name))
+        return NonVideoFileCounts(kind_of(name) for name, belongs in pairs if not belongs and not is_video(name))
 
     def missing(self, stem: str) -> Fault:
         """Return what is wrong with a video that has none."""

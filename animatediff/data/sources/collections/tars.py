@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from animatediff.data.quarantine import Reason
-from animatediff.data.sources.collections.not_taken import HIDDEN, UntakenFileCounts, kind_of
+from animatediff.data.sources.collections.not_taken import HIDDEN, NonVideoFileCounts, kind_of
 from animatediff.data.sources.collections.sidecars import Sidecars, caption_in, is_sidecar, is_video, too_large
 from animatediff.data.sources.collections.tar_members import NONSENSE, is_plain, read_members
 from animatediff.data.sources.files import errors_named, no_ranges, opened
@@ -49,11 +49,11 @@ class _Contents:
     """Videos whose names can be no ids."""
     order: dict[str, int] = field(default_factory=dict)
     """Place of each sample's first file."""
-    not_taken: UntakenFileCounts = field(default_factory=UntakenFileCounts)
+    not_taken: NonVideoFileCounts = field(default_factory=NonVideoFileCounts)
 
 
 def read_tars(
-    uris: Sequence[str], root: str, source: SourceConfig, not_taken: UntakenFileCounts
+    uris: Sequence[str], root: str, source: SourceConfig, not_taken: NonVideoFileCounts
 ) -> Iterator[SourceVideo]:
     """Yield the videos of tars. Only headers and captions are read.
 
@@ -69,7 +69,7 @@ def read_tars(
         UserError: a tar is missing or compressed, or its server serves no byte ranges.
     """
     pool = ThreadPoolExecutor(_TARS_AT_ONCE, thread_name_prefix="tars")
-    ahead: deque[Future[tuple[list[SourceVideo], UntakenFileCounts]]] = deque()
+    ahead: deque[Future[tuple[list[SourceVideo], NonVideoFileCounts]]] = deque()
     try:
         for uri, name in zip(uris, _tar_names(uris, root), strict=True):
             ahead.append(pool.submit(_read_tar, uri, name, source))
@@ -81,7 +81,9 @@ def read_tars(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _take(tar: Future[tuple[list[SourceVideo], UntakenFileCounts]], not_taken: UntakenFileCounts) -> list[SourceVideo]:
+def _take(
+    tar: Future[tuple[list[SourceVideo], NonVideoFileCounts]], not_taken: NonVideoFileCounts
+) -> list[SourceVideo]:
     videos, left = tar.result()
     not_taken.update(left)
     return videos
@@ -95,7 +97,7 @@ def _tar_names(uris: Sequence[str], root: str) -> list[str]:
     return [name.removesuffix(".tar") for name in names]
 
 
-def _read_tar(uri: str, name: str, source: SourceConfig) -> tuple[list[SourceVideo], UntakenFileCounts]:
+def _read_tar(uri: str, name: str, source: SourceConfig) -> tuple[list[SourceVideo], NonVideoFileCounts]:
     contents = _Contents()
     damage = []
     with opened(uri, block_size=_BLOCK_BYTES) as file, errors_named(uri):

@@ -28,8 +28,8 @@ _BACKOFF_S = 1.0
 """Wait before the second attempt, doubled before each further one, give or take half."""
 _TOTAL_S = 600
 """For one video from a store, as `http` has it."""
-_PASSING_STATUS = (408, 425, 429)
-_SETTLED = ("NoCredentialsError", "PartialCredentialsError", "EndpointConnectionError")
+_TRANSIENT_STATUS = (408, 425, 429)
+_PERMANENT_ERRORS = ("NoCredentialsError", "PartialCredentialsError", "EndpointConnectionError")
 _FORMS: tuple[Literal["NFC"], Literal["NFD"]] = ("NFC", "NFD")
 
 
@@ -57,7 +57,7 @@ def fetch(uri: str, *, max_bytes: int, trusted: bool = False, attempts: int = AT
             raise
         except Exception as error:  # each storage has its own
             failure = _judge(uri, error)
-            if attempt == attempts or not _may_pass(error, failure.reason):
+            if attempt == attempts or not _is_transient(error, failure.reason):
                 raise failure from error
         time.sleep(_BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
     raise AssertionError("the loop returns or raises")
@@ -176,13 +176,13 @@ def _judge(uri: str, error: Exception) -> VideoError:
         return VideoError(
             "fetch", Reason.FETCH_REFUSED, f"{name} is, or is redirected to, no web address: {describe(error)}"
         )
-    if status and 300 <= status < 500 and status not in _PASSING_STATUS:
+    if status and 300 <= status < 500 and status not in _TRANSIENT_STATUS:
         return VideoError("fetch", Reason.FETCH_REFUSED, f"{name} is refused: {describe(error)}")
     return VideoError("fetch", Reason.FETCH_ERROR, f"cannot read {name}: {describe(error)}")
 
 
-def _may_pass(error: Exception, reason: Reason) -> bool:
+def _is_transient(error: Exception, reason: Reason) -> bool:
     """Whether asking again may help: not where credentials or a whole kind of storage are missing."""
     # botocore has asked an endpoint that does not answer five times by itself.
-    is_settled = isinstance(error, PermissionError | UserError) or type(error).__name__ in _SETTLED
+    is_settled = isinstance(error, PermissionError | UserError) or type(error).__name__ in _PERMANENT_ERRORS
     return reason is Reason.FETCH_ERROR and not is_settled

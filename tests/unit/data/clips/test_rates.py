@@ -4,7 +4,7 @@ import pytest
 from animatediff.data.clips.config import ClipConfig
 from animatediff.data.clips.plan import ResolutionSpan, frame_indices_at, plan_clips
 from animatediff.data.clips.rates import fit_rate
-from animatediff.data.decoding.cut import cut
+from animatediff.data.decoding.cut import cut_clips
 from animatediff.data.decoding.decoders import load_decoders
 from tests.support import encode, numbered_frames, read_number
 from tests.support_videos import rounded
@@ -75,6 +75,6 @@ def test_exact_timestamps_stay_as_they_are():
 def test_containers_of_milliseconds_give_even_clips(container, codec):
     options = {"preset": "ultrafast"} if codec == "libx264" else {"cpu-used": "8", "deadline": "realtime"}
     data = encode(numbered_frames(130), codec=codec, container=container, fps=30, options=options)
-    (window,) = cut("v", data, ClipConfig(num_frames=32, stride=4, height=64, width=96), BOTH)
+    (window,) = cut_clips("v", data, ClipConfig(num_frames=32, stride=4, height=64, width=96), BOTH)
     assert set(np.diff([read_number(frame) for frame in window.frames])) == {4}
     assert window.fps_src == pytest.approx(30, rel=1e-4)

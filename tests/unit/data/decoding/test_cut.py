@@ -5,7 +5,7 @@ import pytest
 
 from animatediff.data.clips.camera import CameraMove
 from animatediff.data.clips.config import ClipConfig
-from animatediff.data.decoding.cut import cut
+from animatediff.data.decoding.cut import cut_clips
 from animatediff.data.decoding.decoders import load_decoders
 from animatediff.data.quarantine import Reason, VideoError
 from tests.support import bar_position, encode, gradient_frames, mp4, numbered_frames, read_number
@@ -32,7 +32,7 @@ class Counting:
 
 def test_windows_show_the_planned_frames():
     data = encode(numbered_frames(31), codec="libx264", gop=12)
-    windows = cut("a", data, CONFIG, DECODERS)
+    windows = cut_clips("a", data, CONFIG, DECODERS)
     shown = [[read_number(frame) for frame in window.frames] for window in windows]
     assert shown == [[0, 2, 4, 6], [12, 14, 16, 18], [24, 26, 28, 30]]
     first, _, last = windows
@@ -45,12 +45,12 @@ def test_windows_show_the_planned_frames():
 
 def test_a_frame_that_windows_share_is_decoded_once():
     counting = Counting()
-    assert len(cut("a", mp4(9), CONFIG, [counting])) == 3
+    assert len(cut_clips("a", mp4(9), CONFIG, [counting])) == 3
     assert counting.asked == [list(range(9))]
 
 
 def test_mirrored_copies():
-    plain, mirrored = cut("a", mp4(8), CONFIG.model_copy(update={"flip": True, "windows_per_video": 1}), DECODERS)
+    plain, mirrored = cut_clips("a", mp4(8), CONFIG.model_copy(update={"flip": True, "windows_per_video": 1}), DECODERS)
     assert (plain.flip, mirrored.flip, mirrored.index) == (False, True, 1)
     assert np.array_equal(plain.frames[:, :, ::-1], mirrored.frames)
     assert bar_position(plain.frames[0]) < 0.5 < bar_position(mirrored.frames[0])
@@ -59,8 +59,8 @@ def test_mirrored_copies():
 def test_the_size_follows_the_aspect_ratio_as_displayed():
     config = CONFIG.model_copy(update={"sizes": ((96, 64),)})
     wide, tall = mp4(8), mp4(8, height=96, width=64)
-    assert cut("a", wide, config, DECODERS)[0].frames.shape == (4, 64, 96, 3)
-    assert cut("a", tall, config, DECODERS)[0].frames.shape == (4, 96, 64, 3)
+    assert cut_clips("a", wide, config, DECODERS)[0].frames.shape == (4, 64, 96, 3)
+    assert cut_clips("a", tall, config, DECODERS)[0].frames.shape == (4, 96, 64, 3)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_the_size_follows_the_aspect_ratio_as_displayed():
 )
 def test_too_short(config, says):
     with pytest.raises(VideoError) as caught:
-        cut("a", encode(gradient_frames(1), codec="libx264"), config, DECODERS)
+        cut_clips("a", encode(gradient_frames(1), codec="libx264"), config, DECODERS)
     assert (caught.value.stage, caught.value.reason) == ("probe", Reason.TOO_SHORT)
     assert says in caught.value.detail
 
@@ -85,7 +85,7 @@ def test_decoders_are_tried_in_order_and_announced():
             raise RuntimeError("no")
 
     told = []
-    windows = cut("a", mp4(20), CONFIG, [Broken(), Counting()], on_decode=lambda name, info: told.append(name))
+    windows = cut_clips("a", mp4(20), CONFIG, [Broken(), Counting()], on_decode=lambda name, info: told.append(name))
     assert told == ["broken", "counting"]
     assert windows[0].decoder == "counting"
 
@@ -93,7 +93,7 @@ def test_decoders_are_tried_in_order_and_announced():
 def test_a_cut_depends_on_its_arguments_alone():
     data = encode(numbered_frames(40), codec="libx264", gop=12)
     config = CONFIG.model_copy(update={"windows": "random"})
-    once, again = (cut("a", data, config, DECODERS) for _ in range(2))
+    once, again = (cut_clips("a", data, config, DECODERS) for _ in range(2))
     assert [w.t_start for w in once] == [w.t_start for w in again]
     assert all(np.array_equal(a.frames, b.frames) for a, b in zip(once, again, strict=True))
 
@@ -130,7 +130,7 @@ SEEN = {
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])  # decord's and PyAV's
 @pytest.mark.parametrize("move", get_args(CameraMove))
 def test_a_camera_moves_what_stands_still_the_documented_way_and_evenly(move, codec):
-    (window,) = cut("a", square_video(15, codec=codec), ClipConfig(camera=move, **CAMERA), DECODERS)
+    (window,) = cut_clips("a", square_video(15, codec=codec), ClipConfig(camera=move, **CAMERA), DECODERS)
     assert window.frames.shape == (8, 128, 128, 3)
     x, y, area = square_seen(window.frames)
     right, down, growth = SEEN[move]
@@ -144,8 +144,8 @@ def test_a_camera_moves_what_stands_still_the_documented_way_and_evenly(move, co
 
 def test_scores_see_the_cameras_move():
     data, moving = square_video(15), ClipConfig(camera="pan_left", **CAMERA)
-    (still,) = cut("a", data, moving.model_copy(update={"camera": None}), DECODERS)
-    (moved,) = cut("a", data, moving, DECODERS)
+    (still,) = cut_clips("a", data, moving.model_copy(update={"camera": None}), DECODERS)
+    (moved,) = cut_clips("a", data, moving, DECODERS)
     assert still.scores["motion"] < 1e-3 < 5e-3 < moved.scores["motion"]
     assert (still.scores["static"], moved.scores["static"]) == (True, False)
 
@@ -153,7 +153,7 @@ def test_scores_see_the_cameras_move():
 def test_each_window_has_the_whole_move_though_windows_share_frames():
     counting = Counting()
     config = ClipConfig(camera="pan_right", windows_per_video=3, **{**CAMERA, "stride": 1})
-    windows = cut("a", square_video(12), config, [counting])
+    windows = cut_clips("a", square_video(12), config, [counting])
     assert counting.asked == [list(range(12))]
     assert len(windows) == 3
     for window in windows:
@@ -162,17 +162,17 @@ def test_each_window_has_the_whole_move_though_windows_share_frames():
 
 def test_frames_that_a_slow_source_holds_are_cropped_on_and_on():
     config = ClipConfig(camera="pan_right", num_frames=8, fps=50, height=128, width=128)
-    (window,) = cut("a", square_video(5), config, DECODERS)
+    (window,) = cut_clips("a", square_video(5), config, DECODERS)
     assert np.diff(square_seen(window.frames)[0]) == pytest.approx(-32 / 7, abs=0.1)
 
 
 def test_a_mirrored_zoom_is_a_zoom():
-    plain, mirrored = cut("a", mp4(15), ClipConfig(camera="zoom_in", flip=True, **CAMERA), DECODERS)
+    plain, mirrored = cut_clips("a", mp4(15), ClipConfig(camera="zoom_in", flip=True, **CAMERA), DECODERS)
     assert np.array_equal(plain.frames[:, :, ::-1], mirrored.frames)
 
 
 def test_a_cameras_clip_has_the_size_closest_to_its_video():
     config = ClipConfig(camera="tilt_up", sizes=((96, 160), (160, 96)), **CAMERA)
     wide, tall = square_video(15), square_video(15, height=480, width=270)
-    assert cut("a", wide, config, DECODERS)[0].bucket == "8x96x160"
-    assert cut("a", tall, config, DECODERS)[0].bucket == "8x160x96"
+    assert cut_clips("a", wide, config, DECODERS)[0].bucket == "8x96x160"
+    assert cut_clips("a", tall, config, DECODERS)[0].bucket == "8x160x96"

@@ -6,7 +6,7 @@ import pytest
 from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding import videos
 from animatediff.data.decoding.colours import Colours, to_srgb
-from animatediff.data.decoding.cut import cut
+from animatediff.data.decoding.cut import cut_clips
 from animatediff.data.decoding.decoders import load_decoders
 from animatediff.data.quarantine import Reason, VideoError
 from tests.support import encode, numbered_frames, read_number
@@ -51,7 +51,7 @@ OPEN_HEVC = {"x265-params": QUIET["libx265"]["x265-params"] + ":open-gop=1:bfram
 )
 def test_a_cut_stream_begins_at_its_first_frame_that_decodes(codec, source, container, skip, more, decoders):
     data = remux([numbered(codec, source, **more)], container, skip=skip)
-    windows = cut("v", data, ALL, decoders)
+    windows = cut_clips("v", data, ALL, decoders)
     shown = [numbers(window) for window in windows]
     begin = shown[0][0]
     assert 6 < begin < 30
@@ -81,7 +81,7 @@ def repeat(at):
 def test_a_repeated_timestamp_costs_nothing(codec, container, b_frames):
     data = remux([numbered(codec, "mp4", b_frames=b_frames)], container, change=repeat(17))
     for decoders in (BOTH, PYAV):
-        shown = [numbers(window) for window in cut("v", data, ALL, decoders)]
+        shown = [numbers(window) for window in cut_clips("v", data, ALL, decoders)]
         assert shown == [[8 * w + 2 * k for k in range(4)] for w in range(7)]
 
 
@@ -94,7 +94,7 @@ def test_of_reordered_frames_with_one_timestamp_one_is_shown():
     times = []
     data = remux([numbered("libx264", "mp4", b_frames=2)], "matroska", change=change)
     assert len(videos.probe(data).pts) == 59
-    shown = [number for window in cut("v", data, ALL, BOTH) for number in numbers(window)]
+    shown = [number for window in cut_clips("v", data, ALL, BOTH) for number in numbers(window)]
     assert (np.abs(np.diff(shown) - 2) <= 1).all()
 
 
@@ -113,7 +113,7 @@ def continued(transport_stream, after):
 def test_a_recording_whose_clock_starts_again_goes_on():
     first, second = (numbered("mpeg2video", "mpegts", num, b_frames=0) for num in (30, 60))
     data = first + continued(second, first)
-    shown = [numbers(window) for window in cut("v", data, ALL, BOTH)]
+    shown = [numbers(window) for window in cut_clips("v", data, ALL, BOTH)]
     expected = [*range(30), *range(60)]
     assert all(window == [expected[8 * w + 2 * k] for k in range(4)] for w, window in enumerate(shown))
     assert len(shown) >= 10
@@ -121,7 +121,7 @@ def test_a_recording_whose_clock_starts_again_goes_on():
 
 def test_a_stream_without_timestamps_is_counted():
     data = numbered("libx264", "h264", b_frames=2)
-    assert [numbers(window) for window in cut("v", data, ALL, BOTH)][:2] == [[0, 2, 4, 6], [8, 10, 12, 14]]
+    assert [numbers(window) for window in cut_clips("v", data, ALL, BOTH)][:2] == [[0, 2, 4, 6], [8, 10, 12, 14]]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_no_clip_holds_two_sizes(codec, container):
         for i, size in enumerate(sizes)
     ]
     data = remux(parts, container, offset_s=1.2)
-    windows = cut("v", data, ALL.model_copy(update={"sizes": ((96, 64),)}), BOTH)
+    windows = cut_clips("v", data, ALL.model_copy(update={"sizes": ((96, 64),)}), BOTH)
     assert [window.frames.shape[1:3] for window in windows] == [(64, 96)] * 3 + [(96, 64)] * 3 + [(64, 96)] * 3
     assert [numbers(window) for window in windows] == [
         [30 * run + 8 * w + 2 * k for k in range(4)] for run in range(3) for w in range(3)
@@ -204,7 +204,7 @@ def patches(curve, matrix):
 
 def seen(data, decoders=BOTH):
     config = ClipConfig(num_frames=2, stride=2, height=64, width=192)
-    (window,) = cut("v", data, config, decoders)
+    (window,) = cut_clips("v", data, config, decoders)
     return window.frames[0][32, 16::32].astype(int), window.decoder
 
 
@@ -308,7 +308,7 @@ INTERLACED = 1 << 18 | 1 << 29  # AV_CODEC_FLAG_INTERLACED_DCT and _ME
 def test_combs_do_not_come_through(codec, container, options, flags):
     data = encode_frames(fields(60), codec=codec, container=container, options=options, flags=flags)
     config = ClipConfig(num_frames=3, stride=2, height=128, width=192, windows_per_video=3)
-    windows = cut("v", data, config, BOTH)
+    windows = cut_clips("v", data, config, BOTH)
     assert {window.decoder for window in windows} == {"pyav"}
     assert combing(fields(60)[30]) > 8
     for window in windows:

@@ -12,7 +12,7 @@ import pytest
 
 from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding import process as decode_process
-from animatediff.data.decoding.cut import cut
+from animatediff.data.decoding.cut import cut_clips
 from animatediff.data.decoding.decoders import load_decoders
 from animatediff.data.decoding.supervisor import DecodeConfig, DecodeSupervisor
 from animatediff.data.quarantine import Reason, VideoError
@@ -47,7 +47,7 @@ def plain():
 
 def test_windows_are_those_of_cut_itself(plain):
     data = mp4(20)
-    (here,) = cut("a", data, CLIPS, load_decoders(DecodeConfig().decoders))
+    (here,) = cut_clips("a", data, CLIPS, load_decoders(DecodeConfig().decoders))
     (there,) = plain.cut("a", data)
     assert np.array_equal(here.frames, there.frames)
     assert (here.scores, here.decoder, here.t_end) == (there.scores, there.decoder, there.t_end)
@@ -94,7 +94,7 @@ def test_memory_is_limited_beyond_what_an_idle_child_has():
 
 def test_a_child_killed_from_outside_changes_nothing():
     data = marked(Slow)
-    (want,) = cut("a", encode(gradient_frames(8), codec="libx264"), CLIPS, load_decoders(["pyav"]))
+    (want,) = cut_clips("a", encode(gradient_frames(8), codec="libx264"), CLIPS, load_decoders(["pyav"]))
     with faking(Slow) as decoding:
         decoding.cut("b", mp4(8))
         first = decoding.child_pid

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from animatediff.data.clips.config import ClipConfig
-from animatediff.data.decoding.cut import cut
+from animatediff.data.decoding.cut import cut_clips
 from animatediff.data.decoding.decoders import load_decoders
 from animatediff.data.decoding.timeline import Packet, read_timeline
 from animatediff.data.decoding.videos import _tick_s
@@ -66,7 +66,7 @@ def shift(at, ticks, times=1):
 )
 def test_what_no_camera_films_is_quarantined(data, clips):
     with pytest.raises(VideoError) as error:
-        cut("v", data, clips, BOTH)
+        cut_clips("v", data, clips, BOTH)
     assert (error.value.stage, error.value.reason) == ("probe", Reason.BAD_TIMESTAMPS)
     assert "frames a second" in error.value.detail
     assert "\n" not in error.value.detail
@@ -84,7 +84,7 @@ def test_what_no_camera_films_is_quarantined(data, clips):
     ids=["25 fps", "985 fps", "9 s", "a pause of an hour", "a date"],
 )
 def test_what_a_camera_may_film_is_a_clip(data, fps):
-    (window,) = cut("v", data, CLIPS, BOTH[1:])  # a date ends decord's process
+    (window,) = cut_clips("v", data, CLIPS, BOTH[1:])  # a date ends decord's process
     assert window.fps_src == pytest.approx(fps, rel=1e-3)
     assert set(np.diff([read_number(frame) for frame in window.frames])) == {2}
 

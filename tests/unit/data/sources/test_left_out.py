@@ -17,7 +17,7 @@ from animatediff.data.decoding.videos import probe
 from animatediff.data.ingest import provenance
 from animatediff.data.ingest.plan import Planner
 from animatediff.data.quarantine import Reason
-from animatediff.data.sources.collections.not_taken import UntakenFileCounts, describe_counts
+from animatediff.data.sources.collections.not_taken import NonVideoFileCounts, describe_counts
 from animatediff.data.sources.fetching.fetch import fetch
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import Columns, SourceConfig
@@ -31,7 +31,7 @@ NFC, NFD = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
 
 def read_all(uri, **settings):
     """The videos' ids and captions, and what is not taken."""
-    not_taken = UntakenFileCounts()
+    not_taken = NonVideoFileCounts()
     videos = [v for batch in read_source(SourceConfig(uri=str(uri), **settings), not_taken) for v in batch]
     return {video.video_id: video.caption for video in videos}, dict(not_taken)
 
@@ -139,7 +139,7 @@ def test_files_of_a_folder_that_are_no_videos_are_counted(tmp_path):
     found, not_taken = read_all(tmp_path)
     assert found == {"a.mp4": "x"}
     assert not_taken == {".nfo": 2, ".part": 1, "without a suffix": 1, "hidden": 1, ".zip": 1, ".txt": 1}
-    assert describe_counts(UntakenFileCounts(not_taken)).startswith("2 .nfo, 1 .part, 1 .txt, 1 .zip")
+    assert describe_counts(NonVideoFileCounts(not_taken)).startswith("2 .nfo, 1 .part, 1 .txt, 1 .zip")
 
 
 def test_a_still_webp_or_animated_one_is_counted_by_name(tmp_path):
@@ -388,13 +388,13 @@ def test_a_parquet_text_that_is_not_utf8_is_set_aside_or_read_by_the_setting(tmp
 
 def test_what_is_left_out_is_kept_with_the_dataset(tmp_path):
     assert provenance.read_not_taken(str(tmp_path)) == {}
-    provenance.write_not_taken(str(tmp_path), UntakenFileCounts())
+    provenance.write_not_taken(str(tmp_path), NonVideoFileCounts())
     assert not list(tmp_path.iterdir())
-    provenance.write_not_taken(str(tmp_path), UntakenFileCounts({".nfo": 12, ".part": 3}))
+    provenance.write_not_taken(str(tmp_path), NonVideoFileCounts({".nfo": 12, ".part": 3}))
     assert describe_counts(provenance.read_not_taken(str(tmp_path))) == "12 .nfo, 3 .part"
-    provenance.write_not_taken(str(tmp_path), UntakenFileCounts())
+    provenance.write_not_taken(str(tmp_path), NonVideoFileCounts())
     assert provenance.read_not_taken(str(tmp_path)) == {}
-    many = UntakenFileCounts({f".{i}": 1 for i in range(20)})
+    many = NonVideoFileCounts({f".{i}": 1 for i in range(20)})
     assert describe_counts(many).endswith("8 of 8 other kinds")
 
 

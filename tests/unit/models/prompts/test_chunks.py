@@ -4,15 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from animatediff.models.prompts.chunks import Unit, cut
+from animatediff.models.prompts.chunks import TokenGroup, cut_into_chunks
 
 COMMA = 0
 
 
 def chunks(*sections, room=75):
     """Sections of tokens, or of lists of tokens that are learned words."""
-    units = [[Unit([token] if isinstance(token, int) else token, 1.0) for token in section] for section in sections]
-    return [chunk.ids for chunk in cut(units, room, COMMA)]
+    units = [
+        [TokenGroup([token] if isinstance(token, int) else token, 1.0) for token in section] for section in sections
+    ]
+    return [chunk.ids for chunk in cut_into_chunks(units, room, COMMA)]
 
 
 def words(first, number):
@@ -75,8 +77,8 @@ def test_a_learned_word_longer_than_a_chunk_is_parted():
     st.integers(1, 30),
 )
 def test_no_token_is_lost_and_none_is_in_excess(sections, room):
-    units = [[Unit([token] * number, 1.0 + token) for token, number in section] for section in sections]
-    found = cut(units, room, COMMA)
+    units = [[TokenGroup([token] * number, 1.0 + token) for token, number in section] for section in sections]
+    found = cut_into_chunks(units, room, COMMA)
     assert all(len(chunk.ids) == len(chunk.weights) <= room for chunk in found)
     pairs = [(i, 1.0 + i) for section in units for unit in section for i in unit.ids]
     assert [pair for chunk in found for pair in zip(chunk.ids, chunk.weights, strict=True)] == pairs

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from animatediff.rendering.conditions.condition_sheet import (
-    Condition,
+    ShownCondition,
     ShownPicture,
     encode_condition_sheet,
     shown_pictures,
@@ -46,7 +46,7 @@ def test_of_many_pictures_the_first_the_middle_and_the_last_are_shown_with_their
 
 def test_every_condition_is_on_the_sheet():
     found = shares(
-        sheet(Condition("control 1", (picture("red"), picture("green"))), Condition("a", (picture("blue"),)))
+        sheet(ShownCondition("control 1", (picture("red"), picture("green"))), ShownCondition("a", (picture("blue"),)))
     )
     assert min(found.values()) > 0.1
     assert max(found.values()) / min(found.values()) < 1.1
@@ -55,19 +55,21 @@ def test_every_condition_is_on_the_sheet():
 @pytest.mark.parametrize("size", [{}, {"height": 96}, {"width": 200}], ids=["4:3", "tall", "wide"])
 @pytest.mark.parametrize("number", [1, 3])
 def test_a_sheet_of_one_condition_is_as_large_as_a_poster(size, number):
-    height, width, _ = sheet(Condition("control 1", (picture("red", **size),) * number)).shape
+    height, width, _ = sheet(ShownCondition("control 1", (picture("red", **size),) * number)).shape
     assert POSTER_PIXELS - 24 <= max(height, width) <= POSTER_PIXELS
 
 
 def test_many_conditions_make_it_higher_and_no_wider():
     pictures = tuple(picture("green", height=64) for _ in range(6))
-    height, width, _ = sheet(*[Condition(f"control {number}", pictures) for number in range(5)]).shape
+    height, width, _ = sheet(*[ShownCondition(f"control {number}", pictures) for number in range(5)]).shape
     assert width <= POSTER_PIXELS < height
 
 
 def test_the_bytes_depend_on_the_conditions_alone():
-    conditions = [Condition("control 1", (picture("red"),))]
+    conditions = [ShownCondition("control 1", (picture("red"),))]
     assert encode_condition_sheet(conditions) == encode_condition_sheet(conditions)
-    assert encode_condition_sheet(conditions) != encode_condition_sheet([Condition("control 2", (picture("red"),))])
-    other = [Condition("control 1", (picture("red", caption="frame 3"),))]
+    assert encode_condition_sheet(conditions) != encode_condition_sheet(
+        [ShownCondition("control 2", (picture("red"),))]
+    )
+    other = [ShownCondition("control 1", (picture("red", caption="frame 3"),))]
     assert encode_condition_sheet(conditions) != encode_condition_sheet(other)

@@ -30,7 +30,7 @@ def numbered(names):
 
 def test_the_unets_names_are_the_original_ones(full_size):
     kind, modules = full_size
-    names = ldm.unet_names(modules["unet"].state_dict())
+    names = ldm.unet_ldm_names(modules["unet"].state_dict())
     assert names == {name: unet_to_ldm(name, kind) for name in modules["unet"].state_dict()}
     file = numbered(names.values())
     second = convert_ldm_unet_checkpoint(
@@ -41,16 +41,16 @@ def test_the_unets_names_are_the_original_ones(full_size):
 
 def test_module_names_are_renamed_as_their_parameters_are(full_size):
     _, modules = full_size
-    parameters = ldm.unet_names(modules["unet"].state_dict())
+    parameters = ldm.unet_ldm_names(modules["unet"].state_dict())
     leaves = {name.rpartition(".")[0] for name in parameters}
-    assert ldm.unet_names(leaves) == {
+    assert ldm.unet_ldm_names(leaves) == {
         name.rpartition(".")[0]: old.rpartition(".")[0] for name, old in parameters.items()
     }
 
 
 def test_the_vaes_names_are_the_original_ones(full_size):
     _, modules = full_size
-    names = ldm.vae_names(modules["vae"].state_dict())
+    names = ldm.vae_ldm_names(modules["vae"].state_dict())
     assert names == {name: vae_to_ldm(name) for name in modules["vae"].state_dict()}
     file = numbered(names.values())
     second = convert_ldm_vae_checkpoint({ldm.VAE_PREFIX + name: t for name, t in file.items()}, modules["vae"].config)
@@ -59,13 +59,13 @@ def test_the_vaes_names_are_the_original_ones(full_size):
 
 def test_clip_l_keeps_its_names(full_size):
     kind, modules = full_size
-    names = ldm.clip_names(modules["text_encoder"].state_dict())
+    names = ldm.clip_ldm_names(modules["text_encoder"].state_dict())
     file = numbered(names.values())
     prefix = {"sd1": ldm.SD1_TEXT_PREFIX, "sdxl": ldm.SDXL_TEXT_PREFIX}[kind]
     second = convert_ldm_clip_checkpoint({prefix + name: tensor for name, tensor in file.items()})
     assert {name.removeprefix("text_model."): tensor for name, tensor in second.items()} == file
     # With and without `text_model.` before the names, as transformers' versions have it.
-    assert ldm.clip_names(f"text_model.{name}" for name in names) == {f"text_model.{name}": name for name in names}
+    assert ldm.clip_ldm_names(f"text_model.{name}" for name in names) == {f"text_model.{name}": name for name in names}
 
 
 def test_open_clip_is_split_and_transposed():
@@ -94,7 +94,7 @@ def test_every_name_of_any_stack_of_blocks_has_its_own_place(layers, attention):
             names += [f"{side}_blocks.{block}.resnets.{i}.conv1" for i in range(count)]
             names += [f"{side}_blocks.{block}.attentions.{i}.norm" for i in range(count) if attention[block]]
             names += [f"{side}_blocks.{block}.{side}samplers.0.conv"] if block < last else []
-    renamed = ldm.unet_names(names)
+    renamed = ldm.unet_ldm_names(names)
     assert len(set(renamed.values())) == len(names)
     # The original's lists of blocks have no gaps; block 0 of the inputs is conv_in.
     for place, first in (("input", 1), ("output", 0)):

@@ -44,6 +44,6 @@ def items_of(*prompts, **changes):
     ]
 
 
-def assignment_of(items, suspects=(), given_up=None):
+def assignment_of(items, crash_suspects=(), given_up=None):
     model = ModelFiles(base="b", motion_module="m")
-    return Assignment(Slice("m", 0, tuple(items)), model, {"b": "1"}, None, frozenset(suspects), given_up or {})
+    return Assignment(Slice("m", 0, tuple(items)), model, {"b": "1"}, None, frozenset(crash_suspects), given_up or {})

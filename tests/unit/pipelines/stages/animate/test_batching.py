@@ -15,9 +15,9 @@ def no_collection(monkeypatch):
     monkeypatch.setattr(batching.gc, "collect", lambda: 0)
 
 
-def rendered(batcher, animator, items, suspects=()):
+def rendered(batcher, animator, items, crash_suspects=()):
     """ClipOrError and attempts by the item's seed."""
-    batches = batcher.batches(items, suspects)
+    batches = batcher.batches(items, crash_suspects)
     return {
         item.seed: (outcome, attempts)
         for batch in batches
@@ -77,8 +77,8 @@ def test_clips_that_begin_from_pictures_share_a_batch_with_their_like():
 
 def test_what_a_worker_died_with_comes_last_and_alone():
     items = items_of("a", "b", "c", "d")
-    suspects = {items[0].digest, items[2].digest}
-    batches = [[item.prompt for item in batch] for batch in batcher_of(4).batches(items, suspects)]
+    crash_suspects = {items[0].digest, items[2].digest}
+    batches = [[item.prompt for item in batch] for batch in batcher_of(4).batches(items, crash_suspects)]
     assert batches == [["b", "d"], ["a"], ["c"]]
 
 

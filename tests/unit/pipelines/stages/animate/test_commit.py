@@ -8,7 +8,7 @@ import torch
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.rendering.conditions.condition_sheet import Condition, ShownPicture
+from animatediff.rendering.conditions.condition_sheet import ShownCondition, ShownPicture
 from animatediff.rendering.results import clip_files
 from animatediff.rendering.results.ledger import read_item
 from pipelines.stages.animate.commit import Committer
@@ -38,7 +38,9 @@ def test_a_clip_is_its_files_and_a_result_that_names_them(committer, tmp_path):
 
 def test_what_led_a_clip_is_one_more_file_of_the_result(committer, tmp_path):
     led, plain = items_of("a", "b")
-    conditions = (Condition("control 1: ControlNet", (ShownPicture(np.zeros((16, 16, 3), np.uint8), "every frame"),)),)
+    conditions = (
+        ShownCondition("control 1: ControlNet", (ShownPicture(np.zeros((16, 16, 3), np.uint8), "every frame"),)),
+    )
     result = commit(committer, led, grey_clip()._replace(conditions=conditions))
     assert list(result.files) == ["mp4", "png", "condition", "poster"]  # the table's `uri` is the first
     path = Path(tmp_path, result.files["condition"])
@@ -62,7 +64,7 @@ def test_a_failure_is_a_result_too(committer, tmp_path):
 
 def test_a_death_counts_as_an_attempt(committer):
     (item,) = items_of("a")
-    assert commit(committer, item, grey_clip(), suspects=[item.digest]).attempts == 2
+    assert commit(committer, item, grey_clip(), crash_suspects=[item.digest]).attempts == 2
 
 
 def test_without_its_files_nothing_is_committed(committer, tmp_path, monkeypatch):

@@ -83,15 +83,15 @@ def test_a_ticket_that_comes_again_finds_its_slice_and_who_is_to_blame():
     items = items_of(a=4)
     dispatch, _ = dispatcher(items)
     first = dispatch.assign(0, "x", "x")
-    assert (first.suspects, first.given_up) == (frozenset(), {})
+    assert (first.crash_suspects, first.given_up) == (frozenset(), {})
     dispatch.begin(0, [])
     dispatch.begin(0, ["a1", "a2"])
     second = dispatch.assign(0, "y", "y")
     assert second.slice == first.slice
-    assert (second.suspects, second.given_up) == ({"a1", "a2"}, {})
+    assert (second.crash_suspects, second.given_up) == ({"a1", "a2"}, {})
     dispatch.begin(0, ["a1"])
     third = dispatch.assign(0, "z", "z")
-    assert third.suspects == {"a2"}
+    assert third.crash_suspects == {"a2"}
     assert list(third.given_up) == ["a1"]
     told = f"died {MAX_DEATHS} times while it rendered this, the last one was ended by Ray, as y's machine ran out"
     assert told in third.given_up["a1"]
@@ -129,7 +129,7 @@ def test_a_worker_that_ends_between_slices_blames_nobody():
     dispatch, _ = dispatcher(items_of(a=2))
     for worker in "vwxyz":
         assignment = dispatch.assign(0, worker, worker)
-    assert (assignment.suspects, assignment.given_up) == (frozenset(), {})
+    assert (assignment.crash_suspects, assignment.given_up) == (frozenset(), {})
 
 
 def test_after_a_stop_nothing_more_is_begun():

@@ -52,7 +52,7 @@ def clips(worker, animator, items, **assignment):
 def test_what_a_worker_died_with_comes_last_and_alone(worker):
     items = items_of("a", "b", "c", "d")
     animator = StubAnimator()
-    found = clips(worker, animator, items, suspects=[items[0].digest, items[2].digest])
+    found = clips(worker, animator, items, crash_suspects=[items[0].digest, items[2].digest])
     assert worker.begun == [["b", "d"], ["a"], ["c"]]  # and nothing else waits to be encoded then
     assert (found[0].attempts, found[1].attempts) == (2, 1)
 
