@@ -23,6 +23,11 @@ class EncodedPrompt(NamedTuple):
     pooled: Tensor | None
     """(1 p), SDXL's embedding of the whole text, by the second encoder; None elsewhere."""
 
+    def zeros(self) -> "EncodedPrompt":
+        """Return zeros of the same shape: what SDXL is told where there is no text."""
+        pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
+        return EncodedPrompt(torch.zeros_like(self.text), pooled)
+
 
 class PromptEncoders:
     """Encodes prompts as the base was trained to read them.

@@ -53,7 +53,7 @@ class PromptConditioner:
         num_chunks = max(map(self._count_chunks, item.texts)) if item.prompt_syntax == "a1111" else 1
         found = [self._encoded(prompt, item, num_chunks) for prompt in prompts]
         if self._zeroes_empty_negative and not any(texts_by_frame(item.negative_prompt).values()):
-            found[1:] = [_zeros_like(found[0]) for _ in found[1:]]
+            found[1:] = [found[0].zeros() for _ in found[1:]]
         if any(encoded.text.ndim == 4 for encoded in found):
             found = [encoded if encoded.text.ndim == 4 else _at_frames(encoded, item.num_frames) for encoded in found]
         negative = Conditioning(*found[1]) if len(found) > 1 else None
@@ -101,11 +101,6 @@ class PromptConditioner:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(key)
         return self._cache[key]
-
-
-def _zeros_like(encoded: EncodedPrompt) -> EncodedPrompt:
-    text, pooled = encoded
-    return EncodedPrompt(torch.zeros_like(text), None if pooled is None else torch.zeros_like(pooled))
 
 
 def _at_frames(encoded: EncodedPrompt, num_frames: int) -> EncodedPrompt:

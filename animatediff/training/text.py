@@ -106,4 +106,8 @@ class CaptionEncoder:
             encoded = self._prompts.encode(caption)
         else:
             encoded = self._prompts.encode_chunks(plain_sections(caption), num_chunks=self._chunks)
+        # Where there is no caption, the UNet is told what guidance will lead away from: of SDXL zeros, as where its own
+        # training dropped captions (Stability-AI/generative-models, `GeneralConditioner`), not the text of no words.
+        if not caption and self._base.zeroes_empty_negative_prompt:
+            encoded = encoded.zeros()
         return encoded.text[0], None if encoded.pooled is None else encoded.pooled[0]

@@ -13,7 +13,7 @@ from animatediff.weights import base_configs
 from animatediff.weights.identify.base import BASE_OF_TEXT_WIDTH
 from animatediff.weights.identify.messages import model_name
 from animatediff.weights.identify.model import UNUSUAL_INPUTS
-from animatediff.weights.layouts.architectures import PARTS, KnownBase
+from animatediff.weights.layouts.architectures import CONFIGS, PARTS, KnownBase
 from animatediff.weights.layouts.families import Base
 from animatediff.weights.reading.files import local_copy, read_json
 from animatediff.weights.reading.hub import reason
@@ -106,7 +106,14 @@ class BaseFacts:
 
         diffusers asks only SDXL's configs: others have the field from the class's default.
         """
-        return self.architecture == "sdxl" and self._vae.get("force_upcast", True) is True
+        return self._vae.get("force_upcast", True) is True and self._has_vae_of_sdxl
+
+    @property
+    def _has_vae_of_sdxl(self) -> bool:
+        try:
+            return self.architecture == "sdxl"
+        except UserError:  # a VAE without its UNet is enough to encode
+            return self.scaling_factor == CONFIGS["sdxl"]["vae"]["scaling_factor"]
 
     @property
     def trained_side(self) -> int:

@@ -65,7 +65,7 @@ def _log_hours(config: IngestConfig, inputs: IngestInputs, num_clips: int) -> No
     vae = build_on_meta(AutoencoderKL, inputs.vae.config, config_name(inputs.base_facts.base, "vae"))
     rated = _RATED_FRAMES * encoder_operations(vae, height=_RATED_SIDE, width=_RATED_SIDE)
     clip = clips.num_frames * encoder_operations(vae, height=clips.height, width=clips.width)
-    is_half = vae_dtype(config, inputs.base_facts, inputs.vae, use_gpu=True) != "float32"
+    is_half = vae_dtype(config, inputs.base_facts, use_gpu=True) != "float32"
     flops = A100_FLOPS if is_half else A100_FLOPS / 2
     clips_per_s = (rate.clips_per_s or flops / rated) * rate.num_workers * rated / clip
     hours = num_clips / clips_per_s / 3600

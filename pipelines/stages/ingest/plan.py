@@ -93,7 +93,7 @@ def read_inputs(config: IngestConfig) -> IngestInputs:
     base = storage.absolute_if_there(config.base)
     vae, facts = load_vae(base), BaseFacts(base)
     _check_sizes(config.clips, facts)
-    warn_of_overflow(config, facts, vae)
+    warn_of_overflow(config, facts)
     not_taken = NonVideoFileCounts()
     with errors_with_field("scorers"):
         for path in config.scorers:
@@ -133,7 +133,7 @@ def plan_job(config: IngestConfig, inputs: IngestInputs, *, use_gpu: bool) -> In
         UserError: the output holds a dataset with other settings, or cannot be reached.
     """
     output_uri = storage.absolute(config.output_uri)
-    dtype = vae_dtype(config, inputs.base_facts, inputs.vae, use_gpu=use_gpu)
+    dtype = vae_dtype(config, inputs.base_facts, use_gpu=use_gpu)
     settings = _settings(config, inputs, dtype)
     dataset_key = provenance.dataset_key(settings)
     sealed_manifest, is_new = _read_dataset(config, output_uri, settings)
@@ -168,7 +168,7 @@ def find_sealed_dataset(config: IngestConfig, inputs: IngestInputs) -> Manifest 
         UserError: it holds a dataset with other settings, or cannot be reached.
     """
     output_uri = storage.absolute(config.output_uri)
-    dtype = vae_dtype(config, inputs.base_facts, inputs.vae, use_gpu=config.use_gpu or False)
+    dtype = vae_dtype(config, inputs.base_facts, use_gpu=config.use_gpu or False)
     # Which precision `auto` means is the cluster's to say: until then it is the one of the dataset that is there.
     if config.vae_dtype == "auto" and config.use_gpu is None:
         recorded_dtype = provenance.read_settings(output_uri).get("vae_dtype")

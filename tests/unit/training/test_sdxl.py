@@ -14,6 +14,7 @@ from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.schedule import velocity
 from animatediff.errors import UserError
 from animatediff.models.motion_unet import MotionModules
+from animatediff.models.prompt_encoders import PromptEncoders
 from animatediff.sprites import shipped
 from animatediff.training.config import TrainingConfig
 from animatediff.training.dataset_fit import check_dataset_fits
@@ -48,9 +49,10 @@ def pipeline(base):
 def test_captions_condition_as_in_diffusers(pipeline, base):
     captions = ["a large red star moving left", ""]
     found = CaptionEncoder(BaseFacts(base), load_text_encoders(base), CPU, torch.float32)(captions, height=8, width=8)
-    text, _, pooled, _ = pipeline.encode_prompt(captions, device=CPU, do_classifier_free_guidance=False)
-    torch.testing.assert_close(found.text, text)
-    torch.testing.assert_close(found.pooled_text, pooled)
+    text, no_text, pooled, no_pooled = pipeline.encode_prompt(captions[:1], device=CPU)
+    torch.testing.assert_close(found.text, torch.cat([text, no_text]))
+    torch.testing.assert_close(found.pooled_text, torch.cat([pooled, no_pooled]))
+    assert not found.text[1].any()
 
 
 def test_captions_of_several_chunks_are_pooled_from_the_first(base):
@@ -59,7 +61,7 @@ def test_captions_of_several_chunks_are_pooled_from_the_first(base):
     captions = [f"{short} {short}", short]
     once, several = (CaptionEncoder(facts, encoders, CPU, torch.float32, chunks=number) for number in (1, 2))
     found = several(captions, height=8, width=8)
-    first, empty = (once([text], height=8, width=8) for text in (short, ""))
+    first, empty = once([short], height=8, width=8), PromptEncoders(encoders).encode("")
     assert torch.equal(found.text[0], torch.cat([first.text, first.text], dim=1)[0])
     assert torch.equal(found.text[1], torch.cat([first.text, empty.text], dim=1)[0])
     assert torch.equal(found.pooled_text, first.pooled_text.repeat(2, 1))

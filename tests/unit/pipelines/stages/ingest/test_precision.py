@@ -50,8 +50,8 @@ def say(base, tmp_path, *, force_upcast):
 
 
 def dtypes(base, config):
-    facts, vae = BaseFacts(str(base)), load_vae(str(base))
-    return [vae_dtype(config, facts, vae, use_gpu=use_gpu) for use_gpu in (False, True)]
+    facts = BaseFacts(str(base))
+    return [vae_dtype(config, facts, use_gpu=use_gpu) for use_gpu in (False, True)]
 
 
 def test_a_vae_that_overflows_stays_in_float32(sdxl, tmp_path):
