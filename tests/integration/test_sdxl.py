@@ -60,6 +60,7 @@ def test_videos_become_a_motion_module_also_where_the_training_is_killed(cluster
     kill_after_a_checkpoint(tmp_path, write_yaml(tmp_path / "train.yaml", config.model_dump(mode="json")))
     run = train.main(config)
     assert run.num_steps == STEPS
+    assert [file.suffix for file in (tmp_path / "train" / "sample").iterdir()].count(".mp4") == 1
     uri = str(tmp_path / "train" / "motion_module.safetensors")
     file = motion_modules.open_file(uri)
     assert (file.layout, file.schedule["beta_schedule"], file.schedule["beta_end"]) == (
