@@ -145,7 +145,8 @@ BESIDE = {
 }
 
 
-DECIDING = ["prompt", "seed", *sorted(RenderSettings.model_fields.keys() - {"fps", *WEIGHTS_SLOTS})]
+# `pia` needs a motion module of its own: `conditions/test_pia.py`.
+DECIDING = ["prompt", "seed", *sorted(RenderSettings.model_fields.keys() - {"fps", "pia", *WEIGHTS_SLOTS})]
 
 
 @pytest.mark.parametrize("name", DECIDING)

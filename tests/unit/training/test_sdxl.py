@@ -191,7 +191,7 @@ def test_a_base_that_predicts_something_else_is_refused(make, base, tmp_path):
 
 @pytest.mark.parametrize(("width", "name"), [(1024, "a Stable Diffusion 2 model"), (1280, "an SDXL refiner model")])
 def test_a_base_that_no_job_renders_with_is_refused_by_name(make, base, tmp_path, width, name):
-    folder = shutil.copytree(base, tmp_path / "base")
+    folder = shutil.copytree(base if width == 1280 else shipped.BASE, tmp_path / "base")
     config = json.loads((folder / "unet" / "config.json").read_text()) | {"cross_attention_dim": width}
     (folder / "unet" / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=f"is {name}: take a Stable Diffusion 1.x or SDXL base"):

@@ -85,8 +85,8 @@ def test_other_uris_take_the_place_of_all_but_the_bases():
 
 
 def test_what_is_checked_by_itself_is_all_but_base_and_motion_module():
-    given = files_in_fields(Entry.model_validate(ENTRY))
-    assert given[0] == FileInField("c.safetensors", "checkpoint")
+    given = files_in_fields(Entry.model_validate(ENTRY), "sdxl")
+    assert given[0] == FileInField("c.safetensors", "checkpoint", "sdxl")
     assert {file.field for file in given} == ENTRY.keys() - {"name", "base", "motion_module"}
 
 

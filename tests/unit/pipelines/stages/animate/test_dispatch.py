@@ -149,6 +149,6 @@ def test_a_worker_stays_with_its_base_while_models_on_it_wait():
     bases = {"a": "sd1", "b": "sdxl", "c": "sdxl", "d": "sd1"}
     models = {name: ModelFiles(base=base, motion_module=f"{base}.ckpt") for name, base in bases.items()}
     slices = cut_into_slices(sorted(items, key=lambda each: each.model), 1)
-    dispatch = Dispatcher(slices, models, {name: {} for name in bases}, death_of)
+    dispatch = Dispatcher(slices, models, {name: {} for name in bases}, {}, death_of)
     order = models_in_order([dispatch.assign(ticket, "x", "x") for ticket in range(len(slices))])
     assert [bases[name] for name, _ in itertools.groupby(order)] == ["sdxl", "sdxl", "sd1", "sd1"]

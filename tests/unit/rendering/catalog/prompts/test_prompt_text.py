@@ -107,13 +107,15 @@ def test_a_cell_that_is_broken_is_refused_by_line_and_column(tmp_path, cell):
 
 
 def test_the_default_settings_leave_a_digest_as_it_was_and_others_change_it(tmp_path):
-    def digest(settings):
-        return items(tmp_path, f"entries: [{{name: one, prompts: [a cat], {settings}}}]")[0].digest
+    def digest(settings, prompt="a cat"):
+        return items(tmp_path, f"entries: [{{name: one, prompts: [{prompt}], {settings}}}]")[0].digest
 
-    plain = digest("fps: 8")
+    plain, travels = digest("fps: 8"), ["travel: {dwell: 0.5}", "travel: {interpolation: slerp}"]
     assert digest("prompt_syntax: plain, travel: null") == plain
-    others = ["prompt_syntax: a1111", "travel: {dwell: 0.5}", "travel: {interpolation: slerp}"]
-    assert len({plain, *map(digest, others)}) == 4
+    assert digest("prompt_syntax: a1111") != plain
+    assert {digest(travel) for travel in travels} == {plain}  # from one text there is no way to another
+    changing = "{0: a cat, 8: a dog}"
+    assert len({digest(settings, changing) for settings in ("fps: 8", "prompt_syntax: a1111", *travels)}) == 4
 
 
 def test_a_result_keeps_it_as_text(tmp_path):
