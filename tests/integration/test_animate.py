@@ -182,7 +182,7 @@ def test_clips_are_scored_once_and_a_rerun_renders_what_is_missing_and_nothing_e
     run(path, output)
     results = scored(output)
     for result in results:
-        assert {"shape", "colour", "style", "stays itself"} <= result.scores[SPRITES].keys()
+        assert {"shape", "style", "stays itself"} <= result.scores[SPRITES].keys()
         assert (result.scores.keys(), result.score_errors) == ({SPRITES}, {})
     assert results[4].scores == results[0].scores  # one clip, two entries
     assert "mean scores" in (output / "index.html").read_text()
