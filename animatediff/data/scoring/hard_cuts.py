@@ -5,6 +5,8 @@ picture may move, while both sides hold together. Cuts by a dissolve are not fou
 is taken for a flash.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
@@ -13,7 +15,8 @@ THRESHOLD = 0.15
 1 at distances of 1 to 4 source frames, those without up to 0.11. Short ones that end while the car fills the picture
 reach 0.29. Pans over photographs, sprites and the two clips of that package without cuts stay below 0.10."""
 
-_GRID = 16
+GRID = 16
+"""Height and width of the pictures that are compared."""
 _BLOCK = 4
 _REACH = 3
 """A block of a quarter of the picture's side may move by 3 / 16 of it between two frames."""
@@ -32,7 +35,7 @@ def cut_score(cells: np.ndarray) -> float:
     """
     if len(cells) < 2:
         return 0.0
-    pictures = cells.reshape(len(cells), _GRID, 2, _GRID, 2, 3).mean((2, 4))
+    pictures = cells.reshape(len(cells), GRID, 2, GRID, 2, 3).mean((2, 4))
     jumps = _layout_jumps(pictures)
     likeliest = np.argsort(jumps, kind="stable")[::-1][:_CANDIDATES]
     return max((_break_at(pictures, int(first)) for first in likeliest if jumps[first] > _LEAST_JUMP), default=0.0)
@@ -47,13 +50,33 @@ def _around(first: int, num_frames: int) -> tuple[list[int], list[int]]:
 def _layout_jumps(pictures: np.ndarray) -> np.ndarray:
     """(f-1,): how different the coarse layout is on both sides of each border; cheap, to choose candidates."""
     f = len(pictures)
-    coarse = pictures.reshape(f, 8, 2, 8, 2, 3).mean((2, 4)).reshape(f, -1, 3)
-    shapes = (coarse - coarse.mean(1, keepdims=True)).reshape(f, -1)
-    shapes /= np.linalg.norm(shapes, axis=1, keepdims=True) + 1e-3
-    colours = coarse.reshape(f, -1)
+    shapes, colours = _shapes_and_colours(pictures)
     levels = np.abs(colours[:, None] - colours[None]).mean(-1) / 255
     distances = 1 - shapes @ shapes.T + levels
     return np.array([distances[np.ix_(*_around(first, f))].min() for first in range(f - 1)])
+
+
+def layouts(pictures: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return a function of two lists of frames: how different their coarse layouts are, pair by pair, from 0 on.
+
+    Args:
+        pictures: (f 16 16 3) float32 in [0, 255].
+    """
+    shapes, colours = _shapes_and_colours(pictures)
+
+    def distances(frames: np.ndarray, others: np.ndarray) -> np.ndarray:
+        levels = np.abs(colours[frames] - colours[others]).mean(-1) / 255
+        return 1 - np.einsum("ij,ij->i", shapes[frames], shapes[others]) + levels
+
+    return distances
+
+
+def _shapes_and_colours(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    f = len(pictures)
+    coarse = pictures.reshape(f, 8, 2, 8, 2, 3).mean((2, 4)).reshape(f, -1, 3)
+    shapes = (coarse - coarse.mean(1, keepdims=True)).reshape(f, -1)
+    shapes /= np.linalg.norm(shapes, axis=1, keepdims=True) + 1e-3
+    return shapes, coarse.reshape(f, -1)
 
 
 def _break_at(pictures: np.ndarray, first: int) -> float:
@@ -61,13 +84,18 @@ def _break_at(pictures: np.ndarray, first: int) -> float:
     before, behind = _around(first, len(pictures))
     across = [(i, j) for i in before for j in behind]
     inside = [(side[0], side[1]) for side in (before, behind) if len(side) == 2]
-    mismatch = _mismatch(pictures, np.array(across + inside))
-    rest = float(mismatch[len(across) :].mean()) if inside else 0.0
-    return max(0.0, float(mismatch[: len(across)].min()) - rest)
+    found = mismatch(pictures, np.array(across + inside))
+    rest = float(found[len(across) :].mean()) if inside else 0.0
+    return max(0.0, float(found[: len(across)].min()) - rest)
 
 
-def _mismatch(pictures: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """For each pair of frames, what cannot be explained by motion as a share of the contrast, in [0, 1]."""
+def mismatch(pictures: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Return for each pair of frames what motion cannot explain, as a share of the contrast, in [0, 1].
+
+    Args:
+        pictures: (f 16 16 3) float32 in [0, 255].
+        pairs: (n 2) numbers of frames.
+    """
     a, b = pictures[pairs[:, 0]], pictures[pairs[:, 1]]
     residual = np.maximum(_residual(a, b), _residual(b, a))
     contrast = np.maximum(a.std((1, 2)).mean(-1), b.std((1, 2)).mean(-1))
@@ -79,7 +107,7 @@ def _residual(pictures: np.ndarray, others: np.ndarray) -> np.ndarray:
     padded = np.pad(others, ((0, 0), (_REACH, _REACH), (_REACH, _REACH), (0, 0)), mode="edge")
     places = sliding_window_view(padded, (_BLOCK, _BLOCK), axis=(1, 2))  # (n y x 3 block block)
     total = np.zeros(len(pictures))
-    starts = range(0, _GRID, _BLOCK)
+    starts = range(0, GRID, _BLOCK)
     for y, x in ((y, x) for y in starts for x in starts):
         block = pictures[:, y : y + _BLOCK, x : x + _BLOCK].transpose(0, 3, 1, 2)[:, None, None]
         near = places[:, y : y + 2 * _REACH + 1, x : x + 2 * _REACH + 1]

@@ -1,0 +1,1 @@
+"""Shots: uninterrupted takes between the borders of a long video, found while it is decoded once."""
