@@ -19,8 +19,8 @@ from animatediff.errors import UserError
 from animatediff.models.vae import encode_frames
 from animatediff.weights.base import load_vae
 from pipelines import ingest
+from pipelines.cluster import starved_stages
 from pipelines.settings import IngestConfig, RateConfig, SourceConfig
-from pipelines.stages.ingest import starved_stages
 from pipelines.stages.ingest.decode import Decode
 from pipelines.stages.ingest.encode import Encode
 from tests.support import mp4

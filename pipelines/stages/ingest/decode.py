@@ -8,7 +8,8 @@ from animatediff.data.decoding.supervisor import DecodeSupervisor
 from animatediff.data.ingest.decode_unit import decode_unit
 from animatediff.data.ingest.outage import storage_works
 from animatediff.data.ingest.plan import Unit, UnitRef, read_unit
-from pipelines.stages.ingest.stage import DecodedWork, IngestSpec, Stage
+from pipelines.cluster.stage import Stage
+from pipelines.stages.ingest.stage import DecodedWork, IngestSpec
 
 
 class Decode(Stage[UnitRef, DecodedWork]):

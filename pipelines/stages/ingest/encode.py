@@ -13,7 +13,8 @@ from animatediff.data.quarantine import Reason, Rejection
 from animatediff.models.vae import encode_frames
 from animatediff.uris import printable_uri
 from animatediff.weights.base import load_vae
-from pipelines.stages.ingest.stage import DecodedWork, IngestSpec, Stage, UnitResult
+from pipelines.cluster.stage import Stage
+from pipelines.stages.ingest.stage import DecodedWork, IngestSpec, UnitResult
 
 INGEST_VERSION = 2
 

@@ -8,7 +8,8 @@ from animatediff.data import columns
 from animatediff.data.ingest.decode_unit import IngestClip
 from animatediff.data.scoring.scores import load_scorer, run_scorer
 from animatediff.errors import UserError
-from pipelines.stages.ingest.stage import DecodedWork, IngestSpec, Stage
+from pipelines.cluster.stage import Stage
+from pipelines.stages.ingest.stage import DecodedWork, IngestSpec
 
 
 class Score(Stage[DecodedWork, DecodedWork]):

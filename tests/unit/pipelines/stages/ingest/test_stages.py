@@ -11,12 +11,13 @@ from animatediff.data.ingest.decode_unit import DecodedUnit, IngestClip
 from animatediff.data.ingest.plan import Unit
 from animatediff.data.sources.spec import SourceVideo
 from animatediff.errors import UserError
+from pipelines.cluster.stage import Stage
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest import launch
 from pipelines.stages.ingest.decode import Decode
 from pipelines.stages.ingest.encode import Encode
 from pipelines.stages.ingest.score import Score
-from pipelines.stages.ingest.stage import DecodedWork, Stage
+from pipelines.stages.ingest.stage import DecodedWork
 
 
 class Half(Stage[int, int]):
@@ -97,7 +98,7 @@ def test_each_stage_takes_what_the_one_before_gives():
     ],
 )
 def test_only_the_vae_takes_a_device(stage, device, needs):
-    assert stage.resources(SimpleNamespace(device=device)) == needs
+    assert stage.resources(device) == needs
 
 
 def test_scorers_give_each_clip_its_scores():

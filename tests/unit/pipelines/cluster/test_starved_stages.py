@@ -4,11 +4,12 @@ import threading
 
 import pytest
 
-from pipelines.stages.ingest import starved_stages
+from pipelines.cluster import starved_stages
+from pipelines.cluster.stage import Pool
+from pipelines.cluster.starved_stages import shrink_to_fit
 from pipelines.stages.ingest.decode import Decode
 from pipelines.stages.ingest.encode import Encode
 from pipelines.stages.ingest.score import Score
-from pipelines.stages.ingest.starved_stages import Pool, shrink_to_fit
 
 CPU, GPU = {"CPU": 0.5}, {"CPU": 0.5, "GPU": 1.0}
 

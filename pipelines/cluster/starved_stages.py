@@ -9,14 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 from ray._private.state import actors
 from ray.exceptions import RayError
 
 from animatediff.errors import UserError
-from pipelines.stages.ingest.stage import Stage
+from pipelines.cluster.stage import Pools, Stage
 from pipelines.terminal import interrupts
 
 logger = logging.getLogger(__name__)
@@ -24,18 +24,6 @@ logger = logging.getLogger(__name__)
 _EVERY_S = 10.0
 # An autoscaler or a spot market may bring another machine in the meantime.
 _PATIENCE_S = 180.0
-
-
-class Pool(NamedTuple):
-    """The actors of a stage."""
-
-    number: int
-    needs: Mapping[str, float]
-    """What Ray reserves for one actor, by Ray's names of resources."""
-
-
-Pools = Mapping[type[Stage[Any, Any]], Pool]
-"""Stage class to its pool, in the order in which units pass through the stages."""
 
 
 class ClusterShrankError(UserError):
