@@ -7,7 +7,7 @@ ever in memory as a whole, only eight bytes a video.
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
 
@@ -110,10 +110,14 @@ class Planner:
         dataset_uri: where the plan's files are written; None plans without writing.
         dataset_key: it is part of what every unit's id is hashed from.
         videos_per_unit: how many make up a unit.
+        needs_captions: whether a video without a caption is set aside.
     """
 
-    def __init__(self, dataset_uri: str | None, *, dataset_key: str, videos_per_unit: int) -> None:
+    def __init__(
+        self, dataset_uri: str | None, *, dataset_key: str, videos_per_unit: int, needs_captions: bool = True
+    ) -> None:
         self._dataset_uri, self._dataset_key, self._videos_per_unit = dataset_uri, dataset_key, videos_per_unit
+        self._needs_captions = needs_captions
         self._planned, self._in_source = IdSet(), IdSet()
         self._rejected: list[pa.Table] = []
         self._pending: list[SourceVideo] = []
@@ -144,7 +148,7 @@ class Planner:
         Raises:
             UserError: millions of its rows are of no use, and hardly any is.
         """
-        batch = list(videos)
+        batch = list(videos) if self._needs_captions else [_without_caption(video) for video in videos]
         usable = self._select(batch)
         self.num_videos += len(usable)
         if (number := sum(map(len, self._rejected))) > max(_MAX_REJECTED, 10 * self.num_videos):
@@ -168,7 +172,7 @@ class Planner:
         is_first_with_its_id = self._in_source.add([video.video_id for video in batch]).tolist()
         chosen, rejected = [], []
         for video, first in zip(batch, is_first_with_its_id, strict=True):
-            rejection = _objection(video, is_first_with_its_id=first)
+            rejection = _objection(video, is_first_with_its_id=first, needs_caption=self._needs_captions)
             if rejection is None:
                 chosen.append(video)
             else:
@@ -205,7 +209,13 @@ class Planner:
         self._draft, self._draft_chars = [], 0
 
 
-def _objection(video: SourceVideo, *, is_first_with_its_id: bool) -> Rejection | None:
+def _without_caption(video: SourceVideo) -> SourceVideo:
+    """Return the video as one that nobody has captioned, which is no fault of it."""
+    is_of_caption = video.fault is not None and video.fault.reason in (Reason.NO_CAPTION, Reason.BAD_CAPTION)
+    return replace(video, caption="", fault=None if is_of_caption else video.fault)
+
+
+def _objection(video: SourceVideo, *, is_first_with_its_id: bool, needs_caption: bool) -> Rejection | None:
     if video.fault is not None and not video.video_id:
         reason, detail = video.fault
     elif not video.video_id or ".." in video.video_id.split("/") or video.video_id.startswith("/"):
@@ -214,7 +224,7 @@ def _objection(video: SourceVideo, *, is_first_with_its_id: bool) -> Rejection |
         reason, detail = Reason.DUPLICATE_ID, _DUPLICATE
     elif video.fault is not None:
         reason, detail = video.fault
-    elif not video.caption:
+    elif needs_caption and not video.caption:
         reason, detail = Reason.NO_CAPTION, "the caption is missing or empty"
     else:
         return None

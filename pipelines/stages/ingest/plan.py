@@ -16,6 +16,7 @@ from animatediff.data.clips.config import ClipConfig
 from animatediff.data.ingest import parts, provenance
 from animatediff.data.ingest import plan as planning
 from animatediff.data.ingest.plan import Planner, UnitRef
+from animatediff.data.ingest.retry import videos_with_reasons
 from animatediff.data.ingest.seal import LatentEncoding, read_quarantine
 from animatediff.data.ingest.unredacted_uris import UnredactedUris
 from animatediff.data.manifest import FILE_NAME as MANIFEST_NAME
@@ -252,7 +253,8 @@ def extend_plan(
         )
     for batch in videos:
         planner.add(batch)
-    videos_to_retry = _videos_to_retry(output_uri, planner.units[:num_old], sealed_manifest, config)
+    num_sealed = sealed_manifest.num_units if sealed_manifest else 0
+    videos_to_retry = videos_with_reasons(output_uri, planner.units[:num_old], num_sealed, config.retry_quarantined)
     planner.add_again(videos_to_retry)
     rejected = planner.finish()
     logger.info(
@@ -272,25 +274,3 @@ def log_left_out(rejected: pa.Table, not_taken: NonVideoFileCounts) -> None:
         logger.warning("set aside: %s", line)
     if not_taken:
         logger.warning("not taken: %s", describe_counts(not_taken))
-
-
-def _videos_to_retry(
-    output_uri: str, units: list[UnitRef], sealed_manifest: Manifest | None, config: IngestConfig
-) -> list[SourceVideo]:
-    """Return the quarantined videos with the wanted reasons, in plan order, save those that an unsealed unit has."""
-    if sealed_manifest is None or not config.retry_quarantined:
-        return []
-    rows = read_quarantine(output_uri)
-    reasons = pa.array([str(reason) for reason in config.retry_quarantined])
-    wanted = rows.filter(pc.and_(pc.is_in(rows["reason"], reasons), pc.not_equal(rows["unit_id"], "")))
-    units_of = dict(zip(wanted["video_id"].to_pylist(), wanted["unit_id"].to_pylist(), strict=True))
-    chosen: dict[str, SourceVideo] = {}
-    for name in sorted({unit.plan_file for unit in units}):
-        rows_of_file = planning.read_plan_file(output_uri, name)
-        found = rows_of_file.filter(pc.is_in(rows_of_file["video_id"], pa.array(list(units_of), pa.string())))
-        for row in found.to_pylist():
-            if row["ordinal"] >= sealed_manifest.num_units:
-                chosen.pop(row["video_id"], None)
-            elif row["unit_id"] == units_of[row["video_id"]]:
-                chosen[row["video_id"]] = SourceVideo(row["video_id"], row["uri"], row["caption"])
-    return list(chosen.values())
