@@ -7,6 +7,7 @@ import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -201,3 +202,9 @@ def latent_from_row(row: dict[str, Any]) -> np.ndarray:
 def sha256(data: bytes) -> str:
     """Return the SHA-256 of a file's bytes, in hex."""
     return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a local file's bytes, in hex; it need not fit in memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -80,8 +80,19 @@ def find_generation(
     return newest
 
 
-def begin_generation(collection_uri: str, generation: int, settings: dict[str, Any]) -> None:
-    """Write down what the answers of a generation are made with, before its first part."""
+def begin_generation(
+    collection_uri: str, generation: int, settings: dict[str, Any], carried: Sequence[ShotCaption] = ()
+) -> None:
+    """Write down what the answers of a generation are made with; from then on it is there.
+
+    Args:
+        collection_uri: the collection's folder.
+        generation: its number.
+        settings: what decides the captions.
+        carried: answers of the generation before that stay.
+    """
+    if carried:
+        commit(collection_uri, generation, carried)
     content = json.dumps(settings, sort_keys=True, indent=2) + "\n"
     storage.write_bytes(storage.join(_folder(collection_uri, generation), _SETTINGS_FILE), content.encode())
 
@@ -111,7 +122,10 @@ def read(collection_uri: str, generation: int) -> dict[str, ShotCaption]:
 
 def _newest(collection_uri: str) -> int | None:
     names = storage.list_names(storage.join(collection_uri, FOLDER))
-    return max((int(name) for name in names if name.isdecimal()), default=None)
+    for number in sorted((int(name) for name in names if name.isdecimal()), reverse=True):
+        if storage.exists(storage.join(_folder(collection_uri, number), _SETTINGS_FILE)):
+            return number
+    return None
 
 
 def _folder(collection_uri: str, generation: int) -> str:

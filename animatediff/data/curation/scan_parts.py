@@ -68,7 +68,9 @@ def commit(
 
 
 def read_shots(collection_uri: str, unit_ids: Sequence[str]) -> pa.Table:
-    """Return the shots of scanned units, in the order given; previews are not read.
+    """Return the shots of scanned units, in the order given, as rows of `shot_table.SCHEMA`.
+
+    What selection, captions and sealing fill is null; previews are not read.
 
     Raises:
         UserError: a part is missing or damaged.

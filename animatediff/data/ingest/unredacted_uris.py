@@ -20,6 +20,15 @@ class UnredactedUris:
             self._uris.update((v.video_id, v.uri) for v in batch if printable_uri(v.uri) != v.uri)
             yield batch
 
+    def of(self, video_id: str, planned_uri: str) -> str:
+        """Return the URI that a video is read from, as the source says it.
+
+        Args:
+            video_id: which video.
+            planned_uri: what the plan has.
+        """
+        return self._uris.get(video_id, planned_uri)
+
     def attach(self, dataset_uri: str, units: Iterable[UnitRef]) -> list[UnitRef]:
         """Return the units with what workers need beside the plan's files to read their videos.
 
