@@ -13,8 +13,8 @@ from animatediff.commands import main as command
 from animatediff.data import shards
 from animatediff.data.manifest import read_manifest
 from animatediff.data.quarantine import Reason, VideoError
-from animatediff.data.sources.fetching import fetch as fetching
-from animatediff.data.sources.fetching import http
+from animatediff.data.sources.fetching import attempts, http
+from animatediff.data.sources.fetching.fetch import fetch as fetch_video
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig
 from animatediff.errors import UserError
@@ -71,7 +71,7 @@ def where(port, closed, monkeypatch):
     timeout = aiohttp.ClientTimeout(sock_connect=0.3, sock_read=0.3)
     monkeypatch.setattr(filesystems, "_web_timeout", lambda: timeout)
     monkeypatch.setattr(http, "_TIMEOUT", timeout)
-    monkeypatch.setattr(fetching, "_BACKOFF_S", 0.0)
+    monkeypatch.setattr(attempts, "_BACKOFF_S", 0.0)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, SECRET)
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
@@ -120,7 +120,7 @@ def check_weights(uri):
 
 def fetch(uri):
     with pytest.raises(VideoError) as caught:
-        fetching.fetch(with_secrets(uri), max_bytes=1000)
+        fetch_video(with_secrets(uri), max_bytes=1000)
     assert caught.value.reason in (Reason.FETCH_ERROR, Reason.FETCH_REFUSED)
     raise UserError(caught.value.detail)
 

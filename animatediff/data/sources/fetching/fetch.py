@@ -1,36 +1,17 @@
 """The bytes of one video, from wherever a source says it lies."""
 
-import os
-import random
-import time
-import unicodedata
-from collections.abc import Callable
-from typing import Any, Literal
-
-import aiohttp
 import pyarrow as pa
-from fsspec.asyn import AsyncFileSystem, sync
 
-from animatediff import storage
 from animatediff.data.quarantine import Reason, VideoError
+from animatediff.data.sources.fetching.attempts import ATTEMPTS, attempt
 from animatediff.data.sources.fetching.http import get, too_large
-from animatediff.data.sources.fetching.local import NotRegularError, local_path, open_regular, read_range, size_of
+from animatediff.data.sources.fetching.local import local_path, open_regular, read_range, size_of
 from animatediff.data.sources.fetching.parquet_cells import read_cell
-from animatediff.data.sources.fetching.reach import is_chain, is_web
-from animatediff.data.sources.uris import ParquetCell, TarMember, describe, parse_locator
-from animatediff.errors import UserError
-from animatediff.storage.errors import is_absence
+from animatediff.data.sources.fetching.reach import is_web, parse_unchained
+from animatediff.data.sources.fetching.spellings import open_local
+from animatediff.data.sources.fetching.stores import find_stored, stored_file
+from animatediff.data.sources.uris import ParquetCell, TarMember, describe
 from animatediff.uris import printable_uri
-
-ATTEMPTS = 3
-"""Reads of one video before the storage is said to have failed."""
-_BACKOFF_S = 1.0
-"""Wait before the second attempt, doubled before each further one, give or take half."""
-_TOTAL_S = 600
-"""For one video from a store, as `http` has it."""
-_TRANSIENT_STATUS = (408, 425, 429)
-_PERMANENT_ERRORS = ("NoCredentialsError", "PartialCredentialsError", "EndpointConnectionError")
-_FORMS: tuple[Literal["NFC"], Literal["NFD"]] = ("NFC", "NFD")
 
 
 def fetch(uri: str, *, max_bytes: int, trusted: bool = False, attempts: int = ATTEMPTS) -> bytes:
@@ -50,24 +31,11 @@ def fetch(uri: str, *, max_bytes: int, trusted: bool = False, attempts: int = AT
             and, for a part of a damaged file, TRUNCATED. FETCH_ERROR is the storage's: unreachable, no credentials, or
             failed each time.
     """
-    for attempt in range(1, attempts + 1):
-        try:
-            return _read(uri, max_bytes, trusted)
-        except VideoError:
-            raise
-        except Exception as error:  # each storage has its own
-            failure = _judge(uri, error)
-            if attempt == attempts or not _is_transient(error, failure.reason):
-                raise failure from error
-        time.sleep(_BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
-    raise AssertionError("the loop returns or raises")
+    return attempt(uri, lambda: _read(uri, max_bytes, trusted), attempts)
 
 
 def _read(uri: str, max_bytes: int, trusted: bool) -> bytes:
-    part = parse_locator(uri)
-    if is_chain(part.uri if part else uri):
-        detail = f"{printable_uri(uri)} chains file systems, which read and keep files without bounds"
-        raise VideoError("fetch", Reason.FETCH_REFUSED, detail)
+    part = parse_unchained(uri)
     if isinstance(part, TarMember):
         return _read_member(part, max_bytes, trusted)
     if isinstance(part, ParquetCell):
@@ -79,55 +47,19 @@ def _read(uri: str, max_bytes: int, trusted: bool) -> bytes:
 
 
 def _read_local(path: str, uri: str, max_bytes: int) -> bytes:
-    try:
-        file = open_regular(path)
-    except FileNotFoundError:
-        file = open_regular(_other_spelling(path, os.path.exists))
-    with file:
+    with open_local(path) as file:
         size = size_of(file)
         if size > max_bytes:
             raise too_large(uri, size, max_bytes)
-        return _whole(read_range(file, 0, size), size)
+        return whole(read_range(file, 0, size), size)
 
 
 def _read_remote(uri: str, max_bytes: int) -> bytes:
-    fs, path = storage.filesystem(uri, may_wait=False)
-    fs.invalidate_cache(path)  # a size that was listed long ago may be another file's
-    try:
-        info = fs.info(path)
-    except FileNotFoundError:
-        path = _other_spelling(path, fs.exists)
-        info = fs.info(path)
-    if info["type"] == "other":
-        raise VideoError("fetch", Reason.FETCH_REFUSED, f"{printable_uri(uri)} is no regular file")
-    size = int(info["size"])
+    file, size = find_stored(uri)
     if size > max_bytes:
         raise too_large(uri, size, max_bytes)
     # With an end, object stores need no second look at the size.
-    return _whole(_part(fs, path, 0, size), size) if size else b""
-
-
-def _part(fs: Any, path: str, start: int, end: int) -> bytes:
-    """Bytes of a file in a store, or the error of a store that trickles."""
-    if isinstance(fs, AsyncFileSystem):
-        return bytes(sync(fs.loop, fs._cat_file, path, start=start, end=end, timeout=_TOTAL_S))
-    return bytes(fs.cat_file(path, start=start, end=end))
-
-
-def _other_spelling(path: str, exists: Callable[[str], bool]) -> str:
-    """Return the path of a file whose name has its accents composed otherwise: macOS parts them, tables mostly do not.
-
-    Raises:
-        FileNotFoundError: there is none either.
-    """
-    parts = path.split("/")
-    # The folder may be spelled as it is there, and what the table says beneath it not.
-    for first in [index for index, part in enumerate(parts) if not part.isascii()]:
-        for form in _FORMS:
-            other = "/".join([*parts[:first], *(unicodedata.normalize(form, part) for part in parts[first:])])
-            if other != path and exists(other):
-                return other
-    raise FileNotFoundError(path)
+    return whole(file.read(0, size), size) if size else b""
 
 
 def _read_member(part: TarMember, max_bytes: int, trusted: bool) -> bytes:
@@ -136,16 +68,21 @@ def _read_member(part: TarMember, max_bytes: int, trusted: bool) -> bytes:
     if not part.num_bytes:
         return b""
     if is_web(part.uri):
-        return _whole(get(part.uri, max_bytes=part.num_bytes, start=part.offset, trusted=trusted), part.num_bytes)
+        return whole(get(part.uri, max_bytes=part.num_bytes, start=part.offset, trusted=trusted), part.num_bytes)
     path = local_path(part.uri)
     if path is not None:
         with open_regular(path) as file:
-            return _whole(read_range(file, part.offset, part.num_bytes), part.num_bytes)
-    fs, path = storage.filesystem(part.uri, may_wait=False)
-    return _whole(_part(fs, path, part.offset, part.offset + part.num_bytes), part.num_bytes)
+            return whole(read_range(file, part.offset, part.num_bytes), part.num_bytes)
+    data = stored_file(part.uri).read(part.offset, part.offset + part.num_bytes)
+    return whole(data, part.num_bytes)
 
 
-def _whole(data: bytes, size: int) -> bytes:
+def whole(data: bytes, size: int) -> bytes:
+    """Return `data`, of which there are `size` bytes.
+
+    Raises:
+        EOFError: there are not: the connection was cut.
+    """
     if len(data) != size:
         raise EOFError(f"{len(data)} of {size} bytes came")
     return data
@@ -164,25 +101,3 @@ def _read_parquet(part: ParquetCell, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
         raise too_large(str(part), len(data), max_bytes)
     return data
-
-
-def _judge(uri: str, error: Exception) -> VideoError:
-    name, status = printable_uri(uri), getattr(error, "status", None)
-    if is_absence(error):
-        return VideoError("fetch", Reason.NOT_FOUND, f"there is nothing at {name}")
-    if isinstance(error, NotRegularError):
-        return VideoError("fetch", Reason.FETCH_REFUSED, f"{name} is no regular file")
-    if isinstance(error, aiohttp.InvalidURL):
-        return VideoError(
-            "fetch", Reason.FETCH_REFUSED, f"{name} is, or is redirected to, no web address: {describe(error)}"
-        )
-    if status and 300 <= status < 500 and status not in _TRANSIENT_STATUS:
-        return VideoError("fetch", Reason.FETCH_REFUSED, f"{name} is refused: {describe(error)}")
-    return VideoError("fetch", Reason.FETCH_ERROR, f"cannot read {name}: {describe(error)}")
-
-
-def _is_transient(error: Exception, reason: Reason) -> bool:
-    """Whether asking again may help: not where credentials or a whole kind of storage are missing."""
-    # botocore has asked an endpoint that does not answer five times by itself.
-    is_settled = isinstance(error, PermissionError | UserError) or type(error).__name__ in _PERMANENT_ERRORS
-    return reason is Reason.FETCH_ERROR and not is_settled

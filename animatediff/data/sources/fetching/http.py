@@ -3,9 +3,9 @@
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 import fsspec
@@ -22,6 +22,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=600, sock_connect=10, sock_read=60)
 _MAX_REDIRECTS = 10
 _REDIRECTS = (301, 302, 303, 307, 308)
 
+_T = TypeVar("_T")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 # Where clouds tell a machine its credentials, beyond the link-local addresses: Amazon's, Alibaba's, Oracle's, Azure's.
 _METADATA = frozenset(
@@ -44,22 +45,56 @@ def get(url: str, *, max_bytes: int, start: int | None = None, trusted: bool = F
         aiohttp.ClientResponseError: the server refuses; `status` says how.
         OSError, aiohttp.ClientError: no answer, or one that was cut or took too long.
     """
+    span = None if start is None else (start, start + max_bytes)
+
+    async def consume(response: aiohttp.ClientResponse) -> bytes:
+        return await _content(response, url, max_bytes, is_part=start is not None)
+
+    return request(url, consume, span=span, trusted=trusted)
+
+
+def request(
+    url: str,
+    consume: Callable[[aiohttp.ClientResponse], Awaitable[_T]],
+    *,
+    span: tuple[int, int] | None = None,
+    trusted: bool = False,
+) -> _T:
+    """Ask for the file at `url`, and return what `consume` makes of the answer.
+
+    Args:
+        url: what a row names.
+        consume: gets the answer that is no redirect, whatever its status.
+        span: first byte, and the one behind the last, of the part that is asked for; the server may send all.
+        trusted: see `get`.
+
+    Raises:
+        VideoError: it lies, or is redirected, where it may not be fetched.
+        Exception: what `consume` raises.
+        OSError, aiohttp.ClientError: no answer, or one that was cut or took too long.
+    """
     guard = _TRUSTED if trusted else _ROWS
-    return bytes(sync(guard.client().loop, _get, guard, url, max_bytes, start))
+    answer: _T = sync(guard.client().loop, _request, guard, url, consume, span)
+    return answer
 
 
-async def _get(guard: "_Guard", url: str, max_bytes: int, start: int | None) -> bytes:
+async def _request(
+    guard: "_Guard",
+    url: str,
+    consume: Callable[[aiohttp.ClientResponse], Awaitable[_T]],
+    span: tuple[int, int] | None,
+) -> _T:
     # A compressed answer would not have the length it announces.
     headers = {"Accept-Encoding": "identity"}
-    if start is not None:
-        headers["Range"] = f"bytes={start}-{start + max_bytes - 1}"
+    if span is not None:
+        headers["Range"] = f"bytes={span[0]}-{span[1] - 1}"
     first = place = _url(guard.client().encode_url(url), url)
     async with asyncio.timeout(_TIMEOUT.total):
         for _ in range(_MAX_REDIRECTS + 1):
             is_home = guard is _TRUSTED or place.origin() == first.origin()
             async with await _asked(guard if is_home else _STRANGERS, place, headers) as response:
                 if response.status not in _REDIRECTS or "Location" not in response.headers:
-                    return await _content(response, url, max_bytes, is_part=start is not None)
+                    return await consume(response)
                 place = response.url.join(_url(response.headers["Location"], url))
     raise VideoError(
         "fetch", Reason.FETCH_REFUSED, f"{printable_uri(url)} is redirected more than {_MAX_REDIRECTS} times"
@@ -87,13 +122,22 @@ async def _asked(
 
 
 async def _content(response: aiohttp.ClientResponse, url: str, max_bytes: int, *, is_part: bool) -> bytes:
-    response.raise_for_status()
-    if response.status >= 300:
-        raise aiohttp.ClientResponseError(response.request_info, (), status=response.status, message="is no file")
+    check_status(response)
     if is_part and response.status != 206:
         detail = f"the server of {printable_uri(url)} serves no byte ranges, which parts of files need"
         raise VideoError("fetch", Reason.FETCH_ERROR, detail)
     return await _read(response, url, max_bytes)
+
+
+def check_status(response: aiohttp.ClientResponse) -> None:
+    """Let a file pass.
+
+    Raises:
+        aiohttp.ClientResponseError: the server sends none.
+    """
+    response.raise_for_status()
+    if response.status >= 300:
+        raise aiohttp.ClientResponseError(response.request_info, (), status=response.status, message="is no file")
 
 
 async def _read(response: aiohttp.ClientResponse, url: str, max_bytes: int) -> bytes:

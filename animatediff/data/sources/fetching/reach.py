@@ -7,10 +7,11 @@ import re
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from animatediff.data.quarantine import Reason
+from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.sources.fetching.local import local_path
 from animatediff.data.sources.limits import MAX_NAME_CHARS
 from animatediff.data.sources.spec import Fault
+from animatediff.data.sources.uris import ParquetCell, TarMember, parse_locator
 from animatediff.uris import joined, printable_uri
 
 WEB = ("http://", "https://")
@@ -28,6 +29,19 @@ def is_chain(uri: str) -> bool:
     """Whether one of fsspec's file systems is to open it through another: `simplecache::https://...`."""
     first, separator, _ = uri.partition("::")
     return bool(separator) and not is_web(uri) and ("://" in uri or _PROTOCOL.fullmatch(first.lower()) is not None)
+
+
+def parse_unchained(uri: str) -> TarMember | ParquetCell | None:
+    """Return the part of a file that `uri` names; None when it names a whole file.
+
+    Raises:
+        VideoError: FETCH_REFUSED: it chains file systems.
+    """
+    part = parse_locator(uri)
+    if is_chain(part.uri if part else uri):
+        detail = f"{printable_uri(uri)} chains file systems, which read and keep files without bounds"
+        raise VideoError("fetch", Reason.FETCH_REFUSED, detail)
+    return part
 
 
 class Reach(NamedTuple):

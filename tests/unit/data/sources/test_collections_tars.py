@@ -100,7 +100,7 @@ def test_a_compressed_tar_is_refused(tmp_path):
 
 
 def test_members_are_read_to_the_byte_or_not_at_all(tmp_path, monkeypatch):
-    monkeypatch.setattr("animatediff.data.sources.fetching.fetch._BACKOFF_S", 0.0)
+    monkeypatch.setattr("animatediff.data.sources.fetching.attempts._BACKOFF_S", 0.0)
     write_tar(tmp_path / "a.tar", sample("000"))
     (video,) = read(tmp_path / "a.tar")
     with pytest.raises(VideoError) as large:

@@ -91,7 +91,7 @@ def web():
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr("animatediff.data.sources.fetching.fetch._BACKOFF_S", 0.001)
+    monkeypatch.setattr("animatediff.data.sources.fetching.attempts._BACKOFF_S", 0.001)
 
 
 def refusal(uri, max_bytes=10**6):

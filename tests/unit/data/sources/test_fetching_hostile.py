@@ -68,7 +68,7 @@ def servers():
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr("animatediff.data.sources.fetching.fetch._BACKOFF_S", 0.001)
+    monkeypatch.setattr("animatediff.data.sources.fetching.attempts._BACKOFF_S", 0.001)
 
 
 def pipe(path):

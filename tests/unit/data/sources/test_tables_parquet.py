@@ -100,7 +100,7 @@ def test_videos_in_a_column_need_ids(tmp_path):
 
 
 def test_damaged_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("animatediff.data.sources.fetching.fetch._BACKOFF_S", 0.0)
+    monkeypatch.setattr("animatediff.data.sources.fetching.attempts._BACKOFF_S", 0.0)
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 and nothing more")
     with pytest.raises(UserError, match="bad.parquet is no Parquet file"):
         read(tmp_path / "bad.parquet")
