@@ -12,7 +12,7 @@ from animatediff.config import Config, hide_in_arguments, parse, split_config_fl
 from animatediff.errors import UsageError, UserError
 from animatediff.yaml_files import read_yaml
 from pipelines.cluster.submitted import refuse_relative_outputs, runs_folder
-from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainJobConfig
+from pipelines.settings import AnimateConfig, CurateConfig, IngestConfig, ScoreConfig, TrainJobConfig
 from pipelines.terminal import interrupts
 from pipelines.terminal.logs import configure_logging
 from pipelines.tracking.tracker import tracking_uri
@@ -20,6 +20,7 @@ from pipelines.tracking.tracker import tracking_uri
 logger = logging.getLogger(__name__)
 
 _JOBS: dict[str, type[Config]] = {
+    "curate": CurateConfig,
     "ingest": IngestConfig,
     "train": TrainJobConfig,
     "animate": AnimateConfig,

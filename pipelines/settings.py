@@ -2,10 +2,15 @@
 
 from typing import Annotated, Literal, Self
 
+from animatediff.data.captioning.config import CaptionConfig
+from animatediff.data.shots.config import ScanLimits, ShotConfig
 from pydantic import Field, model_validator
 
 from animatediff.config import Config
 from animatediff.data.clips.config import ClipConfig
+from animatediff.data.curation.caption_parts import Recaption
+from animatediff.data.curation.seal import StoredAs
+from animatediff.data.curation.selection import SelectConfig
 from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.quarantine import Reason
 from animatediff.data.sources.spec import SourceConfig
@@ -70,6 +75,68 @@ class IngestConfig(Config):
     dry_run: bool = False
     """Tell what would be done, how large the result is and how long it takes, and write nothing."""
     rate: RateConfig = RateConfig()
+
+
+class CurateRate(Config):
+    """What a dry run reckons with."""
+
+    pixels_per_s: float = Field(184e6, gt=0)
+    """Pixels that one scan worker decodes and looks at in a second: 800 frames of 640 x 360, as measured on one core."""
+    num_workers: int = Field(1, ge=1)
+    """Scan workers."""
+    usd_per_hour: float | None = Field(None, ge=0)
+    """Price of one scan worker; without it no cost is told."""
+    shot_s: float = Field(4.0, gt=0)
+    """Seconds from one border to the next, as in films and anime."""
+    selected: float = Field(0.4, gt=0, le=1)
+    """Share of the shots that are selected: of an episode of 24 minutes 100 to 180 of about 350."""
+    captions_per_s: float = Field(5.0, gt=0)
+    """Shots that the server answers in a second; a guess for a model of 7 billion parameters on one GPU."""
+    usd_per_1000_captions: float | None = Field(None, ge=0)
+    """Price of what writes captions; without it no cost is told. A shot takes about 1,000 tokens."""
+
+
+class CurateConfig(Config):
+    """Raw videos to captioned shots."""
+
+    source: SourceConfig
+    """Videos of any length; captions that it has are not read."""
+    output_uri: Uri
+    """Folder of the collection, which is a source of ingest; a rerun with the same config continues it."""
+    captions: CaptionConfig | None = None
+    """Who writes the captions. Without it shots are only found and selected: look at the page, then name it and run the
+    same command again."""
+    shots: ShotConfig = ShotConfig()
+    select: SelectConfig = SelectConfig()
+    """May be changed later: nothing is scanned again, and only shots that are new are captioned."""
+    scan: ScanLimits = ScanLimits()
+    store: StoredAs = "copy"
+    """`copy` keeps the selected shots' packets beside their captions, so that the source may go; `reference` keeps only
+    where they lie in it."""
+    recaption: Recaption = "no"
+    """Which shots of a collection that is sealed are asked for again: those whose answer could not be used (`failed`),
+    or `all`, as after a change of the model or the prompt."""
+    videos_per_unit: int = Field(1, ge=1)
+    """Videos that are scanned and committed together; raise it where they are minutes short and there are millions."""
+    shard_mb: int = Field(256, ge=1)
+    """Size of a sealed shard in MB."""
+    num_scanners: int | None = Field(None, ge=1)
+    """Scan workers, a CPU each; default: one for every CPU."""
+    num_captioners: int | None = Field(None, ge=1)
+    """Caption workers; default: one a GPU or CPU for a model that they run themselves, and up to eight for a server."""
+    use_gpu: bool | None = None
+    """Run models that write captions on GPUs; default: where the cluster has any."""
+    max_quarantine_rate: float = Field(0.5, ge=0, le=1)
+    """The job fails, after writing everything, when a larger share of the videos is unusable."""
+    retry_quarantined: tuple[Reason, ...] = ()
+    """Quarantined videos with these reasons are planned anew, in further units."""
+    max_outage_s: float = Field(120.0, ge=0)
+    """Seconds that a worker waits for the videos' storage when it answers nothing, before the job ends."""
+    quarantine_unreachable: bool = False
+    """Put aside as `fetch_error` what cannot be read even where its whole storage is away, instead of stopping."""
+    dry_run: bool = False
+    """Tell what would be done and how long it takes, and write nothing."""
+    rate: CurateRate = CurateRate()
 
 
 class ScalingConfig(Config):

@@ -10,6 +10,9 @@ CONFIG_FILE = "config.yaml"
 INGEST_STATE_FILE = "ingest.json"
 """Of ingest: what a later job needs to go on in the same MLflow run."""
 
+CURATE_STATE_FILE = "curate.json"
+"""Of curate: what a later job needs to go on in the same MLflow run."""
+
 RUN_FILE = "run.json"
 """Of train: the run's `RunState`."""
 SKIPPED_FILE = "skipped.jsonl"

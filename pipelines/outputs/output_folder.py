@@ -10,6 +10,7 @@ import yaml
 
 from animatediff import storage
 from animatediff.data.columns import DUPLICATES_FILE
+from animatediff.data.curation.page import INDEX
 from animatediff.data.ingest.plan import PLAN_FOLDER
 from animatediff.data.ingest.seal import QUARANTINE_FILE
 from animatediff.data.inspection.card import CARD_FILE, HISTOGRAMS_FILE
@@ -22,13 +23,14 @@ from animatediff.uris import is_relative
 from pipelines.outputs.file_names import (
     BEST_RECORD_FILE,
     CONFIG_FILE,
+    CURATE_STATE_FILE,
     INGEST_STATE_FILE,
     RUN_FILE,
     SKIPPED_FILE,
     best_weights_file,
 )
 
-Job = Literal["ingest", "train", "animate"]
+Job = Literal["curate", "ingest", "train", "animate"]
 
 
 class _Folder(NamedTuple):
@@ -44,11 +46,21 @@ class _Folder(NamedTuple):
 
 
 _FOLDERS: dict[str, _Folder] = {
+    "curate": _Folder(
+        "shots of pipelines/curate.py",
+        {
+            CONFIG_FILE: rb"(?ms)^source:.*^shots:",
+            MANIFEST_FILE: rb'"kind": "shots"',
+            f"{PLAN_FOLDER}/settings.json": rb'"scan_version"',
+        },
+        (QUARANTINE_FILE, CURATE_STATE_FILE, INDEX),
+        (PLAN_FOLDER, "parts", "captions", "shots", "pages"),
+    ),
     "ingest": _Folder(
         "a data set of pipelines/ingest.py",
         {
-            CONFIG_FILE: rb"(?m)^source:",
-            MANIFEST_FILE: rb'"dataset_key"',
+            CONFIG_FILE: rb"(?ms)^source:.*^base:",
+            MANIFEST_FILE: rb'"encoder_fp"',
             f"{PLAN_FOLDER}/settings.json": rb'"encoder_fp"',
         },
         (QUARANTINE_FILE, DUPLICATES_FILE, INGEST_STATE_FILE, CARD_FILE, HISTOGRAMS_FILE),

@@ -21,7 +21,7 @@ from animatediff.data.quarantine import Reason
 from animatediff.uris import printable_uri
 from pipelines.terminal import interrupts
 
-JobName = Literal["ingest", "train", "animate", "score"]
+JobName = Literal["curate", "ingest", "train", "animate", "score"]
 
 _REASONS = tuple(str(reason) for reason in Reason)
 # Ray exports what a gauge was set to once, and forgets it after two of its report intervals of 10 s.
@@ -80,6 +80,38 @@ METRICS = (
         {"outcome": ("done", "failed", "stopped")},
     ),
     Metric("animatediff_mlflow_up", "gauge", "1 or 0", "Whether MLflow answered when the job last asked it."),
+    # Curate.
+    Metric("animatediff_curate_videos_total", "counter", "videos", "Videos that are scanned, whatever became of them."),
+    Metric("animatediff_curate_video_seconds_total", "counter", "seconds", "Length of the videos that are scanned."),
+    Metric("animatediff_curate_shots_total", "counter", "shots", "Shots found."),
+    Metric(
+        "animatediff_curate_quarantined_videos_total",
+        "counter",
+        "videos",
+        "Videos that the workers set aside. Those that the plan leaves out before are told in its log.",
+        {"reason": _REASONS},
+    ),
+    Metric(
+        "animatediff_curate_quarantine_limit_ratio",
+        "gauge",
+        "share",
+        "The share of the videos beyond which the job fails at its end: max_quarantine_rate of its config.",
+    ),
+    Metric(
+        "animatediff_curate_captions_total",
+        "counter",
+        "shots",
+        "Shots that were asked for, by whether the answer can be used.",
+        {"outcome": ("ok", "refused")},
+    ),
+    Metric("animatediff_curate_caption_tokens_total", "counter", "tokens", "Tokens of questions and answers."),
+    Metric(
+        "animatediff_curate_stage_seconds_total",
+        "counter",
+        "seconds",
+        "Seconds that workers took for what is committed.",
+        {"stage": ("scan", "caption")},
+    ),
     # Ingest.
     Metric("animatediff_ingest_videos_total", "counter", "videos", "Videos that are done, whatever became of them."),
     Metric("animatediff_ingest_clips_total", "counter", "clips", "Clips committed."),

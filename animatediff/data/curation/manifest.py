@@ -1,6 +1,6 @@
 """The manifest of a curated collection: which shards hold its shots. Written last, so what it lists is whole."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -36,9 +36,13 @@ class ShotManifest(Config):
     kind: Literal["shots"] = KIND
     schema_version: int = SCHEMA_VERSION
     dataset_key: str
-    """Hash of everything that decides which shots there are, and which are selected."""
-    generation: int
-    """How often captions were asked for anew."""
+    """Hash of everything that decides which shots there are."""
+    generation: int | None
+    """Which captions the shots have, by how often they were asked for anew; None where none were asked for."""
+    selection: dict[str, Any]
+    """The settings that decided which shots are selected, and how they are stored."""
+    edition: int
+    """How often the shards were written anew, with other captions or another selection."""
     num_units: int
     """Units of the plan that are sealed here."""
     num_videos: int

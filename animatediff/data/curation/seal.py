@@ -16,8 +16,7 @@ from animatediff.data import parquet, shards
 from animatediff.data.curation.caption_parts import ShotCaption
 from animatediff.data.curation.manifest import ShotShard
 from animatediff.data.curation.shot_table import SCHEMA, SCHEMA_VERSION
-from animatediff.data.quarantine import Reason, VideoError
-from animatediff.errors import UserError
+from animatediff.data.quarantine import VideoError
 
 StoredAs = Literal["copy", "reference"]
 """Whether shards hold the selected shots' videos, or only where they lie in their sources."""
@@ -28,7 +27,6 @@ NOT_COPIED = "not_copied"
 """The reason of a shot whose packets cannot be cut out of its source."""
 _ROW_GROUP_ROWS = 16
 _MOST_ROWS = 50_000
-_GONE = (Reason.FETCH_ERROR, Reason.NOT_FOUND, Reason.FETCH_REFUSED)
 
 CopyVideo = Callable[[Mapping[str, Any]], bytes]
 """A row of a selected shot to its video."""
@@ -44,13 +42,13 @@ class ShotShardPlan:
     """Its shots, with captions and without videos."""
 
 
-def plan_shards(rows: pa.Table, *, generation: int, first_index: int, shard_bytes: int) -> Iterator[ShotShardPlan]:
+def plan_shards(rows: pa.Table, *, edition: int, first_index: int, shard_bytes: int) -> Iterator[ShotShardPlan]:
     """Yield shards of consecutive shots, each until it has reached its size.
 
     Args:
         rows: of the units to seal, in plan order.
-        generation: of their captions.
-        first_index: shards of this generation that are sealed already.
+        edition: of the collection.
+        first_index: shards of this edition that are sealed already.
         shard_bytes: of videos, at which a shard is closed.
     """
     sizes = zip(rows["num_bytes"].to_pylist(), rows["selected"].to_pylist(), strict=True)
@@ -58,7 +56,7 @@ def plan_shards(rows: pa.Table, *, generation: int, first_index: int, shard_byte
     for end, (num_bytes, is_selected) in enumerate(sizes, 1):
         size += num_bytes if is_selected else 0
         if size >= shard_bytes or end - start == _MOST_ROWS or end == len(rows):
-            path = f"{FOLDER}/shots-{generation:03d}-{index:05d}.parquet"
+            path = f"{FOLDER}/shots-{edition:03d}-{index:05d}.parquet"
             yield ShotShardPlan(path, rows.slice(start, end - start))
             start, size, index = end, 0, index + 1
 
@@ -109,11 +107,7 @@ def _with_video(row: dict[str, Any], copy_video: CopyVideo | None) -> dict[str, 
         return row
     try:
         return row | {"video": copy_video(row)}
-    except VideoError as error:
-        if error.reason in _GONE:
-            raise UserError(
-                f"{row['uri']}, a source of shots, cannot be read any more: restore it ({error.detail})"
-            ) from error
+    except VideoError:
         return row | {"selected": False, "reason": NOT_COPIED}
 
 

@@ -1,7 +1,11 @@
 """The table of a curated collection's shots: its columns, and the files' names."""
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 
+from animatediff import storage
+from animatediff.data import shards
 from animatediff.data.scoring.scores import SCORE_COLUMNS
 
 SCHEMA_VERSION = 1
@@ -43,3 +47,19 @@ SCHEMA = pa.schema(
     ]
 )
 """Every shot of the collection has a row, selected or not."""
+
+
+def read_rows(collection_uri: str, paths: Sequence[str]) -> pa.Table:
+    """Return the shots of shards without their videos, in the shards' order.
+
+    Args:
+        collection_uri: the collection's folder.
+        paths: of the shards, relative to it.
+
+    Raises:
+        UserError: a shard is missing or damaged.
+    """
+    names = [name for name in SCHEMA.names if name != "video"]
+    empty = SCHEMA.empty_table().select(names)
+    tables = (shards.read_columns(storage.join(collection_uri, path), names) for path in paths)
+    return pa.concat_tables([empty, *(table.select(names).cast(empty.schema) for table in tables)])

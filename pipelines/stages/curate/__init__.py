@@ -1,0 +1,1 @@
+"""The curate job: raw videos to captioned shots."""
