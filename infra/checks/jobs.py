@@ -11,10 +11,11 @@ from animatediff.rendering.catalog.reading.catalog_files import read as read_cat
 from infra.checks.fault import Fault
 from infra.checks.kubernetes.ray_groups import groups
 from infra.checks.tree import CONFIGS, Manifest, Tree
-from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainJobConfig
+from pipelines.settings import AnimateConfig, CurateConfig, IngestConfig, ScoreConfig, TrainJobConfig
 
 MOUNTED_AT = "/etc/animatediff/"
 _JOBS: dict[str, type[Config]] = {
+    "curate": CurateConfig,
     "ingest": IngestConfig,
     "train": TrainJobConfig,
     "animate": AnimateConfig,
@@ -73,6 +74,7 @@ def mounted_configs(tree: Tree) -> Iterator[Fault]:
 def sizes_are_said(tree: Tree) -> Iterator[Fault]:
     """Check that a config says how many workers, and whether on GPUs: at first there is no node to count."""
     fields = {
+        "curate": ("num_scanners", "num_captioners", "use_gpu"),
         "ingest": ("num_decoders", "num_encoders", "use_gpu"),
         "train": ("scaling.num_workers", "scaling.use_gpu"),
         "animate": ("num_actors", "use_gpu"),

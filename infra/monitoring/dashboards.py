@@ -76,6 +76,31 @@ _AROUND = [
 _MLFLOW = Panel("MLflow answers", "bool_yes_no", {"": _gauge("mlflow_up")})
 
 PANELS = {
+    "curate": [
+        *_EVERY_JOB,
+        _MLFLOW,
+        Panel(
+            "Speed",
+            "none",
+            {
+                "hours of video/h": _rate("curate_video_seconds_total"),
+                "shots/s": _rate("curate_shots_total"),
+                "captions/s": _rate("curate_captions_total"),
+            },
+        ),
+        Panel("Workers at work, by stage", "none", {"{{stage}}": _rate("curate_stage_seconds_total", " by (stage) ")}),
+        Panel("Captions", "none", {"{{outcome}}": _total("curate_captions_total", "outcome")}),
+        Panel("Tokens", "none", {"tokens/s": _rate("curate_caption_tokens_total")}),
+        Panel("Quarantined", "none", {"{{reason}}": _total("curate_quarantined_videos_total", "reason")}),
+        Panel(
+            "Quarantined share",
+            "percentunit",
+            {
+                "now": f"{_rate('curate_quarantined_videos_total')} / {_rate('curate_videos_total')}",
+                "max_quarantine_rate": _gauge("curate_quarantine_limit_ratio"),
+            },
+        ),
+    ],
     "ingest": [
         *_EVERY_JOB,
         _MLFLOW,

@@ -10,12 +10,12 @@ import pytest
 from ray.scripts.scripts import cli as ray_cli
 
 from animatediff import config
-from pipelines.settings import AnimateConfig, IngestConfig, TrainJobConfig
+from pipelines.settings import AnimateConfig, CurateConfig, IngestConfig, TrainJobConfig
 from tests.readmes import markdown
 from tests.readmes.markdown import ROOT
 
 RUNBOOK = ROOT / "infra" / "runbook.md"
-JOBS = {"ingest": IngestConfig, "train": TrainJobConfig, "animate": AnimateConfig}
+JOBS = {"curate": CurateConfig, "ingest": IngestConfig, "train": TrainJobConfig, "animate": AnimateConfig}
 
 
 def whole_commands():

@@ -95,7 +95,7 @@ def follows(measure: ClipMeasure, motion: str) -> bool:
     """
     if motion not in MOTIONS:
         raise ValueError(f"motion must be one of {', '.join(MOTIONS)}, not {motion!r}")
-    return _seen_motion(measure) == motion
+    return seen_motion(measure) == motion
 
 
 def _keeps_itself(readings: Sequence[Reading]) -> bool:
@@ -152,7 +152,7 @@ def _angles(readings: Sequence[Reading]) -> np.ndarray:
     return np.degrees(np.cumsum([0.0, *turns]))
 
 
-def _seen_motion(measure: ClipMeasure) -> str | None:
+def seen_motion(measure: ClipMeasure) -> str | None:
     """Return the one motion that the clip shows; None for none of them, or more than one."""
     places, radii = _places(measure.readings), _radii(measure.readings)
     if _share_known(radii) < _LEAST_FOLLOWED:
