@@ -9,6 +9,7 @@ nothing else; on drawn episodes (`tests/support_episodes.py`), see `tests/benchm
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -146,7 +147,7 @@ def _find_cuts(pictures: np.ndarray, first: int, last: int) -> Iterator[tuple[in
             continue
         # The farthest of both sides are a quarter of the pairs, and never the most alike.
         across = across[(across[:, 0] >= i - 2) | (across[:, 1] < i + 2)]
-        inside = [pair for side in (before[-2:], behind[:2]) for pair in zip(side[:-1], side[1:], strict=True)]
+        inside = [pair for side in (before[-2:], behind[:2]) for pair in pairwise(side)]
         strength = float(mismatch(pictures, across).min())
         if inside:
             strength -= float(mismatch(pictures, np.array(inside)).mean())
