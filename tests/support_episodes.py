@@ -1,6 +1,7 @@
 """Episodes that tests are written on: shots of many kinds, the borders between them, and what looks like a border."""
 
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -160,6 +161,52 @@ _KINDS: Sequence[tuple[Callable[[np.random.Generator, int], np.ndarray], float]]
 )
 
 
+def _with_traps(rng: np.random.Generator, kind: str, frames: np.ndarray) -> tuple[np.ndarray, list[tuple[int, str]]]:
+    """Return a shot that is held, shaken or lit by a flash now and then, and at which of its frames."""
+    traps: list[tuple[int, str]] = []
+    if kind in ("_sprites", "_drawn") and rng.random() < 0.6:
+        frames = _held(frames, int(rng.integers(2, 4)))
+        traps.append((len(frames) // 2, "held"))
+    if kind in ("_pan", "_real") and rng.random() < 0.15:
+        frames = _shaken(rng, frames)
+        traps.append((len(frames) // 2, "shake"))
+    if len(frames) > 54 and rng.random() < 0.5:
+        at, length = int(rng.integers(26, len(frames) - 26)), int(rng.integers(1, 4))
+        frames = frames.copy()
+        frames[at : at + length] = 255 if rng.random() < 0.7 else 0
+        traps.append((at, "flash"))
+    return frames, traps
+
+
+def _dissolved(
+    rng: np.random.Generator, begin: int, before: np.ndarray, after: np.ndarray
+) -> tuple[Border, int, np.ndarray, np.ndarray]:
+    """Return the border, frames of black (none), and both shots, of which the later begins with the mixed frames.
+
+    `begin` is the number of the later one's first frame.
+    """
+    length = int(rng.integers(6, 25))
+    share = ((np.arange(length) + 1) / (length + 1))[:, None, None, None]
+    mixed = before[-length:] * (1 - share) + after[:length] * share
+    frames = np.concatenate([mixed.round().astype(np.uint8), after[length:]])
+    return Border(begin - length, begin, "dissolve"), 0, before[:-length], frames
+
+
+def _faded(
+    rng: np.random.Generator, begin: int, before: np.ndarray, after: np.ndarray
+) -> tuple[Border, int, np.ndarray, np.ndarray]:
+    """Return the same of a fade out, black, and a fade in."""
+    half = int(rng.integers(4, 11))
+    share = ((np.arange(half) + 1) / (half + 1))[:, None, None, None]
+    dimmed, lit = before.astype(np.float32), after.astype(np.float32)
+    dimmed[-half:] *= 1 - share
+    lit[:half] *= share
+    black = np.zeros((int(rng.integers(0, 4)), HEIGHT, WIDTH, 3), np.uint8)
+    frames = np.concatenate([black, lit.round().astype(np.uint8)])
+    border = Border(begin - half, begin + len(black) + half, "fade")
+    return border, len(black), dimmed.round().astype(np.uint8), frames
+
+
 def build_episode(seed: int, *, num_shots: int = 86, letterbox: int = 0) -> Episode:
     """Return an episode with hard cuts, and every fifth border or so a dissolve of 6 to 24 frames or a fade of 8 to 20.
 
@@ -181,48 +228,18 @@ def build_episode(seed: int, *, num_shots: int = 86, letterbox: int = 0) -> Epis
     pieces: list[np.ndarray] = []
     borders: list[Border] = []
     traps: list[tuple[int, str]] = []
-    total = 0
-    for number, (kind, frames) in enumerate(shots):
-        own: list[tuple[int, str]] = []
-        begin = 0
-        if kind in ("_sprites", "_drawn") and rng.random() < 0.6:
-            frames = _held(frames, int(rng.integers(2, 4)))
-            own.append((len(frames) // 2, "held"))
-        if kind in ("_pan", "_real") and rng.random() < 0.15:
-            frames = _shaken(rng, frames)
-            own.append((len(frames) // 2, "shake"))
-        if len(frames) > 54 and rng.random() < 0.5:
-            at, length = int(rng.integers(26, len(frames) - 26)), int(rng.integers(1, 4))
-            frames = frames.copy()
-            frames[at : at + length] = 255 if rng.random() < 0.7 else 0
-            own.append((at, "flash"))
+    for number, (kind, plain) in enumerate(shots):
+        frames, own = _with_traps(rng, kind, plain)
+        begin = sum(map(len, pieces))
         if number and len(frames) > 30 and len(pieces[-1]) > 30 and rng.random() < 0.34:
-            if rng.random() < 0.5:
-                length = int(rng.integers(6, 25))
-                share = ((np.arange(length) + 1) / (length + 1))[:, None, None, None]
-                mixed = pieces[-1][-length:] * (1 - share) + frames[:length] * share
-                pieces[-1] = pieces[-1][:-length]
-                total -= length
-                borders.append(Border(total, total + length, "dissolve"))
-                frames = np.concatenate([mixed.round().astype(np.uint8), frames[length:]])
-            else:
-                half = int(rng.integers(4, 11))
-                share = ((np.arange(half) + 1) / (half + 1))[:, None, None, None]
-                before = pieces[-1].astype(np.float32)
-                before[-half:] *= 1 - share
-                pieces[-1] = before.round().astype(np.uint8)
-                after = frames.astype(np.float32)
-                after[:half] *= share
-                frames = after.round().astype(np.uint8)
-                black = np.zeros((int(rng.integers(0, 4)), HEIGHT, WIDTH, 3), np.uint8)
-                borders.append(Border(total - half, total + len(black) + half, "fade"))
-                begin = len(black)
-                frames = np.concatenate([black, frames])
+            join = _dissolved if rng.random() < 0.5 else _faded
+            border, num_black, pieces[-1], frames = join(rng, begin, pieces[-1], frames)
+            begin = sum(map(len, pieces)) + num_black
+            borders.append(border)
         elif number:
-            borders.append(Border(total, total, "cut"))
-        traps += [(total + begin + at, what) for at, what in own]
+            borders.append(Border(begin, begin, "cut"))
+        traps += [(begin + at, what) for at, what in own]
         pieces.append(frames)
-        total += len(frames)
     frames = np.concatenate(pieces)
     if letterbox:
         frames[:, :letterbox] = 0
@@ -234,8 +251,6 @@ def write_video(
     path: Path, frames: Iterator[np.ndarray] | np.ndarray, *, codec: str = "libx264", crf: int = 20
 ) -> None:
     """Write frames at 24000/1001 a second, with B-frames and key frames as x264 sets them."""
-    from fractions import Fraction
-
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(24000, 1001))
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"

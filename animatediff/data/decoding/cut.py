@@ -7,11 +7,10 @@ import numpy as np
 
 from animatediff.data.clips.config import ClipConfig, bucket_name
 from animatediff.data.clips.plan import ClipPlan, frame_indices_at, plan_clips
-from animatediff.data.clips.rates import MAX_FPS, MAX_LENGTH_S, MIN_FPS
 from animatediff.data.clips.source_crop import SourceCrop
 from animatediff.data.decoding.decoders import Decoder
 from animatediff.data.decoding.frames import FrameSelection, OnDecode, do_nothing, read_frames
-from animatediff.data.decoding.videos import VideoInfo, probe
+from animatediff.data.decoding.videos import VideoInfo, check_times, probe
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.scoring.scores import score
 from animatediff.data.sources.limits import MAX_PIXELS
@@ -73,7 +72,7 @@ def cut_clips(
         MemoryError: there is no memory for the clips.
     """
     info = probe(data, max_pixels=max_pixels)
-    _check_times(info)
+    check_times(info)
     plans = plan_clips(info.timestamps, info.resolution_spans, video_id=video_id, config=clips)
     if not plans:
         raise VideoError("probe", Reason.TOO_SHORT, _too_short(info, clips))
@@ -82,20 +81,6 @@ def cut_clips(
         of_span = [plan for plan in plans if plan.span_index == index]
         found += _cut_span(data, info.with_size_of_span(index), of_span, decoders, on_decode)
     return sorted(found, key=lambda clip: clip.index)
-
-
-def _check_times(info: VideoInfo) -> None:
-    """Refuse frame rates and durations that no camera gives."""
-    if len(info.pts) < 2:
-        return
-    length_s = float(info.timestamps[-1] - info.timestamps[0])
-    # Written so that what is no number fails.
-    if not MIN_FPS <= info.fps <= MAX_FPS or not 0 < length_s <= MAX_LENGTH_S:
-        detail = (
-            f"{len(info.pts)} frames in {length_s:.3g} s at {info.fps:.3g} frames a second: {MIN_FPS:g} to {MAX_FPS:g} "
-            f"within {MAX_LENGTH_S // 86_400} days are a video's"
-        )
-        raise VideoError("probe", Reason.BAD_TIMESTAMPS, detail)
 
 
 def _cut_span(

@@ -3,15 +3,16 @@
 import io
 import re
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
 from av.stream import Disposition
 
 from animatediff.data.clips.plan import ResolutionSpan
-from animatediff.data.clips.rates import Rate, fit_rate
+from animatediff.data.clips.rates import MAX_FPS, MAX_LENGTH_S, MIN_FPS, Rate, fit_rate
 from animatediff.data.decoding.colours import Colours, read_colours
 from animatediff.data.decoding.fields import is_interlaced
 from animatediff.data.decoding.sizes import HeaderChanges, SizeChange, decode_packet, displayed_size, find_size_changes
@@ -43,7 +44,8 @@ class VideoInfo:
     """Whether the stream begins with frames that cannot be decoded, for example before its first key frame."""
     has_true_pts: bool
     """Whether frames can be told by their timestamps: AVI stores none, FFmpeg counts packets there."""
-    time_base_s: float
+    time_base: Fraction
+    """Seconds of a timestamp's unit."""
     container: str
     """FFmpeg's name of the format, for example `mov,mp4,m4a,3gp,3g2,mj2`."""
     codec: str
@@ -70,7 +72,7 @@ class VideoInfo:
     @cached_property
     def rate(self) -> Rate:
         """The rate of the frames, and their timestamps in seconds from `origin_pts`."""
-        return fit_rate((self.pts - self.origin_pts) * self.time_base_s)
+        return fit_rate((self.pts - self.origin_pts) * float(self.time_base))
 
     @property
     def timestamps(self) -> np.ndarray:
@@ -122,20 +124,25 @@ class VideoInfo:
         return float(self.timestamps[-1] - self.timestamps[0]) + (1 / self.fps if self.fps else 0.0)
 
 
-def open_video(data: bytes) -> Any:
-    """Open a video file in memory with PyAV: a container, to be used as a context manager.
+def open_video(data: bytes | BinaryIO) -> Any:
+    """Open a video file with PyAV: a container, to be used as a context manager.
+
+    Args:
+        data: the file's bytes, or a seekable file, which stays open.
 
     Raises:
         av.error.FFmpegError: no format is recognised.
     """
-    return av.open(io.BytesIO(data), **_TOLERANT)
+    file = io.BytesIO(data) if isinstance(data, bytes) else data
+    file.seek(0)
+    return av.open(file, **_TOLERANT)
 
 
-def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> VideoInfo:
+def probe(data: bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> VideoInfo:
     """Read the container of a video file, and its first frame for the size and the rotation.
 
     Args:
-        data: the file.
+        data: the file's bytes, or a seekable file, which is read from start to end and stays open.
         max_pixels: of a frame.
 
     Raises:
@@ -143,7 +150,8 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> VideoInfo:
             the frames that its header promises.
         MemoryError: there is no memory for its header or its first frame.
     """
-    if not data:
+    head = _head(data)
+    if not head:
         raise VideoError("probe", Reason.EMPTY, "the file has 0 bytes")
     try:
         with open_video(data) as container:
@@ -152,8 +160,15 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> VideoInfo:
         raise
     except av.error.FFmpegError as error:
         # An MP4 whose index is missing cannot be opened; its first box still says what it was.
-        reason = Reason.TRUNCATED if data[4:8] == b"ftyp" else Reason.NOT_VIDEO
+        reason = Reason.TRUNCATED if head[4:8] == b"ftyp" else Reason.NOT_VIDEO
         raise VideoError("probe", reason, reproducible_reason(error)) from error
+
+
+def _head(data: bytes | BinaryIO) -> bytes:
+    if isinstance(data, bytes):
+        return data[:8]
+    data.seek(0)
+    return data.read(8)
 
 
 def _find_stream(container: Any) -> Any:
@@ -209,7 +224,7 @@ def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
         replacement_pts=timeline.packet_pts if timeline.are_pts_replaced and is_timed else None,
         has_undecodable_start=timeline.has_undecodable_start,
         has_true_pts=is_timed and container.format.name != "avi",
-        time_base_s=_tick_s(stream) if is_timed else 1 / float(stream.guessed_rate or _USUAL_FPS),
+        time_base=_time_base(stream) if is_timed else 1 / Fraction(stream.guessed_rate or _USUAL_FPS),
         container=container.format.name,
         codec=context.codec.canonical_name,
         stored=stored,
@@ -224,6 +239,24 @@ def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
     )
 
 
+def check_times(info: VideoInfo) -> None:
+    """Refuse frame rates and durations that no camera gives.
+
+    Raises:
+        VideoError: these are some.
+    """
+    if len(info.pts) < 2:
+        return
+    length_s = float(info.timestamps[-1] - info.timestamps[0])
+    # Written so that what is no number fails.
+    if not MIN_FPS <= info.fps <= MAX_FPS or not 0 < length_s <= MAX_LENGTH_S:
+        detail = (
+            f"{len(info.pts)} frames in {length_s:.3g} s at {info.fps:.3g} frames a second: {MIN_FPS:g} to {MAX_FPS:g} "
+            f"within {MAX_LENGTH_S // 86_400} days are a video's"
+        )
+        raise VideoError("probe", Reason.BAD_TIMESTAMPS, detail)
+
+
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         detail = f"a frame of {width}x{height} has more than {max_pixels} pixels (decode.max_pixels)"
@@ -233,10 +266,10 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise VideoError("probe", Reason.DECODE_ERROR, detail)
 
 
-def _tick_s(stream: Any) -> float:
+def _time_base(stream: Any) -> Fraction:
     if not stream.time_base or stream.time_base < 0:
         raise VideoError("probe", Reason.BAD_TIMESTAMPS, f"the time base {stream.time_base} is no duration")
-    return float(stream.time_base)
+    return Fraction(stream.time_base)
 
 
 def reproducible_reason(error: BaseException | str) -> str:

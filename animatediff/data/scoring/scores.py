@@ -77,7 +77,7 @@ def score(frames: np.ndarray) -> dict[str, float | bool | int]:
     Returns:
         One value for each of `SCORE_COLUMNS`.
     """
-    cells = np.stack([_reduce(frame) for frame in frames]).astype(np.float32)
+    cells = clip_cells(frames)
     luma = np.stack([np.asarray(Image.fromarray(frame).convert("L")) for frame in frames[::_FRAME_SAMPLE]])
     return {
         "motion": measures.motion_score(frames),
@@ -90,6 +90,15 @@ def score(frames: np.ndarray) -> dict[str, float | bool | int]:
         "brightness": float(cells.mean((0, 1, 2)) @ _LUMA / 255),
         "phash": phash(cells[len(cells) // 2] @ _LUMA),
     }
+
+
+def clip_cells(frames: np.ndarray) -> np.ndarray:
+    """Return (f 32 32 3) float32 in [0, 255], the frames reduced by area.
+
+    Args:
+        frames: (f h w 3) uint8.
+    """
+    return np.stack([_reduce(frame) for frame in frames]).astype(np.float32)
 
 
 def _reduce(frame: np.ndarray) -> np.ndarray:

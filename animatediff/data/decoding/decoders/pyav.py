@@ -9,6 +9,7 @@ import numpy as np
 from animatediff.data.decoding.colours import UNSPECIFIED, Colours, to_srgb
 from animatediff.data.decoding.decoders import Decoder
 from animatediff.data.decoding.fields import progressive
+from animatediff.data.decoding.stream import from_first_keyframe
 from animatediff.data.decoding.videos import VideoInfo, open_video
 from animatediff.data.quarantine import Reason, VideoError
 
@@ -56,24 +57,13 @@ def _find(data: bytes, info: VideoInfo, keyframe_pts: np.ndarray, wanted: deque[
     with open_video(data) as container:
         stream = container.streams[info.stream]
         stream.codec_context.thread_count = 1
-        packets = _from_first_keyframe(container.demux(stream), info)
+        packets = from_first_keyframe(container.demux(stream), info)
         for number, frame in enumerate(progressive(_decode(packets, stream, keyframe_pts, wanted))):
             if (frame.pts if info.has_true_pts else number) == wanted[0]:
                 wanted.popleft()
                 yield frame
             if not wanted:
                 return
-
-
-def _from_first_keyframe(packets: Iterable[Any], info: VideoInfo) -> Iterator[Any]:
-    """Yield the packets that decode, by the timestamps of `info`."""
-    begun = not len(info.keyframe_pts)
-    for number, packet in enumerate(packets):
-        if info.replacement_pts is not None and packet.pts is not None:
-            packet.pts = int(info.replacement_pts[number])
-        begun |= packet.is_keyframe
-        if begun:
-            yield packet
 
 
 def _decode(packets: Iterable[Any], stream: Any, keyframe_pts: np.ndarray, wanted: deque[int]) -> Iterator[Any]:

@@ -10,7 +10,7 @@ from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding.cut import cut_clips
 from animatediff.data.decoding.decoders import load_decoders
 from animatediff.data.decoding.timeline import Packet, read_timeline
-from animatediff.data.decoding.videos import _tick_s
+from animatediff.data.decoding.videos import _time_base
 from animatediff.data.quarantine import Reason, VideoError
 from tests.support import encode, numbered_frames, read_number
 from tests.support_videos import remux
@@ -113,4 +113,4 @@ def test_a_clock_without_ticks_is_quarantined(time_base):
 
     Stream.time_base = time_base
     with pytest.raises(VideoError, match="is no duration"):
-        _tick_s(Stream)
+        _time_base(Stream)

@@ -1,0 +1,56 @@
+"""Detectors: what finds the borders between shots, by name or by an import path, behind one small interface."""
+
+import importlib
+from typing import Protocol
+
+import numpy as np
+
+from animatediff.data.shots.borders import Border
+from animatediff.errors import UserError
+
+DETECTORS = {
+    "layout": "animatediff.data.shots.borders:BorderFinder",
+}
+"""Classes by the names that configs have for them."""
+
+
+class BorderDetector(Protocol):
+    """Finds the borders of one video, from small pictures of its frames in their order.
+
+    Of videos with more than 45 frames a second it gets every second frame, and so on, and counts what it gets.
+    """
+
+    height: int
+    """Pixels of the pictures that it takes, reduced by area."""
+    width: int
+    settled: int
+    """Number of the first frame at which borders may begin that are not told yet. The sooner it follows, the fewer
+    frames of the video are kept waiting."""
+
+    def add(self, picture: np.ndarray) -> list[Border]:
+        """Take the next frame, and return the borders that are sure now, in their order.
+
+        Args:
+            picture: (h w 3) uint8 RGB, without black bars.
+        """
+
+    def finish(self) -> list[Border]:
+        """Return the borders that are left when all frames are there."""
+
+
+def load_detector(name: str) -> BorderDetector:
+    """Return a new detector.
+
+    Args:
+        name: of `DETECTORS`, or the import path `package.module:ClassName` of one of your own.
+
+    Raises:
+        UserError: it is unknown, or its library is not installed.
+    """
+    module, _, attribute = DETECTORS.get(name, name).partition(":")
+    try:
+        detector: BorderDetector = getattr(importlib.import_module(module), attribute)()
+        return detector
+    except Exception as error:  # libraries that do not load raise what they like
+        text = " ".join(str(error).split())[:300]
+        raise UserError(f"shots.detector names {name}, which cannot be used: {text}") from error
