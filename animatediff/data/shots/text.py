@@ -1,9 +1,12 @@
 """How much of a shot is written: titles and credits, told from scenes, and from scenes with subtitles.
 
-Edges are where brightness changes from pixel to pixel. Writing is edges in lines: much wider than high, apart from what
-is above and below, and crossed by many strokes from left to right. A shot is written as far as its edges are in such
-lines.
+Edges are where brightness changes from pixel to pixel. Writing is edges in lines: wider than high, apart from what is
+above and below, and made of many strokes, upright and level ones, that differ from row to row. A shot is written as far
+as its edges are in such lines. Lines at the bottom alone are subtitles, and do not count.
 """
+
+from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image
@@ -11,19 +14,31 @@ from scipy import ndimage
 
 _MOST_LOOKED_AT = 4
 """Frames of a shot, spread over it."""
-_SIDE = 256
 _LEAST_STEP = 40.0
-"""Levels of 255 between pixels on both sides of an edge."""
+"""Levels of 255 between the pixels on both sides of an edge."""
 _LEAST_EDGES = 60
 """Pixels of edges in a picture that shows something."""
 _GAP = 0.06
 """Between words of a line, in shares of the picture's longest side."""
-_HEIGHTS = (4, 0.3)
-"""Of a line: pixels at least, and at most a share of the picture's height."""
+_LOWEST, _HIGHEST = 4, 0.45
+"""Height of a line: in pixels, and in shares of the picture's height."""
 _LEAST_ASPECT = 1.3
-_LEAST_STROKES = 1.6
-"""Strokes that a row crosses, for each line's height of its way."""
+_STROKES = (0.9, 6.0)
+"""Upright strokes on a way as long as the line is high, the mean of its rows. Of writing 1 to 4; of noise more."""
 _LEAST_DENSITY = 0.12
+"""Share of a line's pixels at upright strokes."""
+_LEAST_LEVEL = 0.45
+"""Level strokes for each upright one: of writing 0.5 to 1.4, of fences and rows of trees 0.35 at most."""
+_LEAST_VARIETY = 0.2
+"""Difference of a line's rows, as a share of the contrast along them; of equal shapes side by side next to none."""
+_LEAST_GROUND, _GROUND_RANGE = 0.42, 24
+"""Share of a line's pixels that are of its ground, within so many levels of 255: of writing 0.5 to 0.8."""
+_MOST_AT_MARGIN = 0.25
+"""Share of the pixels just above and below a line that are not of its ground: of writing 0.15 at most."""
+_VALLEY = 0.3
+"""Between lines there are so many edges, as a share of the row that has most."""
+_SUBTITLES = 0.7
+"""Share of the picture's height above them."""
 
 
 def text_score(frames: np.ndarray) -> float:
@@ -44,26 +59,56 @@ def _luma(frame: np.ndarray) -> np.ndarray:
 
 def _count_edges(luma: np.ndarray) -> tuple[int, int]:
     """Pixels of edges in an (h w) picture, and of those the ones in lines of writing."""
-    across, down = np.zeros_like(luma), np.zeros_like(luma)
-    across[:, 1:-1] = np.abs(luma[:, 2:] - luma[:, :-2])
-    down[1:-1] = np.abs(luma[2:] - luma[:-2])
-    edges = np.maximum(across, down) > _LEAST_STEP
-    strokes = across > _LEAST_STEP
-    gap = max(3, round(_GAP * max(luma.shape))) // 2 * 2 + 1
-    joined = ndimage.binary_closing(np.pad(edges, ((0, 0), (gap, gap))), np.ones((1, gap), bool))[:, gap:-gap]
+    upright, level = np.zeros(luma.shape, bool), np.zeros(luma.shape, bool)
+    upright[:, 1:-1] = np.abs(luma[:, 2:] - luma[:, :-2]) > _LEAST_STEP
+    level[1:-1] = np.abs(luma[2:] - luma[:-2]) > _LEAST_STEP
+    edges = upright | level
+    written, above_subtitles = 0, False
+    for rows, columns in _boxes(edges):
+        box = rows, columns
+        if _has_strokes(upright[box], level[box], len(luma)) and _is_on_plain_ground(luma[:, columns], rows):
+            written += int(edges[box].sum())
+            above_subtitles |= (rows.start + rows.stop) / 2 < _SUBTITLES * len(luma)
+    total = int(edges.sum())
+    return total, min(written, total) if above_subtitles else 0
+
+
+def _boxes(edges: np.ndarray) -> Iterator[tuple[slice, slice]]:
+    """Where lines may be: edges that are joined over the gaps between words, cut where few are in a row."""
+    gap = max(3, round(_GAP * max(edges.shape))) // 2 * 2 + 1
+    grown = ndimage.maximum_filter1d(np.pad(edges, ((0, 0), (gap, gap))).astype(np.uint8), gap, axis=1)
+    joined = ndimage.minimum_filter1d(grown, gap, axis=1)[:, gap:-gap]
     labels, _ = ndimage.label(joined)
-    written = 0
-    for label, box in enumerate(ndimage.find_objects(labels), 1):
-        if _is_line(box, strokes, luma.shape):
-            written += int(edges[box][labels[box] == label].sum())
-    return int(edges.sum()), written
+    for rows, columns in ndimage.find_objects(labels):
+        if rows.stop - rows.start < _LOWEST or columns.stop - columns.start < _LEAST_ASPECT * _LOWEST:
+            continue
+        profile = edges[rows, columns].sum(1)
+        turns = np.flatnonzero(np.diff(profile < _VALLEY * profile.max(), prepend=False, append=False))
+        valleys = (turns[::2] + turns[1::2]) // 2
+        bounds = [0, *valleys[(valleys >= _LOWEST) & (valleys <= len(profile) - _LOWEST)], len(profile)]
+        for start, stop in pairwise(bounds):
+            yield slice(rows.start + start, rows.start + stop), columns
 
 
-def _is_line(box: tuple[slice, slice], strokes: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Whether what is in a box is a line of writing, by its measures and its strokes."""
-    height, width = (side.stop - side.start for side in box)
-    if not _HEIGHTS[0] <= height <= _HEIGHTS[1] * shape[0] or width < _LEAST_ASPECT * height:
+def _has_strokes(upright: np.ndarray, level: np.ndarray, picture_height: int) -> bool:
+    """Whether what is in a box is as wide as a line of writing, and made of strokes like it."""
+    height, width = upright.shape
+    if not _LOWEST <= height <= _HIGHEST * picture_height or width < _LEAST_ASPECT * height:
         return False
-    inside = strokes[box]
-    crossings = (inside[:, 1:] & ~inside[:, :-1]).sum(1)
-    return bool(np.median(crossings) * height / width >= _LEAST_STROKES and inside.mean() >= _LEAST_DENSITY)
+    strokes = (upright[:, 1:] & ~upright[:, :-1]).sum(1).mean() * height / width
+    dense = upright.mean() >= _LEAST_DENSITY
+    return bool(dense and _STROKES[0] <= strokes <= _STROKES[1] and level.sum() >= _LEAST_LEVEL * upright.sum())
+
+
+def _is_on_plain_ground(luma: np.ndarray, rows: slice) -> bool:
+    """Whether some rows show one thing after the other before a plain ground, which goes on above and below."""
+    line = luma[rows]
+    height = len(line)
+    inner = line[round(0.3 * height) : round(0.7 * height) + 1]
+    if inner.std(0).mean() < _LEAST_VARIETY * inner.std(1).mean():
+        return False
+    counts = np.bincount(line.astype(np.uint8).ravel(), minlength=256)
+    ground = int(np.convolve(counts, np.ones(2 * (_GROUND_RANGE // 3) + 1), "same").argmax())
+    margins = [luma[row] for row in (rows.start - 1, rows.stop) if 0 <= row < len(luma)]
+    away = [float((np.abs(pixels - ground) > _GROUND_RANGE).mean()) for pixels in (line, *margins)]
+    return 1 - away[0] >= _LEAST_GROUND and max(away[1:], default=0.0) <= _MOST_AT_MARGIN
