@@ -1,0 +1,53 @@
+"""How a caption and tags become the text that is trained on: `my style, {tags:5}, {caption}`."""
+
+import re
+from collections.abc import Sequence
+
+_FIELD = re.compile(r"\{(?P<name>[^{}:]*)(?::(?P<most>[^{}]*))?\}")
+_NOTHING = "\0"
+# What separates a field that is empty from its neighbours goes with it.
+_NOTHING_AND_AFTER = re.compile(rf"{_NOTHING}[\s,;:|]*")
+_BEFORE_NOTHING_AT_END = re.compile(rf"[\s,;:|]*{_NOTHING}[\s,;:|]*$")
+
+
+def check_template(template: str) -> None:
+    """Refuse what `fill_template` could not fill.
+
+    Raises:
+        ValueError: an unknown field, a number of tags that is none, a lone brace, or no field at all.
+    """
+    fields = list(_FIELD.finditer(template))
+    for field in fields:
+        name, most = field["name"], field["most"]
+        if name not in ("caption", "tags"):
+            raise ValueError(f"template has {field[0]}: there are {{caption}}, {{tags}} and {{tags:5}}, the first five")
+        if most is not None and (name != "tags" or not most.isdecimal() or int(most) < 1):
+            raise ValueError(f"template has {field[0]}: a number of tags is written {{tags:5}}")
+    if "{" in (rest := _FIELD.sub("", template)) or "}" in rest:
+        raise ValueError("template has a lone brace: fields are {caption}, {tags} and {tags:5}")
+    if not fields:
+        raise ValueError("template names neither {caption} nor {tags}: every shot would have the same text")
+
+
+def names_in(template: str) -> set[str]:
+    """Return the names of a template's fields."""
+    return {field["name"] for field in _FIELD.finditer(template)}
+
+
+def fill_template(template: str, caption: str, tags: Sequence[str]) -> str:
+    """Return the text of a shot; a field that is empty leaves no separator behind.
+
+    Args:
+        template: one that `check_template` takes.
+        caption: one sentence or more, empty for none. Its full stop goes where a comma follows.
+        tags: the most important first.
+    """
+
+    def value(field: re.Match[str]) -> str:
+        if field["name"] == "tags":
+            return ", ".join(tags[: int(field["most"])] if field["most"] else tags) or _NOTHING
+        is_followed = template[field.end() : field.end() + 1] in (",", ";") and bool(caption)
+        return (caption.rstrip(". ") if is_followed else caption) or _NOTHING
+
+    text = _BEFORE_NOTHING_AT_END.sub("", _FIELD.sub(value, template))
+    return _NOTHING_AND_AFTER.sub("", text).strip()
