@@ -1,4 +1,4 @@
-"""The `animatediff` commands on datasets: what one holds, and whether it is whole."""
+"""The `animatediff` commands on datasets and collections of shots: what one holds, and whether it is whole."""
 
 import sys
 from pathlib import Path
@@ -7,8 +7,9 @@ from typing import Annotated
 import tyro
 
 from animatediff import storage
+from animatediff.data.curation.manifest import ShotManifest, find_manifest
 from animatediff.data.manifest import Manifest, read_manifest
-from animatediff.errors import UserError
+from animatediff.errors import UsageError, UserError
 from animatediff.yaml_files import read_yaml
 
 
@@ -20,7 +21,7 @@ def show(
     num_clips: int = 8,
     base: str | None = None,
 ) -> int:
-    """Tell what a sealed dataset holds, in text and pictures.
+    """Tell what a sealed dataset holds, in text and pictures; of a curated collection of shots, in text.
 
     Args:
         dataset: its folder, local or at a URI.
@@ -31,6 +32,8 @@ def show(
     """
     from animatediff.data.inspection.show import lineage, summary
 
+    if (shots := find_manifest(dataset)) is not None:
+        return _show_shots(dataset, shots, clip, output)
     manifest = read_manifest(dataset)
     if clip is not None:
         found = lineage(dataset, manifest, clip)
@@ -45,7 +48,7 @@ def show(
 
 
 def verify(dataset: Annotated[str, tyro.conf.Positional]) -> int:
-    """Read a sealed dataset whole: bytes, hashes, counts, and every planned video in one place.
+    """Read a sealed dataset or collection whole: bytes, hashes, counts, and every planned video in one place.
 
     Args:
         dataset: its folder, local or at a URI.
@@ -55,10 +58,36 @@ def verify(dataset: Annotated[str, tyro.conf.Positional]) -> int:
     """
     from animatediff.data.inspection.verify import verify as check
 
+    if (shots := find_manifest(dataset)) is not None:
+        return _verify_shots(dataset, shots)
     report = check(dataset)
     sys.stdout.write(
         f"{report.num_planned} planned videos: {report.num_videos} in {report.num_shards} shards with "
         f"{report.num_clips} clips; {report.num_quarantined} quarantine rows, those without a unit included\n"
+    )
+    sys.stdout.write("".join(f"wrong: {problem}\n" for problem in report.problems) or "everything is there, once\n")
+    return int(bool(report.problems))
+
+
+def _show_shots(collection: str, manifest: ShotManifest, clip: str | None, output: Path | None) -> int:
+    from animatediff.data.curation.inspection import summary
+    from animatediff.data.curation.page import INDEX
+
+    if clip is not None or output is not None:
+        raise UsageError(
+            f"{collection} holds shots, and their pictures are in its {INDEX}: leave out --clip and --output"
+        )
+    sys.stdout.write(summary(collection, manifest) + "\n")
+    return 0
+
+
+def _verify_shots(collection: str, manifest: ShotManifest) -> int:
+    from animatediff.data.curation.inspection import verify as check
+
+    report = check(collection, manifest)
+    sys.stdout.write(
+        f"{report.num_planned} planned videos: {report.num_videos} in {len(manifest.shards)} shards with "
+        f"{report.num_shots} shots, {report.num_selected} of them selected; {report.num_quarantined} quarantine rows\n"
     )
     sys.stdout.write("".join(f"wrong: {problem}\n" for problem in report.problems) or "everything is there, once\n")
     return int(bool(report.problems))

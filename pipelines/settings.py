@@ -2,17 +2,17 @@
 
 from typing import Annotated, Literal, Self
 
-from animatediff.data.captioning.config import CaptionConfig
-from animatediff.data.shots.config import ScanLimits, ShotConfig
 from pydantic import Field, model_validator
 
 from animatediff.config import Config
+from animatediff.data.captioning.config import CaptionConfig
 from animatediff.data.clips.config import ClipConfig
 from animatediff.data.curation.caption_parts import Recaption
 from animatediff.data.curation.seal import StoredAs
 from animatediff.data.curation.selection import SelectConfig
 from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.quarantine import Reason
+from animatediff.data.shots.config import ScanLimits, ShotConfig
 from animatediff.data.sources.spec import SourceConfig
 from animatediff.rendering.formats import Format
 from animatediff.training.config import TrainingConfig

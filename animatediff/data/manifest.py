@@ -111,6 +111,8 @@ def read_manifest(dataset_uri: str) -> Manifest:
     except FileNotFoundError as error:
         raise UserError(f"no dataset at {dataset_uri}: {FILE_NAME} is missing (run pipelines/ingest.py)") from error
     fields = checked_json.load(content, uri, remedy="restore it")
+    if fields.get("kind") == "shots":
+        raise UserError(f"{dataset_uri} holds shots and no latents: name it as source.uri of pipelines/ingest.py first")
     try:
         return Manifest.model_validate(fields)
     except ValidationError as error:

@@ -109,9 +109,7 @@ def build_episode(index: int, *, num_scenes: int = 10, seed: int = 0) -> tuple[n
             pieces[-1] = pieces[-1][:-_MIXED_FRAMES]
             frames = np.concatenate([mixed.round().astype(np.uint8), frames[_MIXED_FRAMES:]])
             total -= _MIXED_FRAMES
-        shots.append(
-            EpisodeShot("opening" if number < _NUM_OPENING else "scene", total, total + len(frames), scene)
-        )
+        shots.append(EpisodeShot("opening" if number < _NUM_OPENING else "scene", total, total + len(frames), scene))
         pieces.append(frames)
         total += len(frames)
     return np.concatenate(pieces), shots

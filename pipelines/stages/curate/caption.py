@@ -5,10 +5,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from animatediff import storage
 from animatediff.data.captioning.captioner import load_captioner
 from animatediff.data.captioning.captions import CaptionRequest, CaptionResult
-
-from animatediff import storage
 from animatediff.data.curation import caption_parts
 from animatediff.data.curation.caption_parts import ShotCaption
 from animatediff.data.curation.seal import NOT_COPIED

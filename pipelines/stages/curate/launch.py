@@ -5,8 +5,8 @@ import logging
 from collections.abc import Iterator
 
 import pyarrow as pa
-from animatediff.data.captioning.config import CaptionConfig
 
+from animatediff.data.captioning.config import CaptionConfig
 from animatediff.data.curation import caption_parts
 from animatediff.data.curation.caption_parts import ShotCaption
 from pipelines.cluster.runtime import num_cpus, num_gpus, wants_gpus

@@ -7,7 +7,6 @@ from itertools import chain
 from typing import Any
 
 import pyarrow as pa
-from animatediff.data.shots.detectors import load_detector
 
 from animatediff import storage
 from animatediff.data.curation import caption_parts
@@ -19,6 +18,7 @@ from animatediff.data.ingest.retry import videos_with_reasons
 from animatediff.data.ingest.unredacted_uris import UnredactedUris
 from animatediff.data.manifest import FILE_NAME as MANIFEST_NAME
 from animatediff.data.quarantine import examples
+from animatediff.data.shots.detectors import load_detector
 from animatediff.data.sources.collections.not_taken import NonVideoFileCounts, describe_counts
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceVideo
