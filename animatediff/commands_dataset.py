@@ -74,9 +74,7 @@ def _show_shots(collection: str, manifest: ShotManifest, clip: str | None, outpu
     from animatediff.data.curation.page import INDEX
 
     if clip is not None or output is not None:
-        raise UsageError(
-            f"{collection} holds shots, and their pictures are in its {INDEX}: leave out --clip and --output"
-        )
+        raise UsageError(f"{collection} holds shots, whose pictures are in its {INDEX}: leave out --clip and --output")
     sys.stdout.write(summary(collection, manifest) + "\n")
     return 0
 

@@ -81,7 +81,7 @@ class CurateRate(Config):
     """What a dry run reckons with."""
 
     pixels_per_s: float = Field(184e6, gt=0)
-    """Pixels that one scan worker decodes and looks at in a second: 800 frames of 640 x 360, as measured on one core."""
+    """Pixels that one scan worker decodes and looks at in a second: 800 frames of 640 x 360, measured on one core."""
     num_workers: int = Field(1, ge=1)
     """Scan workers."""
     usd_per_hour: float | None = Field(None, ge=0)

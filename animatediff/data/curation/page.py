@@ -33,7 +33,8 @@ h1 { font-size: 18px; overflow-wrap: anywhere; } h2 { font-size: 15px; margin-to
 table { border-collapse: collapse; width: 100%; } th { text-align: left; color: var(--dim); font-weight: 500; }
 td, th { padding: 6px 8px; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-.shot { display: grid; grid-template-columns: 500px 1fr; gap: 14px; padding: 10px 0; border-bottom: 1px solid var(--line); }
+.shot { display: grid; grid-template-columns: 500px 1fr; gap: 14px; padding: 10px 0; }
+.shot { border-bottom: 1px solid var(--line); }
 .shot img { width: 160px; height: auto; margin-right: 4px; vertical-align: top; background: #0002; }
 .left-out { opacity: .55; } .dim { color: var(--dim); font-size: 12px; font-variant-numeric: tabular-nums; }
 .reason { color: var(--bad); font-weight: 600; } .caption { overflow-wrap: anywhere; }
@@ -126,13 +127,14 @@ def _index(manifest: ShotManifest, source_uri: str, lines: list[str], quarantine
     )
     body = (
         f"<h1>Shots of {html.escape(source_uri)}</h1>"
-        f"<p>{manifest.num_selected} of {manifest.num_shots} shots are selected, {manifest.selected_s / 3600:.2f} hours "
-        f"of {manifest.num_videos} videos. Edition {manifest.edition}.</p>"
+        f"<p>{manifest.num_selected} of {manifest.num_shots} shots are selected, {manifest.selected_s / 3600:.2f} "
+        f"hours of {manifest.num_videos} videos. Edition {manifest.edition}.</p>"
         '<table><tr><th>video</th><th class="number">shots</th><th class="number">selected</th>'
         '<th class="number">minutes</th><th>not selected</th></tr>' + "".join(lines) + "</table>"
     )
     if reasons:
-        body += f'<h2>Not selected</h2><table><tr><th>reason</th><th class="number">shots</th><th></th></tr>{reasons}</table>'
+        head = '<tr><th>reason</th><th class="number">shots</th><th></th></tr>'
+        body += f"<h2>Not selected</h2><table>{head}{reasons}</table>"
     if rejected:
         body += f"<h2>Quarantined videos</h2><table><tr><th>video</th><th>reason</th><th></th></tr>{rejected}</table>"
     return _page(f"Shots of {source_uri}", body)
@@ -163,8 +165,8 @@ def _shot(row: dict[str, Any], pictures: list[bytes]) -> str:
         f"<div>{images}</div><div>{reason}"
         f'<div class="caption">{html.escape(row["caption"] or "")}</div><div>{tags}</div>'
         f"<div>{borders}</div>"
-        f'<div class="dim">{_time(row["start_s"])} to {_time(row["end_s"])}, {row["num_frames"]} frames<br>{scores}</div>'
-        "</div></div>"
+        f'<div class="dim">{_time(row["start_s"])} to {_time(row["end_s"])}, {row["num_frames"]} frames<br>{scores}'
+        "</div></div></div>"
     )
 
 

@@ -1,4 +1,4 @@
-"""Curation on Ray workers: files are scanned, then selected shots captioned, with progress on the terminal and MLflow."""
+"""Curation on Ray workers: files are scanned, then selected shots captioned, with progress on the terminal."""
 
 import hashlib
 import logging

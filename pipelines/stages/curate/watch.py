@@ -7,7 +7,7 @@ from collections import Counter
 from types import TracebackType
 from typing import Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from animatediff import storage
 from animatediff.config import Config
@@ -29,7 +29,7 @@ class CurateState(Config):
     mlflow_run_id: str | None = None
     step: int = 0
     """Units and batches that all jobs so far have committed: the step of MLflow's metrics."""
-    totals: dict[str, float] = {}
+    totals: dict[str, float] = Field(default_factory=dict)
     """Of all jobs so far, by the names of MLflow's metrics."""
 
 
