@@ -14,9 +14,9 @@ from animatediff.config import Config, load
 from animatediff.sprites import shipped
 from pipelines.cluster.submitted import is_submitted, runs_folder
 from pipelines.outputs.claim import claimed_folder
-from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainJobConfig
+from pipelines.settings import AnimateConfig, CurateConfig, IngestConfig, ScoreConfig, TrainJobConfig
 
-CONFIGS = Path(__file__).parent / "configs" / "sprites"
+CONFIGS = Path(__file__).parent / "configs"
 NUM_VIDEOS = 60
 
 
@@ -27,14 +27,15 @@ def root() -> Path:
 
 def config_uri(job: str) -> str:
     """Return the config of a job: the shipped one, or in a submitted job a copy of it whose paths are in `root`."""
-    return _writing_to_root(f"{job}.yaml") if is_submitted() else str(CONFIGS / f"{job}.yaml")
+    name = "episodes/curate.yaml" if job == "curate" else f"sprites/{job}.yaml"
+    return _writing_to_root(name) if is_submitted() else str(CONFIGS / name)
 
 
 def _writing_to_root(name: str) -> str:
-    moved = root() / "configs" / name
+    moved = root() / "configs" / Path(name).name
     text = (CONFIGS / name).read_text().replace("runs/sprites", str(root()))
-    if name == "animate.yaml":
-        text = text.replace("pipelines/configs/sprites/catalog.yaml", _writing_to_root("catalog.yaml"))
+    if name == "sprites/animate.yaml":
+        text = text.replace("pipelines/configs/sprites/catalog.yaml", _writing_to_root("sprites/catalog.yaml"))
     storage.write_bytes(str(moved), text.encode())
     return str(moved)
 
@@ -59,6 +60,14 @@ def prepare_checkpoint() -> None:
     checkpoint = root() / "cel_style.safetensors"
     if not checkpoint.exists():
         train_dreambooth(str(shipped.BASE), str(checkpoint), seed=0)
+
+
+def curate_default() -> str:
+    """Make the sprite world's episodes."""
+    from animatediff.sprites.episodes import write_episodes
+
+    write_episodes(root() / "episodes" / "source")
+    return config_uri("curate")
 
 
 def ingest_default() -> str:
@@ -102,6 +111,7 @@ def score_default() -> str:
 
 
 DEFAULTS: Mapping[type[Config], Callable[[], str]] = {
+    CurateConfig: curate_default,
     IngestConfig: ingest_default,
     TrainJobConfig: train_default,
     AnimateConfig: animate_default,

@@ -1,0 +1,144 @@
+"""Episodes to captioned shots, on Ray: exactly once, whatever is killed; and what ingest makes of them."""
+
+import random
+import time
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pytest
+
+from animatediff.data.captioning.config import CaptionConfig
+from animatediff.data.clips.config import ClipConfig
+from animatediff.data.curation import inspection
+from animatediff.data.curation.manifest import find_manifest
+from animatediff.data.curation.selection import SelectConfig
+from animatediff.data.curation.shot_table import read_rows
+from animatediff.data.inspection.verify import verify
+from animatediff.data.loading.loader import read_clips
+from animatediff.sprites.episodes import build_episode, write_episodes
+from pipelines import curate, ingest
+from pipelines.settings import CurateConfig, IngestConfig, SourceConfig
+from tests.integration.conftest import hashes, write_yaml
+from tests.integration.processes import Job
+
+pytestmark = pytest.mark.ray
+
+NUM_EPISODES, NUM_SCENES = 3, 4
+DESCRIBED = CaptionConfig(function="animatediff.sprites.episodes:describe", frames=16, side=128)
+# What is decided by the episodes alone; the rest tells when and by whom.
+SEALED = ("shots/", "manifest.json", "quarantine.parquet")
+
+
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory):
+    """Three episodes, and two files that are none."""
+    folder = tmp_path_factory.mktemp("episodes")
+    write_episodes(folder, num_episodes=NUM_EPISODES, num_scenes=NUM_SCENES)
+    (folder / "empty.mkv").write_bytes(b"")
+    (folder / "page.mp4").write_text("<html>404</html>")
+    return folder
+
+
+def make_config(source, output, **fields):
+    return CurateConfig(source=SourceConfig(uri=str(source)), output_uri=str(output), captions=DESCRIBED, **fields)
+
+
+def rows_of(output):
+    manifest = find_manifest(str(output))
+    return read_rows(str(output), [shard.path for shard in manifest.shards]).to_pylist()
+
+
+def sealed(output):
+    return {name: digest for name, digest in hashes(output).items() if name.startswith(SEALED)}
+
+
+def shot_at(truth, row):
+    """The episode's shot that a row lies in."""
+    middle = row["first"] + row["num_frames"] // 2
+    (shot,) = [shot for shot in truth if shot.first <= middle < shot.end][-1:]
+    return shot
+
+
+def check_truth(rows):
+    """Each scene of each episode is there once with its caption, the opening once over all, titles never."""
+    found = []
+    for row in (row for row in rows if row["selected"]):
+        truth = build_episode(int(row["video_id"][-2:]) - 1, num_scenes=NUM_SCENES)[1]
+        shot = shot_at(truth, row)
+        assert row["caption"] == shot.caption
+        assert shot.first <= row["first"]
+        assert row["first"] + row["num_frames"] <= shot.end
+        found.append((shot.kind, row["caption"]))
+    return found
+
+
+def test_the_scenes_of_episodes_become_captioned_clips(cluster, episodes, base, tmp_path, caplog):
+    output = tmp_path / "shots"
+    manifest = curate.main(make_config(episodes, output))
+    assert manifest.quarantined == {"empty": 1, "not_video": 1}
+    rows = rows_of(output)
+    found = check_truth(rows)
+    moving = [
+        (shot.kind, shot.caption)
+        for index in range(NUM_EPISODES)
+        for shot in build_episode(index, num_scenes=NUM_SCENES)[1]
+        if shot.scene and shot.scene.motion != "still" and (index == 0 or shot.kind == "scene")
+    ]
+    assert sorted(found) == sorted(moving)
+    repeats = [row for row in rows if row["reason"] == "repeat"]
+    assert {row["video_id"] for row in repeats} == {"episode-02", "episode-03"}
+    assert all(row["repeats"].startswith("episode-01@") for row in repeats)
+    assert inspection.verify(str(output), manifest).problems == []
+
+    caplog.clear()
+    before = hashes(output)
+    curate.main(make_config(episodes, output))
+    assert "nothing to seal" in caplog.text
+    assert sealed(output) == {name: before[name] for name in sealed(output)}
+
+    clips = ClipConfig(num_frames=16, stride=4, height=64, width=64)
+    source = SourceConfig(uri=str(output))
+    dataset = tmp_path / "dataset"
+    latents = ingest.main(IngestConfig(source=source, output_uri=str(dataset), base=base, clips=clips, num_encoders=1))
+    assert latents.quarantined == {}
+    assert verify(str(dataset)).problems == []
+    assert latents.num_videos == manifest.num_selected
+
+
+def test_another_selection_asks_for_no_caption_again(cluster, episodes, tmp_path, caplog):
+    output = tmp_path / "shots"
+    few = curate.main(make_config(episodes, output, select=SelectConfig(max_shots_per_video=2)))
+    assert few.num_selected == 2 * NUM_EPISODES
+    asked = {path.name for path in (output / "captions" / "000").glob("*.parquet")}
+    more = curate.main(make_config(episodes, output))
+    assert (few.edition, more.edition, more.generation) == (0, 1, 0)
+    check_truth(rows_of(output))
+    assert f"continuing: {few.num_selected} of {more.num_selected} selected shots are captioned already" in caplog.text
+    assert asked < {path.name for path in (output / "captions" / "000").glob("*.parquet")}
+    assert {shard.path for shard in more.shards} == {f"shots/{path.name}" for path in (output / "shots").iterdir()}
+
+
+KINDS = ("worker", "decode child", "driver")
+
+
+def test_killed_at_any_time_it_ends_with_the_same_bytes(cluster, episodes, tmp_path):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    curate.main(make_config(episodes, straight))
+    path = write_yaml(tmp_path / "curate.yaml", make_config(episodes, killed).model_dump(mode="json"))
+    rng = random.Random(0)
+    with (tmp_path / "log").open("w") as log, Job("curate", path, log) as job:
+        job.start()
+        for kind in KINDS:
+            deadline = time.monotonic() + 300
+            while not (job.of_kind(kind) and job.is_running()):
+                assert time.monotonic() < deadline, (kind, (tmp_path / "log").read_text()[-2000:])
+                if not job.is_running():
+                    job.start()
+                time.sleep(0.05)
+            time.sleep(rng.uniform(0, 1))
+            job.kill_one(kind)
+        job.end()
+        job.start()
+        assert job.code() == 0, (tmp_path / "log").read_text()[-3000:]
+    assert sealed(killed) == sealed(straight)
