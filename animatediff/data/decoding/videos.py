@@ -4,7 +4,7 @@ import io
 import re
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
@@ -122,13 +122,13 @@ class VideoInfo:
         return float(self.timestamps[-1] - self.timestamps[0]) + (1 / self.fps if self.fps else 0.0)
 
 
-def open_video(data: bytes) -> Any:
-    """Open a video file in memory with PyAV: a container, to be used as a context manager.
+def open_video(file: bytes | BinaryIO) -> Any:
+    """Open a video file, in memory or to seek in, with PyAV: a container, to be used as a context manager.
 
     Raises:
         av.error.FFmpegError: no format is recognised.
     """
-    return av.open(io.BytesIO(data), **_TOLERANT)
+    return av.open(io.BytesIO(file) if isinstance(file, bytes) else file, **_TOLERANT)
 
 
 def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> VideoInfo:
@@ -147,7 +147,7 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> VideoInfo:
         raise VideoError("probe", Reason.EMPTY, "the file has 0 bytes")
     try:
         with open_video(data) as container:
-            return _read(container, _find_stream(container), max_pixels)
+            return _read(container, find_stream(container), max_pixels)
     except MemoryError:  # FFmpeg's is one of its errors too
         raise
     except av.error.FFmpegError as error:
@@ -156,7 +156,12 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> VideoInfo:
         raise VideoError("probe", reason, reproducible_reason(error)) from error
 
 
-def _find_stream(container: Any) -> Any:
+def find_stream(container: Any) -> Any:
+    """Return the first video stream that is no cover picture, to be decoded by one thread.
+
+    Raises:
+        VideoError: there is none, or no decoder for it.
+    """
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
         covers = "but a cover picture" if container.streams.video else "at all"
