@@ -14,7 +14,7 @@ from animatediff.data.quarantine import Reason, VideoError
 # Code points of ITU-T H.273, as FFmpeg gives them.
 UNSPECIFIED = 2
 _PQ, _HLG = 16, 18
-_BT709, _BT2020, _DISPLAY_P3 = 1, 9, 12
+_BT709, _BT601, _BT2020, _DISPLAY_P3 = 1, 5, 9, 12
 # YCgCo, constant luminance, derived from the primaries, ICtCp, IPT: FFmpeg's scaler takes them all for BT.601.
 _UNKNOWN_MATRICES = frozenset({8, 10, 11, 12, 13, 14, 15, 16, 17})
 _DOLBY_VISION = ("dvh1", "dvhe", "dav1", "dva1", "dvav")
@@ -47,6 +47,13 @@ class Colours(NamedTuple):
     def are_srgb(self) -> bool:
         """Whether FFmpeg's RGB can be taken for sRGB as it is, as all SDR video in BT.709 and BT.601 is."""
         return self.transfer not in (_PQ, _HLG) and self.primaries not in (_BT2020, _DISPLAY_P3)
+
+    @property
+    def in_full(self) -> "Colours":
+        """What they are taken for here where they are unspecified: for containers that take all three or none."""
+        is_hdr = self.transfer in (_PQ, _HLG)
+        usual = Colours(_BT601, _BT2020 if is_hdr else _BT709, _BT709)
+        return Colours(*(own if own != UNSPECIFIED else other for own, other in zip(self, usual, strict=True)))
 
 
 def read_colours(frame: Any, stream_tags: Colours, codec_tag: str) -> Colours:

@@ -155,7 +155,7 @@ def probe(data: bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> VideoInfo:
         raise VideoError("probe", Reason.EMPTY, "the file has 0 bytes")
     try:
         with open_video(data) as container:
-            return _read(container, _find_stream(container), max_pixels)
+            return _read(container, find_stream(container), max_pixels)
     except MemoryError:  # FFmpeg's is one of its errors too
         raise
     except av.error.FFmpegError as error:
@@ -171,7 +171,12 @@ def _head(data: bytes | BinaryIO) -> bytes:
     return data.read(8)
 
 
-def _find_stream(container: Any) -> Any:
+def find_stream(container: Any) -> Any:
+    """Return the first video stream that is no cover picture, to be decoded by one thread.
+
+    Raises:
+        VideoError: there is none, or no decoder for it.
+    """
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
         covers = "but a cover picture" if container.streams.video else "at all"
