@@ -15,17 +15,18 @@ from animatediff.data.shots.hashes import NUM_MOMENTS, NUM_WORDS
 
 _BITS = 64
 _NUM_BLOCKS, _AGREEING_BLOCKS = 6, 2
-"""Two layouts that differ in four bits agree in two of six blocks at least; of five moments one is closer than that."""
+"""Layouts that differ in four bits agree in two of six blocks at least; of five moments one is as close as that."""
 _MOST_COMPARED = 8
-"""Of the shots that share blocks: each is compared with so many of the first, and so many of those just before it."""
-_MOST_DISTANCES = (8, 12, 8)
-"""Bits by which layout, detail and colour of the same moment differ at most."""
-_LEAST_MOMENTS = 3
-"""How many of the moments must be the same."""
+"""Of the shots that share blocks, each is compared with so many of the first, and so many of those just before it."""
+_MOST_DISTANCES = np.array((10, 4, 16), np.uint8)
+"""Bits by which layout, colour and detail of a moment may differ. Of 288 shots encoded anew 97 % were found so, and of
+11,917 pairs of others and 30,628 of the sprite world none and one: a cyan square that shrinks, twice."""
+_MOST_OTHER_MOMENTS, _LEAST_MOMENTS = 1, 3
+"""Moments that may look different, and those that must not, of the ones that show something."""
 
 
 def find_repeats(shot_ids: pa.Array, video_ids: pa.Array, phashes: pa.ListArray) -> pa.Array:
-    """Return for each shot the first one of another video that it repeats, "" for none: (n,) strings.
+    """Return for each shot an earlier one of another video that it repeats, "" for none: (n,) strings.
 
     What a shot repeats is never itself a repeat, and comes before it: adding videos at the end changes nothing before.
 
@@ -34,9 +35,9 @@ def find_repeats(shot_ids: pa.Array, video_ids: pa.Array, phashes: pa.ListArray)
         video_ids: (n,) the video of each; shots of one video resemble each other by nature, and are no repeats.
         phashes: (n,) what `shot_phashes` gives; empty or null of shots that neither repeat nor are repeated.
     """
-    hashes, told = _hashes(phashes)
+    hashes, told = _hashes(_plain(phashes))
     videos = np.asarray(_plain(video_ids).dictionary_encode().indices)[told]
-    originals = _originals(hashes, videos, _alike_pairs(hashes, videos))
+    originals = _originals(hashes, videos, _first_lookalikes(hashes, videos))
     found = np.full(len(phashes), -1)
     found[told] = np.where(originals < 0, -1, told[originals])
     return pc.fill_null(_plain(shot_ids).take(pa.array(found, mask=found < 0)), "")
@@ -46,36 +47,36 @@ def _plain(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 
 
-def _hashes(phashes: pa.ListArray | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+def _hashes(phashes: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
     """(m moments words) uint64 of the shots that have hashes, and their (m,) row numbers."""
-    lists = _plain(phashes)
-    has = pc.fill_null(pc.equal(pc.list_value_length(lists), NUM_MOMENTS * NUM_WORDS), False)
-    values = np.asarray(lists.filter(has).flatten(), np.int64).view(np.uint64)
+    has = pc.fill_null(pc.equal(pc.list_value_length(phashes), NUM_MOMENTS * NUM_WORDS), False)
+    values = np.asarray(phashes.filter(has).flatten(), np.int64).view(np.uint64)
     return values.reshape(-1, NUM_MOMENTS, NUM_WORDS), np.flatnonzero(np.asarray(has))
 
 
 def _alike(hashes: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(k,) bool: whether enough of their moments look alike."""
+    """(k,) bool: whether the moments of two shots look alike."""
     one, other = hashes[a], hashes[b]
-    near = (np.bitwise_count(one ^ other) <= np.array(_MOST_DISTANCES, np.uint8)).all(-1)
-    shows = one.any(-1) & other.any(-1)
-    return (near & shows).sum(1) >= _LEAST_MOMENTS
+    shown = one.any(-1) & other.any(-1)
+    near = shown & (np.bitwise_count(one ^ other) <= _MOST_DISTANCES).all(-1)
+    num_near, num_shown = near.sum(-1), shown.sum(-1)
+    return (num_near >= _LEAST_MOMENTS) & (num_near >= num_shown - _MOST_OTHER_MOMENTS)
 
 
-def _alike_pairs(hashes: np.ndarray, videos: np.ndarray) -> np.ndarray:
-    """(2 k): pairs of an earlier shot and a later one of another video that look alike, by the later one's place."""
-    found = [np.empty((2, 0), np.int64)]
+def _first_lookalikes(hashes: np.ndarray, videos: np.ndarray) -> np.ndarray:
+    """(m,) the first of the earlier shots of other videos that each was found to look like, or m for none."""
+    first = np.full(len(hashes), len(hashes))
     for moment in range(NUM_MOMENTS):
         layouts = np.ascontiguousarray(hashes[:, moment, 0])
-        shown = np.flatnonzero(layouts)
+        shown = np.flatnonzero(hashes[:, moment].any(-1))
         for earlier, later in _hinted_pairs(layouts[shown]):
             a, b = shown[earlier], shown[later]
             near = np.bitwise_count(layouts[a] ^ layouts[b]) <= _MOST_DISTANCES[0]
+            near &= (a < first[b]) & (videos[a] != videos[b])
             a, b = a[near], b[near]
-            near = (videos[a] != videos[b]) & _alike(hashes, a, b)
-            found.append(np.stack([a[near], b[near]]))
-    pairs = np.unique(np.concatenate(found, 1)[::-1], axis=1)
-    return pairs[::-1]
+            alike = _alike(hashes, a, b)
+            np.minimum.at(first, b[alike], a[alike])
+    return first
 
 
 def _hinted_pairs(hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -85,24 +86,27 @@ def _hinted_pairs(hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]
         key = np.zeros_like(hashes)
         for low, high in blocks:
             key = key << np.uint64(high - low) | hashes >> np.uint64(low) & np.uint64((1 << (high - low)) - 1)
+        # Sorting key and place as one number is several times as fast as an argsort of the keys.
         tagged = np.sort(key << np.uint64(32) | np.arange(len(hashes), dtype=np.uint64))
         keys, places = tagged >> np.uint64(32), (tagged & np.uint64(0xFFFFFFFF)).astype(np.int64)
-        starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.empty(0, int)
-        rank = np.arange(len(keys)) - np.repeat(starts, np.diff(np.append(starts, len(keys))))
+        starts = np.flatnonzero(np.diff(keys, prepend=~keys[:1]))
+        ranks = np.arange(len(keys)) - np.repeat(starts, np.diff(starts, append=len(keys)))
         for step in range(1, _MOST_COMPARED + 1):
-            later = np.flatnonzero(rank >= step)
+            later = np.flatnonzero(ranks >= step)
             yield places[later - step], places[later]
-            later = np.flatnonzero(rank >= _MOST_COMPARED + step)  # the nearer ones were neighbours
-            yield places[later - rank[later] + step - 1], places[later]
+            later = later[ranks[later] >= _MOST_COMPARED + step]  # of the others these are among the last
+            yield places[later - ranks[later] + step - 1], places[later]
 
 
-def _originals(hashes: np.ndarray, videos: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """(m,) what each shot repeats, or -1: of what it looks like, or what that repeats, the first that it looks like."""
-    original = np.full(len(hashes), -1)
-    later, starts = np.unique(pairs[1], return_index=True)
-    for shot, earlier in zip(later, np.split(pairs[0], starts[1:]), strict=True):
-        roots = np.unique(np.where(original[earlier] < 0, earlier, original[earlier]))
-        same = _alike(hashes, roots, np.full(len(roots), shot)) & (videos[roots] != videos[shot])
-        if same.any():
-            original[shot] = roots[same][0]
-    return original
+def _originals(hashes: np.ndarray, videos: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """(m,) what each shot repeats, or -1: what it looks like, or else what that repeats, if it looks like it, too."""
+    originals = np.full(len(hashes), -1)
+    for shot in np.flatnonzero(first < len(first)):
+        seen = int(first[shot])
+        if originals[seen] < 0:
+            originals[shot] = seen
+        else:
+            root = np.array([originals[seen]])
+            if videos[root[0]] != videos[shot] and _alike(hashes, root, np.array([shot]))[0]:
+                originals[shot] = root[0]
+    return originals

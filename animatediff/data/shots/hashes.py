@@ -1,19 +1,31 @@
-"""Perceptual hashes of a shot: what its pictures look like, so that it is known again when it was encoded anew."""
+"""Perceptual hashes of a shot: what its pictures look like, so that it is known again when it was encoded anew.
+
+Encoded at half the size and CRF 35, a sixth darker, with borders moved by three frames, at half the frame rate, or with
+subtitles burnt in, 19 of 20 shots changed at most 6 bits of layout, 2 of colour and 13 of detail in the median of their
+moments. Shots that have nothing in common differ by 31, 25 and 32; of flat drawings in one place, by a few each.
+"""
 
 import numpy as np
 from PIL import Image
+from scipy.fft import dctn
 
 from animatediff.data.scoring.phash import phash
 
 NUM_MOMENTS = 5
 """Stretches of equal length that a shot is hashed in."""
 NUM_WORDS = 3
-"""Hashes a moment: of layout, of detail, and of colour."""
+"""Hashes a moment: of layout, of colour, and of detail."""
 
+_SEEN = 0.72
+"""Share of the picture's height that is looked at: subtitles are below."""
 _CELLS = 32
 _LUMA = np.array((0.299, 0.587, 0.114), np.float32)  # ITU-R BT.601
-_LEAST_CONTRAST = 6.0
-"""Levels of 255: below this standard deviation a picture's hash is one of noise."""
+_LEAST_CONTRAST = 4.0
+"""Levels of 255: below, what is left of a picture without the means of its rows and columns is noise."""
+_DEAD_ZONE = 0.03
+"""Of the root mean square of the waves: smaller ones are noise."""
+_COLOURED = 0.1
+"""Red or blue beyond the brightness, as a share of the picture's, that is not grey."""
 
 
 def shot_phashes(frames: np.ndarray) -> tuple[int, ...]:
@@ -25,12 +37,13 @@ def shot_phashes(frames: np.ndarray) -> tuple[int, ...]:
         frames: (f h w 3) uint8 RGB, spread evenly over the shot, without bars.
 
     Returns:
-        `NUM_MOMENTS` times `NUM_WORDS` signed 64-bit integers: layout, detail and colour of the first moment, and so
-        on. Zeros of a moment that shows nothing; empty of a shot that shows nothing in half of its moments.
+        `NUM_MOMENTS` times `NUM_WORDS` signed 64-bit integers: layout, colour and detail of the first moment, and so
+        on. Zeros for a moment that shows nothing; empty for a shot that shows nothing in half of its moments.
     """
     if not len(frames):
         return ()
-    cells = np.stack([_reduce(frame) for frame in frames]).astype(np.float32)
+    seen = frames[:, : max(1, round(_SEEN * frames.shape[1]))]
+    cells = np.stack([_reduce(frame) for frame in seen]).astype(np.float32)
     edges = np.linspace(0, len(cells), NUM_MOMENTS + 1)
     starts = np.minimum(edges[:-1].astype(int), len(cells) - 1)
     ends = np.maximum(np.ceil(edges[1:]).astype(int), starts + 1)
@@ -45,26 +58,23 @@ def _reduce(frame: np.ndarray) -> np.ndarray:
 
 
 def _words(picture: np.ndarray) -> tuple[int, int, int]:
-    """Hashes of a (32 32 3) picture; zeros where it shows nothing."""
+    """Hashes of a (32 32 3) picture; zeros where it shows nothing, or only changes from top to bottom, or sideways."""
     luma = picture @ _LUMA
-    if luma.std() < _LEAST_CONTRAST:
+    if (luma - luma.mean(0) - luma.mean(1, keepdims=True) + luma.mean()).std() < _LEAST_CONTRAST:
         return 0, 0, 0
-    return phash(luma), _detail(luma), _colour(picture, luma)
-
-
-def _detail(luma: np.ndarray) -> int:
-    """Whether each of 64 places is brighter than the one to its right: local, unlike the frequencies of the layout."""
-    columns = luma.reshape(8, 4, _CELLS).mean(1)
-    places = np.stack(
-        [columns[:, start : start + 4].mean(1) for start in np.linspace(0, _CELLS - 4, 9).round().astype(int)], 1
-    )
-    return _packed(places[:, 1:] > places[:, :-1] + 1.0)
+    return phash(luma), _colour(picture, luma), _detail(luma)
 
 
 def _colour(picture: np.ndarray, luma: np.ndarray) -> int:
-    """Two bits for red and two for blue in each of 16 places: much less, less, more, or much more than grey has."""
-    share = (picture[..., [0, 2]] - luma[..., None]).reshape(4, 8, 4, 8, 2).mean((1, 3)) / (luma.mean() + 16)
-    return _packed(np.stack([share > -0.1, share > 0.1], -1))
+    """Two bits each for red and for blue in 16 places: whether it is less, as much, or more than in grey."""
+    beyond = (picture[..., [0, 2]] - luma[..., None]).reshape(4, 8, 4, 8, 2).mean((1, 3)) / (luma.mean() + 16)
+    return _packed(np.stack([beyond > -_COLOURED, beyond > _COLOURED], -1))
+
+
+def _detail(luma: np.ndarray) -> int:
+    """Signs of the waves that are twice as short from left to right as the layout's: they tell words apart."""
+    waves = dctn(luma, norm="ortho")[:8, 8:16]
+    return _packed(waves > _DEAD_ZONE * np.sqrt((waves**2).mean()))
 
 
 def _packed(bits: np.ndarray) -> int:
