@@ -41,7 +41,8 @@ class SourceCopies:
             UserError: the source cannot be read any more.
         """
         try:
-            return copy_shot(self._file(shot["uri"]), start_pts=shot["start_pts"], last_pts=shot["last_pts"])
+            times = {name: shot[name] for name in ("start_pts", "last_pts", "num_frames")}
+            return copy_shot(self._file(shot["uri"]), **times)
         except VideoError as error:
             self._close()
             if error.reason in _GONE:
