@@ -88,7 +88,7 @@ def build_episode(index: int, *, num_scenes: int = 10, seed: int = 0) -> tuple[n
     """Return an episode's frames, (f 128 128 3) uint8 at 24 a second, and its shots.
 
     It begins with a title of its own and the opening, which is the same in every episode. Between its scenes are
-    cuts, and every third time a dissolve.
+    cuts, and every third time a dissolve, if the background changes: a shape alone that dissolves is seen too little.
 
     Args:
         index: of the episode, from 0.
@@ -102,7 +102,8 @@ def build_episode(index: int, *, num_scenes: int = 10, seed: int = 0) -> tuple[n
     total = _CARD_FRAMES
     for number, scene in enumerate([*opening, *own]):
         frames = render(scene, num_frames=_SHOT_FRAMES, height=SIDE, width=SIDE)
-        is_dissolve = number > _NUM_OPENING and number % 3 == 0
+        changes = shots[-1].scene is not None and scene.background != shots[-1].scene.background
+        is_dissolve = number > _NUM_OPENING and number % 3 == 0 and changes
         if is_dissolve:
             share = ((np.arange(_MIXED_FRAMES) + 1) / (_MIXED_FRAMES + 1))[:, None, None, None]
             mixed = pieces[-1][-_MIXED_FRAMES:] * (1 - share) + frames[:_MIXED_FRAMES] * share

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from animatediff import storage
 from animatediff.data import shards
 from animatediff.data.curation.manifest import ShotManifest, ShotShard
-from animatediff.data.curation.selection import REASONS
+from animatediff.data.curation.selection import meaning_of
 from animatediff.data.curation.shot_table import read_rows
 from animatediff.data.ingest import plan as planning
 from animatediff.data.ingest import provenance
@@ -62,7 +62,7 @@ def summary(collection_uri: str, manifest: ShotManifest) -> str:
         "",
         "not selected" if manifest.reasons else "every shot is selected",
     ]
-    lines += [f"  {number:>7} {reason:<18} {REASONS.get(reason, '')}" for reason, number in manifest.reasons.items()]
+    lines += [f"  {number:>7} {reason:<18} {meaning_of(reason)}" for reason, number in manifest.reasons.items()]
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ import html
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 from animatediff import storage
 from animatediff.data.curation import scan_parts
 from animatediff.data.curation.manifest import ShotManifest
-from animatediff.data.curation.selection import REASONS
+from animatediff.data.curation.selection import meaning_of
 from animatediff.data.curation.shot_table import read_rows
 from animatediff.data.ingest.seal import read_quarantine
 from animatediff.errors import UserError
@@ -117,7 +118,7 @@ def _index_row(video: pa.Table, page: str) -> str:
 def _index(manifest: ShotManifest, source_uri: str, lines: list[str], quarantine: list[dict[str, Any]]) -> str:
     reasons = "".join(
         f'<tr><td>{html.escape(reason)}</td><td class="number">{number}</td>'
-        f"<td>{html.escape(REASONS.get(reason, ''))}</td></tr>"
+        f"<td>{html.escape(meaning_of(reason))}</td></tr>"
         for reason, number in manifest.reasons.items()
     )
     rejected = "".join(
@@ -157,7 +158,7 @@ def _shot(row: dict[str, Any], pictures: list[bytes]) -> str:
         f'<span class="border {row["border_before"]}">{row["border_before"]}</span> to '
         f'<span class="border {row["border_after"]}">{row["border_after"]}</span>'
     )
-    repeats = f' of <span class="dim">{html.escape(row["repeats"])}</span>' if row["repeats"] else ""
+    repeats = f" of {_link(row['repeats'])}" if row["repeats"] else ""
     reason = f'<div><span class="reason">{html.escape(row["reason"])}</span>{repeats}</div>' if row["reason"] else ""
     tags = "".join(f'<span class="tag">{html.escape(tag)}</span>' for tag in row["tags"] or ())
     return (
@@ -168,6 +169,11 @@ def _shot(row: dict[str, Any], pictures: list[bytes]) -> str:
         f'<div class="dim">{_time(row["start_s"])} to {_time(row["end_s"])}, {row["num_frames"]} frames<br>{scores}'
         "</div></div></div>"
     )
+
+
+def _link(shot_id: str) -> str:
+    page = _page_name(shot_id.rpartition("@")[0])
+    return f'<a class="dim" href="{html.escape(page)}#{quote(shot_id)}">{html.escape(shot_id)}</a>'
 
 
 def _time(seconds: float) -> str:

@@ -75,13 +75,12 @@ def read_shots(collection_uri: str, unit_ids: Sequence[str]) -> pa.Table:
     Raises:
         UserError: a part is missing or damaged.
     """
+    names = _SCANNED.names
     with ThreadPoolExecutor(storage.PARALLEL_READS) as pool:
-        read = pool.map(
-            lambda unit_id: shards.read_columns(part_uri(collection_uri, unit_id), _SCANNED.names), unit_ids
-        )
-        return pa.concat_tables(
-            [_SCANNED.empty_table(), *(table.select(_SCANNED.names).cast(_SCANNED) for table in read)]
-        )
+        tables = pool.map(lambda unit_id: shards.read_columns(part_uri(collection_uri, unit_id), names), unit_ids)
+        scanned = pa.concat_tables([_SCANNED.empty_table(), *(table.select(names).cast(_SCANNED) for table in tables)])
+    columns = [pa.nulls(len(scanned), field.type) if field.name in _LATER else scanned[field.name] for field in SCHEMA]
+    return pa.table(columns, schema=SCHEMA)
 
 
 def read_previews(collection_uri: str, unit_id: str) -> dict[str, list[bytes]]:

@@ -25,6 +25,19 @@ REASONS = {
 }
 """Why a shot is not taken, in the order in which it is asked: each shot has the first that holds."""
 
+_DECIDED_ELSEWHERE = {
+    "size_changes": "its frames have another size than most of its video's",
+    "not_copied": "its frames cannot be cut out of its video",
+}
+
+
+def meaning_of(reason: str) -> str:
+    """Return in words why a shot with a reason is left out, whoever gave it."""
+    if reason.startswith("caption_"):
+        return "what was answered is no caption; recaption: failed asks again"
+    return REASONS.get(reason) or _DECIDED_ELSEWHERE.get(reason, "")
+
+
 _DECIDED_HERE = {"phashes", "repeats", "selected", "reason", "caption", "tags", "caption_model", "num_bytes", "video"}
 WHERE_COLUMNS = tuple(name for name in SCHEMA.names if name not in _DECIDED_HERE)
 """Columns of the shot table that a condition may use."""
