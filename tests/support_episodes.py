@@ -248,13 +248,20 @@ def build_episode(seed: int, *, num_shots: int = 86, letterbox: int = 0) -> Epis
 
 
 def write_video(
-    path: Path, frames: Iterator[np.ndarray] | np.ndarray, *, codec: str = "libx264", crf: int = 20
+    path: Path,
+    frames: Iterator[np.ndarray] | np.ndarray,
+    *,
+    codec: str = "libx264",
+    crf: int = 20,
+    fps: Fraction = Fraction(24000, 1001),
 ) -> None:
-    """Write frames at 24000/1001 a second, with B-frames and key frames as x264 sets them."""
+    """Write a video with B-frames and key frames as x264 sets them."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=Fraction(24000, 1001))
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream = container.add_stream(codec, rate=fps)
+        stream.pix_fmt = "yuv420p"
         stream.options = {"crf": str(crf), "preset": "veryfast"}
-        for frame in frames:
+        for number, frame in enumerate(frames):
+            if not number:
+                stream.height, stream.width = frame.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
         container.mux(stream.encode())

@@ -7,8 +7,9 @@ import numpy as np
 
 from animatediff.data.clips.resize import crop_and_resize
 from animatediff.data.decoding.decoders import Decoder
-from animatediff.data.decoding.videos import VideoInfo, reproducible_reason
+from animatediff.data.decoding.videos import VideoInfo
 from animatediff.data.quarantine import Reason, VideoError
+from animatediff.data.supervision.failures import is_memory_error, reproducible_reason
 
 # Sources are decoded at no less than this times the wanted size, and `crop_and_resize` does the rest: at the very size,
 # rounding of the aspect ratio moves the picture by a fraction of a pixel (44 dB to a decode at full size, in place of
@@ -16,7 +17,6 @@ from animatediff.data.quarantine import Reason, VideoError
 _OVERSIZE = 2
 # decord returns rubbish at some widths under 100 pixels.
 _MIN_SIDE = 128
-_NO_MEMORY = ("Cannot allocate memory", "bad_alloc", "Memory allocation")
 
 
 OnDecode = Callable[[str, VideoInfo], None]
@@ -128,8 +128,3 @@ def _undecodable(failures: list[str], info: VideoInfo) -> VideoError:
         detail = f"no decoder of decode.decoders is for {info.codec} in {info.container}"
         return VideoError("decode", Reason.CODEC_UNSUPPORTED, detail)
     return VideoError("decode", Reason.DECODE_ERROR, "; ".join(failures))
-
-
-def is_memory_error(error: Exception | str) -> bool:
-    """Whether memory was refused: native libraries say so only in the text of their errors, or as they die."""
-    return isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY)

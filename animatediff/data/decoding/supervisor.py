@@ -1,23 +1,13 @@
 """Decoding in a child process: decoders crash, hang and take all memory, and nothing else may suffer from it."""
 
-from types import TracebackType
-
 from pydantic import Field, field_validator
 
 from animatediff.config import Config
 from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding import decoders
 from animatediff.data.decoding.cut import DecodedClip
-from animatediff.data.decoding.frames import is_memory_error
-from animatediff.data.decoding.process import DecodeProcess, ProcessError
-from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.sources.limits import MAX_PIXELS
-from animatediff.errors import UserError
-
-ATTEMPTS = 3
-"""How often a video is tried whose decoding process dies, since that may come from outside."""
-HANG_ATTEMPTS = 2
-"""Times that a video is tried which takes longer than its deadline."""
+from animatediff.data.supervision.supervisor import Supervisor
 
 
 class DecodeConfig(Config):
@@ -48,10 +38,8 @@ class DecodeConfig(Config):
         return named
 
 
-class DecodeSupervisor:
-    """Cuts videos in a child process that is started when it is needed, and replaced when it fails.
-
-    It is used from one thread, and is a context manager that ends the process.
+class DecodeSupervisor(Supervisor):
+    """Cuts videos in a child process; see `Supervisor`.
 
     Args:
         decode: decoders and limits.
@@ -59,19 +47,7 @@ class DecodeSupervisor:
     """
 
     def __init__(self, decode: DecodeConfig, clips: ClipConfig) -> None:
-        self._decode, self._clips = decode, clips
-        self._child: DecodeProcess | None = None
-
-    def __enter__(self) -> "DecodeSupervisor":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-    @property
-    def child_pid(self) -> int | None:
-        """Process id of the child; None while there is none."""
-        return self._child.pid if self._child else None
+        super().__init__("animatediff.data.decoding.child", decode, clips)
 
     def cut(self, video_id: str, data: bytes) -> list[DecodedClip]:
         """Cut a video into clips; see `cut.cut`.
@@ -81,77 +57,5 @@ class DecodeSupervisor:
                 `HANG_ATTEMPTS` times.
             UserError: the process cannot be started, for example because a decoder is not installed.
         """
-        failures: list[ProcessError] = []
-        while len(failures) < ATTEMPTS and _num_hangs(failures) < HANG_ATTEMPTS:
-            try:
-                return self._cut_once(video_id, data)
-            except ProcessError as failure:
-                failures.append(failure)
-        raise _final_error(failures, self._decode) from failures[-1]
-
-    def close(self) -> None:
-        """End the child process, if there is one."""
-        if self._child:
-            self._child.kill()
-            self._child = None
-
-    def _cut_once(self, video_id: str, data: bytes) -> list[DecodedClip]:
-        """Cut a video in the child; end the child unless it is ready for the next video.
-
-        Raises:
-            ProcessError: the child died or hung.
-        """
-        try:
-            return self._ready_child().cut(video_id, data, self._decode.timeout_s)
-        except BaseException as error:
-            # A child that has raised a `VideoError` is idle again. Otherwise an answer may still come, to the wrong
-            # question, and what a lack of memory leaves behind would narrow the next attempt.
-            if not isinstance(error, VideoError) or error.reason is Reason.OUT_OF_MEMORY:
-                self.close()
-            raise
-
-    def _ready_child(self) -> DecodeProcess:
-        if self._child and self._child.num_files >= self._decode.files_per_child:
-            self.close()
-        if not self._child:
-            self._child = _start(self._decode, self._clips)
-        return self._child
-
-
-def _num_hangs(failures: list[ProcessError]) -> int:
-    return sum(failure.hung for failure in failures)
-
-
-def _final_error(failures: list[ProcessError], decode: DecodeConfig) -> VideoError:
-    """Return why a video is not tried again whose decoding process has died or hung each time."""
-    last = failures[-1]
-    if _num_hangs(failures) == HANG_ATTEMPTS:
-        limit = f"{decode.timeout_s:g} s and twice the video's length"
-        detail = f"{last.busy_with} was not done after {limit}, {HANG_ATTEMPTS} times"
-        return VideoError("decode", Reason.DECODER_HANG, detail)
-    reason = Reason.OUT_OF_MEMORY if is_memory_error(last.last_line) else Reason.DECODER_CRASH
-    last_line = f": {last.last_line}" if last.last_line else ""
-    return VideoError("decode", reason, f"{last.busy_with} {last.how}, {ATTEMPTS} times{last_line}")
-
-
-def _start(decode: DecodeConfig, clips: ClipConfig) -> DecodeProcess:
-    """Return a process that has loaded its decoders.
-
-    Raises:
-        UserError: it cannot.
-    """
-    for attempt in range(1, ATTEMPTS + 1):
-        child = DecodeProcess()
-        try:
-            child.start(decode, clips)
-            return child
-        except ProcessError as error:
-            child.kill()
-            if attempt == ATTEMPTS:
-                raise UserError(
-                    f"the decoding process does not start: it {error.how} {error.last_line}".strip()
-                ) from error
-        except BaseException:
-            child.kill()
-            raise
-    raise AssertionError("the loop returns or raises")
+        clips: list[DecodedClip] = self._ask(video_id, data)
+        return clips

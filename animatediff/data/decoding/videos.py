@@ -1,7 +1,6 @@
 """Videos: what a file's container says, told without decoding more than its first frame."""
 
 import io
-import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -19,6 +18,7 @@ from animatediff.data.decoding.sizes import HeaderChanges, SizeChange, decode_pa
 from animatediff.data.decoding.timeline import Packet, describe, read_timeline
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.sources.limits import MAX_PIXELS
+from animatediff.data.supervision.failures import reproducible_reason
 
 # Of elementary streams that say none, as FFmpeg has it.
 _USUAL_FPS = 25
@@ -122,6 +122,11 @@ class VideoInfo:
     def duration_s(self) -> float:
         """Seconds from the first frame's start to the last one's end."""
         return float(self.timestamps[-1] - self.timestamps[0]) + (1 / self.fps if self.fps else 0.0)
+
+    @property
+    def decoding_s(self) -> float:
+        """Seconds that decoding may take: twice the length, but headers claim years, and decoding goes by frames."""
+        return 2 * min(self.duration_s, float(len(self.pts)))
 
 
 def open_video(data: bytes | BinaryIO) -> Any:
@@ -275,10 +280,3 @@ def _time_base(stream: Any) -> Fraction:
     if not stream.time_base or stream.time_base < 0:
         raise VideoError("probe", Reason.BAD_TIMESTAMPS, f"the time base {stream.time_base} is no duration")
     return Fraction(stream.time_base)
-
-
-def reproducible_reason(error: BaseException | str) -> str:
-    """Return the first line of an error's text, without the clock times and addresses that differ from run to run."""
-    text = str(getattr(error, "strerror", "") or error).strip()
-    text = re.sub(r"\[\d\d:\d\d:\d\d\] ?| @ 0x[0-9a-f]+", "", text)
-    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
 from animatediff.data.decoding.cut import DecodedClip
-from animatediff.data.decoding.supervisor import ATTEMPTS as DECODE_ATTEMPTS
-from animatediff.data.decoding.supervisor import HANG_ATTEMPTS, DecodeSupervisor
+from animatediff.data.decoding.supervisor import DecodeSupervisor
 from animatediff.data.ingest.outage import storage_of
 from animatediff.data.ingest.plan import Unit
 from animatediff.data.quarantine import Reason, Rejection, VideoError
@@ -17,6 +16,8 @@ from animatediff.data.sources.fetching.fetch import ATTEMPTS as FETCH_ATTEMPTS
 from animatediff.data.sources.fetching.fetch import fetch
 from animatediff.data.sources.fetching.reach import is_web
 from animatediff.data.sources.spec import SourceVideo
+from animatediff.data.supervision.supervisor import ATTEMPTS as DECODE_ATTEMPTS
+from animatediff.data.supervision.supervisor import HANG_ATTEMPTS
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from animatediff.data.shots.borders import Border
 from animatediff.data.shots.config import ShotConfig
+from animatediff.data.shots.detectors import Border
 from animatediff.data.shots.shot import BorderKind
 
 

@@ -11,10 +11,9 @@ from animatediff.data.decoding.stream import stream_frames
 from animatediff.data.decoding.videos import VideoInfo, check_times, probe
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.shots.bars import displayed_box, find_bars
-from animatediff.data.shots.borders import Border
 from animatediff.data.shots.config import ShotConfig
 from animatediff.data.shots.describe import describe_take
-from animatediff.data.shots.detectors import BorderDetector, load_detector
+from animatediff.data.shots.detectors import Border, BorderDetector, load_detector
 from animatediff.data.shots.pictures import Shrinker, StoredBox
 from animatediff.data.shots.rules import Take, TakeRules
 from animatediff.data.shots.shot import ScannedVideo, Shot

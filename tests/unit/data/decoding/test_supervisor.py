@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from animatediff.data.clips.config import ClipConfig
-from animatediff.data.decoding import process as decode_process
 from animatediff.data.decoding.cut import cut_clips
 from animatediff.data.decoding.decoders import load_decoders
 from animatediff.data.decoding.supervisor import DecodeConfig, DecodeSupervisor
 from animatediff.data.quarantine import Reason, VideoError
+from animatediff.data.supervision import process as child_process
 from animatediff.errors import UserError
 from tests.fake_decoders import BadAlloc, Chatty, Hang, Hungry, Segfault, Slow
 from tests.support import encode, gradient_frames, mp4
@@ -128,7 +128,7 @@ def test_what_decoders_print_reaches_nobody(capfd):
 
 
 def test_a_stopped_child_is_a_hang_too(plain, monkeypatch):
-    monkeypatch.setattr(decode_process, "_STALL_S", 1)
+    monkeypatch.setattr(child_process, "_STALL_S", 1)
     with DecodeSupervisor(DecodeConfig(), CLIPS) as decoding:
         decoding.cut("a", mp4(8))
         os.kill(decoding.child_pid, signal.SIGSTOP)
@@ -140,7 +140,7 @@ def test_an_interrupted_cut_does_not_answer_the_next(monkeypatch):
         decoding.cut("a", mp4(8))
         first = decoding.child_pid
         with monkeypatch.context() as patch:
-            patch.setattr(decode_process, "wait", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(child_process, "wait", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 decoding.cut("a", mp4(8))
         assert decoding.child_pid is None

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from animatediff.data.shots.borders import Border
 from animatediff.data.shots.config import ShotConfig
+from animatediff.data.shots.detectors import Border
 from animatediff.data.shots.rules import TakeRules
 
 FPS = 24

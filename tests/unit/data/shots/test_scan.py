@@ -193,7 +193,7 @@ class EveryTenth:
     settled = 0
 
     def add(self, picture):
-        from animatediff.data.shots.borders import Border
+        from animatediff.data.shots.detectors import Border
 
         assert picture.shape == (9, 16, 3)
         self.settled += 1

@@ -1,4 +1,4 @@
-"""The parent's side of a decoding process: start, requests, answers, end. `child` is the other side."""
+"""The parent's side of a child process: start, requests, answers, end. `serving` is the other side."""
 
 import contextlib
 import os
@@ -13,15 +13,15 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from animatediff.config import Config
-from animatediff.data.decoding.cut import DecodedClip
-from animatediff.data.decoding.videos import reproducible_reason
+from animatediff.data.supervision.failures import reproducible_reason
 from animatediff.errors import UserError
 
 _START_S = 120.0
 _STALL_S = 60
 _REAP_S = 10.0
 _STDERR_BYTES = 2000
+_FIRST = "the header's reading"
+"""What a child does until it says otherwise."""
 
 
 class ProcessError(Exception):
@@ -30,7 +30,7 @@ class ProcessError(Exception):
     Args:
         how: what happened to it, for a person.
         hung: whether it was the deadline.
-        busy_with: what it was at work with: a decoder's name, where one was.
+        busy_with: what it was at work with, such as a decoder's name.
         last_line: the last line that it printed.
     """
 
@@ -39,50 +39,53 @@ class ProcessError(Exception):
         self.how, self.hung, self.busy_with, self.last_line = how, hung, busy_with, last_line
 
 
-class DecodeProcess:
-    """One decoding process and the socket to it.
+class ChildProcess:
+    """One child process and the socket to it.
+
+    Args:
+        module: what it runs: `serving.serve` with the socket that its only argument numbers.
 
     Raises:
         UserError: Python cannot be executed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, module: str) -> None:
         ours, theirs = socket.socketpair()
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):  # a stopped process neither reads nor writes
             ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", _STALL_S, 0))
         with theirs:
-            self._process = _execute(theirs.fileno())
+            self._process = _execute(module, theirs.fileno())
         self._connection = Connection(ours.detach())
         self._stderr: Any = self._process.stderr
         self._sources: list[Any] = [self._connection, self._stderr]
         self._stderr_tail = b""
-        self._busy_with = "the header's reading"
-        self.num_files = 0
+        self._busy_with = _FIRST
+        self.num_requests = 0
         self.pid = self._process.pid
 
-    def start(self, decode: Config, clips: Config) -> None:
-        """Hand over the configs and wait until the decoders are loaded.
+    def start(self, *settings: Any) -> None:
+        """Hand over what its work depends on, and wait until it is ready.
 
         Raises:
             ProcessError: it died.
-            UserError: a decoder cannot be loaded.
+            UserError: something that the settings name cannot be loaded.
         """
-        self._send((decode, clips))
+        self._send(settings)
         self._receive(time.monotonic() + _START_S)
 
-    def cut(self, video_id: str, data: bytes, timeout_s: float) -> list[DecodedClip]:
-        """Have a video cut.
+    def ask(self, *request: Any, timeout_s: float) -> Any:
+        """Return its answer to a request.
 
         Raises:
             ProcessError: the child died or overran the deadline.
             VideoError: its verdict on the video.
         """
-        self.num_files += 1
-        self._stderr_tail, self._busy_with = b"", "the header's reading"
+        self.num_requests += 1
+        self._stderr_tail, self._busy_with = b"", _FIRST
         deadline = time.monotonic() + timeout_s
-        self._send((video_id, data))
+        self._send(request)
         kind, value = self._receive(deadline)
-        while kind == "decoding":
+        while kind == "busy":
             self._busy_with, extra_s = value
             kind, value = self._receive(deadline + extra_s)
         return value
@@ -149,9 +152,9 @@ class DecodeProcess:
         return reproducible_reason(lines[-1]) if lines else ""
 
 
-def _execute(fd: int) -> subprocess.Popen[bytes]:
+def _execute(module: str, fd: int) -> subprocess.Popen[bytes]:
     # Without the current folder on its path (-P): a file there may bear the name of a module that is needed.
-    command = [sys.executable, "-P", "-m", "animatediff.data.decoding.child", str(fd)]
+    command = [sys.executable, "-P", "-m", module, str(fd)]
     try:
         return subprocess.Popen(
             command,

@@ -1,15 +1,29 @@
 """Detectors: what finds the borders between shots, by name or by an import path, behind one small interface."""
 
 import importlib
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from animatediff.data.shots.borders import Border
 from animatediff.errors import UserError
 
+SoftKind = Literal["dissolve", "fade"]
+
+
+class Border(NamedTuple):
+    """Where one shot ends and the next begins."""
+
+    first: int
+    """First frame that is not the earlier shot's alone."""
+    last: int
+    """First frame that is the later shot's alone; of a cut it is `first`."""
+    kind: Literal["cut"] | SoftKind
+    strength: float
+    """In (0, 1]: of a cut, how much of the contrast no motion explains."""
+
+
 DETECTORS = {
-    "layout": "animatediff.data.shots.borders:BorderFinder",
+    "layout": "animatediff.data.shots.detectors.layout:LayoutDetector",
 }
 """Classes by the names that configs have for them."""
 

@@ -10,13 +10,11 @@ nothing else; on drawn episodes (`tests/support_episodes.py`), see `tests/benchm
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Literal, NamedTuple
 
 import numpy as np
 
 from animatediff.data.scoring.hard_cuts import GRID, layouts, mismatch
-
-BorderKind = Literal["cut", "dissolve", "fade"]
+from animatediff.data.shots.detectors import Border, SoftKind
 
 SIDE = 2 * GRID
 """Height and width of the frames that are looked at, reduced by area, without black bars."""
@@ -52,19 +50,7 @@ no more of the video need be kept."""
 _CHUNK = 128
 
 
-class Border(NamedTuple):
-    """Where one shot ends and the next begins."""
-
-    first: int
-    """First frame that is not the earlier shot's alone."""
-    last: int
-    """First frame that is the later shot's alone; of a cut it is `first`."""
-    kind: BorderKind
-    strength: float
-    """In (0, 1]: of a cut, how much of the contrast no motion explains."""
-
-
-class BorderFinder:
+class LayoutDetector:
     """Finds the borders of a video of any length, from frames in their order; a few hundred are in memory."""
 
     height = width = SIDE
@@ -144,7 +130,7 @@ class BorderFinder:
             for i, strength in _find_cuts(self._pictures, max(1, first), last)
         ]
         for i, step in _find_mixes(self._pictures, first, last):
-            kind: BorderKind = "fade" if is_dark[i - step : i + step + 1].any() else "dissolve"
+            kind: SoftKind = "fade" if is_dark[i - step : i + step + 1].any() else "dissolve"
             self._soft.append(Border(self._offset + i, self._offset + i + 1, kind, 1.0))
         self._follow_darkness(is_dark, first, last)
         keep = max(0, last - _CONTEXT)
@@ -240,5 +226,5 @@ def _joined(run: list[Border], cuts: list[int]) -> Border | None:
     first, last = run[0].first, _end_of(run)
     if last - first < _LEAST_FRAMES or any(first - _TAIL < cut < last + _TAIL for cut in cuts):
         return None
-    kind: BorderKind = "fade" if any(one.kind == "fade" for one in run) else "dissolve"
+    kind: SoftKind = "fade" if any(one.kind == "fade" for one in run) else "dissolve"
     return Border(max(0, first - _TAIL), last + _TAIL, kind, 1.0)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from animatediff.data.shots.borders import SIDE, BorderFinder
+from animatediff.data.shots.detectors.layout import SIDE, LayoutDetector
 from tests.support_episodes import build_episode
 
 
@@ -12,7 +12,7 @@ def small(frames):
 
 def found_in(pictures):
     """All borders, and how far behind the last frame each was told."""
-    finder, borders, latest = BorderFinder(), [], []
+    finder, borders, latest = LayoutDetector(), [], []
     for number, picture in enumerate(pictures):
         before = finder.settled
         new = finder.add(picture)
@@ -73,4 +73,4 @@ def test_no_more_is_kept_than_a_few_hundred_frames():
 
 
 def test_an_empty_video_has_no_borders():
-    assert BorderFinder().finish() == []
+    assert LayoutDetector().finish() == []
