@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.data.clips.config import ClipConfig
+from animatediff.data.clips.crop_box import CropBox
 from animatediff.data.decoding.cut import cut_clips
 from animatediff.data.decoding.decoders import Decoder, load_decoders
 from animatediff.data.decoding.frames import is_memory_error
@@ -54,14 +55,14 @@ def _send(connection: Connection, kind: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class _Server:
-    """Answers a request, a video's id and bytes, by its clips or by why there are none."""
+    """Answers a request, a video's id, bytes and crop, by its clips or by why there are none."""
 
     connection: Connection
     decode: DecodeConfig
     clips: ClipConfig
     decoders: list[Decoder]
 
-    def serve(self, video_id: str, data: bytes) -> None:
+    def serve(self, video_id: str, data: bytes, crop: CropBox | None) -> None:
         start, decode = time.monotonic(), self.decode
 
         def on_decode(name: str, info: VideoInfo) -> None:
@@ -74,7 +75,7 @@ class _Server:
         answer: tuple[str, Any]
         try:
             found = cut_clips(
-                video_id, data, self.clips, self.decoders, max_pixels=decode.max_pixels, on_decode=on_decode
+                video_id, data, self.clips, self.decoders, crop=crop, max_pixels=decode.max_pixels, on_decode=on_decode
             )
             answer = "clips", found
         except VideoError as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.config import Config
+from animatediff.data.clips.crop_box import CropBox
 from animatediff.data.decoding.cut import DecodedClip
 from animatediff.data.decoding.videos import reproducible_reason
 from animatediff.errors import UserError
@@ -70,7 +71,7 @@ class DecodeProcess:
         self._send((decode, clips))
         self._receive(time.monotonic() + _START_S)
 
-    def cut(self, video_id: str, data: bytes, timeout_s: float) -> list[DecodedClip]:
+    def cut(self, video_id: str, data: bytes, crop: CropBox | None, timeout_s: float) -> list[DecodedClip]:
         """Have a video cut.
 
         Raises:
@@ -80,7 +81,7 @@ class DecodeProcess:
         self.num_files += 1
         self._stderr_tail, self._busy_with = b"", "the header's reading"
         deadline = time.monotonic() + timeout_s
-        self._send((video_id, data))
+        self._send((video_id, data, crop))
         kind, value = self._receive(deadline)
         while kind == "decoding":
             self._busy_with, extra_s = value

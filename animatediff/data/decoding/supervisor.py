@@ -6,6 +6,7 @@ from pydantic import Field, field_validator
 
 from animatediff.config import Config
 from animatediff.data.clips.config import ClipConfig
+from animatediff.data.clips.crop_box import CropBox
 from animatediff.data.decoding import decoders
 from animatediff.data.decoding.cut import DecodedClip
 from animatediff.data.decoding.frames import is_memory_error
@@ -73,8 +74,8 @@ class DecodeSupervisor:
         """Process id of the child; None while there is none."""
         return self._child.pid if self._child else None
 
-    def cut(self, video_id: str, data: bytes) -> list[DecodedClip]:
-        """Cut a video into clips; see `cut.cut`.
+    def cut(self, video_id: str, data: bytes, crop: CropBox | None = None) -> list[DecodedClip]:
+        """Cut a video into clips; see `cut.cut_clips`.
 
         Raises:
             VideoError: the video cannot be used. If the process died or hung, that has happened `ATTEMPTS` or
@@ -84,7 +85,7 @@ class DecodeSupervisor:
         failures: list[ProcessError] = []
         while len(failures) < ATTEMPTS and _num_hangs(failures) < HANG_ATTEMPTS:
             try:
-                return self._cut_once(video_id, data)
+                return self._cut_once(video_id, data, crop)
             except ProcessError as failure:
                 failures.append(failure)
         raise _final_error(failures, self._decode) from failures[-1]
@@ -95,14 +96,14 @@ class DecodeSupervisor:
             self._child.kill()
             self._child = None
 
-    def _cut_once(self, video_id: str, data: bytes) -> list[DecodedClip]:
+    def _cut_once(self, video_id: str, data: bytes, crop: CropBox | None) -> list[DecodedClip]:
         """Cut a video in the child; end the child unless it is ready for the next video.
 
         Raises:
             ProcessError: the child died or hung.
         """
         try:
-            return self._ready_child().cut(video_id, data, self._decode.timeout_s)
+            return self._ready_child().cut(video_id, data, crop, self._decode.timeout_s)
         except BaseException as error:
             # A child that has raised a `VideoError` is idle again. Otherwise an answer may still come, to the wrong
             # question, and what a lack of memory leaves behind would narrow the next attempt.

@@ -292,5 +292,5 @@ def _videos_to_retry(
             if row["ordinal"] >= sealed_manifest.num_units:
                 chosen.pop(row["video_id"], None)
             elif row["unit_id"] == units_of[row["video_id"]]:
-                chosen[row["video_id"]] = SourceVideo(row["video_id"], row["uri"], row["caption"])
+                chosen[row["video_id"]] = planning.planned_video(row)
     return list(chosen.values())
