@@ -41,6 +41,7 @@ SCHEMA = pa.schema(
         ("bucket", pa.string()),
         ("flip", pa.bool_()),
         ("caption", pa.string()),
+        ("tags", pa.list_(pa.string())),  # of a tagger, the most important first; null where there are none
         ("latent", pa.binary()),  # unscaled posterior mean
         ("latent_shape", pa.list_(pa.int32())),  # f c h w
         ("latent_dtype", pa.string()),
@@ -54,7 +55,7 @@ SCHEMA = pa.schema(
 )
 
 _LATENT_COLUMNS = ("latent",)
-_LATER_COLUMNS = SourceCrop._fields  # which files of earlier releases have not
+_LATER_COLUMNS = (*SourceCrop._fields, "tags")  # which files of earlier releases have not
 
 
 def to_parquet(table: pa.Table, metadata: dict[str, str]) -> bytes:

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from animatediff.data.clips.crop_box import CropBox
 from animatediff.data.decoding.decoders import load_decoders
 from animatediff.data.decoding.frames import FrameSelection, read_frames
 from animatediff.data.decoding.videos import probe
-from animatediff.data.shots.shot import CropBox
 
 _DECODERS = ("pyav",)  # which knows the timestamps of a copy that begins before its shot
 

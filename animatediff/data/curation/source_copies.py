@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from animatediff.data.clips.crop_box import CropBox
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.shots.copies import copy_shot
-from animatediff.data.shots.shot import CropBox
 from animatediff.data.sources.fetching.open_file import open_video_file
 from animatediff.errors import UserError
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from animatediff.data.clips.config import ClipConfig, bucket_name
-from animatediff.data.clips.plan import ClipPlan, frame_indices_at, plan_clips
+from animatediff.data.clips.crop_box import CropBox
+from animatediff.data.clips.plan import ClipPlan, ResolutionSpan, frame_indices_at, plan_clips
 from animatediff.data.clips.source_crop import SourceCrop
 from animatediff.data.decoding.decoders import Decoder
 from animatediff.data.decoding.frames import FrameSelection, OnDecode, do_nothing, read_frames
@@ -51,6 +52,7 @@ def cut_clips(
     clips: ClipConfig,
     decoders: Sequence[Decoder],
     *,
+    crop: CropBox | None = None,
     max_pixels: int = MAX_PIXELS,
     on_decode: OnDecode = do_nothing,
 ) -> list[DecodedClip]:
@@ -61,6 +63,7 @@ def cut_clips(
         data: the video file.
         clips: how to cut.
         decoders: tried in order until one gives all frames.
+        crop: what is cut out of each picture: the clips are those of a video that has only this.
         max_pixels: of a source frame.
         on_decode: called before each decoder is tried.
 
@@ -73,35 +76,65 @@ def cut_clips(
     """
     info = probe(data, max_pixels=max_pixels)
     check_times(info)
-    plans = plan_clips(info.timestamps, info.resolution_spans, video_id=video_id, config=clips)
+    plans = plan_clips(info.timestamps, _spans(info, crop), video_id=video_id, config=clips)
     if not plans:
         raise VideoError("probe", Reason.TOO_SHORT, _too_short(info, clips))
     found: list[DecodedClip] = []
     for index in sorted({plan.span_index for plan in plans}):
         of_span = [plan for plan in plans if plan.span_index == index]
-        found += _cut_span(data, info.with_size_of_span(index), of_span, decoders, on_decode)
+        cutting = _Cutting(data, info.with_size_of_span(index), crop, decoders, on_decode)
+        found += cutting.clips(of_span)
     return sorted(found, key=lambda clip: clip.index)
 
 
-def _cut_span(
-    data: bytes,
-    info: VideoInfo,
-    plans: Sequence[ClipPlan],
-    decoders: Sequence[Decoder],
-    on_decode: OnDecode,
-) -> list[DecodedClip]:
-    """Return the clips that are cut from frames of one size."""
-    wanted = np.concatenate([_cropped_frames(plan, info) for plan in plans])
-    # Overlapping clips share frames, mirrored ones their crops as well: each is made once.
-    distinct, places = np.unique(wanted, axis=0, return_inverse=True)
-    crop_boxes = None if plans[0].crop_boxes is None else distinct[:, 1:]
-    selection = FrameSelection(distinct[:, 0].astype(int), plans[0].height, plans[0].width, crop_boxes)
-    frames, decoder = read_frames(data, info, selection, decoders, on_decode=on_decode)
-    places_of_clips = places.reshape(len(plans), -1)  # (clips f): where in `frames` a clip's frames are
-    return [
-        _to_decoded_clip(plan, frames[places_of_clip], info, decoder)
-        for plan, places_of_clip in zip(plans, places_of_clips, strict=True)
-    ]
+def _spans(info: VideoInfo, crop: CropBox | None) -> Sequence[ResolutionSpan]:
+    """Return the stretches of frames of one size, with the size of what is cut out.
+
+    Raises:
+        VideoError: the crop does not lie in a picture.
+    """
+    if crop is None:
+        return info.resolution_spans
+    for span in info.resolution_spans:
+        if crop.x + crop.w > span.width or crop.y + crop.h > span.height:
+            detail = f"it is to be cropped to {tuple(crop)} (x, y, width, height) and has {span.width}x{span.height}"
+            raise VideoError("probe", Reason.SIZE_CHANGES, detail)
+    return [ResolutionSpan(span.first_frame, crop.w, crop.h) for span in info.resolution_spans]
+
+
+@dataclass(frozen=True)
+class _Cutting:
+    """How the frames of one size of a video become clips."""
+
+    data: bytes
+    info: VideoInfo
+    crop: CropBox | None
+    decoders: Sequence[Decoder]
+    on_decode: OnDecode
+
+    def clips(self, plans: Sequence[ClipPlan]) -> list[DecodedClip]:
+        """Return the planned clips."""
+        wanted = np.concatenate([_cropped_frames(plan, self.info) for plan in plans])
+        # Overlapping clips share frames, mirrored ones their crops as well: each is made once.
+        distinct, places = np.unique(wanted, axis=0, return_inverse=True)
+        crop_boxes = None if plans[0].crop_boxes is None else distinct[:, 1:]
+        selection = FrameSelection(
+            distinct[:, 0].astype(int), plans[0].height, plans[0].width, crop_boxes, region=self.crop
+        )
+        frames, decoder = read_frames(self.data, self.info, selection, self.decoders, on_decode=self.on_decode)
+        places_of_clips = places.reshape(len(plans), -1)  # (clips f): where in `frames` a clip's frames are
+        return [
+            self._clip(plan, frames[places_of_clip], decoder)
+            for plan, places_of_clip in zip(plans, places_of_clips, strict=True)
+        ]
+
+    def _clip(self, plan: ClipPlan, frames: np.ndarray, decoder: str) -> DecodedClip:
+        if plan.flip:
+            frames = np.ascontiguousarray(frames[:, :, ::-1])
+        info, crop = self.info, self.crop
+        start, end = float(plan.times[0]), float(plan.times[-1])
+        source_crop = SourceCrop.of(plan, source=(crop.h, crop.w) if crop else (info.height, info.width))
+        return DecodedClip(plan.index, frames, plan.flip, start, end, info.fps, source_crop, score(frames), decoder)
 
 
 def _cropped_frames(plan: ClipPlan, info: VideoInfo) -> np.ndarray:
@@ -118,11 +151,3 @@ def _too_short(info: VideoInfo, clips: ClipConfig) -> str:
     takes = f"{steps / clips.fps:.2f} s" if clips.fps else f"{steps * clips.stride + 1} frames"
     length_s = info.timestamps[-1] - info.timestamps[0]
     return f"{len(info.pts)} frames in {length_s:.2f} s, one clip takes {takes}"
-
-
-def _to_decoded_clip(plan: ClipPlan, frames: np.ndarray, info: VideoInfo, decoder: str) -> DecodedClip:
-    if plan.flip:
-        frames = np.ascontiguousarray(frames[:, :, ::-1])
-    start, end = float(plan.times[0]), float(plan.times[-1])
-    crop = SourceCrop.of(plan, source=(info.height, info.width))
-    return DecodedClip(plan.index, frames, plan.flip, start, end, info.fps, crop, score(frames), decoder)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from animatediff.data.clips.crop_box import CropBox
 from animatediff.data.clips.resize import crop_and_resize
 from animatediff.data.decoding.decoders import Decoder
 from animatediff.data.decoding.videos import VideoInfo
@@ -38,6 +39,8 @@ class FrameSelection:
     width: int
     crop_boxes: np.ndarray | None = None
     """(k, 4) x, y, w, h in pixels of the source: what each is cropped to. None: to the centre."""
+    region: CropBox | None = None
+    """What is cut out of each picture first, to the pixel: it is the source, then."""
 
 
 def read_frames(
@@ -81,19 +84,28 @@ def read_frames(
 
 
 def _decode_and_resize(decoder: Decoder, data: bytes, info: VideoInfo, selection: FrameSelection) -> np.ndarray:
-    height, width, boxes = selection.height, selection.width, selection.crop_boxes
+    height, width, boxes, region = selection.height, selection.width, selection.crop_boxes, selection.region
     distinct, repeats = np.unique(selection.indices, return_counts=True)
-    crops = [None] * len(selection.indices) if boxes is None else list(boxes / ([info.width, info.height] * 2))
+    crops = (
+        [None] * len(selection.indices)
+        if boxes is None
+        else list(boxes / ([*(region[2:] if region else (info.width, info.height))] * 2))
+    )
     smallest = None if boxes is None else boxes[:, 2:].min(axis=0).tolist()
     decode_height, decode_width = decode_size(info, height=height, width=width, crop=smallest)
+    if region:  # a smaller picture's pixels would mix what is within it and without
+        decode_height, decode_width = info.height, info.width
     frames = decoder.frames(data, info, distinct, height=decode_height, width=decode_width)
     # One at a time, so that the larger ones need not be in memory together.
     given = zip(_exactly(len(distinct), frames), repeats.tolist(), strict=True)
     repeated = (frame for frame, times in given for _ in range(times))
-    fitted = [
-        crop_and_resize(f, height=height, width=width, crop=crop) for f, crop in zip(repeated, crops, strict=True)
-    ]
+    sources = (_cut_out(frame, region) if region else frame for frame in repeated)
+    fitted = [crop_and_resize(f, height=height, width=width, crop=crop) for f, crop in zip(sources, crops, strict=True)]
     return np.stack(fitted)
+
+
+def _cut_out(frame: np.ndarray, region: CropBox) -> np.ndarray:
+    return np.ascontiguousarray(frame[region.y : region.y + region.h, region.x : region.x + region.w])
 
 
 def _exactly(number: int, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -4,6 +4,7 @@ from pydantic import Field, field_validator
 
 from animatediff.config import Config
 from animatediff.data.clips.config import ClipConfig
+from animatediff.data.clips.crop_box import CropBox
 from animatediff.data.decoding import decoders
 from animatediff.data.decoding.cut import DecodedClip
 from animatediff.data.sources.limits import MAX_PIXELS
@@ -49,13 +50,13 @@ class DecodeSupervisor(Supervisor):
     def __init__(self, decode: DecodeConfig, clips: ClipConfig) -> None:
         super().__init__("animatediff.data.decoding.child", decode, clips)
 
-    def cut(self, video_id: str, data: bytes) -> list[DecodedClip]:
-        """Cut a video into clips; see `cut.cut`.
+    def cut(self, video_id: str, data: bytes, crop: CropBox | None = None) -> list[DecodedClip]:
+        """Cut a video into clips; see `cut.cut_clips`.
 
         Raises:
             VideoError: the video cannot be used. If the process died or hung, that has happened `ATTEMPTS` or
                 `HANG_ATTEMPTS` times.
             UserError: the process cannot be started, for example because a decoder is not installed.
         """
-        clips: list[DecodedClip] = self._ask(video_id, data)
+        clips: list[DecodedClip] = self._ask(video_id, data, crop)
         return clips

@@ -12,8 +12,8 @@ from animatediff.data.decoding.supervisor import DecodeSupervisor
 from animatediff.data.ingest.outage import storage_of
 from animatediff.data.ingest.plan import Unit
 from animatediff.data.quarantine import Reason, Rejection, VideoError
-from animatediff.data.sources.fetching.fetch import ATTEMPTS as FETCH_ATTEMPTS
-from animatediff.data.sources.fetching.fetch import fetch
+from animatediff.data.shots.copies.fetching import fetch_video
+from animatediff.data.sources.fetching.attempts import ATTEMPTS as FETCH_ATTEMPTS
 from animatediff.data.sources.fetching.reach import is_web
 from animatediff.data.sources.spec import SourceVideo
 from animatediff.data.supervision.supervisor import ATTEMPTS as DECODE_ATTEMPTS
@@ -214,7 +214,7 @@ class _Fetching:
     def fetch(self, uri: str) -> _Fetched:
         """Return a video's bytes, or why there are none."""
         try:
-            return _Fetched(fetch(uri, max_bytes=self.max_bytes, trusted=self.trusted), None)
+            return _Fetched(fetch_video(uri, max_bytes=self.max_bytes, trusted=self.trusted), None)
         except VideoError as error:
             return _Fetched(None, error)
 
@@ -223,7 +223,7 @@ def _cut(video: SourceVideo, fetched: _Fetched, supervisor: DecodeSupervisor) ->
     if fetched.error is not None:
         raise fetched.error
     assert fetched.data is not None
-    return supervisor.cut(video.video_id, fetched.data)
+    return supervisor.cut(video.video_id, fetched.data, video.crop)
 
 
 def _reject(unit: Unit, video: SourceVideo, error: VideoError, data: bytes | None, digest: str | None) -> Rejection:

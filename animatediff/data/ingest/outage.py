@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 from animatediff.data.ingest import plan
 from animatediff.data.ingest.plan import Unit
 from animatediff.data.quarantine import Reason, VideoError
-from animatediff.data.sources.fetching.fetch import fetch
+from animatediff.data.shots.copies.fetching import fetch_video
 from animatediff.data.sources.fetching.reach import is_web
-from animatediff.data.sources.uris import parse_locator
+from animatediff.data.sources.uris import parse_locator, parse_shot_part
 
 # Videos that are tried: of the storages that failed, and of other web servers. One of each lot that works is enough.
 _MOST_SAME, _MOST_OTHERS = 3, 4
@@ -28,7 +28,7 @@ def storage_works(dataset_uri: str, unit: Unit, *, max_bytes: int, trusted: bool
     Args:
         dataset_uri: the dataset, whose plan names the videos.
         unit: none of its videos could be fetched.
-        max_bytes: of a file, as `fetch` takes it.
+        max_bytes: of a file, as `fetch_video` takes it.
         trusted: whether rows may point anywhere, as `SourceConfig.trusted` says.
 
     Raises:
@@ -39,7 +39,7 @@ def storage_works(dataset_uri: str, unit: Unit, *, max_bytes: int, trusted: bool
 
 def _answers(uri: str, max_bytes: int, trusted: bool) -> bool:
     try:
-        fetch(uri, max_bytes=max_bytes, trusted=trusted, attempts=1)
+        fetch_video(uri, max_bytes=max_bytes, trusted=trusted, attempts=1)
     except VideoError as error:
         return error.reason is Reason.TOO_LARGE  # which it said
     return True
@@ -93,8 +93,9 @@ def _from_all_over(uris: list[str]) -> list[str]:
 
 
 def _file(uri: str) -> str:
-    part = parse_locator(uri)
-    return part.uri if part else uri
+    shot = parse_shot_part(uri)
+    part = parse_locator(shot.uri if shot else uri)
+    return part.uri if part else shot.uri if shot else uri
 
 
 def storage_of(uri: str) -> str:

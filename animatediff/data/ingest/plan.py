@@ -6,16 +6,18 @@ ever in memory as a whole, only eight bytes a video.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from animatediff import storage
 from animatediff.data import quarantine, shards
+from animatediff.data.clips.crop_box import CropBox
 from animatediff.data.ingest.id_set import IdSet
 from animatediff.data.quarantine import Reason, Rejection
 from animatediff.data.sources.spec import SourceVideo
@@ -42,6 +44,10 @@ _SCHEMA = pa.schema(
         ("caption", pa.string()),
     ]
 )
+
+
+_OF_SHOTS = pa.schema([*((f"crop_{side}", pa.int32()) for side in CropBox._fields), ("tags", pa.list_(pa.string()))])
+"""Further columns of a file whose videos are shots of a curated collection."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +99,18 @@ def read_unit(dataset_uri: str, ref: UnitRef) -> Unit:
     rows = _cached_plan_file(dataset_uri, ref.plan_file)
     ordinals = rows["ordinal"].to_numpy()
     start, end = np.searchsorted(ordinals, [ref.ordinal, ref.ordinal + 1]).tolist()
-    videos = rows.slice(start, end - start).select(["video_id", "uri", "caption"]).to_pylist()
+    videos = rows.slice(start, end - start).to_pylist()
     for video, unredacted_uri in zip(videos, ref.unredacted_uris, strict=False):
         video["uri"] = unredacted_uri or video["uri"]
-    return Unit(ref.ordinal, ref.unit_id, tuple(SourceVideo(**video) for video in videos))
+    return Unit(ref.ordinal, ref.unit_id, tuple(map(planned_video, videos)))
+
+
+def planned_video(row: Mapping[str, Any]) -> SourceVideo:
+    """Return the video of a row of the plan."""
+    crop = None
+    if row.get("crop_x") is not None:
+        crop = CropBox(*(row[f"crop_{side}"] for side in CropBox._fields))
+    return SourceVideo(row["video_id"], row["uri"], row["caption"], crop=crop, tags=tuple(row.get("tags") or ()))
 
 
 # Units of a file follow one another to the workers.
@@ -233,14 +247,26 @@ def _objection(video: SourceVideo, *, is_first_with_its_id: bool, needs_caption:
 
 def _unit_id(dataset_key: str, ordinal: int, videos: tuple[SourceVideo, ...]) -> str:
     # Not their URIs: the same collection at another place gives the same bytes.
-    content = repr((dataset_key, ordinal, [(video.video_id, video.caption) for video in videos]))
+    content = repr((dataset_key, ordinal, [(video.video_id, video.caption, *_of_shot(video)) for video in videos]))
     return f"{ordinal:07d}-{hashlib.sha256(content.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def _of_shot(video: SourceVideo) -> tuple[object, ...]:
+    """Return what only shots have; empty for other videos."""
+    return (video.crop, video.tags) if video.crop or video.tags else ()
 
 
 def _to_table(units: list[Unit]) -> pa.Table:
     videos = [(unit, video) for unit in units for video in unit.videos]
     rows = [(unit.ordinal, unit.unit_id, v.video_id, printable_uri(v.uri), v.caption) for unit, v in videos]
-    return pa.table([pa.array(column) for column in zip(*rows, strict=True)], names=_SCHEMA.names).cast(_SCHEMA)
+    table = pa.table([pa.array(column) for column in zip(*rows, strict=True)], names=_SCHEMA.names).cast(_SCHEMA)
+    if not any(_of_shot(video) for _, video in videos):
+        return table
+    crops = zip(*(video.crop or (None,) * len(CropBox._fields) for _, video in videos), strict=True)
+    columns = [*map(list, crops), [list(video.tags) for _, video in videos]]
+    for field, values in zip(_OF_SHOTS, columns, strict=True):
+        table = table.append_column(field, pa.array(values, field.type))
+    return table
 
 
 def _refs(rows: pa.Table, plan_file: str) -> Iterator[UnitRef]:

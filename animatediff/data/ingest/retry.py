@@ -40,5 +40,5 @@ def videos_with_reasons(
             if row["ordinal"] >= num_sealed:
                 chosen.pop(row["video_id"], None)
             elif row["unit_id"] == units_of[row["video_id"]]:
-                chosen[row["video_id"]] = SourceVideo(row["video_id"], row["uri"], row["caption"])
+                chosen[row["video_id"]] = planning.planned_video(row)
     return list(chosen.values())

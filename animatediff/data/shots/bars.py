@@ -11,10 +11,10 @@ import av
 import numpy as np
 from PIL import Image
 
+from animatediff.data.clips.crop_box import CropBox
 from animatediff.data.decoding.sizes import decode_packet
 from animatediff.data.decoding.videos import VideoInfo, open_video
 from animatediff.data.shots.pictures import StoredBox
-from animatediff.data.shots.shot import CropBox
 
 _FRAMES = 40
 _APART = 12

@@ -2,9 +2,8 @@
 
 import io
 
-from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.decoding.videos import VideoInfo
-from animatediff.data.shots.config import ShotConfig
+from animatediff.data.shots.config import ScanLimits, ShotConfig
 from animatediff.data.shots.detectors import load_detector
 from animatediff.data.shots.scan import scan_video
 from animatediff.data.shots.shot import ScannedVideo
@@ -15,7 +14,7 @@ _BYTES_PER_S = 4_000_000
 """The slowest storage that is waited for: a gigabyte has four minutes."""
 
 
-def _prepare(decode: DecodeConfig, config: ShotConfig) -> Work:
+def _prepare(limits: ScanLimits, config: ShotConfig) -> Work:
     load_detector(config.detector)
 
     def scan(on_busy: OnBusy, uri: str, trusted: bool) -> ScannedVideo:
@@ -27,7 +26,7 @@ def _prepare(decode: DecodeConfig, config: ShotConfig) -> Work:
                 # The file is read again to decode it.
                 on_busy("the scan", 2 * reading_s + info.decoding_s)
 
-            return scan_video(file, config, max_pixels=decode.max_pixels, on_header=on_header)
+            return scan_video(file, config, max_pixels=limits.max_pixels, on_header=on_header)
 
     return scan
 

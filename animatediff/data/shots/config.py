@@ -4,6 +4,20 @@ from pydantic import Field, field_validator, model_validator
 
 from animatediff.config import Config
 from animatediff.data.shots.detectors import DETECTORS
+from animatediff.data.sources.limits import MAX_PIXELS
+
+
+class ScanLimits(Config):
+    """What looking through one video may take. It decides nothing of the shots."""
+
+    timeout_s: float = Field(30.0, gt=0)
+    """Seconds for one video, to which twice its length is added, and what reading it twice takes at 4 MB a second."""
+    memory_mb: int = Field(2048, ge=64)
+    """More is out_of_memory."""
+    max_pixels: int = Field(MAX_PIXELS, ge=1)
+    """Pixels of a frame; a larger one is too_large."""
+    files_per_child: int = Field(100, ge=1)
+    """Videos that one process scans before a fresh one takes over, because decoders leak."""
 
 
 class ShotConfig(Config):

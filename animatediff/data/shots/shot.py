@@ -1,19 +1,12 @@
 """A shot: an uninterrupted take of a video, and what one look at its frames tells of it."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
+
+from animatediff.data.clips.crop_box import CropBox
 
 BorderKind = Literal["cut", "dissolve", "fade", "start", "end", "split"]
 """What a shot begins or ends with: `start` and `end` are the video's own, a `split` divides a shot that is too long."""
-
-
-class CropBox(NamedTuple):
-    """The part of a picture that is no bar, in pixels of the picture as it is displayed: upright and square."""
-
-    x: int
-    y: int
-    w: int
-    h: int
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Scanning in a child process, which opens the file by itself: the parent never holds more than the result."""
 
-from animatediff.data.decoding.supervisor import DecodeConfig
-from animatediff.data.shots.config import ShotConfig
+from animatediff.data.shots.config import ScanLimits, ShotConfig
 from animatediff.data.shots.shot import ScannedVideo
 from animatediff.data.supervision.supervisor import Supervisor
 
@@ -11,12 +10,11 @@ class ShotSupervisor(Supervisor):
 
     Args:
         config: how shots are found and cut.
-        decode: limits of one video: to `timeout_s` twice its length is added, and what reading it twice takes at 4 MB a
-            second. `decoders` are not asked: all frames in their order are FFmpeg's own.
+        limits: of one video.
     """
 
-    def __init__(self, config: ShotConfig, decode: DecodeConfig) -> None:
-        super().__init__("animatediff.data.shots.child", decode, config)
+    def __init__(self, config: ShotConfig, limits: ScanLimits) -> None:
+        super().__init__("animatediff.data.shots.child", limits, config)
 
     def scan(self, uri: str, *, trusted: bool = False) -> ScannedVideo:
         """Return a video's shots; see `scan.scan_video`.

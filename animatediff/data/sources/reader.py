@@ -6,6 +6,7 @@ from itertools import chain, islice
 from animatediff import storage
 from animatediff.data.sources.collections.folder import read_folder
 from animatediff.data.sources.collections.not_taken import NonVideoFileCounts, kind_of
+from animatediff.data.sources.collections.shots import find_manifest, read_shots
 from animatediff.data.sources.collections.tars import read_tars
 from animatediff.data.sources.fetching.reach import is_chain
 from animatediff.data.sources.files import errors_named, is_file, root_of, suffix_of
@@ -70,6 +71,10 @@ def _take(videos: Iterator[SourceVideo]) -> list[SourceVideo]:
 
 def _read(source: SourceConfig, not_taken: NonVideoFileCounts) -> Iterator[SourceVideo]:
     source = _absolute(source)
+    may_be_shots = source.format == "auto" and is_file(source.uri) and suffix_of(source.uri) not in _FORMATS
+    if may_be_shots and (manifest := find_manifest(source.uri)) is not None:
+        _refuse_unused(source, "shots")
+        return read_shots(source, manifest)
     kind = _kind_of(source.uri) if source.format == "auto" else source.format
     if kind in ("csv", "tsv", "webvid", "jsonl") or not _is_folder(source.uri, kind):
         return _read_files(source, kind, expand(source.uri, not_taken), root_of(source.uri), not_taken)
@@ -136,7 +141,7 @@ def _read_table(uri: str, source: SourceConfig, kind: str) -> Iterator[SourceVid
 
 def _refuse_unused(source: SourceConfig, kind: str) -> None:
     """Refuse settings that would change nothing: they are mistakes."""
-    is_table = kind not in ("folder", "webdataset")
+    is_table = kind not in ("folder", "webdataset", "shots")
     unused = [] if is_table or source.videos_uri is None else ["videos_uri"]
     names = (["bytes"] if kind != "parquet" else []) if is_table else ["id", "video", "bytes"]
     names += ["video"] if kind == "webvid" else []

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from pydantic import field_validator
 
 from animatediff.config import Config
+from animatediff.data.clips.crop_box import CropBox
 from animatediff.data.quarantine import Reason
 from animatediff.uris import Uri
 
@@ -40,11 +41,15 @@ class SourceVideo:
     """As `clean_caption` leaves it; empty when the source has none."""
     fault: Fault | None = field(default=None, compare=False)
     """Why it cannot be used, where reading the source shows it; it does not count where videos are compared."""
+    crop: CropBox | None = None
+    """What is cut out of its picture before clips are; None for the whole picture."""
+    tags: tuple[str, ...] = ()
+    """Those of a tagger, the most important first, where the source has some."""
 
     @property
     def num_chars(self) -> int:
         """Characters of all that is kept of the video."""
-        return len(self.video_id) + len(self.uri) + len(self.caption)
+        return len(self.video_id) + len(self.uri) + len(self.caption) + sum(map(len, self.tags))
 
 
 class Columns(Config):
@@ -66,7 +71,8 @@ class SourceConfig(Config):
     uri: Uri
     """A table, a folder or tars; a pattern (`*.tar`, `{00000..00099}.tar`) names several files."""
     format: Literal["auto", "webvid", "csv", "tsv", "jsonl", "parquet", "folder", "webdataset"] = "auto"
-    """auto goes by the file's suffix, a CSV's columns, and what a folder holds."""
+    """auto goes by the file's suffix, a CSV's columns, and what a folder holds. The folder of a curated collection is
+    told by its manifest."""
     videos_uri: Uri | None = None
     """Folder that a table's relative paths start from; default: the table's own, for WebVid `videos` beside it."""
     columns: Columns = Columns()

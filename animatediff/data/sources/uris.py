@@ -15,6 +15,8 @@ _PARQUET_CELL = re.compile(
     r"(?P<uri>.+)#group=(?P<group>\d{1,18})&row=(?P<row>\d{1,18})&column=(?P<column>[^&#]+)", re.DOTALL | re.ASCII
 )
 
+_SHOT_PART = re.compile(r"(?P<uri>.+)#pts=(?P<start>-?\d{1,18}),(?P<last>-?\d{1,18})", re.DOTALL | re.ASCII)
+
 _SIGNATURE = re.compile(r"x-(amz|goog|ms)-signature|signature|sig", re.IGNORECASE)
 _ALWAYS_SECRET = re.compile(r"x-(amz|goog|ms)-.*|.*(secret|password|credential|signature).*|sig|expires", re.IGNORECASE)
 
@@ -44,6 +46,26 @@ class ParquetCell(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.uri}#group={self.group}&row={self.row}&column={quote(self.column, safe='')}"
+
+
+class ShotPart(NamedTuple):
+    """A shot of a video."""
+
+    uri: str
+    """Of the video: a file, or a part of one named by a fragment."""
+    start_pts: int
+    """Timestamp of the shot's first frame, in the time base of the video's stream."""
+    last_pts: int
+    """Timestamp of its last frame."""
+
+    def __str__(self) -> str:
+        return f"{self.uri}#pts={self.start_pts},{self.last_pts}"
+
+
+def parse_shot_part(uri: str) -> ShotPart | None:
+    """Return the shot of a video that `uri` names; None when it names a video."""
+    match = _SHOT_PART.fullmatch(uri) if "#pts=" in uri else None
+    return ShotPart(match["uri"], int(match["start"]), int(match["last"])) if match else None
 
 
 def parse_locator(uri: str) -> TarMember | ParquetCell | None:

@@ -68,6 +68,7 @@ class Encode(Stage[DecodedWork, UnitResult]):
             "bucket": decoded.bucket,
             "flip": decoded.flip,
             "caption": clip.video.caption,
+            "tags": list(clip.video.tags) or None,
             "latent": latents.tobytes(),
             "latent_shape": list(latents.shape),
             "latent_dtype": str(latents.dtype),

@@ -16,7 +16,7 @@ from animatediff.data.decoding.frames import FrameSelection, read_frames
 from animatediff.data.decoding.videos import probe
 from animatediff.data.manifest import check_shards, read_manifest
 from animatediff.data.quarantine import Reason, VideoError
-from animatediff.data.sources.fetching.fetch import fetch
+from animatediff.data.shots.copies.fetching import fetch_video
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig
 from animatediff.errors import UserError
@@ -67,7 +67,7 @@ def _read_source(source: SourceConfig) -> str:
     if video is None:
         raise UserError(f"{printable_uri(source.uri)} names no video")
     try:
-        fetch(video.uri, max_bytes=_MOST_VIDEO_BYTES, trusted=source.trusted, attempts=1)
+        fetch_video(video.uri, max_bytes=_MOST_VIDEO_BYTES, trusted=source.trusted, attempts=1)
     except VideoError as error:
         if error.reason is not Reason.TOO_LARGE:  # which says that it is there
             raise UserError(f"{printable_uri(video.uri)}: {error.detail}") from error

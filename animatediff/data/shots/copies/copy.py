@@ -7,11 +7,12 @@ from typing import BinaryIO
 import av
 import numpy as np
 
-from animatediff.data.decoding.videos import find_stream, open_video, probe, reproducible_reason
+from animatediff.data.decoding.videos import find_stream, open_video, probe
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.shots.copies.lossless import encode_lossless
 from animatediff.data.shots.copies.mp4 import mux
 from animatediff.data.shots.copies.packets import ShotPackets, read_shot_packets
+from animatediff.data.supervision.failures import reproducible_reason
 
 _MAX_PREROLL = 2000
 """Frames between the key frame and the shot. Where there are more, the file is one key frame and what follows it."""

@@ -64,7 +64,7 @@ def test_too_large_a_file_is_not_read(tmp_path, supervisor):
 
 def test_one_failing_fetch_is_a_row_but_an_outage_is_not(tmp_path, supervisor, monkeypatch):
     unit = make_unit(tmp_path, {"good": mp4(20), "bad": mp4(20)})
-    real = units.fetch
+    real = units.fetch_video
 
     def failing(names):
         def fetch(uri, *, max_bytes, trusted):
@@ -74,10 +74,10 @@ def test_one_failing_fetch_is_a_row_but_an_outage_is_not(tmp_path, supervisor, m
 
         return fetch
 
-    monkeypatch.setattr(units, "fetch", failing(("bad",)))
+    monkeypatch.setattr(units, "fetch_video", failing(("bad",)))
     result = decode(unit, supervisor)
     assert [(r.video_id, r.reason, r.attempts) for r in result.rejections] == [("bad", Reason.FETCH_ERROR, 6)]
-    monkeypatch.setattr(units, "fetch", failing(("good", "bad")))
+    monkeypatch.setattr(units, "fetch_video", failing(("good", "bad")))
     with pytest.raises(UserError, match="no video of unit u can be fetched, nor others .*, is the storage down"):
         decode(unit, supervisor)
     asked = []
@@ -90,7 +90,7 @@ def test_one_failing_fetch_is_a_row_but_an_outage_is_not(tmp_path, supervisor, m
 def test_a_store_that_is_away_for_a_while_costs_no_video(tmp_path, supervisor, monkeypatch, num_before):
     """As it is seen from a machine that is cut off: at first some videos come, then none, then all."""
     unit = make_unit(tmp_path, {name: mp4(20) for name in ("one", "two", "three")})
-    real, calls = units.fetch, []
+    real, calls = units.fetch_video, []
 
     def fetch(uri, **bounds):
         calls.append(uri)
@@ -101,7 +101,7 @@ def test_a_store_that_is_away_for_a_while_costs_no_video(tmp_path, supervisor, m
     def is_outage(unit):
         return units._Fetching(10_000_000, False).fetch(unit.videos[0].uri).error is not None
 
-    monkeypatch.setattr(units, "fetch", fetch)
+    monkeypatch.setattr(units, "fetch_video", fetch)
     monkeypatch.setattr(units, "_LOOK_AGAIN_S", 0.01)
     monkeypatch.setattr(units, "_FETCHED_AHEAD", 1)
     undisturbed = units.decode_unit(unit, supervisor, max_bytes=10_000_000, is_outage=is_outage, max_outage_s=60)
@@ -117,14 +117,14 @@ def test_a_store_that_is_away_for_a_while_costs_no_video(tmp_path, supervisor, m
 def test_a_video_that_never_comes_costs_no_other_and_no_waiting(tmp_path, supervisor, monkeypatch):
     """A file that is not there, or too large, is an answer of its store as well."""
     unit = make_unit(tmp_path, {"bad": mp4(20), "good": mp4(20), "gone": None})
-    real = units.fetch
+    real = units.fetch_video
 
     def fetch(uri, **bounds):
         if uri.endswith("bad"):
             raise VideoError("fetch", Reason.FETCH_ERROR, "403")
         return real(uri, **bounds)
 
-    monkeypatch.setattr(units, "fetch", fetch)
+    monkeypatch.setattr(units, "fetch_video", fetch)
     result = units.decode_unit(unit, supervisor, max_bytes=10_000_000, max_outage_s=600)
     assert [(r.video_id, r.reason) for r in result.rejections] == [
         ("bad", Reason.FETCH_ERROR),
@@ -136,14 +136,14 @@ def test_a_store_that_is_gone_for_good_puts_its_videos_aside(tmp_path, superviso
     unit = make_unit(tmp_path, {"good": mp4(20)})
     away = SourceVideo("away", "s3://gone/away.mp4", "a bar")
     unit = Unit(0, "u", (*unit.videos, away))
-    real = units.fetch
+    real = units.fetch_video
 
     def fetch(uri, **bounds):
         if uri.startswith("s3://"):
             raise VideoError("fetch", Reason.FETCH_ERROR, "no route to host")
         return real(uri, **bounds)
 
-    monkeypatch.setattr(units, "fetch", fetch)
+    monkeypatch.setattr(units, "fetch_video", fetch)
     result = units.decode_unit(unit, supervisor, max_bytes=10_000_000, max_outage_s=None)
     assert [r.video_id for r in result.rejections] == ["away"]
     # Another store of the same unit works, which says nothing about this one.
@@ -162,14 +162,14 @@ def test_secrets_of_an_address_stay_out_of_the_quarantine(supervisor):
 def test_videos_are_fetched_ahead_but_never_all(tmp_path, supervisor, monkeypatch):
     unit = make_unit(tmp_path, {f"v{i}": mp4(20) for i in range(20)})
     fetched, most = [], []
-    real_fetch, real_cut = units.fetch, supervisor.cut
-    monkeypatch.setattr(units, "fetch", lambda uri, **kw: (fetched.append(uri), real_fetch(uri, **kw))[1])
+    real_fetch, real_cut = units.fetch_video, supervisor.cut
+    monkeypatch.setattr(units, "fetch_video", lambda uri, **kw: (fetched.append(uri), real_fetch(uri, **kw))[1])
     cuts = []
 
-    def cut(name, data):
+    def cut(name, data, crop):
         cuts.append(name)
         most.append(len(fetched) - len(cuts))
-        return real_cut(name, data)
+        return real_cut(name, data, crop)
 
     monkeypatch.setattr(supervisor, "cut", cut)
     result = decode(unit, supervisor)

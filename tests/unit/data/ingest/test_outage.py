@@ -35,7 +35,7 @@ def works(tmp_path, monkeypatch):
                 raise VideoError("fetch", reason, "503")
             return b""
 
-        monkeypatch.setattr(outage, "fetch", fetch)
+        monkeypatch.setattr(outage, "fetch_video", fetch)
         unit = plan.read_unit(str(tmp_path), planner.units[failing])
         answer = outage.storage_works(str(tmp_path), unit, max_bytes=1, trusted=False)
         assert not {video.uri for video in unit.videos} & set(tried)

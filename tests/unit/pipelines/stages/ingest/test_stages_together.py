@@ -3,6 +3,7 @@
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,15 +12,19 @@ from animatediff.data.clips.config import ClipConfig
 from animatediff.data.clips.source_crop import SourceCrop
 from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.ingest import parts
-from animatediff.data.sources.spec import SourceVideo
+from animatediff.data.shots.copies.fetching import fetch_video
+from animatediff.data.sources.reader import read_source
+from animatediff.data.sources.spec import SourceConfig, SourceVideo
 from animatediff.weights.base import load_vae
 from pipelines.stages.ingest.decode import Decode
 from pipelines.stages.ingest.encode import Encode
 from pipelines.stages.ingest.score import Score
 from pipelines.stages.ingest.stage import IngestSpec
-from tests.support import mp4
+from tests.support import gradient_frames, mp4
 from tests.support_base import build_base
 from tests.support_data import plan
+from tests.support_shots import shot_row, write_collection
+from tests.support_videos import encode_frames
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +79,32 @@ def test_a_unit_becomes_its_part_and_twice_the_same_bytes(tmp_path):
     scores = [dict(row["scores"]) for row in shards.from_parquet(written[0]).to_pylist()]
     assert [found["words"] for found in scores] == [2, 2]
     assert all(found["mean"] > 0 for found in scores)
+
+
+@pytest.mark.parametrize("store", ["copy", "reference"])
+def test_the_latents_of_shots_are_those_of_the_same_times_of_the_source(tmp_path, store):
+    """A shot without its bars, in the middle of a GOP, against a file that holds nothing else."""
+    frames = gradient_frames(60)
+    barred = np.zeros((60, 80, 96, 3), np.uint8)
+    barred[:, 8:72] = frames
+    lossless = {"codec": "libx264", "container": "matroska", "pix_fmt": "yuv444p", "options": {"qp": "0", "g": "25"}}
+    (tmp_path / "film.mkv").write_bytes(encode_frames(barred, **lossless))
+    (tmp_path / "alone.mkv").write_bytes(encode_frames(frames[33:55], **lossless))
+    shot = shot_row(tmp_path / "film.mkv", 33, 54, crop=(0, 8, 96, 64), caption="a bar, red", tags=["bar", "red"])
+    write_collection(tmp_path / "shots", [shot], store=store)
+    (of_shot,) = next(read_source(SourceConfig(uri=str(tmp_path / "shots"))))
+    alone = SourceVideo("alone", str(tmp_path / "alone.mkv"), "a bar")
+    (unit,), _ = plan(str(tmp_path / "dataset"), [of_shot, alone])
+    row = {"ref": [pickle.dumps(unit)], "error": [""]}
+    spec = make_spec(tmp_path, build_base(tmp_path / "base"), decode=DecodeConfig(decoders=("pyav",)))
+    for stage in (Decode, Encode):
+        row = stage(spec)(row)
+    one, other = shards.from_parquet(Path(parts.part_uri(spec.output_uri, unit.unit_id)).read_bytes()).to_pylist()
+    for name in ("latent", "latent_shape", "t_start", "t_end", "motion", *SourceCrop._fields):
+        assert one[name] == other[name], name
+    assert (one["video_id"], one["caption"], one["tags"]) == (shot["shot_id"], "a bar, red", ["bar", "red"])
+    assert (other["video_id"], other["tags"]) == ("alone", None)
+    assert one["src_sha256"] == shards.sha256(fetch_video(of_shot.uri, max_bytes=10**7))
 
 
 @pytest.mark.parametrize(("dtype", "names_remedy"), [("float16", True), ("float32", False)])
