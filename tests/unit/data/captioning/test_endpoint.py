@@ -311,10 +311,36 @@ def test_who_stops_reading_leaves_nothing_waiting():
         assert sum(served.asked.values()) <= 4
 
 
-def test_an_error_of_the_requests_comes_through():
+def test_before_an_error_of_the_requests_is_told_those_that_were_read_are_answered():
     def broken():
-        yield shots(1)[0]
+        yield from shots(5)
         raise ValueError("cannot decode")
 
-    with serving() as served, pytest.raises(ValueError, match="cannot decode"):
-        list(load_captioner(config(served.url)).caption_all(broken()))
+    results = []
+    with serving() as served:
+        answers = load_captioner(config(served.url)).caption_all(broken())
+        with pytest.raises(ValueError, match="cannot decode"):
+            results.extend(iter(answers.__next__, None))
+    assert sorted(int(result.shot_id) for result in results) == list(range(5))
+
+
+def test_a_request_says_what_the_config_adds():
+    extra = {"temperature": 0.7, "chat_template_kwargs": {"enable_thinking": False}}
+    with serving() as served:
+        captions(served.url, extra_body=extra)
+    assert served.bodies[0].items() >= (extra | {"seed": 0, "max_tokens": 512}).items()
+
+
+def test_the_environments_proxy_is_used_and_its_passwords_are_not(monkeypatch, tmp_path):
+    (tmp_path / "netrc").write_text("default login me password of-another-server\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("MY_KEY", "sk-abcdef123456")
+    with serving() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+        monkeypatch.setenv("no_proxy", "gpu1,gpu2:8000")
+        (result,) = captions("http://gpu3.invalid:8000/v1", api_key_env="MY_KEY")
+        assert result.caption == CAPTION.format(0)
+        assert {headers["Authorization"] for headers in proxy.headers} == {"Bearer sk-abcdef123456"}
+        assert {headers["Host"] for headers in proxy.headers} == {"gpu3.invalid:8000"}
+    assert server._proxy("http://gpu1:8000/v1") is None
+    assert server._proxy("http://gpu2:8000/v1") is None
