@@ -44,7 +44,7 @@ class Usage:
     answer_tokens: int = 0
     num_tries: int = 1
     duration_s: float = 0
-    """From the first try to the answer, waiting included."""
+    """From the first try to the answer, waiting included; in a batch, a shot's share of it."""
 
 
 @dataclass(frozen=True)

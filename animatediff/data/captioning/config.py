@@ -1,6 +1,6 @@
 """What a config says of captions: who writes them, from what, and how they are put together with tags."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -54,6 +54,9 @@ class CaptionConfig(Config):
     """What the server calls the model; auto takes the first that it serves."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the server's key, on the driver and the workers."""
+    extra_body: dict[str, Any] = Field({})
+    """What a request says beside, in the server's words, such as `{temperature: 0.7, chat_template_kwargs:
+    {enable_thinking: false}}`; not on the command line."""
     transformers: Uri | None = None
     """An image-text-to-text model (Qwen-VL, InternVL, BLIP ...) that the workers run: a local folder or a hub id."""
     function: str | None = None
@@ -104,8 +107,10 @@ class CaptionConfig(Config):
             raise ValueError(f"{' and '.join(sources)} both write captions: name one of them")
         if not sources and self.tags.folder is None:
             raise ValueError("who writes captions? name one of url, transformers, function and tags.folder")
-        if self.url is None and (self.model != "auto" or self.api_key_env is not None):
-            raise ValueError("model and api_key_env belong to a url, and there is none")
+        if self.url is None and (self.model != "auto" or self.api_key_env is not None or self.extra_body):
+            raise ValueError("model, api_key_env and extra_body belong to a url, and there is none")
+        if taken := self.extra_body.keys() & {"model", "messages", "stream", "n"}:
+            raise ValueError(f"extra_body says {', '.join(sorted(taken))}, which is said already")
         return self
 
     @model_validator(mode="after")

@@ -56,7 +56,7 @@ class EndpointModel:
         """
         self._server, self._prompt, self._concurrency = Server(config), config.prompt, config.concurrency
         self._model = "" if config.model == "auto" else config.model
-        self._options: dict[str, Any] = {"max_tokens": config.max_tokens, "temperature": 0, "seed": 0}
+        self._options = {"max_tokens": config.max_tokens, "temperature": 0, "seed": 0} | config.extra_body
         """Not every server knows them all."""
         self._most_pictures = config.frames
         self._has_answered = False
@@ -77,13 +77,16 @@ class EndpointModel:
         loop = get_loop()  # FSSpec's, in a thread of its own
         session = sync(loop, self._open)
         waiting: set[Future[Answer]] = set()
+        reading = _Reading(requests)
         try:
-            for request in requests:
+            for request in reading:
                 asked = self._answer(session, request.shot_id, chat.picture_urls(request.frames))
                 waiting.add(asyncio.run_coroutine_threadsafe(asked, loop))
                 yield from _take_finished(waiting, must_wait=len(waiting) >= self._concurrency)
             while waiting:
                 yield from _take_finished(waiting, must_wait=True)
+            if reading.error is not None:
+                raise reading.error
         finally:
             for future in waiting:
                 future.cancel()
@@ -186,6 +189,20 @@ class EndpointModel:
         return self._server.error(
             f"has no model {self._model} ({error})", f"name one of its own in captions.model: {told}"
         )
+
+
+class _Reading:
+    """Requests as long as they can be read: those before an error are answered before it is told."""
+
+    def __init__(self, requests: Iterable[CaptionRequest]) -> None:
+        self._requests = requests
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[CaptionRequest]:
+        try:
+            yield from self._requests
+        except Exception as error:
+            self.error = error
 
 
 def _take_finished(waiting: set[Future[Answer]], *, must_wait: bool) -> Iterator[Answer]:

@@ -9,12 +9,12 @@ both, of up to `batch_size` shots, and returns a list.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
-from animatediff.data.captioning.captions import Answer, CaptionReason, CaptionRequest
+from animatediff.data.captioning.batches import answer_in_batches
+from animatediff.data.captioning.captions import Answer, CaptionRequest
 from animatediff.data.captioning.config import CaptionConfig
-from animatediff.errors import UserError, one_line
+from animatediff.errors import UserError
 from animatediff.plugins import load_function
 
 
@@ -33,25 +33,15 @@ class FunctionModel:
         self._batch_size = config.batch_size if self._is_batch else 1
 
     def answers(self, requests: Iterable[CaptionRequest]) -> Iterator[Answer]:
-        """Yield what the function returns, in order; what it raises is the reason that a shot has no caption.
+        """Return what the function returns, in order; what it raises is the reason that a shot has no caption.
 
         Raises:
             UserError: it returned something else than captions.
         """
-        iterator = iter(requests)
-        while batch := list(islice(iterator, self._batch_size)):
-            yield from self._batch(batch)
+        return answer_in_batches(requests, self._batch_size, self._ask, f"captions.function {self._name}")
 
-    def _batch(self, batch: list[CaptionRequest]) -> list[Answer]:
-        try:
-            returned = self._returned(batch)
-        except UserError:
-            raise
-        except Exception as error:
-            if len(batch) > 1:  # which of them it cannot do is seen one by one
-                return [answer for request in batch for answer in self._batch([request])]
-            detail = f"captions.function {self._name}: {one_line(error)}"
-            return [Answer(batch[0].shot_id, "", self._name, reason=CaptionReason.FAILED, detail=detail)]
+    def _ask(self, batch: list[CaptionRequest]) -> list[Answer]:
+        returned = self._returned(batch)
         return [self._answer(request.shot_id, value) for request, value in zip(batch, returned, strict=True)]
 
     def _returned(self, batch: list[CaptionRequest]) -> Sequence[Any]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -89,6 +91,7 @@ class Server:
         """
         self._url, self._tries, self._timeout_s = config.url or "", config.tries, config.timeout_s
         self._key_name, self._key = config.api_key_env, _key(config.api_key_env, self._url)
+        self._proxy = _proxy(self._url)
         self._was_reached = False
         self._not_before = 0.0
         """By `time.monotonic`, the server's wish."""
@@ -99,7 +102,6 @@ class Server:
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=_CONNECT_S),
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-            trust_env=True,  # proxies
         )
 
     async def patiently(self, ask: Callable[[], Awaitable[T]], attempts: Attempts) -> T:
@@ -148,7 +150,7 @@ class Server:
     ) -> bytes:
         url = with_secrets(joined(self._url, *path))
         try:
-            async with session.request(method, url, json=body, allow_redirects=False) as response:
+            async with session.request(method, url, json=body, allow_redirects=False, proxy=self._proxy) as response:
                 content = await _read(response)
         except (aiohttp.InvalidURL, aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
             raise self.error(f"cannot be asked: {one_line(error)}", "mend the address or the certificate") from error
@@ -216,6 +218,16 @@ def _key(name: str | None, url: str) -> str:
     if "@" in with_secrets(url).partition("://")[2].partition("/")[0]:
         raise UserError("captions.url has a user in it, and captions.api_key_env a key: remove one of them")
     return key
+
+
+def _proxy(url: str) -> str | None:
+    """Return the proxy that the environment names for an address, as other clients read it.
+
+    Aiohttp's own way would send passwords of ~/.netrc as well, in place of the key.
+    """
+    parts = urlsplit(with_secrets(url))
+    is_direct = proxy_bypass(f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname))
+    return None if is_direct else getproxies().get(parts.scheme)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

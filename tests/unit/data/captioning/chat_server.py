@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import threading
-import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -29,6 +28,7 @@ class ChatServer:
         self.most_at_once = self._at_once = 0
         self.lock = threading.Lock()
         self.url = ""
+        self.before_answer = lambda number: None
         self.is_over = threading.Event()
 
     def fault_of(self, body, headers):
@@ -124,7 +124,7 @@ class Handler(BaseHTTPRequestHandler):
             elif fault == "no choices":
                 self.send(200, {"choices": []})
             else:
-                time.sleep(0.002)
+                state.before_answer(number)
                 with state.lock:
                     state.answered[number] += 1
                 self.send(200, answer_to(number, fault))
@@ -150,11 +150,17 @@ def http_date(seconds):
     return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # or connections wait for a second
+
+    def handle_error(self, *_):
+        """Of those who give up and close."""
+
+
 @contextmanager
 def serving(faults=lambda number, before: None):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads, server.request_queue_size = True, 128
-    server.handle_error = lambda *_: None  # who gives up closes
+    server = _Server(("127.0.0.1", 0), Handler)
     server.state = state = ChatServer(faults)
     state.url = f"http://127.0.0.1:{server.server_port}/v1"
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()

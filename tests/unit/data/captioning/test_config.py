@@ -34,6 +34,8 @@ def test_a_key_in_the_address_is_kept_and_not_told():
         ({"url": "http://a/v1", "template": "{caption} {"}, "lone brace"),
         ({"url": "http://a/v1", "template": "my style"}, "the same text"),
         ({"url": "http://a/v1", "frames": 0}, "frames"),
+        ({"url": "http://a/v1", "extra_body": {"messages": []}}, "extra_body says messages"),
+        ({"function": "a:b", "extra_body": {"top_k": 1}}, "belong to a url"),
     ],
 )
 def test_what_cannot_be_meant_is_told(fields, told):
