@@ -50,6 +50,8 @@ def text_score(frames: np.ndarray) -> float:
     Args:
         frames: (f h w 3) uint8 RGB, of about 256 pixels on the longest side, spread over the shot.
     """
+    if not len(frames):
+        return 0.0
     chosen = np.unique(np.linspace(0, len(frames) - 1, _MOST_LOOKED_AT + 2).round().astype(int)[1:-1])
     counts = np.array([_count_edges(_clearest(frames[i])) for i in chosen]).reshape(-1, 2)
     shown = counts[counts[:, 0] >= _LEAST_EDGES]
