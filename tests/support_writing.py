@@ -10,25 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 HEIGHT, WIDTH = 144, 256
 _FONTS = Path(matplotlib.get_data_path()) / "fonts/ttf"
 _LATIN = [
-    "the",
-    "of",
-    "and",
-    "music",
-    "story",
-    "art",
-    "sound",
-    "light",
-    "every",
-    "night",
-    "director",
-    "written",
-    "by",
-    "with",
-    "from",
-    "cast",
-    "part",
-    "one",
-    "end",
+    *("the", "of", "and", "music", "story", "art", "sound", "light", "every", "night", "director", "written", "by"),
+    *("with", "from", "cast", "part", "one", "end"),
 ]
 _OTHERS = {
     "Cyrillic": ["режиссёр", "оператор", "музыка", "художник", "сценарий", "монтаж", "звук", "серия", "конец", "роли"],
@@ -36,16 +19,8 @@ _OTHERS = {
     "Arabic": ["إخراج", "موسيقى", "إنتاج", "نهاية", "الحلقة", "تصوير", "سيناريو"],
 }
 _LATIN_FONTS = [
-    "DejaVuSans",
-    "DejaVuSans-Bold",
-    "DejaVuSans-Oblique",
-    "DejaVuSerif",
-    "DejaVuSerif-Bold",
-    "DejaVuSansMono",
-    "STIXGeneral",
-    "STIXGeneralItalic",
-    "STIXGeneralBol",
-    "cmr10",
+    *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSansMono"),
+    *("STIXGeneral", "STIXGeneralItalic", "STIXGeneralBol", "cmr10"),
 ]
 
 
@@ -121,16 +96,14 @@ def subtitled(rng: np.random.Generator, frames: np.ndarray) -> np.ndarray:
     size = round(height * 0.085)
     font = _font(rng, size)
     lines = [_line(rng, font, 5) for _ in range(num_lines)]
-    result = []
-    for frame in frames:
-        picture = Image.fromarray(frame)
-        for number, words in enumerate(lines):
-            place = ((width - font.getlength(words)) / 2, height - 6 - (num_lines - number) * 1.3 * size)
-            ImageDraw.Draw(picture).text(
-                place, words, fill=(255, 255, 255), font=font, stroke_width=1, stroke_fill=(0, 0, 0)
-            )
-        result.append(np.asarray(picture))
-    return np.stack(result)
+    layer = Image.new("RGBA", (width, height))
+    for number, words in enumerate(lines):
+        place = ((width - font.getlength(words)) / 2, height - 6 - (num_lines - number) * 1.3 * size)
+        ImageDraw.Draw(layer).text(place, words, fill="white", font=font, stroke_width=1, stroke_fill="black")
+    result, below = frames.copy(), np.asarray(layer)[height // 2 :].astype(np.float32)
+    share = below[..., 3:] / 255
+    result[:, height // 2 :] = (result[:, height // 2 :] * (1 - share) + below[..., :3] * share).round()
+    return result
 
 
 def striped(rng: np.random.Generator) -> np.ndarray:
