@@ -93,6 +93,8 @@ def _hinted_pairs(hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]
         ranks = np.arange(len(keys)) - np.repeat(starts, np.diff(starts, append=len(keys)))
         for step in range(1, _MOST_COMPARED + 1):
             later = np.flatnonzero(ranks >= step)
+            if not len(later):
+                break
             yield places[later - step], places[later]
             later = later[ranks[later] >= _MOST_COMPARED + step]  # of the others these are among the last
             yield places[later - ranks[later] + step - 1], places[later]

@@ -46,7 +46,9 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def _readable(where: str) -> str:
-    condition(where, WHERE_COLUMNS)
+    condition(where, WHERE_COLUMNS).mask(
+        SCHEMA.empty_table()
+    )  # types, too, are wrong before the scan rather than after
     return where
 
 
@@ -77,8 +79,6 @@ def select(shots: pa.Table, config: SelectConfig) -> pa.Table:
             the scan says (`too_short`), empty or null for nothing.
         config: what is wanted.
 
-    Raises:
-        UserError: the condition does not fit the columns' types.
     """
     reasons = np.asarray(pc.fill_null(shots["reason"], "").to_pylist(), object)
     for reason, holds in _told_by_itself(shots, config).items():
@@ -123,7 +123,7 @@ def _over_caps(shots: pa.Table, candidates: np.ndarray, config: SelectConfig) ->
     places = np.flatnonzero(candidates)
     places = places[np.argsort(np.asarray(names.indices)[places], kind="stable")]
     videos, firsts = np.unique(np.asarray(names.indices)[places], return_index=True)
-    for video, rows in zip(videos, np.split(places, firsts[1:]), strict=True):
+    for video, rows in zip(videos, np.split(places, firsts)[1:], strict=True):
         offset = _offset(config.seed, names.dictionary[int(video)].as_py())
         over[rows[~_within_caps(starts[rows], ends[rows], offset, config)]] = True
     return over
