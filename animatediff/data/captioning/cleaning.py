@@ -33,10 +33,12 @@ _ANNOUNCED = re.compile(
     r"|(?:sure|certainly|of course|okay|absolutely)[!,.:])\s*",
     re.IGNORECASE,
 )
+_WHAT = rf"{_WHICH}{_MEDIUM}(?:\s+{_MEDIUM})?"
 _OPENINGS = (
-    re.compile(rf"^{_WHICH}{_MEDIUM}(?:\s+of\s+{_WHICH}{_MEDIUM})?\s+{_SHOWS}\s*(?:that\s+)?", re.IGNORECASE),
+    re.compile(rf"^{_WHAT}(?:\s+of\s+{_WHAT})?\s+(?:appears? to\s+)?{_SHOWS}\s*(?:that\s+)?", re.IGNORECASE),
+    re.compile(rf"^(?:this|it) is {_WHAT}\s+(?:of|{_SHOWS})\s+", re.IGNORECASE),
     re.compile(
-        rf"^(?:in|throughout|across|over)\s+{_WHICH}{_MEDIUM}(?:\s*,\s*(?:we(?: can)? see\s+)?|\s+we(?: can)? see\s+)",
+        rf"^(?:in|throughout|across|over)\s+{_WHAT}(?:\s*,\s*(?:we(?: can)? see\s+)?|\s+we(?: can)? see\s+)",
         re.IGNORECASE,
     ),
     re.compile(r"^we (?:can )?see\s+", re.IGNORECASE),

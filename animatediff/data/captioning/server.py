@@ -121,12 +121,15 @@ class Server:
 
     async def _wait(self, error: TryAgainError, attempts: Attempts) -> None:
         attempts.failures += not error.is_busy
-        wait_s = _FIRST_WAIT_S * 2 ** min(attempts.number - 1, 10) * random.uniform(0.5, 1.5)
-        wait_s = min(_LONGEST_WAIT_S, wait_s) if error.wait_s is None else error.wait_s
+        first_s = _FIRST_WAIT_S * random.uniform(0.5, 1.5)
+        # As long as the server asks, but not at once, which would be an endless loop of thousands of requests.
+        longer_s = min(_LONGEST_WAIT_S, first_s * 2 ** min(attempts.number - 1, 10))
+        wait_s = longer_s if error.wait_s is None else max(first_s, error.wait_s)
         if attempts.failures >= self._tries or attempts.duration_s + wait_s > self._tries * self._timeout_s:
             if error.is_dead:
                 raise self.error(f"is not there any more: {error}", "start it again, then rerun") from error
-            raise GivenUpError(f"{error} ({attempts.number} tries)") from error
+            tries = "tries" if attempts.number > 1 else "try"
+            raise GivenUpError(f"{error} ({attempts.number} {tries})") from error
         if error.wait_s is not None:
             self._not_before = max(self._not_before, time.monotonic() + wait_s)
         await asyncio.sleep(wait_s)

@@ -91,7 +91,8 @@ class WDTagger:
 
     def _probabilities(self, pictures: np.ndarray) -> np.ndarray:
         batches = np.split(pictures, len(pictures)) if self._is_single else [pictures]
-        outputs = np.concatenate([self._session.run(None, {self._input: batch})[0] for batch in batches])
+        with any_error_as_user_error(f"captions.tags.folder {self.name}: {_MODEL_FILE}"):
+            outputs = np.concatenate([self._session.run(None, {self._input: batch})[0] for batch in batches])
         is_probable = outputs.shape == (len(pictures), self._num_outputs) and ((outputs >= 0) & (outputs <= 1)).all()
         if not is_probable:
             raise UserError(

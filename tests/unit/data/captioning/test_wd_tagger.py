@@ -192,6 +192,12 @@ def test_a_network_of_other_tags(folder, runtime, output):
         results(folder, of_colour(200, 0, 0))
 
 
+def test_a_network_that_fails_is_told(folder, runtime):
+    runtime.output = lambda pictures: 1 // 0
+    with pytest.raises(UserError, match=r"model\.onnx: ZeroDivisionError"):
+        results(folder, of_colour(200, 0, 0))
+
+
 def test_without_onnxruntime_its_name_is_told(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match="pip install onnxruntime"):
