@@ -32,7 +32,8 @@ _LEAST_LEVEL = 0.45
 _LEAST_VARIETY = 0.1
 """Difference of a line's rows, as a share of the contrast along them; of equal shapes side by side next to none."""
 _LEAST_GROUND, _GROUND_RANGE = 0.28, 24
-"""Share of a line's pixels that are of its ground, within so many levels of 255: of writing 0.5 to 0.8, less with outlines."""
+"""Share of a line's pixels that are of its ground, within so many levels of 255: of writing 0.5 to 0.8.
+Less with outlines."""
 _MOST_AT_MARGIN = 0.25
 """Share of the pixels just above and below a line that are not of its ground: of writing 0.15 at most."""
 _VALLEY = 0.3
