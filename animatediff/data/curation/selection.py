@@ -78,7 +78,6 @@ def select(shots: pa.Table, config: SelectConfig) -> pa.Table:
         shots: rows of `shot_table.SCHEMA` in the order of the plan, all shots of a video together; `reason` is what
             the scan says (`too_short`), empty or null for nothing.
         config: what is wanted.
-
     """
     reasons = np.asarray(pc.fill_null(shots["reason"], "").to_pylist(), object)
     for reason, holds in _told_by_itself(shots, config).items():

@@ -23,7 +23,8 @@ _LOWEST, _HIGHEST = 4, 0.45
 """Height of a line: in pixels, and in shares of the picture's height."""
 _LEAST_ASPECT = 1.3
 _STROKES = (0.75, 6.0)
-"""Upright strokes on a way as long as the line is high, the mean of its rows. Of writing 1 to 4; of noise more."""
+"""Upright strokes on a way as long as the line is high, the mean of its rows. Of writing 1 to 4; of noise more.
+Outlines join strokes."""
 _LEAST_DENSITY = 0.12
 """Share of a line's pixels at upright strokes."""
 _LEAST_LEVEL = 0.45
@@ -31,7 +32,8 @@ _LEAST_LEVEL = 0.45
 _LEAST_VARIETY = 0.1
 """Difference of a line's rows, as a share of the contrast along them; of equal shapes side by side next to none."""
 _LEAST_GROUND, _GROUND_RANGE = 0.28, 24
-"""Share of a line's pixels that are of its ground, within so many levels of 255: of writing 0.5 to 0.8."""
+"""Share of a line's pixels that are of its ground, within so many levels of 255: of writing 0.5 to 0.8.
+Less with outlines."""
 _MOST_AT_MARGIN = 0.25
 """Share of the pixels just above and below a line that are not of its ground: of writing 0.15 at most."""
 _VALLEY = 0.3
