@@ -110,8 +110,8 @@ def assert_exact(data, info, frames, first, last, margin=0):
     copy = copy_shot(io.BytesIO(data), start_pts=int(info.pts[first]), last_pts=int(info.pts[last]))
     found = probe(copy)
     assert len(found.pts) == last - first + 1
-    seconds = (info.pts[first : last + 1] - info.pts[first]) * info.time_base_s
-    np.testing.assert_allclose((found.pts - found.origin_pts) * found.time_base_s, seconds, atol=1e-9)
+    seconds = (info.pts[first : last + 1] - info.pts[first]) * float(info.time_base)
+    np.testing.assert_allclose((found.pts - found.origin_pts) * float(found.time_base), seconds, atol=1e-9)
     assert look(found) == look(info)
     inner = slice(margin, last - first + 1 - margin)
     assert np.abs(all_frames(copy, found) - frames[first : last + 1])[inner].mean((1, 2, 3)).max() < 0.5

@@ -9,6 +9,7 @@ from animatediff.data.decoding import videos
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.scoring.scores import SCORE_COLUMNS
 from animatediff.data.shots.config import ShotConfig
+from animatediff.data.shots.hashes import NUM_MOMENTS, NUM_WORDS
 from animatediff.data.shots.scan import scan_video
 from animatediff.errors import UserError
 from tests.support import audio_only, encode
@@ -79,7 +80,7 @@ def test_previews_and_scores_are_of_the_shots_own_frames(scanned, episode):
             difference = np.abs(np.asarray(preview.resize((16, 9), Image.Resampling.BOX), int) - np.asarray(picture))
             assert difference.mean() < 30  # a sample is up to three frames away, and one shot is shaken
         assert set(shot.scores) == set(SCORE_COLUMNS)
-        assert len(shot.phashes) == 5
+        assert len(shot.phashes) in (0, NUM_MOMENTS * NUM_WORDS)
 
 
 def test_a_scan_is_repeatable_and_takes_bytes_as_well(scanned, mkv):
