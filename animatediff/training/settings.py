@@ -219,6 +219,19 @@ class TextConfig(Config):
     followed from the captions of a batch its loss would depend on how the batch is shared out among workers and
     micro-batches. A chunk that would end between two commas ends at the comma before, as in rendering with
     `prompt_syntax: a1111`, which renders with prompts of any length."""
+    shuffle_caption: bool = False
+    """Put the tags of a caption into another order each time that it is trained on. Of curated shots the tags are
+    known, and what else the caption says stays where it is; else they are what stands between commas."""
+    keep_tokens: int = Field(0, ge=0)
+    """Tags from the first on that are neither moved nor left out, such as a name that triggers a style."""
+    caption_tag_dropout_rate: float = Field(0.0, ge=0, le=1)
+    """Share of a caption's tags that is left out, others each time."""
+
+    @model_validator(mode="after")
+    def _keeps_from_something(self) -> Self:
+        if self.keep_tokens and not (self.shuffle_caption or self.caption_tag_dropout_rate):
+            raise ValueError("keep_tokens means nothing without shuffle_caption or caption_tag_dropout_rate")
+        return self
 
 
 class ComputeConfig(Config):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from animatediff.training.step.denoising_loss import sums_by_timestep_quarter
 from animatediff.training.step.draws import Draws, RandomSource, select_clips
 from animatediff.training.step.optimizer import keep_loss_scale_above_one, learning_rate, make_optimizer, optimizer_step
 from animatediff.training.step.skipped_steps import SkippedSteps
+from animatediff.training.step.tags import BatchPlace, vary_captions
 from animatediff.training.text import CaptionEncoder
 from animatediff.training.trained_model import place_on_device, resolve_precision
 from animatediff.weights.base import load_text_encoders
@@ -116,7 +118,7 @@ class Trainer:
         """
         optim, num_steps = self._config.optim, self._config.train.num_steps
         draws = self._random.draw(tuple(batch.latents.shape), step=step, first_index=batch.first_index)
-        losses = self._accumulate_gradients(batch, draws)
+        losses = self._accumulate_gradients(self._with_varied_captions(batch, step), draws)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(optim, step=step, num_steps=num_steps)
         done = optimizer_step(self.optimizer, self._scaler, self._parameters, max_grad_norm=optim.max_grad_norm)
@@ -124,6 +126,11 @@ class Trainer:
             self.ema.update(step)
         self.skipped_steps.add(step, done.is_finite, losses, batch.clip_ids)
         return StepResult(sums_by_timestep_quarter(losses, draws.timesteps, self._random.num_timesteps), done.grad_norm)
+
+    def _with_varied_captions(self, batch: ClipBatch, step: int) -> ClipBatch:
+        """Return the batch with the captions' tags in the order and number that this step trains on."""
+        place = BatchPlace(self._config.train.seed, step, batch.first_index)
+        return replace(batch, captions=vary_captions(batch.captions, batch.tags, self._config.text, place))
 
     def _accumulate_gradients(self, batch: ClipBatch, draws: Draws) -> Tensor:
         """Add up g over passes of at most `micro_batch_size` clips; return the losses L of this worker's, (b)."""

@@ -21,7 +21,7 @@ from animatediff.data.loading.selection import ALL_CLIPS, ClipFilter, check_not_
 from animatediff.data.manifest import Manifest
 from animatediff.data.shards import latent_from_row, read_row_group
 
-_COLUMNS = ("clip_id", "caption", "latent", "latent_shape", "latent_dtype", *SourceCrop._fields)
+_COLUMNS = ("clip_id", "caption", "tags", "latent", "latent_shape", "latent_dtype", *SourceCrop._fields)
 _PREFETCHED_BATCHES = 4
 
 
@@ -33,6 +33,8 @@ class ClipBatch:
     """(b c f h w) float32, multiplied by the VAE's scaling factor."""
     captions: list[str]
     """One a clip."""
+    tags: list[tuple[str, ...]]
+    """Of each clip, those of a tagger that its caption may hold; empty where the dataset has none."""
     clip_ids: list[str]
     """One a clip."""
     source_crops: list[SourceCrop | None]
@@ -99,6 +101,7 @@ class ClipLoader:
         return ClipBatch(
             latents,
             [row["caption"] or "" for row in rows],
+            [tuple(row["tags"] or ()) for row in rows],
             [row["clip_id"] for row in rows],
             [_source_crop(row) for row in rows],
             self._rank_slice.start,

@@ -19,7 +19,7 @@ from pipelines.cluster.runtime import connect
 from pipelines.outputs.file_names import CONFIG_FILE
 from pipelines.settings import CurateConfig
 from pipelines.stages.curate.dry_run import log_estimate
-from pipelines.stages.curate.launch import caption, scan
+from pipelines.stages.curate.launch import caption, scan, warn_of_a_silent_server
 from pipelines.stages.curate.plan import CurateJob, plan_job, read_inputs
 from pipelines.stages.curate.seal import seal_job
 from pipelines.stages.curate.watch import Watch
@@ -46,6 +46,8 @@ def curate(config: CurateConfig) -> ShotManifest | None:
 
 
 def _curate(config: CurateConfig, job: CurateJob, metrics: JobMetrics) -> ShotManifest:
+    if job.pending_units:
+        warn_of_a_silent_server(config)
     with Watch(config, job, metrics) as watch:
         scan(config, job, watch)
         rows = _selected(config, job)

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from animatediff.data.captioning.config import CaptionConfig
+from animatediff.data.captioning.endpoint import find_model
 from animatediff.data.curation import caption_parts
 from animatediff.data.curation.caption_parts import ShotCaption
+from animatediff.errors import UserError
 from pipelines.cluster.runtime import num_cpus, num_gpus, wants_gpus
 from pipelines.cluster.stage import Pool
 from pipelines.cluster.stage_pools import PoolWords, run_through_stages
@@ -29,6 +31,16 @@ _BATCH_SHOTS = 32
 _MOST_CLIENTS = 8
 """Workers that ask one server, each with `captions.concurrency` requests: more would only wait for it."""
 _LEFT_OUT = ("video", "phashes")
+
+
+def warn_of_a_silent_server(config: CurateConfig) -> None:
+    """Warn if the server that is to write the captions does not answer yet: it is needed when all is scanned."""
+    if config.captions is None or config.captions.url is None:
+        return
+    try:
+        find_model(config.captions)
+    except UserError as error:
+        logger.warning("%s; videos are scanned all the same, and then it is asked again", error)
 
 
 def scan(config: CurateConfig, job: CurateJob, watch: Watch) -> None:
@@ -90,6 +102,8 @@ def _carried(config: CurateConfig, job: CurateJob) -> list[ShotCaption]:
 
 def _ask(config: CurateConfig, captions: CaptionConfig, job: CurateJob, pending: pa.Table, watch: Watch) -> None:
     assert job.generation is not None
+    if captions.url is not None:
+        captions = captions.model_copy(update={"model": find_model(captions)})
     runs_models = captions.transformers is not None or captions.tags.folder is not None
     use_gpu = runs_models and wants_gpus(config.use_gpu)
     device = "cuda" if use_gpu else "cpu"

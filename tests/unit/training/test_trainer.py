@@ -11,7 +11,7 @@ from animatediff.models.motion_unet import MotionModules
 from animatediff.training import trainer as trainer_module
 from animatediff.training.config import TrainingConfig
 from animatediff.training.recipes.table import recipe_of
-from animatediff.training.settings import ComputeConfig, ModelConfig, OptimConfig
+from animatediff.training.settings import ComputeConfig, ModelConfig, OptimConfig, TextConfig
 from animatediff.training.trained_model import place_on_device
 from animatediff.training.trainer import Trainer
 from animatediff.weights import motion_modules
@@ -81,6 +81,16 @@ def test_half_a_run_and_a_resumed_half_equal_a_whole_one_bit_for_bit(trained, re
     assert [r.loss_sums.tolist() for r in rest] == [r.loss_sums.tolist() for r in results[2:]]
     for new, old in zip(learned(second), learned(whole), strict=True):
         assert torch.equal(new, old)
+
+
+def test_a_clip_whose_tags_are_all_left_out_trains_as_one_whose_caption_is(trained, recipe):
+    def first_loss(**changes):
+        _, result = next(Trainer(recipe.model_copy(update=changes), device=CPU).steps(0))
+        return result.loss_sums.tolist()
+
+    without_caption = first_loss(train=recipe.train.model_copy(update={"caption_dropout": 1.0}))
+    assert first_loss(text=TextConfig(caption_tag_dropout_rate=1.0)) == without_caption
+    assert trained[1][0].loss_sums.tolist() != without_caption
 
 
 def with_compute(recipe, **compute):

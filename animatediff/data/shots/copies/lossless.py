@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, BinaryIO, NamedTuple
 
 import av
@@ -18,6 +18,7 @@ _EQUALS = {"nv12": "yuv420p", "nv16": "yuv422p", "p010le": "yuv420p10le", "pal8"
 """Formats of pixels that FFV1 has not, and others that hold the same."""
 _RGB = "bgr0"
 _USUAL_FPS = 25
+_LOOKED_AT = 100
 
 
 class _TimedFrame(NamedTuple):
@@ -49,38 +50,50 @@ def encode_lossless(file: BinaryIO, start_pts: int, last_pts: int) -> bytes:
         av.error.FFmpegError: the file cannot be read.
     """
     with open_before(file, start_pts, None) as (container, stream):
+        are_untimed = _is_untimed(container, stream)
+    for seek_s in () if are_untimed else SEEKS_S:
+        if copy := _copy(file, start_pts, last_pts, seek_s=seek_s, times=None):
+            return copy
+    with open_before(file, start_pts, None) as (container, stream):
         times = _times(container, stream)
-    for seek_s in SEEKS_S if times is None else (None,):
-        with open_before(file, start_pts, seek_s) as (container, stream):
-            context = stream.codec_context
-            tags = Colours(context.colorspace, context.color_primaries, context.color_trc)  # decoding overwrites them
-            frames = (timed for timed in _frames(container.demux(stream), times) if timed.pts >= start_pts)
-            first = next(frames, None)
-            if first is not None and first.pts == start_pts and not first.frame.is_corrupt:
-                shot = _up_to(last_pts, chain([first], frames))
-                tick_s = times.tick_s if times is not None else Fraction(stream.time_base)
-                return _encode(shot, _Source(stream, tags, tick_s))
+    if times is not None and (copy := _copy(file, start_pts, last_pts, seek_s=None, times=times)):
+        return copy
     detail = f"the frame at {start_pts} does not decode, whichever key frame is begun with"
     raise VideoError("decode", Reason.DECODE_ERROR, detail)
 
 
-def _times(container: Any, stream: Any) -> _Times | None:
-    """Return when the frames of a file are shown whose packets do not tell it; None where they do.
+def _is_untimed(container: Any, stream: Any) -> bool:
+    """Whether packets do not tell when their frames are shown, by the first ones."""
+    first = islice(container.demux(stream), _LOOKED_AT)
+    return tells_order_alone(container, stream) or any(packet.pts is None for packet in first if packet.size)
 
-    Without timestamps they are numbered.
+
+def _copy(file: BinaryIO, start_pts: int, last_pts: int, *, seek_s: float | None, times: _Times | None) -> bytes | None:
+    """Return the frames, decoded from `seek_s` seconds before the first one on; None where that one does not decode."""
+    with open_before(file, start_pts, seek_s) as (container, stream):
+        context = stream.codec_context
+        tags = Colours(context.colorspace, context.color_primaries, context.color_trc)  # decoding overwrites them
+        frames = (timed for timed in _frames(container.demux(stream), times) if timed.pts >= start_pts)
+        first = next(frames, None)
+        if first is None or first.pts != start_pts or first.frame.is_corrupt:
+            return None
+        tick_s = times.tick_s if times is not None else Fraction(stream.time_base)
+        return _encode(_up_to(last_pts, chain([first], frames)), _Source(stream, tags, tick_s))
+
+
+def _times(container: Any, stream: Any) -> _Times | None:
+    """Return when the frames of a file are shown where not all packets tell it; None where they do.
+
+    Where one has no timestamp the frames are numbered, as `probe` numbers them.
     """
-    packets = container.demux(stream)
-    first = next(packets, None)
-    if first is None or (first.pts is not None and not tells_order_alone(container, stream)):
-        return None
     begun, pts = False, []
-    for packet in chain([first], packets):
+    for packet in container.demux(stream):
         begun |= packet.is_keyframe
         if begun and packet.size:
             pts.append(packet.pts)
     if None in pts:
         return _Times(list(range(len(pts))), 1 / Fraction(stream.guessed_rate or _USUAL_FPS))
-    return _Times(sorted(pts), Fraction(stream.time_base))
+    return _Times(sorted(pts), Fraction(stream.time_base)) if tells_order_alone(container, stream) else None
 
 
 def _frames(packets: Iterable[Any], times: _Times | None) -> Iterator[_TimedFrame]:

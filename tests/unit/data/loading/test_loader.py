@@ -13,7 +13,7 @@ from animatediff.data.loading.loader import ClipLoader, latent_shapes
 from animatediff.data.loading.order import Batching
 from animatediff.data.loading.selection import ClipFilter
 from animatediff.data.manifest import Manifest, Shard, read_manifest, write_manifest
-from animatediff.data.shards import SCHEMA, to_parquet
+from animatediff.data.shards import SCHEMA, from_parquet, to_parquet
 from animatediff.errors import UserError
 
 
@@ -103,6 +103,20 @@ def test_latents_are_scaled_clips_with_their_captions(tmp_path):
         number = int(clip_id.removeprefix("clip-"))
         assert caption == f"caption {number}"
         torch.testing.assert_close(latents, stored[number].transpose(0, 1) * 0.5)
+
+
+def test_a_clip_brings_its_tags_and_a_shard_of_before_there_were_any_none(tmp_path):
+    uri = write_dataset(tmp_path, shards=(3, 2))
+    manifest = read_manifest(uri)
+    newer, older = (tmp_path / shard.path for shard in manifest.shards)
+    table = from_parquet(newer.read_bytes())
+    tags = pa.array([["a", "b"], None, []], SCHEMA.field("tags").type)
+    newer.write_bytes(to_parquet(table.set_column(table.schema.get_field_index("tags"), "tags", tags), {}))
+    older.write_bytes(to_parquet(from_parquet(older.read_bytes()).drop_columns("tags"), {}))
+    batch = ClipLoader(uri, manifest, Batching(batch_size=5, seed=0)).load(0)
+    assert dict(zip(batch.clip_ids, batch.tags, strict=True)) == {"clip-000": ("a", "b")} | {
+        f"clip-{number:03}": () for number in range(1, 5)
+    }
 
 
 def test_a_clip_brings_what_it_was_cropped_from_where_its_shard_says_so(tmp_path):
