@@ -1,22 +1,27 @@
 """Episodes to captioned shots, on Ray: exactly once, whatever is killed; and what ingest makes of them."""
 
+import os
 import random
 import time
+from collections import Counter
 
 import pytest
 
 from animatediff.data.captioning.config import CaptionConfig
 from animatediff.data.clips.config import ClipConfig
-from animatediff.data.curation import inspection
+from animatediff.data.curation import caption_parts, inspection
 from animatediff.data.curation.manifest import find_manifest
 from animatediff.data.curation.selection import SelectConfig
 from animatediff.data.curation.shot_table import read_rows
 from animatediff.data.inspection.verify import verify
+from animatediff.errors import UserError
 from animatediff.sprites.episodes import build_episode, write_episodes
 from pipelines import curate, ingest
 from pipelines.settings import CurateConfig, IngestConfig, SourceConfig
+from pipelines.stages.curate import launch
+from tests.integration.caption_server import CaptionServer
 from tests.integration.conftest import hashes, write_yaml
-from tests.integration.processes import Job
+from tests.integration.processes import Job, below, kill, of_kind
 
 pytestmark = pytest.mark.ray
 
@@ -149,3 +154,37 @@ def test_ten_kills(cluster, tmp_path):
     write_episodes(folder, num_episodes=12, num_scenes=6)
     runs = run_with_kills(folder, tmp_path, ("scan child", "worker", "driver", "worker", "driver") * 2, seed=1)
     print(f"10 kills, {runs} runs of the command")  # noqa: T201
+
+
+def test_a_served_model_is_asked_once_for_each_committed_shot(cluster, episodes, tmp_path, monkeypatch, caplog):
+    """The server turns everybody out in the middle, and later a worker that waits for it is killed."""
+    monkeypatch.setattr(launch, "_BATCH_SHOTS", 3)
+    output = tmp_path / "shots"
+    with CaptionServer(lambda number: 401 if number > 4 else None) as server:
+        captions = CaptionConfig(url=server.url, frames=2, side=64, concurrency=1)
+        config = make_config(episodes, output).model_copy(update={"captions": captions})
+        with pytest.raises(UserError, match=r"captions\.url http://127\.0\.0\.1.*401"):
+            curate.main(config)
+        committed = set(caption_parts.read(str(output), 0))
+        assert len(committed) >= 3
+        assert not (output / "manifest.json").exists()
+
+        def kill_once(number):
+            if number == 7:
+                pids = of_kind(below(os.getpid()), "caption actor", os.getpid())
+                assert pids
+                kill(pids)
+
+        server.before_answer = kill_once
+        manifest = curate.main(config)
+        rows = [row for row in rows_of(output) if row["selected"]]
+        assert len(rows) == manifest.num_selected == 12
+        assert {row["caption"] for row in rows} == set(server.captions.values())
+        assert {row["caption_model"] for row in rows} == {"test-model"}
+        asked = Counter({caption: server.asked[key] for key, caption in server.captions.items()})
+        again = [row["shot_id"] for row in rows if asked[row["caption"]] > 1]
+        assert not committed & set(again)
+        assert len(again) <= 3  # of the batch whose worker was killed
+        before = server.asked.total()
+        curate.main(config)
+        assert server.asked.total() == before
