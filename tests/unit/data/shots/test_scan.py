@@ -208,5 +208,5 @@ def test_a_detector_of_ones_own_is_named_by_its_path(mkv):
     config = ShotConfig(detector=f"{__name__}:EveryTenth", min_s=0.1)
     found = scan_video(mkv, config)
     assert {(shot.first % 10, shot.num_frames) for shot in found.shots[:-1]} == {(1, 8)}
-    with pytest.raises(UserError, match="shots.detector names nowhere:Nothing, which cannot be used: No module"):
+    with pytest.raises(UserError, match="shots.detector names nowhere:Nothing, which cannot be imported: No module"):
         scan_video(mkv, ShotConfig(detector="nowhere:Nothing"))

@@ -105,7 +105,7 @@ def test_a_child_killed_from_outside_changes_nothing(video):
 def test_a_detector_that_cannot_be_loaded_is_the_users_to_mend(video):
     with (
         ShotSupervisor(ShotConfig(detector="nowhere:Nothing"), DecodeConfig()) as scanning,
-        pytest.raises(UserError, match="shots.detector names nowhere:Nothing, which cannot be used"),
+        pytest.raises(UserError, match="shots.detector names nowhere:Nothing, which cannot be imported"),
     ):
         scanning.scan(video)
 
