@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from animatediff import storage
+from animatediff.data.captioning.endpoint import find_model
 from animatediff.data.decoding.decoders import load_decoders
 from animatediff.data.decoding.frames import FrameSelection, read_frames
 from animatediff.data.decoding.videos import probe
@@ -142,6 +143,13 @@ def _import_scorers(needs: Needs) -> str | None:
     return ", ".join(needs.scorers) or None
 
 
+def _ask_captioner(needs: Needs) -> str | None:
+    captions = needs.captions
+    if captions is None or captions.url is None:
+        return None
+    return f"{printable_uri(captions.url)} serves {find_model(captions)}"
+
+
 def _try_gpus(needs: Needs) -> str:
     import ray
     import torch
@@ -177,5 +185,6 @@ CHECKS = (
     Check("GPU", _try_gpus, "mend the node's driver or its image's PyTorch, or take the node out"),
     Check("base", _open_bases, "mend base, or the node's way to it"),
     Check("decoders", _decode, "install it in the nodes' image, or leave it out of decode.decoders"),
+    Check("captions", _ask_captioner, "start the server, or mend captions.url or the node's way to it"),
     Check("scorers", _import_scorers, "install its package in the nodes' image, or send it with --working-dir"),
 )

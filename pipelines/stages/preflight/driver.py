@@ -18,7 +18,7 @@ from animatediff.errors import UserError
 from pipelines.cluster.runtime import connect, num_gpus
 from pipelines.outputs.folder_lease import absent_folders
 from pipelines.outputs.output_folder import check_output, check_results
-from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainJobConfig
+from pipelines.settings import AnimateConfig, CurateConfig, IngestConfig, ScoreConfig, TrainJobConfig
 from pipelines.stages.preflight.checks import TOKEN
 from pipelines.stages.preflight.needs import Needs, needs_of
 from pipelines.stages.preflight.node import CHECK_S, Node, versions
@@ -28,7 +28,12 @@ from pipelines.tracking.tracker import open_client, reason, tracking_uri
 
 logger = logging.getLogger(__name__)
 
-_JOBS: dict[type[Config], Any] = {IngestConfig: "ingest", TrainJobConfig: "train", AnimateConfig: "animate"}
+_JOBS: dict[type[Config], Any] = {
+    CurateConfig: "curate",
+    IngestConfig: "ingest",
+    TrainJobConfig: "train",
+    AnimateConfig: "animate",
+}
 # A process that imports torch starts in 10 s, on a node that is busy in a minute.
 _START_S = 90.0
 # A signature of S3 is refused after 15 minutes, and a lease is nobody's after one; clocks that are kept are within 0.1.

@@ -7,13 +7,14 @@ from typing import Any
 
 from animatediff import storage
 from animatediff.config import Config
+from animatediff.data.captioning.config import CaptionConfig
 from animatediff.data.sources.spec import SourceConfig
 from animatediff.rendering.catalog.condition_files import condition_files, network_files
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.catalog.reading import catalog_files
 from animatediff.rendering.results.clip_files import CLIP_DECODERS
 from animatediff.rendering.results.table import TABLE
-from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainJobConfig
+from pipelines.settings import AnimateConfig, CurateConfig, IngestConfig, ScoreConfig, TrainJobConfig
 from pipelines.tracking.model_uris import is_in_mlflow
 
 # Of a catalog's files: each node opens these, and the dry run of the animate job looks into all of them.
@@ -37,6 +38,8 @@ class Needs:
     decoders: tuple[str, ...] = ()
     scorers: tuple[str, ...] = ()
     """Import paths."""
+    captions: CaptionConfig | None = None
+    """Who writes captions."""
     use_gpu: bool | None = None
     """None: where there are any."""
 
@@ -53,15 +56,26 @@ def needs_of(config: Config) -> Needs:
     return _BY_CONFIG[type(config)](config)
 
 
-def _of_ingest(config: IngestConfig) -> Needs:
-    videos_uri = config.source.videos_uri
-    where = {
-        "uri": storage.absolute(config.source.uri),
-        "videos_uri": storage.absolute(videos_uri) if videos_uri else None,
-    }
+def _of_curate(config: CurateConfig) -> Needs:
+    named = () if config.captions is None else (config.captions.function,)
     return Needs(
         storage.absolute(config.output_uri),
-        source=config.source.model_copy(update=where),
+        source=_absolute(config.source),
+        captions=config.captions,
+        scorers=tuple(path for path in named if path is not None),
+        use_gpu=config.use_gpu,
+    )
+
+
+def _absolute(source: SourceConfig) -> SourceConfig:
+    videos_uri = storage.absolute(source.videos_uri) if source.videos_uri else None
+    return source.model_copy(update={"uri": storage.absolute(source.uri), "videos_uri": videos_uri})
+
+
+def _of_ingest(config: IngestConfig) -> Needs:
+    return Needs(
+        storage.absolute(config.output_uri),
+        source=_absolute(config.source),
         bases=(storage.absolute_if_there(config.base),),
         base_parts=("vae",),
         decoders=config.decode.decoders,
@@ -118,6 +132,7 @@ def _workers_files(named: Any) -> tuple[str, ...]:
 
 
 _BY_CONFIG: dict[type[Config], Callable[[Any], Needs]] = {
+    CurateConfig: _of_curate,
     IngestConfig: _of_ingest,
     TrainJobConfig: _of_train,
     AnimateConfig: _of_animate,

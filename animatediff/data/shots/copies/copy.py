@@ -7,7 +7,7 @@ from typing import BinaryIO
 import av
 import numpy as np
 
-from animatediff.data.decoding.videos import find_stream, open_video, probe
+from animatediff.data.decoding.videos import find_stream, open_video
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.shots.copies.lossless import encode_lossless
 from animatediff.data.shots.copies.mp4 import mux
@@ -28,7 +28,7 @@ def copy_shot(file: BinaryIO, *, start_pts: int, last_pts: int, num_frames: int 
     are the source's, less the first one. Where packets do not give these frames (MP4 and MOV cannot hold the codec,
     there are no timestamps, what is called a key frame is none, thousands of frames lie before the shot), the frames
     are encoded anew by FFV1, without loss, in several times the bytes. What is returned was looked at: the number of
-    its frames, their timestamps, and that the first one decodes.
+    its frames, their timestamps, and that what it begins with decodes.
 
     Args:
         file: the video, to seek in; of an hour-long one, the part around the shot is read.
@@ -43,7 +43,7 @@ def copy_shot(file: BinaryIO, *, start_pts: int, last_pts: int, num_frames: int 
     """
     with _errors_named():
         copy = _copy_packets(file, start_pts, last_pts) or encode_lossless(file, start_pts, last_pts)
-        found = len(probe(copy).pts)
+        found = len(_shown_pts(copy))
     if num_frames not in (None, found):
         detail = f"{found} frames are shown from {start_pts} to {last_pts}, and {num_frames} are expected"
         raise VideoError("decode", Reason.DECODE_ERROR, detail)
@@ -62,31 +62,45 @@ def _errors_named() -> Iterator[None]:
 
 def _copy_packets(file: BinaryIO, start_pts: int, last_pts: int) -> bytes | None:
     """Return the packets of the shot in a file whose frames are those of the shot; None where there is none such."""
-    for packets in read_shot_packets(file, start_pts, last_pts):
-        if packets.num_before > _MAX_PREROLL:
+    for shot in read_shot_packets(file, start_pts, last_pts):
+        if shot.num_before > _MAX_PREROLL:
             return None
+        if not _decodes(shot):
+            continue
         for container in _CONTAINERS:
-            copy = mux(packets, container)
-            if copy is not None and _shows(copy, packets):
+            copy = mux(shot, container)
+            if copy is not None and np.array_equal(_shown_pts(copy), shot.shown_ticks):
                 return copy
     return None
 
 
-def _shows(copy: bytes, packets: ShotPackets) -> bool:
-    """Whether a copy lists the shot's frames, and its first one decodes at its time."""
+def _decodes(shot: ShotPackets) -> bool:
+    """Whether its first packet is a key frame's indeed: by the first frame that comes out, without all up to the shot.
+
+    What H.264 refreshes by and by has no key frame, and comes out once it is whole.
+    """
+    context = shot.stream.codec_context
+    if context.is_open:
+        context.flush_buffers()
     try:
-        info = probe(copy)
-    except VideoError:
+        first = next((frame for packet in shot.packets for frame in packet.decode()), None)
+        # Frames that are on their way still; where a shot has few, all are.
+        first = first or next(iter(context.decode(None)), None)
+    except av.error.InvalidDataError:
         return False
-    if not np.array_equal(info.pts, packets.shown_ticks) or info.has_undecodable_start:
+    if first is None or first.pts is None or first.is_corrupt:
         return False
-    with open_video(copy) as container:
-        stream = find_stream(container)
-        try:
-            for packet in container.demux(stream):
-                for frame in packet.decode():
-                    if frame.pts is not None and frame.pts >= 0:
-                        return frame.pts == 0 and not frame.is_corrupt
-        except av.error.FFmpegError:
-            return False
-    return False
+    is_whole = first.key_frame or context.codec.canonical_name == "h264"
+    return bool(is_whole and first.pts <= shot.start_pts)
+
+
+def _shown_pts(copy: bytes) -> np.ndarray:
+    """(n,) timestamps of the frames that a copy does not hide; none where it does not give all that it holds."""
+    try:
+        with open_video(copy) as container:
+            stream = find_stream(container)
+            packets = [packet for packet in container.demux(stream) if packet.size]
+            is_whole = len(packets) == stream.frames
+    except av.error.FFmpegError:
+        return np.empty(0)
+    return np.sort([packet.pts for packet in packets if not packet.is_discard]) if is_whole else np.empty(0)

@@ -67,7 +67,8 @@ def _retimed(shot: ShotPackets) -> Iterator[Any]:
         copy = av.Packet(bytes(packet))
         copy.pts, copy.dts, copy.time_base = shown, decoded, Fraction(1, shot.ticks_per_s)
         copy.duration = (packet.duration or 0) * shot.time_base.numerator
-        copy.is_keyframe = packet.is_keyframe
+        # What precedes the shot begins with the first packet: players look no further back than to a key frame.
+        copy.is_keyframe = packet.is_keyframe and (packet is shot.packets[0] or packet.pts > shot.start_pts)
         yield copy
 
 

@@ -23,8 +23,10 @@ MAX_COPY_BYTES = 8_000_000_000
 """Of a file that a web server serves only whole: it is copied to the local disk for as long as it is open."""
 MAX_CELL_BYTES = 2**31
 """Of a video in a Parquet cell, which is in memory as a whole; Arrow's binary columns hold no more."""
-_BLOCK_BYTES = 4 << 20
-_KEPT_BLOCKS = 8
+_BLOCK_BYTES = 512 << 10
+_MOST_AT_ONCE = 8
+"""Blocks of one request: one where a file is read here and there, twice as many each time that it is read on."""
+_KEPT_BLOCKS = 64
 _CHUNK_BYTES = 1 << 20
 _BUFFER_BYTES = 1 << 18
 _TOTAL_SIZE = re.compile(r"bytes \d+-\d+/(\d+)")
@@ -33,9 +35,9 @@ _TOTAL_SIZE = re.compile(r"bytes \d+-\d+/(\d+)")
 def open_video_file(uri: str, *, trusted: bool = False) -> BinaryIO:
     """Open one video for reading and seeking, to be used as a context manager.
 
-    Of what lies in a store, on a web server or in a tar, blocks of 4 MiB are read when they are needed, and the last
-    eight are kept. A video of a Parquet cell is in memory; a web server that serves no ranges sends its file once, to
-    a temporary file. What may pass is tried again, block by block.
+    Of what lies in a store, on a web server or in a tar, half a MiB is read where it is needed, up to 4 MiB at once
+    where it is read on, and the last 32 MiB are kept. A video of a Parquet cell is in memory; a web server that serves
+    no ranges sends its file once, to a temporary file. What may pass is tried again, piece by piece.
 
     Args:
         uri: as `read_source` yields it: a file, a member of a tar, or a cell of a Parquet file.
@@ -131,6 +133,8 @@ class _RangeReader(io.RawIOBase):
     ) -> None:
         self._uri, self._size, self._read, self._close = uri, size, read, close
         self._position = 0
+        self._read_on = 1  # the block behind the last ones that were read
+        self._at_once = 1
         self._failure: VideoError | None = None
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
 
@@ -171,22 +175,26 @@ class _RangeReader(io.RawIOBase):
 
     def _block(self, number: int) -> bytes:
         """Return the block of this number, from 0; empty behind the file's end."""
+        if number not in self._blocks and number * _BLOCK_BYTES < self._size:
+            self._fetch(number)
         if number in self._blocks:
             self._blocks.move_to_end(number)
-            return self._blocks[number]
-        start = number * _BLOCK_BYTES
-        end = min(start + _BLOCK_BYTES, self._size)
-        if start >= end:
-            return b""
+        return self._blocks.get(number, b"")
+
+    def _fetch(self, number: int) -> None:
+        """Read a block, and some behind it where those before it were read last."""
+        self._at_once = min(2 * self._at_once, _MOST_AT_ONCE) if number == self._read_on else 1
+        self._read_on = number + self._at_once
+        start, end = number * _BLOCK_BYTES, min(self._read_on * _BLOCK_BYTES, self._size)
         if self._failure is not None:  # FFmpeg goes on reading, and drops some errors
             raise self._failure
         try:
-            block = attempt(self._uri, lambda: whole(self._read(start, end), end - start))
+            data = attempt(self._uri, lambda: whole(self._read(start, end), end - start))
         except VideoError as error:
             self._failure = error
             raise
-        self.keep(number, block)
-        return block
+        for offset in range(0, end - start, _BLOCK_BYTES):
+            self.keep(number + offset // _BLOCK_BYTES, data[offset : offset + _BLOCK_BYTES])
 
 
 def _buffered(reader: _RangeReader) -> BinaryIO:

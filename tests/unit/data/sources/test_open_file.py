@@ -105,6 +105,15 @@ def test_a_web_server_without_ranges_sends_the_file_once_and_no_more_than_allowe
     assert web.num_sent < 50_000_000
 
 
+def test_what_is_read_on_comes_in_larger_pieces(web):  # noqa: F811
+    web.files["/a.mp4"] = VIDEO
+    with open_video_file(f"{web.uri}/a.mp4") as file:
+        for start in range(0, len(VIDEO), 500):
+            file.seek(start)
+            assert file.read(500) == VIDEO[start : start + 500]
+    assert len(web.asked) == 1 + 5  # 4096 bytes, then 8192, 16384, and 32768 three times but for the end
+
+
 def test_a_part_of_a_server_without_ranges_is_refused(web):  # noqa: F811
     web.files["/s.tar"], web.has_ranges = VIDEO, False
     assert refused(f"{web.uri}/s.tar#offset=512&bytes=2000") is Reason.FETCH_ERROR
