@@ -120,7 +120,7 @@ def _real(rng: np.random.Generator, num: int) -> np.ndarray:
     return found[:, :, ::-1] if rng.random() < 0.5 else found
 
 
-def _card(rng: np.random.Generator, num: int) -> np.ndarray:
+def title_card(rng: np.random.Generator, num: int) -> np.ndarray:
     """A title: words on a plain ground, held."""
     picture = Image.new("RGB", (WIDTH, HEIGHT), tuple(int(v) for v in rng.integers(0, 90, 3)))
     draw = ImageDraw.Draw(picture)
@@ -156,7 +156,7 @@ _KINDS: Sequence[tuple[Callable[[np.random.Generator, int], np.ndarray], float]]
     (_drawn, 0.25),
     (_pan, 0.25),
     (_real, 0.2),
-    (_card, 0.06),
+    (title_card, 0.06),
     (_credits, 0.04),
 )
 

@@ -19,7 +19,7 @@ from animatediff.data.shots.pictures import StoredBox
 _FRAMES = 40
 _APART = 12
 """Frames between those that are looked at where there are too few key frames."""
-_BLOCKS = 64
+_BLOCKS = 32
 """Means along a line of pixels that stand for it."""
 _TOLERANCE = 12
 """Levels of 255 by which a bar's pixels may differ."""
@@ -147,7 +147,7 @@ def _inside(lines: np.ndarray) -> tuple[int, int]:
 def _breadth(lines: np.ndarray) -> int:
     """Return the number of lines in the bar at the start of (f n blocks)."""
     level = float(np.median(lines[:, 0]))
-    distance = np.abs(lines.astype(np.float32) - level)
+    distance = np.abs(lines.astype(np.int16) - round(level))
     off = (distance > _TOLERANCE).mean(2)  # (f n)
     is_filled = off > _FILLED
     is_picture = is_filled.mean(0) > _LEAST_FILLED

@@ -1,7 +1,6 @@
 """What one look at a take's frames tells of it: scores, text, hashes, previews."""
 
 import io
-from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -23,17 +22,18 @@ _PREVIEW = 160
 _QUALITY = 80
 
 
-def describe_take(take: Take, info: VideoInfo, samples: Sequence[np.ndarray], *, reason: str) -> Shot:
+def describe_take(take: Take, info: VideoInfo, frames: np.ndarray, *, reason: str) -> Shot:
     """Return the shot that a take is.
 
     Args:
         take: which frames.
         info: of the video.
-        samples: (h w 3) uint8 RGB, frames of the take about an eighth of a second apart. Where there are none, as in a
-            shot of two frames, nothing can be told of it.
-        reason: why it is not to be used.
+        frames: (f h w 3) uint8 RGB, of the take, about an eighth of a second apart. In a shot of two frames there may
+            be none, and nothing to preview.
+        reason: why it is not to be used; then it has no scores and no hashes.
     """
-    frames = np.stack(samples) if samples else None
+    has_frames = len(frames) > 0
+    is_scored = has_frames and not reason
     timestamps, last = info.timestamps, take.end - 1
     end_s = timestamps[take.end] if take.end < len(timestamps) else timestamps[last] + info.rate.frame_s
     return Shot(
@@ -46,10 +46,10 @@ def describe_take(take: Take, info: VideoInfo, samples: Sequence[np.ndarray], *,
         border_before=take.before,
         border_after=take.after,
         cut_strength=take.strength,
-        scores={} if frames is None else _scores(frames),
-        text=0.0 if frames is None else text_score(frames),
-        phashes=() if frames is None else shot_phashes(frames),
-        previews=() if frames is None else tuple(_jpeg(frames[i]) for i in (0, len(frames) // 2, -1)),
+        scores=_scores(frames) if is_scored else {},
+        text=text_score(frames) if is_scored else 0.0,
+        phashes=shot_phashes(frames) if is_scored else (),
+        previews=tuple(_jpeg(frames[i]) for i in (0, len(frames) // 2, -1)) if has_frames else (),
         num_bytes=_num_bytes(take, info),
         reason=reason,
     )

@@ -1,7 +1,6 @@
 """One pass over a video of any length: its shots, and what is to be known of each. No frame is kept for long."""
 
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
@@ -16,6 +15,7 @@ from animatediff.data.shots.describe import describe_take
 from animatediff.data.shots.detectors import Border, BorderDetector, load_detector
 from animatediff.data.shots.pictures import Shrinker, StoredBox
 from animatediff.data.shots.rules import Take, TakeRules
+from animatediff.data.shots.samples import Samples
 from animatediff.data.shots.shot import ScannedVideo, Shot
 from animatediff.data.sources.limits import MAX_PIXELS
 
@@ -85,20 +85,19 @@ class _Scan:
             return Shrinker(height=height, width=width, crop=bars, stored=info.stored, colours=info.colours)
 
         self._to_picture = shrinker(detector.height, detector.width)
-        self._to_sample = shrinker(*_sample_size(info, bars))
+        height, width = _sample_size(info, bars)
+        self._to_sample, self._samples = shrinker(height, width), Samples(height=height, width=width)
         self._next = 0
         self._gaps: list[Border] = []
         """Frames that do not decode, and changes of size."""
         self._sizes: list[tuple[int, tuple[int, int]]] = []
         """From which frame on frames have which (width, height) as they are decoded."""
-        self._samples: deque[tuple[int, np.ndarray]] = deque()
-        """Frames by their numbers."""
 
     def add(self, number: int, frame: Any) -> Iterator[Shot]:
         """Take the next frame that decodes, and yield the shots that are sure now."""
         self._note_gaps(number, (frame.width, frame.height))
         if number % self._sample_step == 0:
-            self._samples.append((number, self._to_sample.picture(frame)))
+            self._samples.append(number, self._to_sample.picture(frame))
         picture = None
         # The detector counts frames: one that is missing looks like the one behind it.
         for counted in range(self._next, number + 1):
@@ -133,12 +132,10 @@ class _Scan:
             takes += self._rules.finish(self._next)
         for take in takes:
             yield self._describe(take)
-        while self._samples and self._samples[0][0] < self._rules.first:
-            self._samples.popleft()
+        self._samples.drop_before(self._rules.first)
 
     def _describe(self, take: Take) -> Shot:
-        samples = [picture for number, picture in self._samples if take.first <= number < take.end]
-        return describe_take(take, self._info, samples, reason=self._reason(take))
+        return describe_take(take, self._info, self._samples.between(take.first, take.end), reason=self._reason(take))
 
     def _reason(self, take: Take) -> str:
         """Return why a take cannot be used whatever it shows."""

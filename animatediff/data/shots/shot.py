@@ -29,13 +29,14 @@ class Shot:
     cut_strength: float
     """How sure its borders by a cut are, in [0, 1]: the less sure one's; 1 where it has none."""
     scores: dict[str, float | bool | int]
-    """What `scoring.scores.score` gives for frames that lie over the shot."""
+    """What `scoring.scores.score` gives for its middle, but `cut` is that of its worst part; empty where there is a
+    `reason`."""
     text: float
-    """How much of it is written, in [0, 1]: titles and credits from 0.5."""
+    """How much of it is written, in [0, 1]: titles and credits from 0.5; 0 where there is a `reason`."""
     phashes: tuple[int, ...]
-    """Perceptual hashes of frames that lie over the shot, by which repeats are found."""
+    """Perceptual hashes of frames that lie over the shot, by which repeats are found; none with a `reason`."""
     previews: tuple[bytes, ...]
-    """JPEGs of its first, middle and last frame."""
+    """JPEGs of its first, middle and last frame, to within an eighth of a second; none of a shot of a frame or two."""
     num_bytes: int
     """Bytes of its packets, from the key frame before its first frame on."""
     reason: str

@@ -8,13 +8,19 @@ from animatediff import config
 from animatediff.rendering.catalog.reading.catalog_files import CatalogFile
 from animatediff.rendering.results import ledger, table
 from animatediff.rendering.results.result import Result
-from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainJobConfig
+from pipelines.settings import AnimateConfig, CurateConfig, IngestConfig, ScoreConfig, TrainJobConfig
 from tests.readmes import markdown
 from tests.readmes.markdown import ROOT
 from tests.unit.data.loading.test_loader import write_dataset
 
 READMES = markdown.readmes()
-JOBS = {"ingest.py": IngestConfig, "train.py": TrainJobConfig, "animate.py": AnimateConfig, "score.py": ScoreConfig}
+JOBS = {
+    "curate.py": CurateConfig,
+    "ingest.py": IngestConfig,
+    "train.py": TrainJobConfig,
+    "animate.py": AnimateConfig,
+    "score.py": ScoreConfig,
+}
 SCHEMAS = {name.replace(".py", ".yaml"): schema for name, schema in JOBS.items()} | {"catalog.yaml": CatalogFile}
 YAML = [block for readme in READMES for block in markdown.blocks(readme, "yaml")]
 PYTHON = [readme for readme in READMES if markdown.blocks(readme, "python")]

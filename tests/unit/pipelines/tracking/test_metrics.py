@@ -7,7 +7,7 @@ import pytest
 from pipelines.tracking import metrics as tracking
 from pipelines.tracking.metrics import METRICS, JobMetrics
 
-JOBS = ("ingest", "train", "animate", "score")
+JOBS = ("curate", "ingest", "train", "animate", "score")
 UNITS = {"counter": "_total", "gauge": ("_ratio", "_seconds", "_bytes", "_up", "_step", "_loss")}
 
 
