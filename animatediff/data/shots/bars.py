@@ -19,6 +19,8 @@ from animatediff.data.shots.pictures import StoredBox
 _FRAMES = 40
 _APART = 12
 """Frames between those that are looked at where there are too few key frames."""
+_PATIENCE = 100
+"""Packets behind a key frame without any frame: something is damaged there, and the rest need not be read for it."""
 _BLOCKS = 32
 """Means along a line of pixels that stand for it."""
 _TOLERANCE = 12
@@ -101,8 +103,9 @@ def _sample(data: bytes | BinaryIO, info: VideoInfo) -> Iterator[Any]:
 def _some(packets: Any, most: int, behind: int | None) -> Iterator[Any]:
     """Yield every so many frames, until there are enough or the next key frame is reached."""
     number = 0
-    for packet in packets:
-        if number and behind is not None and packet.pts is not None and packet.pts >= behind:
+    for count, packet in enumerate(packets):
+        is_behind = behind is not None and packet.pts is not None and packet.pts >= behind
+        if is_behind if number else count > _PATIENCE:
             return
         for frame in decode_packet(packet):
             if number % _APART == 0:

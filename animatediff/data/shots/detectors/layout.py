@@ -38,6 +38,8 @@ _LEAST_ENDS, _LEAST_MIDDLE = 0.5, 0.35
 """What motion may not explain between the ends of a dissolve, and between its middle and an end, as shares of the
 contrast. Dissolves had 0.72 and 0.43 and more, pans over flat drawings, rolling titles and flashes 0.42 and 0.39 at
 most in one of the two."""
+_PURE, _LEAST_PURE_MIDDLE = 0.12, 0.25
+"""What the middle needs of a mix that leaves next to nothing unexplained."""
 _MIDDLE = (0.25, 0.75)
 _LEAST_FRAMES = 2
 _DARK = 24.0
@@ -206,9 +208,10 @@ def _find_mixes(pictures: np.ndarray, first: int, last: int) -> Iterator[tuple[i
         is_mix = (share > _MIDDLE[0]) & (share < _MIDDLE[1]) & (residual < _MOST_RESIDUAL)
         for i, left in zip(middles[is_mix].tolist(), residual[is_mix].tolist(), strict=True):
             best[i] = min(best.get(i, (left, step)), (left, step))
-    for i, (_, step) in sorted(best.items()):
+    for i, (left, step) in sorted(best.items()):
         ends, *middle = mismatch(pictures, np.array([(i - step, i + step), (i - step, i), (i, i + step)]))
-        if ends > _LEAST_ENDS and min(middle) > _LEAST_MIDDLE:
+        least_middle = _LEAST_PURE_MIDDLE if left < _PURE else _LEAST_MIDDLE
+        if ends > _LEAST_ENDS and min(middle) > least_middle:
             yield i, step
 
 
