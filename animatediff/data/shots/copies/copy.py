@@ -7,7 +7,11 @@ from typing import BinaryIO
 import av
 import numpy as np
 
+<<<<<<< HEAD
 from animatediff.data.decoding.videos import find_stream, open_video
+=======
+from animatediff.data.decoding.videos import probe, reproducible_reason
+>>>>>>> part-b
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.shots.copies.lossless import encode_lossless
 from animatediff.data.shots.copies.mp4 import mux
@@ -28,7 +32,7 @@ def copy_shot(file: BinaryIO, *, start_pts: int, last_pts: int, num_frames: int 
     are the source's, less the first one. Where packets do not give these frames (MP4 and MOV cannot hold the codec,
     there are no timestamps, what is called a key frame is none, thousands of frames lie before the shot), the frames
     are encoded anew by FFV1, without loss, in several times the bytes. What is returned was looked at: the number of
-    its frames, their timestamps, and that what it begins with decodes.
+    its frames, their timestamps, and that the first one decodes.
 
     Args:
         file: the video, to seek in; of an hour-long one, the part around the shot is read.
@@ -43,8 +47,7 @@ def copy_shot(file: BinaryIO, *, start_pts: int, last_pts: int, num_frames: int 
     """
     with _errors_named():
         copy = _copy_packets(file, start_pts, last_pts) or encode_lossless(file, start_pts, last_pts)
-        found = len(_shown_pts(copy))
-    if num_frames not in (None, found):
+    if num_frames is not None and num_frames != (found := len(_shown_pts(copy))):
         detail = f"{found} frames are shown from {start_pts} to {last_pts}, and {num_frames} are expected"
         raise VideoError("decode", Reason.DECODE_ERROR, detail)
     return copy
@@ -56,7 +59,8 @@ def _errors_named() -> Iterator[None]:
         yield
     except MemoryError:  # FFmpeg's is one of its errors too
         raise
-    except av.error.FFmpegError as error:
+    # PyAV's is an IndexError where a stream turns up in the middle of a file, as in damaged recordings.
+    except (av.error.FFmpegError, IndexError) as error:
         raise VideoError("decode", Reason.DECODE_ERROR, f"the shot: {reproducible_reason(error)}") from error
 
 
@@ -75,7 +79,7 @@ def _copy_packets(file: BinaryIO, start_pts: int, last_pts: int) -> bytes | None
 
 
 def _decodes(shot: ShotPackets) -> bool:
-    """Whether its first packet is a key frame's indeed: by the first frame that comes out, without all up to the shot.
+    """Whether its first packet is a key frame's indeed, by the first frame that comes out.
 
     What H.264 refreshes by and by has no key frame, and comes out once it is whole.
     """
@@ -95,12 +99,9 @@ def _decodes(shot: ShotPackets) -> bool:
 
 
 def _shown_pts(copy: bytes) -> np.ndarray:
-    """(n,) timestamps of the frames that a copy does not hide; none where it does not give all that it holds."""
+    """(n,) timestamps of the frames that `probe` lists; none where it lists none, or not the first."""
     try:
-        with open_video(copy) as container:
-            stream = find_stream(container)
-            packets = [packet for packet in container.demux(stream) if packet.size]
-            is_whole = len(packets) == stream.frames
-    except av.error.FFmpegError:
+        info = probe(copy)
+    except VideoError:
         return np.empty(0)
-    return np.sort([packet.pts for packet in packets if not packet.is_discard]) if is_whole else np.empty(0)
+    return np.empty(0) if info.has_undecodable_start else info.pts

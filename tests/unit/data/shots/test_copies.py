@@ -212,3 +212,21 @@ def test_a_change_of_size_is_in_the_copy_where_it_is_in_the_source():
     assert [(c.first_frame, c.displayed) for c in probe(copy).changes] == [(5, info.changes[0].displayed)]
     behind = copy_shot(io.BytesIO(data), start_pts=int(info.pts[change + 2]), last_pts=int(info.pts[change + 9]))
     assert (probe(behind).width, probe(behind).height) == info.changes[0].displayed
+
+
+@pytest.mark.parametrize("name", ["H.264 of an open GOP in MPEG-TS", "HEVC in Matroska", "MPEG-4 in AVI"])
+def test_damage_costs_a_video_error_or_nothing(name):
+    data = encode(**SOURCES[name])
+    pts = probe(data).pts
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        damaged = bytearray(data)
+        for at in rng.integers(len(data), size=int(rng.integers(1, 40))):
+            damaged[at] = int(rng.integers(256))
+        first = int(rng.integers(len(pts) - 10))
+        file = io.BytesIO(damaged[: int(rng.integers(len(data) // 2, len(data)))])
+        try:
+            copy = copy_shot(file, start_pts=int(pts[first]), last_pts=int(pts[first + 8]), num_frames=9)
+        except VideoError:
+            continue
+        assert len(probe(copy).pts) == 9
