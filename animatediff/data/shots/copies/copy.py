@@ -7,11 +7,7 @@ from typing import BinaryIO
 import av
 import numpy as np
 
-<<<<<<< HEAD
-from animatediff.data.decoding.videos import find_stream, open_video
-=======
-from animatediff.data.decoding.videos import probe, reproducible_reason
->>>>>>> part-b
+from animatediff.data.decoding.videos import probe
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.shots.copies.lossless import encode_lossless
 from animatediff.data.shots.copies.mp4 import mux
