@@ -5,9 +5,10 @@ BIN := .venv/bin
 
 # Two at a time: a process takes up to 2 GB. One thread each, as two would only wait for one another.
 UNIT = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -q -n 2 --dist worksteal --ignore tests/unit/test_fake_cuda.py
-# What runs jobs: two files at a time, as a job also waits, for processes to start, to die and to be polled. A training
+# What runs jobs: two files at a time, as a job also waits, for processes to start, to die and to be polled. They come in
+# the order given: by default files of one long test come last, and one process ends minutes after the other. A training
 # worker asks for a thread a core; beside another test's processes they would spin for each other, five times as slow.
-JOBS = OMP_NUM_THREADS=1 OMP_THREAD_LIMIT=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+JOBS = OMP_NUM_THREADS=1 OMP_THREAD_LIMIT=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test lint infra unit fakes integration notebooks fuzz slow gpu cluster bench files format clean
 
@@ -18,7 +19,7 @@ demo: .venv/.installed
 test: .venv/.installed
 	$(MAKE) --jobs 2 lint infra fakes
 	$(UNIT)
-	$(JOBS) tests/integration tests/notebooks
+	$(JOBS) tests/notebooks tests/integration
 
 lint: .venv/.installed
 	$(BIN)/ruff format --check .
