@@ -5,8 +5,10 @@ BIN := .venv/bin
 
 # Two at a time: a process takes up to 2 GB. One thread each, as two would only wait for one another.
 UNIT = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -q -n 2 --dist worksteal --ignore tests/unit/test_fake_cuda.py
-# What runs jobs: two files at a time, as a job also waits, for processes to start, to die and to be polled.
-JOBS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+# What runs jobs: two files at a time, as a job also waits, for processes to start, to die and to be polled. They come in
+# the order given: by default files of one long test come last, and one process ends minutes after the other. A training
+# worker asks for a thread a core; beside another test's processes they would spin for each other, five times as slow.
+JOBS = OMP_NUM_THREADS=1 OMP_THREAD_LIMIT=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test lint infra unit fakes integration notebooks fuzz slow gpu cluster bench files format clean
 
@@ -17,7 +19,7 @@ demo: .venv/.installed
 test: .venv/.installed
 	$(MAKE) --jobs 2 lint infra fakes
 	$(UNIT)
-	$(JOBS) tests/integration tests/notebooks
+	$(JOBS) tests/notebooks tests/integration
 
 lint: .venv/.installed
 	$(BIN)/ruff format --check .
@@ -43,7 +45,7 @@ integration: .venv/.installed
 
 # Every notebook from its first cell to its last, two at a time.
 notebooks: .venv/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/notebooks -q -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 OMP_THREAD_LIMIT=1 $(BIN)/python -m pytest tests/notebooks -q -n 2 --dist worksteal
 
 # 17,500 damaged files of every kind; `ARGS="--only tables --seed 7"` says which.
 fuzz: .venv/.installed

@@ -1,7 +1,8 @@
-"""Hide peft and what came with it from diffusers in the jobs' processes, as where nobody has the tests' own packages.
+"""Hide from diffusers in the jobs' processes what it would import for no use of theirs.
 
-Python imports this module where its folder is on PYTHONPATH. diffusers imports both wherever it finds them, and each of
-the hundred and more processes of the integration tests would take more than a second of CPU for it.
+Python imports this module where its folder is on PYTHONPATH. diffusers and transformers import peft, accelerate and half
+of SciPy wherever they find them, and each of the hundred and more processes of the integration tests would take more than
+two seconds of CPU for it. The first two are the tests' own packages; `import scipy` finds SciPy as ever.
 """
 
 import importlib.util
@@ -10,7 +11,7 @@ _find_spec = importlib.util.find_spec
 
 
 def _find_spec_of_the_jobs_own(name, package=None):
-    return None if name in ("accelerate", "peft") else _find_spec(name, package)
+    return None if name in ("accelerate", "peft", "scipy") else _find_spec(name, package)
 
 
 importlib.util.find_spec = _find_spec_of_the_jobs_own
