@@ -73,7 +73,9 @@ def count(truth: list[tuple[int, int, str]], found: list[Border], tally: dict[st
         hits = [
             i
             for i, border in enumerate(found)
-            if i not in used and border.first <= last + TOLERANCE and border.last >= first - TOLERANCE
+            if (i not in used or kind != "cut")
+            and border.first <= last + TOLERANCE
+            and border.last >= first - TOLERANCE
         ]
         used.update(hits[:1] if kind == "cut" else hits)
         tally[kind] = tally.get(kind, 0) + 1

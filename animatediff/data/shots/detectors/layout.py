@@ -50,6 +50,8 @@ _JOINED = 10
 """Frames between two soft runs that are one border: the two halves of a fade."""
 _TAIL = 5
 """Frames by which the middle of a dissolve, which is what is found, is shorter than it on each side."""
+_LONG, _LONG_TAIL = 12, 10
+"""Of those whose middle is longer, of which more is missing: up to 23 frames where 48 were mixed."""
 _LONGEST_SOFT = 250
 """Frames from the first to the last middle of what is one border: what goes on for longer is told in pieces, so that
 no more of the video need be kept."""
@@ -113,7 +115,7 @@ class LayoutDetector:
         if open_from is None:
             settled = self._next
         else:
-            settled = max(self.settled, (self._soft[0].first if is_open else open_from) - _TAIL)
+            settled = max(self.settled, (self._soft[0].first if is_open else open_from) - _LONG_TAIL)
         sure = [cut for cut in self._cuts[self._num_told :] if open_from is None or cut.first < settled]
         self._num_told += len(sure)
         self.settled = settled
@@ -240,4 +242,5 @@ def _joined(run: list[Border], cuts: list[int]) -> Border | None:
     if last - first < _LEAST_FRAMES or any(first - _TAIL < cut < last + _TAIL for cut in cuts):
         return None
     kind: SoftKind = "fade" if any(one.kind == "fade" for one in run) else "dissolve"
-    return Border(max(0, first - _TAIL), last + _TAIL, kind, 1.0)
+    tail = _LONG_TAIL if last - first > _LONG else _TAIL
+    return Border(max(0, first - tail), last + tail, kind, 1.0)
