@@ -20,10 +20,9 @@ from pathlib import Path
 import av
 import numpy as np
 
-from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.scoring.hard_cuts import THRESHOLD
 from animatediff.data.shots import scan as scanning
-from animatediff.data.shots.config import ShotConfig
+from animatediff.data.shots.config import ScanLimits, ShotConfig
 from animatediff.data.shots.detectors import Border
 from animatediff.data.shots.scan import scan_video
 from animatediff.data.shots.shot import ScannedVideo
@@ -249,7 +248,7 @@ def bench_memory(folder: Path) -> None:
     for height, width, num, minutes in ((360, 640, 2400, 60), (1080, 1920, 480, 4)):
         encode_large(folder / "once.mp4", episode.frames[:num], height, width)
         repeat_packets(folder / "once.mp4", folder / "long.mkv", round(minutes * 60 * 24 / num))
-        with ShotSupervisor(ShotConfig(), DecodeConfig(timeout_s=600)) as child:
+        with ShotSupervisor(ShotConfig(), ScanLimits(timeout_s=600)) as child:
             scanned = child.scan(str(folder / "long.mkv"), trusted=True)
             lines = Path(f"/proc/{child.child_pid}/status").read_text().splitlines()
             ticks = sum(map(int, Path(f"/proc/{child.child_pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
