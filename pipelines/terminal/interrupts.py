@@ -38,8 +38,8 @@ class _Handler:
         self._first: float | None = None
         self.exit_code = 128 + signal.SIGINT
         self.is_held = False
-        self.has_ended = False
-        """Whether the job has, and its process is only closing what it has opened, which takes Ray a second."""
+        self.code_of_ended_job: int | None = None
+        """Its exit code once it has ended, and its process only closes what it has opened, which takes Ray a second."""
         self.kept = "nothing was written"
         self.stderr = 2
         """Standard error, also while file descriptor 2 leads nowhere, as it does while Ray starts."""
@@ -49,7 +49,7 @@ class _Handler:
         now = time.monotonic()
         if self._first is None:
             self._first = now
-            if self.has_ended:
+            if self.code_of_ended_job is not None:
                 return
             self.exit_code = 128 + number
             if self.is_held:
@@ -82,9 +82,9 @@ class _Handler:
         Args:
             numbers: file descriptor that the numbers of signals are read from, as they come.
         """
-        while (number := os.read(numbers, 1)[0]) not in _SIGNALS or self.has_ended:
+        while (number := os.read(numbers, 1)[0]) not in _SIGNALS:
             pass
-        self.exit_code = 128 + number
+        self.exit_code = 128 + number if self.code_of_ended_job is None else self.code_of_ended_job
         raylets = _own_ray("raylet")
         for raylet in raylets:
             raylet.send_signal(signal.SIGSTOP)
@@ -110,7 +110,9 @@ class _Handler:
             write(f"stopped by {name}; {self.kept}; to go on, run the same command again: {command}")
 
     def _end_at_once(self, exit_code: int) -> None:
-        if not self.has_ended:
+        if self.code_of_ended_job is not None:
+            sys.stdout.flush()
+        else:
             self.tell(lambda line: os.write(self.stderr, f"{line}\n".encode()))
         _kill(_workers())
         for raylet in _own_ray("raylet"):
@@ -204,10 +206,13 @@ def install() -> None:
 def exit_on_signal() -> Iterator[None]:
     """Take the signals over, and end the process with one line and the signal's exit code where one comes."""
     install()
-    _handler.has_ended = False
+    _handler.code_of_ended_job = None
+    code = 1
     try:
         yield
-    except SystemExit:
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         raise
     except BaseException as error:
         # What a signal breaks off fails in many ways, above all where the job's other processes got it, too.
@@ -220,9 +225,10 @@ def exit_on_signal() -> Iterator[None]:
             workers = _workers()
             ray.shutdown()
             _kill(workers)
-        sys.exit(_handler.exit_code)
+        code = _handler.exit_code
+        sys.exit(code)
     finally:
-        _handler.has_ended = True
+        _handler.code_of_ended_job = code
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Hide from diffusers in the jobs' processes what it would import for no use of theirs.
 
 Python imports this module where its folder is on PYTHONPATH. diffusers and transformers import peft, accelerate and
-half of SciPy wherever they find them, and each of the hundred and more processes of the integration tests would take
-more than two seconds of CPU for it. The first two are the tests' own packages; `import scipy` finds SciPy as ever.
+half of SciPy wherever they find them, for which each of the hundred and more processes of these tests would take two
+seconds of CPU for it. The first two are the tests' own packages; `import scipy` finds SciPy as ever.
 """
 
 import importlib.util

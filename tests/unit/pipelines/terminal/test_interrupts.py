@@ -233,6 +233,37 @@ def test_a_job_whose_own_ray_gets_the_signal_too_waits_for_nothing_and_leaves_no
         time.sleep(0.1)
 
 
+CLOSING = """
+    import atexit, os, subprocess, sys, time
+    from types import SimpleNamespace
+
+    import ray
+    from pipelines.cluster.runtime import end_with_one_line
+
+    def close():
+        monitor = subprocess.Popen([sys.executable, "-c", "pass"])
+        processes = {"log_monitor": [SimpleNamespace(process=monitor)]}
+        ray._private.worker._global_node = SimpleNamespace(all_processes=processes)
+        monitor.wait()
+        print("closing", flush=True)
+        time.sleep(10)
+        os._exit(1)  # as Ray ends a driver whose raylet is gone
+
+    atexit.register(close)
+    end_with_one_line(lambda: sys.exit(%d))
+"""
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_a_job_that_has_ended_keeps_its_exit_code_where_its_own_ray_gets_a_signal(code):
+    command = [sys.executable, "-c", textwrap.dedent(CLOSING % code)]
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert job.stdout.readline() == "closing\n"
+    job.send_signal(signal.SIGTERM)
+    assert job.communicate() == ("", "")
+    assert job.returncode == code
+
+
 ALONE = """
     import subprocess, sys, time
     from pathlib import Path
