@@ -80,6 +80,8 @@ class ClipSampler:
             SAMPLERS[settings.sampler](self._schedule, settings.timestep_spacing),
             guidance_scale=settings.guidance_scale,
             guidance_rescale=settings.guidance_rescale,
+            guidance_interval=settings.guidance_interval,
+            guidance_every=settings.guidance_every,
             generators=generators,
             context=settings.context,
             loop=settings.loop,

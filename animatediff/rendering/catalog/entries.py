@@ -10,6 +10,7 @@ from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.passes.free_init import FreeInit
 from animatediff.diffusion.passes.second_pass import SecondPass
 from animatediff.diffusion.samplers import SamplerName, TimestepSpacing
+from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 from animatediff.diffusion.travel import Travel
 from animatediff.rendering.catalog.controls import ControlSpec, FileUri, ImageSpec, PiaSpec
 from animatediff.rendering.catalog.prompts.prompt_text import PromptSyntax, PromptText, are_texts_by_frame
@@ -37,6 +38,11 @@ class RenderSettings(Config):
     guidance_rescale: float = Field(0.0, ge=0, le=1)
     """Share of the guided prediction that is brought back to the unguided one's spread, against burnt-out colours
     (Lin et al., arXiv 2305.08891, who take 0.7)."""
+    guidance_interval: GuidanceInterval | None = None
+    """The denoising steps that are guided, each of which takes the UNet twice; default: all. Guidance matters most
+    while the picture's layout is found: the last half can often do without it."""
+    guidance_every: int = Field(1, ge=1, le=10)
+    """Of how many guided steps one computes what guidance leads away from; the others lead as far as that one did."""
     clip_skip: int = Field(0, ge=0, le=11)
     """Last layers of the text encoder that are left out; what other tools call clip skip 2 is 1 here. Of SDXL's two
     they come before the last one, which is never read."""

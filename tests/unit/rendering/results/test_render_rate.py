@@ -5,6 +5,7 @@ import pytest
 from animatediff.diffusion.context import Context
 from animatediff.diffusion.passes.free_init import FreeInit
 from animatediff.diffusion.passes.second_pass import SecondPass
+from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 from animatediff.rendering.catalog.controls import ControlSpec
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.results.render_rate import measured_rate, work_units
@@ -47,6 +48,20 @@ def test_steps_that_are_left_out_or_taken_again_count():
     assert work_units(item(num_inference_steps=20, second_pass=second)) == pytest.approx(3 * whole)
     other = SecondPass(scale=2.0, strength=0.5, num_inference_steps=10)
     assert work_units(item(num_inference_steps=20, second_pass=other)) == pytest.approx(2 * whole)
+
+
+def test_steps_without_the_negative_prediction_count_half():
+    def work(**settings):
+        return work_units(item(num_inference_steps=20, **settings))
+
+    assert work(guidance_interval=GuidanceInterval(end=0.5)) == pytest.approx(work() * 0.75)
+    assert work(guidance_every=2) == pytest.approx(work() * 0.75)
+    both = work(guidance_every=2, guidance_interval=GuidanceInterval(end=0.5))
+    assert both == pytest.approx(work() * (20 + 5) / 40)
+    assert work(guidance_scale=1, guidance_every=2) == work(guidance_scale=1)
+    network = (ControlSpec(net="net.safetensors", pictures="a.png"),)
+    added = work(controls=network, guidance_every=2) - work(guidance_every=2)
+    assert added == pytest.approx(0.75 * (work(controls=network) - work()))
 
 
 def test_a_pixel_of_sdxl_is_worth_several():
