@@ -264,5 +264,6 @@ def _of_frames(tensor: Tensor, window: Sequence[int], *, is_pooled: bool = False
     return tensor if dim is None else torch.stack([tensor.select(dim, i) for i in window], dim=dim)
 
 
-NoisePredictor = Callable[[Tensor, Tensor, Conditioning], Tensor]
-"""(b c f h w) noisy latents, a timestep for all or (b) one a clip, their conditioning -> (b c f h w) prediction."""
+NoisePredictor = Callable[..., Tensor]
+"""(b c f h w) noisy latents, a timestep for all or (b) one a clip, their conditioning -> (b c f h w) prediction; where
+deep features are kept, `DeepFeatures` come last."""

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from animatediff.diffusion.conditioning import Conditioning, NoisePredictor
-from animatediff.diffusion.context import Context, context_windows
+from animatediff.diffusion.context import Context, context_windows, moves_window
 from animatediff.diffusion.passes.start import Start
 from animatediff.diffusion.samplers import Sampler, Scheduler
+from animatediff.diffusion.steps.deep_cache import MOVING_WINDOW, DeepCache
 from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 from animatediff.diffusion.steps.step_plan import Branch, plan_steps
-from animatediff.diffusion.steps.windowed_prediction import predict, windows_on_device
+from animatediff.diffusion.steps.windowed_prediction import WindowedPredictor, windows_on_device
+from animatediff.errors import UserError
 
 
 @torch.no_grad()
@@ -26,6 +28,7 @@ def sample(
     guidance_rescale: float = 0.0,
     guidance_interval: GuidanceInterval | None = None,
     guidance_every: int = 1,
+    deep_cache: DeepCache | None = None,
     start: Start | None = None,
     generators: Sequence[torch.Generator] | None = None,
     context: Context | None = None,
@@ -34,7 +37,8 @@ def sample(
 ) -> Tensor:
     """Denoise clips.
 
-    Beyond some tensors of the latents' size, memory is taken by one UNet call at a time. Between the first step and the
+    Beyond some tensors of the latents' size, and the deep features of all clips where they are kept, memory is taken by
+    one UNet call at a time. Between the first step and the
     last, a GPU is waited for only where a sampler draws noise, which comes from the CPU.
 
     Args:
@@ -49,6 +53,8 @@ def sample(
         guidance_interval: the steps with guidance, of those that are taken; default: all.
         guidance_every: guided steps of which one computes the negative branch; the others take its difference from the
             positive one as the step before had it. It is computed anew where a control goes on or off.
+        deep_cache: how the UNet's deep features are taken again from step to step; the UNet then takes `DeepFeatures`.
+            They are computed anew where a control goes on or off.
         start: clips of the noise's shape to begin from, by the last steps alone; default: noise, by all steps.
         generators: one a clip, on the CPU, for a sampler that draws noise at its steps (Euler a, LCM): a clip's noise
             is its own, whatever it shares the batch with.
@@ -60,10 +66,12 @@ def sample(
         (b c f h w) float32 latents, multiplied by the VAE's scaling factor.
 
     Raises:
-        UserError: more steps than the schedule has timesteps.
+        UserError: more steps than the schedule has timesteps, or a deep cache of a loop whose window moves.
         ValueError: no generators, or not one a clip, for a sampler that draws noise; or guidance without a negative
             branch.
     """
+    if deep_cache and moves_window(noise.shape[2], context, loop):
+        raise UserError(MOVING_WINDOW)
     first_step = start.first_step(num_inference_steps) if start else 0
     scheduler = sampler.begin(num_inference_steps, first_step)
     draws = {"generator": _checked_generators(generators, len(noise))} if sampler.adds_noise else {}
@@ -81,6 +89,7 @@ def sample(
         is_guided=is_guided,
         guidance_interval=guidance_interval,
         guidance_every=guidance_every,
+        deep_every=deep_cache.every if deep_cache else 1,
         renewed=conditioning.changes(len(steps)),
     )
     # What the steps look up goes to the device before them: each copy waits for all that the device was given.
@@ -89,11 +98,14 @@ def sample(
     windows = windows_on_device(
         [context_windows(noise.shape[2], context, loop, done) for done in progress], noise.device
     )
+    predictor = WindowedPredictor(unet, deep_cache.layers if deep_cache else None, max_batch)
     of_both: dict[Branch, Tensor] = {}
     for step, timestep in enumerate(steps):
         model_input = scheduler.scale_model_input(latents, timestep)
         branches = {branch: of_branches[branch].at(step, len(steps)) for branch in plan[step].computed}
-        predictions = predict(unet, model_input, timesteps[step], branches, windows[step], max_batch)
+        predictions = predictor.predict(
+            model_input, timesteps[step], branches, windows[step], shallow=plan[step].shallow
+        )
         prediction = predictions["positive"]
         if plan[step].is_guided:
             if "negative" in predictions:

@@ -82,6 +82,7 @@ class ClipSampler:
             guidance_rescale=settings.guidance_rescale,
             guidance_interval=settings.guidance_interval,
             guidance_every=settings.guidance_every,
+            deep_cache=settings.deep_cache,
             generators=generators,
             context=settings.context,
             loop=settings.loop,

@@ -21,6 +21,8 @@ class PlannedStep(NamedTuple):
     computed: tuple[Branch, ...]
     """The predictions that the UNet computes. A guided step without the negative one takes the difference between the
     two from the last step that had both."""
+    shallow: tuple[Branch, ...] = ()
+    """Those of which the UNet computes the outer layers alone, with the deep features of an earlier step."""
 
 
 @cache
@@ -30,6 +32,7 @@ def plan_steps(
     is_guided: bool,
     guidance_interval: GuidanceInterval | None = None,
     guidance_every: int = 1,
+    deep_every: int = 1,
     renewed: Collection[int] = frozenset(),
 ) -> tuple[PlannedStep, ...]:
     """Return what each of the denoising steps that are taken computes.
@@ -39,14 +42,21 @@ def plan_steps(
         is_guided: whether there is guidance at all.
         guidance_interval: the steps that are guided; default: all.
         guidance_every: guided steps of which one computes the negative prediction.
+        deep_every: steps of which one computes all of a prediction's layers.
         renewed: steps, counted from 0, that take nothing from earlier ones, since the UNet is told other things.
     """
     plan: list[PlannedStep] = []
-    age_of_difference: int | None = None  # in steps; guided ones come one after the other
+    kept: dict[str, int] = {}  # what later steps may take, and the step that computed it
     for step in range(num_steps):
+        if step in renewed:
+            kept = {}
+        age = {what: step - found_at for what, found_at in kept.items()}
         is_on = is_guided and (guidance_interval is None or guidance_interval.is_on(step, num_steps))
-        age = None if age_of_difference is None or step in renewed else age_of_difference + 1
-        has_negative = is_on and (age is None or age >= guidance_every)
-        age_of_difference = 0 if has_negative else age
-        plan.append(PlannedStep(is_on, ("negative", "positive") if has_negative else ("positive",)))
+        has_negative = is_on and age.get("difference", guidance_every) >= guidance_every
+        computed: tuple[Branch, ...] = ("negative", "positive") if has_negative else ("positive",)
+        shallow = tuple(branch for branch in computed if age.get(branch, deep_every) < deep_every)
+        kept = kept | {branch: step for branch in computed if branch not in shallow}
+        if has_negative:
+            kept["difference"] = step
+        plan.append(PlannedStep(is_on, computed, shallow))
     return tuple(plan)

@@ -10,6 +10,7 @@ from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.passes.free_init import FreeInit
 from animatediff.diffusion.passes.second_pass import SecondPass
 from animatediff.diffusion.samplers import SamplerName, TimestepSpacing
+from animatediff.diffusion.steps.deep_cache import DeepCache
 from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 from animatediff.diffusion.travel import Travel
 from animatediff.rendering.catalog.controls import ControlSpec, FileUri, ImageSpec, PiaSpec
@@ -43,6 +44,8 @@ class RenderSettings(Config):
     while the picture's layout is found: the last half can often do without it."""
     guidance_every: int = Field(1, ge=1, le=10)
     """Of how many guided steps one computes what guidance leads away from; the others lead as far as that one did."""
+    deep_cache: DeepCache | None = None
+    """What of the UNet most steps take from an earlier one; default: nothing."""
     clip_skip: int = Field(0, ge=0, le=11)
     """Last layers of the text encoder that are left out; what other tools call clip skip 2 is 1 here. Of SDXL's two
     they come before the last one, which is never read."""

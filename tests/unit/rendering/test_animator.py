@@ -15,6 +15,7 @@ from animatediff.diffusion.passes.free_init import FreeInit
 from animatediff.diffusion.passes.second_pass import SecondPass
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.schedule import NoiseSchedule
+from animatediff.diffusion.steps.deep_cache import DeepCache
 from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 from animatediff.diffusion.travel import Travel
 from animatediff.errors import UserError
@@ -129,6 +130,7 @@ CHANGES = {
     "guidance_rescale": 0.7,
     "guidance_interval": GuidanceInterval(end=0.5),
     "guidance_every": 2,
+    "deep_cache": DeepCache(every=2, layers=1),
     "clip_skip": 1,
     "width": 24,
     "height": 24,

@@ -87,6 +87,8 @@ def test_an_entry_can_name_the_default_against_the_catalog(content):
         {"guidance_rescale": 0.7},
         {"guidance_interval": {"end": 0.5}},
         {"guidance_every": 2},
+        {"deep_cache": {}},
+        {"deep_cache": {"layers": 2}},
         {"clip_skip": 1},
         {"context": {}},
         {"context": {"length": 8}},

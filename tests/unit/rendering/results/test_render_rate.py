@@ -5,6 +5,7 @@ import pytest
 from animatediff.diffusion.context import Context
 from animatediff.diffusion.passes.free_init import FreeInit
 from animatediff.diffusion.passes.second_pass import SecondPass
+from animatediff.diffusion.steps.deep_cache import DeepCache
 from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 from animatediff.rendering.catalog.controls import ControlSpec
 from animatediff.rendering.catalog.item import Item
@@ -62,6 +63,18 @@ def test_steps_without_the_negative_prediction_count_half():
     network = (ControlSpec(net="net.safetensors", pictures="a.png"),)
     added = work(controls=network, guidance_every=2) - work(guidance_every=2)
     assert added == pytest.approx(0.75 * (work(controls=network) - work()))
+
+
+def test_steps_with_the_deep_features_of_another_count_as_the_layers_that_are_left():
+    whole = work_units(item(num_inference_steps=20))
+    found = [work_units(item(num_inference_steps=20, deep_cache=DeepCache(layers=k))) for k in (1, 3, 11)]
+    assert found == sorted(found)
+    assert found[0] == pytest.approx(whole * (10 + 10 * 0.074) / 20)
+    rare = work_units(item(num_inference_steps=20, deep_cache=DeepCache(every=5, layers=1)))
+    assert rare == pytest.approx(whole * (4 + 16 * 0.074) / 20)
+    # With every second difference, too, the negative branch is computed in steps that compute all layers.
+    both = work_units(item(num_inference_steps=20, deep_cache=DeepCache(layers=1), guidance_every=2))
+    assert both == pytest.approx(whole * (20 + 10 * 0.074) / 40)
 
 
 def test_a_pixel_of_sdxl_is_worth_several():
