@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from animatediff.config import Config
 from animatediff.diffusion.context import Context
@@ -14,6 +14,7 @@ from animatediff.diffusion.steps.deep_cache import DeepCache
 from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 from animatediff.diffusion.travel import Travel
 from animatediff.rendering.catalog.controls import ControlSpec, FileUri, ImageSpec, PiaSpec
+from animatediff.rendering.catalog.presets import PresetName, with_preset
 from animatediff.rendering.catalog.prompts.prompt_text import PromptSyntax, PromptText, are_texts_by_frame
 
 
@@ -27,6 +28,9 @@ class RenderSettings(Config):
     (`(word:1.2)`, `((word))`, `[word]`), `BREAK`, and any length, as AUTOMATIC1111's program reads them."""
     travel: Travel | None = None
     """How clips go from one prompt to the next that are given by frame; default: evenly, on a straight line."""
+    preset: PresetName | None = None
+    """`draft`, `fast` or `quality`: sets `sampler`, `timestep_spacing`, `num_inference_steps`, `guidance_interval`,
+    `guidance_every` and `deep_cache`, but for those that are given beside it. Default: each by itself."""
     sampler: SamplerName = "ddim"
     """The way from noise to latents. Few-step motion modules need theirs: Lightning `euler` with `timestep_spacing:
     trailing`, AnimateLCM `lcm`; both with few steps and little guidance."""
@@ -104,6 +108,8 @@ def _some(values: tuple[int, ...]) -> tuple[int, ...]:
 
 class SeededRenderSettings(RenderSettings):
     """Settings, and the seeds to repeat them with."""
+
+    _preset = model_validator(mode="before")(with_preset)
 
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], BeforeValidator(_as_seeds), AfterValidator(_some)

@@ -13,6 +13,7 @@ from animatediff.rendering.catalog.entries import ModelFiles
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.checks.base import check_parts
 from animatediff.rendering.checks.few_step import Distilled, distilled, mismatch
+from animatediff.rendering.checks.second_order import too_few_steps
 from animatediff.weights import motion_modules
 from animatediff.weights.base_facts import BaseFacts, check_channels, check_kind, find_architecture
 from animatediff.weights.layouts.architectures import KnownBase
@@ -109,6 +110,12 @@ class ModelChecks:
         settings = dict(zip(CHECKED_SETTINGS, values, strict=True))
         if pair.distilled and (wanted := mismatch(pair.distilled, settings)):
             self._warn("%s is an %s: its pictures need %s", motion_module, pair.distilled.family, wanted)
+        if least := too_few_steps(settings):
+            self._warn(
+                "sampler dpmpp_2m, %d steps with a guidance_scale of %g: the second order can lose the colours; take "
+                "at least %d steps, or guidance_interval {end: 0.5}, or the sampler ddim or euler",
+                *(settings["num_inference_steps"], settings["guidance_scale"], least),
+            )
         if _is_far_smaller(settings, pair):
             self._warn(
                 "base %s is an SDXL model, for pictures of about %d x %d pixels: expect poor ones of %d x %d, or set "

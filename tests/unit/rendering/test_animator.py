@@ -150,8 +150,8 @@ BESIDE = {
 }
 
 
-# `pia` needs a motion module of its own: `conditions/test_pia.py`.
-DECIDING = ["prompt", "seed", *sorted(RenderSettings.model_fields.keys() - {"fps", "pia", *WEIGHTS_SLOTS})]
+# `pia` needs a motion module of its own: `conditions/test_pia.py`; a `preset` is the settings that it names.
+DECIDING = ["prompt", "seed", *sorted(RenderSettings.model_fields.keys() - {"fps", "pia", "preset", *WEIGHTS_SLOTS})]
 
 
 @pytest.mark.parametrize("name", DECIDING)

@@ -458,6 +458,35 @@ def test_few_step_modules_with_other_settings_are_warned_of_once(content, tmp_pa
     assert warning is None or warning in told[0]
 
 
+@pytest.mark.parametrize(
+    ("settings", "least"),
+    [
+        ({"num_inference_steps": 12, "guidance_scale": 5}, 16),
+        ({"num_inference_steps": 16, "guidance_scale": 5}, None),
+        ({}, 26),
+        ({"num_inference_steps": 26}, None),
+        ({"num_inference_steps": 12, "guidance_scale": 2}, None),
+        ({"num_inference_steps": 2, "guidance_scale": 1}, None),
+        ({"num_inference_steps": 8, "guidance_interval": {"end": 0.5}}, None),
+        ({"num_inference_steps": 8, "guidance_interval": {"start": 0.2}}, 26),
+        ({"preset": "draft"}, None),
+        ({"preset": "fast"}, None),
+        ({"preset": "fast", "guidance_interval": None}, 26),
+    ],
+)
+def test_second_order_under_strong_guidance_is_warned_of_once(content, caplog, settings, least):
+    entry = {"prompts": ["x"], "sampler": "dpmpp_2m", **settings}
+    entries = [entry | {"name": f"e{i}", "width": 64 + 8 * i} for i in range(3)]
+    assert check(Catalog.model_validate(content | {"entries": entries})) == {}
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == (least is not None)
+    assert least is None or f"take at least {least} steps" in told[0]
+    others = [entry | {"name": "e", "sampler": "ddim"}]
+    caplog.clear()
+    check(Catalog.model_validate(content | {"entries": others}))
+    assert not caplog.records
+
+
 def test_few_step_modules_find_nothing_that_could_be_taken_again(content, tmp_path):
     uri = str(shutil.copy(content["motion_module"], tmp_path / "lightning_4step.safetensors"))
     settings = {"sampler": "euler", "timestep_spacing": "trailing", **FEW}

@@ -33,6 +33,7 @@ COLUMNS = {
 }
 # Settings that were added since.
 NEWER = {
+    "preset": pa.string(),
     "guidance_interval": pa.struct([("start", pa.float64()), ("end", pa.float64())]),
     "guidance_every": pa.int64(),
     "deep_cache": pa.struct([("every", pa.int64()), ("layers", pa.int64())]),
