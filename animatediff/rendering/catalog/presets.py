@@ -49,7 +49,7 @@ def _measured(speed: float, shape: float, colour: float, keeps_itself: float, fo
 
 PRESETS: Mapping[PresetName, Preset] = {
     "draft": Preset(_settings("dpmpp_2m", 6, GuidanceInterval(end=0.5)), _measured(4.78, 0.846, 0.974, 0.733, 0.867)),
-    "fast": Preset(_settings("dpmpp_2m", 8, GuidanceInterval(end=0.5)), _measured(3.74, 0.872, 0.977, 0.783, 0.883)),
+    "fast": Preset(_settings("ddim", 8, None), _measured(2.77, 0.888, 0.962, 0.800, 0.867)),
     "quality": Preset(_settings("ddim", 25, None), _measured(1.0, 0.890, 0.980, 0.800, 0.883)),
 }
 """From the quickest to the reference's own settings. DPM-Solver++ of few steps needs its last ones without guidance."""
