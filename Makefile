@@ -73,6 +73,7 @@ bench: .venv/.installed
 	$(BIN)/python -m tests.benchmarks.bench_catalog_size
 	$(BIN)/python -m tests.benchmarks.bench_gallery
 	$(BIN)/python -m tests.benchmarks.bench_length
+	$(BIN)/python -m tests.benchmarks.bench_presets
 
 # The READMEs' lists of files, from the modules' docstrings.
 files: .venv/.installed

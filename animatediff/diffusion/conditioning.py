@@ -195,6 +195,11 @@ class Conditioning(_PerClip):
         """Return the conditioning of a denoising step, counted from 0: without the controls that are off in it."""
         return replace(self, controls=tuple(control for control in self.controls if control.is_on(step, num_steps)))
 
+    def changes(self, num_steps: int) -> frozenset[int]:
+        """Return the denoising steps, counted from 0, in which controls go on or off that were not so before."""
+        on = [[control.is_on(step, num_steps) for control in self.controls] for step in range(num_steps)]
+        return frozenset(step for step in range(1, num_steps) if on[step] != on[step - 1])
+
     def guidance_branches(self, *, is_guided: bool) -> "list[Conditioning]":
         """Return what a step predicts for: with guidance the negative and the positive branch, else the latter alone.
 
@@ -259,5 +264,6 @@ def _of_frames(tensor: Tensor, window: Sequence[int], *, is_pooled: bool = False
     return tensor if dim is None else torch.stack([tensor.select(dim, i) for i in window], dim=dim)
 
 
-NoisePredictor = Callable[[Tensor, Tensor, Conditioning], Tensor]
-"""(b c f h w) noisy latents, a timestep for all or (b) one a clip, their conditioning -> (b c f h w) prediction."""
+NoisePredictor = Callable[..., Tensor]
+"""(b c f h w) noisy latents, a timestep for all or (b) one a clip, their conditioning -> (b c f h w) prediction; where
+deep features are kept, `DeepFeatures` come last."""

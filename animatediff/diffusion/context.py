@@ -22,6 +22,11 @@ class Context(Config):
         return self
 
 
+def moves_window(num_frames: int, context: Context | None, loop: bool) -> bool:
+    """Whether a clip is one window that begins elsewhere at each step; see `context_windows`."""
+    return loop and (context is None or num_frames <= context.length)
+
+
 def context_windows(num_frames: int, context: Context | None, loop: bool, progress: float) -> list[list[int]]:
     """Return the frames that the motion module sees together: indices, the windows being of one length.
 
@@ -41,7 +46,7 @@ def context_windows(num_frames: int, context: Context | None, loop: bool, progre
     """
     length = min(num_frames, context.length if context else num_frames)
     if context is None or length == num_frames:
-        starts = [int(progress * num_frames) if loop else 0]
+        starts = [int(progress * num_frames) if moves_window(num_frames, context, loop) else 0]
     else:
         # Spread evenly: a stride that does not fit the clip becomes a shorter one.
         way = num_frames if loop else num_frames - length

@@ -7,6 +7,7 @@ none).
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from animatediff.diffusion.conditioning import Conditioning, ImagePrompt
+from animatediff.diffusion.steps.deep_features import DeepFeatures
 from animatediff.models.config import ActivationCheckpointing, MotionConfig
 from animatediff.models.control.picture_convolution import PictureConvolution
 from animatediff.models.feed_forward import use_memory_efficient_feed_forward
@@ -115,20 +117,29 @@ class MotionUNet(nn.Module):
         self.motion.train(mode)
         return self
 
-    def forward(self, sample: Tensor, timestep: Tensor | int, conditioning: Conditioning) -> Tensor:
+    @property
+    def num_decoder_layers(self) -> int:
+        """Layers of the up blocks, each of which reads one skip."""
+        return sum(len(block.resnets) for block in self.base.up_blocks)
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor | int, conditioning: Conditioning, deep: DeepFeatures | None = None
+    ) -> Tensor:
         """Predict the noise, or what else the base was trained to predict.
 
         Args:
             sample: (b c f h w) noisy latents, multiplied by the VAE's scaling factor.
             timestep: one for all, or (b) one a clip, in [0, T) of the noise schedule.
             conditioning: of the b clips; an SDXL base needs the pooled text and the time ids.
+            deep: what the deep layers gave at an earlier step, in whose place they are not computed; where it is
+                empty, all are, and it is filled.
 
         Returns:
             (b c f h w), the prediction that the base was trained for.
 
         Raises:
-            ValueError: a sample of another rank or channel count, a text batch that does not match, or more
-                frames than the position table has.
+            ValueError: a sample of another rank or channel count, a text batch that does not match, more
+                frames than the position table has, or deep features of more layers than there are.
         """
         self._check_input(sample, conditioning.text)
         b, _, f = sample.shape[:3]
@@ -139,26 +150,38 @@ class MotionUNet(nn.Module):
         x = self.base.conv_in(x)
         if self.picture_convolution is not None:
             x = x + self.picture_convolution(conditioning.picture)
-        skips = [x]
-        for block, slot in zip(self.base.down_blocks, self.motion.down_blocks, strict=True):
-            x = self._down(block, slot, x, skips, shared)
-        x = self._mid(x, shared)
+        kept = None if deep is None else deep.features
+        num_layers = self.num_decoder_layers if deep is None or kept is None else deep.num_layers
+        skips = list(islice(self._encoded(x, shared), num_layers))
+        x = self._mid(skips[-1], shared) if kept is None else kept
         if residuals is not None:
-            skips = [skip + residual for skip, residual in zip(skips, residuals.down, strict=True)]
-            x = x + residuals.mid
-        for block, slot in zip(self.base.up_blocks, self.motion.up_blocks, strict=True):
-            x = self._up(block, slot, x, skips, shared)
+            skips = [skip + residual for skip, residual in zip(skips, residuals.down, strict=kept is None)]
+            x = x + residuals.mid if kept is None else x
+        for layer, upsamplers in islice(self._decoder(), self.num_decoder_layers - num_layers, None):
+            if deep is not None and len(skips) == deep.num_layers:
+                deep.features = x
+            x = self._layer(layer, [x, skips.pop()], shared)
+            for upsampler in upsamplers:
+                # Naming the size keeps skips and features equal for sizes that do not halve evenly.
+                odd = skips[-1].shape[-2:] != (2 * x.shape[-2], 2 * x.shape[-1])
+                x = upsampler(x, tuple(skips[-1].shape[-2:]) if odd else None)
         x = self.base.conv_act(self._norm(self.base.conv_norm_out, x, f))
         return self.base.conv_out(x).unflatten(0, (b, f)).transpose(1, 2)
 
-    def _down(self, block: Any, slot: Any, x: Tensor, skips: list[Tensor], shared: "_Shared") -> Tensor:
-        for layer in layers_of(block, slot):
-            x = self._layer(layer, [x], shared)
-            skips.append(x)
-        for downsampler in block.downsamplers or ():
-            x = downsampler(x)
-            skips.append(x)
-        return x
+    def _encoded(self, x: Tensor, shared: "_Shared") -> Iterator[Tensor]:
+        """Yield what the decoder reads, from the first convolution's output on; each is computed when it is asked for.
+
+        One for each of the decoder's layers, the last of which reads the first.
+        """
+        yield x
+        blocks: Any = zip(self.base.down_blocks, self.motion.down_blocks, strict=True)
+        for block, slot in blocks:
+            for layer in layers_of(block, slot):
+                x = self._layer(layer, [x], shared)
+                yield x
+            for downsampler in block.downsamplers or ():
+                x = downsampler(x)
+                yield x
 
     def _mid(self, x: Tensor, shared: "_Shared") -> Tensor:
         block: Any = self.base.mid_block
@@ -168,14 +191,13 @@ class MotionUNet(nn.Module):
             x = self._layer(UNetLayer(resnet, attention, motion), [x], shared)
         return self._layer(UNetLayer(last, None, None), [x], shared)
 
-    def _up(self, block: Any, slot: Any, x: Tensor, skips: list[Tensor], shared: "_Shared") -> Tensor:
-        for layer in layers_of(block, slot):
-            x = self._layer(layer, [x, skips.pop()], shared)
-        for upsampler in block.upsamplers or ():
-            # Naming the size keeps skips and features equal for sizes that do not halve evenly.
-            odd = skips[-1].shape[-2:] != (2 * x.shape[-2], 2 * x.shape[-1])
-            x = upsampler(x, tuple(skips[-1].shape[-2:]) if odd else None)
-        return x
+    def _decoder(self) -> Iterator[tuple[UNetLayer, Any]]:
+        """Yield the decoder's layers, each with the upsamplers that follow it."""
+        blocks: Any = zip(self.base.up_blocks, self.motion.up_blocks, strict=True)
+        for block, slot in blocks:
+            *layers, last = layers_of(block, slot)
+            yield from ((layer, ()) for layer in layers)
+            yield last, block.upsamplers or ()
 
     def _layer(self, layer: UNetLayer, parts: list[Tensor], shared: "_Shared") -> Tensor:
         """Run ResNet, attention and motion module; `parts` (features, in up blocks a skip) are concatenated first."""

@@ -55,6 +55,12 @@ class BaseFacts:
         return load_config(self.base, "unet")
 
     @property
+    def num_decoder_layers(self) -> int:
+        """Layers of the UNet's up blocks: one more a block than `layers_per_block`, which diffusers has as 2."""
+        layers, num_blocks = self.unet.get("layers_per_block", 2), len(self.unet.get("up_block_types", range(4)))
+        return sum(layers) + num_blocks if isinstance(layers, list | tuple) else (layers + 1) * num_blocks
+
+    @property
     def architecture(self) -> KnownBase:
         """Whose layers it has, in any size: SDXL's, with two text encoders, or Stable Diffusion 1.x's."""
         return "sdxl" if self.unet.get("addition_embed_type") == "text_time" else "sd1"

@@ -185,7 +185,9 @@ def _items(
 ) -> Iterator[Item]:
     seeds: Sequence[int] = settings.pop("seeds")
     digest_settings = {
-        name: value for name, value in settings.items() if name in _ALWAYS_IN_DIGEST or value != _DEFAULTS[name]
+        name: value
+        for name, value in settings.items()
+        if name in _ALWAYS_IN_DIGEST or (value != _DEFAULTS[name] and name != "preset")  # whose settings are in it
     }
     if not any(map(is_travel, (prompt.prompt, settings["negative_prompt"]))):
         digest_settings.pop("travel", None)  # there is no other text to go to

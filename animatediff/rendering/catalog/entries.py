@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from animatediff.config import Config
 from animatediff.diffusion.context import Context
@@ -10,8 +10,11 @@ from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.passes.free_init import FreeInit
 from animatediff.diffusion.passes.second_pass import SecondPass
 from animatediff.diffusion.samplers import SamplerName, TimestepSpacing
+from animatediff.diffusion.steps.deep_cache import DeepCache
+from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 from animatediff.diffusion.travel import Travel
 from animatediff.rendering.catalog.controls import ControlSpec, FileUri, ImageSpec, PiaSpec
+from animatediff.rendering.catalog.presets import PresetName, with_preset
 from animatediff.rendering.catalog.prompts.prompt_text import PromptSyntax, PromptText, are_texts_by_frame
 
 
@@ -25,6 +28,9 @@ class RenderSettings(Config):
     (`(word:1.2)`, `((word))`, `[word]`), `BREAK`, and any length, as AUTOMATIC1111's program reads them."""
     travel: Travel | None = None
     """How clips go from one prompt to the next that are given by frame; default: evenly, on a straight line."""
+    preset: PresetName | None = None
+    """`draft`, `fast` or `quality`: sets `sampler`, `timestep_spacing`, `num_inference_steps`, `guidance_interval`,
+    `guidance_every` and `deep_cache`, but for those that are given beside it. Default: each by itself."""
     sampler: SamplerName = "ddim"
     """The way from noise to latents. Few-step motion modules need theirs: Lightning `euler` with `timestep_spacing:
     trailing`, AnimateLCM `lcm`; both with few steps and little guidance."""
@@ -37,6 +43,13 @@ class RenderSettings(Config):
     guidance_rescale: float = Field(0.0, ge=0, le=1)
     """Share of the guided prediction that is brought back to the unguided one's spread, against burnt-out colours
     (Lin et al., arXiv 2305.08891, who take 0.7)."""
+    guidance_interval: GuidanceInterval | None = None
+    """The denoising steps that are guided, each of which takes the UNet twice; default: all. Guidance matters most
+    while the picture's layout is found: the last half can often do without it."""
+    guidance_every: int = Field(1, ge=1, le=10)
+    """Of how many guided steps one computes what guidance leads away from; the others lead as far as that one did."""
+    deep_cache: DeepCache | None = None
+    """What of the UNet most steps take from an earlier one; default: nothing."""
     clip_skip: int = Field(0, ge=0, le=11)
     """Last layers of the text encoder that are left out; what other tools call clip skip 2 is 1 here. Of SDXL's two
     they come before the last one, which is never read."""
@@ -95,6 +108,8 @@ def _some(values: tuple[int, ...]) -> tuple[int, ...]:
 
 class SeededRenderSettings(RenderSettings):
     """Settings, and the seeds to repeat them with."""
+
+    _preset = model_validator(mode="before")(with_preset)
 
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], BeforeValidator(_as_seeds), AfterValidator(_some)

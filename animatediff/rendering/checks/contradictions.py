@@ -4,10 +4,15 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from animatediff.diffusion.context import moves_window
 from animatediff.diffusion.passes.strength import num_kept_steps
+from animatediff.diffusion.steps.deep_cache import MOVING_WINDOW
 from animatediff.rendering.catalog.entries import RenderSettings
 
-FIELDS = ("init_image", "init_video", "strength", "free_init", "second_pass", "num_inference_steps")
+FIELDS = (
+    *("init_image", "init_video", "strength", "free_init", "second_pass", "num_inference_steps"),
+    *("deep_cache", "num_frames", "context", "loop"),
+)
 """Fields of `RenderSettings` that are looked at."""
 
 _DEFAULT_STRENGTH = RenderSettings.model_fields["strength"].default
@@ -30,6 +35,8 @@ def contradictions(settings: Mapping[str, Any]) -> Iterator[str]:
             f"free_init finds the noise that a clip begins from, and with {starts[0]} it begins from pictures: set one "
             "of the two to null"
         )
+    if settings["deep_cache"] and moves_window(settings["num_frames"], settings["context"], settings["loop"]):
+        yield MOVING_WINDOW
     if starts:
         yield from _step_problems("strength", strength, steps)
     if second:

@@ -13,6 +13,7 @@ from animatediff.rendering.catalog.entries import ModelFiles
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.checks.base import check_parts
 from animatediff.rendering.checks.few_step import Distilled, distilled, mismatch
+from animatediff.rendering.checks.second_order import too_few_steps
 from animatediff.weights import motion_modules
 from animatediff.weights.base_facts import BaseFacts, check_channels, check_kind, find_architecture
 from animatediff.weights.layouts.architectures import KnownBase
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 CHECKED_SETTINGS = (
     *("width", "height", "num_frames", "context"),
     *("sampler", "timestep_spacing", "num_inference_steps", "guidance_scale", "clip_skip"),
+    *("guidance_interval", "guidance_every", "deep_cache"),
     *("free_init", "second_pass", "pia", "loop"),
 )
 """Fields of `RenderSettings` that base and motion module have a say in."""
@@ -108,6 +110,12 @@ class ModelChecks:
         settings = dict(zip(CHECKED_SETTINGS, values, strict=True))
         if pair.distilled and (wanted := mismatch(pair.distilled, settings)):
             self._warn("%s is an %s: its pictures need %s", motion_module, pair.distilled.family, wanted)
+        if least := too_few_steps(settings):
+            self._warn(
+                "sampler dpmpp_2m, %d steps with a guidance_scale of %g: the second order can lose the colours; take "
+                "at least %d steps, or guidance_interval {end: 0.5}, or the sampler ddim or euler",
+                *(settings["num_inference_steps"], settings["guidance_scale"], least),
+            )
         if _is_far_smaller(settings, pair):
             self._warn(
                 "base %s is an SDXL model, for pictures of about %d x %d pixels: expect poor ones of %d x %d, or set "
@@ -118,6 +126,7 @@ class ModelChecks:
             *_size_problems(settings, pair.base),
             *_length_problems(settings, pair.motion),
             *_sampler_problems(settings, pair.schedule),
+            *_reuse_problems(settings, pair),
             *_text_problems(settings, pair.base),
             *_free_init_problems(settings, pair.schedule),
             *_picture_problems(settings, pair.motion),
@@ -164,6 +173,21 @@ def _sampler_problems(settings: Mapping[str, Any], schedule: NoiseSchedule) -> I
                 sampler.begin(second.num_inference_steps or settings["num_inference_steps"])
     except UserError as error:
         yield str(error)
+
+
+def _reuse_problems(settings: Mapping[str, Any], pair: _Pair) -> Iterator[str]:
+    deep = settings["deep_cache"]
+    for field, is_set in (("deep_cache", deep is not None), ("guidance_every", settings["guidance_every"] > 1)):
+        if is_set and pair.distilled:
+            yield (
+                f"{field} takes from one step what another found, and motion module {pair.motion.uri} is an "
+                f"{pair.distilled.family}, each of whose few steps finds much that is new: leave {field} away"
+            )
+    if deep and deep.layers >= pair.base.num_decoder_layers:
+        yield (
+            f"deep_cache.layers {deep.layers}: the base's decoder has {pair.base.num_decoder_layers} layers, of which "
+            "deep_cache is to spare some: set fewer"
+        )
 
 
 def _text_problems(settings: Mapping[str, Any], base: BaseFacts) -> Iterator[str]:

@@ -18,8 +18,9 @@ MAX_ATTEMPTS = 2
 """Times that an item is tried which fails with anything but an error that says what is wrong with it."""
 # Clips of one batch may start from different files, but either all of them start from one or none does.
 _STARTS = ("init_image", "init_video")
-# What items of one batch may differ in: each has its own row of text embeddings, and a rate of its own.
-_MAY_DIFFER = {"negative_prompt", "fps", *_STARTS}
+# What items of one batch may differ in: each has its own row of text embeddings, a rate of its own, and the
+# name of its preset, whose settings do count.
+_MAY_DIFFER = {"negative_prompt", "fps", "preset", *_STARTS}
 
 ClipOrError = RenderedClip | Exception
 """An item's clip, or why there is none."""

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 from functools import cache
 
 from animatediff.rendering.catalog.catalog import RenderPlan
+from animatediff.rendering.catalog.presets import PRESETS, preset_as_measured, told
 from animatediff.rendering.results.render_rate import measured_rate, work_units
 from animatediff.rendering.results.result import Result
 from animatediff.weights.base_facts import BaseFacts, find_architecture
@@ -27,6 +28,7 @@ def estimate(plan: RenderPlan, done: Collection[str], rate: RenderRate, results:
     num_duplicates = len(plan.items) - num_invalid - num_done - len(pending)
     architecture = cache(lambda base: find_architecture(BaseFacts(base)))
     bases = {digest: architecture(model.base) for digest, model in plan.models.items()}
+    named = set(map(preset_as_measured, pending))
     units = sum(work_units(item, bases[item.model]) for item in pending)
     return [
         f"to render: {len(pending):,} of {len(plan.items):,} items; {num_done:,} are done, {num_duplicates:,} have the "
@@ -34,6 +36,7 @@ def estimate(plan: RenderPlan, done: Collection[str], rate: RenderRate, results:
         f"they are {len(pending):,} clips of {sum(item.num_frames for item in pending):,} frames with "
         f"{len({item.model for item in pending}):,} models",
         _time(units, measured_rate(results, bases), rate),
+        *(told(name) for name in PRESETS if name in named),
     ]
 
 

@@ -8,6 +8,7 @@ from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import classifier_free_guidance, sample
 from animatediff.diffusion.schedule import NoiseSchedule, compute_alphas_cumprod
+from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 
 DDIM = SAMPLERS["ddim"](NoiseSchedule())
 NOISE = torch.randn(2, 4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -50,6 +51,34 @@ def test_one_unet_call_a_step_holds_both_halves():
     unet = Unet()
     run(unet, guidance_scale=7.5)
     assert unet.batches == [4] * 4
+
+
+def test_guidance_of_some_steps_alone():
+    unet, scheduler, expected = Unet(), DDIM.scheduler, NOISE
+    scheduler.set_timesteps(4)
+    for step, t in enumerate(scheduler.timesteps):
+        positive = unet(expected, t, Conditioning(TEXT))
+        if step in (1, 2):
+            negative = unet(expected, t, Conditioning(NEGATIVE))
+            positive = negative + 7.5 * (positive - negative)
+        expected = scheduler.step(positive, t, expected, eta=0.0).prev_sample
+    unet = Unet()
+    found = run(unet, guidance_scale=7.5, guidance_interval=GuidanceInterval(start=0.25, end=0.75))
+    torch.testing.assert_close(found, expected)
+    assert unet.batches == [2, 4, 4, 2]
+
+
+def test_the_difference_of_an_earlier_step_is_taken_again():
+    unet, scheduler, expected, difference = Unet(), DDIM.scheduler, NOISE, None
+    scheduler.set_timesteps(4)
+    for step, t in enumerate(scheduler.timesteps):
+        positive = unet(expected, t, Conditioning(TEXT))
+        if step in (0, 3):
+            difference = positive - unet(expected, t, Conditioning(NEGATIVE))
+        expected = scheduler.step(positive + 6.5 * difference, t, expected, eta=0.0).prev_sample
+    unet = Unet()
+    torch.testing.assert_close(run(unet, guidance_scale=7.5, guidance_every=3), expected)
+    assert unet.batches == [4, 2, 2, 4]
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0])

@@ -15,6 +15,8 @@ from animatediff.diffusion.passes.free_init import FreeInit
 from animatediff.diffusion.passes.second_pass import SecondPass
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.schedule import NoiseSchedule
+from animatediff.diffusion.steps.deep_cache import DeepCache
+from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 from animatediff.diffusion.travel import Travel
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
@@ -126,6 +128,9 @@ CHANGES = {
     "num_inference_steps": 3,
     "guidance_scale": 2.0,
     "guidance_rescale": 0.7,
+    "guidance_interval": GuidanceInterval(end=0.5),
+    "guidance_every": 2,
+    "deep_cache": DeepCache(every=2, layers=1),
     "clip_skip": 1,
     "width": 24,
     "height": 24,
@@ -145,8 +150,8 @@ BESIDE = {
 }
 
 
-# `pia` needs a motion module of its own: `conditions/test_pia.py`.
-DECIDING = ["prompt", "seed", *sorted(RenderSettings.model_fields.keys() - {"fps", "pia", *WEIGHTS_SLOTS})]
+# `pia` needs a motion module of its own: `conditions/test_pia.py`; a `preset` is the settings that it names.
+DECIDING = ["prompt", "seed", *sorted(RenderSettings.model_fields.keys() - {"fps", "pia", "preset", *WEIGHTS_SLOTS})]
 
 
 @pytest.mark.parametrize("name", DECIDING)

@@ -17,6 +17,7 @@ from animatediff.rendering.catalog.catalog import Catalog, expand
 from animatediff.rendering.checks import catalog as checks
 from animatediff.rendering.checks.catalog import check, report
 from animatediff.rendering.checks.remote_header import remote_header
+from animatediff.sprites import shipped
 from animatediff.weights import base_facts, motion_modules
 from animatediff.weights.base import load_unet, load_vae
 from animatediff.weights.identify.weights_file import identify
@@ -369,6 +370,10 @@ STARTS_AND_PASSES = [
     ({"init_image": "a.png", "strength": 0.03}, "strength 0.03 of 25 steps is less than one: set it to 0.04 or"),
     ({"init_video": "a.mp4", "strength": 0.2, "num_inference_steps": 3}, "set it to 0.334 or more, or to 0"),
     ({"init_video": "a.mp4", "strength": 0.334, "num_inference_steps": 3}, ""),
+    ({"deep_cache": {}}, ""),
+    ({"deep_cache": {}, "loop": True}, "a loop of one window begins elsewhere at each step: leave deep_cache away"),
+    ({"deep_cache": {}, "loop": True, "context": {"length": 8}}, ""),
+    ({"deep_cache": {}, "free_init": {}, "guidance_every": 2, "guidance_interval": {"end": 0.5}}, ""),
     ({"free_init": {}}, ""),
     ({"free_init": {}, "loop": True, "context": {}, "num_frames": 40}, ""),
     ({"free_init": {}, "init_image": "a.png"}, "with init_image it begins from pictures: set one of the two to"),
@@ -451,6 +456,55 @@ def test_few_step_modules_with_other_settings_are_warned_of_once(content, tmp_pa
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == (warning is not None)
     assert warning is None or warning in told[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "least"),
+    [
+        ({"num_inference_steps": 12, "guidance_scale": 5}, 16),
+        ({"num_inference_steps": 16, "guidance_scale": 5}, None),
+        ({}, 26),
+        ({"num_inference_steps": 26}, None),
+        ({"num_inference_steps": 12, "guidance_scale": 2}, None),
+        ({"num_inference_steps": 2, "guidance_scale": 1}, None),
+        ({"num_inference_steps": 8, "guidance_interval": {"end": 0.5}}, None),
+        ({"num_inference_steps": 8, "guidance_interval": {"start": 0.2}}, 26),
+        ({"preset": "draft"}, None),
+        ({"preset": "draft", "guidance_interval": None}, 26),
+    ],
+)
+def test_second_order_under_strong_guidance_is_warned_of_once(content, caplog, settings, least):
+    entry = {"prompts": ["x"], "sampler": "dpmpp_2m", **settings}
+    entries = [entry | {"name": f"e{i}", "width": 64 + 8 * i} for i in range(3)]
+    assert check(Catalog.model_validate(content | {"entries": entries})) == {}
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == (least is not None)
+    assert least is None or f"take at least {least} steps" in told[0]
+    others = [entry | {"name": "e", "sampler": "ddim"}]
+    caplog.clear()
+    check(Catalog.model_validate(content | {"entries": others}))
+    assert not caplog.records
+
+
+def test_few_step_modules_find_nothing_that_could_be_taken_again(content, tmp_path):
+    uri = str(shutil.copy(content["motion_module"], tmp_path / "lightning_4step.safetensors"))
+    settings = {"sampler": "euler", "timestep_spacing": "trailing", **FEW}
+    entries = [{"name": "a", "deep_cache": {}}, {"name": "b", "guidance_every": 2}, {"name": "c"}]
+    content |= {"motion_module": uri, "entries": [{"prompts": ["x"], **settings, **entry} for entry in entries]}
+    found = check(Catalog.model_validate(content))
+    assert found.keys() == {0, 1}
+    for index, field in enumerate(("deep_cache", "guidance_every")):
+        assert found[index].startswith(f"{field} takes from one step what another found, and motion module {uri} is an")
+        assert found[index].endswith(f"leave {field} away")
+
+
+def test_a_deep_cache_without_deep_layers_is_refused():
+    """The sprite world's decoder has six layers."""
+    entries = [{"name": f"e{n}", "prompts": ["x"], "deep_cache": {"layers": n}} for n in (1, 5, 6, 7)]
+    files = {"base": str(shipped.BASE), "motion_module": str(shipped.MOTION_MODULE)}
+    found = check(Catalog.model_validate(files | {"width": 64, "height": 64, "entries": entries}))
+    assert found.keys() == {2, 3}
+    assert found[2].startswith("deep_cache.layers 6: the base's decoder has 6 layers")
 
 
 def test_a_few_step_module_is_known_by_its_title_too(content, tmp_path, caplog):

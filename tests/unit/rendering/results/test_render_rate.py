@@ -5,6 +5,8 @@ import pytest
 from animatediff.diffusion.context import Context
 from animatediff.diffusion.passes.free_init import FreeInit
 from animatediff.diffusion.passes.second_pass import SecondPass
+from animatediff.diffusion.steps.deep_cache import DeepCache
+from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 from animatediff.rendering.catalog.controls import ControlSpec
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.results.render_rate import measured_rate, work_units
@@ -47,6 +49,32 @@ def test_steps_that_are_left_out_or_taken_again_count():
     assert work_units(item(num_inference_steps=20, second_pass=second)) == pytest.approx(3 * whole)
     other = SecondPass(scale=2.0, strength=0.5, num_inference_steps=10)
     assert work_units(item(num_inference_steps=20, second_pass=other)) == pytest.approx(2 * whole)
+
+
+def test_steps_without_the_negative_prediction_count_half():
+    def work(**settings):
+        return work_units(item(num_inference_steps=20, **settings))
+
+    assert work(guidance_interval=GuidanceInterval(end=0.5)) == pytest.approx(work() * 0.75)
+    assert work(guidance_every=2) == pytest.approx(work() * 0.75)
+    both = work(guidance_every=2, guidance_interval=GuidanceInterval(end=0.5))
+    assert both == pytest.approx(work() * (20 + 5) / 40)
+    assert work(guidance_scale=1, guidance_every=2) == work(guidance_scale=1)
+    network = (ControlSpec(net="net.safetensors", pictures="a.png"),)
+    added = work(controls=network, guidance_every=2) - work(guidance_every=2)
+    assert added == pytest.approx(0.75 * (work(controls=network) - work()))
+
+
+def test_steps_with_the_deep_features_of_another_count_as_the_layers_that_are_left():
+    whole = work_units(item(num_inference_steps=20))
+    found = [work_units(item(num_inference_steps=20, deep_cache=DeepCache(layers=k))) for k in (1, 3, 11)]
+    assert found == sorted(found)
+    assert found[0] == pytest.approx(whole * (10 + 10 * 0.074) / 20)
+    rare = work_units(item(num_inference_steps=20, deep_cache=DeepCache(every=5, layers=1)))
+    assert rare == pytest.approx(whole * (4 + 16 * 0.074) / 20)
+    # With every second difference, too, the negative branch is computed in steps that compute all layers.
+    both = work_units(item(num_inference_steps=20, deep_cache=DeepCache(layers=1), guidance_every=2))
+    assert both == pytest.approx(whole * (20 + 10 * 0.074) / 40)
 
 
 def test_a_pixel_of_sdxl_is_worth_several():

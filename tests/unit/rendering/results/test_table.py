@@ -33,6 +33,10 @@ COLUMNS = {
 }
 # Settings that were added since.
 NEWER = {
+    "preset": pa.string(),
+    "guidance_interval": pa.struct([("start", pa.float64()), ("end", pa.float64())]),
+    "guidance_every": pa.int64(),
+    "deep_cache": pa.struct([("every", pa.int64()), ("layers", pa.int64())]),
     "prompt_syntax": pa.string(),
     "travel": pa.struct([("interpolation", pa.string()), ("dwell", pa.float64())]),
     **dict.fromkeys(("controls", "images", "image_encoder", "init_image", "init_video"), pa.string()),

@@ -4,6 +4,7 @@ import pytest
 
 from animatediff.rendering.catalog.catalog import Catalog, expand
 from animatediff.rendering.catalog.item import Item
+from animatediff.rendering.catalog.presets import told
 from animatediff.rendering.results.render_rate import measured_rate, work_units
 from animatediff.rendering.results.result import Result
 from pipelines.stages.animate.dry_run import RenderRate, estimate
@@ -45,6 +46,21 @@ def test_hours_follow_the_rate(plan):
     line = estimate(plan, {plan.items[0].digest}, rate)[2]
     assert line == f"time: {hours:.1f} h on 4 workers, {hours * 8:.2f} USD (rate.* says what to reckon with)"
     assert estimate(plan, {i.digest for i in plan.items}, rate)[2].startswith("time: 0.0 min on 4 workers, 0.00 USD")
+
+
+def test_the_hours_and_the_figures_of_a_preset():
+    def lines(**settings):
+        catalog = Catalog.model_validate(CATALOG | {"entries": CATALOG["entries"][:1]} | settings)
+        return estimate(expand(catalog, content_hash=lambda uri: uri), set(), RenderRate(seconds_per_unit=1000))
+
+    whole, fast = lines(), lines(preset="fast")
+    assert len(whole) == 3
+    assert fast[3:] == [told("fast")]
+    hours = [float(found[2].split()[1]) for found in (whole, fast)]
+    assert hours[0] / hours[1] == pytest.approx(25 / 8, rel=0.01)
+    assert lines(preset="fast", num_inference_steps=9)[3:] == []
+    of_prompts = lines(prompts=[{"prompt": "a", "preset": "fast"}, {"prompt": "b", "preset": "draft"}, "c"])
+    assert of_prompts[3:] == [told("draft"), told("fast")]
 
 
 def test_what_finished_items_took_is_better(plan):
