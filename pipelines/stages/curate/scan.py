@@ -4,14 +4,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from animatediff.data.shots.supervisor import ShotSupervisor
-
 from animatediff import storage
 from animatediff.data.curation import scan_parts
 from animatediff.data.ingest.outage import storage_works
 from animatediff.data.ingest.plan import Unit, UnitRef, read_unit
 from animatediff.data.quarantine import Reason, Rejection, VideoError
 from animatediff.data.shots.shot import ScannedVideo
+from animatediff.data.shots.supervisor import ShotSupervisor
 from animatediff.data.sources.spec import SourceVideo
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri
