@@ -1,49 +1,55 @@
-"""Curated collections as the curate job seals them, of shots that a test names."""
+"""Shots as scanning gives them, without a video."""
 
 import io
-from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
+from PIL import Image
 
-from animatediff.data.curation.shot_table import SCHEMA
-from animatediff.data.decoding.videos import probe
-from animatediff.data.shots.copies import copy_shot
-from animatediff.storage import checked_json
+from animatediff.data.clips.crop_box import CropBox
+from animatediff.data.curation import scan_parts
+from animatediff.data.scoring.scores import score
+from animatediff.data.shots.shot import ScannedVideo, Shot
+from animatediff.data.sources.spec import SourceVideo
 
 
-def shot_row(source, first, last, **fields):
-    """A row of a selected shot: the frames `first` to `last` of a video file."""
-    data = Path(source).read_bytes()
-    pts = probe(data).pts
-    crop = dict(zip(("crop_x", "crop_y", "crop_w", "crop_h"), fields.pop("crop", ()) or (), strict=False))
-    row = dict.fromkeys(SCHEMA.names) | {
-        "shot_id": f"{Path(source).name}@{first:09d}-{last:09d}",
-        "video_id": Path(source).name,
-        "uri": str(source),
-        "first": first,
-        "num_frames": last - first + 1,
-        "start_pts": int(pts[first]),
-        "last_pts": int(pts[last]),
-        "selected": True,
+def jpeg(level):
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 9), (level, level, level)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def shot(number, *, seconds=3.0, **fields):
+    frames = np.random.default_rng(number).integers(0, 255, (4, 32, 32, 3), np.uint8)
+    start = number * (seconds + 1)
+    values = {
+        "first": round(24 * start),
+        "num_frames": round(24 * seconds),
+        "start_pts": round(1000 * start),
+        "last_pts": round(1000 * (start + seconds)) - 42,
+        "start_s": start,
+        "end_s": start + seconds,
+        "border_before": "cut",
+        "border_after": "dissolve",
+        "cut_strength": 0.5,
+        "scores": score(frames),
+        "text": 0.1,
+        "phashes": (),
+        "previews": (jpeg(10), jpeg(20), jpeg(30)),
+        "num_bytes": 1000,
         "reason": "",
-        "caption": f"frames from {first} on",
     }
-    row |= crop | fields
-    if row["selected"] and row["video"] is None:
-        row["video"] = copy_shot(io.BytesIO(data), start_pts=row["start_pts"], last_pts=row["last_pts"])
-    return row
+    return Shot(**values | fields)
 
 
-def write_collection(folder, rows, *, store="copy", rows_per_group=2, rows_per_shard=3):
-    """Write shards and a manifest."""
-    (folder / "shots").mkdir(parents=True)
-    shards = []
-    for start in range(0, len(rows), rows_per_shard):
-        path = f"shots/shots-000-{len(shards):05d}.parquet"
-        some = [row | ({"video": None} if store == "reference" else {}) for row in rows[start : start + rows_per_shard]]
-        table = pa.Table.from_pylist(some, schema=SCHEMA)
-        pq.write_table(table, folder / path, row_group_size=rows_per_group, write_statistics=False)
-        shards.append({"path": path, "num_shots": len(some)})
-    manifest = {"kind": "shots", "selection": {"select": {}, "store": store}, "shards": shards}
-    (folder / "manifest.json").write_bytes(checked_json.dump(manifest, indent=2))
+def scanned(shots, crop=None):
+    return ScannedVideo(640, 360, 24.0, "1/1000", 10_000, 400.0, crop, tuple(shots))
+
+
+def commit_video(folder, number, shots, *, rejections=()):
+    """A part of one video, `unit-N` of `episode-N`; the unit's id."""
+    video = SourceVideo(f"episode-{number}", f"/videos/episode-{number}.mkv", "")
+    unit_id = f"unit-{number}"
+    scan_parts.commit(
+        str(folder), unit_id, scan_parts.shot_rows(unit_id, video, scanned(shots, CropBox(0, 40, 640, 280))), rejections
+    )
+    return unit_id
