@@ -74,6 +74,9 @@ bench: .venv/.installed
 	$(BIN)/python -m tests.benchmarks.bench_gallery
 	$(BIN)/python -m tests.benchmarks.bench_length
 	$(BIN)/python -m tests.benchmarks.bench_presets
+	$(BIN)/python -m tests.benchmarks.bench_curate
+	$(BIN)/python -m tests.benchmarks.bench_shots episodes
+	$(BIN)/python -m tests.benchmarks.bench_shots speed
 
 # The READMEs' lists of files, from the modules' docstrings.
 files: .venv/.installed
