@@ -253,7 +253,7 @@ def test_an_animator_swaps_weights_renders_and_decodes_again_on_the_gpu(base, tm
         assert (clip.latents.device.type, clip.latents.dtype) == ("cpu", HALF)
         assert is_half_on_cuda(next(animator._vae.parameters()))
     during = {"a copy to cuda, text_encoder.py:_run", "a copy to cuda, clip_sampler.py:_noise"}
-    during |= {"a copy to cuda, sampling.py:sample", "a copy to cuda, sampling.py:_on_device"}
+    during |= {"a copy to cuda, sampling.py:sample", "a copy to cuda, windowed_prediction.py:windows_on_device"}
     after = {"a number of a tensor, frame_codec.py:decode"}
     after |= {"a number of a tensor, frame_codec.py:_chunks_of"}
     after |= {"a copy to cpu, frame_codec.py:_as_bytes", "a copy to cpu, animator.py:_clip"}
