@@ -16,7 +16,7 @@ from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.shots.copies.fetching import fetch_video
 from animatediff.errors import UserError
 from tests.support import encode, gradient_frames
-from tests.support_shots import shot_row, write_collection
+from tests.support_collections import shot_row, write_collection
 from tests.support_videos import encode_frames
 from tests.unit.data.sources.test_reader import read
 

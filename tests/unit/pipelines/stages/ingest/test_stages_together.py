@@ -22,8 +22,8 @@ from pipelines.stages.ingest.score import Score
 from pipelines.stages.ingest.stage import IngestSpec
 from tests.support import gradient_frames, mp4
 from tests.support_base import build_base
+from tests.support_collections import shot_row, write_collection
 from tests.support_data import plan
-from tests.support_shots import shot_row, write_collection
 from tests.support_videos import encode_frames
 
 
