@@ -116,7 +116,7 @@ def test_without_noise_of_their_own_the_samplers_follow_one_path():
 
 @pytest.mark.parametrize("num_train_timesteps", [1000, 150, 37])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_timesteps_fall_within_the_schedule(sampler, num_train_timesteps, data):
     schedule = NoiseSchedule(num_train_timesteps=num_train_timesteps)
