@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from animatediff.data.clips.config import ClipConfig
+from animatediff.data.sources.spec import SourceConfig
 from animatediff.sprites.videos import write_videos
 from pipelines import animate, ingest, train
-from pipelines.settings import AnimateConfig, IngestConfig, SourceConfig, TrainJobConfig
+from pipelines.settings import AnimateConfig, IngestConfig, TrainJobConfig
 from tests.integration.conftest import hashes, write_yaml
 
 pytestmark = pytest.mark.ray

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.context import Context, context_windows
 from animatediff.diffusion.initial_noise import initial_noise
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
-from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.diffusion.steps.windowed_prediction import window_weights
 
 contexts = st.integers(2, 24).flatmap(

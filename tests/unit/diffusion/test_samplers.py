@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from animatediff.diffusion.conditioning import Conditioning
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
-from animatediff.diffusion.schedule import NoiseSchedule, compute_alphas_cumprod
+from animatediff.diffusion.schedule import compute_alphas_cumprod
 from animatediff.errors import UserError
 
 SPACINGS = (None, "leading", "trailing", "linspace")

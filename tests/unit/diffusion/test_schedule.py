@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from animatediff.config import load
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import SAMPLERS
-from animatediff.diffusion.schedule import NoiseSchedule, add_noise, compute_alphas_cumprod, velocity
+from animatediff.diffusion.schedule import add_noise, compute_alphas_cumprod, velocity
 from animatediff.errors import UsageError
 
 ZERO_SNR = NoiseSchedule(prediction_type="v_prediction", zero_terminal_snr=True)

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from animatediff.diffusion.conditioning import Conditioning
-from animatediff.diffusion.schedule import NoiseSchedule, add_noise, compute_alphas_cumprod
+from animatediff.diffusion.noise_schedule import NoiseSchedule
+from animatediff.diffusion.schedule import add_noise, compute_alphas_cumprod
 from animatediff.training.settings import ObjectiveConfig
 from animatediff.training.step.denoising_loss import DenoisingLoss, min_snr_weights, sums_by_timestep_quarter
 from animatediff.training.step.draws import Draws
