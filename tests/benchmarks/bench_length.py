@@ -26,8 +26,8 @@ from animatediff.diffusion import sampling
 from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.context import Context, context_windows
 from animatediff.diffusion.initial_noise import initial_noise
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import SAMPLERS
-from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.models.text_encoder import PromptEncoder
 from animatediff.sprites.clip_evaluation import clip_scenes

@@ -11,9 +11,10 @@ from animatediff.data import shards
 from animatediff.data.clips.config import ClipConfig
 from animatediff.data.ingest.seal import read_quarantine
 from animatediff.data.manifest import read_manifest
+from animatediff.data.sources.spec import SourceConfig
 from animatediff.errors import UsageError, UserError
 from pipelines import ingest
-from pipelines.settings import IngestConfig, SourceConfig
+from pipelines.settings import IngestConfig
 from pipelines.stages.ingest import driver as ingest_driver
 from tests.integration.conftest import hashes, write_yaml
 from tests.integration.scraping import exported

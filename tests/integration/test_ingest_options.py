@@ -15,12 +15,13 @@ from animatediff.data.decoding.decoders import load_decoders
 from animatediff.data.ingest.seal import read_quarantine
 from animatediff.data.inspection.verify import verify
 from animatediff.data.quarantine import Reason
+from animatediff.data.sources.spec import SourceConfig
 from animatediff.errors import UserError
 from animatediff.models.vae import encode_frames
 from animatediff.weights.base import load_vae
 from pipelines import ingest
 from pipelines.cluster import starved_stages
-from pipelines.settings import IngestConfig, RateConfig, SourceConfig
+from pipelines.settings import IngestConfig, RateConfig
 from pipelines.stages.ingest.decode import Decode
 from pipelines.stages.ingest.encode import Encode
 from tests.support import mp4

@@ -11,10 +11,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from animatediff.diffusion.context import Context
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.passes.free_init import FreeInit
 from animatediff.diffusion.passes.second_pass import SecondPass
 from animatediff.diffusion.samplers import SAMPLERS
-from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.diffusion.steps.deep_cache import DeepCache
 from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 from animatediff.diffusion.travel import Travel
