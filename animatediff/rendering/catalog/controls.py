@@ -17,6 +17,13 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 _ScaleForm = Literal["a number", "numbers by frame"]
 
 
+def _no_list(value: Any) -> Any:
+    """Refuse a list of scales, one a frame, as other tools have it."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        raise ValueError(f"one number is needed, or numbers by frame, such as {{0: 1, 15: 0.2}} (got {value!r})")
+    return value
+
+
 def _form_of_scale(value: Any) -> _ScaleForm:
     return "numbers by frame" if isinstance(value, Mapping) else "a number"
 
@@ -24,6 +31,7 @@ def _form_of_scale(value: Any) -> _ScaleForm:
 Scale = Annotated[
     Annotated[Finite, Tag("a number")] | Annotated[dict[int, Finite], Tag("numbers by frame")],
     Discriminator(_form_of_scale),
+    BeforeValidator(_no_list),
 ]
 """One for all frames, or by frame."""
 

@@ -411,6 +411,7 @@ def test_what_is_no_picture_or_video_fails_its_item(animator, files, settings, l
         ({"scale": float("nan")}, ("scale", "a number"), "finite"),
         ({"scale": {0: float("inf")}}, ("scale", "numbers by frame", 0), "finite"),
         ({"scale": "strong"}, ("scale", "a number"), "valid number"),
+        ({"scale": [1, 0.5]}, ("scale",), "one number is needed, or numbers by frame, such as {0: 1, 15: 0.2}"),
         ({"video": "video", "frames": [0]}, (), "a video has a picture for every frame: leave them away"),
         ({"start": 0.8, "end": 0.2}, (), "start 0.8 is after end 0.2"),
         ({"pictures": []}, (), "needs `pictures` or a `video`"),
