@@ -45,6 +45,9 @@ Pictures = Annotated[tuple[FileUri, ...], BeforeValidator(_as_tuple)]
 Frames = Annotated[tuple[int, ...], BeforeValidator(_as_tuple)]
 """Frames by number from 0, negative ones from the end."""
 
+NOT_KEPT = "keep is of SparseCtrl encoders of pictures (RGB), whose pictures are frames of the clip: leave it away"
+"""What is wrong with `keep` of any other network."""
+
 
 class ControlSpec(Config):
     """A ControlNet or a SparseCtrl encoder, and what it is shown."""
@@ -71,6 +74,9 @@ class ControlSpec(Config):
     global_pool_conditions: bool | None = None
     """Whether a ControlNet's layers have one value for the whole frame, as the shuffle ControlNet's do, which implies
     `guess_mode`; default: what the `config.json` of a diffusers folder says."""
+    keep: bool = False
+    """Whether the frames that a SparseCtrl encoder of pictures (RGB) is given are those pictures in the clip, too, put
+    back at each denoising step. Else they are led towards them, and may drift."""
     preprocess: str = "none"
     """What is made of the pictures first: a name of `rendering.conditions.preprocessing`, or a function of yours as
     package.module:function."""
