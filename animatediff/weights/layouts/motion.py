@@ -48,7 +48,11 @@ _TABLE_TOLERANCE = 0.004
 
 _RELATIVES = (
     ("controlnet_cond_embedding.", "a SparseCtrl encoder, not a motion module: it belongs beside one"),
-    ("img_encoder.", "AnimateLCM-I2V, whose image encoder is not supported: take the AnimateLCM text-to-video file"),
+    (
+        "img_encoder.",
+        "AnimateLCM-I2V, whose image encoder is not supported: take the AnimateLCM text-to-video file, and a "
+        "SparseCtrl encoder for the picture",
+    ),
     ("fps_embedding.", "FancyVideo, whose frame-rate and motion embeddings are not supported"),
     ("motion_embedding.", "FancyVideo, whose frame-rate and motion embeddings are not supported"),
 )
