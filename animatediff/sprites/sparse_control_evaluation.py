@@ -89,7 +89,7 @@ class Renderer:
         self._scale, self._keep = scale, keep
         self._facts = BaseFacts(base)
         self._vae: AutoencoderKL = load_vae(base).float().eval()
-        self._schedule: NoiseSchedule = read_schedule(motion_module)
+        self._schedule: NoiseSchedule = read_schedule(motion_module).schedule
         self._network: SparseControlNet = sparse_control_file.open_file(sparse_control).build(self._facts.unet, base)
         self._unet = MotionUNet(load_unet(base).float(), motion_modules.read(motion_module)).eval()
         self._encode = CaptionEncoder(self._facts, load_text_encoders(base), torch.device("cpu"), torch.float32)

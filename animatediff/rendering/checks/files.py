@@ -10,8 +10,8 @@ from animatediff.rendering.catalog.condition_files import ConditionFile
 from animatediff.rendering.catalog.entries import PersonalisedFiles
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.catalog.picture_uris import is_local_folder
-from animatediff.rendering.checks.remote_header import remote_header
 from animatediff.rendering.conditions.pictures import check_picture
+from animatediff.weights import prediction
 from animatediff.weights.identify.messages import BASE_NAMES
 from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS, WeightsSlot
@@ -20,6 +20,7 @@ from animatediff.weights.layouts.families import is_lora
 from animatediff.weights.lora import lora_file
 from animatediff.weights.reading.files import local_copy, read_json
 from animatediff.weights.reading.part_files import WEIGHTS_FILES
+from animatediff.weights.reading.remote_header import remote_header
 from animatediff.weights.reading.tensors import TensorFile, open_tensors
 
 _NUM_THREADS = 16  # they wait for storage
@@ -126,7 +127,7 @@ def _opened(given: FileInField) -> TensorFile:
 
 
 def _check_family(file: TensorFile, slot: WeightsSlot, base: KnownBase | None) -> None:
-    """Refuse a file that does not belong in a slot, or to another base than that.
+    """Refuse a file that does not belong in a slot, or to another base than that, or of no known noise schedule.
 
     Raises:
         UserError: the line says what it is and where it belongs.
@@ -135,6 +136,7 @@ def _check_family(file: TensorFile, slot: WeightsSlot, base: KnownBase | None) -
         lora_file.check_family(file, slot.family, base=base)
     else:
         expect_family(file, slot.families, base=base)
+        prediction.of_file(file)
 
 
 def _names_in(uri: str) -> list[str] | None:

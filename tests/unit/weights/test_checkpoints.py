@@ -383,23 +383,6 @@ def test_a_fused_weight_of_a_wrong_shape_is_named(tmp_path, sdxl_base, sdxl_othe
             checkpoints.load(uri, sdxl_base)
 
 
-def test_a_checkpoint_that_predicts_v_is_refused(tmp_path, base, other):
-    ldm = ldm_file(other[1])
-    marked = write(tmp_path / "marked.safetensors", ldm | {"v_pred": torch.tensor([])})
-    said = write(tmp_path / "said.safetensors", ldm, metadata={"modelspec.prediction_type": "v"})
-    folder = shutil.copytree(other[0], tmp_path / "folder")
-    scheduler = folder / "scheduler" / "scheduler_config.json"
-    scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"prediction_type": "v_prediction"}))
-    for uri in (marked, said, str(folder)):
-        with pytest.raises(UserError, match="trained to predict v") as caught:
-            checkpoints.load(uri, base)
-        assert uri in str(caught.value)
-        assert "\n" not in str(caught.value)
-        assert_same(checkpoints.load(uri, base, predicts_v=True), other[1])
-    noise = write(tmp_path / "noise.safetensors", ldm, metadata={"modelspec.prediction_type": "epsilon"})
-    assert_same(checkpoints.load(noise, base), other[1])
-
-
 def with_unet_like(ldm, *, channels=4, text_width=32):
     """The file with its UNet's two telltale widths changed."""
     text = {

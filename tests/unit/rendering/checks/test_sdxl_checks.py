@@ -119,9 +119,8 @@ def test_pictures_that_are_too_small_for_the_base_are_warned_of(files, caplog):
         ),
         (
             "scheduler/scheduler_config.json",
-            {"prediction_type": "v_prediction"},
-            "base other predicts v_prediction, and the noise schedule is for models that predict epsilon: take such a "
-            "base, or the noise schedule that the motion module was trained with",
+            {"prediction_type": "sample"},
+            "base other predicts sample, as its scheduler says: take one that predicts epsilon or v_prediction",
         ),
         ("text_encoder_2/config.json", None, "base other has no config.json in its text_encoder_2/: "),
     ],
