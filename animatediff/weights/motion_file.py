@@ -15,6 +15,7 @@ from animatediff.errors import UserError, any_error_as_user_error, one_line
 from animatediff.models.config import MotionConfig, Version
 from animatediff.models.motion_module import MotionModule, TemporalAttention, TextAttention, sinusoidal_positions
 from animatediff.models.motion_unet import MotionModules
+from animatediff.weights.few_step import FewStepSampling
 from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.layouts import motion as layouts
 from animatediff.weights.layouts.motion import Detected, Layout
@@ -78,6 +79,8 @@ class MotionFile:
     """Fields of the `NoiseSchedule` that it was trained with; None where the file does not say."""
     first_convolution: tuple[Tensor, Tensor] | None = None
     """PIA's: weight (d 2c+1 3 3), which reads the noisy latents, a mask and a picture's latents, and bias (d)."""
+    few_step: FewStepSampling | None = None
+    """What it must be sampled with, where it was distilled here."""
 
     def build(self) -> MotionModules:
         """Return the motion modules, float32.
@@ -125,10 +128,12 @@ def _checked(file: TensorFile, adapter: dict[str, Any] | None, uri: str) -> Moti
     _check_tables(file)
     state = _official_state(file, found.layout)
     is_own, schedule = layouts.CONFIG_KEY in file.metadata, layouts.own_schedule(file.metadata)
+    few_step = layouts.own_few_step(file.metadata)
     has_published_widths = any(_PUBLISHED_WIDTH in block for block in find_places(state).down[:1])
     convolution = _first_convolution(file)
     opened = MotionFile(
-        uri, found.layout, found.version, found.config, state, has_published_widths, schedule, convolution
+        *(uri, found.layout, found.version, found.config, state),
+        *(has_published_widths, schedule, convolution, few_step),
     )
     _check_whole(opened, is_own=is_own)
     if found.note:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from animatediff.models.config import MotionConfig, Version
 from animatediff.models.motion_module import sinusoidal_positions
+from animatediff.weights.few_step import FewStepSampling
 from animatediff.weights.reading.files import parse_json
 
 Layout = Literal["official", "diffusers", "hotshotxl"]
@@ -30,7 +31,7 @@ _LIST: dict[Layout, str] = {
 }
 FIRST_CONVOLUTION = ("conv_in.weight", "conv_in.bias")
 """Names of the convolution by which PIA's motion module reads a picture."""
-_SCHEDULE = "noise_schedule"  # beside the fields of the config
+_SCHEDULE, _FEW_STEP = "noise_schedule", "few_step"  # beside the fields of the config
 _XL_TEXT = (None, 2048)  # widths of the text that SDXL's motion modules may read
 _BLOCK = "transformer_blocks.0."
 _TEXT_KEYS = ".text_attention.to_k.weight"  # which no published file has
@@ -127,7 +128,11 @@ def own_config(metadata: Mapping[str, str]) -> MotionConfig | None:
         ValueError: it cannot be read.
     """
     content = _own_content(metadata)
-    return MotionConfig.model_validate({k: v for k, v in content.items() if k != _SCHEDULE}) if content else None
+    return (
+        MotionConfig.model_validate({k: v for k, v in content.items() if k not in (_SCHEDULE, _FEW_STEP)})
+        if content
+        else None
+    )
 
 
 def own_schedule(metadata: Mapping[str, str]) -> dict[str, Any] | None:
@@ -140,12 +145,25 @@ def own_schedule(metadata: Mapping[str, str]) -> dict[str, Any] | None:
     return schedule if isinstance(schedule, dict) else None
 
 
-def own_metadata(config: MotionConfig, schedule: Mapping[str, Any] | None) -> dict[str, str]:
-    """Return what `own_config` and `own_schedule` read back.
+def own_few_step(metadata: Mapping[str, str]) -> FewStepSampling | None:
+    """Return what a file written here must be sampled with, if few steps are enough for it.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    found = _own_content(metadata).get(_FEW_STEP)
+    return None if found is None else FewStepSampling.model_validate(found)
+
+
+def own_metadata(
+    config: MotionConfig, schedule: Mapping[str, Any] | None, few_step: FewStepSampling | None = None
+) -> dict[str, str]:
+    """Return what `own_config`, `own_schedule` and `own_few_step` read back.
 
     It is one entry: the order of several is left to chance, and the file's bytes with it.
     """
-    extra = {} if schedule is None else {_SCHEDULE: dict(schedule)}
+    extra: dict[str, Any] = {} if schedule is None else {_SCHEDULE: dict(schedule)}
+    extra |= {} if few_step is None else {_FEW_STEP: few_step.model_dump(mode="json")}
     return {CONFIG_KEY: json.dumps(config.model_dump(mode="json") | extra)}
 
 
