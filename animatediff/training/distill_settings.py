@@ -1,8 +1,8 @@
 """What the recipe distill may be told. Configs are read before torch is imported."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from animatediff.config import Config
 
@@ -25,3 +25,15 @@ class DistillConfig(Config):
     """Steps of the teacher's DDIM from noise to latents. With `euler` a multiple of `num_inference_steps`."""
     huber_c: float = Field(0.001, gt=0)
     """Where the loss of a difference d, sqrt(d^2 + c^2) - c, goes over from squares to absolute values."""
+
+    @property
+    def guidance_range(self) -> tuple[float, float]:
+        """The lowest and the highest guidance scale."""
+        return self.guidance_scale if isinstance(self.guidance_scale, tuple) else (self.guidance_scale,) * 2
+
+    @model_validator(mode="after")
+    def _range_rises(self) -> Self:
+        low, high = self.guidance_range
+        if low > high:
+            raise ValueError(f"guidance_scale {low:g} to {high:g} is no range: name the lowest first")
+        return self

@@ -93,4 +93,6 @@ class _DistilledModuleRecipe(_DistillRecipe, MotionModuleRecipe):
 
 
 class _DistilledLoraRecipe(_DistillRecipe, MotionLoraRecipe):
-    pass
+    def validate(self) -> None:
+        _DistillRecipe.validate(self)
+        MotionLoraRecipe.validate(self)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from animatediff.diffusion.conditioning import Conditioning, NoisePredictor
-from animatediff.diffusion.consistency import Levels, clean_and_noise, ddim_step, for_clips, lcm_guess
+from animatediff.diffusion.steps.consistency import Levels, clean_and_noise, ddim_step, for_clips, lcm_guess
 from animatediff.diffusion.noise_schedule import PredictionType
 from animatediff.diffusion.sampling import classifier_free_guidance
 from animatediff.diffusion.schedule import add_noise, noise_that_fades_latents
@@ -112,6 +112,5 @@ class ConsistencyLoss:
 
     def _guidance_scales(self, share: Tensor) -> Tensor:
         """Return a guidance scale a clip, (b), by its share of the range."""
-        given = self.config.guidance_scale
-        low, high = given if isinstance(given, tuple) else (given, given)
+        low, high = self.config.guidance_range
         return low + (high - low) * share
