@@ -168,7 +168,7 @@ def test_workers_with_other_bases_have_other_teachers(make, world, tmp_path):
 
 
 def test_the_loss_on_held_out_clips_falls(make, tmp_path):
-    config = make(train={"num_steps": 4, "holdout": 0.5}, optim={"lr": 1e-2})
+    config = make(train={"num_steps": 4, "holdout": 0.5}, optim={"lr": 1e-3})
     uri = str(tmp_path / "after.safetensors")
     run(config)[0].write_weights(uri)
     files = (config.model.motion_module, uri)
