@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from animatediff.diffusion.conditioning import Conditioning, NoisePredictor
-from animatediff.diffusion.steps.consistency import Levels, clean_and_noise, ddim_step, for_clips, lcm_guess
 from animatediff.diffusion.noise_schedule import PredictionType
 from animatediff.diffusion.sampling import classifier_free_guidance
 from animatediff.diffusion.schedule import add_noise, noise_that_fades_latents
+from animatediff.diffusion.steps.consistency import Levels, clean_and_noise, ddim_step, for_clips, lcm_guess
 from animatediff.training.distill_settings import DistillConfig
 from animatediff.training.settings import ObjectiveConfig
 from animatediff.training.step.denoising_loss import to_device
