@@ -122,14 +122,14 @@ def sample(
 
 
 def classifier_free_guidance(
-    negative: Tensor, positive: Tensor, guidance_scale: float, guidance_rescale: float = 0.0
+    negative: Tensor, positive: Tensor, guidance_scale: float | Tensor, guidance_rescale: float = 0.0
 ) -> Tensor:
     """Go from the negative prediction past the positive one; 1 is the positive one.
 
     Args:
         negative: (b c f h w).
         positive: the same shape.
-        guidance_scale: weight of their difference; 0 is the negative prediction.
+        guidance_scale: weight of their difference, or (b 1 1 1 1) one a clip; 0 is the negative prediction.
         guidance_rescale: share in [0, 1] of the result that is brought back to the positive prediction's standard
             deviation, a clip's being its own (Lin et al., arXiv 2305.08891, section 3.4).
     """

@@ -10,6 +10,7 @@ from animatediff.data.scoring.scores import condition
 from animatediff.diffusion.noise_schedule import NoiseSchedule, NoiseScheduleOverrides
 from animatediff.errors import UserError
 from animatediff.models.config import ActivationCheckpointing, MotionConfig, Version
+from animatediff.training.distill_settings import DistillConfig
 from animatediff.uris import Uri
 
 BASE_AS_IS = "base"
@@ -279,6 +280,8 @@ class RecipeConfig(Config):
     objective: ObjectiveConfig = ObjectiveConfig()
     pictures: PicturesConfig | None = None
     """What the recipe sparse_control shows of the clips; default: every pattern as often as any other."""
+    distill: DistillConfig | None = None
+    """How the recipe distill makes a motion module one of few steps; default: see `DistillConfig`."""
     optim: OptimConfig = OptimConfig()
     schedule: NoiseScheduleOverrides = NoiseScheduleOverrides()
     """Of the noise. What it leaves out is as the file of `model.motion_module` names it; else as the version was

@@ -21,6 +21,7 @@ from animatediff.rendering.catalog.prompts.prompt_text import texts_by_frame
 from animatediff.rendering.catalog.reading import catalog_files
 from animatediff.rendering.checks import contradictions, controls
 from animatediff.rendering.checks.controls import ControlChecks
+from animatediff.rendering.checks.few_step import set_by_files
 from animatediff.rendering.checks.files import check_conditions, check_files, files_in_fields
 from animatediff.rendering.checks.models import CHECKED_SETTINGS, ModelChecks
 from animatediff.rendering.checks.predictions import read_predictions
@@ -40,7 +41,7 @@ def read(uri: str) -> Catalog:
         UsageError: the file is missing or does not fit the schema.
         UserError: an entry has a problem.
     """
-    catalog = catalog_files.read(uri)
+    catalog = set_by_files(catalog_files.read(uri))
     if problems := check(catalog):
         raise UserError(report(problems, catalog))
     return catalog

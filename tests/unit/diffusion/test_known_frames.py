@@ -7,12 +7,13 @@ import torch
 
 from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.context import Context
-from animatediff.diffusion.noise_schedule import NoiseSchedule, compute_alphas_cumprod
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.passes.free_init import FreeInit
 from animatediff.diffusion.passes.repeated_sampling import sample_with_free_init
 from animatediff.diffusion.passes.start import Start
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
+from animatediff.diffusion.schedule import compute_alphas_cumprod
 from animatediff.models.control.sparse_control import sparse_condition
 
 FRAMES, NUM_FRAMES = (0, -1), 6

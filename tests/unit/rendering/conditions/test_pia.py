@@ -14,7 +14,7 @@ from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog.catalog import Catalog, expand
 from animatediff.rendering.catalog.controls import PiaSpec
 from animatediff.rendering.checks.catalog import check
-from animatediff.training.initial_motion_modules import fitting_config
+from animatediff.training.initial.motion_modules import fitting_config
 from animatediff.training.settings import ModelConfig
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
