@@ -15,9 +15,9 @@ from animatediff.errors import UserError, any_error_as_user_error, one_line
 from animatediff.models.config import MotionConfig, Version
 from animatediff.models.motion_module import MotionModule, TemporalAttention, TextAttention, sinusoidal_positions
 from animatediff.models.motion_unet import MotionModules
-from animatediff.weights.few_step import FewStepSampling
 from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.layouts import motion as layouts
+from animatediff.weights.layouts.few_step import FewStepSampling
 from animatediff.weights.layouts.motion import Detected, Layout
 from animatediff.weights.layouts.own_metadata import CONFIG_KEY, own_config, own_few_step, own_schedule
 from animatediff.weights.reading.files import local_copy, read_json

@@ -20,8 +20,8 @@ from animatediff.models.control.picture_convolution import PictureConvolution
 from animatediff.models.motion_module import sinusoidal_positions
 from animatediff.models.motion_unet import MotionModules, MotionUNet
 from animatediff.weights.base_configs import build_on_meta
-from animatediff.weights.few_step import FewStepSampling
 from animatediff.weights.layouts import motion as layouts
+from animatediff.weights.layouts.few_step import FewStepSampling
 from animatediff.weights.layouts.motion import Layout
 from animatediff.weights.layouts.own_metadata import own_metadata
 from animatediff.weights.motion_file import MotionFile, Places, find_places, open_file

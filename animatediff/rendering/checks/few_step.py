@@ -14,8 +14,8 @@ from animatediff.errors import UserError
 from animatediff.rendering.catalog.catalog import Catalog
 from animatediff.rendering.catalog.entries import Entry
 from animatediff.rendering.catalog.unvalidated_copies import unvalidated_copy
-from animatediff.weights.few_step import FewStepSampling, of_lora
 from animatediff.weights.identify.metadata import read_metadata
+from animatediff.weights.layouts.few_step import FewStepSampling, of_lora
 from animatediff.weights.layouts.own_metadata import own_few_step
 from animatediff.weights.motion_file import trained_file
 from animatediff.weights.motion_modules import MotionFile

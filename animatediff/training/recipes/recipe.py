@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.training.settings import BASE_AS_IS, RecipeConfig
-from animatediff.weights.few_step import FewStepSampling
+from animatediff.weights.layouts.few_step import FewStepSampling
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from animatediff.models.config import MotionConfig
-from animatediff.weights.few_step import FewStepSampling
+from animatediff.weights.layouts.few_step import FewStepSampling
 from animatediff.weights.reading.files import parse_json
 
 CONFIG_KEY = "motion_config"
