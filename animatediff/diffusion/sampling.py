@@ -7,11 +7,11 @@ from torch import Tensor
 
 from animatediff.diffusion.conditioning import Conditioning, NoisePredictor
 from animatediff.diffusion.context import Context, context_windows, moves_window
-from animatediff.diffusion.known_frames import KnownFrames
 from animatediff.diffusion.passes.start import Start
 from animatediff.diffusion.samplers import Sampler, Scheduler
 from animatediff.diffusion.steps.deep_cache import MOVING_WINDOW, DeepCache
 from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
+from animatediff.diffusion.steps.known_frames import KnownFrames
 from animatediff.diffusion.steps.step_plan import Branch, plan_steps
 from animatediff.diffusion.steps.windowed_prediction import WindowedPredictor, windows_on_device
 from animatediff.errors import UserError
