@@ -4,12 +4,16 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from animatediff.diffusion.conditioning import Conditioning
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
+from animatediff.models.operations import count_operations
 from animatediff.training.config import TrainingConfig
+from animatediff.training.frozen_base import unet_on_meta
 from animatediff.training.recipes.recipe import SamplingWeights
 from animatediff.training.recipes.table import recipe_of
+from animatediff.training.step_operations import clip_operations
 from animatediff.training.trainer import Trainer
 from animatediff.training.validation import validation_loss
 from animatediff.weights import motion_modules
@@ -172,6 +176,13 @@ def test_the_loss_on_held_out_clips_falls(make, tmp_path):
     assert after < 0.9 * before
 
 
+def forward_operations(config):
+    model = recipe_of(config).attach(unet_on_meta(config.base), with_weights=False)
+    clip, text = torch.zeros(1, 4, 3, 4, 4, device="meta"), torch.zeros(1, 5, 32, device="meta")
+    with torch.no_grad():
+        return count_operations(lambda: model(clip, torch.zeros(1, device="meta"), Conditioning(text)))
+
+
 @pytest.mark.parametrize(
     ("recipe", "fields", "message"),
     [
@@ -189,9 +200,10 @@ def test_fields_that_do_not_suit_the_recipe_are_refused(recipe, fields, message)
         TrainingConfig(recipe=recipe, dataset_uri="d", base="b", **({"model": {"motion_module": "m"}} | fields))
 
 
-def test_parameters_are_counted_without_weights(make):
+def test_parameters_and_operations_are_counted_without_weights(make):
     config = make()
-    recipe_of(config).check_fit(SHAPE)
+    # A pass and its gradients, two of the teacher's, and the target's.
+    assert 4.5 < clip_operations(recipe_of(config), SHAPE, 5) / forward_operations(config) < 6.5
     trainer = Trainer(config, device=CPU)
     assert recipe_of(config).count_parameters()[1] == learned(trainer).numel()
     with pytest.raises(UserError, match="40 frames"):
