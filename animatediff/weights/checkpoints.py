@@ -211,13 +211,20 @@ def _tensors_in(folder: Path) -> State:
 def _parts(tensors: Mapping[str, Tensor], wanted: Mapping[str, State]) -> dict[str, PartTensors]:
     """Return the parts that are among a file's tensors, whichever layout it has."""
     if all(name.startswith("vae.") for name in tensors):  # cut out of a whole model
-        tensors = {name.removeprefix("vae."): tensor for name, tensor in tensors.items()}
+        tensors = _without_prefix(tensors, "vae.")
+    if "unet.conv_in.weight" in tensors:  # a diffusers pipeline in one file
+        found = {part: _without_prefix(tensors, f"{part}.") for part in wanted}
+        return {part: _diffusers_part(part, own, wanted[part]) for part, own in found.items() if own}
     parts = {part: ldm.part_of(tensors, part) for part in wanted}
     if "unet" in wanted:
         parts["unet"] = ldm.averaged_unet(tensors, wanted["unet"]) | parts["unet"]
     found = {part: PartTensors(own, ldm.sources(part, wanted[part])) for part, own in parts.items() if own}
     part = None if found else _diffusers_component(tensors, wanted)
     return {part: _diffusers_part(part, tensors, wanted[part])} if part else found
+
+
+def _without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> State:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _diffusers_component(tensors: Mapping[str, Tensor], wanted: Mapping[str, State]) -> str | None:
