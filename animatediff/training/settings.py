@@ -9,7 +9,7 @@ from animatediff.config import Config
 from animatediff.data.scoring.scores import condition
 from animatediff.diffusion.noise_schedule import NoiseSchedule, NoiseScheduleOverrides
 from animatediff.errors import UserError
-from animatediff.models.config import ActivationCheckpointing, MotionConfig, Version
+from animatediff.models.config import ActivationCheckpointing, MotionConfig, Precision, Version
 from animatediff.uris import Uri
 
 BASE_AS_IS = "base"
@@ -237,9 +237,10 @@ class TextConfig(Config):
 class ComputeConfig(Config):
     """How a worker computes a step. It changes no more than the rounding, and may change while a run is continued."""
 
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the frozen weights and the matrix products; what is trained stays in float32. auto: bfloat16 on a GPU that
-    has it, float16 with a loss scaler on one that has not, float32 on a CPU."""
+    precision: Precision = "auto"
+    """Of the frozen weights and the matrix products; what is trained stays in float32. auto: bfloat16 where all
+    workers' GPUs or processors (with avx512_bf16 or amx_bf16) multiply it, else float16 with a loss scaler on GPUs,
+    float32 on CPUs."""
     micro_batch_size: int | None = Field(None, ge=1)
     """Most clips that a worker computes at once; the gradients of its share of a batch are accumulated over as many
     passes as that takes. Default: the whole share at once."""

@@ -13,6 +13,7 @@ from animatediff.diffusion.samplers import SamplerName, TimestepSpacing
 from animatediff.diffusion.steps.deep_cache import DeepCache
 from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 from animatediff.diffusion.travel import Travel
+from animatediff.models.config import Precision
 from animatediff.rendering.catalog.controls import ControlSpec, FileUri, ImageSpec, PiaSpec
 from animatediff.rendering.catalog.presets import PresetName, with_preset
 from animatediff.rendering.catalog.prompts.prompt_text import PromptSyntax, PromptText, are_texts_by_frame
@@ -179,8 +180,17 @@ class PersonalisedFiles(Config):
     """Textual inversions, used where their words stand in a prompt or a negative prompt."""
 
 
-class ModelFiles(PersonalisedFiles):
-    """All weights files that an item is rendered with."""
+class ComputeSettings(Config):
+    """How the UNet computes. It stays in memory that way from item to item, and it rounds accordingly."""
+
+    precision: Precision | None = None
+    """Of the UNet, and of what adds to its features: `float32`, `bfloat16` or `float16`; default: float32 on a CPU,
+    float16 on a GPU. `auto`: bfloat16 where the job renders on CPUs that all multiply it (avx512_bf16 or amx_bf16),
+    else the default. The first run finds out, and later ones of the same folder keep to it."""
+
+
+class ModelFiles(PersonalisedFiles, ComputeSettings):
+    """All weights files that an item is rendered with, and how."""
 
     base: FileUri
     """A diffusers folder, a URI, or a hub id."""
@@ -193,10 +203,10 @@ class ModelFiles(PersonalisedFiles):
     @property
     def resident(self) -> tuple[object, ...]:
         """What stays in memory while models that share it change."""
-        return self.base, self.motion_module, self.noise_schedule
+        return self.base, self.motion_module, self.noise_schedule, self.precision
 
 
-class Entry(SeededRenderSettings, PersonalisedFiles):
+class Entry(SeededRenderSettings, PersonalisedFiles, ComputeSettings):
     """A personalised model and its prompts; settings given here override the catalog's."""
 
     name: str

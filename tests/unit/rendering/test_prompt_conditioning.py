@@ -44,7 +44,7 @@ def encoders(parts):
 
 @pytest.fixture
 def conditioner(encoders):
-    return PromptConditioner(encoders)
+    return PromptConditioner(encoders, torch.float32)
 
 
 @pytest.fixture(scope="module")

@@ -155,7 +155,7 @@ def test_a_frame_may_have_a_pooled_text_of_its_own(files, timestep):
 def conditioner(files):
     base = str(files / "base")
     zeroes = BaseFacts(base).zeroes_empty_negative_prompt
-    return PromptConditioner(PromptEncoders(load_text_encoders(base)), zeroes_empty_negative=zeroes)
+    return PromptConditioner(PromptEncoders(load_text_encoders(base)), torch.float32, zeroes_empty_negative=zeroes)
 
 
 @pytest.mark.parametrize("syntax", ["plain", "a1111"])
