@@ -69,7 +69,9 @@ bench: .venv/.installed
 	$(BIN)/python -m tests.benchmarks.bench_ingest
 	$(BIN)/python -m tests.benchmarks.bench_step
 	$(BIN)/python -m tests.benchmarks.count_sdxl_memory
+	$(BIN)/python -m tests.benchmarks.bench_start
 	$(BIN)/python -m tests.benchmarks.bench_catalog
+	$(BIN)/python -m tests.benchmarks.bench_catalog --steps 4
 	$(BIN)/python -m tests.benchmarks.bench_catalog_size
 	$(BIN)/python -m tests.benchmarks.bench_gallery
 	$(BIN)/python -m tests.benchmarks.bench_length
