@@ -20,7 +20,7 @@ from pipelines.settings import AnimateConfig
 from tests.support_base import build_base
 from tests.support_sdxl import build_sdxl, write_motion, write_personal_files
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("workers_here")]
 
 PROMPT = "a large red star"
 

@@ -10,6 +10,7 @@ from animatediff.rendering.catalog.condition_files import ConditionFile
 from animatediff.rendering.catalog.entries import PersonalisedFiles
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.catalog.picture_uris import is_local_folder
+from animatediff.rendering.conditions.pictures import check_picture
 from animatediff.weights import prediction
 from animatediff.weights.identify.messages import BASE_NAMES
 from animatediff.weights.identify.weights_file import expect_family
@@ -23,6 +24,7 @@ from animatediff.weights.reading.remote_header import remote_header
 from animatediff.weights.reading.tensors import TensorFile, open_tensors
 
 _NUM_THREADS = 16  # they wait for storage
+_NUM_DECODERS = 4  # of pictures, each of which may take 300 MB
 _KIND_OF_SCALING = {parts["vae"]["scaling_factor"]: kind for kind, parts in CONFIGS.items()}
 
 
@@ -62,14 +64,29 @@ def check_files(files: Iterable[FileInField]) -> Mapping[FileInField, str]:
 
 
 def check_conditions(files: Iterable[ConditionFile]) -> Mapping[ConditionFile, str]:
-    """Return which pictures and videos are not there, or are folders, and how to say so; the others are left out."""
+    """Return what is wrong with pictures and videos; those with which all is well are left out.
+
+    Local pictures that are named one by one are decoded. Those of a folder, remote ones and videos are there: their
+    items fail with them.
+    """
     distinct = list(dict.fromkeys(file._replace(field="") for file in files))
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        found = pool.map(_condition_problem, distinct)
+    with ThreadPoolExecutor(_NUM_THREADS) as pool, ThreadPoolExecutor(_NUM_DECODERS) as decoders:
+        absent = list(pool.map(_condition_absence, distinct))
+        found = decoders.map(lambda file, problem: problem or _picture_problem(file), distinct, absent)
         return {file: problem for file, problem in zip(distinct, found, strict=True) if problem}
 
 
-def _condition_problem(file: ConditionFile) -> str | None:
+def _picture_problem(file: ConditionFile) -> str | None:
+    if file.is_video or not storage.is_local(file.uri) or is_local_folder(file.uri):
+        return None
+    try:
+        check_picture(file.uri)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _condition_absence(file: ConditionFile) -> str | None:
     if file.uri.startswith(("models:/", "runs:/")):
         return f"{file.uri} is MLflow's, which gives weights alone here: name the file at a path or a URI of its own"
     if problem := _absence(file.uri):

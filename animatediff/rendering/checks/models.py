@@ -12,7 +12,7 @@ from animatediff.models.text_encoder import check_clip_skip
 from animatediff.rendering.catalog.entries import ModelFiles
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.checks.base import check_parts
-from animatediff.rendering.checks.few_step import Distilled, distilled, mismatch
+from animatediff.rendering.checks.few_step import Distilled, distilled, distilled_by_loras, mismatch
 from animatediff.rendering.checks.second_order import too_few_steps
 from animatediff.weights import motion_modules
 from animatediff.weights.base_facts import BaseFacts, check_channels, check_kind, check_prediction, find_architecture
@@ -57,6 +57,7 @@ class ModelChecks:
         self._schedule = cache(self._found_schedule)
         self._warn = cache(logger.warning)
         self._has_mid_block = cache(_has_mid_block)
+        self._distilled_by_loras = cache(distilled_by_loras)
 
     def architecture(self, base: str | None) -> KnownBase | None:
         """Return what files must be for that go with a base; None where there is none, or `model` has a problem."""
@@ -79,8 +80,9 @@ class ModelChecks:
 
     def settings(self, model: ModelFiles, settings: Mapping[str, Any]) -> tuple[str, ...]:
         """Return why no clip can be made with these settings; nothing where `model` has a problem already."""
+        loras = tuple(lora.path for lora in model.motion_loras)
         values = (settings[name] for name in CHECKED_SETTINGS)
-        return self._settings(model.base, model.motion_module, self._schedule_of(model), *values)
+        return self._settings(model.base, model.motion_module, loras, self._schedule_of(model), *values)
 
     def _schedule_of(self, model: ModelFiles) -> NoiseSchedule | str | None:
         """Return the noise schedule of a model, or why it has none; None where base and motion module do not fit."""
@@ -140,14 +142,20 @@ class ModelChecks:
         return _Pair(motion, distillation, schedule, facts)
 
     def _setting_problems(
-        self, base: str, motion_module: str, schedule: NoiseSchedule | str | None, *values: Any
+        self,
+        base: str,
+        motion_module: str,
+        motion_loras: tuple[str, ...],
+        schedule: NoiseSchedule | str | None,
+        *values: Any,
     ) -> tuple[str, ...]:
         pair = self._pair(base, motion_module)
         if isinstance(pair, str) or not isinstance(schedule, NoiseSchedule):
             return ()
+        pair = pair._replace(distilled=pair.distilled or self._distilled_by_loras(motion_loras))
         settings = dict(zip(CHECKED_SETTINGS, values, strict=True))
         if pair.distilled and (wanted := mismatch(pair.distilled, settings)):
-            self._warn("%s is an %s: its pictures need %s", motion_module, pair.distilled.family, wanted)
+            self._warn("%s is %s: its pictures need %s", motion_module, pair.distilled.what, wanted)
         if least := too_few_steps(settings):
             self._warn(
                 "sampler dpmpp_2m, %d steps with a guidance_scale of %g: the second order can lose the colours; take "
@@ -218,8 +226,8 @@ def _reuse_problems(settings: Mapping[str, Any], pair: _Pair) -> Iterator[str]:
     for field, is_set in (("deep_cache", deep is not None), ("guidance_every", settings["guidance_every"] > 1)):
         if is_set and pair.distilled:
             yield (
-                f"{field} takes from one step what another found, and motion module {pair.motion.uri} is an "
-                f"{pair.distilled.family}, each of whose few steps finds much that is new: leave {field} away"
+                f"{field} takes from one step what another found, and motion module {pair.motion.uri} is "
+                f"{pair.distilled.what}, each of whose few steps finds much that is new: leave {field} away"
             )
     if deep and deep.layers >= pair.base.num_decoder_layers:
         yield (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.training.settings import BASE_AS_IS, RecipeConfig
+from animatediff.weights.layouts.few_step import FewStepSampling
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -43,6 +44,8 @@ class Recipe(ABC):
 
     weights_file: ClassVar[str]
     """Name of the weights file in a run's folder and in its checkpoints."""
+    leads_away: ClassVar[bool] = False
+    """Whether the loss guides, so that clips are conditioned on the empty caption too, as their negative one."""
     shows_pictures: ClassVar[bool] = False
     """Whether the model is shown pictures of the clips, as `RecipeConfig.pictures` says."""
 
@@ -91,6 +94,11 @@ class Recipe(ABC):
     @abstractmethod
     def sampling_weights(self, weights_uri: str) -> SamplingWeights:
         """Return the weights files to sample with, `weights_uri` being the one that was trained."""
+
+    @property
+    def few_step(self) -> FewStepSampling | None:
+        """What the result must be sampled with, where few steps are enough; None where any settings will do."""
+        return None
 
     @cached_property
     def resolved_config(self) -> RecipeConfig:

@@ -1,5 +1,7 @@
 """What a file is that holds whole weights: a motion module, a checkpoint or a part of one, a network, an embedding."""
 
+from contextlib import suppress
+
 from animatediff.weights.identify.base import BASE_OF_TEXT_WIDTH, find_base, text_width
 from animatediff.weights.layouts.families import Base, FileContents, FileRule, PartialIdentity
 from animatediff.weights.layouts.ip_adapter import find_projection
@@ -73,7 +75,8 @@ def describe_unnamed(contents: FileContents) -> PartialIdentity:
 
 def _motion_module(contents: FileContents) -> PartialIdentity:
     # It imports diffusers: seconds that the other families do without.
-    from animatediff.weights.layouts.motion import CONFIG_KEY, detect, is_table, reads_picture, unsupported
+    from animatediff.weights.layouts.motion import detect, is_table, reads_picture, unsupported
+    from animatediff.weights.layouts.own_metadata import CONFIG_KEY, own_few_step
 
     try:
         found = detect(contents.tensors, contents.metadata)
@@ -93,6 +96,9 @@ def _motion_module(contents: FileContents) -> PartialIdentity:
         notes.append(_MOTION_NOTES.get(version))
         if version == "animatelcm" and CONFIG_KEY not in contents.metadata and not any(map(is_table, contents.shapes)):
             notes.append("v2 without its position tables looks the same")
+    with suppress(ValueError):  # as it is refused with when it is opened
+        if few_step := own_few_step(contents.metadata):
+            notes.append(f"it is for few steps: {few_step}")
     return PartialIdentity("motion_module", version, found.layout, base, note="; ".join(filter(None, notes)) or None)
 
 

@@ -130,14 +130,22 @@ class Renderer:
             model="",
             **self._read_as_in_training(prompt),
             seed=self.sample.seed,
-            num_inference_steps=self.sample.num_inference_steps,
-            guidance_scale=self.sample.guidance_scale,
+            **self._sampling(),
             num_frames=num_frames,
             height=self.size[1],
             width=self.size[2],
             fps=self.sample.fps,
             controls=controls,
         )
+
+    def _sampling(self) -> dict[str, Any]:
+        """Return the settings of sampling: what the run's result must be sampled with, else what the config says."""
+        if self.recipe.few_step is not None:
+            return self.recipe.few_step.settings
+        return {
+            "num_inference_steps": self.sample.num_inference_steps,
+            "guidance_scale": self.sample.guidance_scale,
+        }
 
     def _read_as_in_training(self, prompt: str) -> dict[str, Any]:
         """Return the fields of a prompt of plain words: as long as captions are read, it is read as well."""

@@ -11,11 +11,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from animatediff.diffusion.context import Context
-from animatediff.diffusion.noise_schedule import NoiseScheduleOverrides
+from animatediff.diffusion.noise_schedule import NoiseSchedule, NoiseScheduleOverrides
 from animatediff.diffusion.passes.free_init import FreeInit
 from animatediff.diffusion.passes.second_pass import SecondPass
 from animatediff.diffusion.samplers import SAMPLERS
-from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.diffusion.steps.deep_cache import DeepCache
 from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 from animatediff.diffusion.travel import Travel
@@ -34,15 +33,6 @@ from tests.support_base import build_base
 
 ZERO_SNR = {"prediction_type": "v_prediction", "zero_terminal_snr": True}
 BARE = Entry(name="bare", prompts=("x",))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    # The models are too small to share out, and sums round by the number of threads.
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

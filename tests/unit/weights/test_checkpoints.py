@@ -46,13 +46,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def base(folder):
-    return modules(str(build_base(folder / "base")))
+    return modules(str(build_base(folder / "base", layers_per_block=2)))
 
 
 @pytest.fixture(scope="module")
 def other(folder):
     """Another model of the same architecture: its folder and its states."""
-    path = build_base(folder / "other", seed=1)
+    path = build_base(folder / "other", seed=1, layers_per_block=2)
     return path, states_of(modules(str(path)))
 
 

@@ -8,6 +8,7 @@ import fsspec
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import save_file
 
 from animatediff.errors import UsageError, UserError
@@ -433,8 +434,8 @@ def test_what_clips_begin_from_and_their_passes_must_go_together(content, tmp_pa
     for number, (settings, _) in enumerate(STARTS_AND_PASSES):
         files = {name: str(tmp_path / value) for name, value in settings.items() if name.startswith("init_")}
         entries.append({"name": f"e{number}", "prompts": ["a cat"], "width": 80, "height": 80, **settings, **files})
-    for name in BOTH.values():
-        (tmp_path / name).write_bytes(b"")
+    Image.new("RGB", (8, 8)).save(tmp_path / BOTH["init_image"])
+    (tmp_path / BOTH["init_video"]).write_bytes(b"")
     found = check(Catalog.model_validate(content | {"entries": entries}))
     for number, (settings, problem) in enumerate(STARTS_AND_PASSES):
         told = found.get(number, "")
@@ -448,12 +449,14 @@ def test_free_init_without_what_it_keeps_is_refused(content):
     assert "leaves nothing there (zero_terminal_snr): leave free_init away" in found[0]
 
 
-def test_a_picture_that_is_not_there_is_told_of_the_prompt_that_names_it(content, tmp_path):
-    (tmp_path / "a.png").write_bytes(b"")
-    missing, there = str(tmp_path / "b.png"), str(tmp_path / "a.png")
-    prompts = [{"prompt": "a", "init_image": missing}, {"prompt": "b", "init_image": there}, "c"]
-    found = check(Catalog.model_validate(content | {"entries": [{"name": "one", "prompts": prompts}]}))
-    assert found == {(0, 0): f"init_image: there is no file or folder {missing}"}
+def test_a_picture_that_is_not_there_or_is_none_is_told_of_the_prompt_that_names_it(content, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "c.png").write_bytes(b"no picture")
+    missing, there, broken = (str(tmp_path / f"{name}.png") for name in "bac")
+    prompts = [{"prompt": uri, "init_image": uri} for uri in (missing, there, broken)]
+    found = check(Catalog.model_validate(content | {"entries": [{"name": "one", "prompts": [*prompts, "c"]}]}))
+    none = f"init_image: {broken} cannot be read as a picture: it is none of PNG, JPEG, WebP, TIFF, BMP and GIF"
+    assert found == {(0, 0): f"init_image: there is no file or folder {missing}", (0, 2): none}
     assert checked(content, init_video=missing) == f"init_video: there is no file or folder {missing}"
 
 

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from animatediff.models.control.sparse_control import SparseControlNet
@@ -87,7 +88,9 @@ def test_what_does_not_go_with_the_base_is_told(files, entry, problem):
         if field in entry:
             entry[field] = [{"path": str(files / entry[field])}]
     if "controls" in entry:
-        entry["controls"] = [{"net": str(files / entry["controls"]), "pictures": __file__}]
+        picture = files / "picture.png"
+        Image.new("RGB", (8, 8)).save(picture)
+        entry["controls"] = [{"net": str(files / entry["controls"]), "pictures": str(picture)}]
     found = checked(files, **entry)
     assert found.startswith(problem) if problem.endswith(": ") else found == problem
 
