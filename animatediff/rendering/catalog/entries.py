@@ -174,7 +174,7 @@ class PersonalisedFiles(Config):
     vae: FileUri | None = None
     """A VAE's file or diffusers folder; default: the checkpoint's, or the base's where that one has none."""
     loras: tuple[Annotated[Lora, BeforeValidator(_as_file)], ...] = ()
-    """LoRA, LoCon, LoHa or LoKr files; their changes add up."""
+    """LoRA, LoCon, LoHa, LoKr or DoRA files; their changes add up."""
     domain_adapter: Annotated[Lora | None, BeforeValidator(_as_file)] = None
     """The adapter that the motion module was trained beside (v3); left out, as published, it plays no part."""
     motion_loras: tuple[Annotated[Lora, BeforeValidator(_as_file)], ...] = ()
