@@ -15,10 +15,11 @@ from animatediff.errors import UserError, any_error_as_user_error, one_line
 from animatediff.models.config import MotionConfig, Version
 from animatediff.models.motion_module import MotionModule, TemporalAttention, TextAttention, sinusoidal_positions
 from animatediff.models.motion_unet import MotionModules
-from animatediff.weights.few_step import FewStepSampling
 from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.layouts import motion as layouts
+from animatediff.weights.layouts.few_step import FewStepSampling
 from animatediff.weights.layouts.motion import Detected, Layout
+from animatediff.weights.layouts.own_metadata import CONFIG_KEY, own_config, own_few_step, own_schedule
 from animatediff.weights.reading.files import local_copy, read_json
 from animatediff.weights.reading.part_files import MODEL_FILES
 from animatediff.weights.reading.tensors import TensorFile, open_tensors, problem_with
@@ -127,8 +128,8 @@ def _checked(file: TensorFile, adapter: dict[str, Any] | None, uri: str) -> Moti
         raise UserError(f"{uri} is {what}")
     _check_tables(file)
     state = _official_state(file, found.layout)
-    is_own, schedule = layouts.CONFIG_KEY in file.metadata, layouts.own_schedule(file.metadata)
-    few_step = layouts.own_few_step(file.metadata)
+    is_own, schedule = CONFIG_KEY in file.metadata, own_schedule(file.metadata)
+    few_step = own_few_step(file.metadata)
     has_published_widths = any(_PUBLISHED_WIDTH in block for block in find_places(state).down[:1])
     convolution = _first_convolution(file)
     opened = MotionFile(
@@ -177,7 +178,7 @@ def _read_adapter_config(folder: Path, uri: str) -> dict[str, Any]:
 
 def _detect(file: TensorFile, adapter: dict[str, Any] | None) -> Detected:
     try:
-        layouts.own_config(file.metadata)
+        own_config(file.metadata)
         found = layouts.detect(file.tensors, file.metadata, adapter)
         if found is not None:
             MotionConfig.model_validate(found.config.model_dump())

@@ -20,9 +20,10 @@ from animatediff.models.control.picture_convolution import PictureConvolution
 from animatediff.models.motion_module import sinusoidal_positions
 from animatediff.models.motion_unet import MotionModules, MotionUNet
 from animatediff.weights.base_configs import build_on_meta
-from animatediff.weights.few_step import FewStepSampling
 from animatediff.weights.layouts import motion as layouts
+from animatediff.weights.layouts.few_step import FewStepSampling
 from animatediff.weights.layouts.motion import Layout
+from animatediff.weights.layouts.own_metadata import own_metadata
 from animatediff.weights.motion_file import MotionFile, Places, find_places, open_file
 from animatediff.weights.reading.part_files import MODEL_FILES
 from animatediff.weights.reading.tensors import save_tensors
@@ -104,7 +105,7 @@ def write(
     if motion.config.use_positions:
         tensors |= _tables(motion.config, state, to)
     target = uri if settings is None else storage.join(uri, MODEL_FILES[0])
-    save_tensors(target, tensors, layouts.own_metadata(motion.config, schedule, few_step))
+    save_tensors(target, tensors, own_metadata(motion.config, schedule, few_step))
     if settings is not None:
         storage.write_bytes(storage.join(uri, "config.json"), json.dumps(settings, indent=2).encode())
 

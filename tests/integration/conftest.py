@@ -13,6 +13,7 @@ import yaml
 from animatediff.sprites.videos import break_videos, write_videos
 from pipelines.cluster.runtime import connect
 from pipelines.terminal.logs import configure_logging
+from tests.integration import in_process
 from tests.support_base import build_base
 
 REPOSITORY = Path(__file__).parents[2]
@@ -30,6 +31,12 @@ def cluster():
     connect()
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def workers_here(cluster, monkeypatch):
+    """Jobs that the test's own process starts have their workers in it, which saves seconds a worker."""
+    in_process.use(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,9 @@ import s3fs
 from moto.server import ThreadedMotoServer
 
 from animatediff.data.clips.config import ClipConfig
+from animatediff.data.sources.spec import SourceConfig
 from pipelines import ingest
-from pipelines.settings import IngestConfig, SourceConfig
+from pipelines.settings import IngestConfig
 from tests.integration.conftest import hashes, write_yaml
 from tests.integration.faulty_proxy import FaultyProxy
 from tests.support import mp4

@@ -24,6 +24,7 @@ from animatediff.rendering.checks.controls import ControlChecks
 from animatediff.rendering.checks.few_step import set_by_files
 from animatediff.rendering.checks.files import check_conditions, check_files, files_in_fields
 from animatediff.rendering.checks.models import CHECKED_SETTINGS, ModelChecks
+from animatediff.rendering.checks.predictions import read_predictions
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -86,7 +87,8 @@ def report(problems: Mapping[EntryIndex, str], catalog: Catalog) -> str:
 def _problems(catalog: Catalog) -> Iterator[tuple[EntryIndex, str]]:
     """Yield every problem with the entry, or the prompt of an entry, that has it."""
     yield from _name_problems(catalog)
-    models, of_controls = ModelChecks(catalog.noise_schedule), ControlChecks()
+    predictions = read_predictions(entry.checkpoint for entry in catalog.entries if entry.checkpoint is not None)
+    models, of_controls = ModelChecks(predictions), ControlChecks()
     files_of = [files_in_fields(entry, models.architecture(entry.base or catalog.base)) for entry in catalog.entries]
     files = check_files(chain.from_iterable(files_of))
     conditions = check_conditions(
@@ -127,7 +129,7 @@ def _name_problems(catalog: Catalog) -> Iterator[tuple[int, str]]:
 
 
 def _has_weights_of(entry: Entry, other: Entry) -> bool:
-    fields = [field for field, slot in WEIGHTS_SLOTS.items() if slot.role != "control"]
+    fields = [*(field for field, slot in WEIGHTS_SLOTS.items() if slot.role != "control"), "noise_schedule"]
     return all(getattr(entry, field) == getattr(other, field) for field in fields)
 
 

@@ -14,12 +14,12 @@ from animatediff.errors import UserError
 from animatediff.rendering.catalog.catalog import Catalog
 from animatediff.rendering.catalog.entries import Entry
 from animatediff.rendering.catalog.unvalidated_copies import unvalidated_copy
-from animatediff.rendering.checks.remote_header import remote_header
-from animatediff.weights.few_step import FewStepSampling, of_lora
 from animatediff.weights.identify.metadata import read_metadata
-from animatediff.weights.layouts.motion import own_few_step
+from animatediff.weights.layouts.few_step import FewStepSampling, of_lora
+from animatediff.weights.layouts.own_metadata import own_few_step
 from animatediff.weights.motion_file import trained_file
 from animatediff.weights.motion_modules import MotionFile
+from animatediff.weights.reading.remote_header import remote_header
 from animatediff.weights.reading.tensors import open_tensors
 
 _LIGHTNING_STEPS = re.compile(r"(\d)[-_ ]?steps?", re.IGNORECASE)

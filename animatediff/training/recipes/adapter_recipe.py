@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from animatediff.training.recipes.recipe import Recipe
-from animatediff.weights.few_step import lora_metadata
+from animatediff.weights.layouts.few_step import lora_metadata
 
 if TYPE_CHECKING:
     from animatediff.training.trained_model import TrainedModel

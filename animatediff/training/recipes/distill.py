@@ -13,7 +13,7 @@ from animatediff.training.recipes.motion_module import MotionModuleRecipe
 from animatediff.training.recipes.motion_unet_recipe import MotionWeightsRecipe
 from animatediff.training.recipes.recipe import Recipe
 from animatediff.training.settings import RecipeConfig
-from animatediff.weights.few_step import FewStepSampling
+from animatediff.weights.layouts.few_step import FewStepSampling
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

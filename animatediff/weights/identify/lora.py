@@ -8,10 +8,10 @@ from contextlib import suppress
 from torch import Tensor
 
 from animatediff.errors import UserError
-from animatediff.weights.few_step import of_lora
 from animatediff.weights.identify.base import find_base
 from animatediff.weights.identify.metadata import printable
 from animatediff.weights.layouts.families import ALGORITHMS, DOWN, Base, FileContents, LoraFamily, PartialIdentity
+from animatediff.weights.layouts.few_step import of_lora
 from animatediff.weights.reading.files import parse_json
 
 DOMAIN_ADAPTER_RANK = 128

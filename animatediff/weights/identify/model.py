@@ -18,10 +18,10 @@ _FIRST_MOTION_NORM = r"(?:^|\.)down_blocks\.0\.(?:motion_modules|temporal_attent
 _FIRST_BLOCK_WIDTH = 320  # of SDXL's UNet
 _MISSABLE_PARTS = {
     "VAE": r"^(?:first_stage_model|vae)\.",
-    "text encoder": r"^(?:cond_stage_model|conditioner|text_encoders)\.",
+    "text encoder": r"^(?:cond_stage_model|conditioner|text_encoders|text_encoder)\.",
 }
 _TEXT_ENCODER_WIDTHS: dict[int, Base] = {768: "sd1", 1024: "sd2", 1280: "sdxl"}
-_VECTORS = r"^string_to_param\.|^emb_params$|^clip_[lg]$|^<.+>$"
+_VECTORS = r"^string_to_param\.|^emb_params$|^clip_[lg]$|^text_encoders_[01]$|^<.+>$"
 _NARROWEST_VECTOR = 32
 _MOTION_NOTES = {
     "v2": "AnimateDiff-Lightning's files look like v2's: only their names tell the number of steps they are for",
@@ -75,14 +75,8 @@ def describe_unnamed(contents: FileContents) -> PartialIdentity:
 
 def _motion_module(contents: FileContents) -> PartialIdentity:
     # It imports diffusers: seconds that the other families do without.
-    from animatediff.weights.layouts.motion import (
-        CONFIG_KEY,
-        detect,
-        is_table,
-        own_few_step,
-        reads_picture,
-        unsupported,
-    )
+    from animatediff.weights.layouts.motion import detect, is_table, reads_picture, unsupported
+    from animatediff.weights.layouts.own_metadata import CONFIG_KEY, own_few_step
 
     try:
         found = detect(contents.tensors, contents.metadata)
@@ -170,7 +164,7 @@ def _ip_adapter(contents: FileContents) -> PartialIdentity:
 def _embedding(rule: FileRule, contents: FileContents, pattern: str) -> PartialIdentity:
     shapes = [contents.shapes[name] for name in contents.matching(pattern)]
     number = shapes[0][0] if len(shapes[0]) == 2 else 1
-    is_sdxl = contents.has(r"^clip_[lg]$") or any(shape[-1:] == (1280,) for shape in shapes)
+    is_sdxl = contents.has(r"^(?:clip_[lg]|text_encoders_[01])$") or any(shape[-1:] == (1280,) for shape in shapes)
     base = "sdxl" if is_sdxl else _TEXT_ENCODER_WIDTHS.get(shapes[0][-1] if shapes[0] else 0)
     widths = {shape[-1] for shape in shapes if shape}
     return PartialIdentity(

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from animatediff.diffusion.context import Context
-from animatediff.diffusion.prompt_travel import Travel
+from animatediff.diffusion.travel import Travel
 from animatediff.errors import UserError
 from animatediff.models.prompt_encoders import PromptEncoders
 from animatediff.models.text_encoder import PromptEncoder
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog.catalog import Item
+from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.prompt_conditioning import PromptConditioner
 from animatediff.sprites import shipped
 from animatediff.weights.base import load_text_encoders

@@ -14,7 +14,7 @@ from animatediff.rendering.checks.catalog import check, read
 from animatediff.rendering.checks.few_step import set_by_files
 from animatediff.weights import adapters, motion_modules
 from animatediff.weights.base import load_unet
-from animatediff.weights.few_step import FewStepSampling, lora_metadata
+from animatediff.weights.layouts.few_step import FewStepSampling, lora_metadata
 from tests.support_base import build_base
 
 EULER = FewStepSampling(sampler="euler", timestep_spacing="trailing", num_inference_steps=6)

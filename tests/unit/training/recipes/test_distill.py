@@ -18,8 +18,8 @@ from animatediff.training.trainer import Trainer
 from animatediff.training.validation import validation_loss
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
-from animatediff.weights.few_step import FewStepSampling, of_lora
 from animatediff.weights.identify.weights_file import identify_uri
+from animatediff.weights.layouts.few_step import FewStepSampling, of_lora
 from animatediff.weights.reading.tensors import open_tensors
 from tests.support_base import build_base
 from tests.unit.data.loading.test_loader import write_dataset

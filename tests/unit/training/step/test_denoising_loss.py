@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from animatediff.diffusion.conditioning import Conditioning
-from animatediff.diffusion.schedule import NoiseSchedule, add_noise, compute_alphas_cumprod
+from animatediff.diffusion.noise_schedule import NoiseSchedule
+from animatediff.diffusion.schedule import add_noise, compute_alphas_cumprod
 from animatediff.training.settings import ObjectiveConfig
 from animatediff.training.step.denoising_loss import DenoisingLoss, min_snr_weights, sums_by_timestep_quarter
 from animatediff.training.step.draws import Draws
@@ -34,7 +35,7 @@ def guess(noisy, timesteps, text):
 
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.sampled_from([REFERENCE, ALL_OPTIONS]))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_clips_draws_and_loss_do_not_depend_on_the_number_of_workers(shares, objective):
     def of_share(first, size):
         draws = make_draws((size, *SHAPE[1:]), first_index=first, objective=objective)
@@ -158,7 +159,7 @@ def test_from_a_timestep_on_the_model_sees_less_of_the_clip_and_is_asked_for_it_
 
 @pytest.mark.parametrize(("prediction_type", "added"), [("epsilon", 0), ("v_prediction", 1)])
 @given(st.floats(1e-6, 1 - 1e-4), st.floats(0.1, 20))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_min_snr_weighs_as_the_closed_form(prediction_type, added, alphas_cumprod, gamma):
     snr = alphas_cumprod / (1 - alphas_cumprod)
     (weight,) = min_snr_weights(torch.tensor([alphas_cumprod], dtype=torch.float64), gamma, prediction_type).tolist()
@@ -197,7 +198,7 @@ def test_a_loss_that_is_not_finite_is_left_out(bad):
 
 
 @given(st.data(), st.integers(2, 1500))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_quartile_sums_of_parts_add_up_to_those_of_the_whole(data, num_timesteps):
     timesteps = torch.tensor(data.draw(st.lists(st.integers(0, num_timesteps - 1), min_size=1, max_size=9)))
     losses, cut = torch.arange(1.0, len(timesteps) + 1), data.draw(st.integers(0, len(timesteps)))
