@@ -23,9 +23,9 @@ def test_added_to_the_given_module_it_is_the_trained_one(tmp_path, rank, toleran
         for parameter in trained.parameters():
             if parameter.ndim == 2:
                 parts = [torch.randn(o, 4) @ torch.randn(4, parameter.shape[1]) for o in _blocks(parameter)]
-                parameter += 0.05 * torch.cat(parts)
+                parameter.add_(torch.cat(parts), alpha=0.05)
             else:
-                parameter += 0.1 * torch.randn_like(parameter)
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
     uri = str(tmp_path / "difference.safetensors")
     write_difference(uri, trained, given, rank=rank, metadata={"few_step": "{}"})
     assert identify_uri(uri).family == "motion_lora"
