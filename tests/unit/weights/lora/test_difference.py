@@ -29,7 +29,7 @@ def test_added_to_the_given_module_it_is_the_trained_one(tmp_path, rank, toleran
     uri = str(tmp_path / "difference.safetensors")
     write_difference(uri, trained, given, rank=rank, metadata={"few_step": "{}"})
     assert identify_uri(uri).family == "motion_lora"
-    ResidentWeights({"motion": given}, predicts_v=False).load(None, [ScaledLora(uri, 1.0, "motion_lora")])
+    ResidentWeights({"motion": given}).load(None, [ScaledLora(uri, 1.0, "motion_lora")])
     off = [(a - b).abs().max() for a, b in zip(given.parameters(), trained.parameters(), strict=True)]
     assert (max(off) < tolerance) if tolerance else (max(off) > 0.05)
 
