@@ -13,7 +13,8 @@ from torch import Tensor
 from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError, errors_with_field
-from animatediff.models.config import MotionConfig
+from animatediff.models.computing.precision import encoder_dtype, unet_dtype
+from animatediff.models.config import MotionConfig, Precision
 from animatediff.models.embedding import Embedding
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.models.prompt_encoders import PromptEncoders
@@ -65,28 +66,39 @@ class Animator:
             picture of the base's own.
         schedule: the whole noise schedule of every model that says nothing else; None is the one that the motion
             module's file names, else its version's, for what the checkpoint, or the base, predicts.
-        device: where the models stay; weights are float16 on a GPU, float32 on a CPU. A VAE whose config says that it
+        device: where the models stay.
+        precision: of the UNet; default: float16 on a GPU, float32 on a CPU. The sampler's arithmetic is float32, the
+            other models are float32 on a CPU or beside a float32 UNet, else float16. A VAE whose config says that it
             overflows in half precision, as SDXL's does, stays in float32.
 
     Raises:
         UserError: the base or the motion module cannot be loaded.
     """
 
-    def __init__(self, base: str, motion_module: str | None, *, schedule: NoiseSchedule | None, device: str) -> None:
+    def __init__(
+        self,
+        base: str,
+        motion_module: str | None,
+        *,
+        schedule: NoiseSchedule | None,
+        device: str,
+        precision: Precision | None = None,
+    ) -> None:
         self._device = torch.device(device)
-        self._dtype = torch.float32 if self._device.type == "cpu" else torch.float16
+        dtype = unet_dtype(precision, self._device)
+        beside = encoder_dtype(dtype, self._device)
         self._given_schedule, self._motion_schedule = schedule, read_schedule(motion_module)
         self._base = BaseFacts(base).read()
         # The largest first, and each one out of the way before the next is read: files are opened in float32.
-        self._unet = _motion_unet(base, motion_module).requires_grad_(False).eval().to(self._device, self._dtype)
-        self._vae = load_vae(base).to(self._device, torch.float32 if self._base.upcasts_vae else self._dtype)
+        self._unet = _motion_unet(base, motion_module).requires_grad_(False).eval().to(self._device, dtype)
+        self._vae = load_vae(base).to(self._device, torch.float32 if self._base.upcasts_vae else beside)
         text_encoders = load_text_encoders(base)
-        modules = {part: encoder.to(self._device, self._dtype) for part, (_, encoder) in text_encoders.items()}
+        modules = {part: encoder.to(self._device, beside) for part, (_, encoder) in text_encoders.items()}
         self._codec = FrameCodec(self._vae, self._base.scaling_factor)
         self._sampler = ClipSampler(self._unet, self._codec, self._base, self._device)
         self._prompts = PromptEncoders(text_encoders)
         self._conditioner = PromptConditioner(
-            self._prompts, zeroes_empty_negative=self._base.zeroes_empty_negative_prompt
+            self._prompts, dtype, zeroes_empty_negative=self._base.zeroes_empty_negative_prompt
         )
         self._text_encoders = tuple(modules)
         self._weights = ResidentWeights(
@@ -100,7 +112,7 @@ class Animator:
     @classmethod
     def for_model(cls, model: ModelFiles, *, device: str) -> "Animator":
         """Return the animator of a model's base and motion module."""
-        return cls(model.base, model.motion_module, schedule=None, device=device)
+        return cls(model.base, model.motion_module, schedule=None, device=device, precision=model.precision)
 
     def close(self) -> None:
         """Let go of what is read ahead, so that nothing keeps the models in memory but who holds the animator."""

@@ -174,17 +174,6 @@ class ImageModel(TrainedModel):
             self.unet.enable_gradient_checkpointing()
 
 
-def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of the frozen weights and the matrix products.
-
-    Args:
-        precision: `ComputeConfig.precision`.
-        device: where the model computes.
-    """
-    dtype: torch.dtype = _auto_dtype(device) if precision == "auto" else getattr(torch, precision)
-    return dtype
-
-
 def place_on_device(model: TrainedModel, device: torch.device, dtype: torch.dtype) -> None:
     """Move the model to its device: what is frozen in `dtype`, what is trained in float32."""
     model.to(device)
@@ -199,9 +188,3 @@ def _cast_own(module: nn.Module, dtype: torch.dtype) -> None:
     for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(dtype)
-
-
-def _auto_dtype(device: torch.device) -> torch.dtype:
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16

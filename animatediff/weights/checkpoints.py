@@ -213,8 +213,8 @@ def _parts(tensors: Mapping[str, Tensor], wanted: Mapping[str, State]) -> dict[s
     if all(name.startswith("vae.") for name in tensors):  # cut out of a whole model
         tensors = _without_prefix(tensors, "vae.")
     if "unet.conv_in.weight" in tensors:  # a diffusers pipeline in one file
-        found = {part: _without_prefix(tensors, f"{part}.") for part in wanted}
-        return {part: _diffusers_part(part, own, wanted[part]) for part, own in found.items() if own}
+        whole = {part: _without_prefix(tensors, f"{part}.") for part in wanted}
+        return {part: _diffusers_part(part, own, wanted[part]) for part, own in whole.items() if own}
     parts = {part: ldm.part_of(tensors, part) for part in wanted}
     if "unet" in wanted:
         parts["unet"] = ldm.averaged_unet(tensors, wanted["unet"]) | parts["unet"]

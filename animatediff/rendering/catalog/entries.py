@@ -13,6 +13,7 @@ from animatediff.diffusion.samplers import SamplerName, TimestepSpacing
 from animatediff.diffusion.steps.deep_cache import DeepCache
 from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 from animatediff.diffusion.travel import Travel
+from animatediff.models.config import Precision
 from animatediff.rendering.catalog.controls import ControlSpec, FileUri, ImageSpec, PiaSpec
 from animatediff.rendering.catalog.presets import PresetName, with_preset
 from animatediff.rendering.catalog.prompts.prompt_text import PromptSyntax, PromptText, are_texts_by_frame
@@ -185,8 +186,17 @@ class PersonalisedFiles(Config):
     velocity without a mark of it; default: as the catalog, the checkpoint, the base and the motion module say."""
 
 
-class ModelFiles(PersonalisedFiles):
-    """All weights files that an item is rendered with."""
+class ComputeSettings(Config):
+    """How the UNet computes. It stays in memory that way from item to item, and it rounds accordingly."""
+
+    precision: Precision | None = None
+    """Of the UNet, and of what adds to its features: `float32`, `bfloat16` or `float16`; default: float32 on a CPU,
+    float16 on a GPU. `auto`: bfloat16 where the job renders on CPUs that all multiply it (avx512_bf16 or amx_bf16),
+    else the default. The first run finds out, and later ones of the same folder keep to it."""
+
+
+class ModelFiles(PersonalisedFiles, ComputeSettings):
+    """All weights files that an item is rendered with, and how."""
 
     base: FileUri
     """A diffusers folder, a URI, or a hub id."""
@@ -194,12 +204,12 @@ class ModelFiles(PersonalisedFiles):
     """A file, trained here or published, or a training run's folder."""
 
     @property
-    def resident(self) -> tuple[str, str]:
+    def resident(self) -> tuple[str, str, Precision | None]:
         """What stays in memory while models that share it change."""
-        return self.base, self.motion_module
+        return self.base, self.motion_module, self.precision
 
 
-class Entry(SeededRenderSettings, PersonalisedFiles):
+class Entry(SeededRenderSettings, PersonalisedFiles, ComputeSettings):
     """A personalised model and its prompts; settings given here override the catalog's."""
 
     name: str

@@ -13,7 +13,7 @@ from animatediff.models.prompts.pieces import joined
 from animatediff.models.prompts.words import uses
 from animatediff.rendering.catalog.catalog import Catalog, EntryIndex, settings_of_prompt
 from animatediff.rendering.catalog.condition_files import ConditionFile, condition_files
-from animatediff.rendering.catalog.entries import Entry, ModelFiles
+from animatediff.rendering.catalog.entries import ComputeSettings, Entry, ModelFiles
 from animatediff.rendering.catalog.model_identity import token_of
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.catalog.prompts.prompt_problems import prompt_problems
@@ -123,13 +123,14 @@ def _name_problems(catalog: Catalog) -> Iterator[tuple[int, str]]:
             yield index, "use letters, digits, '.', '_' and '-' in the name"
     for indexes in by_name.values():
         entries = [catalog.entries[index] for index in indexes]
-        if any(not _has_weights_of(entry, entries[0]) for entry in entries[1:]):
-            problem = f"{len(indexes)} entries have this name and not the same weights: give each model its own"
+        if any(not _is_model_of(entry, entries[0]) for entry in entries[1:]):
+            problem = f"{len(indexes)} entries have this name and not the same model: give each model its own"
             yield from ((index, problem) for index in indexes)
 
 
-def _has_weights_of(entry: Entry, other: Entry) -> bool:
-    fields = [*(field for field, slot in WEIGHTS_SLOTS.items() if slot.role != "control"), "noise_schedule"]
+def _is_model_of(entry: Entry, other: Entry) -> bool:
+    fields = [field for field, slot in WEIGHTS_SLOTS.items() if slot.role != "control"]
+    fields += ["noise_schedule", *ComputeSettings.model_fields]
     return all(getattr(entry, field) == getattr(other, field) for field in fields)
 
 

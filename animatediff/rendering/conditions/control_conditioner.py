@@ -13,6 +13,7 @@ from animatediff.diffusion.conditioning import Conditioning, Control, ImagePromp
 from animatediff.diffusion.prompt_travel import embeddings_of_frames
 from animatediff.diffusion.travel import Travel
 from animatediff.errors import UserError, errors_with_field
+from animatediff.models.computing.precision import encoder_dtype
 from animatediff.models.control.control_net import ControlNet
 from animatediff.models.control.sparse_control import SparseControlNet, sparse_condition
 from animatediff.models.image_prompt.image_encoder import ImageEncoder
@@ -42,7 +43,7 @@ class ControlConditioner:
     Nothing of a network or its pictures is written into the base, so that nothing of an item stays.
 
     Args:
-        unet: the resident one, whose precision networks are given.
+        unet: the resident one, whose precision networks are given; image encoders have that of `encoder_dtype`.
         codec: the resident VAE, which pictures for latents go through.
         base: what the base's configs say.
         device: where networks are put.
@@ -198,7 +199,7 @@ class ControlConditioner:
     def _encoder(self, uri: str) -> ImageEncoder:
         def read() -> ImageEncoder:
             encoder = image_encoder_folder.read(uri)
-            encoder.model.to(self._device, self._dtype)
+            encoder.model.to(self._device, encoder_dtype(self._dtype, self._device))
             return encoder
 
         return self._resident(("encoder", uri), read)

@@ -20,6 +20,7 @@ from pipelines.outputs.file_names import CONFIG_FILE
 from pipelines.settings import AnimateConfig
 from pipelines.stages.animate.dry_run import estimate
 from pipelines.stages.animate.launch import pending_items, render_pending
+from pipelines.stages.animate.precision import auto_precision
 from pipelines.stages.animate.reports import log_counts_and_raise_if_failed
 from pipelines.tracking.model_uris import fetch_catalog_weights
 
@@ -82,7 +83,12 @@ def _plan(config: AnimateConfig, output_uri: str) -> RenderPlan:
         logger.warning("%s", checks.report(problems, catalog))
     # There may be terabytes of checkpoints: they are read once, not at every resume.
     remembered_uri = storage.join(output_uri, "inputs", "hashes.json")
-    plan = expand(catalog, problems=problems, content_hash=hash_catalog_files(catalog, remembered_uri))
+    plan = expand(
+        catalog,
+        problems=problems,
+        content_hash=hash_catalog_files(catalog, remembered_uri),
+        auto_precision=auto_precision(config, catalog, output_uri),
+    )
     for syntax in get_args(PromptSyntax):
         texts = (text for item in plan.items if item.prompt_syntax == syntax for text in item.texts)
         if found := prompt_syntax.report(texts, syntax):

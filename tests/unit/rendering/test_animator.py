@@ -35,15 +35,6 @@ ZERO_SNR = {"prediction_type": "v_prediction", "zero_terminal_snr": True}
 BARE = Entry(name="bare", prompts=("x",))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    # The models are too small to share out, and sums round by the number of threads.
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """A base, a motion module that moves, one that does not, a checkpoint, a LoRA of UNet and text encoder."""

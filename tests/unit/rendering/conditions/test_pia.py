@@ -24,14 +24,6 @@ from tests.support_base import build_base
 F = 3
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A base, a motion module, the same as PIA's file, a checkpoint with a first convolution of its own."""
