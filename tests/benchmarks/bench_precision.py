@@ -85,18 +85,18 @@ def unets(widths: tuple[int, ...]) -> dict[str, MotionUNet]:
     return {name: copy.deepcopy(unet).to(dtype) for name, dtype in DTYPES.items()}
 
 
+def forward(unet: MotionUNet, noisy: torch.Tensor) -> Callable[[], torch.Tensor]:
+    dtype = unet.base.dtype
+    return lambda: unet(noisy.to(dtype), 500, Conditioning(told(dtype).text))
+
+
 @torch.no_grad()
 def bench_speed() -> None:
     for name, (widths, clip, rounds) in SIZES.items():
-        given, models = latents(*clip), unets(widths)
-        runs = {
-            key: lambda key=key: models[key](given.to(DTYPES[key]), 500, Conditioning(told(DTYPES[key]).text))
-            for key in DTYPES
-        }
+        runs = {key: forward(unet, latents(*clip)) for key, unet in unets(widths).items()}
         compare(f"forward, {name}, {clip[0]} x {clip[1]} x {clip[1]}", runs, rounds)
         found, wanted = (runs[key]().float() for key in ("bfloat16", "float32"))
         print(f"forward, {name}: bfloat16's prediction differs by {(found - wanted).norm() / wanted.norm():.2%}")
-        del runs, models
 
 
 @torch.no_grad()
@@ -146,9 +146,9 @@ def bench_quality() -> None:
         found[name] = [animator.render(item) for item in items]
         seconds[name] = time.process_time() - start
         shares = figures(found[name], scenes, style="plain")
-        told = ", ".join(f"{share} {getattr(shares, share):.1%}" for share in SHARES)
+        right = ", ".join(f"{share} {getattr(shares, share):.1%}" for share in SHARES)
         print(
-            f"quality, {name}, {NUM_CLIPS} clips of preset fast in {seconds[name]:.0f} s: {told}, displacement "
+            f"quality, {name}, {NUM_CLIPS} clips of preset fast in {seconds[name]:.0f} s: {right}, displacement "
             f"{shares.displacement:.1f}, jitter {shares.jitter:.2f}",
             flush=True,
         )
