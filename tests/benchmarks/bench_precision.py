@@ -49,7 +49,7 @@ CPU = torch.device("cpu")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SIZES = {"half width": (HALF_WIDTH, (16, 16), 5), "full width": (FULL_WIDTH, (4, 16), 3)}
 """Widths, frames and the latents' side, and rounds."""
-RENDERED, STEPPED = (8, 16), (8, 16)
+RENDERED, STEPPED = (4, 16), (8, 16)
 NUM_CLIPS, NUM_STEPS, BLOCK = 20, 300, 50
 LOSS_MARGIN = 0.01
 
