@@ -16,6 +16,9 @@ from animatediff.data.sources.limits import MAX_PIXELS
 from animatediff.errors import UserError, one_line
 from animatediff.uris import printable_uri
 
+# As always: a rendered item's digest has the video, and not what decodes it.
+_VIDEO_DECODERS = ("decord", "pyav")
+
 
 def read_picture(uri: str, *, width: int, height: int) -> Tensor:
     """Read a picture, cropped in its centre to the wanted ratio and resized.
@@ -79,7 +82,7 @@ def read_video_frames(uri: str, *, num_frames: int, fps: float, width: int, heig
 
     clips = ClipConfig(num_frames=num_frames, fps=fps, width=width, height=height, windows="all", windows_per_video=1)
     try:
-        with DecodeSupervisor(DecodeConfig(), clips) as decoder:
+        with DecodeSupervisor(DecodeConfig(decoders=_VIDEO_DECODERS), clips) as decoder:
             (clip,) = decoder.cut(uri, data)
     except VideoError as error:
         if num_frames > 1 and _is_still(data):
