@@ -16,10 +16,10 @@ def main(
     output: Path,
     base: Path = shipped.BASE,
     motion_module: Path = shipped.MOTION_MODULE,
-    num_clips: int = 1_000,
-    num_steps: int = 1_500,
+    num_clips: int = 400,
+    num_steps: int = 400,
     lora_rank: int | None = None,
-    lr: float = 2e-4,
+    lr: float = 5e-4,
     seed: int = 0,
 ) -> None:
     """Draw clips, train on them, and write the few-step motion module, or a LoRA.
@@ -44,7 +44,7 @@ def main(
             dataset_uri=str(output / "dataset"),
             base=str(base),
             model={"motion_module": str(motion_module), "lora_rank": lora_rank},
-            distill={"sampler": "euler", "num_inference_steps": 6, "guidance_scale": 5.0, "teacher_steps": 36},
+            distill={"sampler": "euler", "num_inference_steps": 6, "guidance_scale": 5.0, "teacher_steps": 12},
             objective={"fade_from": 750, "timestep_power": 1.5},
             optim={"lr": lr, "warmup_steps": 20, "decay_steps": num_steps // 2, "weight_decay": 0.0},
             train={
