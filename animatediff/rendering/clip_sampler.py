@@ -48,25 +48,22 @@ class ClipSampler:
         predict: its forward pass, or that one compiled.
         codec: the resident VAE.
         base: what the base's configs say.
-        schedule: the noise schedule that the motion module was trained with.
         device: where the models are.
     """
 
     def __init__(
-        self,
-        unet: MotionUNet,
-        predict: NoisePredictor,
-        codec: FrameCodec,
-        base: BaseFacts,
-        schedule: NoiseSchedule,
-        device: torch.device,
+        self, unet: MotionUNet, predict: NoisePredictor, codec: FrameCodec, base: BaseFacts, device: torch.device
     ) -> None:
-        self._predict, self._codec, self._base = predict, codec, base
-        self._schedule, self._device = schedule, device
+        self._predict, self._codec, self._base, self._device = predict, codec, base, device
         self._conditions = ControlConditioner(unet, codec, base, device)
 
     def sample(
-        self, items: Sequence[Item], conditioning: Conditioning, *, max_batch: int | None = None
+        self,
+        items: Sequence[Item],
+        conditioning: Conditioning,
+        schedule: NoiseSchedule,
+        *,
+        max_batch: int | None = None,
     ) -> list[SampledClip]:
         """Return the clips, in the order of the items.
 
@@ -75,6 +72,7 @@ class ClipSampler:
         Args:
             items: that differ in prompt, negative prompt, seed, and in the files that they begin from.
             conditioning: of the items' texts, in their order.
+            schedule: the noise schedule of the resident weights.
             max_batch: as in `sampling.sample`.
 
         Raises:
@@ -84,7 +82,7 @@ class ClipSampler:
         denoise = partial(
             sample,
             self._predict,
-            SAMPLERS[settings.sampler](self._schedule, settings.timestep_spacing),
+            SAMPLERS[settings.sampler](schedule, settings.timestep_spacing),
             guidance_scale=settings.guidance_scale,
             guidance_rescale=settings.guidance_rescale,
             guidance_interval=settings.guidance_interval,
@@ -111,7 +109,7 @@ class ClipSampler:
                 lambda noise, steps: denoise(controlled_conditioning, noise, num_inference_steps=steps),
                 lambda: draw_noise(settings.width, settings.height),
                 num_inference_steps=settings.num_inference_steps,
-                alphas_cumprod=compute_alphas_cumprod(self._schedule),
+                alphas_cumprod=compute_alphas_cumprod(schedule),
             )
         if (second := settings.second_pass) is not None:
             width, height = settings.output_width, settings.output_height

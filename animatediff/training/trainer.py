@@ -69,10 +69,13 @@ class Trainer:
         dtype = training_dtype(config.compute.precision, device, is_native="False" not in is_native)
         place_on_device(self.model, device, dtype)
         self._caption_encoder = CaptionEncoder.of_run(config, encoders, device, dtype)
+        self._encode = self._caption_encoder.with_empty_negative if self.recipe.leads_away else self._caption_encoder
         self._parameters = list(self.model.trainable.parameters())
         self.optimizer = make_optimizer(self._parameters, config.optim)
         self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.ema = Ema(self._parameters, config.train.ema_decay) if config.train.ema_decay else None
+        if self.ema is not None:
+            self.model.averages = self.ema.averages
         self._state = TrainingState(self.recipe, self.model, self.optimizer, self._scaler, self.ema)
         self.skipped_steps = SkippedSteps(
             config.train.max_skipped_steps,
@@ -155,7 +158,7 @@ class Trainer:
     def _conditioning(self, batch: ClipBatch, captions: list[str], chosen: list[int]) -> Conditioning:
         """Return what some of a batch's clips are conditioned on, with `captions` in place of their own."""
         height, width = batch.latents.shape[-2:]
-        return self._caption_encoder(
+        return self._encode(
             [captions[i] for i in chosen],
             height=height,
             width=width,

@@ -124,7 +124,7 @@ def bench_step() -> None:
 
     def step(name: str) -> None:
         clean, noise = latents(frames, size), latents(frames, size).flip(2)
-        given = Draws(noise, torch.tensor([500]), captions_dropped=[False], frame_indices=[0], picture_frames=[[]])
+        given = Draws(noise, torch.tensor([500]), [False], [0], [[]], uniform=torch.zeros(1))
         loss(models[name], clean, Conditioning(told(DTYPES[name]).text), given).sum().backward()
         optimizers[name].step()
         optimizers[name].zero_grad()

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from animatediff.diffusion.noise_schedule import NoiseSchedule
+from animatediff.diffusion.noise_schedule import NoiseSchedule, NoiseScheduleOverrides
 from animatediff.errors import UserError
 from animatediff.models.config import Precision
 from animatediff.rendering.catalog.canonical_json import sha256
@@ -41,14 +41,14 @@ class Catalog(SeededRenderSettings, ComputeSettings):
     motion_module: FileUri | None = None
     """A file, trained here or published, or a training run's folder."""
     noise_schedule: NoiseSchedule | None = None
-    """The one that the motion modules were trained with; default: the one that their files name, else the
-    reference's."""
+    """The whole schedule of every entry that says nothing else; default: that of each entry's motion module, for what
+    its checkpoint, or its base, predicts."""
     prompts: Prompts = ()
     """For every entry that names none of its own."""
     entries: tuple[Entry, ...] = Field(min_length=1)
 
     def model_files(self, entry: Entry) -> ModelFiles:
-        """Return the weights files that an entry is rendered with, and how: its own, and what it has of the catalog.
+        """Return what an entry is rendered with: its own files and those of the catalog, how, and its noise schedule.
 
         Raises:
             UserError: neither the entry nor the catalog names a base or a motion module.
@@ -59,10 +59,15 @@ class Catalog(SeededRenderSettings, ComputeSettings):
             if uri is None:
                 raise UserError(f"there is no {name}: name one in the entry or for the whole catalog")
         weights = {name: getattr(entry, name) for name in PersonalisedFiles.model_fields}
+        weights["noise_schedule"] = self._schedule_of(entry)
         # The parts are validated already, and validating 100,000 of them again takes seconds.
-        return ModelFiles.model_construct(
-            _MODEL_FIELDS, **shared, noise_schedule=self.noise_schedule, **weights, **self.computing_of(entry)
-        )
+        return ModelFiles.model_construct(_MODEL_FIELDS, **shared, **weights, **self.computing_of(entry))
+
+    def _schedule_of(self, entry: Entry) -> NoiseScheduleOverrides | None:
+        """Return what an entry says of its noise schedule, in the catalog's if that has one; None is nothing."""
+        whole = {} if self.noise_schedule is None else self.noise_schedule.model_dump()
+        own = {} if entry.noise_schedule is None else entry.noise_schedule.model_dump(exclude_none=True)
+        return NoiseScheduleOverrides(**(whole | own)) if whole or own else None
 
     def computing_of(self, entry: Entry) -> dict[str, Any]:
         """Return the fields of `ComputeSettings` for an entry."""

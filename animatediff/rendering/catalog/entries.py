@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from animatediff.config import Config
 from animatediff.diffusion.context import Context
-from animatediff.diffusion.noise_schedule import NoiseSchedule
+from animatediff.diffusion.noise_schedule import NoiseScheduleOverrides
 from animatediff.diffusion.passes.free_init import FreeInit
 from animatediff.diffusion.passes.second_pass import SecondPass
 from animatediff.diffusion.samplers import SamplerName, TimestepSpacing
@@ -164,20 +164,26 @@ class EmbeddingFile(Config):
 
 
 class PersonalisedFiles(Config):
-    """The files that make the base a personalised model; what is done with each is in `weights_slots.WEIGHTS_SLOTS`."""
+    """The files that make the base a personalised model, and how it was trained to take noise away.
+
+    What is done with each file is in `weights_slots.WEIGHTS_SLOTS`.
+    """
 
     checkpoint: FileUri | None = None
     """A diffusers folder, or a single file in the original layout; default: the base as it is."""
     vae: FileUri | None = None
     """A VAE's file or diffusers folder; default: the checkpoint's, or the base's where that one has none."""
     loras: tuple[Annotated[Lora, BeforeValidator(_as_file)], ...] = ()
-    """LoRA, LoCon, LoHa or LoKr files; their changes add up."""
+    """LoRA, LoCon, LoHa, LoKr or DoRA files; their changes add up."""
     domain_adapter: Annotated[Lora | None, BeforeValidator(_as_file)] = None
     """The adapter that the motion module was trained beside (v3); left out, as published, it plays no part."""
     motion_loras: tuple[Annotated[Lora, BeforeValidator(_as_file)], ...] = ()
     """Camera moves and learned motions, added to the motion module."""
     embeddings: tuple[Annotated[EmbeddingFile, BeforeValidator(_as_file)], ...] = ()
     """Textual inversions, used where their words stand in a prompt or a negative prompt."""
+    noise_schedule: NoiseScheduleOverrides | None = None
+    """What of the noise schedule the files do not say, such as `prediction_type` of a checkpoint that predicts the
+    velocity without a mark of it; default: as the catalog, the checkpoint, the base and the motion module say."""
 
 
 class ComputeSettings(Config):
@@ -199,14 +205,11 @@ class ModelFiles(PersonalisedFiles, ComputeSettings):
     """A diffusers folder, a URI, or a hub id."""
     motion_module: FileUri
     """A file, trained here or published, or a training run's folder."""
-    noise_schedule: NoiseSchedule | None = None
-    """The one that the motion module was trained with; default: the one that its file names, else its
-    version's."""
 
     @property
     def resident(self) -> tuple[object, ...]:
         """What stays in memory while models that share it change."""
-        return self.base, self.motion_module, self.noise_schedule, self.precision, self.compile
+        return self.base, self.motion_module, self.precision, self.compile
 
 
 class Entry(SeededRenderSettings, PersonalisedFiles, ComputeSettings):

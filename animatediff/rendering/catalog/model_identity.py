@@ -54,8 +54,8 @@ class ModelHasher:
             model: the model.
             hashes: what `file_hashes` gives for it.
         """
-        # Left out, the schedule is the motion module's own, which that one's hash covers.
-        schedule = model.noise_schedule and model.noise_schedule.model_dump()
+        # What is left out of the schedule is as the files say, which their hashes cover.
+        schedule = model.noise_schedule and model.noise_schedule.model_dump(exclude_none=True)
         lists: dict[str, list[Any]] = defaultdict(list)
         # How the UNet rounds tells models apart where it is said; what a device does by itself is in no digest.
         computing = {name: value for name in ComputeSettings.model_fields if (value := getattr(model, name))}

@@ -13,6 +13,7 @@ from animatediff.rendering.catalog.prompts.prompt_text import PromptSyntax
 from animatediff.rendering.catalog.reading import catalog_files
 from animatediff.rendering.catalog.remembered_hashes import hash_catalog_files
 from animatediff.rendering.checks import catalog as checks
+from animatediff.rendering.checks.few_step import set_by_files
 from animatediff.rendering.results.ledger import Ledger
 from animatediff.rendering.results.reports import write_reports
 from pipelines.outputs.file_names import CONFIG_FILE
@@ -76,7 +77,7 @@ def _verified(ledger: Ledger, finished: set[str]) -> set[str]:
 def _plan(config: AnimateConfig, output_uri: str) -> RenderPlan:
     with errors_with_field("catalog_uri"):
         catalog = catalog_files.read(config.catalog_uri)
-    catalog = fetch_catalog_weights(catalog, output_uri)
+    catalog = set_by_files(fetch_catalog_weights(catalog, output_uri))
     problems = checks.check(catalog)
     if problems:
         logger.warning("%s", checks.report(problems, catalog))

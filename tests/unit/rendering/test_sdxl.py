@@ -40,14 +40,6 @@ from tests.support_sdxl import MAX_TOKENS, TEXT_WIDTHS, build_sdxl, write_motion
 BARE = Entry(name="bare")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sdxl")

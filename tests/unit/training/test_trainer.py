@@ -10,9 +10,10 @@ from animatediff.models.computing import processor
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.training import trainer as trainer_module
+from animatediff.training.compute_settings import ComputeConfig
 from animatediff.training.config import TrainingConfig
 from animatediff.training.recipes.table import recipe_of
-from animatediff.training.settings import ComputeConfig, ModelConfig, OptimConfig, TextConfig
+from animatediff.training.settings import ModelConfig, OptimConfig, TextConfig
 from animatediff.training.trained_model import place_on_device
 from animatediff.training.trainer import Trainer
 from animatediff.weights import motion_modules
@@ -186,14 +187,29 @@ def test_training_starts_from_a_given_motion_module(trained, recipe, tmp_path):
         assert new.requires_grad
 
 
-def test_a_checkpoint_that_predicts_v_is_trained_on_with_a_noise_schedule_of_v_alone(recipe, base, tmp_path):
+def test_a_checkpoint_that_predicts_v_is_trained_on_so(recipe, base, tmp_path, caplog):
+    caplog.set_level("INFO")
     folder = shutil.copytree(base, tmp_path / "v")
     config = folder / "scheduler" / "scheduler_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "v_prediction"}))
+    says_v = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    config.write_text(json.dumps(json.loads(config.read_text()) | says_v))
     recipe = recipe.model_copy(update={"base_checkpoints": (str(folder),)})
-    with pytest.raises(UserError, match="trained to predict v"):
+    schedule = recipe_of(recipe).noise_schedule
+    assert (schedule.prediction_type, schedule.zero_terminal_snr) == ("v_prediction", True)
+    assert f"checkpoint {folder} predicts v_prediction with zero_terminal_snr, as it says" in caplog.text
+    build(recipe, seed=0)
+    with pytest.raises(UserError, match="trained to predict v, as it says, and the noise schedule that is set is for"):
+        build(recipe.model_copy(update={"schedule": NoiseScheduleOverrides(prediction_type="epsilon")}), seed=0)
+
+
+def test_checkpoints_that_predict_different_things_are_not_trained_on_together(recipe, base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "v")
+    (folder / "scheduler" / "scheduler_config.json").write_text('{"prediction_type": "v_prediction"}')
+    recipe = recipe.model_copy(update={"base_checkpoints": ("base", str(folder))})
+    with pytest.raises(
+        UserError, match="base_checkpoints: base is trained on as .* predicts epsilon, and .*: train on"
+    ):
         build(recipe, seed=0)
-    build(recipe.model_copy(update={"schedule": NoiseScheduleOverrides(prediction_type="v_prediction")}), seed=0)
 
 
 def test_fresh_weights_come_from_the_seed_alone(recipe):

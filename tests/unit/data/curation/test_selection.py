@@ -135,7 +135,7 @@ def collections(draw):
     return shots, caps
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(collections())
 def test_every_shot_is_selected_or_has_a_reason_and_no_video_gives_more_than_its_caps(collection):
     shots, caps = collection
@@ -151,7 +151,7 @@ def test_every_shot_is_selected_or_has_a_reason_and_no_video_gives_more_than_its
         assert sum(lengths) <= (caps["max_s_per_video"] or sum(lengths)) + 1e-9
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(collections())
 def test_videos_that_are_added_change_no_decision_before(collection):
     shots, caps = collection
