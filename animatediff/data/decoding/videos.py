@@ -155,12 +155,28 @@ def probe(data: bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> VideoInfo:
             the frames that its header promises.
         MemoryError: there is no memory for its header or its first frame.
     """
+    container, info, _ = open_and_probe(data, max_pixels=max_pixels)
+    container.close()
+    return info
+
+
+def open_and_probe(data: bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> tuple[Any, VideoInfo, Packet]:
+    """Do as `probe`, and return PyAV's container, which is to be closed, what it says, and the stream's first packet.
+
+    Raises:
+        VideoError: see `probe`.
+        MemoryError: likewise.
+    """
     head = _head(data)
     if not head:
         raise VideoError("probe", Reason.EMPTY, "the file has 0 bytes")
     try:
-        with open_video(data) as container:
-            return _read(container, find_stream(container), max_pixels)
+        container = open_video(data)
+        try:
+            return container, *_read(container, find_stream(container), max_pixels)
+        except BaseException:
+            container.close()
+            raise
     except MemoryError:  # FFmpeg's is one of its errors too
         raise
     except av.error.FFmpegError as error:
@@ -192,7 +208,7 @@ def find_stream(container: Any) -> Any:
     return streams[0]
 
 
-def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
+def _read(container: Any, stream: Any, max_pixels: int) -> tuple[VideoInfo, Packet]:
     context = stream.codec_context
     _check_size(context.width, context.height, max_pixels)
     tags = Colours(context.colorspace, context.color_primaries, context.color_trc)  # decoding overwrites them
@@ -226,7 +242,7 @@ def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
     changes = find_size_changes(headers, context, (stored, aspect), rotation, timeline)
     for change in changes:
         _check_size(*change.stored, max_pixels)
-    return VideoInfo(
+    info = VideoInfo(
         pts=timeline.pts,
         packet_bytes=timeline.packet_bytes,
         keyframe_pts=timeline.keyframe_pts,
@@ -247,6 +263,7 @@ def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
         stream=stream.index,
         num_video_streams=len(container.streams.video),
     )
+    return info, packets[0]
 
 
 def check_times(info: VideoInfo) -> None:

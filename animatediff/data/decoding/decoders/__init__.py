@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from animatediff.data.clips.crop_box import CropBox
+from animatediff.data.decoding.open_file import VideoFile
 from animatediff.data.decoding.videos import VideoInfo
 from animatediff.errors import UserError
 
@@ -53,13 +54,12 @@ class CroppingDecoder(Decoder, Protocol):
         """Whether it gives such a part exactly, as `cropped_frames` takes it; otherwise it is asked for `frames`."""
 
     def cropped_frames(
-        self, data: bytes, info: VideoInfo, indices: np.ndarray, *, box: CropBox, height: int, width: int
+        self, video: VideoFile, indices: np.ndarray, *, box: CropBox, height: int, width: int
     ) -> Iterable[np.ndarray]:
         """Return a part of the frames at `indices`, upright, resized with antialiasing; else as `Decoder.frames`.
 
         Args:
-            data: the video file.
-            info: what `probe` says of it.
+            video: the file, and what `probe` says of it.
             indices: (k,) ascending frame numbers in presentation order.
             box: the part, in pixels as displayed.
             height: pixels of the result, upright.
