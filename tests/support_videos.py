@@ -5,6 +5,9 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from PIL import Image
+
+from animatediff.data.clips.resize import largest_box
 
 QUIET = {
     "libx264": {"preset": "ultrafast"},
@@ -71,3 +74,43 @@ def encode_frames(
 def rounded(count, fps, ticks=1000):
     """(n,) seconds: the frames of a constant rate in a time base of `ticks` a second."""
     return np.round(np.arange(count) * ticks / Fraction(fps).limit_denominator(1001).__float__()) / ticks
+
+
+def in_floats(frame, *, height, width, box=None, matrix=None):
+    """A decoded YUV frame as RGB in [0, 255], cropped and resized in floating point: what is closest to the file.
+
+    Chroma lies on the pixels of even columns, as codecs but MPEG-1 and JPEG have it by default, and between the rows.
+    `box` is (x, y, w, h) of the stored picture, by default the largest in the centre.
+    """
+    luma, *chroma = (_plane(frame, k) for k in range(3))
+    h, w = luma.shape
+    is_full = frame.color_range == 2 or frame.format.name.startswith("yuvj")
+    black, white, grey = (0, 255, 255) if is_full else (16, 235, 224)
+    y = (luma - black) / (white - black)
+    cb, cr = ((_to_full_size(plane, h, w) - 128) / grey for plane in chroma)
+    kr, kb = {1: (0.2126, 0.0722), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}.get(
+        int(frame.colorspace if matrix is None else matrix), (0.299, 0.114)
+    )
+    red, blue = y + 2 * (1 - kr) * cr, y + 2 * (1 - kb) * cb
+    green = (y - kr * red - kb * blue) / (1 - kr - kb)
+    left, top, box_w, box_h = box or largest_box(h, w, (height, width))
+    edges = (left, top, left + box_w, top + box_h)
+    channels = (Image.fromarray((c.clip(0, 1) * 255).astype(np.float32)) for c in (red, green, blue))
+    resized = (c.resize((width, height), Image.Resampling.BICUBIC, box=edges) for c in channels)
+    return np.stack([np.asarray(c) for c in resized], axis=-1).clip(0, 255)
+
+
+def _plane(frame, number):
+    plane, bits = frame.planes[number], frame.format.components[number].bits
+    kind = np.dtype("<u2" if bits > 8 else np.uint8)
+    rows = np.frombuffer(plane, kind).reshape(plane.height, plane.line_size // kind.itemsize)
+    return rows[:, : plane.width].astype(np.float32) / 2 ** (bits - 8)
+
+
+def _to_full_size(plane, height, width):
+    """Chroma's sample k lies at pixel 2 k where it has half the columns."""
+    rows, columns = plane.shape
+    shift = 0.25 if columns < width else 0
+    padded = Image.fromarray(np.pad(plane, ((0, 0), (0, 1)), mode="edge"))
+    edges = (shift, 0, columns + shift, rows)
+    return np.asarray(padded.resize((width, height), Image.Resampling.BICUBIC, box=edges))

@@ -13,6 +13,7 @@ from animatediff.config import Config
 from animatediff.data.curation.repeats import find_repeats
 from animatediff.data.curation.shot_table import SCHEMA
 from animatediff.data.scoring.scores import condition
+from animatediff.data.shots.shot import DAMAGED
 
 REASONS = {
     "too_short": "shorter than a shot may be",
@@ -27,6 +28,7 @@ REASONS = {
 
 _DECIDED_ELSEWHERE = {
     "size_changes": "its frames have another size than most of its video's",
+    DAMAGED: "its frames are damaged in the file, or do not decode",
     "not_copied": "its frames cannot be cut out of its video",
 }
 

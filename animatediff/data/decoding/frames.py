@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from animatediff.data.clips.crop_box import CropBox
-from animatediff.data.clips.resize import crop_and_resize
-from animatediff.data.decoding.decoders import Decoder
+from animatediff.data.clips.resize import crop_and_resize, largest_box
+from animatediff.data.decoding.decoders import CroppingDecoder, Decoder
 from animatediff.data.decoding.videos import VideoInfo
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.supervision.failures import is_memory_error, reproducible_reason
@@ -84,6 +84,15 @@ def read_frames(
 
 
 def _decode_and_resize(decoder: Decoder, data: bytes, info: VideoInfo, selection: FrameSelection) -> np.ndarray:
+    box, size = _whole_box(info, selection), {"height": selection.height, "width": selection.width}
+    if box is None or not isinstance(decoder, CroppingDecoder) or not decoder.crops(info, box, **size):
+        return _resize_whole_frames(decoder, data, info, selection)
+    distinct, repeats = np.unique(selection.indices, return_counts=True)
+    cropped = decoder.cropped_frames(data, info, distinct, box=box, **size)
+    return np.repeat(np.stack(list(_exactly(len(distinct), cropped))), repeats, axis=0)
+
+
+def _resize_whole_frames(decoder: Decoder, data: bytes, info: VideoInfo, selection: FrameSelection) -> np.ndarray:
     height, width, boxes, region = selection.height, selection.width, selection.crop_boxes, selection.region
     distinct, repeats = np.unique(selection.indices, return_counts=True)
     crops = (
@@ -102,6 +111,17 @@ def _decode_and_resize(decoder: Decoder, data: bytes, info: VideoInfo, selection
     sources = (_cut_out(frame, region) if region else frame for frame in repeated)
     fitted = [crop_and_resize(f, height=height, width=width, crop=crop) for f, crop in zip(sources, crops, strict=True)]
     return np.stack(fitted)
+
+
+def _whole_box(info: VideoInfo, selection: FrameSelection) -> CropBox | None:
+    """Return what every frame is cropped to; None where not all to the same, or not on whole pixels."""
+    if selection.crop_boxes is not None:
+        return None
+    x, y, width, height = selection.region or CropBox(0, 0, info.width, info.height)
+    left, top, w, h = largest_box(height, width, (selection.height, selection.width))
+    exact = (x + left, y + top, w, h)
+    whole = CropBox(*(round(side) for side in exact))
+    return whole if np.allclose(whole, exact, rtol=0, atol=1e-6) else None
 
 
 def _cut_out(frame: np.ndarray, region: CropBox) -> np.ndarray:

@@ -31,14 +31,6 @@ from tests.support_base import build_base
 SCHEDULE = NoiseSchedule()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """A base, a motion module that moves, two pictures, a video."""

@@ -19,14 +19,6 @@ LONG = "a large red star moving left on a dark blue background, " * 3
 BY_FRAME = {1: "a red circle", 3: "a blue circle"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def parts():
     return load_text_encoders(str(shipped.BASE))
@@ -44,7 +36,7 @@ def encoders(parts):
 
 @pytest.fixture
 def conditioner(encoders):
-    return PromptConditioner(encoders)
+    return PromptConditioner(encoders, torch.float32)
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ A file of this folder is a decoder by being there: a config names it by the file
 import importlib
 import pkgutil
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from animatediff.data.clips.crop_box import CropBox
 from animatediff.data.decoding.videos import VideoInfo
 from animatediff.errors import UserError
 
@@ -41,6 +42,28 @@ class Decoder(Protocol):
 
         Raises:
             Exception: of any kind, where the frames cannot be had. The next decoder is then asked.
+        """
+
+
+@runtime_checkable
+class CroppingDecoder(Decoder, Protocol):
+    """A decoder that can give a part of each frame at the very size of the clip, which spares all other pixels."""
+
+    def crops(self, info: VideoInfo, box: CropBox, *, height: int, width: int) -> bool:
+        """Whether it gives such a part exactly, as `cropped_frames` takes it; otherwise it is asked for `frames`."""
+
+    def cropped_frames(
+        self, data: bytes, info: VideoInfo, indices: np.ndarray, *, box: CropBox, height: int, width: int
+    ) -> Iterable[np.ndarray]:
+        """Return a part of the frames at `indices`, upright, resized with antialiasing; else as `Decoder.frames`.
+
+        Args:
+            data: the video file.
+            info: what `probe` says of it.
+            indices: (k,) ascending frame numbers in presentation order.
+            box: the part, in pixels as displayed.
+            height: pixels of the result, upright.
+            width: pixels, likewise.
         """
 
 

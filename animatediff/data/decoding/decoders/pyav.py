@@ -33,6 +33,11 @@ class PyAV:
             VideoError: a frame has another size than the header says.
             av.error.FFmpegError: FFmpeg gave up on the file.
         """
+        for frame in self.decoded(data, info, indices):
+            yield _upright(frame, info.colours, height=height, width=width)
+
+    def decoded(self, data: bytes, info: VideoInfo, indices: np.ndarray) -> Iterator[Any]:
+        """Yield the frames at `indices` as PyAV has them; raises as `frames` does."""
         # A frame's name is its timestamp; where there are none, its number among the decoded ones.
         wanted = deque(int(info.pts[i]) if info.has_true_pts else int(i) for i in indices)
         every_frame = info.keyframe_pts[:0]
@@ -42,7 +47,7 @@ class PyAV:
                 if (frame.width, frame.height) != info.stored:
                     detail = f"a frame of {frame.width}x{frame.height} where {info.stored[0]}x{info.stored[1]} are told"
                     raise VideoError("decode", Reason.SIZE_CHANGES, detail)
-                yield _upright(frame, info.colours, height=height, width=width)
+                yield frame
         if wanted:
             raise ValueError(f"{len(wanted)} of {len(indices)} frames did not decode")
 

@@ -1,5 +1,7 @@
 """What a training step minimises: each clip's error, whatever is predicted and however clips are weighed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -71,7 +73,7 @@ def test_without_options_each_loss_and_the_gradient_equal_those_of_one_mean_bit_
 
 def test_the_loss_is_each_clips_float32_error_of_the_noise():
     noise, latents = torch.randn(SHAPE), torch.zeros(SHAPE)
-    draws = Draws(noise, torch.tensor([999, 500, 3, 3]), [False] * 4, [0] * 4, [[0]] * 4)
+    draws = Draws(noise, torch.tensor([999, 500, 3, 3]), [False] * 4, [0] * 4, [[0]] * 4, torch.zeros(4))
     seen = {}
 
     def predict(noisy, timesteps, text):
@@ -109,7 +111,7 @@ def test_a_perfect_predictor_has_no_loss_and_a_guess_has_one(schedule, objective
     )
     timesteps = torch.tensor([999, 998, 500, 10])
     draws = make_draws(objective=objective)
-    draws = Draws(draws.noise, timesteps, draws.captions_dropped, draws.frame_indices, draws.picture_frames)
+    draws = replace(draws, timesteps=timesteps)
 
     def predict(noisy, timesteps, text):
         kept = alphas_cumprod[timesteps].reshape(4, 1, 1, 1, 1)
@@ -137,10 +139,7 @@ def test_from_a_timestep_on_the_model_sees_less_of_the_clip_and_is_asked_for_it_
     """Of the clean clip it is asked for: who knows it has no loss, whatever the model predicts."""
     objective, alphas_cumprod, seen = ObjectiveConfig(fade_from=800), compute_alphas_cumprod(schedule), []
     latents = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
-    drawn = make_draws()
-    draws = Draws(
-        drawn.noise, torch.tensor([0, 800, 900, 999]), drawn.captions_dropped, drawn.frame_indices, drawn.picture_frames
-    )
+    draws = replace(make_draws(), timesteps=torch.tensor([0, 800, 900, 999]))
 
     def knows_the_clip(noisy, timesteps, _):
         seen.append(noisy)
