@@ -66,6 +66,7 @@ cluster: .venv/.installed
 # Ratios measured on this machine, never part of the tests.
 bench: .venv/.installed
 	$(BIN)/python -m tests.benchmarks.bench_lora
+	$(BIN)/python -m tests.benchmarks.bench_decoding
 	$(BIN)/python -m tests.benchmarks.bench_ingest
 	$(BIN)/python -m tests.benchmarks.bench_step
 	$(BIN)/python -m tests.benchmarks.count_sdxl_memory

@@ -97,8 +97,9 @@ class Animator:
         self._vae = load_vae(base).to(self._device, torch.float32 if self._base.upcasts_vae else beside)
         text_encoders = load_text_encoders(base)
         modules = {part: encoder.to(self._device, beside) for part, (_, encoder) in text_encoders.items()}
-        predict = CompiledUNet(self._unet) if compile else self._unet
+        self._compiled = CompiledUNet(self._unet) if compile else None
         self._codec = FrameCodec(self._vae, self._base.scaling_factor)
+        predict = self._compiled or self._unet
         self._sampler = ClipSampler(self._unet, predict, self._codec, self._base, self._device)
         self._prompts = PromptEncoders(text_encoders)
         self._conditioner = PromptConditioner(
@@ -120,8 +121,10 @@ class Animator:
         return cls(model.base, model.motion_module, schedule=None, device=device, **computing)
 
     def close(self) -> None:
-        """Let go of what is read ahead, so that nothing keeps the models in memory but who holds the animator."""
+        """Let go of what is read ahead or compiled, so that who holds the animator alone keeps models in memory."""
         self._prefetched = None
+        if self._compiled is not None:
+            self._compiled.close()
         self._reader.shutdown(cancel_futures=True)
 
     def prefetch(self, model: PersonalisedFiles) -> None:

@@ -52,12 +52,7 @@ class ClipSampler:
     """
 
     def __init__(
-        self,
-        unet: MotionUNet,
-        predict: NoisePredictor,
-        codec: FrameCodec,
-        base: BaseFacts,
-        device: torch.device,
+        self, unet: MotionUNet, predict: NoisePredictor, codec: FrameCodec, base: BaseFacts, device: torch.device
     ) -> None:
         self._predict, self._codec, self._base, self._device = predict, codec, base, device
         self._conditions = ControlConditioner(unet, codec, base, device)

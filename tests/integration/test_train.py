@@ -53,6 +53,7 @@ def make_config(workplace, base, monkeypatch):
             optim={"lr": 3e-3},
             scaling={"num_workers": 1, "cpus_per_worker": 0.5, "max_failures": 0},
             sample={"num_inference_steps": 2},
+            compute={"precision": "float32"},  # whatever the workers' processor is
         )
 
     return make

@@ -47,6 +47,7 @@ def make_config(workplace, base, monkeypatch):
             train={"num_steps": STEPS, "batch_size": 4, "log_every": 1, "checkpoint_every": 2} | train,
             scaling={"num_workers": 1, "cpus_per_worker": 0.5, "max_failures": 0} | (scaling or {}),
             sample={"num_inference_steps": 2} | (sample or {}),
+            compute={"precision": "float32"},  # whatever the workers' processor is
         )
 
     return make

@@ -11,7 +11,7 @@ import numpy as np
 from av.stream import Disposition
 
 from animatediff.data.clips.plan import ResolutionSpan
-from animatediff.data.clips.rates import MAX_FPS, MAX_LENGTH_S, MIN_FPS, Rate, fit_rate
+from animatediff.data.clips.rates import Rate, fit_rate
 from animatediff.data.decoding.colours import Colours, read_colours
 from animatediff.data.decoding.damage import spoiled_packets, without_times_lost
 from animatediff.data.decoding.fields import is_interlaced
@@ -159,12 +159,30 @@ def probe(data: bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS, keep_damaged:
             ends before the frames that its header promises.
         MemoryError: there is no memory for its header or its first frame.
     """
+    container, info, _ = open_and_probe(data, max_pixels=max_pixels, keep_damaged=keep_damaged)
+    container.close()
+    return info
+
+
+def open_and_probe(
+    data: bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS, keep_damaged: bool = False
+) -> tuple[Any, VideoInfo, Packet]:
+    """Do as `probe`, and return PyAV's container, which is to be closed, what it says, and the stream's first packet.
+
+    Raises:
+        VideoError: see `probe`.
+        MemoryError: likewise.
+    """
     head = _head(data)
     if not head:
         raise VideoError("probe", Reason.EMPTY, "the file has 0 bytes")
     try:
-        with open_video(data) as container:
-            return _read(container, find_stream(container), max_pixels, keep_damaged)
+        container = open_video(data)
+        try:
+            return container, *_read(container, find_stream(container), max_pixels, keep_damaged)
+        except BaseException:
+            container.close()
+            raise
     except MemoryError:  # FFmpeg's is one of its errors too
         raise
     except av.error.FFmpegError as error:
@@ -196,7 +214,7 @@ def find_stream(container: Any) -> Any:
     return streams[0]
 
 
-def _read(container: Any, stream: Any, max_pixels: int, keep_damaged: bool) -> VideoInfo:
+def _read(container: Any, stream: Any, max_pixels: int, keep_damaged: bool) -> tuple[VideoInfo, Packet]:
     context = stream.codec_context
     _check_size(context.width, context.height, max_pixels)
     tags = Colours(context.colorspace, context.color_primaries, context.color_trc)  # decoding overwrites them
@@ -233,7 +251,7 @@ def _read(container: Any, stream: Any, max_pixels: int, keep_damaged: bool) -> V
     changes = find_size_changes(headers, context, (stored, aspect), rotation, timeline)
     for change in changes:
         _check_size(*change.stored, max_pixels)
-    return VideoInfo(
+    info = VideoInfo(
         pts=timeline.pts,
         packet_bytes=timeline.packet_bytes,
         keyframe_pts=timeline.keyframe_pts,
@@ -255,24 +273,7 @@ def _read(container: Any, stream: Any, max_pixels: int, keep_damaged: bool) -> V
         num_video_streams=len(container.streams.video),
         is_damaged=spoiled[timeline.packets],
     )
-
-
-def check_times(info: VideoInfo) -> None:
-    """Refuse frame rates and durations that no camera gives.
-
-    Raises:
-        VideoError: these are some.
-    """
-    if len(info.pts) < 2:
-        return
-    length_s = float(info.timestamps[-1] - info.timestamps[0])
-    # Written so that what is no number fails.
-    if not MIN_FPS <= info.fps <= MAX_FPS or not 0 < length_s <= MAX_LENGTH_S:
-        detail = (
-            f"{len(info.pts)} frames in {length_s:.3g} s at {info.fps:.3g} frames a second: {MIN_FPS:g} to {MAX_FPS:g} "
-            f"within {MAX_LENGTH_S // 86_400} days are a video's"
-        )
-        raise VideoError("probe", Reason.BAD_TIMESTAMPS, detail)
+    return info, packets[0]
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

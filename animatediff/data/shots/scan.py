@@ -6,8 +6,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from animatediff.data.clips.rates import check_times
 from animatediff.data.decoding.stream import stream_frames
-from animatediff.data.decoding.videos import VideoInfo, check_times, probe
+from animatediff.data.decoding.videos import VideoInfo, probe
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.shots.bars import displayed_box, find_bars
 from animatediff.data.shots.config import ShotConfig
@@ -47,7 +48,7 @@ def scan_video(
     """
     detector = load_detector(config.detector)
     info = _with_prevailing_size(probe(data, max_pixels=max_pixels, keep_damaged=True))
-    check_times(info)
+    check_times(info.timestamps, info.fps)
     on_header(info)
     bars = find_bars(data, info) if config.crop_bars else None
     scan = _Scan(info, config, detector, bars)

@@ -48,3 +48,8 @@ class CompiledUNet:
         if deep is not None and is_filled and deep.features is not None:
             deep.features = deep.features.clone()
         return prediction.clone()
+
+    @staticmethod
+    def close() -> None:
+        """Let go of all that this process has compiled, and of the memory of its CUDA graphs."""
+        torch.compiler.reset()

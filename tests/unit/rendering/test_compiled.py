@@ -4,6 +4,7 @@ PyTorch's `eager` backend traces as all backends do and computes with the same k
 UNet that is not compiled, bit for bit. Each form that is traced takes seconds.
 """
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -150,3 +151,16 @@ def test_a_machine_that_cannot_compile_says_so(folder, monkeypatch):
     predict = CompiledUNet(SimpleNamespace(base=SimpleNamespace(device=torch.device("cpu"))))
     with pytest.raises(UserError, match=r"^compile: the UNet cannot .*no C\+\+ compiler.* set compile: false$"):
         predict(torch.zeros(1), 0, None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="PyTorch compiles for a CPU with a C++ compiler")
+def test_kernels_that_were_compiled_follow_the_weights_as_they_are_swapped(folder, plain):
+    animator = make(folder, compile=True)
+    lora = Entry(name="lora", loras=(Lora(path=str(folder / "lora.safetensors")),))
+    first, changed, again = (rendered(animator, entry).astype(int) for entry in (BARE, lora, BARE))
+    np.testing.assert_array_equal(again, first)
+    assert abs(first - rendered(plain)).mean() < 0.1
+    assert abs(changed - rendered(plain, lora)).mean() < 0.1
+    assert abs(changed - first).mean() > 1
+    animator.close()

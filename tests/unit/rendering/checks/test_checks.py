@@ -362,6 +362,9 @@ def test_a_noise_schedule_other_than_the_motion_modules_own_is_warned_of(content
     caplog.clear()
     check(Catalog.model_validate(content | {"noise_schedule": {"beta_end": 0.02}}))
     assert "is not the one that" not in caplog.text  # the file does not say
+    entry = GOOD | {"noise_schedule": {"prediction_type": "v_prediction", "zero_terminal_snr": True}}
+    check(Catalog.model_validate(content | {"motion_module": uri, "entries": [entry]}))
+    assert "is not the one that" not in caplog.text  # of what the UNet predicts
     motion_modules.write(uri, motion, schedule={"beta_schedule": "strange"})
     with pytest.raises(UserError, match="the noise schedule in .* cannot be used"):
         check(Catalog.model_validate(content | {"motion_module": uri}))
