@@ -1,6 +1,6 @@
 """Typed configs: frozen pydantic models, read from YAML and the command line.
 
-Precedence: the model's defaults < `--config FILE` < `--section.field value`.
+Precedence: the model's defaults < what `--config FILE` extends < the file < `--section.field value`.
 """
 
 import difflib
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from animatediff.errors import UsageError
 from animatediff.uris import hide_secrets, printable_text
-from animatediff.yaml_files import read_yaml
+from animatediff.yaml_files import read_extended_yaml
 
 
 class Config(BaseModel):
@@ -87,12 +87,12 @@ def _only_given(parsed: ConfigT, default: ConfigT | None, argv: Sequence[str]) -
 
 
 def load(schema: type[ConfigT], uri: str, *, others: Mapping[str, Collection[str]] = MappingProxyType({})) -> ConfigT:
-    """Read a YAML file into `schema`; `others` are those of `parse`.
+    """Read a YAML file, with what it extends, into `schema`; `others` are those of `parse`.
 
     Raises:
-        UsageError: the file is missing, is no YAML mapping, or does not fit the schema.
+        UsageError: a file is missing, is no YAML mapping, or does not fit the schema.
     """
-    content = read_yaml(uri)
+    content = read_extended_yaml(uri)
     num_known = {what: len(content.keys() & set(fields)) for what, fields in others.items()}
     likely = max(num_known, key=num_known.__getitem__, default=None)
     if likely is not None and num_known[likely] > len(content.keys() & schema.model_fields.keys()):

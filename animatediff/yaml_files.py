@@ -1,11 +1,14 @@
 """YAML files as mappings of plain values, within bounds that no file breaks by what it says."""
 
+import os
+from pathlib import PurePath, PurePosixPath
 from typing import Any
 
 import yaml
 
 from animatediff import storage
 from animatediff.errors import UsageError, UserError
+from animatediff.uris import hide_secrets, parent
 
 # The parser takes about 1 s for a megabyte; whatever is larger is a list, and lists are read faster as tables.
 _MAX_BYTES = 8 << 20
@@ -56,6 +59,53 @@ def read_yaml(uri: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UsageError(f"{uri} must hold a YAML mapping, not {type(values).__name__}")
     return values
+
+
+def read_extended_yaml(uri: str) -> dict[str, Any]:
+    """Read the mapping in a YAML file, over that of the file which its `extends:` names.
+
+    Mappings are merged field by field; any other value, a list too, takes the place of the extended file's.
+
+    Args:
+        uri: a path or a URI. What a file extends is a URI, an absolute path, or a path from the file's own folder.
+
+    Raises:
+        UsageError: as `read_yaml`, for each of the files; a file extends itself, or something else than one file.
+    """
+    layers: dict[str, dict[str, Any]] = {}
+    above: str | None = uri
+    while above is not None:
+        if above in layers:
+            raise UsageError(f"{above} extends itself: {' -> '.join([*layers, above])}")
+        layers[above] = content = read_yaml(above)
+        above = _extended(above, content.pop("extends", None))
+    merged: dict[str, Any] = {}
+    for content in reversed(layers.values()):
+        merged = _merge(merged, content)
+    return merged
+
+
+def _extended(uri: str, name: object) -> str | None:
+    if name is None:
+        return None
+    if not isinstance(name, str) or not name:
+        raise UsageError(f"{uri}: extends: name one YAML file, by its path from this file's folder or by its URI")
+    if "://" in name or PurePath(name).is_absolute():
+        return hide_secrets(name)
+    if storage.is_local(uri):
+        return os.path.normpath(storage.beside(uri, name))
+    folder, *steps = parent(uri), *PurePosixPath(name).parts
+    for step in steps:  # an object store has no `..`
+        folder = parent(folder) if step == ".." else storage.join(folder, step)
+    return folder
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = below | above
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], dict) and isinstance(above[key], dict):
+            merged[key] = _merge(below[key], above[key])
+    return merged
 
 
 def _check_bounds(content: bytes) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from animatediff.config import Config, hide_in_arguments, parse, split_config_flag
 from animatediff.errors import UsageError, UserError
-from animatediff.yaml_files import read_yaml
+from animatediff.yaml_files import read_extended_yaml
 from pipelines.cluster.submitted import refuse_relative_outputs, runs_folder
 from pipelines.settings import AnimateConfig, CurateConfig, IngestConfig, ScoreConfig, TrainJobConfig
 from pipelines.terminal import interrupts
@@ -72,7 +72,7 @@ def _schema_of(argv: list[str]) -> Any:
     uri, _ = split_config_flag(hide_in_arguments(argv))
     if uri is None:
         raise UsageError("name the config of a job: --config FILE")
-    fields = read_yaml(uri).keys()
+    fields = read_extended_yaml(uri).keys()
     return max(_JOBS.values(), key=lambda schema: len(fields & schema.model_fields.keys()))
 
 

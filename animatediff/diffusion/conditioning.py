@@ -161,6 +161,9 @@ class Conditioning(_PerClip):
     """Images that the cross-attentions read; their shares are summed."""
     picture: Tensor | None = None
     """(b c+1 f h w), for PIA: each frame's similarity to a picture, in [0, 1], and its latents; None elsewhere."""
+    known: Tensor | None = None
+    """(b c+1 f h w), the frames that are given, as `KnownFrames` takes them; None where none are. It is not for the
+    UNet: the denoising loop puts them back."""
 
     def __len__(self) -> int:
         """Return the number of clips, b."""
@@ -208,7 +211,7 @@ class Conditioning(_PerClip):
         Raises:
             ValueError: guidance is asked for, and there is no negative branch.
         """
-        positive = replace(self, negative=None)
+        positive = replace(self, negative=None, known=None)
         if not is_guided:
             return [positive]
         if self.negative is None:

@@ -69,7 +69,12 @@ class NoiseScheduleOverrides(Config):
     def apply_to(self, schedule: NoiseSchedule) -> NoiseSchedule:
         """Return `schedule` with the overridden fields.
 
+        Where they say that noise is predicted, an end without signal is not inherited: it is the velocity's.
+
         Raises:
             ValueError: the two together are no schedule.
         """
-        return NoiseSchedule.model_validate(schedule.model_dump() | self.model_dump(exclude_none=True))
+        inherited = schedule.model_dump()
+        if self.prediction_type == "epsilon":
+            inherited["zero_terminal_snr"] = False
+        return NoiseSchedule.model_validate(inherited | self.model_dump(exclude_none=True))

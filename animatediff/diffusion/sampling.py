@@ -11,6 +11,7 @@ from animatediff.diffusion.passes.start import Start
 from animatediff.diffusion.samplers import Sampler, Scheduler
 from animatediff.diffusion.steps.deep_cache import MOVING_WINDOW, DeepCache
 from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
+from animatediff.diffusion.steps.known_frames import KnownFrames
 from animatediff.diffusion.steps.step_plan import Branch, plan_steps
 from animatediff.diffusion.steps.windowed_prediction import WindowedPredictor, windows_on_device
 from animatediff.errors import UserError
@@ -82,8 +83,9 @@ def sample(
     steps = scheduler.timesteps[first_step:]
     # The latents stay in float32: half precision would round away part of each of the many small steps.
     latents = _first_latents(scheduler, noise.float(), start, steps)
+    known = None if conditioning.known is None else KnownFrames(conditioning.known, noise.float())
     if not len(steps):
-        return latents
+        return known.put_clean_into(latents) if known else latents
     plan = plan_steps(
         len(steps),
         is_guided=is_guided,
@@ -101,6 +103,8 @@ def sample(
     predictor = WindowedPredictor(unet, deep_cache.layers if deep_cache else None, max_batch)
     of_both: dict[Branch, Tensor] = {}
     for step, timestep in enumerate(steps):
+        if known:
+            latents = known.put_into(latents, scheduler, timestep)
         model_input = scheduler.scale_model_input(latents, timestep)
         branches = {branch: of_branches[branch].at(step, len(steps)) for branch in plan[step].computed}
         predictions = predictor.predict(
@@ -114,18 +118,18 @@ def sample(
                 predictions["negative"] = prediction + (of_both["negative"] - of_both["positive"])
             prediction = classifier_free_guidance(predictions["negative"], prediction, guidance_scale, guidance_rescale)
         latents = scheduler.step(prediction, timestep, latents, **draws).prev_sample
-    return latents
+    return known.put_clean_into(latents) if known else latents
 
 
 def classifier_free_guidance(
-    negative: Tensor, positive: Tensor, guidance_scale: float, guidance_rescale: float = 0.0
+    negative: Tensor, positive: Tensor, guidance_scale: float | Tensor, guidance_rescale: float = 0.0
 ) -> Tensor:
     """Go from the negative prediction past the positive one; 1 is the positive one.
 
     Args:
         negative: (b c f h w).
         positive: the same shape.
-        guidance_scale: weight of their difference; 0 is the negative prediction.
+        guidance_scale: weight of their difference, or (b 1 1 1 1) one a clip; 0 is the negative prediction.
         guidance_rescale: share in [0, 1] of the result that is brought back to the positive prediction's standard
             deviation, a clip's being its own (Lin et al., arXiv 2305.08891, section 3.4).
     """

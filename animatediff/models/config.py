@@ -10,6 +10,9 @@ ActivationCheckpointing = Literal["none", "motion", "all"]
 """Whose activations are computed again in the backward pass instead of kept: nobody's, each motion module's, or those
 of each unit of ResNet, spatial attention and motion module."""
 
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+"""What a model computes in, by PyTorch's names, or what suits its device."""
+
 Version = Literal["v1", "v2", "v3", "animatelcm", "sdxl", "hotshotxl"]
 NormScope = Literal["frame", "clip"]
 

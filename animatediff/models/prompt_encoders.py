@@ -23,6 +23,10 @@ class EncodedPrompt(NamedTuple):
     pooled: Tensor | None
     """(1 p), SDXL's embedding of the whole text, by the second encoder; None elsewhere."""
 
+    def to(self, dtype: torch.dtype) -> "EncodedPrompt":
+        """Return the same in a precision."""
+        return EncodedPrompt(self.text.to(dtype), None if self.pooled is None else self.pooled.to(dtype))
+
     def zeros(self) -> "EncodedPrompt":
         """Return zeros of the same shape: what SDXL is told where there is no text."""
         pooled = None if self.pooled is None else torch.zeros_like(self.pooled)

@@ -12,24 +12,26 @@ from torch import Tensor
 
 from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.noise_schedule import NoiseSchedule
-from animatediff.errors import UserError
-from animatediff.models.config import MotionConfig
+from animatediff.errors import UserError, errors_with_field
+from animatediff.models.computing.compiled import CompiledUNet
+from animatediff.models.computing.precision import encoder_dtype, unet_dtype
+from animatediff.models.config import MotionConfig, Precision
 from animatediff.models.embedding import Embedding
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.models.prompt_encoders import PromptEncoders
 from animatediff.models.prompts.words import word_key
-from animatediff.rendering.catalog.entries import ModelFiles, PersonalisedFiles
+from animatediff.rendering.catalog.entries import ComputeSettings, ModelFiles, PersonalisedFiles
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.catalog.named_files import named_files, scaled_loras
 from animatediff.rendering.clip_sampler import ClipSampler, SampledClip
 from animatediff.rendering.conditions.condition_sheet import ShownCondition
 from animatediff.rendering.frame_codec import FrameCodec
 from animatediff.rendering.prompt_conditioning import PromptConditioner
-from animatediff.weights import motion_modules, textual_inversion
+from animatediff.weights import motion_modules, prediction, textual_inversion
 from animatediff.weights.base import load_text_encoders, load_unet, load_vae
 from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.lora import lora_file
-from animatediff.weights.motion_schedule import read_schedule
+from animatediff.weights.motion_schedule import read_schedule, with_overrides
 from animatediff.weights.resident import ResidentWeights, WeightUpdate
 
 
@@ -50,6 +52,7 @@ class RenderedClip(NamedTuple):
 
 class _ReadFiles(NamedTuple):
     update: WeightUpdate
+    schedule: NoiseSchedule
     embeddings: tuple[Embedding, ...]
     embedding_sources: tuple[tuple[str, str | None], ...]
     """Where each embedding is from, and its token: what else decides a prompt's embeddings."""
@@ -62,48 +65,66 @@ class Animator:
         base: the base, of Stable Diffusion 1.x or SDXL.
         motion_module: URI of the motion module's file; it must fit the base. None is no motion: every frame is a
             picture of the base's own.
-        schedule: the noise schedule that the motion module was trained with; None is the one that its file names,
-            else its version's.
-        device: where the models stay; weights are float16 on a GPU, float32 on a CPU. A VAE whose config says that it
+        schedule: the whole noise schedule of every model that says nothing else; None is the one that the motion
+            module's file names, else its version's, for what the checkpoint, or the base, predicts.
+        device: where the models stay.
+        precision: of the UNet; default: float16 on a GPU, float32 on a CPU. The sampler's arithmetic is float32, the
+            other models are float32 on a CPU or beside a float32 UNet, else float16. A VAE whose config says that it
             overflows in half precision, as SDXL's does, stays in float32.
+        compile: whether to compile the UNet; see `CompiledUNet`.
 
     Raises:
         UserError: the base or the motion module cannot be loaded.
     """
 
-    def __init__(self, base: str, motion_module: str | None, *, schedule: NoiseSchedule | None, device: str) -> None:
+    def __init__(
+        self,
+        base: str,
+        motion_module: str | None,
+        *,
+        schedule: NoiseSchedule | None,
+        device: str,
+        precision: Precision | None = None,
+        compile: bool = False,
+    ) -> None:
         self._device = torch.device(device)
-        self._dtype = torch.float32 if self._device.type == "cpu" else torch.float16
-        self._schedule = schedule or read_schedule(motion_module)
+        dtype = unet_dtype(precision, self._device)
+        beside = encoder_dtype(dtype, self._device)
+        self._given_schedule, self._motion_schedule = schedule, read_schedule(motion_module)
         self._base = BaseFacts(base).read()
         # The largest first, and each one out of the way before the next is read: files are opened in float32.
-        self._unet = _motion_unet(base, motion_module).requires_grad_(False).eval().to(self._device, self._dtype)
-        self._vae = load_vae(base).to(self._device, torch.float32 if self._base.upcasts_vae else self._dtype)
+        self._unet = _motion_unet(base, motion_module).requires_grad_(False).eval().to(self._device, dtype)
+        self._vae = load_vae(base).to(self._device, torch.float32 if self._base.upcasts_vae else beside)
         text_encoders = load_text_encoders(base)
-        modules = {part: encoder.to(self._device, self._dtype) for part, (_, encoder) in text_encoders.items()}
+        modules = {part: encoder.to(self._device, beside) for part, (_, encoder) in text_encoders.items()}
+        self._compiled = CompiledUNet(self._unet) if compile else None
         self._codec = FrameCodec(self._vae, self._base.scaling_factor)
-        self._sampler = ClipSampler(self._unet, self._codec, self._base, self._schedule, self._device)
+        predict = self._compiled or self._unet
+        self._sampler = ClipSampler(self._unet, predict, self._codec, self._base, self._device)
         self._prompts = PromptEncoders(text_encoders)
         self._conditioner = PromptConditioner(
-            self._prompts, zeroes_empty_negative=self._base.zeroes_empty_negative_prompt
+            self._prompts, dtype, zeroes_empty_negative=self._base.zeroes_empty_negative_prompt
         )
         self._text_encoders = tuple(modules)
         self._weights = ResidentWeights(
-            {"unet": self._unet.base, "vae": self._vae, "motion": self._unet.motion, **modules},
-            predicts_v=self._schedule.prediction_type == "v_prediction",
+            {"unet": self._unet.base, "vae": self._vae, "motion": self._unet.motion, **modules}
         )
         self._loaded: PersonalisedFiles | None = PersonalisedFiles()
+        self._schedule = self._schedule_of(self._loaded)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._prefetched: tuple[PersonalisedFiles, Future[_ReadFiles]] | None = None
 
     @classmethod
     def for_model(cls, model: ModelFiles, *, device: str) -> "Animator":
         """Return the animator of a model's base and motion module."""
-        return cls(model.base, model.motion_module, schedule=model.noise_schedule, device=device)
+        computing = {name: getattr(model, name) for name in ComputeSettings.model_fields}
+        return cls(model.base, model.motion_module, schedule=None, device=device, **computing)
 
     def close(self) -> None:
-        """Let go of what is read ahead, so that nothing keeps the models in memory but who holds the animator."""
+        """Let go of what is read ahead or compiled, so that who holds the animator alone keeps models in memory."""
         self._prefetched = None
+        if self._compiled is not None:
+            self._compiled.close()
         self._reader.shutdown(cancel_futures=True)
 
     def prefetch(self, model: PersonalisedFiles) -> None:
@@ -127,6 +148,7 @@ class Animator:
         read = self._take_prefetched(files)
         self._prompts.set_embeddings(read.embeddings)
         self._weights.apply(read.update)
+        self._schedule = read.schedule
         text_encoder_files = files if any(map(self._weights.is_changed, self._text_encoders)) else None
         self._conditioner.cache_key = (read.embedding_sources, text_encoder_files)
         self._loaded = files
@@ -136,6 +158,7 @@ class Animator:
         return prefetched[1].result() if prefetched and prefetched[0] == files else self._read(files)
 
     def _read(self, files: PersonalisedFiles, *, into_memory: bool = False) -> _ReadFiles:
+        schedule = self._schedule_of(files)
         embedding_sources = [(file.uri, file.token) for file in named_files(files) if file.slot.role == "embedding"]
         embeddings = [
             textual_inversion.read(uri, token=token, base=self._base.architecture) for uri, token in embedding_sources
@@ -148,7 +171,21 @@ class Animator:
                 embeddings.append(embedding)
                 embedding_sources.append((path, embedding.token))
         update = self._weights.read(files.checkpoint, scaled_loras(files), vae=files.vae, into_memory=into_memory)
-        return _ReadFiles(update, tuple(embeddings), tuple(embedding_sources))
+        return _ReadFiles(update, schedule, tuple(embeddings), tuple(embedding_sources))
+
+    def _schedule_of(self, files: PersonalisedFiles) -> NoiseSchedule:
+        """Return the noise schedule that files are sampled with.
+
+        Raises:
+            UserError: the checkpoint cannot be read, or predicts what the schedule is not for.
+        """
+        said = None if files.checkpoint is None else prediction.of_checkpoint(files.checkpoint)
+        inherited = self._given_schedule or self._motion_schedule.on(self._base, said)
+        with errors_with_field("noise_schedule"):
+            schedule = with_overrides(inherited, files.noise_schedule)
+        if files.checkpoint is not None:
+            prediction.check_agrees(files.checkpoint, said, schedule.prediction_type)
+        return schedule
 
     def render(self, item: Item) -> np.ndarray:
         """Return the frames of one clip, (f h w 3) uint8 RGB.
@@ -199,7 +236,8 @@ class Animator:
         clips: dict[int, SampledClip] = {}
         for indices in groups.values():
             conditioning = Conditioning.cat([conditionings[index] for index in indices])
-            sampled = self._sampler.sample([items[index] for index in indices], conditioning, max_batch=max_batch)
+            of_group = [items[index] for index in indices]
+            sampled = self._sampler.sample(of_group, conditioning, self._schedule, max_batch=max_batch)
             clips |= zip(indices, sampled, strict=True)
         return [clips[index] for index in range(len(items))]
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from animatediff.diffusion.conditioning import Conditioning
+from animatediff.diffusion.conditioning import Conditioning, NoisePredictor
 from animatediff.diffusion.initial_noise import initial_noise
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.passes.repeated_sampling import sample_with_free_init
@@ -45,21 +45,25 @@ class ClipSampler:
 
     Args:
         unet: the resident one.
+        predict: its forward pass, or that one compiled.
         codec: the resident VAE.
         base: what the base's configs say.
-        schedule: the noise schedule that the motion module was trained with.
         device: where the models are.
     """
 
     def __init__(
-        self, unet: MotionUNet, codec: FrameCodec, base: BaseFacts, schedule: NoiseSchedule, device: torch.device
+        self, unet: MotionUNet, predict: NoisePredictor, codec: FrameCodec, base: BaseFacts, device: torch.device
     ) -> None:
-        self._unet, self._codec, self._base = unet, codec, base
-        self._schedule, self._device = schedule, device
+        self._predict, self._codec, self._base, self._device = predict, codec, base, device
         self._conditions = ControlConditioner(unet, codec, base, device)
 
     def sample(
-        self, items: Sequence[Item], conditioning: Conditioning, *, max_batch: int | None = None
+        self,
+        items: Sequence[Item],
+        conditioning: Conditioning,
+        schedule: NoiseSchedule,
+        *,
+        max_batch: int | None = None,
     ) -> list[SampledClip]:
         """Return the clips, in the order of the items.
 
@@ -68,6 +72,7 @@ class ClipSampler:
         Args:
             items: that differ in prompt, negative prompt, seed, and in the files that they begin from.
             conditioning: of the items' texts, in their order.
+            schedule: the noise schedule of the resident weights.
             max_batch: as in `sampling.sample`.
 
         Raises:
@@ -76,8 +81,8 @@ class ClipSampler:
         settings, generators = items[0], [torch.Generator("cpu").manual_seed(item.seed) for item in items]
         denoise = partial(
             sample,
-            self._unet,
-            SAMPLERS[settings.sampler](self._schedule, settings.timestep_spacing),
+            self._predict,
+            SAMPLERS[settings.sampler](schedule, settings.timestep_spacing),
             guidance_scale=settings.guidance_scale,
             guidance_rescale=settings.guidance_rescale,
             guidance_interval=settings.guidance_interval,
@@ -104,7 +109,7 @@ class ClipSampler:
                 lambda noise, steps: denoise(controlled_conditioning, noise, num_inference_steps=steps),
                 lambda: draw_noise(settings.width, settings.height),
                 num_inference_steps=settings.num_inference_steps,
-                alphas_cumprod=compute_alphas_cumprod(self._schedule),
+                alphas_cumprod=compute_alphas_cumprod(schedule),
             )
         if (second := settings.second_pass) is not None:
             width, height = settings.output_width, settings.output_height

@@ -12,12 +12,11 @@ from animatediff import storage
 from animatediff.data import shards
 from animatediff.data.manifest import Manifest
 from animatediff.errors import UserError
-from animatediff.models.vae import fingerprint
+from animatediff.models.vae import has_fingerprint
 
 _SHOWN_FRAMES = 8
 _FRAME_WIDTH = 128
 _LINE = 14
-_DTYPES = ("float32", "float16", "bfloat16")
 
 
 def check_vae(vae: AutoencoderKL, manifest: Manifest) -> None:
@@ -26,7 +25,7 @@ def check_vae(vae: AutoencoderKL, manifest: Manifest) -> None:
     Raises:
         UserError: another one did, and these pictures would show it wrong.
     """
-    if manifest.encoder_fp not in (fingerprint(vae, dtype) for dtype in _DTYPES):
+    if not has_fingerprint(vae, manifest.encoder_fp):
         raise UserError("the dataset was encoded by another VAE than this base's: name its own with --base")
 
 

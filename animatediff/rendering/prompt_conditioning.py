@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,11 +28,12 @@ class PromptConditioner:
 
     Args:
         encoders: the base's.
+        dtype: the UNet's, which is told in it.
         zeroes_empty_negative: whether an empty negative prompt stands for zeros, as `BaseFacts` says.
     """
 
-    def __init__(self, encoders: PromptEncoders, *, zeroes_empty_negative: bool = False) -> None:
-        self._encoders, self._zeroes_empty_negative = encoders, zeroes_empty_negative
+    def __init__(self, encoders: PromptEncoders, dtype: torch.dtype, *, zeroes_empty_negative: bool = False) -> None:
+        self._encoders, self._dtype, self._zeroes_empty_negative = encoders, dtype, zeroes_empty_negative
         self._cache: OrderedDict[tuple[Hashable, ...], EncodedPrompt] = OrderedDict()
         self.cache_key: Hashable = None
         """What decides embeddings beside a text: the files of learned words, and those that have changed the text
@@ -56,8 +58,8 @@ class PromptConditioner:
             found[1:] = [found[0].zeros() for _ in found[1:]]
         if any(encoded.text.ndim == 4 for encoded in found):
             found = [encoded if encoded.text.ndim == 4 else _at_frames(encoded, item.num_frames) for encoded in found]
-        negative = Conditioning(*found[1]) if len(found) > 1 else None
-        return Conditioning(*found[0], negative=negative)
+        positive, *negative = (Conditioning(*encoded.to(self._dtype)) for encoded in found)
+        return replace(positive, negative=negative[0] if negative else None)
 
     def warnings(self, item: Item) -> str | None:
         """Return what of an item's prompts is not read, or otherwise than other programs do, in one line."""

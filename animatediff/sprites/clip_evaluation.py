@@ -75,7 +75,7 @@ def main(catalog: Path, num_clips: int = 100, num_personalised: int | None = Non
     rows = {"real renders": figures(real, scenes, style="plain")}
     model = read.model_files(read.entries[0])
     animator = Animator.for_model(model, device="cpu")
-    still = Animator(model.base, None, schedule=read.noise_schedule, device="cpu")
+    still = Animator(model.base, None, schedule=None, device="cpu")
     for entry in read.entries:
         is_first = entry == read.entries[0]
         chosen = scenes if is_first else scenes[:num_personalised]
@@ -130,7 +130,7 @@ def _rows(
     style = style_of(entry.name)
     colour = NEW_COLOUR[0] if NEW_COLOUR[0] in (token_of(file.path, file.token) for file in entry.embeddings) else None
     for each in (animator, still):
-        each.load(entry)
+        each.load(catalog.model_files(entry))
 
     def measured(renderer: Animator, num_frames: int, *, repeat: int = 1) -> Figures:
         clips = (renderer.render(_item(catalog, i, scene, colour, num_frames)) for i, scene in enumerate(scenes))

@@ -7,7 +7,7 @@ with the first frame of a real render, and with its first and last, and prints a
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from animatediff.diffusion.conditioning import Conditioning, Control
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
-from animatediff.models.control.sparse_control import SparseControlNet
+from animatediff.models.control.sparse_control import SparseControlNet, sparse_condition
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.models.vae import encode_frames
 from animatediff.sprites import shipped
@@ -42,8 +42,6 @@ logger = logging.getLogger(__name__)
 SHOWN: dict[str, tuple[int, ...]] = {"no picture": (), "first": (0,), "first and last": (0, -1)}
 """The frames that are given as pictures, by the row's name."""
 NUM_STEPS, GUIDANCE_SCALE = 25, 5.0
-SCALE = 2.0
-"""Of the control. At 1, frames drift away from their pictures from step to step; see the README."""
 _NUM_FRAMES, _BATCH_SIZE = 16, 4
 _NEAR = 3.0  # pixels of 64 that a subject may be off: what stands still may move as much
 _SHEET_FRAMES = (0, 3, 6, 9, 12, 15)
@@ -82,13 +80,16 @@ class Renderer:
         motion_module: the world's.
         sparse_control: the encoder's file.
         scale: of the control.
+        keep: whether given frames are put back at each step, as `keep` of a catalog's control says.
     """
 
-    def __init__(self, base: str, motion_module: str, sparse_control: str, scale: float = SCALE) -> None:
-        self._scale = scale
+    def __init__(
+        self, base: str, motion_module: str, sparse_control: str, *, scale: float = 1.0, keep: bool = True
+    ) -> None:
+        self._scale, self._keep = scale, keep
         self._facts = BaseFacts(base)
         self._vae: AutoencoderKL = load_vae(base).float().eval()
-        self._schedule: NoiseSchedule = read_schedule(motion_module)
+        self._schedule: NoiseSchedule = read_schedule(motion_module).schedule
         self._network: SparseControlNet = sparse_control_file.open_file(sparse_control).build(self._facts.unet, base)
         self._unet = MotionUNet(load_unet(base).float(), motion_modules.read(motion_module)).eval()
         self._encode = CaptionEncoder(self._facts, load_text_encoders(base), torch.device("cpu"), torch.float32)
@@ -113,8 +114,14 @@ class Renderer:
         text, empty = (
             self._encode(texts, height=h, width=w).text for texts in ([caption(s) for s in scenes], [""] * len(scenes))
         )
-        controls = (self._control(scenes, frames),) if frames else ()
-        told = Conditioning(text, negative=Conditioning(empty), controls=controls)
+        told = Conditioning(text, negative=Conditioning(empty))
+        if frames:
+            pictures = self._pictures(scenes, frames)
+            condition = self._network.embed(pictures, frames, f)
+            control = Control(self._network, condition, torch.full((len(scenes), f), self._scale))
+            told = replace(
+                told, controls=(control,), known=sparse_condition(pictures, frames, f) if self._keep else None
+            )
         latents = sample(
             self._unet,
             SAMPLERS["ddim"](self._schedule),
@@ -125,11 +132,10 @@ class Renderer:
         )
         return np.stack([self._decode(each) for each in latents])
 
-    def _control(self, scenes: Sequence[Scene], frames: Sequence[int]) -> Control:
+    def _pictures(self, scenes: Sequence[Scene], frames: Sequence[int]) -> Tensor:
+        """Return the latents of the given frames, (b c k h w)."""
         latents = [encode_frames(self._vae, real_clip(scene)[list(frames)]) for scene in scenes]  # k c h w
-        pictures = torch.from_numpy(np.stack(latents)).float().transpose(1, 2) * self._facts.scaling_factor
-        condition = self._network.embed(pictures, frames, _NUM_FRAMES)
-        return Control(self._network, condition, torch.full((len(scenes), _NUM_FRAMES), self._scale))
+        return torch.from_numpy(np.stack(latents)).float().transpose(1, 2) * self._facts.scaling_factor
 
     def _decode(self, latents: Tensor) -> np.ndarray:
         pixels = self._vae.decode(latents.transpose(0, 1) / self._facts.scaling_factor).sample
@@ -140,7 +146,8 @@ def main(
     base: Path = shipped.BASE,
     motion_module: Path = shipped.MOTION_MODULE,
     sparse_control: Path = shipped.SPARSE_CONTROL,
-    scale: float = SCALE,
+    scale: float = 1.0,
+    keep: bool = True,
     num_clips: int = 60,
     sheet: Path | None = None,
 ) -> None:
@@ -151,10 +158,11 @@ def main(
         motion_module: its motion module.
         sparse_control: its SparseCtrl encoder.
         scale: of the control.
+        keep: whether given frames are put back at each step; else they drift away from their pictures.
         num_clips: prompts, each rendered three times.
         sheet: PNG file for a contact sheet of some of the clips beside what they were given.
     """
-    renderer = Renderer(str(base), str(motion_module), str(sparse_control), scale)
+    renderer = Renderer(str(base), str(motion_module), str(sparse_control), scale=scale, keep=keep)
     scenes = clip_scenes(num_clips)
     real = np.stack([real_clip(scene) for scene in scenes])
     clips = {"real renders": real}

@@ -55,7 +55,17 @@ def main(
     """
     if not (output / "dataset" / "manifest.json").exists():
         write_clips(output / "dataset", sample_scenes(num_clips, seed), str(base))
-    trainer = Trainer(_config(output, base, motion_module, num_steps, seed), device=torch.device("cpu"))
+    train(_config(output, base, motion_module, num_steps, seed), output)
+
+
+def train(config: TrainingConfig, output: Path) -> None:
+    """Train what a config says, and write its weights file; go on from the last checkpoint where there is one.
+
+    Args:
+        config: of the run.
+        output: folder for the last checkpoint and the weights file.
+    """
+    trainer, num_steps = Trainer(config, device=torch.device("cpu")), config.train.num_steps
     checkpoint = output / "checkpoint"
     start = trainer.load(checkpoint) if checkpoint.exists() else 0
     losses = []

@@ -21,5 +21,7 @@ class TrainingConfig(RecipeConfig):
                 f"recipe {self.recipe} shows no pictures: leave out pictures and model.sparse_control, or choose "
                 "recipe sparse_control"
             )
+        if self.distill is not None and self.recipe != "distill":
+            raise ValueError(f"recipe {self.recipe} distils nothing: leave out distill, or choose recipe distill")
         recipe.validate()
         return self

@@ -7,18 +7,19 @@ from animatediff.training.settings import BASE_AS_IS, RecipeConfig
 from animatediff.weights.base import load_unet
 from animatediff.weights.base_configs import build_on_meta
 from animatediff.weights.base_facts import BaseFacts, config_name
+from animatediff.weights.prediction import check_agrees, of_checkpoint
 from animatediff.weights.resident import ResidentWeights, ScaledLora
 
 
 def load_frozen_base(
-    config: RecipeConfig, text_encoders: TextEncoderParts, *, predicts_v: bool, rank: int
+    config: RecipeConfig, text_encoders: TextEncoderParts, *, prediction_type: str, rank: int
 ) -> UNet2DConditionModel:
     """Return the base's UNet on the CPU in float32, with the weights that are added to it.
 
     Args:
         config: names the base, its checkpoints and the domain adapter.
         text_encoders: the base's; a checkpoint changes their weights too.
-        predicts_v: whether the training's noise schedule predicts the velocity, as a checkpoint must then.
+        prediction_type: of the training's noise schedule, with which a checkpoint must agree.
         rank: this worker, which says whose turn it is of `base_checkpoints`.
 
     Raises:
@@ -26,8 +27,11 @@ def load_frozen_base(
     """
     unet, adapter = load_unet(config.base), config.model.domain_adapter
     encoders = {part: encoder for part, (_, encoder) in text_encoders.items()}
-    ResidentWeights({"unet": unet, **encoders}, predicts_v=predicts_v).load(
-        _checkpoint(config.base_checkpoints, rank),
+    checkpoint = _checkpoint(config.base_checkpoints, rank)
+    if checkpoint is not None:
+        check_agrees(checkpoint, of_checkpoint(checkpoint), prediction_type)
+    ResidentWeights({"unet": unet, **encoders}).load(
+        checkpoint,
         [ScaledLora(adapter.path, adapter.scale, "domain_adapter")] if adapter.path is not None else [],
     )
     return unet

@@ -9,7 +9,9 @@ from animatediff.config import Config
 from animatediff.data.scoring.scores import condition
 from animatediff.diffusion.noise_schedule import NoiseSchedule, NoiseScheduleOverrides
 from animatediff.errors import UserError
-from animatediff.models.config import ActivationCheckpointing, MotionConfig, Version
+from animatediff.models.config import MotionConfig, Version
+from animatediff.training.compute_settings import ComputeConfig
+from animatediff.training.distill_settings import DistillConfig
 from animatediff.uris import Uri
 
 BASE_AS_IS = "base"
@@ -234,27 +236,6 @@ class TextConfig(Config):
         return self
 
 
-class ComputeConfig(Config):
-    """How a worker computes a step. It changes no more than the rounding, and may change while a run is continued."""
-
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the frozen weights and the matrix products; what is trained stays in float32. auto: bfloat16 on a GPU that
-    has it, float16 with a loss scaler on one that has not, float32 on a CPU."""
-    micro_batch_size: int | None = Field(None, ge=1)
-    """Most clips that a worker computes at once; the gradients of its share of a batch are accumulated over as many
-    passes as that takes. Default: the whole share at once."""
-    activation_checkpointing: ActivationCheckpointing = "none"
-    """What is computed again for the gradients instead of being kept in memory: nothing, the motion modules, or every
-    unit of ResNet, attention and motion module. A clip of 16 x 1024 x 1024 keeps 108, 77 and 12 GB on SDXL (28, 19 and
-    3 GB of 16 x 512 x 512), counted."""
-    offload_text_encoders: bool = False
-    """Leave the text encoders in the machine's memory, and have them on the GPU only while captions are encoded, before
-    there is anything else of a step: SDXL's two take 1.6 GB there in half precision. The way there is once for every
-    step with a new caption, of which the last 1,024 are kept."""
-    compile: bool = False
-    """Compile the model with `torch.compile`, which takes minutes at the start."""
-
-
 class RecipeConfig(Config):
     """All that a recipe is told: data, base, model, objective, optimizer, noise schedule, steps and seed.
 
@@ -279,6 +260,8 @@ class RecipeConfig(Config):
     objective: ObjectiveConfig = ObjectiveConfig()
     pictures: PicturesConfig | None = None
     """What the recipe sparse_control shows of the clips; default: every pattern as often as any other."""
+    distill: DistillConfig | None = None
+    """How the recipe distill makes a motion module one of few steps; default: see `DistillConfig`."""
     optim: OptimConfig = OptimConfig()
     schedule: NoiseScheduleOverrides = NoiseScheduleOverrides()
     """Of the noise. What it leaves out is as the file of `model.motion_module` names it; else as the version was

@@ -1,6 +1,7 @@
 """The arithmetic of a training step, counted on shapes alone: what a dry run reckons time from."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,6 +36,8 @@ def clip_operations(recipe: Recipe, latent_shape: tuple[int, int, int, int], num
     random = RandomSource(0, num_timesteps, 0.0, config.objective, config.pictures or PicturesConfig())
     draws = random.draw(tuple(latents.shape), step=0, first_index=0)
     conditioning, alphas_cumprod = _conditioning(unet.config, num_tokens), torch.zeros(num_timesteps, device="meta")
+    if recipe.leads_away:
+        conditioning = replace(conditioning, negative=conditioning)
     return count_operations(lambda: recipe.loss(model, latents, conditioning, draws, alphas_cumprod).sum().backward())
 
 

@@ -1,8 +1,9 @@
 """Captions to what the UNet is conditioned on, by the base's frozen text encoders."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -70,6 +71,13 @@ class CaptionEncoder:
         factor = read_manifest(config.dataset_uri).latent_factor
         facts, offload = BaseFacts(config.base), config.compute.offload_text_encoders
         return cls(facts, encoders, device, dtype, factor, config.text.chunks, offload=offload)
+
+    def with_empty_negative(
+        self, captions: list[str], *, height: int, width: int, source_crops: Sequence[SourceCrop | None] | None = None
+    ) -> Conditioning:
+        """Return the same, with the empty caption as what guidance leads away from."""
+        size: Any = {"height": height, "width": width, "source_crops": source_crops}
+        return replace(self(captions, **size), negative=self([""] * len(captions), **size))
 
     def __call__(
         self, captions: list[str], *, height: int, width: int, source_crops: Sequence[SourceCrop | None] | None = None

@@ -1,8 +1,9 @@
 """The model that is trained: a frozen base, and what learns on it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -28,6 +29,8 @@ class TrainedModel(nn.Module, ABC):
         self.unet = unet.requires_grad_(False).eval()
         # Each recipe handles the class that it builds.
         self.trainable: Any = trainable.requires_grad_(True)
+        self.averages: Sequence[Tensor] | None = None
+        """Of the trained weights, parameter by parameter, where the run keeps any."""
 
     def train(self, mode: bool = True) -> Self:
         """Switch what is trained; what is frozen stays in evaluation mode."""
@@ -75,6 +78,50 @@ class ClipModel(TrainedModel):
     def checkpoint_activations(self, which: ActivationCheckpointing) -> None:
         """Choose what the motion UNet computes again for the gradients."""
         self.unet.activation_checkpointing = which
+
+
+Weights = Literal["student", "teacher", "target"]
+"""Of a model that is distilled: what learns, what it learns from, and the first's average, which is the first itself
+where the run keeps none."""
+
+
+class DistilledModel(ClipModel):
+    """Trained on what it predicted itself before: the trained weights as they began are the teacher's.
+
+    Only one set of weights is in the layers at a time, so that adapters and whole motion modules are alike.
+    """
+
+    def __init__(self, unet: MotionUNet, trainable: MotionModules | LowRankAdapters) -> None:
+        super().__init__(unet, trainable)
+        for index, parameter in enumerate(self.trainable.parameters()):
+            self.register_buffer(f"teacher_{index}", parameter.detach().clone(), persistent=False)
+
+    def forward(
+        self, sample: Tensor, timesteps: Tensor, conditioning: Conditioning, weights: Weights = "student"
+    ) -> Tensor:
+        """Predict the noise or velocity of clips by one of the three sets of weights; only the student's learn."""
+        others = self._weights(weights)
+        if others is None:
+            return super().forward(sample, timesteps, conditioning)
+        own = self._exchange(others)
+        try:
+            return super().forward(sample, timesteps, conditioning)
+        finally:
+            self._exchange(own)
+
+    def _weights(self, weights: Weights) -> Sequence[Tensor] | None:
+        if weights == "teacher":
+            return [self.get_buffer(f"teacher_{index}") for index, _ in enumerate(self.trainable.parameters())]
+        return self.averages if weights == "target" else None
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _exchange(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Put tensors in the place of the trained ones, which are returned; nothing is copied."""
+        own = []
+        for parameter, tensor in zip(self.trainable.parameters(), tensors, strict=True):
+            own.append(parameter.data)
+            parameter.data = tensor
+        return own
 
 
 class SparseControlModel(TrainedModel):
@@ -127,17 +174,6 @@ class ImageModel(TrainedModel):
             self.unet.enable_gradient_checkpointing()
 
 
-def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of the frozen weights and the matrix products.
-
-    Args:
-        precision: `ComputeConfig.precision`.
-        device: where the model computes.
-    """
-    dtype: torch.dtype = _auto_dtype(device) if precision == "auto" else getattr(torch, precision)
-    return dtype
-
-
 def place_on_device(model: TrainedModel, device: torch.device, dtype: torch.dtype) -> None:
     """Move the model to its device: what is frozen in `dtype`, what is trained in float32."""
     model.to(device)
@@ -152,9 +188,3 @@ def _cast_own(module: nn.Module, dtype: torch.dtype) -> None:
     for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(dtype)
-
-
-def _auto_dtype(device: torch.device) -> torch.dtype:
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16

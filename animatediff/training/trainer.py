@@ -18,7 +18,7 @@ from animatediff.data.loading.selection import ClipFilter
 from animatediff.data.manifest import read_manifest
 from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.schedule import compute_alphas_cumprod
-from animatediff.errors import UserError
+from animatediff.models.computing.precision import has_native_bfloat16, training_dtype
 from animatediff.training.recipes.table import recipe_of
 from animatediff.training.settings import PicturesConfig, RecipeConfig
 from animatediff.training.state.ema import Ema
@@ -29,7 +29,7 @@ from animatediff.training.step.optimizer import keep_loss_scale_above_one, learn
 from animatediff.training.step.skipped_steps import SkippedSteps
 from animatediff.training.step.tags import BatchPlace, vary_captions
 from animatediff.training.text import CaptionEncoder
-from animatediff.training.trained_model import place_on_device, resolve_precision
+from animatediff.training.trained_model import place_on_device
 from animatediff.weights.base import load_text_encoders
 
 
@@ -55,8 +55,7 @@ class Trainer:
         world_size: workers, at most the batch size.
 
     Raises:
-        UserError: the dataset, the base or a weights file cannot be read, or they do not fit; or the workers do not
-            all compute in one precision.
+        UserError: the dataset, the base or a weights file cannot be read, or they do not fit.
     """
 
     def __init__(self, config: RecipeConfig, *, device: torch.device, rank: int = 0, world_size: int = 1) -> None:
@@ -65,15 +64,18 @@ class Trainer:
         schedule = self.recipe.noise_schedule
         encoders = load_text_encoders(config.base)
         self.model = self.recipe.build(encoders, seed=config.train.seed, rank=rank)
-        dtype = resolve_precision(config.compute.precision, device)
+        # One precision for all workers: where only some scaled their losses, the others would wait for them for ever.
+        is_native = all_gather_lists([str(has_native_bfloat16(device))], world_size)
+        dtype = training_dtype(config.compute.precision, device, is_native="False" not in is_native)
         place_on_device(self.model, device, dtype)
-        if world_size > 1:
-            _check_same_precision(dtype, world_size)
         self._caption_encoder = CaptionEncoder.of_run(config, encoders, device, dtype)
+        self._encode = self._caption_encoder.with_empty_negative if self.recipe.leads_away else self._caption_encoder
         self._parameters = list(self.model.trainable.parameters())
         self.optimizer = make_optimizer(self._parameters, config.optim)
         self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.ema = Ema(self._parameters, config.train.ema_decay) if config.train.ema_decay else None
+        if self.ema is not None:
+            self.model.averages = self.ema.averages
         self._state = TrainingState(self.recipe, self.model, self.optimizer, self._scaler, self.ema)
         self.skipped_steps = SkippedSteps(
             config.train.max_skipped_steps,
@@ -156,7 +158,7 @@ class Trainer:
     def _conditioning(self, batch: ClipBatch, captions: list[str], chosen: list[int]) -> Conditioning:
         """Return what some of a batch's clips are conditioned on, with `captions` in place of their own."""
         height, width = batch.latents.shape[-2:]
-        return self._caption_encoder(
+        return self._encode(
             [captions[i] for i in chosen],
             height=height,
             width=width,
@@ -213,16 +215,6 @@ def _loader(config: RecipeConfig, rank: int, world_size: int) -> ClipLoader | Mi
     if config.mix.dataset_uri is None:
         return loader
     return MixedLoader(loader, open_loader(config.mix.dataset_uri, config.mix.where), other_fraction=config.mix.share)
-
-
-def _check_same_precision(dtype: torch.dtype, world_size: int) -> None:
-    """Every worker raises, or none: where only some scale their losses, the others would wait for them for ever."""
-    names = sorted({name.removeprefix("torch.") for name in all_gather_lists([str(dtype)], world_size)})
-    if len(names) > 1:
-        raise UserError(
-            f"the workers' devices compute in different precisions ({', '.join(names)}): set compute.precision to one "
-            "that all of them have, such as float16"
-        )
 
 
 def all_gather_lists(values: list[str], world_size: int) -> list[str]:

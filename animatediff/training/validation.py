@@ -11,11 +11,12 @@ from animatediff.data.loading.order import Batching
 from animatediff.data.loading.selection import ClipFilter
 from animatediff.data.manifest import read_manifest
 from animatediff.diffusion.schedule import compute_alphas_cumprod
+from animatediff.models.computing.precision import has_native_bfloat16, training_dtype
 from animatediff.training.recipes.table import recipe_of
 from animatediff.training.settings import PicturesConfig, RecipeConfig
 from animatediff.training.step.draws import RandomSource, select_clips
 from animatediff.training.text import CaptionEncoder
-from animatediff.training.trained_model import place_on_device, resolve_precision
+from animatediff.training.trained_model import place_on_device
 from animatediff.weights.base import load_text_encoders
 
 _SEED = 7_000_000_000  # of noise that no training draws, as its seed is another
@@ -49,10 +50,11 @@ def validation_loss(config: RecipeConfig, weights_uri: str, *, device: torch.dev
     encoders = load_text_encoders(config.base)
     model = recipe.build(encoders, seed=0)
     recipe.load_weights(weights_uri, model)
-    dtype = resolve_precision(config.compute.precision, device)
+    dtype = training_dtype(config.compute.precision, device, is_native=has_native_bfloat16(device))
     place_on_device(model, device, dtype)
     manifest = read_manifest(config.dataset_uri)
-    encode = CaptionEncoder.of_run(config, encoders, device, dtype)
+    encoder = CaptionEncoder.of_run(config, encoders, device, dtype)
+    encode = encoder.with_empty_negative if recipe.leads_away else encoder
     alphas_cumprod = compute_alphas_cumprod(recipe.noise_schedule).to(device)
     random = RandomSource(_SEED, num_timesteps, 0.0, config.objective, config.pictures or PicturesConfig())
     middles = (2 * torch.arange(_QUARTERS) + 1) * num_timesteps // (2 * _QUARTERS)

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from diffusers import DDIMScheduler, DiffusionPipeline
 from transformers import CLIPTextConfig
 
+from animatediff.diffusion.noise_schedule import PredictionType
 from animatediff.errors import UserError, any_error_as_user_error, errors_with_field
 from animatediff.weights import base_configs
 from animatediff.weights.identify.base import BASE_OF_TEXT_WIDTH
@@ -15,6 +16,7 @@ from animatediff.weights.identify.messages import model_name
 from animatediff.weights.identify.model import UNUSUAL_INPUTS
 from animatediff.weights.layouts.architectures import CONFIGS, PARTS, KnownBase
 from animatediff.weights.layouts.families import Base
+from animatediff.weights.prediction import Prediction, of_scheduler
 from animatediff.weights.reading.files import local_copy, read_json
 from animatediff.weights.reading.hub import reason
 
@@ -139,12 +141,17 @@ class BaseFacts:
         return self.architecture == "sdxl" and _load_index(self.base).get(ZEROES_EMPTY, True) is not False
 
     @cached_property
-    def prediction_type(self) -> str:
-        """What the UNet predicts, in diffusers' words; `epsilon`, as most do, where no scheduler is there to say it."""
+    def prediction(self) -> Prediction | None:
+        """What the UNet predicts, as the base's scheduler says; None where there is none, or it does not say it."""
         try:
-            return str(load_config(self.base, "scheduler").get("prediction_type", "epsilon"))
+            return of_scheduler(load_config(self.base, "scheduler"))
         except UserError:
-            return "epsilon"
+            return None
+
+    @property
+    def prediction_type(self) -> str:
+        """What the UNet predicts, in diffusers' words; `epsilon`, as most do, where nobody says it."""
+        return "epsilon" if self.prediction is None else self.prediction.prediction_type
 
     def latent_shape(self, num_frames: int, *, height: int, width: int) -> tuple[int, int, int, int]:
         """Return the shape (f c h w) of the latents of clips of so many pixels, which divide by the latent factor."""
@@ -166,12 +173,8 @@ def find_architecture(base: BaseFacts) -> KnownBase | None:
         return None
 
 
-def check_kind(base: BaseFacts, prediction_type: str) -> None:
+def check_kind(base: BaseFacts) -> None:
     """Refuse a base of a kind that no job takes, though a motion module may fit its layers.
-
-    Args:
-        base: what its configs say.
-        prediction_type: of the noise schedule that it is trained or sampled with.
 
     Raises:
         UserError: the line says what it is, and what to take.
@@ -179,10 +182,27 @@ def check_kind(base: BaseFacts, prediction_type: str) -> None:
     name, kind = base.base, base.published_base
     if kind not in (None, "sd1", "sdxl"):
         raise UserError(f"base {name} is {model_name(kind)}: take a Stable Diffusion 1.x or SDXL base")
+    if base.prediction_type not in get_args(PredictionType):
+        raise UserError(
+            f"base {name} predicts {base.prediction_type}, as its scheduler says: take one that predicts "
+            f"{' or '.join(get_args(PredictionType))}"
+        )
+
+
+def check_prediction(base: BaseFacts, prediction_type: str) -> None:
+    """Refuse a base that predicts the velocity in a noise schedule of noise.
+
+    Args:
+        base: what its configs say.
+        prediction_type: of the noise schedule that it is trained or sampled with.
+
+    Raises:
+        UserError: the line says what to do.
+    """
     if base.prediction_type not in ("epsilon", prediction_type):
         raise UserError(
-            f"base {name} predicts {base.prediction_type}, and the noise schedule is for models that predict "
-            f"{prediction_type}: take such a base, or the noise schedule that the motion module was trained with"
+            f"base {base.base} predicts {base.prediction_type}, and the noise schedule that is set is for models that "
+            f"predict {prediction_type}: leave that out, or set its prediction_type to {base.prediction_type}"
         )
 
 

@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from animatediff import storage
 from animatediff.errors import UserError, any_error_as_user_error
+from animatediff.weights import prediction
 from animatediff.weights.base_facts import ZEROES_EMPTY
 from animatediff.weights.identify.base import BASE_OF_TEXT_WIDTH
 from animatediff.weights.identify.messages import model_name
@@ -29,6 +31,11 @@ from animatediff.weights.reading.scaled import dequantised
 from animatediff.weights.reading.tensors import TensorFile, open_tensors, save_tensors
 
 State = dict[str, Tensor]
+# Of 1.x as of SDXL, with the options of their schedulers' configs.
+_STABLE_DIFFUSIONS_BETAS: Mapping[str, Any] = {
+    **{"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"},
+    **{"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1},
+}
 _HASHED_FOLDERS = {*PARTS, "tokenizer", "tokenizer_2"}
 # What a LoRA or a motion module is read from where it is given as a folder, and what decides its strength or shape.
 _HASHED_FILES = ("adapter_", "pytorch_lora_weights.", "diffusion_pytorch_model.", "config.json", TRAINED_FILE)
@@ -37,7 +44,7 @@ _OPENED_BY_NAME = ("adapter_", "pytorch_lora_weights.", "diffusion_pytorch_model
 _OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def load(uri: str, base: Mapping[str, nn.Module], *, predicts_v: bool = False) -> dict[str, State]:
+def load(uri: str, base: Mapping[str, nn.Module]) -> dict[str, State]:
     """Return the state dicts of the parts that a checkpoint has, each complete for the base's part.
 
     Args:
@@ -47,7 +54,6 @@ def load(uri: str, base: Mapping[str, nn.Module], *, predicts_v: bool = False) -
             a diffusers folder with any of `PARTS` inside, or with one part's weights.
         base: the base's modules by the names in `PARTS`; others are left alone. Only names and shapes are read, so that
             they may be on the meta device.
-        predicts_v: whether the noise schedule is one for models that predict v.
 
     Returns:
         The tensors in the file's precision, as views of the mapped file: they must not be written to. What the file
@@ -55,38 +61,28 @@ def load(uri: str, base: Mapping[str, nn.Module], *, predicts_v: bool = False) -
 
     Raises:
         UserError: the file cannot be read, holds no Stable Diffusion weights, or does not fit the base. A VAE alone
-            fits both Stable Diffusion 1.x and SDXL: nothing in it tells which it was made for. One that says that it
-            predicts v is refused without `predicts_v`.
+            fits both Stable Diffusion 1.x and SDXL: nothing in it tells which it was made for.
     """
     with any_error_as_user_error(f"cannot read checkpoint {uri}"):
-        return _loaded(uri, base, predicts_v=predicts_v)
+        return _loaded(uri, base)
 
 
-def _loaded(uri: str, base: Mapping[str, nn.Module], *, predicts_v: bool) -> dict[str, State]:
+def _loaded(uri: str, base: Mapping[str, nn.Module]) -> dict[str, State]:
     wanted = {part: module.state_dict() for part, module in base.items() if part in PARTS}
     path = local_copy(uri)
-    if path.is_dir():
-        found, says_v = _read_folder(path, uri, wanted), _folder_predicts_v(path)
-    else:
-        file = open_tensors(uri)
-        found, says_v = _read_file(file, wanted), _file_predicts_v(file)
+    found = _read_folder(path, uri, wanted) if path.is_dir() else _read_file(open_tensors(uri), wanted)
     if not found:
         raise UserError(f"checkpoint {uri} holds no Stable Diffusion weights (no {', '.join(wanted)})")
     if "unet" in found:
         _check_base(found["unet"].tensors, wanted["unet"], uri)
-    if says_v and not predicts_v:
-        raise UserError(
-            f"checkpoint {uri} was trained to predict v, and no noise schedule of prediction_type v_prediction goes "
-            "with it: take a checkpoint that predicts noise"
-        )
     return {part: take_part(found[part], wanted[part], f"the {part} of checkpoint {uri}") for part in found}
 
 
 def to_diffusers(uri: str, out_uri: str) -> list[str]:
     """Write a single-file checkpoint as diffusers folders (`unet/`, `vae/`, ...) of config and weights, as precise.
 
-    A tokenizer and a scheduler cannot come from the file: a whole pipeline needs those of its base beside the folders,
-    a catalog's `checkpoint` does not.
+    A tokenizer cannot come from the file, nor a scheduler but of one that says what it predicts, whose `scheduler/`
+    says the same: a whole pipeline needs those of its base beside the folders, a catalog's `checkpoint` does not.
 
     Args:
         uri: the file, of Stable Diffusion 1.x or SDXL.
@@ -98,7 +94,8 @@ def to_diffusers(uri: str, out_uri: str) -> list[str]:
     Raises:
         UserError: the file cannot be read or is of another kind, or the storage cannot be written to.
     """
-    kind = expect_family(open_tensors(uri), {"checkpoint"}).base
+    file = open_tensors(uri)
+    kind, predicted = expect_family(file, {"checkpoint"}).base, prediction.of_file(file)
     if kind != "sd1" and kind != "sdxl":
         raise UserError(f"{uri} is neither of Stable Diffusion 1.x nor of SDXL: no other architecture is known here")
     modules: Mapping[str, Any] = meta_modules(kind)
@@ -109,6 +106,14 @@ def to_diffusers(uri: str, out_uri: str) -> list[str]:
         config = modules[part].config if is_text_encoder else modules[part]
         save_tensors(storage.join(out_uri, part, name), state, {"format": "pt"})
         storage.write_bytes(storage.join(out_uri, part, "config.json"), config.to_json_string().encode())
+    if predicted is not None:
+        scheduler = DDIMScheduler(
+            **_STABLE_DIFFUSIONS_BETAS,
+            prediction_type=predicted.prediction_type,
+            rescale_betas_zero_snr=predicted.zero_terminal_snr,
+            timestep_spacing="trailing" if predicted.zero_terminal_snr else "leading",
+        )
+        storage.write_bytes(storage.join(out_uri, prediction.SCHEDULER_CONFIG), scheduler.to_json_string().encode())
     return list(parts)
 
 
@@ -116,9 +121,9 @@ def content_hash(uri: str) -> str:
     """SHA-256 of everything at `uri` that decides what its weights do.
 
     That is a file's bytes, and those of the config beside a file that peft wrote; of a diffusers folder what it holds
-    of `PARTS` and the tokenizers, and where SDXL's index says that an empty negative prompt is not zeros, that; of the
-    folder of a training run or of one of its checkpoints the motion module alone; of any other folder all weights and
-    configs in it.
+    of `PARTS` and the tokenizers, and where SDXL's index says that an empty negative prompt is not zeros, or the
+    scheduler that the velocity is predicted, that; of the folder of a training run or of one of its checkpoints the
+    motion module alone; of any other folder all weights and configs in it.
 
     Raises:
         UserError: there is nothing at `uri`, or it cannot be read.
@@ -126,7 +131,7 @@ def content_hash(uri: str) -> str:
     path = local_copy(_file_of_training(uri) or uri)
     if path.is_dir():
         hashes = {file.relative_to(path).as_posix(): _file_hash(file) for file in _hashed_files(path)}
-        hashes |= _said_of_empty_prompts(path)
+        hashes |= _said_of_empty_prompts(path) | _said_of_velocity(path)
     else:
         # The file alone was fetched; its config is found where the reader of LoRAs finds it.
         name, beside = posixpath.basename(uri), storage.beside(uri, "adapter_config.json")
@@ -164,6 +169,14 @@ def _said_of_empty_prompts(folder: Path) -> dict[str, str]:
     return {} if is_usual else {f"{index.name}: {ZEROES_EMPTY}": "false"}
 
 
+def _said_of_velocity(folder: Path) -> dict[str, str]:
+    try:
+        said = prediction.of_folder(folder)
+    except UserError:  # told by who reads it
+        return {}
+    return {prediction.SCHEDULER_CONFIG: str(said)} if said is not None and said.predicts_v else {}
+
+
 def _file_hash(path: Path) -> str:
     try:
         with path.open("rb") as file:
@@ -175,17 +188,6 @@ def _file_hash(path: Path) -> str:
 def _read_file(file: TensorFile, wanted: Mapping[str, State]) -> dict[str, PartTensors]:
     expect_family(file, {"checkpoint", "vae"}, base=sdxl_or_sd1(wanted["unet"]) if "unet" in wanted else None)
     return _parts(dequantised(file), wanted)
-
-
-def _file_predicts_v(file: TensorFile) -> bool:
-    """Return whether a file says that it predicts v: by a tensor `v_pred`, as web UIs do, or by ModelSpec."""
-    return "v_pred" in file.tensors or file.metadata.get("modelspec.prediction_type") == "v"
-
-
-def _folder_predicts_v(folder: Path) -> bool:
-    """Return whether the scheduler in a diffusers folder says that it predicts v."""
-    config = folder / "scheduler" / "scheduler_config.json"
-    return config.is_file() and read_json(config, str(config)).get("prediction_type") == "v_prediction"
 
 
 def _read_folder(folder: Path, uri: str, wanted: Mapping[str, State]) -> dict[str, PartTensors]:
@@ -209,13 +211,20 @@ def _tensors_in(folder: Path) -> State:
 def _parts(tensors: Mapping[str, Tensor], wanted: Mapping[str, State]) -> dict[str, PartTensors]:
     """Return the parts that are among a file's tensors, whichever layout it has."""
     if all(name.startswith("vae.") for name in tensors):  # cut out of a whole model
-        tensors = {name.removeprefix("vae."): tensor for name, tensor in tensors.items()}
+        tensors = _without_prefix(tensors, "vae.")
+    if "unet.conv_in.weight" in tensors:  # a diffusers pipeline in one file
+        whole = {part: _without_prefix(tensors, f"{part}.") for part in wanted}
+        return {part: _diffusers_part(part, own, wanted[part]) for part, own in whole.items() if own}
     parts = {part: ldm.part_of(tensors, part) for part in wanted}
     if "unet" in wanted:
         parts["unet"] = ldm.averaged_unet(tensors, wanted["unet"]) | parts["unet"]
     found = {part: PartTensors(own, ldm.sources(part, wanted[part])) for part, own in parts.items() if own}
     part = None if found else _diffusers_component(tensors, wanted)
     return {part: _diffusers_part(part, tensors, wanted[part])} if part else found
+
+
+def _without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> State:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _diffusers_component(tensors: Mapping[str, Tensor], wanted: Mapping[str, State]) -> str | None:

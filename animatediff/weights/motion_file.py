@@ -17,7 +17,9 @@ from animatediff.models.motion_module import MotionModule, TemporalAttention, Te
 from animatediff.models.motion_unet import MotionModules
 from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.layouts import motion as layouts
+from animatediff.weights.layouts.few_step import FewStepSampling
 from animatediff.weights.layouts.motion import Detected, Layout
+from animatediff.weights.layouts.own_metadata import CONFIG_KEY, own_config, own_few_step, own_schedule
 from animatediff.weights.reading.files import local_copy, read_json
 from animatediff.weights.reading.part_files import MODEL_FILES
 from animatediff.weights.reading.tensors import TensorFile, open_tensors, problem_with
@@ -78,6 +80,8 @@ class MotionFile:
     """Fields of the `NoiseSchedule` that it was trained with; None where the file does not say."""
     first_convolution: tuple[Tensor, Tensor] | None = None
     """PIA's: weight (d 2c+1 3 3), which reads the noisy latents, a mask and a picture's latents, and bias (d)."""
+    few_step: FewStepSampling | None = None
+    """What it must be sampled with, where it was distilled here."""
 
     def build(self) -> MotionModules:
         """Return the motion modules, float32.
@@ -124,11 +128,13 @@ def _checked(file: TensorFile, adapter: dict[str, Any] | None, uri: str) -> Moti
         raise UserError(f"{uri} is {what}")
     _check_tables(file)
     state = _official_state(file, found.layout)
-    is_own, schedule = layouts.CONFIG_KEY in file.metadata, layouts.own_schedule(file.metadata)
+    is_own, schedule = CONFIG_KEY in file.metadata, own_schedule(file.metadata)
+    few_step = own_few_step(file.metadata)
     has_published_widths = any(_PUBLISHED_WIDTH in block for block in find_places(state).down[:1])
     convolution = _first_convolution(file)
     opened = MotionFile(
-        uri, found.layout, found.version, found.config, state, has_published_widths, schedule, convolution
+        *(uri, found.layout, found.version, found.config, state),
+        *(has_published_widths, schedule, convolution, few_step),
     )
     _check_whole(opened, is_own=is_own)
     if found.note:
@@ -172,7 +178,7 @@ def _read_adapter_config(folder: Path, uri: str) -> dict[str, Any]:
 
 def _detect(file: TensorFile, adapter: dict[str, Any] | None) -> Detected:
     try:
-        layouts.own_config(file.metadata)
+        own_config(file.metadata)
         found = layouts.detect(file.tensors, file.metadata, adapter)
         if found is not None:
             MotionConfig.model_validate(found.config.model_dump())

@@ -21,7 +21,9 @@ from animatediff.models.motion_module import sinusoidal_positions
 from animatediff.models.motion_unet import MotionModules, MotionUNet
 from animatediff.weights.base_configs import build_on_meta
 from animatediff.weights.layouts import motion as layouts
+from animatediff.weights.layouts.few_step import FewStepSampling
 from animatediff.weights.layouts.motion import Layout
+from animatediff.weights.layouts.own_metadata import own_metadata
 from animatediff.weights.motion_file import MotionFile, Places, find_places, open_file
 from animatediff.weights.reading.part_files import MODEL_FILES
 from animatediff.weights.reading.tensors import save_tensors
@@ -82,6 +84,7 @@ def write(
     *,
     to: Literal["official", "diffusers"] = "official",
     schedule: Mapping[str, Any] | None = None,
+    few_step: FewStepSampling | None = None,
 ) -> None:
     """Write motion modules in their own precision, with their config in the metadata: `read` gives them back exactly.
 
@@ -91,6 +94,7 @@ def write(
         to: `official`: as guoyww/AnimateDiff, with the position tables by which other programs know a motion module.
             `diffusers`: a folder that `diffusers.MotionAdapter.from_pretrained` opens.
         schedule: fields of the `NoiseSchedule` that it was trained with, and must be sampled with.
+        few_step: what else it must be sampled with, where few steps are enough.
 
     Raises:
         UserError: diffusers has no such motion modules, or the storage cannot be written to.
@@ -101,7 +105,7 @@ def write(
     if motion.config.use_positions:
         tensors |= _tables(motion.config, state, to)
     target = uri if settings is None else storage.join(uri, MODEL_FILES[0])
-    save_tensors(target, tensors, layouts.own_metadata(motion.config, schedule))
+    save_tensors(target, tensors, own_metadata(motion.config, schedule, few_step))
     if settings is not None:
         storage.write_bytes(storage.join(uri, "config.json"), json.dumps(settings, indent=2).encode())
 
@@ -122,7 +126,7 @@ def convert(uri: str, out_uri: str, *, to: Literal["official", "diffusers"]) -> 
         raise UserError(f"the {to} layout is {wanted}: {out_uri} is not")
     file = open_file(uri)
     expect_no_picture(file)
-    write(out_uri, file, to=to, schedule=file.schedule)
+    write(out_uri, file, to=to, schedule=file.schedule, few_step=file.few_step)
 
 
 def check_fits(motion: MotionFile, base_config: Mapping[str, Any], base: str) -> None:

@@ -58,11 +58,10 @@ class ResidentWeights:
     Args:
         modules: by part: `unet`, `vae`, `text_encoder`, `text_encoder_2`, `motion`. They must be where and in the
             precision in which they stay: moving them later breaks the link.
-        predicts_v: whether they are used with a noise schedule for models that predict v, as checkpoints may be.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], *, predicts_v: bool = False) -> None:
-        self._modules, self._predicts_v = dict(modules), predicts_v
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self._modules = dict(modules)
         self._states = {part: module.state_dict() for part, module in modules.items()}  # the modules' own memory
         self._pristine: dict[WeightKey, Tensor] = {}
         self._changed: set[WeightKey] = set()
@@ -95,9 +94,7 @@ class ResidentWeights:
         Raises:
             UserError: a file cannot be read, or its form does not fit.
         """
-        parts = {}
-        if checkpoint is not None:
-            parts = checkpoints.load(checkpoint, self._modules, predicts_v=self._predicts_v)
+        parts = {} if checkpoint is None else checkpoints.load(checkpoint, self._modules)
         replacements = {(part, name): tensor for part, state in parts.items() for name, tensor in state.items()}
         if vae is not None:
             vae_state = checkpoints.load(vae, {"vae": self._modules["vae"]})["vae"]
@@ -195,14 +192,21 @@ def _by_weight(deltas_of_files: Iterable[tuple[Mapping[WeightKey, WeightDelta], 
 
 def _add_deltas(weights: Tensor, deltas: Sequence[Sequence[tuple[WeightDelta, ScaledLora]]]) -> Tensor:
     """`weights` (n o i) plus each one's changes, all low-rank ones in one batched product of their joined factors."""
+    others = [
+        [
+            (delta.to(weight.device).change_of(weight), lora.scale)
+            for delta, lora in found
+            if not isinstance(delta, LoraDelta)
+        ]
+        for weight, found in zip(weights, deltas, strict=True)
+    ]
     factors = [_concatenate_low_rank(found, weights.device) for found in deltas]
     if all(factor is not None for factor in factors):
         ups, downs = zip(*(factor for factor in factors if factor is not None), strict=True)
         weights = torch.baddbmm(weights, torch.stack(ups), torch.stack(downs))
-    for weight, found in zip(weights, deltas, strict=True):
-        for delta, lora in found:
-            if not isinstance(delta, LoraDelta):
-                weight.add_(delta.to(weight.device).to_dense().reshape(weight.shape), alpha=lora.scale)
+    for weight, changes in zip(weights, others, strict=True):
+        for change, scale in changes:
+            weight.add_(change, alpha=scale)
     return weights
 
 

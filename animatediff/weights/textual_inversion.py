@@ -19,8 +19,11 @@ _log = logging.getLogger(__name__)
 
 # CLIP reads 77 tokens, of which the start and the end are its own.
 _MAX_VECTORS = 75
-# SDXL's two text encoders, by the names of its embedding files.
-_PAIR = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
+# SDXL's two text encoders, by the names of its embedding files, and by those that diffusers' trainer once gave them.
+_PAIR = {
+    **{"clip_l": "text_encoder", "clip_g": "text_encoder_2"},
+    **{"text_encoders_0": "text_encoder", "text_encoders_1": "text_encoder_2"},
+}
 # Of OpenCLIP bigG, SDXL's second text encoder; no other text encoder of Stable Diffusion is that wide.
 _BIGG_WIDTH = 1280
 # In a LoRA's file, as OneTrainer, kohya's and A1111's tools bundle them: the word, and the name in a file of its own.

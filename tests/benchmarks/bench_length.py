@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.bench_length                 # about 10 minutes on 2 cores
     python -m tests.benchmarks.bench_length --sheets FOLDER  # and keeps the frames, to look at
+    python -m tests.benchmarks.bench_length --controls       # 96 frames led by a video instead, about 6 minutes
 
 The sprite world's shipped base and motion module, prompts whose 16 frames keep their subject. Memory and processor
 seconds, which no neighbour stretches, are of the denoising alone, each length in a process of its own; decoding goes
@@ -10,9 +11,14 @@ by chunks anyway.
 A seam would be a larger difference between two frames in a row where one window ends and another begins. The rank of
 a difference is the share of the clip's own differences that are smaller: 0.5 on average where nothing is special.
 Windows side by side without overlap show what a seam is; clips that are no loops, what a loop's end would be without.
+
+Led by a video: a SparseCtrl encoder is shown a picture of every frame, of shapes that go back and forth. Beside seams
+it tells how far the subject is from where the video has it, at the frames where a window begins or ends and elsewhere,
+and the memory with and without the network, of a clip that is one window and of one that is many.
 """
 
 import argparse
+import ctypes
 import subprocess
 import sys
 import time
@@ -23,19 +29,23 @@ import torch
 from PIL import Image
 
 from animatediff.diffusion import sampling
-from animatediff.diffusion.conditioning import Conditioning
+from animatediff.diffusion.conditioning import Conditioning, Control
 from animatediff.diffusion.context import Context, context_windows
 from animatediff.diffusion.initial_noise import initial_noise
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import SAMPLERS
-from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.models.text_encoder import PromptEncoder
+from animatediff.models.vae import encode_frames
 from animatediff.sprites.clip_evaluation import clip_scenes
 from animatediff.sprites.readings.clips import measure_clip
+from animatediff.sprites.readings.pictures import read
+from animatediff.sprites.scenes.drawing import render
 from animatediff.sprites.scenes.world import caption
-from animatediff.sprites.shipped import BASE, MOTION_MODULE
+from animatediff.sprites.shipped import BASE, MOTION_MODULE, SPARSE_CONTROL
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
+from animatediff.weights.controls import sparse_control_file
 from tests.benchmarks.bench_step import forget_peak, peak_gib
 
 LENGTHS = (64, 128, 256)
@@ -45,16 +55,19 @@ NUM_STEPS, NUM_TIMED_STEPS = 25, 3
 # Of the evaluation's scenes; 16 frames of each keep their shape and colour throughout.
 SCENES = (16, 31, 8, 25)
 SIZE, CHANNELS = 8, 8  # of the latents of 64 x 64 pixels
+SIDE = 64
+TRAVELS = ("left", "right", "up", "down", "bounce")
+WHOLE, CONTROLLED = 32, 96  # frames of clips led by a video; the motion module's positions end at 32
 
 
 def load_sampler():
-    """A function from (prompt, noise) and settings to latents."""
+    """A function from (prompt, noise) and settings to latents; `controls` are as in `Conditioning`."""
     unet = MotionUNet(load_unet(str(BASE)), motion_modules.read(str(MOTION_MODULE))).requires_grad_(False).eval()
     prompts = PromptEncoder(*load_text_encoder(str(BASE)))
 
-    def sample(prompt, noise, **settings):
+    def sample(prompt, noise, controls=(), **settings):
         negative, text = prompts.encode(["", prompt]).split(1)
-        told = Conditioning(text, negative=Conditioning(negative))
+        told = Conditioning(text, negative=Conditioning(negative), controls=controls)
         sampler = SAMPLERS["ddim"](NoiseSchedule())
         settings = {"num_inference_steps": NUM_STEPS, "guidance_scale": 5.0, "max_batch": MAX_BATCH} | settings
         return sampling.sample(unet, sampler, told, noise, **settings)
@@ -122,7 +135,7 @@ def bench_seams(folder):
     scenes = clip_scenes(max(SCENES) + 1)
     prompts = {seed: caption(scenes[seed]) for seed in SCENES}
 
-    def render(name, num_frames, context, loop=False, seeds=SCENES):
+    def rendered(name, num_frames, context, loop=False, seeds=SCENES):
         noises = {seed: noise_for(seed, num_frames, context, loop) for seed in seeds}
         return keep(name, [sample(prompts[seed], noises[seed], context=context, loop=loop) for seed in seeds])
 
@@ -135,14 +148,14 @@ def bench_seams(folder):
     clips = {}
     for num_frames in LENGTHS:
         seeds = SCENES[: max(1, LENGTHS[0] * len(SCENES) // num_frames)]
-        clips[num_frames] = render(str(num_frames), num_frames, CONTEXT, seeds=seeds)
+        clips[num_frames] = rendered(str(num_frames), num_frames, CONTEXT, seeds=seeds)
         report(f"{num_frames} frames, borders of windows", clips[num_frames], borders(num_frames))
     short, one = LENGTHS[0], CONTEXT.length
     apart = keep("side_by_side", [side_by_side(sample, prompts[seed], seed, short) for seed in SCENES])
     report(f"{short} frames, windows side by side", apart, list(range(one - 1, short - 1, one)))
     for num_frames, context in ((short, CONTEXT), (one, None)):
-        plain = clips.get(num_frames) or render(str(num_frames), num_frames, context)
-        looped = render(f"{num_frames}_loop", num_frames, context, loop=True)
+        plain = clips.get(num_frames) or rendered(str(num_frames), num_frames, context)
+        looped = rendered(f"{num_frames}_loop", num_frames, context, loop=True)
         for name, found in (("no loop", plain), ("loop", looped)):
             report(f"{num_frames} frames, {name}, last to first", found, [num_frames - 1], loop=True)
 
@@ -154,6 +167,74 @@ def write_sheet(path, clips, columns=32):
         rows += [np.concatenate(list(row), axis=1) for row in padded.reshape(-1, columns, *clip.shape[1:])]
         rows.append(np.full((4, rows[-1].shape[1], 3), 255, np.uint8))
     Image.fromarray(np.concatenate(rows)).save(path)
+
+
+def drawn_video(scene, num_frames):
+    """The scene's 16 frames, forwards and backwards in turn. (f h w 3)."""
+    there = render(scene, num_frames=CONTEXT.length, height=SIDE, width=SIDE)
+    return np.concatenate([there, there[::-1]] * -(-num_frames // (2 * CONTEXT.length)))[:num_frames]
+
+
+def controls_of(network, vae, video):
+    """The network with a picture for every frame, as a clip's `controls`."""
+    latents = encode_frames(vae, video)  # f c h w
+    pictures = torch.from_numpy(latents).float().transpose(0, 1)[None] * vae.config.scaling_factor
+    condition = network.embed(pictures, range(len(video)), len(video))
+    return (Control(network, condition, torch.ones(1, len(video))),)
+
+
+def load_network():
+    return sparse_control_file.open_file(str(SPARSE_CONTROL)).build(load_unet(str(BASE)).config, str(BASE))
+
+
+def bench_controls(folder):
+    sample, vae, network = load_sampler(), load_vae(str(BASE)).requires_grad_(False).eval(), load_network()
+    # Of those that move, since a rank among differences of 0 says nothing.
+    travelling = [(seed, scene) for seed, scene in enumerate(clip_scenes(32)) if scene.motion in TRAVELS]
+    scenes = dict(travelling[: len(SCENES)])
+    for num_frames, contexts in ((WHOLE, (None, CONTEXT)), (CONTROLLED, (CONTEXT,))):
+        videos = [drawn_video(scene, num_frames) for scene in scenes.values()]
+        report(f"{num_frames} frames, the video itself", videos, borders(num_frames))
+        for context in contexts:
+            clips = []
+            for (seed, scene), video in zip(scenes.items(), videos, strict=True):
+                told = {"controls": controls_of(network, vae, video), "context": context}
+                clips.append(decode(vae, sample(caption(scene), noise_for(seed, num_frames, context), **told)))
+            name = f"{num_frames} frames, {'windows' if context else 'one window'}, led by it"
+            report(name, clips, borders(num_frames))
+            report_distances(clips, videos, borders(num_frames))
+            if folder:
+                pairs = [each for pair in zip(videos, clips, strict=True) for each in pair]
+                write_sheet(folder / f"controls_{num_frames}_{'windows' if context else 'whole'}.png", pairs)
+    for num_frames in (CONTEXT.length, CONTROLLED):
+        alone, led = (child(num_frames, *controls)[0] for controls in (["--memory"], ["--memory", "--controls"]))
+        print(f"{num_frames} frames: {alone:.1f} MiB beside the base, with the network {led:.1f} ({led - alone:+.1f})")
+
+
+def report_distances(clips, videos, where):
+    """How far subjects are from where the videos have them, in pixels of 64."""
+    found = [[off(*pair) for pair in zip(clip, video, strict=True)] for clip, video in zip(clips, videos, strict=True)]
+    at = sorted({frame for border in where for frame in (border, border + 1)})
+    there = np.nanmean([[clip[frame] for frame in at] for clip in found])
+    print(f"    subject off the video's by {np.nanmean(found):.2f} pixels, at borders {there:.2f}", flush=True)
+
+
+def off(frame, given):
+    poses = read(frame).pose, read(given).pose
+    return SIDE * np.hypot(poses[0].x - poses[1].x, poses[0].y - poses[1].y) if all(poses) else np.nan
+
+
+def memory_child(num_frames, *, is_led):
+    """The most that sampling takes, one window at a time, with the network's weights and its condition, in MiB."""
+    sample, vae = load_sampler(), load_vae(str(BASE)).requires_grad_(False).eval()
+    settings = {"context": CONTEXT, "num_inference_steps": 1, "max_batch": 1}
+    sample("", noise_for(0, CONTEXT.length, CONTEXT), **settings)  # warms up
+    before = held_gib()
+    if is_led:
+        settings["controls"] = controls_of(load_network(), vae, drawn_video(clip_scenes(1)[0], num_frames))
+        held_gib()  # the VAE's share in it, which has many frames at a time, is not sampling's
+    sample("", noise_for(0, num_frames, CONTEXT), **settings)
+    print((peak_gib() - before) * 1024)
 
 
 def cost_child(num_frames):
@@ -168,11 +249,23 @@ def cost_child(num_frames):
     print(time.process_time() - start, peak_gib() * 1024)
 
 
+def held_gib():
+    """What is held now, without what the allocator keeps for later; the peak is counted from here on."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    forget_peak()
+    return peak_gib()
+
+
+def child(num_frames, *arguments):
+    """What a process of its own prints, as numbers."""
+    command = [sys.executable, "-m", "tests.benchmarks.bench_length", "--child", str(num_frames), *arguments]
+    return list(map(float, subprocess.check_output(command, text=True).split()))
+
+
 def bench_cost():
     first = None
     for num_frames in LENGTHS:
-        command = [sys.executable, "-m", "tests.benchmarks.bench_length", "--child", str(num_frames)]
-        seconds, peak = map(float, subprocess.check_output(command, text=True).split())
+        seconds, peak = child(num_frames)
         first = first or (seconds / num_frames, peak)
         latents = num_frames * CHANNELS * SIZE * SIZE * 4 / 2**20
         print(
@@ -186,10 +279,16 @@ def bench_cost():
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--sheets", type=Path)
+    parser.add_argument("--controls", action="store_true")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.child:
+    if arguments.child and arguments.memory:
+        memory_child(arguments.child, is_led=arguments.controls)
+    elif arguments.child:
         cost_child(arguments.child)
+    elif arguments.controls:
+        bench_controls(arguments.sheets)
     else:
         bench_cost()
         bench_seams(arguments.sheets)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from animatediff.diffusion.schedule import NoiseSchedule
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog.entries import Entry, Lora
 from animatediff.rendering.catalog.item import Item

@@ -24,6 +24,7 @@ from animatediff.data.scoring.hard_cuts import THRESHOLD
 from animatediff.data.shots import scan as scanning
 from animatediff.data.shots.config import ScanLimits, ShotConfig
 from animatediff.data.shots.detectors import Border
+from animatediff.data.shots.rules import TakeRules
 from animatediff.data.shots.scan import scan_video
 from animatediff.data.shots.shot import ScannedVideo
 from animatediff.data.shots.supervisor import ShotSupervisor
@@ -51,17 +52,17 @@ def scan_with_borders(data: bytes, config: ShotConfig = KEEP_ALL) -> tuple[Scann
     """The scan, and the borders that its rules were told."""
     found: list[Border] = []
 
-    class Rules(scanning.TakeRules):
+    class Rules(TakeRules):
         def add(self, borders, settled):
             borders = list(borders)
             found.extend(borders)
             return super().add(borders, settled)
 
-    own, scanning.TakeRules = scanning.TakeRules, Rules
+    scanning.TakeRules = Rules  # type: ignore[attr-defined]
     try:
         return scan_video(data, config), found
     finally:
-        scanning.TakeRules = own
+        scanning.TakeRules = TakeRules  # type: ignore[attr-defined]
 
 
 def count(truth: list[tuple[int, int, str]], found: list[Border], tally: dict[str, int]) -> list[str]:

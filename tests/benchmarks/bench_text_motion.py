@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from animatediff.diffusion.schedule import NoiseSchedule
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog.entries import Entry
 from animatediff.rendering.catalog.item import Item

@@ -32,7 +32,7 @@ def _run(rng: random.Random, folder: Path) -> str:
     check_files([FileInField(uri, "checkpoint"), FileInField(uri, "vae")])
     content_hash(uri)
     _ = BaseFacts(uri).prediction_type
-    problem = ModelChecks(None).model(ModelFiles(base=uri, motion_module=str(MOTION_MODULE)))
+    problem = ModelChecks({}).model(ModelFiles(base=uri, motion_module=str(MOTION_MODULE)))
     if problem is not None:
         raise UserError(problem)
     if part in _LOADERS:

@@ -13,6 +13,7 @@ import yaml
 from animatediff.sprites.videos import break_videos, write_videos
 from pipelines.cluster.runtime import connect
 from pipelines.terminal.logs import configure_logging
+from tests.integration import in_process
 from tests.support_base import build_base
 
 REPOSITORY = Path(__file__).parents[2]
@@ -22,6 +23,8 @@ _AS_INSTALLED = str(Path(__file__).with_name("as_installed"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_AS_INSTALLED, os.environ.get("PYTHONPATH")]))
 # Ray looks for new logs twice a second, which costs more the more processes there have been. Nobody waits for them.
 os.environ["LOG_NAME_UPDATE_INTERVAL_S"] = "10"
+# Nor for what its agents measure of every process, each five seconds.
+os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "60000"
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +33,12 @@ def cluster():
     connect()
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def workers_here(cluster, monkeypatch):
+    """Jobs that the test's own process starts have their workers in it, which saves seconds a worker."""
+    in_process.use(monkeypatch)
 
 
 @pytest.fixture(scope="session")

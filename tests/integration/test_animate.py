@@ -18,6 +18,7 @@ from animatediff.weights.base import load_unet
 from pipelines import score
 from pipelines.animate import main
 from pipelines.settings import AnimateConfig, RecycleConfig, ScoreConfig
+from tests.integration import in_process
 from tests.integration.scraping import exported
 from tests.support_base import build_base
 
@@ -93,13 +94,16 @@ def test_the_same_bytes_in_any_order_on_any_number_of_actors(files, write, tmp_p
     long = {"name": "long", "prompts": PROMPTS[:1], "num_frames": 22, "context": {"length": 8, "overlap": 2}}
     ways = [
         ([a, b, again, long], {"num_actors": 1}),
-        # A new process for every model: of three models one of the actors has two at least.
+        # On Ray, and with a new process for every model: of three models one of the actors has two at least.
         ([again, long, b, a], {"num_actors": 2, "recycle": RecycleConfig(max_models=1)}),
     ]
     found = []
     for number, (entries, options) in enumerate(ways):
         output = tmp_path / str(number)
-        results = run(write(entries), output, formats=("mp4", "png", "latents"), **options)
+        with pytest.MonkeyPatch.context() as patch:
+            if options["num_actors"] == 1:
+                in_process.use(patch)
+            results = run(write(entries), output, formats=("mp4", "png", "latents"), **options)
         found.append({(result.entry, result.prompt, result.seed): result for result in results})
     one, two = found
     assert len(one) == 5 + 3 + 5 + 1
@@ -109,7 +113,7 @@ def test_the_same_bytes_in_any_order_on_any_number_of_actors(files, write, tmp_p
     }
 
 
-def test_faults_are_rows_and_the_others_are_rendered(files, write, tmp_path, caplog):
+def test_faults_are_rows_and_the_others_are_rendered(workers_here, files, write, tmp_path, caplog):
     def file(name):
         return str(files / f"{name}.safetensors")
 
@@ -175,7 +179,9 @@ def scored(output, **options):
     return read_results(str(output))
 
 
-def test_clips_are_scored_once_and_a_rerun_renders_what_is_missing_and_nothing_else(write, tmp_path, caplog):
+def test_clips_are_scored_once_and_a_rerun_renders_what_is_missing_and_nothing_else(
+    workers_here, write, tmp_path, caplog
+):
     caplog.set_level("INFO", logger="pipelines")
     entries = [{"name": "bare", "prompts": PROMPTS[:4]}, {"name": "same-as-bare", "prompts": PROMPTS[:1]}]
     path, output = write(entries), tmp_path / "out"
@@ -217,8 +223,8 @@ def test_clips_are_scored_once_and_a_rerun_renders_what_is_missing_and_nothing_e
     assert "nothing to render: 5 of 5 items are there" in caplog.text
 
     # A clip that kills whoever measures it costs no other clip its scores.
-    crashed = scored(output, again=True, scorer="tests.integration.crashing_scorer:crash_on_red")
-    crashing = "tests.integration.crashing_scorer:crash_on_red"
+    crashed = scored(output, again=True, scorer="tests.integration.scorers:crash_on_red")
+    crashing = "tests.integration.scorers:crash_on_red"
     assert (crashed[0].prompt, crashed[0].scores) == ("a red circle", {SPRITES: results[0].scores[SPRITES]})
     assert "or crashed; its log: " in crashed[0].score_errors[crashing]
     # It has its own beside those of the scorer before, but for the clip that was rendered anew since.

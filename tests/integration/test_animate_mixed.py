@@ -1,13 +1,17 @@
 """One catalog over a Stable Diffusion 1.x base and an SDXL base, each entry on its own."""
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import save_file
 
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
+from animatediff.rendering.animator import Animator
+from animatediff.rendering.catalog.catalog import Catalog, expand
 from animatediff.rendering.results.ledger import read_results
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
@@ -16,7 +20,7 @@ from pipelines.settings import AnimateConfig
 from tests.support_base import build_base
 from tests.support_sdxl import build_sdxl, write_motion, write_personal_files
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("workers_here")]
 
 PROMPT = "a large red star"
 
@@ -65,11 +69,14 @@ def entries_of(files):
     return [{"name": name, **fields} for name, fields in own.items()]
 
 
-def render(files, entries, output):
-    content = {
+def catalog_of(files, entries):
+    return {
         **{"base": str(files / "small"), "motion_module": str(files / "motion.safetensors"), "prompts": [PROMPT]},
         **{"width": 32, "height": 16, "num_frames": 4, "num_inference_steps": 2, "entries": entries},
     }
+
+
+def render(content, output):
     catalog = output.with_suffix(".yaml")
     catalog.write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match="2 of 12 items failed"):
@@ -77,19 +84,31 @@ def render(files, entries, output):
     return {result.entry: result for result in read_results(str(output))}
 
 
+def frames_base_by_base(content):
+    """By entry, rendered in this process: all of one base, then all of the other."""
+    plan = expand(Catalog.model_validate(content))
+    animators, found = {}, {}
+    for item in plan.items:
+        model = plan.models[item.model]
+        if model.resident not in animators:
+            animators[model.resident] = Animator.for_model(model, device="cpu")
+        animators[model.resident].load(model)
+        found[item.entry] = animators[model.resident].render(item)
+    return found
+
+
 def test_a_catalog_mixes_bases(files, tmp_path):
+    """From one base to the other at each entry, with the bytes of each base by itself."""
     entries = entries_of(files)
-    found = render(files, entries, tmp_path / "one")
-    wrong = {name for name, result in found.items() if result.status == "invalid"}
+    ordered = [{**entry, "priority": -number} for number, entry in enumerate(entries)]
+    results = render(catalog_of(files, ordered), tmp_path / "out")
+    wrong = {name for name, result in results.items() if result.status == "invalid"}
     assert wrong == {"wrong", "xl-wrong"}
-    assert {result.status for name, result in found.items() if name not in wrong} == {"ok"}
-    assert f"{files}/sdxl.safetensors is an SDXL LoRA, the base is Stable Diffusion 1.x" in found["wrong"].error
-    assert f"{files}/sd1.safetensors is a Stable Diffusion 1.x LoRA, the base is SDXL" in found["xl-wrong"].error
-    hashes = {result.sha256["png"] for name, result in found.items() if name not in wrong}
-    assert len(hashes) == 10
-    # The other way round, and from one base to the other at each entry.
-    order = [{**entry, "priority": number} for number, entry in enumerate(entries)]
-    again = render(files, order, tmp_path / "two")
-    assert {name: result.sha256 for name, result in again.items()} == {
-        name: result.sha256 for name, result in found.items()
-    }
+    assert {result.status for name, result in results.items() if name not in wrong} == {"ok"}
+    assert f"{files}/sdxl.safetensors is an SDXL LoRA, the base is Stable Diffusion 1.x" in results["wrong"].error
+    assert f"{files}/sd1.safetensors is a Stable Diffusion 1.x LoRA, the base is SDXL" in results["xl-wrong"].error
+    assert len({result.sha256["png"] for name, result in results.items() if name not in wrong}) == 10
+    right = sorted((entry for entry in entries if entry["name"] not in wrong), key=lambda entry: "base" in entry)
+    for name, frames in frames_base_by_base(catalog_of(files, right)).items():
+        pictures = sorted((tmp_path / "out" / results[name].files["png"]).iterdir())
+        np.testing.assert_array_equal(np.stack([np.asarray(Image.open(path)) for path in pictures]), frames)

@@ -14,10 +14,11 @@ from animatediff.data.curation.manifest import find_manifest
 from animatediff.data.curation.selection import SelectConfig
 from animatediff.data.curation.shot_table import read_rows
 from animatediff.data.inspection.verify import verify
+from animatediff.data.sources.spec import SourceConfig
 from animatediff.errors import UserError
 from animatediff.sprites.episodes import build_episode, write_episodes
 from pipelines import curate, ingest
-from pipelines.settings import CurateConfig, IngestConfig, SourceConfig
+from pipelines.settings import CurateConfig, IngestConfig
 from pipelines.stages.curate import launch
 from tests.integration.caption_server import CaptionServer
 from tests.integration.conftest import hashes, write_yaml

@@ -6,13 +6,21 @@ from pathlib import Path
 import pytest
 
 from animatediff.data.clips.config import ClipConfig
+from animatediff.data.sources.spec import SourceConfig
 from animatediff.sprites.videos import write_videos
 from pipelines import animate, ingest, train
-from pipelines.settings import AnimateConfig, IngestConfig, SourceConfig, TrainJobConfig
+from pipelines.settings import AnimateConfig, IngestConfig, TrainJobConfig
 from tests.integration.conftest import hashes, write_yaml
+from tests.support_base import build_base
 
 pytestmark = pytest.mark.ray
 CLIPS = ClipConfig(height=64, width=64, windows_per_video=4, windows="random")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """Of the size that the disks are cut for."""
+    return str(build_base(tmp_path_factory.mktemp("world") / "base", layers_per_block=2))
 
 
 class Disk:
@@ -52,7 +60,7 @@ def check_refused(done, folder):
     assert [path for path in Path(folder).rglob("*") if path.name.endswith(".tmp") or "lease" in path.name] == []
 
 
-def test_a_disk_that_is_full_when_shards_are_written(cluster, base, tmp_path, disk, run_job):
+def test_a_disk_that_is_full_when_shards_are_written(workers_here, base, tmp_path, disk, run_job):
     csv = write_videos(tmp_path / "source", num_videos=8, height=64, width=64)
 
     def config(output):

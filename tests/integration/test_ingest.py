@@ -11,9 +11,10 @@ from animatediff.data import shards
 from animatediff.data.clips.config import ClipConfig
 from animatediff.data.ingest.seal import read_quarantine
 from animatediff.data.manifest import read_manifest
+from animatediff.data.sources.spec import SourceConfig
 from animatediff.errors import UsageError, UserError
 from pipelines import ingest
-from pipelines.settings import IngestConfig, SourceConfig
+from pipelines.settings import IngestConfig
 from pipelines.stages.ingest import driver as ingest_driver
 from tests.integration.conftest import hashes, write_yaml
 from tests.integration.scraping import exported
@@ -36,7 +37,8 @@ def test_every_video_has_its_clips_or_a_reason_and_a_rerun_does_nothing(
     cluster, sprites, base, tmp_path, caplog, monkeypatch
 ):
     source, broken = sprites
-    strict = make_config(source, tmp_path / "dataset", base, max_quarantine_rate=0.1)
+    scorers = ("tests.integration.scorers:redness",)
+    strict = make_config(source, tmp_path / "dataset", base, max_quarantine_rate=0.1, scorers=scorers, num_scorers=1)
     with pytest.raises(UserError, match=r"25% of the videos.*max_quarantine_rate 10%"):  # all is written, all the same
         ingest.main(strict)
     manifest = read_manifest(strict.output_uri)
@@ -47,13 +49,14 @@ def test_every_video_has_its_clips_or_a_reason_and_a_rerun_does_nothing(
         planned = {row["videoid"]: row["name"] for row in csv.DictReader(file)}
     assert {row["video_id"]: row["caption"] for row in rows} == {k: v for k, v in planned.items() if k not in broken}
     assert all(row["latent_shape"] == [16, 4, 4, 4] and row["motion"] >= 0 for row in rows)
+    assert all(dict(row["scores"])["caption_length"] == len(row["caption"]) for row in rows)
 
     reasons = {row["video_id"]: row["reason"] for row in read_quarantine(strict.output_uri).to_pylist()}
     expected = {"empty": "empty", "truncated": "truncated", "text": "not_video"}
     assert reasons == {video: expected[kind] for video, kind in broken.items()}
 
     told = exported(tmp_path / "dataset")
-    stages = {told.pop(("ingest_stage_seconds_total", stage)) for stage in ("decode", "encode")}
+    stages = {told.pop(("ingest_stage_seconds_total", stage)) for stage in ("decode", "score", "encode")}
     assert all(0 < seconds < 600 for seconds in stages)
     assert {series: value for series, value in told.items() if series[0].endswith("_total")} == {
         ("ingest_videos_total",): 12,
@@ -66,16 +69,17 @@ def test_every_video_has_its_clips_or_a_reason_and_a_rerun_does_nothing(
     monkeypatch.setattr(
         ingest_driver, "run_stages", lambda *_, **__: pytest.fail("a finished dataset was encoded again")
     )
-    assert ingest.main(make_config(source, tmp_path / "dataset", base)) == manifest
+    assert ingest.main(make_config(source, tmp_path / "dataset", base, scorers=scorers)) == manifest
     assert "nothing to do" in caplog.text
     assert hashes(tmp_path / "dataset") == before
 
+    changed = CLIPS.model_copy(update={"stride": 2})
     with pytest.raises(UsageError, match=r"clips.stride: 4 -> 2.*choose another output_uri"):
-        ingest.main(make_config(source, tmp_path / "dataset", base, clips=CLIPS.model_copy(update={"stride": 2})))
+        ingest.main(make_config(source, tmp_path / "dataset", base, clips=changed, scorers=scorers))
 
 
 def test_an_outage_rejects_nothing_the_rerun_goes_on_and_videos_added_later_are_all_that_is_encoded(
-    cluster, base, tmp_path
+    workers_here, base, tmp_path
 ):
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos.csv").write_text("videoid,name\n1,a bar\n2,another bar\n")
@@ -102,7 +106,7 @@ def test_an_outage_rejects_nothing_the_rerun_goes_on_and_videos_added_later_are_
     assert second.quarantined == {"no_caption": 1}
 
 
-def test_a_list_sorted_by_a_dead_host_comes_to_its_end(cluster, base, tmp_path):
+def test_a_list_sorted_by_a_dead_host_comes_to_its_end(workers_here, base, tmp_path):
     good = [tmp_path / f"{i}.mp4" for i in range(3)]
     for path in good:
         path.write_bytes(mp4(64))

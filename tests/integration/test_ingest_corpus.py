@@ -9,8 +9,9 @@ from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.ingest.seal import read_quarantine
 from animatediff.data.inspection.verify import verify
+from animatediff.data.sources.spec import SourceConfig
 from pipelines import ingest
-from pipelines.settings import IngestConfig, SourceConfig
+from pipelines.settings import IngestConfig
 from tests.fake_decoders import Hang, Hungry, Segfault
 from tests.support import audio_only, encode, gradient_frames, mp4
 from tests.support_videos import encode_frames, remux

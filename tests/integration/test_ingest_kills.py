@@ -7,9 +7,10 @@ import pytest
 
 from animatediff.data.clips.config import ClipConfig
 from animatediff.data.inspection.verify import verify
+from animatediff.data.sources.spec import SourceConfig
 from animatediff.sprites.videos import break_videos, write_videos
 from pipelines import ingest
-from pipelines.settings import IngestConfig, SourceConfig
+from pipelines.settings import IngestConfig
 from tests.integration.conftest import hashes, write_yaml
 from tests.integration.processes import Job
 

@@ -16,12 +16,13 @@ from animatediff.data.ingest.rate import RateConfig
 from animatediff.data.ingest.seal import read_quarantine
 from animatediff.data.inspection.verify import verify
 from animatediff.data.quarantine import Reason
+from animatediff.data.sources.spec import SourceConfig
 from animatediff.errors import UserError
 from animatediff.models.vae import encode_frames
 from animatediff.weights.base import load_vae
 from pipelines import ingest
 from pipelines.cluster import starved_stages
-from pipelines.settings import IngestConfig, SourceConfig
+from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.decode import Decode
 from pipelines.stages.ingest.encode import Encode
 from tests.support import mp4
@@ -78,12 +79,7 @@ def test_what_is_left_of_a_cluster_that_has_lost_a_stage_s_place_goes_on(cluster
     assert [shard.sha256 for shard in manifest.shards] == [shard.sha256 for shard in straight.shards]
 
 
-def redness(frames, caption):
-    """A scorer of one's own."""
-    return {"redness": float(frames[..., 0].mean()), "caption_length": len(caption)}
-
-
-def test_rejects_are_tried_again_by_reason(cluster, base, tmp_path):
+def test_rejects_are_tried_again_by_reason(workers_here, base, tmp_path):
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "0.mp4").write_bytes(mp4(20))
     (tmp_path / "videos" / "3.mp4").write_bytes(b"")
@@ -101,12 +97,12 @@ def test_rejects_are_tried_again_by_reason(cluster, base, tmp_path):
     assert verify(config.output_uri).problems == []
 
 
-def test_shapes_windows_mirrors_and_ones_own_scores(cluster, base, tmp_path):
+def test_shapes_windows_mirrors_and_ones_own_scores(workers_here, base, tmp_path):
     source, dataset = tmp_path / "source", tmp_path / "dataset"
     add(source, "wide", mp4(60, height=64, width=128), "a wide bar")
     add(source, "tall", mp4(60, height=128, width=64))
     clips = ClipConfig(height=32, width=32, sizes=((32, 64), (64, 32)), stride=1, windows_per_video=2, flip=True)
-    scorers = ("tests.integration.test_ingest_options:redness",)
+    scorers = ("tests.integration.scorers:redness",)
     manifest = ingest.main(make_config(source, dataset, base, clips=clips, scorers=scorers))
     rows = rows_of(manifest, dataset)
     assert {(row["video_id"], row["bucket"]) for row in rows} == {("tall.mp4", "16x64x32"), ("wide.mp4", "16x32x64")}

@@ -9,8 +9,9 @@ import s3fs
 from moto.server import ThreadedMotoServer
 
 from animatediff.data.clips.config import ClipConfig
+from animatediff.data.sources.spec import SourceConfig
 from pipelines import ingest
-from pipelines.settings import IngestConfig, SourceConfig
+from pipelines.settings import IngestConfig
 from tests.integration.conftest import hashes, write_yaml
 from tests.integration.faulty_proxy import FaultyProxy
 from tests.support import mp4
@@ -60,7 +61,7 @@ def keys(client):
     return {item["Key"] for item in client.list_objects_v2(Bucket="videos", Prefix="out/")["Contents"]}
 
 
-def test_a_bad_connection_changes_no_byte(cluster, server, base, tmp_path, run_job, caplog):
+def test_a_bad_connection_changes_no_byte(workers_here, server, base, tmp_path, run_job, caplog):
     """One request in eight fails; the shards are those of a local run of the same videos.
 
     From S3 to S3 in a process of its own, as the credentials come from the environment.

@@ -39,7 +39,7 @@ def faults(config, capsys):
 
 def test_all_is_well(sprites, base, tmp_path, capsys):
     output = tmp_path / "new" / "dataset"
-    preflight.main(ingest_config(sprites, base, output, scorers=["tests.integration.crashing_scorer:crash_on_red"]))
+    preflight.main(ingest_config(sprites, base, output, scorers=["tests.integration.scorers:crash_on_red"]))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["check", "node", "found"]
     checks = {line[0] for line in lines[1:]}

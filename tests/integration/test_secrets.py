@@ -126,7 +126,7 @@ def write_configs(folder, web, port, base, root, secret):
             "num_actors": 1,
         },
         "animate-nowhere": {"catalog_uri": at("catalog.yaml", "Catalog", closed), "output_uri": f"{root}/nowhere"},
-        "score": {"output_uri": f"{root}/clips", "scorer": "tests.integration.crashing_scorer:crash_on_red"},
+        "score": {"output_uri": f"{root}/clips", "scorer": "tests.integration.scorers:crash_on_red"},
         "score-nowhere": {"output_uri": at("clips", "Output", closed), "scorer": "tests.support:mp4"},
     }
     entries = [

@@ -7,13 +7,14 @@ import time
 import pytest
 
 from animatediff.data.clips.config import ClipConfig
+from animatediff.data.sources.spec import SourceConfig
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering.results.ledger import read_results
 from animatediff.sprites.videos import write_videos
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
-from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, SourceConfig, TrainJobConfig
+from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainJobConfig
 from tests.integration.conftest import hashes, write_yaml
 from tests.integration.sigterm import RAY_STARTS, START, WORKERS_START, Moment, stop, table
 from tests.unit.data.loading.test_loader import write_dataset

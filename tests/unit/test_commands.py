@@ -172,7 +172,7 @@ def test_low_rank_files_there_and_back(capsys, tmp_path, kind):
 
 
 def test_checkpoints_become_folders(capsys, tmp_path, monkeypatch):
-    base = str(build_base(tmp_path / "base"))
+    base = str(build_base(tmp_path / "base", layers_per_block=2))
     modules = {"unet": load_unet(base), "vae": load_vae(base), "text_encoder": load_text_encoder(base)[1]}
     monkeypatch.setattr(checkpoints, "meta_modules", lambda _: modules)  # the known architectures are gigabytes
     states = {part: module.state_dict() for part, module in modules.items()}

@@ -207,7 +207,7 @@ LEFT_OUT = f"checkpoint .*{STEPS[-1]} is damaged and left out: "
 PIECE = "piece of the dataset's plan"
 TABLE = "results.parquet is damaged .* does not count"
 # By file: what each job says of the three damages, flipped, cut and gone; None of what it neither reads nor needs.
-SAYS = {
+SAYS: dict[str, dict[str, tuple[str | None, ...]]] = {
     "shard": {
         "ingest": (None, f"it has .* bytes and not .*{RESTORE}", f"is missing: {RESTORE}"),
         "train": (f"it is damaged: .*{RESTORE}", f"it has .* bytes and not .*{RESTORE}", f"is missing: {RESTORE}"),

@@ -2,11 +2,12 @@
 
 from itertools import pairwise
 
+import fsspec
 import pytest
 
 from animatediff.config import Config, load
 from animatediff.errors import UsageError
-from animatediff.yaml_files import read_yaml
+from animatediff.yaml_files import read_extended_yaml, read_yaml
 
 
 class Run(Config):
@@ -58,3 +59,46 @@ def test_a_message_stays_short_whatever_the_value_and_however_many_there_are(tmp
     with pytest.raises(UsageError) as caught:
         load(Run, str(path))
     assert len(str(caught.value)) < 10_000
+
+
+def write(folder, **files):
+    for name, content in files.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".yaml").write_text(content)
+
+
+def test_a_file_is_read_over_what_it_extends(tmp_path):
+    write(
+        tmp_path,
+        company="optim: {lr: 1, ema: {decay: 2}}\nseeds: [1, 2]\nname: company\nbase: x",
+        teams__anime="extends: ../company.yaml\noptim: {ema: {decay: 3}}\nseeds: [4]\nbase: null",
+        teams__runs__mine="extends: ../anime.yaml\nname: mine\noptim: {steps: 5}",
+    )
+    assert read_extended_yaml(str(tmp_path / "teams/runs/mine.yaml")) == {
+        "optim": {"lr": 1, "ema": {"decay": 3}, "steps": 5},
+        "seeds": [4],
+        "name": "mine",
+        "base": None,
+    }
+
+
+def test_a_file_in_a_store_extends_another_there(tmp_path):
+    fsspec.filesystem("memory").pipe({"/team/base.yaml": b"steps: 7", "/team/runs/a.yaml": b"extends: ../base.yaml"})
+    assert load(Run, "memory://team/runs/a.yaml") == Run(steps=7)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("extends: a.yaml", "a.yaml extends itself: .*a.yaml -> .*a.yaml"),
+        ("extends: ../{folder}/b.yaml", "a.yaml extends itself: .*a.yaml -> .*b.yaml -> .*a.yaml"),
+        ("extends: c.yaml", "there is no file .*c.yaml"),
+        ("extends: [b.yaml]", "a.yaml: extends: name one YAML file"),
+        ("extends: ''", "a.yaml: extends: name one YAML file"),
+    ],
+)
+def test_what_cannot_be_extended_is_told(tmp_path, content, problem):
+    write(tmp_path, a=content.replace("{folder}", tmp_path.name), b="extends: ./a.yaml")
+    with pytest.raises(UsageError, match=problem):
+        load(Run, str(tmp_path / "a.yaml"))

@@ -8,11 +8,12 @@ import numpy as np
 from animatediff.data.clips.config import ClipConfig, bucket_name
 from animatediff.data.clips.crop_box import CropBox
 from animatediff.data.clips.plan import ClipPlan, ResolutionSpan, frame_indices_at, plan_clips
+from animatediff.data.clips.rates import check_times
 from animatediff.data.clips.source_crop import SourceCrop
 from animatediff.data.decoding.decoders import Decoder
 from animatediff.data.decoding.frames import FrameSelection, OnDecode, do_nothing, read_frames_of
 from animatediff.data.decoding.open_file import VideoFile, open_file
-from animatediff.data.decoding.videos import VideoInfo, check_times
+from animatediff.data.decoding.videos import VideoInfo
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.scoring.scores import score
 from animatediff.data.sources.limits import MAX_PIXELS
@@ -88,7 +89,7 @@ def _cut(
     on_decode: OnDecode,
 ) -> list[DecodedClip]:
     info = video.info
-    check_times(info)
+    check_times(info.timestamps, info.fps)
     plans = plan_clips(info.timestamps, _spans(info, crop), video_id=video_id, config=clips)
     if not plans:
         raise VideoError("probe", Reason.TOO_SHORT, _too_short(info, clips))

@@ -5,12 +5,14 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from animatediff.diffusion.noise_schedule import NoiseSchedule
+from animatediff.diffusion.noise_schedule import NoiseSchedule, NoiseScheduleOverrides
 from animatediff.errors import UserError
+from animatediff.models.config import Precision
 from animatediff.rendering.catalog.canonical_json import sha256
 from animatediff.rendering.catalog.condition_files import SettingsWithFileHashes, network_hashes
 from animatediff.rendering.catalog.controls import FileUri
 from animatediff.rendering.catalog.entries import (
+    ComputeSettings,
     Entry,
     ModelFiles,
     PersonalisedFiles,
@@ -31,7 +33,7 @@ RENDER_VERSION = 4
 """Version of the pixels, a part of every digest: raise it when a change of the code changes them."""
 
 
-class Catalog(SeededRenderSettings):
+class Catalog(SeededRenderSettings, ComputeSettings):
     """Entries, and what they share; settings given here are the entries' defaults."""
 
     base: FileUri | None = None
@@ -39,14 +41,14 @@ class Catalog(SeededRenderSettings):
     motion_module: FileUri | None = None
     """A file, trained here or published, or a training run's folder."""
     noise_schedule: NoiseSchedule | None = None
-    """The one that the motion modules were trained with; default: the one that their files name, else the
-    reference's."""
+    """The whole schedule of every entry that says nothing else; default: that of each entry's motion module, for what
+    its checkpoint, or its base, predicts."""
     prompts: Prompts = ()
     """For every entry that names none of its own."""
     entries: tuple[Entry, ...] = Field(min_length=1)
 
     def model_files(self, entry: Entry) -> ModelFiles:
-        """Return the weights files that an entry is rendered with: its own, and the catalog's base and motion module.
+        """Return what an entry is rendered with: its own files and those of the catalog, how, and its noise schedule.
 
         Raises:
             UserError: neither the entry nor the catalog names a base or a motion module.
@@ -57,8 +59,20 @@ class Catalog(SeededRenderSettings):
             if uri is None:
                 raise UserError(f"there is no {name}: name one in the entry or for the whole catalog")
         weights = {name: getattr(entry, name) for name in PersonalisedFiles.model_fields}
+        weights["noise_schedule"] = self._schedule_of(entry)
         # The parts are validated already, and validating 100,000 of them again takes seconds.
-        return ModelFiles.model_construct(_MODEL_FIELDS, **shared, noise_schedule=self.noise_schedule, **weights)
+        return ModelFiles.model_construct(_MODEL_FIELDS, **shared, **weights, **self.computing_of(entry))
+
+    def _schedule_of(self, entry: Entry) -> NoiseScheduleOverrides | None:
+        """Return what an entry says of its noise schedule, in the catalog's if that has one; None is nothing."""
+        whole = {} if self.noise_schedule is None else self.noise_schedule.model_dump()
+        own = {} if entry.noise_schedule is None else entry.noise_schedule.model_dump(exclude_none=True)
+        return NoiseScheduleOverrides(**(whole | own)) if whole or own else None
+
+    def computing_of(self, entry: Entry) -> dict[str, Any]:
+        """Return the fields of `ComputeSettings` for an entry."""
+        overridden = entry.model_fields_set
+        return {name: getattr(entry if name in overridden else self, name) for name in ComputeSettings.model_fields}
 
     def prompts_of(self, entry: Entry) -> tuple[Prompt, ...]:
         """Return the entry's own prompts, or the catalog's."""
@@ -126,6 +140,7 @@ def expand(
     *,
     problems: Mapping[EntryIndex, str] | None = None,
     content_hash: HashFile = checkpoints.content_hash,
+    auto_precision: Precision | None = None,
 ) -> RenderPlan:
     """Return the items of a catalog: every entry with each of its prompts and seeds.
 
@@ -137,6 +152,7 @@ def expand(
             entry's name, too, so that no item without problems has them.
         content_hash: SHA-256 of what lies at a URI; raises UserError or OSError for what cannot be read. Such a file
             counts by its name: its items will fail, and a later one in its place makes other items.
+        auto_precision: what `precision: auto` stands for; it is in digests as if the catalog said so.
 
     Raises:
         UserError: an entry without problems has neither base nor motion module.
@@ -146,7 +162,7 @@ def expand(
     settings_with_file_hashes = SettingsWithFileHashes(hasher.content_hash)
     plan = RenderPlan([], {}, {}, {}, {})
     for index, entry in enumerate(catalog.entries):
-        model_digest = _add_model(plan, catalog, entry, hasher, is_invalid=index in problems)
+        model_digest = _add_model(plan, catalog, entry, hasher, auto_precision, is_invalid=index in problems)
         prompts = zip(catalog.prompts_of(entry), catalog.settings_of_prompts(entry), strict=True)
         for number, (prompt, settings) in enumerate(prompts):
             problem = problems.get(index) or problems.get((index, number))
@@ -159,7 +175,15 @@ def expand(
     return plan
 
 
-def _add_model(plan: RenderPlan, catalog: Catalog, entry: Entry, hasher: ModelHasher, *, is_invalid: bool) -> str:
+def _add_model(
+    plan: RenderPlan,
+    catalog: Catalog,
+    entry: Entry,
+    hasher: ModelHasher,
+    auto_precision: Precision | None,
+    *,
+    is_invalid: bool,
+) -> str:
     """Add an entry's model to the plan; return its digest, empty where it has none."""
     try:
         model = catalog.model_files(entry)
@@ -167,6 +191,8 @@ def _add_model(plan: RenderPlan, catalog: Catalog, entry: Entry, hasher: ModelHa
         if not is_invalid:
             raise
         return ""
+    if model.precision == "auto":
+        model = model.model_copy(update={"precision": auto_precision})
     hashes = hasher.file_hashes(model)
     digest = sha256(hasher.identity(model, hashes))
     if digest not in plan.models:

@@ -23,6 +23,8 @@ class ConditionFile(NamedTuple):
     uri: str
     may_be_folder: bool = False
     """Whether a folder of pictures can stand in its place."""
+    is_video: bool = False
+    """Whether it is to be a video."""
 
 
 def condition_files(settings: Mapping[str, Any]) -> Iterator[ConditionFile]:
@@ -31,7 +33,11 @@ def condition_files(settings: Mapping[str, Any]) -> Iterator[ConditionFile]:
     Args:
         settings: fields of `RenderSettings`.
     """
-    yield from (ConditionFile(name, settings[name]) for name in _FILE_FIELDS if settings[name] is not None)
+    yield from (
+        ConditionFile(name, settings[name], is_video=name == "init_video")
+        for name in _FILE_FIELDS
+        if settings[name] is not None
+    )
     if settings["pia"] is not None:
         yield ConditionFile("pia.picture", settings["pia"].picture)
     for field in _LISTS:
@@ -40,7 +46,7 @@ def condition_files(settings: Mapping[str, Any]) -> Iterator[ConditionFile]:
             yield from (ConditionFile(f"{where}.pictures", uri, len(spec.pictures) == 1) for uri in spec.pictures)
             name = "video" if isinstance(spec, ControlSpec) else "mask"
             if (uri := getattr(spec, name)) is not None:
-                yield ConditionFile(f"{where}.{name}", uri)
+                yield ConditionFile(f"{where}.{name}", uri, is_video=name == "video")
 
 
 def network_hashes(settings: Mapping[str, Any], content: Callable[[str], str]) -> dict[str, str]:

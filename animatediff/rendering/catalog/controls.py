@@ -17,6 +17,13 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 _ScaleForm = Literal["a number", "numbers by frame"]
 
 
+def _no_list(value: Any) -> Any:
+    """Refuse a list of scales, one a frame, as other tools have it."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        raise ValueError(f"one number is needed, or numbers by frame, such as {{0: 1, 15: 0.2}} (got {value!r})")
+    return value
+
+
 def _form_of_scale(value: Any) -> _ScaleForm:
     return "numbers by frame" if isinstance(value, Mapping) else "a number"
 
@@ -24,6 +31,7 @@ def _form_of_scale(value: Any) -> _ScaleForm:
 Scale = Annotated[
     Annotated[Finite, Tag("a number")] | Annotated[dict[int, Finite], Tag("numbers by frame")],
     Discriminator(_form_of_scale),
+    BeforeValidator(_no_list),
 ]
 """One for all frames, or by frame."""
 
@@ -36,6 +44,9 @@ Pictures = Annotated[tuple[FileUri, ...], BeforeValidator(_as_tuple)]
 """In a file: one, or a list."""
 Frames = Annotated[tuple[int, ...], BeforeValidator(_as_tuple)]
 """Frames by number from 0, negative ones from the end."""
+
+NOT_KEPT = "keep is of SparseCtrl encoders of pictures (RGB), whose pictures are frames of the clip: leave it away"
+"""What is wrong with `keep` of any other network."""
 
 
 class ControlSpec(Config):
@@ -63,6 +74,9 @@ class ControlSpec(Config):
     global_pool_conditions: bool | None = None
     """Whether a ControlNet's layers have one value for the whole frame, as the shuffle ControlNet's do, which implies
     `guess_mode`; default: what the `config.json` of a diffusers folder says."""
+    keep: bool = False
+    """Whether the frames that a SparseCtrl encoder of pictures (RGB) is given are those pictures in the clip, too, put
+    back at each denoising step. Else they are led towards them, and may drift."""
     preprocess: str = "none"
     """What is made of the pictures first: a name of `rendering.conditions.preprocessing`, or a function of yours as
     package.module:function."""

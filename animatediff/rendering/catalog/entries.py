@@ -6,13 +6,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from animatediff.config import Config
 from animatediff.diffusion.context import Context
-from animatediff.diffusion.noise_schedule import NoiseSchedule
+from animatediff.diffusion.noise_schedule import NoiseScheduleOverrides
 from animatediff.diffusion.passes.free_init import FreeInit
 from animatediff.diffusion.passes.second_pass import SecondPass
 from animatediff.diffusion.samplers import SamplerName, TimestepSpacing
 from animatediff.diffusion.steps.deep_cache import DeepCache
 from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 from animatediff.diffusion.travel import Travel
+from animatediff.models.config import Precision
 from animatediff.rendering.catalog.controls import ControlSpec, FileUri, ImageSpec, PiaSpec
 from animatediff.rendering.catalog.presets import PresetName, with_preset
 from animatediff.rendering.catalog.prompts.prompt_text import PromptSyntax, PromptText, are_texts_by_frame
@@ -163,40 +164,55 @@ class EmbeddingFile(Config):
 
 
 class PersonalisedFiles(Config):
-    """The files that make the base a personalised model; what is done with each is in `weights_slots.WEIGHTS_SLOTS`."""
+    """The files that make the base a personalised model, and how it was trained to take noise away.
+
+    What is done with each file is in `weights_slots.WEIGHTS_SLOTS`.
+    """
 
     checkpoint: FileUri | None = None
     """A diffusers folder, or a single file in the original layout; default: the base as it is."""
     vae: FileUri | None = None
     """A VAE's file or diffusers folder; default: the checkpoint's, or the base's where that one has none."""
     loras: tuple[Annotated[Lora, BeforeValidator(_as_file)], ...] = ()
-    """LoRA, LoCon, LoHa or LoKr files; their changes add up."""
+    """LoRA, LoCon, LoHa, LoKr or DoRA files; their changes add up."""
     domain_adapter: Annotated[Lora | None, BeforeValidator(_as_file)] = None
     """The adapter that the motion module was trained beside (v3); left out, as published, it plays no part."""
     motion_loras: tuple[Annotated[Lora, BeforeValidator(_as_file)], ...] = ()
     """Camera moves and learned motions, added to the motion module."""
     embeddings: tuple[Annotated[EmbeddingFile, BeforeValidator(_as_file)], ...] = ()
     """Textual inversions, used where their words stand in a prompt or a negative prompt."""
+    noise_schedule: NoiseScheduleOverrides | None = None
+    """What of the noise schedule the files do not say, such as `prediction_type` of a checkpoint that predicts the
+    velocity without a mark of it; default: as the catalog, the checkpoint, the base and the motion module say."""
 
 
-class ModelFiles(PersonalisedFiles):
-    """All weights files that an item is rendered with."""
+class ComputeSettings(Config):
+    """How the UNet computes. It stays in memory that way from item to item, and it rounds accordingly."""
+
+    precision: Precision | None = None
+    """Of the UNet, and of what adds to its features: `float32`, `bfloat16` or `float16`; default: float32 on a CPU,
+    float16 on a GPU. `auto`: bfloat16 where the job renders on CPUs that all multiply it (avx512_bf16 or amx_bf16),
+    else the default. The first run finds out, and later ones of the same folder keep to it."""
+    compile: bool = False
+    """Compile the UNet, on a GPU with CUDA graphs: minutes for each form of clips (size, frames, batch, controls) in
+    each worker, then less time a clip, whose last bits differ."""
+
+
+class ModelFiles(PersonalisedFiles, ComputeSettings):
+    """All weights files that an item is rendered with, and how."""
 
     base: FileUri
     """A diffusers folder, a URI, or a hub id."""
     motion_module: FileUri
     """A file, trained here or published, or a training run's folder."""
-    noise_schedule: NoiseSchedule | None = None
-    """The one that the motion module was trained with; default: the one that its file names, else its
-    version's."""
 
     @property
     def resident(self) -> tuple[object, ...]:
         """What stays in memory while models that share it change."""
-        return self.base, self.motion_module, self.noise_schedule
+        return self.base, self.motion_module, self.precision, self.compile
 
 
-class Entry(SeededRenderSettings, PersonalisedFiles):
+class Entry(SeededRenderSettings, PersonalisedFiles, ComputeSettings):
     """A personalised model and its prompts; settings given here override the catalog's."""
 
     name: str

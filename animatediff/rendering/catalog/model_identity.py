@@ -1,4 +1,4 @@
-"""What decides the weights of a model, whatever its files are called: a part of every digest of its items."""
+"""What decides a model, whatever its files are called, weights and rounding: a part of every digest of its items."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.errors import UserError
-from animatediff.rendering.catalog.entries import ModelFiles
+from animatediff.rendering.catalog.entries import ComputeSettings, ModelFiles
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.uris import with_secrets
 from animatediff.weights import base_facts, textual_inversion
@@ -54,10 +54,12 @@ class ModelHasher:
             model: the model.
             hashes: what `file_hashes` gives for it.
         """
-        # Left out, the schedule is the motion module's own, which that one's hash covers.
-        schedule = model.noise_schedule and model.noise_schedule.model_dump()
+        # What is left out of the schedule is as the files say, which their hashes cover.
+        schedule = model.noise_schedule and model.noise_schedule.model_dump(exclude_none=True)
         lists: dict[str, list[Any]] = defaultdict(list)
-        found: dict[str, Any] = _NONE | {"noise_schedule": schedule}
+        # How the UNet rounds tells models apart where it is said; what a device does by itself is in no digest.
+        computing = {name: value for name in ComputeSettings.model_fields if (value := getattr(model, name))}
+        found: dict[str, Any] = _NONE | {"noise_schedule": schedule} | computing
         for file in named_files(model):
             content = with_secrets(hashes[file.uri])  # what cannot be read counts by all of its name
             if file.slot.has_scale:

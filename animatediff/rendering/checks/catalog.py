@@ -13,7 +13,7 @@ from animatediff.models.prompts.pieces import joined
 from animatediff.models.prompts.words import uses
 from animatediff.rendering.catalog.catalog import Catalog, EntryIndex, settings_of_prompt
 from animatediff.rendering.catalog.condition_files import ConditionFile, condition_files
-from animatediff.rendering.catalog.entries import Entry, ModelFiles
+from animatediff.rendering.catalog.entries import ComputeSettings, Entry, ModelFiles
 from animatediff.rendering.catalog.model_identity import token_of
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.catalog.prompts.prompt_problems import prompt_problems
@@ -21,8 +21,10 @@ from animatediff.rendering.catalog.prompts.prompt_text import texts_by_frame
 from animatediff.rendering.catalog.reading import catalog_files
 from animatediff.rendering.checks import contradictions, controls
 from animatediff.rendering.checks.controls import ControlChecks
+from animatediff.rendering.checks.few_step import set_by_files
 from animatediff.rendering.checks.files import check_conditions, check_files, files_in_fields
 from animatediff.rendering.checks.models import CHECKED_SETTINGS, ModelChecks
+from animatediff.rendering.checks.predictions import read_predictions
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -39,7 +41,7 @@ def read(uri: str) -> Catalog:
         UsageError: the file is missing or does not fit the schema.
         UserError: an entry has a problem.
     """
-    catalog = catalog_files.read(uri)
+    catalog = set_by_files(catalog_files.read(uri))
     if problems := check(catalog):
         raise UserError(report(problems, catalog))
     return catalog
@@ -85,7 +87,8 @@ def report(problems: Mapping[EntryIndex, str], catalog: Catalog) -> str:
 def _problems(catalog: Catalog) -> Iterator[tuple[EntryIndex, str]]:
     """Yield every problem with the entry, or the prompt of an entry, that has it."""
     yield from _name_problems(catalog)
-    models, of_controls = ModelChecks(catalog.noise_schedule), ControlChecks()
+    predictions = read_predictions(entry.checkpoint for entry in catalog.entries if entry.checkpoint is not None)
+    models, of_controls = ModelChecks(predictions), ControlChecks()
     files_of = [files_in_fields(entry, models.architecture(entry.base or catalog.base)) for entry in catalog.entries]
     files = check_files(chain.from_iterable(files_of))
     conditions = check_conditions(
@@ -120,13 +123,14 @@ def _name_problems(catalog: Catalog) -> Iterator[tuple[int, str]]:
             yield index, "use letters, digits, '.', '_' and '-' in the name"
     for indexes in by_name.values():
         entries = [catalog.entries[index] for index in indexes]
-        if any(not _has_weights_of(entry, entries[0]) for entry in entries[1:]):
-            problem = f"{len(indexes)} entries have this name and not the same weights: give each model its own"
+        if any(not _is_model_of(entry, entries[0]) for entry in entries[1:]):
+            problem = f"{len(indexes)} entries have this name and not the same model: give each model its own"
             yield from ((index, problem) for index in indexes)
 
 
-def _has_weights_of(entry: Entry, other: Entry) -> bool:
+def _is_model_of(entry: Entry, other: Entry) -> bool:
     fields = [field for field, slot in WEIGHTS_SLOTS.items() if slot.role != "control"]
+    fields += ["noise_schedule", *ComputeSettings.model_fields]
     return all(getattr(entry, field) == getattr(other, field) for field in fields)
 
 

@@ -9,13 +9,13 @@ from diffusers import UNet2DConditionModel
 from animatediff import storage
 from animatediff.errors import UserError
 from animatediff.models.control.sparse_control import PUBLISHED_MOTION
-from animatediff.rendering.catalog.controls import ControlSpec, ImageSpec
+from animatediff.rendering.catalog.controls import NOT_KEPT, ControlSpec, ImageSpec
 from animatediff.rendering.catalog.picture_uris import picture_uris
 from animatediff.rendering.checks.files import FileInField, check_files
 from animatediff.rendering.conditions.preprocessing import find_preprocessor
 from animatediff.weights.base_configs import build_on_meta
 from animatediff.weights.base_facts import BaseFacts
-from animatediff.weights.controls import image_encoder_folder, ip_adapter_file, network_file
+from animatediff.weights.controls import image_encoder_folder, ip_adapter_file, network_file, sparse_control_file
 from animatediff.weights.controls.network_file import NetworkKind
 
 FIELDS = ("controls", "images", "image_encoder", "num_frames", "context")
@@ -59,6 +59,8 @@ class ControlChecks:
             yield str(error)
         if is_sparse:
             yield from _sparse_problems(spec, settings)
+        if kind and spec.keep and not (is_sparse and sparse_control_file.open_file(spec.net).variant == "rgb"):
+            yield NOT_KEPT
 
     def _image_problems(self, base: str, spec: ImageSpec, settings: Mapping[str, Any]) -> Iterator[str]:
         encoder = settings["image_encoder"]

@@ -1,27 +1,41 @@
-"""Few-step motion modules (AnimateDiff-Lightning, AnimateLCM): told by their files, and what they are sampled with."""
+"""Few-step motion modules (AnimateDiff-Lightning, AnimateLCM, those distilled here), and what they are sampled with.
+
+Files written here say it, and catalogs set themselves by them; the published ones are known by their names and shapes,
+and it is left to the catalog.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from animatediff.errors import UserError
+from animatediff.rendering.catalog.catalog import Catalog
+from animatediff.rendering.catalog.entries import Entry
+from animatediff.rendering.catalog.unvalidated_copies import unvalidated_copy
 from animatediff.weights.identify.metadata import read_metadata
+from animatediff.weights.layouts.few_step import FewStepSampling, of_lora
+from animatediff.weights.layouts.own_metadata import own_few_step
+from animatediff.weights.motion_file import trained_file
 from animatediff.weights.motion_modules import MotionFile
+from animatediff.weights.reading.remote_header import remote_header
 from animatediff.weights.reading.tensors import open_tensors
 
 _LIGHTNING_STEPS = re.compile(r"(\d)[-_ ]?steps?", re.IGNORECASE)
 _LCM_STEPS = range(1, 9)
 # AnimateLCM's authors take 1 to 2; AnimateDiff-Lightning was distilled without guidance.
 _MAX_GUIDANCE = 2.0
+_OWN, _OWN_LORA = "a distilled motion module", "beside a distilled MotionLoRA"
 
 
 class Distilled(NamedTuple):
-    """A few-step motion module."""
+    """A few-step motion module, or a LoRA that makes one of a motion module."""
 
-    family: str
+    what: str
+    sampler: str
     num_steps: int | None = None
-    """That it was distilled for, where its name says so."""
+    """That it was distilled for, where its file or its name says so."""
 
 
 def distilled(motion: MotionFile) -> Distilled | None:
@@ -29,11 +43,41 @@ def distilled(motion: MotionFile) -> Distilled | None:
 
     Lightning's files have v2's names and shapes: only what they are called tells them.
     """
+    if motion.few_step is not None:
+        return Distilled(_OWN, motion.few_step.sampler, motion.few_step.num_inference_steps)
     words = f"{PurePosixPath(motion.uri).name} {_title(motion.uri)}"
     if "lightning" in words.lower():
         steps = _LIGHTNING_STEPS.search(words)
-        return Distilled("AnimateDiff-Lightning", int(steps[1]) if steps else None)
-    return Distilled("AnimateLCM") if motion.version == "animatelcm" or "animatelcm" in words.lower() else None
+        return Distilled("an AnimateDiff-Lightning", "euler", int(steps[1]) if steps else None)
+    is_lcm = motion.version == "animatelcm" or "animatelcm" in words.lower()
+    return Distilled("an AnimateLCM", "lcm") if is_lcm else None
+
+
+def distilled_by_loras(uris: Iterable[str]) -> Distilled | None:
+    """Return what MotionLoRAs that were distilled here say; None where there is none."""
+    found = next((found for uri in uris if (found := _said_by(uri, is_lora=True))), None)
+    return None if found is None else Distilled(_OWN_LORA, found.sampler, found.num_inference_steps)
+
+
+def set_by_files(catalog: Catalog) -> Catalog:
+    """Return the catalog with what few-step motion modules and MotionLoRAs say of their sampling.
+
+    That is the settings of the entries that are rendered with them, but for what entry or catalog say themselves. Only
+    files that were distilled here say anything.
+    """
+    said_by = cache(_said_by)
+
+    def changed(entry: Entry) -> Entry:
+        files = (
+            (entry.motion_module or catalog.motion_module, False),
+            *((lora.path, True) for lora in entry.motion_loras),
+        )
+        found = next((found for uri, is_lora in files if uri and (found := said_by(uri, is_lora=is_lora))), None)
+        given = entry.model_fields_set | catalog.model_fields_set
+        new = {} if found is None else {name: value for name, value in found.settings.items() if name not in given}
+        return unvalidated_copy(entry, entry.model_fields_set | new.keys(), **new) if new else entry
+
+    return unvalidated_copy(catalog, entries=tuple(map(changed, catalog.entries)))
 
 
 def mismatch(motion: Distilled, settings: Mapping[str, Any]) -> str | None:
@@ -44,16 +88,15 @@ def mismatch(motion: Distilled, settings: Mapping[str, Any]) -> str | None:
         settings: fields of `RenderSettings`.
     """
     wanted = []
-    if motion.family == "AnimateLCM":
+    if motion.sampler == "lcm":
         if settings["sampler"] != "lcm":
             wanted.append("sampler lcm")
-        if settings["num_inference_steps"] not in _LCM_STEPS:
+        if motion.num_steps is None and settings["num_inference_steps"] not in _LCM_STEPS:
             wanted.append("4 to 8 steps")
-    else:
-        if (settings["sampler"], settings["timestep_spacing"]) != ("euler", "trailing"):
-            wanted.append("sampler euler with timestep_spacing trailing")
-        if motion.num_steps not in (None, settings["num_inference_steps"]):
-            wanted.append(f"num_inference_steps {motion.num_steps}")
+    elif (settings["sampler"], settings["timestep_spacing"]) != ("euler", "trailing"):
+        wanted.append("sampler euler with timestep_spacing trailing")
+    if motion.num_steps not in (None, settings["num_inference_steps"]):
+        wanted.append(f"num_inference_steps {motion.num_steps}")
     if settings["guidance_scale"] > _MAX_GUIDANCE:
         wanted.append(f"a guidance_scale of 1 to {_MAX_GUIDANCE:g}")
     return ", ".join(wanted) or None
@@ -64,3 +107,18 @@ def _title(uri: str) -> str:
         return read_metadata(open_tensors(uri)).get("title", "")
     except UserError:  # a folder
         return ""
+
+
+def _said_by(uri: str, *, is_lora: bool) -> FewStepSampling | None:
+    """Return what a file says of its sampling; None where it says nothing, or cannot be read, which is told elsewhere.
+
+    Pickles, which are read whole, are not written here.
+    """
+    try:
+        uri = uri if is_lora else trained_file(uri) or uri
+        if not uri.endswith(".safetensors"):
+            return None
+        metadata = (remote_header(uri) or open_tensors(uri)).metadata
+        return of_lora(metadata) if is_lora else own_few_step(metadata)
+    except (UserError, ValueError):
+        return None

@@ -10,7 +10,8 @@ from animatediff.rendering.catalog.condition_files import ConditionFile
 from animatediff.rendering.catalog.entries import PersonalisedFiles
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.catalog.picture_uris import is_local_folder
-from animatediff.rendering.checks.remote_header import remote_header
+from animatediff.rendering.conditions.pictures import check_picture
+from animatediff.weights import prediction
 from animatediff.weights.identify.messages import BASE_NAMES
 from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS, WeightsSlot
@@ -19,9 +20,11 @@ from animatediff.weights.layouts.families import is_lora
 from animatediff.weights.lora import lora_file
 from animatediff.weights.reading.files import local_copy, read_json
 from animatediff.weights.reading.part_files import WEIGHTS_FILES
+from animatediff.weights.reading.remote_header import remote_header
 from animatediff.weights.reading.tensors import TensorFile, open_tensors
 
 _NUM_THREADS = 16  # they wait for storage
+_NUM_DECODERS = 4  # of pictures, each of which may take 300 MB
 _KIND_OF_SCALING = {parts["vae"]["scaling_factor"]: kind for kind, parts in CONFIGS.items()}
 
 
@@ -61,14 +64,29 @@ def check_files(files: Iterable[FileInField]) -> Mapping[FileInField, str]:
 
 
 def check_conditions(files: Iterable[ConditionFile]) -> Mapping[ConditionFile, str]:
-    """Return which pictures and videos are not there, or are folders, and how to say so; the others are left out."""
+    """Return what is wrong with pictures and videos; those with which all is well are left out.
+
+    Local pictures that are named one by one are decoded. Those of a folder, remote ones and videos are there: their
+    items fail with them.
+    """
     distinct = list(dict.fromkeys(file._replace(field="") for file in files))
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        found = pool.map(_condition_problem, distinct)
+    with ThreadPoolExecutor(_NUM_THREADS) as pool, ThreadPoolExecutor(_NUM_DECODERS) as decoders:
+        absent = list(pool.map(_condition_absence, distinct))
+        found = decoders.map(lambda file, problem: problem or _picture_problem(file), distinct, absent)
         return {file: problem for file, problem in zip(distinct, found, strict=True) if problem}
 
 
-def _condition_problem(file: ConditionFile) -> str | None:
+def _picture_problem(file: ConditionFile) -> str | None:
+    if file.is_video or not storage.is_local(file.uri) or is_local_folder(file.uri):
+        return None
+    try:
+        check_picture(file.uri)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _condition_absence(file: ConditionFile) -> str | None:
     if file.uri.startswith(("models:/", "runs:/")):
         return f"{file.uri} is MLflow's, which gives weights alone here: name the file at a path or a URI of its own"
     if problem := _absence(file.uri):
@@ -109,7 +127,7 @@ def _opened(given: FileInField) -> TensorFile:
 
 
 def _check_family(file: TensorFile, slot: WeightsSlot, base: KnownBase | None) -> None:
-    """Refuse a file that does not belong in a slot, or to another base than that.
+    """Refuse a file that does not belong in a slot, or to another base than that, or of no known noise schedule.
 
     Raises:
         UserError: the line says what it is and where it belongs.
@@ -118,6 +136,7 @@ def _check_family(file: TensorFile, slot: WeightsSlot, base: KnownBase | None) -
         lora_file.check_family(file, slot.family, base=base)
     else:
         expect_family(file, slot.families, base=base)
+        prediction.of_file(file)
 
 
 def _names_in(uri: str) -> list[str] | None:

@@ -5,21 +5,22 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from animatediff.diffusion.noise_schedule import NoiseSchedule
+from animatediff.diffusion.noise_schedule import NoiseSchedule, NoiseScheduleOverrides
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.errors import UserError, any_error_as_user_error, errors_with_field
 from animatediff.models.text_encoder import check_clip_skip
 from animatediff.rendering.catalog.entries import ModelFiles
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.checks.base import check_parts
-from animatediff.rendering.checks.few_step import Distilled, distilled, mismatch
+from animatediff.rendering.checks.few_step import Distilled, distilled, distilled_by_loras, mismatch
 from animatediff.rendering.checks.second_order import too_few_steps
 from animatediff.weights import motion_modules
-from animatediff.weights.base_facts import BaseFacts, check_channels, check_kind, find_architecture
+from animatediff.weights.base_facts import BaseFacts, check_channels, check_kind, check_prediction, find_architecture
 from animatediff.weights.layouts.architectures import KnownBase
 from animatediff.weights.lora import lora_file
 from animatediff.weights.motion_modules import MotionFile
-from animatediff.weights.motion_schedule import schedule_of
+from animatediff.weights.motion_schedule import MotionSchedule, schedule_of, with_overrides
+from animatediff.weights.prediction import Prediction, check_agrees
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class _Pair(NamedTuple):
 
     motion: MotionFile
     distilled: Distilled | None
-    schedule: NoiseSchedule
+    schedule: MotionSchedule
     base: BaseFacts
 
 
@@ -45,16 +46,18 @@ class ModelChecks:
     """Checks of one catalog's bases and motion modules: each pair is looked at once, each warning is told once.
 
     Args:
-        schedule: the catalog's noise schedule.
+        predictions: what the checkpoints say that they predict, by URI.
     """
 
-    def __init__(self, schedule: NoiseSchedule | None) -> None:
-        self._schedule = schedule
+    def __init__(self, predictions: Mapping[str | None, Prediction | None]) -> None:
+        self._predictions, self._told = predictions, set[Prediction | None]()
         self._facts = cache(BaseFacts)
         self._pair = cache(self._found_pair)
         self._settings = cache(self._setting_problems)
+        self._schedule = cache(self._found_schedule)
         self._warn = cache(logger.warning)
         self._has_mid_block = cache(_has_mid_block)
+        self._distilled_by_loras = cache(distilled_by_loras)
 
     def architecture(self, base: str | None) -> KnownBase | None:
         """Return what files must be for that go with a base; None where there is none, or `model` has a problem."""
@@ -62,9 +65,11 @@ class ModelChecks:
 
     def model(self, model: ModelFiles) -> str | None:
         """Return why no clip can be made with the model's base and motion module; None where one can."""
-        pair = self._pair(model.base, model.motion_module)
+        pair, schedule = self._pair(model.base, model.motion_module), self._schedule_of(model)
         if isinstance(pair, str):
             return pair
+        if isinstance(schedule, str):
+            return schedule
         for file in named_files(model) if not pair.motion.config.use_mid_block else ():
             if file.slot.family == "motion_lora" and self._has_mid_block(file.uri):
                 self._warn(
@@ -75,7 +80,49 @@ class ModelChecks:
 
     def settings(self, model: ModelFiles, settings: Mapping[str, Any]) -> tuple[str, ...]:
         """Return why no clip can be made with these settings; nothing where `model` has a problem already."""
-        return self._settings(model.base, model.motion_module, *(settings[name] for name in CHECKED_SETTINGS))
+        loras = tuple(lora.path for lora in model.motion_loras)
+        values = (settings[name] for name in CHECKED_SETTINGS)
+        return self._settings(model.base, model.motion_module, loras, self._schedule_of(model), *values)
+
+    def _schedule_of(self, model: ModelFiles) -> NoiseSchedule | str | None:
+        """Return the noise schedule of a model, or why it has none; None where base and motion module do not fit."""
+        return self._schedule(model.base, model.motion_module, model.noise_schedule, model.checkpoint)
+
+    def _found_schedule(
+        self, base: str, motion_module: str, overrides: NoiseScheduleOverrides | None, checkpoint: str | None
+    ) -> NoiseSchedule | str | None:
+        pair, said = self._pair(base, motion_module), self._predictions.get(checkpoint)
+        if isinstance(pair, str):
+            return None
+        inherited = pair.schedule.on(pair.base, said)
+        try:
+            with errors_with_field("noise_schedule"):
+                schedule = with_overrides(inherited, overrides)
+            if checkpoint is None:
+                check_prediction(pair.base, schedule.prediction_type)
+            else:
+                check_agrees(checkpoint, said, schedule.prediction_type)
+        except UserError as error:
+            return str(error)
+        # What is predicted is the UNet's matter.
+        of_unet = {"prediction_type", "zero_terminal_snr"}
+        if pair.motion.schedule and schedule.model_dump(exclude=of_unet) != inherited.model_dump(exclude=of_unet):
+            self._warn(
+                "noise_schedule is not the one that %s was trained with: expect grey or noisy pictures, or leave it "
+                "out",
+                motion_module,
+            )
+        elif overrides is None and schedule != pair.schedule.schedule:
+            self._tell_prediction(said or pair.base.prediction, checkpoint if said else None, base)
+        return schedule
+
+    def _tell_prediction(self, said: Prediction | None, checkpoint: str | None, base: str) -> None:
+        if said not in self._told:
+            self._told.add(said)
+            name = f"base {base}" if checkpoint is None else f"checkpoint {checkpoint}"
+            logger.info(
+                "%s predicts %s, as it says: it is sampled so, as is every model that says the same", name, said
+            )
 
     def _found_pair(self, base: str, motion_module: str) -> _Pair | str:
         try:
@@ -87,29 +134,30 @@ class ModelChecks:
         with any_error_as_user_error(f"base {base} with motion_module {motion_module}"):
             with errors_with_field("motion_module"):
                 motion = motion_modules.open_file(motion_module)
-                own = schedule_of(motion)
-            schedule = self._schedule or own
+                schedule = schedule_of(motion)
             facts = self._facts(base)
-            check_kind(facts, schedule.prediction_type)
+            check_kind(facts)
             check_channels(facts)
             check_parts(facts)
             motion_modules.check_fits(motion, facts.unet, base)
             distillation = distilled(motion)
-        if self._schedule and motion.schedule and self._schedule != own:
-            self._warn(
-                "noise_schedule is not the one that %s was trained with: expect grey or noisy pictures, or leave it "
-                "out",
-                motion_module,
-            )
         return _Pair(motion, distillation, schedule, facts)
 
-    def _setting_problems(self, base: str, motion_module: str, *values: Any) -> tuple[str, ...]:
+    def _setting_problems(
+        self,
+        base: str,
+        motion_module: str,
+        motion_loras: tuple[str, ...],
+        schedule: NoiseSchedule | str | None,
+        *values: Any,
+    ) -> tuple[str, ...]:
         pair = self._pair(base, motion_module)
-        if isinstance(pair, str):
+        if isinstance(pair, str) or not isinstance(schedule, NoiseSchedule):
             return ()
+        pair = pair._replace(distilled=pair.distilled or self._distilled_by_loras(motion_loras))
         settings = dict(zip(CHECKED_SETTINGS, values, strict=True))
         if pair.distilled and (wanted := mismatch(pair.distilled, settings)):
-            self._warn("%s is an %s: its pictures need %s", motion_module, pair.distilled.family, wanted)
+            self._warn("%s is %s: its pictures need %s", motion_module, pair.distilled.what, wanted)
         if least := too_few_steps(settings):
             self._warn(
                 "sampler dpmpp_2m, %d steps with a guidance_scale of %g: the second order can lose the colours; take "
@@ -125,10 +173,10 @@ class ModelChecks:
         return (
             *_size_problems(settings, pair.base),
             *_length_problems(settings, pair.motion),
-            *_sampler_problems(settings, pair.schedule),
+            *_sampler_problems(settings, schedule),
             *_reuse_problems(settings, pair),
             *_text_problems(settings, pair.base),
-            *_free_init_problems(settings, pair.schedule),
+            *_free_init_problems(settings, schedule),
             *_picture_problems(settings, pair.motion),
         )
 
@@ -180,8 +228,8 @@ def _reuse_problems(settings: Mapping[str, Any], pair: _Pair) -> Iterator[str]:
     for field, is_set in (("deep_cache", deep is not None), ("guidance_every", settings["guidance_every"] > 1)):
         if is_set and pair.distilled:
             yield (
-                f"{field} takes from one step what another found, and motion module {pair.motion.uri} is an "
-                f"{pair.distilled.family}, each of whose few steps finds much that is new: leave {field} away"
+                f"{field} takes from one step what another found, and motion module {pair.motion.uri} is "
+                f"{pair.distilled.what}, each of whose few steps finds much that is new: leave {field} away"
             )
     if deep and deep.layers >= pair.base.num_decoder_layers:
         yield (

@@ -13,12 +13,13 @@ from animatediff.diffusion.conditioning import Conditioning, Control, ImagePromp
 from animatediff.diffusion.prompt_travel import embeddings_of_frames
 from animatediff.diffusion.travel import Travel
 from animatediff.errors import UserError, errors_with_field
+from animatediff.models.computing.precision import encoder_dtype
 from animatediff.models.control.control_net import ControlNet
-from animatediff.models.control.sparse_control import SparseControlNet
+from animatediff.models.control.sparse_control import SparseControlNet, sparse_condition
 from animatediff.models.image_prompt.image_encoder import ImageEncoder
 from animatediff.models.image_prompt.ip_adapter import IPAdapter, image_tokens
 from animatediff.models.motion_unet import MotionUNet
-from animatediff.rendering.catalog.controls import ControlSpec, ImageSpec, PiaSpec
+from animatediff.rendering.catalog.controls import NOT_KEPT, ControlSpec, ImageSpec, PiaSpec
 from animatediff.rendering.catalog.entries import RenderSettings
 from animatediff.rendering.catalog.picture_uris import picture_uris
 from animatediff.rendering.conditions.condition_sheet import ShownCondition, ShownPicture, shown_pictures
@@ -42,7 +43,7 @@ class ControlConditioner:
     Nothing of a network or its pictures is written into the base, so that nothing of an item stays.
 
     Args:
-        unet: the resident one, whose precision networks are given.
+        unet: the resident one, whose precision networks are given; image encoders have that of `encoder_dtype`.
         codec: the resident VAE, which pictures for latents go through.
         base: what the base's configs say.
         device: where networks are put.
@@ -77,10 +78,13 @@ class ControlConditioner:
         # As many stay in memory as one item needs, so that its networks do not evict each other.
         self._max_resident = max(_MAX_RESIDENT, len(settings.controls) + len(settings.images) + 1)
         controls, images, without, conditions = [], [], [], []
+        known: Tensor | None = None
         for number, spec in enumerate(settings.controls):
             with errors_with_field(f"controls.{number}"):
-                control, shown = self._control(spec, settings, width=width, height=height)
+                control, kept, shown = self._control(spec, settings, width=width, height=height)
             controls.append(control)
+            if kept is not None:
+                known = kept if known is None else torch.where(kept[:, -1:].bool(), kept, known)
             kind = "SparseCtrl" if isinstance(control.network, SparseControlNet) else "ControlNet"
             preprocess = "" if spec.preprocess == "none" else f", {spec.preprocess}"
             conditions.append(ShownCondition(f"control {number + 1}: {kind}{preprocess}", shown))
@@ -102,13 +106,14 @@ class ControlConditioner:
             image_prompts=tuple(image.rows(rows) for image in images),
             negative=negative and replace(negative, image_prompts=tuple(image.rows(rows) for image in without)),
             picture=None if picture is None else picture[rows],
+            known=None if known is None else known[rows],
         )
         return told, tuple(conditions)
 
     def _control(
         self, spec: ControlSpec, settings: RenderSettings, *, width: int, height: int
-    ) -> tuple[Control, tuple[ShownPicture, ...]]:
-        """Return one clip's control, and the pictures that it is shown."""
+    ) -> tuple[Control, Tensor | None, tuple[ShownPicture, ...]]:
+        """Return one clip's control, the frames that it gives as in `Conditioning.known`, and what it is shown."""
         f, network = settings.num_frames, self._network(spec)
         is_sparse = isinstance(network, SparseControlNet)
         pictures = self._read(spec, settings, width=width, height=height)
@@ -118,10 +123,13 @@ class ControlConditioner:
             raise UserError(str(error)) from error
         pictures = pictures[: len(frames)]
         shown = shown_pictures(pictures, frames if len(pictures) == len(frames) else None)
-        pictures = pictures.to(self._device)
+        pictures, kept = pictures.to(self._device), None
+        if spec.keep and not (isinstance(network, SparseControlNet) and network.variant == "rgb"):
+            raise UserError(NOT_KEPT)
         if isinstance(network, SparseControlNet):
-            given = self._codec.encode(pictures) if network.variant == "rgb" else pictures
-            condition = network.embed(given.transpose(0, 1)[None].to(self._dtype), frames, f)
+            given = (self._codec.encode(pictures) if network.variant == "rgb" else pictures).transpose(0, 1)[None]
+            condition = network.embed(given.to(self._dtype), frames, f)
+            kept = sparse_condition(given, frames, f) if spec.keep else None
         else:
             condition = network.embed(_at_frames(pictures, frames, f).transpose(0, 1)[None].to(self._dtype), f)
             # A frame without a picture is not led: black would be a picture, too.
@@ -134,7 +142,7 @@ class ControlConditioner:
             end=spec.end,
             guess_mode=spec.guess_mode or (isinstance(network, ControlNet) and network.forces_guess_mode),
         )
-        return control, shown
+        return control, kept, shown
 
     def _picture(
         self, spec: PiaSpec, settings: RenderSettings, *, width: int, height: int
@@ -191,7 +199,7 @@ class ControlConditioner:
     def _encoder(self, uri: str) -> ImageEncoder:
         def read() -> ImageEncoder:
             encoder = image_encoder_folder.read(uri)
-            encoder.model.to(self._device, self._dtype)
+            encoder.model.to(self._device, encoder_dtype(self._dtype, self._device))
             return encoder
 
         return self._resident(("encoder", uri), read)

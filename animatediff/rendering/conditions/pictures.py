@@ -1,12 +1,13 @@
 """Pictures and videos that a catalog names, read at the size of what is rendered."""
 
 import io
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import cast
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
 from torch import Tensor
 
 from animatediff import storage
@@ -16,6 +17,9 @@ from animatediff.data.sources.limits import MAX_PIXELS
 from animatediff.errors import UserError, one_line
 from animatediff.uris import printable_uri
 
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_MS_OF_NONE = 100  # what browsers give a frame of an animation that lasts 0 ms
+_TOLERANCE = 0.45  # of a frame that it may be late, as in `frame_indices_at`
 # As always: a rendered item's digest has the video, and not what decodes it.
 _VIDEO_DECODERS = ("decord", "pyav")
 
@@ -46,24 +50,58 @@ def read_pixels(uri: str) -> np.ndarray:
     Raises:
         UserError: there is no such file, or no picture in it that can be read.
     """
+    with _opened(uri) as image:
+        return _rgb(image)
+
+
+def check_picture(uri: str) -> None:
+    """Refuse what `read_picture` would, having decoded it: some 10 ms a megapixel.
+
+    Raises:
+        UserError: there is no such file, or no picture in it that can be read.
+    """
+    with _opened(uri) as image:
+        _check_mode(image)
+        image.load()
+
+
+@contextmanager
+def _opened(uri: str) -> Iterator[Image.Image]:
+    """Open a picture, of which nothing is decoded yet; what then goes wrong with it is told as that.
+
+    Raises:
+        UserError: there is no such file, or no picture in it that can be read.
+    """
     data = _content(uri)
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return _rgb(image)
-    except UnidentifiedImageError as error:
-        formats = "PNG, JPEG, WebP, TIFF, BMP and GIF"
-        raise UserError(f"{printable_uri(uri)} cannot be read as a picture: it is none of {formats}") from error
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            yield image
     except Exception as error:  # the reader of each format raises its own
-        raise UserError(f"{printable_uri(uri)} cannot be read as a picture: {one_line(error)}") from error
+        raise UserError(f"{printable_uri(uri)} cannot be read as a picture: {_reason(error, data)}") from error
+
+
+def _reason(error: Exception, data: bytes) -> str:
+    if isinstance(error, Image.DecompressionBombError):  # Pillow's own, too, which comes before a size is known
+        return f"it has more than {MAX_PIXELS // 10**6} million pixels: make it smaller"
+    if not isinstance(error, UnidentifiedImageError):
+        return one_line(error)
+    if not data:
+        return "it has 0 bytes"
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        return "it is HEIC, as phones save photos: save it as JPEG or PNG"
+    return "it is none of PNG, JPEG, WebP, TIFF, BMP and GIF"
 
 
 def read_video_frames(uri: str, *, num_frames: int, fps: float, width: int, height: int) -> Tensor:
     """Read a video's frames from its start on, each cropped in its centre to the wanted ratio and resized.
 
-    It is decoded in a process of its own, which a broken file may crash, as on ingest.
+    It is decoded in a process of its own, which a broken file may crash, as on ingest; but for animated WebP, which
+    FFmpeg does not read, and Pillow does.
 
     Args:
-        uri: a video file.
+        uri: a video file, or an animated GIF, PNG or WebP.
         num_frames: f.
         fps: frames for a second of the video, whatever its own rate.
         width: pixels of the result.
@@ -76,6 +114,8 @@ def read_video_frames(uri: str, *, num_frames: int, fps: float, width: int, heig
         UserError: there is no such file, no video in it that can be decoded, or one that is too short.
     """
     data = _content(uri)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP" and not _is_still(data):
+        return _animation_frames(uri, num_frames=num_frames, fps=fps, width=width, height=height)
     # They import PyAV, which whoever renders without videos can do without.
     from animatediff.data.clips.config import ClipConfig
     from animatediff.data.decoding.supervisor import DecodeConfig, DecodeSupervisor
@@ -88,12 +128,35 @@ def read_video_frames(uri: str, *, num_frames: int, fps: float, width: int, heig
         if num_frames > 1 and _is_still(data):
             raise UserError(f"{printable_uri(uri)} is a picture, and a video is needed here") from error
         if error.reason is Reason.TOO_SHORT:
-            raise UserError(
-                f"{printable_uri(uri)} is too short for num_frames {num_frames} at fps {fps:g} ({error.detail}): take "
-                "fewer frames, a higher fps, or a longer video"
-            ) from error
+            raise UserError(_too_short(uri, num_frames, fps, error.detail)) from error
         raise UserError(f"{printable_uri(uri)} cannot be read as a video: {error.detail}") from error
     return as_tensor(clip.frames)
+
+
+def _animation_frames(uri: str, *, num_frames: int, fps: float, width: int, height: int) -> Tensor:
+    """Return what is on screen at the times of the frames, as `frame_indices_at` tells it."""
+    found: list[np.ndarray] = []
+    num_shown, end_s = 0, 0.0
+    with _opened(uri) as image:
+        for picture in ImageSequence.Iterator(image):
+            picture.load()
+            lasts_s = (picture.info["duration"] or _MS_OF_NONE) / 1000
+            num_shown, end_s = num_shown + 1, end_s + lasts_s
+            missing = range(len(found), num_frames)
+            late_s = _TOLERANCE * min(lasts_s, 1 / fps)
+            count = sum(frame / fps + late_s < end_s for frame in missing)
+            if count:
+                found += [crop_and_resize(_rgb(picture), height=height, width=width)] * count
+            if count == len(missing):
+                return as_tensor(np.stack(found))
+    raise UserError(_too_short(uri, num_frames, fps, f"{num_shown} frames in {end_s:.2f} s"))
+
+
+def _too_short(uri: str, num_frames: int, fps: float, detail: str) -> str:
+    return (
+        f"{printable_uri(uri)} is too short for num_frames {num_frames} at fps {fps:g} ({detail}): take "
+        "fewer frames, a higher fps, or a longer video"
+    )
 
 
 def _content(uri: str) -> bytes:
@@ -114,8 +177,7 @@ def _is_still(data: bytes) -> bool:
 
 def _rgb(image: Image.Image) -> np.ndarray:
     """Return (h w 3) uint8, as a viewer shows the picture."""
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"it has {image.width}x{image.height} pixels, more than {MAX_PIXELS}")
+    _check_mode(image)
     upright = _of_8_bits(ImageOps.exif_transpose(image))
     if not upright.has_transparency_data:
         return np.asarray(_srgb(upright, "RGB"))
@@ -123,9 +185,12 @@ def _rgb(image: Image.Image) -> np.ndarray:
     return np.asarray(Image.alpha_composite(Image.new("RGBA", shown.size, "black"), shown).convert("RGB"))
 
 
-def _of_8_bits(image: Image.Image) -> Image.Image:
+def _check_mode(image: Image.Image) -> None:
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, whose range nothing tells: save it with 8 or 16 bits")
+
+
+def _of_8_bits(image: Image.Image) -> Image.Image:
     if not image.mode.startswith("I"):
         return image
     # Grey with more than 8 bits, which Pillow would clip at 255, not scale.

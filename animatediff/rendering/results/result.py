@@ -49,7 +49,8 @@ class Result(Item):
     """SHA-256 of the weights' contents by URI, those of controls and images included; a base given as a hub id stands
     for itself."""
     versions: dict[str, str] = Field(default_factory=dict)
-    """Versions of this project and of the packages that decide pixels, and the device."""
+    """Versions of this project and of the packages that decide pixels, the device, and where the catalog says how the
+    UNet computes, that."""
     scores: dict[str, Numbers] = Field(default_factory=dict)
     """What each scorer measured of the clip, by the scorer's import path and then by name. A scorer that gave nothing
     has an empty mapping; one that is not here is still to come."""

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from animatediff.training.recipes.recipe import Recipe
+from animatediff.weights.layouts.few_step import lora_metadata
 
 if TYPE_CHECKING:
     from animatediff.training.trained_model import TrainedModel
@@ -15,7 +16,7 @@ class AdapterRecipe(Recipe):
         """Write the adapters as a published MotionLoRA or domain adapter."""
         from animatediff.weights import adapters
 
-        adapters.write(uri, model.trainable, metadata={})
+        adapters.write(uri, model.trainable, metadata=lora_metadata(self.few_step))
 
     def load_weights(self, uri: str, model: "TrainedModel") -> None:
         """Set the adapters to a file's, which is of their rank and changes the same matrices."""

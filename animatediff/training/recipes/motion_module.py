@@ -31,7 +31,7 @@ class MotionModuleRecipe(MotionWeightsRecipe):
         """Write a motion module that says which noise schedule it was trained with."""
         from animatediff.weights import motion_modules
 
-        motion_modules.write(uri, model.trainable, schedule=self.noise_schedule.model_dump())
+        motion_modules.write(uri, model.trainable, schedule=self.noise_schedule.model_dump(), few_step=self.few_step)
 
     def load_weights(self, uri: str, model: "TrainedModel") -> None:
         """Set the motion modules to a file's of the same architecture."""

@@ -29,7 +29,7 @@ class MotionUNetRecipe(Recipe):
     def motion_unet(self, unet: "UNet2DConditionModel", *, with_weights: bool) -> "MotionUNet":
         """Put motion modules into the base's UNet, the file's or fresh ones; arguments and errors are `attach`'s."""
         from animatediff.models.motion_unet import MotionUNet
-        from animatediff.training.initial_motion_modules import load_motion, motion_on_meta
+        from animatediff.training.initial.motion_modules import load_motion, motion_on_meta
 
         make = load_motion if with_weights else motion_on_meta
         return MotionUNet(unet, make(unet, self.config.model, self.config.base))
@@ -37,7 +37,7 @@ class MotionUNetRecipe(Recipe):
     def check_fit(self, latent_shape: tuple[int, int, int, int]) -> None:
         """Check too that the motion modules fit the base, and the clips their position table."""
         from animatediff.training.frozen_base import unet_on_meta
-        from animatediff.training.initial_motion_modules import fitting_config
+        from animatediff.training.initial.motion_modules import fitting_config
 
         super().check_fit(latent_shape)
         motion = fitting_config(unet_on_meta(self.config.base), self.config.model, self.config.base)

@@ -4,14 +4,14 @@ The frozen base decides what is predicted: a motion module that is published, or
 """
 
 import logging
-from typing import get_args
 
-from animatediff.diffusion.noise_schedule import NoiseSchedule, NoiseScheduleOverrides, PredictionType
+from animatediff.diffusion.noise_schedule import NoiseSchedule, NoiseScheduleOverrides
 from animatediff.errors import UserError, errors_with_field
-from animatediff.training.settings import RecipeConfig
+from animatediff.training.settings import BASE_AS_IS, RecipeConfig
 from animatediff.weights import motion_modules
-from animatediff.weights.base_facts import BaseFacts
-from animatediff.weights.motion_schedule import PUBLISHED, schedule_of
+from animatediff.weights.base_facts import BaseFacts, check_kind
+from animatediff.weights.motion_schedule import PUBLISHED, MotionSchedule, schedule_of, with_overrides
+from animatediff.weights.prediction import Prediction, of_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -44,17 +44,32 @@ def with_noise_schedule(config: RecipeConfig) -> RecipeConfig:
 def _schedule_without_overrides(config: RecipeConfig) -> NoiseSchedule:
     """Return the schedule that a file written here names, else the published version's for what the base predicts."""
     facts, motion_module = BaseFacts(config.base), config.model.motion_module
+    check_kind(facts)
     if motion_module is None:
-        schedule = PUBLISHED[config.model.fresh_version(facts.unet)]
+        own = MotionSchedule(PUBLISHED[config.model.fresh_version(facts.unet)])
     else:
         with errors_with_field("model.motion_module"):
-            file = motion_modules.open_file(motion_module)
-            schedule = schedule_of(file)
-        if file.schedule is not None:
-            return schedule
-    if facts.prediction_type not in get_args(PredictionType):
-        raise UserError(
-            f"base {config.base} predicts {facts.prediction_type}, as its scheduler says: what can be trained on are "
-            f"bases that predict {' or '.join(get_args(PredictionType))}"
-        )
-    return NoiseSchedule.model_validate(schedule.model_dump() | {"prediction_type": facts.prediction_type})
+            own = schedule_of(motion_modules.open_file(motion_module))
+    schedules = {name: _schedule_on(name, own, facts) for name in config.base_checkpoints or (BASE_AS_IS,)}
+    first, *others = schedules
+    for other in others:
+        if len({with_overrides(schedules[name], config.schedule) for name in (first, other)}) > 1:
+            raise UserError(
+                f"base_checkpoints: {first} is trained on as a model that predicts {_predicted(schedules[first])}, and "
+                f"{other} as one of {_predicted(schedules[other])}, as they or the base say: train on one kind, or set "
+                "schedule.prediction_type and schedule.zero_terminal_snr for all"
+            )
+    return schedules[first]
+
+
+def _schedule_on(checkpoint: str, own: MotionSchedule, base: BaseFacts) -> NoiseSchedule:
+    said = None if checkpoint == BASE_AS_IS else of_checkpoint(checkpoint)
+    schedule = own.on(base, said)
+    if schedule != own.schedule:
+        name = f"checkpoint {checkpoint}" if said else f"base {base.base}"
+        logger.info("%s predicts %s, as it says: the training does so, too", name, said or base.prediction)
+    return schedule
+
+
+def _predicted(schedule: NoiseSchedule) -> Prediction:
+    return Prediction(schedule.prediction_type, schedule.zero_terminal_snr)

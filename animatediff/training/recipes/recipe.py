@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError
-from animatediff.training.settings import RecipeConfig
+from animatediff.training.settings import BASE_AS_IS, RecipeConfig
+from animatediff.weights.layouts.few_step import FewStepSampling
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -43,6 +44,8 @@ class Recipe(ABC):
 
     weights_file: ClassVar[str]
     """Name of the weights file in a run's folder and in its checkpoints."""
+    leads_away: ClassVar[bool] = False
+    """Whether the loss guides, so that clips are conditioned on the empty caption too, as their negative one."""
     shows_pictures: ClassVar[bool] = False
     """Whether the model is shown pictures of the clips, as `RecipeConfig.pictures` says."""
 
@@ -92,12 +95,17 @@ class Recipe(ABC):
     def sampling_weights(self, weights_uri: str) -> SamplingWeights:
         """Return the weights files to sample with, `weights_uri` being the one that was trained."""
 
+    @property
+    def few_step(self) -> FewStepSampling | None:
+        """What the result must be sampled with, where few steps are enough; None where any settings will do."""
+        return None
+
     @cached_property
     def resolved_config(self) -> RecipeConfig:
         """The config with its noise schedule complete.
 
         Precedence, field by field: the config, then the file of `model.motion_module`, then what its version was
-        published with, for what the base predicts.
+        published with, for what the base and its checkpoints predict.
 
         Raises:
             UserError: the file or the base cannot be read, or what they and the config say together is no schedule.
@@ -135,8 +143,8 @@ class Recipe(ABC):
         except ValueError as error:
             raise UserError(str(error)) from error
 
-        predicts_v = self.noise_schedule.prediction_type == "v_prediction"
-        unet = load_frozen_base(self.config, text_encoders, predicts_v=predicts_v, rank=rank)
+        prediction_type = self.noise_schedule.prediction_type
+        unet = load_frozen_base(self.config, text_encoders, prediction_type=prediction_type, rank=rank)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self.attach(unet, with_weights=True)
@@ -162,11 +170,13 @@ class Recipe(ABC):
         Raises:
             UserError: a part is missing or they do not fit.
         """
-        from animatediff.weights.base_facts import BaseFacts, check_kind
+        from animatediff.weights.base_facts import BaseFacts, check_kind, check_prediction
 
         base, channels = self.config.base, latent_shape[1]
         facts = BaseFacts(base)
-        check_kind(facts, self.noise_schedule.prediction_type)
+        check_kind(facts)
+        if BASE_AS_IS in (self.config.base_checkpoints or (BASE_AS_IS,)):
+            check_prediction(facts, self.noise_schedule.prediction_type)
         wanted = facts.unet_channels
         if channels != wanted:
             raise UserError(

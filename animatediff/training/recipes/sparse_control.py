@@ -37,7 +37,7 @@ class SparseControlRecipe(MotionUNetRecipe):
 
     def attach(self, unet: "UNet2DConditionModel", *, with_weights: bool) -> "SparseControlModel":
         """Put the motion module into the base's UNet, and an encoder beside it, the file's or a fresh one."""
-        from animatediff.training.initial_sparse_control import fresh_sparse_control, sparse_control_on_meta
+        from animatediff.training.initial.sparse_control import fresh_sparse_control, sparse_control_on_meta
         from animatediff.training.trained_model import SparseControlModel
 
         if unet.config.addition_embed_type is not None:

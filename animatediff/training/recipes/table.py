@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from animatediff.errors import UserError
+from animatediff.training.recipes.distill import distill_recipe
 from animatediff.training.recipes.domain_adapter import DomainAdapterRecipe
 from animatediff.training.recipes.finetune import finetune_recipe
 from animatediff.training.recipes.motion_lora import MotionLoraRecipe
@@ -21,12 +22,13 @@ RECIPES: Mapping[str, Callable[[RecipeConfig], Recipe]] = {
     "motion_lora": MotionLoraRecipe,
     "finetune": finetune_recipe,
     "sparse_control": SparseControlRecipe,
+    "distill": distill_recipe,
 }
 
 TRAINED_FILES = tuple(
     recipe.weights_file for recipe in RECIPES.values() if isinstance(recipe, type) and issubclass(recipe, Recipe)
 )
-"""Names of the files that recipes write; `finetune` is one of the other recipes and adds none."""
+"""Names of the files that recipes write; `finetune` and `distill` are of the other recipes and add none."""
 
 
 def recipe_of(config: RecipeConfig) -> Recipe:

@@ -38,7 +38,7 @@ class DenoisingLoss:
             (b) on the model's device.
         """
         alphas_cumprod, device = self.alphas_cumprod, self.alphas_cumprod.device
-        clean, noise, timesteps = (_to_device(t, device) for t in (latents, draws.noise, draws.timesteps))
+        clean, noise, timesteps = (to_device(t, device) for t in (latents, draws.noise, draws.timesteps))
         if self.objective.fade_from is not None:
             noise = noise_that_fades_latents(
                 clean, noise, timesteps, alphas_cumprod, fade_from=self.objective.fade_from
@@ -56,7 +56,7 @@ class DenoisingLoss:
         return losses * min_snr_weights(alphas_cumprod[timesteps], self.objective.min_snr_gamma, self.prediction_type)
 
 
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Move a CPU tensor; to a GPU through pinned memory, without waiting."""
     if device.type != "cuda" or tensor.device.type == "cuda":
         return tensor.to(device)
@@ -93,7 +93,7 @@ def sums_by_timestep_quarter(losses: Tensor, timesteps: Tensor, num_timesteps: i
     Returns:
         (2 4) in the losses' dtype: the sum of the losses, and the number of clips, of each quarter.
     """
-    quarters = _to_device(timesteps, losses.device) * 4 // num_timesteps
+    quarters = to_device(timesteps, losses.device) * 4 // num_timesteps
     is_in = (quarters[:, None] == torch.arange(4, device=losses.device)) & losses.isfinite()[:, None]
     # Not a product: a loss that is not finite would spoil all quarters.
     sums = torch.where(is_in, losses.detach()[:, None], 0.0).sum(dim=0)

@@ -24,6 +24,8 @@ class Draws:
     """Per clip, the index of one of its frames, for a recipe that trains on single ones; all equally likely."""
     picture_frames: list[list[int]]
     """Per clip, the frames that a recipe shows as pictures, in ascending order."""
+    uniform: Tensor
+    """(b) in [0, 1), for what a recipe draws beside."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class RandomSource:
         ]
         frames = [int(torch.randint(shape[2], (1,), generator=g)) for g in generators]
         pictures = [choose_picture_frames(shape[2], self.pictures, g) for g in generators]
-        return Draws(torch.stack(noise), torch.cat(timesteps), dropped, frames, pictures)
+        uniform = [torch.rand(1, generator=g) for g in generators]
+        return Draws(torch.stack(noise), torch.cat(timesteps), dropped, frames, pictures, torch.cat(uniform))
 
 
 def select_clips(draws: Draws, chosen: Tensor) -> Draws:
@@ -77,6 +80,7 @@ def select_clips(draws: Draws, chosen: Tensor) -> Draws:
         [draws.captions_dropped[i] for i in indices],
         [draws.frame_indices[i] for i in indices],
         [draws.picture_frames[i] for i in indices],
+        draws.uniform[chosen],
     )
 
 
@@ -85,7 +89,7 @@ def take_single_frames(latents: Tensor, draws: Draws) -> tuple[Tensor, Draws]:
     rows, frames = torch.arange(len(latents)), torch.tensor(draws.frame_indices)
     noise = draws.noise[rows, :, frames, None]
     first = [0] * len(latents)
-    single = Draws(noise, draws.timesteps, draws.captions_dropped, first, [[index] for index in first])
+    single = Draws(noise, draws.timesteps, draws.captions_dropped, first, [[index] for index in first], draws.uniform)
     return latents[rows, :, frames, None], single
 
 

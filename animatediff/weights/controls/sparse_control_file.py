@@ -16,6 +16,7 @@ from animatediff.weights.base_configs import build_on_meta
 from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.layouts import motion as motion_layouts
 from animatediff.weights.layouts.motion import Layout
+from animatediff.weights.layouts.own_metadata import own_config, own_metadata, own_schedule
 from animatediff.weights.reading.files import local_copy, read_json
 from animatediff.weights.reading.part_files import MODEL_FILES
 from animatediff.weights.reading.tensors import TensorFile, open_tensors, save_tensors
@@ -102,7 +103,7 @@ def open_file(uri: str) -> SparseControlFile:
         state = _without_prefix(file.tensors)
         layout: Layout = "official" if any(".temporal_transformer." in name for name in state) else "diffusers"
         official = {motion_layouts.to_official(name, layout) or name: tensor for name, tensor in state.items()}
-        motion, schedule = _motion(file, settings), motion_layouts.own_schedule(file.metadata)
+        motion, schedule = _motion(file, settings), own_schedule(file.metadata)
         return SparseControlFile(uri, layout, variant, motion, schedule, official)
 
 
@@ -117,7 +118,7 @@ def write(uri: str, network: SparseControlNet, *, schedule: Mapping[str, Any] | 
     Raises:
         UserError: the storage cannot be written to.
     """
-    save_tensors(uri, network.state_dict(), motion_layouts.own_metadata(network.motion_config, schedule))
+    save_tensors(uri, network.state_dict(), own_metadata(network.motion_config, schedule))
 
 
 def _open(uri: str) -> tuple[TensorFile, dict[str, Any]]:
@@ -139,7 +140,7 @@ def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _motion(file: TensorFile, settings: Mapping[str, Any]) -> MotionConfig:
     try:
-        own = motion_layouts.own_config(file.metadata)
+        own = own_config(file.metadata)
         found = own or PUBLISHED_MOTION.model_copy(update=motion_layouts.adapter_settings(settings))
         return MotionConfig.model_validate(found.model_dump())
     except ValueError as error:

@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from animatediff.errors import UserError
 from animatediff.weights.identify.base import find_base
 from animatediff.weights.identify.metadata import printable
 from animatediff.weights.layouts.families import ALGORITHMS, DOWN, Base, FileContents, LoraFamily, PartialIdentity
+from animatediff.weights.layouts.few_step import of_lora
 from animatediff.weights.reading.files import parse_json
 
 DOMAIN_ADAPTER_RANK = 128
@@ -67,7 +69,7 @@ def describe(family: LoraFamily, contents: FileContents) -> PartialIdentity:
             base,
             rank,
             alpha,
-            _note_on_base_layers(contents),
+            "; ".join(filter(None, (_note_on_few_steps(contents), _note_on_base_layers(contents)))) or None,
         )
     algorithm, base, layout = _algorithm(contents), find_base(contents), _layout(_LAYOUTS, contents)
     says_so = contents.metadata.get(FAMILY_KEY) == "domain_adapter"
@@ -124,6 +126,13 @@ def _motion_version(contents: FileContents) -> tuple[str | None, Base | None]:
     """
     version = "v2" if contents.has(rf"mid_block.*(?:{_MOTION})") else None
     return version, "sd1" if contents.has(rf"(?:down|up)_blocks[._]3[._](?:{_MOTION})") else None
+
+
+def _note_on_few_steps(contents: FileContents) -> str | None:
+    with suppress(ValueError):
+        if few_step := of_lora(contents.metadata):
+            return f"it is for few steps: {few_step}"
+    return None
 
 
 def _note_on_base_layers(contents: FileContents) -> str | None:

@@ -71,6 +71,11 @@ def mismatch_reason(identity: WeightsIdentity, families: AbstractSet[Family], ba
 
 
 def _remedy(identity: WeightsIdentity, base: Base) -> str:
+    if (identity.family, identity.base, base) == ("textual_inversion", "sd1", "sdxl"):
+        return (
+            "use it with a Stable Diffusion 1.x base; or, if it is the first half of a pair for SDXL, save both halves "
+            "in one file, as clip_l and clip_g"
+        )
     if identity.base in ("sd1", "sdxl"):
         return f"use it with {_with_article(BASE_NAMES[identity.base])} base"
     return f"take one that was made for {BASE_NAMES[base]}"

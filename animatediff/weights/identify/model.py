@@ -1,5 +1,7 @@
 """What a file is that holds whole weights: a motion module, a checkpoint or a part of one, a network, an embedding."""
 
+from contextlib import suppress
+
 from animatediff.weights.identify.base import BASE_OF_TEXT_WIDTH, find_base, text_width
 from animatediff.weights.layouts.families import Base, FileContents, FileRule, PartialIdentity
 from animatediff.weights.layouts.ip_adapter import find_projection
@@ -16,10 +18,10 @@ _FIRST_MOTION_NORM = r"(?:^|\.)down_blocks\.0\.(?:motion_modules|temporal_attent
 _FIRST_BLOCK_WIDTH = 320  # of SDXL's UNet
 _MISSABLE_PARTS = {
     "VAE": r"^(?:first_stage_model|vae)\.",
-    "text encoder": r"^(?:cond_stage_model|conditioner|text_encoders)\.",
+    "text encoder": r"^(?:cond_stage_model|conditioner|text_encoders|text_encoder)\.",
 }
 _TEXT_ENCODER_WIDTHS: dict[int, Base] = {768: "sd1", 1024: "sd2", 1280: "sdxl"}
-_VECTORS = r"^string_to_param\.|^emb_params$|^clip_[lg]$|^<.+>$"
+_VECTORS = r"^string_to_param\.|^emb_params$|^clip_[lg]$|^text_encoders_[01]$|^<.+>$"
 _NARROWEST_VECTOR = 32
 _MOTION_NOTES = {
     "v2": "AnimateDiff-Lightning's files look like v2's: only their names tell the number of steps they are for",
@@ -73,7 +75,8 @@ def describe_unnamed(contents: FileContents) -> PartialIdentity:
 
 def _motion_module(contents: FileContents) -> PartialIdentity:
     # It imports diffusers: seconds that the other families do without.
-    from animatediff.weights.layouts.motion import CONFIG_KEY, detect, is_table, reads_picture, unsupported
+    from animatediff.weights.layouts.motion import detect, is_table, reads_picture, unsupported
+    from animatediff.weights.layouts.own_metadata import CONFIG_KEY, own_few_step
 
     try:
         found = detect(contents.tensors, contents.metadata)
@@ -93,6 +96,9 @@ def _motion_module(contents: FileContents) -> PartialIdentity:
         notes.append(_MOTION_NOTES.get(version))
         if version == "animatelcm" and CONFIG_KEY not in contents.metadata and not any(map(is_table, contents.shapes)):
             notes.append("v2 without its position tables looks the same")
+    with suppress(ValueError):  # as it is refused with when it is opened
+        if few_step := own_few_step(contents.metadata):
+            notes.append(f"it is for few steps: {few_step}")
     return PartialIdentity("motion_module", version, found.layout, base, note="; ".join(filter(None, notes)) or None)
 
 
@@ -158,7 +164,7 @@ def _ip_adapter(contents: FileContents) -> PartialIdentity:
 def _embedding(rule: FileRule, contents: FileContents, pattern: str) -> PartialIdentity:
     shapes = [contents.shapes[name] for name in contents.matching(pattern)]
     number = shapes[0][0] if len(shapes[0]) == 2 else 1
-    is_sdxl = contents.has(r"^clip_[lg]$") or any(shape[-1:] == (1280,) for shape in shapes)
+    is_sdxl = contents.has(r"^(?:clip_[lg]|text_encoders_[01])$") or any(shape[-1:] == (1280,) for shape in shapes)
     base = "sdxl" if is_sdxl else _TEXT_ENCODER_WIDTHS.get(shapes[0][-1] if shapes[0] else 0)
     widths = {shape[-1] for shape in shapes if shape}
     return PartialIdentity(

@@ -36,6 +36,7 @@ _NOT_TRAINED = re.compile(
 )
 _MOTION = re.compile(r"motion_modules|temporal_attentions")
 _CONTROL_MODEL = re.compile(r"^control_model\.")
+_SHARD = re.compile(r"-\d+-of-\d+\.\w+$")
 _MAX_ALPHA = 1e12  # Python's whole numbers go further than can be shown
 # Of a diffusers pipeline's folder.
 _PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "motion_adapter")
@@ -92,6 +93,8 @@ def expect_family(file: TensorFile, families: Collection[Family], *, base: Base 
     Raises:
         UserError: it is not; the line says what it is and where it belongs.
     """
+    if _SHARD.search(file.uri):
+        raise UserError(f"{file.uri} is one of several files of a model: name the folder that they are in")
     found = identify(file)
     if reason := mismatch_reason(found, set(families), base):
         raise UserError(f"{file.uri} {reason}")

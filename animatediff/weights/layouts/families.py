@@ -110,7 +110,8 @@ FILE_RULES: tuple[FileRule, ...] = (
         "UNet",
     ),
     FileRule("checkpoint", (r"^conv_in\.weight$", r"^down_blocks\.0\.", r"^time_embedding\."), "diffusers", "UNet"),
-    FileRule("vae", (r"^(?:first_stage_model\.)?(?:encoder|decoder)\.(?:down|up)\.\d+\.block\.",), "ldm"),
+    FileRule("checkpoint", (r"^unet\.conv_in\.weight$", r"^unet\.down_blocks\.0\."), "diffusers"),
+    FileRule("vae", (r"^(?:first_stage_model\.|vae\.)?(?:encoder|decoder)\.(?:down|up)\.\d+\.block\.",), "ldm"),
     FileRule("vae", (r"^(?:vae\.)?(?:encoder|decoder)\.(?:down|up)_blocks\.\d+\.resnets\.",), "diffusers"),
     FileRule("checkpoint", (r"^(?:cond_stage_model|conditioner)\.",), "ldm", "text encoder"),
     FileRule(
@@ -126,6 +127,7 @@ FILE_RULES: tuple[FileRule, ...] = (
     ),
     # The rest.
     FileRule("textual_inversion", (r"^string_to_param\.|^emb_params$|^clip_[lg]$",), "a1111"),
+    FileRule("textual_inversion", (r"^text_encoders_[01]$",), "diffusers"),
     FileRule("textual_inversion", (r"^<[^\n]+>$",), "diffusers"),
     FileRule(
         "upscaler", (r"\brdb1\.conv1\.|\bRDB1\.conv1\.|^layers\.0\.residual_group\.",), version="ESRGAN or SwinIR"

@@ -1,6 +1,5 @@
 """Motion module files by their names and shapes: whose layout it is, which version, and each tensor's official name."""
 
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
@@ -11,13 +10,10 @@ from torch import Tensor
 
 from animatediff.models.config import MotionConfig, Version
 from animatediff.models.motion_module import sinusoidal_positions
-from animatediff.weights.reading.files import parse_json
+from animatediff.weights.layouts.own_metadata import own_config
 
 Layout = Literal["official", "diffusers", "hotshotxl"]
 """Whose key names: guoyww/AnimateDiff's, diffusers' `MotionAdapter`'s, or Hotshot-XL's."""
-
-CONFIG_KEY = "motion_config"
-"""Where files written here keep their config, in the safetensors metadata."""
 
 _NAME = re.compile(
     r"((?:(?:down|up)_blocks\.\d{1,2}|mid_block)\.)(motion_modules|temporal_attentions)(\.\d{1,2}\.)(.+)"
@@ -30,7 +26,6 @@ _LIST: dict[Layout, str] = {
 }
 FIRST_CONVOLUTION = ("conv_in.weight", "conv_in.bias")
 """Names of the convolution by which PIA's motion module reads a picture."""
-_SCHEDULE = "noise_schedule"  # beside the fields of the config
 _XL_TEXT = (None, 2048)  # widths of the text that SDXL's motion modules may read
 _BLOCK = "transformer_blocks.0."
 _TEXT_KEYS = ".text_attention.to_k.weight"  # which no published file has
@@ -48,7 +43,11 @@ _TABLE_TOLERANCE = 0.004
 
 _RELATIVES = (
     ("controlnet_cond_embedding.", "a SparseCtrl encoder, not a motion module: it belongs beside one"),
-    ("img_encoder.", "AnimateLCM-I2V, whose image encoder is not supported: take the AnimateLCM text-to-video file"),
+    (
+        "img_encoder.",
+        "AnimateLCM-I2V, whose image encoder is not supported: take the AnimateLCM text-to-video file, and a "
+        "SparseCtrl encoder for the picture",
+    ),
     ("fps_embedding.", "FancyVideo, whose frame-rate and motion embeddings are not supported"),
     ("motion_embedding.", "FancyVideo, whose frame-rate and motion embeddings are not supported"),
 )
@@ -118,40 +117,6 @@ def reads_picture(tensors: Mapping[str, Tensor]) -> bool:
     """Whether a file's first convolution reads latents, a mask, and a picture's latents: c + 1 + c channels (PIA)."""
     weight, bias = (tensors.get(name) for name in FIRST_CONVOLUTION)
     return weight is not None and bias is not None and weight.ndim == 4 and weight.shape[1] % 2 == 1
-
-
-def own_config(metadata: Mapping[str, str]) -> MotionConfig | None:
-    """Return the config in the metadata of a file that was written here.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    content = _own_content(metadata)
-    return MotionConfig.model_validate({k: v for k, v in content.items() if k != _SCHEDULE}) if content else None
-
-
-def own_schedule(metadata: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return the noise schedule that a file written here was trained with, if it says so.
-
-    Raises:
-        ValueError: the config cannot be read.
-    """
-    schedule = _own_content(metadata).get(_SCHEDULE)
-    return schedule if isinstance(schedule, dict) else None
-
-
-def own_metadata(config: MotionConfig, schedule: Mapping[str, Any] | None) -> dict[str, str]:
-    """Return what `own_config` and `own_schedule` read back.
-
-    It is one entry: the order of several is left to chance, and the file's bytes with it.
-    """
-    extra = {} if schedule is None else {_SCHEDULE: dict(schedule)}
-    return {CONFIG_KEY: json.dumps(config.model_dump(mode="json") | extra)}
-
-
-def _own_content(metadata: Mapping[str, str]) -> dict[str, Any]:
-    text = metadata.get(CONFIG_KEY)
-    return {} if text is None else parse_json(text, CONFIG_KEY)
 
 
 def adapter_settings(adapter: Mapping[str, Any]) -> dict[str, Any]:

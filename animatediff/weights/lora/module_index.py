@@ -37,6 +37,9 @@ _PREFIXES = (
     ("diffusion_model_", "unet"),
     ("text_encoders_clip_l_transformer_", "text_encoder"),
     ("text_encoders_clip_g_transformer_", "text_encoder_2"),
+    # OneTrainer's later files
+    ("clip_l_", "text_encoder"),
+    ("clip_g_", "text_encoder_2"),
 )
 
 

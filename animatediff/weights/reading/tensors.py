@@ -37,6 +37,8 @@ _DTYPES = {
 }
 # Where a file's dict lies in another one: PyTorch Lightning's and other trainers' names for it.
 _WRAPPERS = ("state_dict", "model")
+# What training puts before the names of a whole model.
+_AROUND = ("module.", "_orig_mod.", "model.")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class TensorFile:
 
     uri: str
     tensors: Mapping[str, Tensor]
-    """By name. Wrappers (`state_dict`, DDP's `module.`) are gone; nested dicts of a pickle are joined with dots."""
+    """By name. Wrappers (`state_dict`, `module.`, ...) are gone; nested dicts of a pickle are joined with dots."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """A safetensors file's own; empty for pickled files."""
     values: Mapping[str, str | int | float | bool] = field(default_factory=dict)
@@ -142,6 +144,8 @@ def _what_else(head: bytes) -> str:
         return "is a Git LFS pointer, not the weights: run `git lfs pull` where it was cloned"
     if head.lstrip()[:1] == b"<":
         return "is a web page, not weights: the site wanted a login or an agreement, download it again"
+    if b'"weight_map"' in head:
+        return "is the index of a model in several files: name the folder that they are in"
     if head.lstrip()[:1] == b"{":
         return "is a JSON text, not weights: it may be a server's error message, download it again"
     if head.startswith(b"GGUF"):
@@ -227,7 +231,14 @@ def holds(tensor: Tensor, size: int) -> bool:
 
 
 def without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors by the names that they have without DDP's `module.` around the whole model."""
-    if all(name.startswith("module.") for name in tensors):
-        return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    return tensors
+    """Return the tensors by the names that they have without what training puts around the whole model.
+
+    That is DDP's `module.`, `torch.compile`'s `_orig_mod.`, and a trainer's own `model.`; but a UNet alone is called
+    `model.diffusion_model` in Stable Diffusion's layout.
+    """
+    names = list(tensors)
+    while names and (wrapper := next((p for p in _AROUND if all(name.startswith(p) for name in names)), None)):
+        if wrapper == "model." and all(name.startswith("model.diffusion_model.") for name in names):
+            break
+        names = [name.removeprefix(wrapper) for name in names]
+    return dict(zip(names, tensors.values(), strict=True))

@@ -20,7 +20,7 @@ import torch
 from animatediff import storage
 from animatediff.rendering.animator import RenderedClip
 from animatediff.rendering.catalog.condition_files import network_files
-from animatediff.rendering.catalog.entries import RenderSettings
+from animatediff.rendering.catalog.entries import ComputeSettings, RenderSettings
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.conditions.condition_sheet import encode_condition_sheet
 from animatediff.rendering.formats import Format
@@ -97,7 +97,9 @@ class Committer:
         return self._commit_result(assignment, item, status="failed", error=error, attempts=attempts)
 
     def _commit_result(self, assignment: Assignment, item: Item, **outcome: Any) -> Result:
-        result = make_result(item, model_hashes=_hashes(assignment, item), versions=self._versions, **outcome)
+        result = make_result(
+            item, model_hashes=_hashes(assignment, item), versions=self._versions(assignment), **outcome
+        )
         write_item(self._output_uri, result)
         return result
 
@@ -126,13 +128,18 @@ class Committer:
         return paths, {kind: clip_files.combined_hash(found) for kind, found in hashes.items()}, dict(sizes)
 
     def _encoded(self, assignment: Assignment, item: Item, clip: RenderedClip) -> Iterator[EncodedFile]:
-        metadata = _metadata(item, _hashes(assignment, item), self._versions)
+        metadata = _metadata(item, _hashes(assignment, item), self._versions(assignment))
         yield from encode_clip(self._formats, clip.frames, clip.latents, fps=item.fps, crf=self._crf, metadata=metadata)
         if clip.conditions:
             yield EncodedFile("condition", ".condition.webp", encode_condition_sheet(clip.conditions))
 
+    def _versions(self, assignment: Assignment) -> dict[str, str]:
+        model = assignment.model
+        said = {name: str(value) for name in ComputeSettings.model_fields if (value := getattr(model, name))}
+        return self._installed | said
+
     @cached_property
-    def _versions(self) -> dict[str, str]:
+    def _installed(self) -> dict[str, str]:
         packages = {"animatediff": "animatediff-ray", "torch": "torch", "diffusers": "diffusers"}
         name = torch.cuda.get_device_name() if self._device == "cuda" else platform.machine()
         return {package: version(project) for package, project in packages.items()} | {"device": name}

@@ -13,12 +13,14 @@ from animatediff.rendering.catalog.prompts.prompt_text import PromptSyntax
 from animatediff.rendering.catalog.reading import catalog_files
 from animatediff.rendering.catalog.remembered_hashes import hash_catalog_files
 from animatediff.rendering.checks import catalog as checks
+from animatediff.rendering.checks.few_step import set_by_files
 from animatediff.rendering.results.ledger import Ledger
 from animatediff.rendering.results.reports import write_reports
 from pipelines.outputs.file_names import CONFIG_FILE
 from pipelines.settings import AnimateConfig
 from pipelines.stages.animate.dry_run import estimate
 from pipelines.stages.animate.launch import pending_items, render_pending
+from pipelines.stages.animate.precision import auto_precision
 from pipelines.stages.animate.reports import log_counts_and_raise_if_failed
 from pipelines.tracking.model_uris import fetch_catalog_weights
 
@@ -75,13 +77,18 @@ def _verified(ledger: Ledger, finished: set[str]) -> set[str]:
 def _plan(config: AnimateConfig, output_uri: str) -> RenderPlan:
     with errors_with_field("catalog_uri"):
         catalog = catalog_files.read(config.catalog_uri)
-    catalog = fetch_catalog_weights(catalog, output_uri)
+    catalog = set_by_files(fetch_catalog_weights(catalog, output_uri))
     problems = checks.check(catalog)
     if problems:
         logger.warning("%s", checks.report(problems, catalog))
     # There may be terabytes of checkpoints: they are read once, not at every resume.
     remembered_uri = storage.join(output_uri, "inputs", "hashes.json")
-    plan = expand(catalog, problems=problems, content_hash=hash_catalog_files(catalog, remembered_uri))
+    plan = expand(
+        catalog,
+        problems=problems,
+        content_hash=hash_catalog_files(catalog, remembered_uri),
+        auto_precision=auto_precision(config, catalog, output_uri),
+    )
     for syntax in get_args(PromptSyntax):
         texts = (text for item in plan.items if item.prompt_syntax == syntax for text in item.texts)
         if found := prompt_syntax.report(texts, syntax):

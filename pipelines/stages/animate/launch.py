@@ -24,6 +24,7 @@ from pipelines.cluster.runtime import actor_on_driver_node, connect, num_cpus, n
 from pipelines.cluster.worker_start import waiting_for_workers
 from pipelines.settings import AnimateConfig
 from pipelines.stages.animate.dispatch import Dispatcher, cut_into_slices
+from pipelines.stages.animate.precision import warn_of_slow_nodes
 from pipelines.stages.animate.reports import InterimReports
 from pipelines.stages.animate.tally import Tally
 from pipelines.stages.animate.worker import RenderSlices, RenderSpec
@@ -93,6 +94,8 @@ def render_pending(config: AnimateConfig, plan: RenderPlan, pending: list[Item],
         max_models=config.recycle.max_models,
         max_memory_gb=config.recycle.max_memory_gb,
     )
+    if not use_gpu:
+        warn_of_slow_nodes({plan.models[item.model].precision for item in pending})
     storage.delete_drafts(output_uri, older_than_s=_DRAFT_AGE_S)  # of processes that were killed
     ledger.delete_results(item.digest for item in pending)
     reports = InterimReports(

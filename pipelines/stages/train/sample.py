@@ -25,7 +25,7 @@ from animatediff.rendering.catalog.prompts import prompt_syntax
 from animatediff.rendering.frame_codec import FrameCodec
 from animatediff.rendering.outputs import encode_gif, encode_mp4, encode_png
 from animatediff.training.recipes.recipe import Recipe, SamplingWeights
-from animatediff.training.settings import RecipeConfig
+from animatediff.training.settings import BASE_AS_IS, RecipeConfig
 from animatediff.weights.base import load_vae
 from animatediff.weights.base_facts import BaseFacts
 from pipelines.settings import SampleConfig
@@ -111,9 +111,17 @@ class Renderer:
         return Entry(
             name="sample",
             prompts=self.prompts,
+            checkpoint=self._checkpoint(),
             domain_adapter=Lora(path=used.domain_adapter) if used.domain_adapter is not None else None,
             motion_loras=tuple(Lora(path=uri) for uri in used.motion_loras),
         )
+
+    def _checkpoint(self) -> str | None:
+        """Return what is trained on where the base itself predicts something else; None is the base."""
+        config = self.recipe.config
+        if BaseFacts(config.base).prediction_type == self.recipe.noise_schedule.prediction_type:
+            return None
+        return next((uri for uri in config.base_checkpoints if uri != BASE_AS_IS), None)
 
     def _item(self, prompt: str, num_frames: int, controls: tuple[ControlSpec, ...]) -> Item:
         return Item(
@@ -122,14 +130,22 @@ class Renderer:
             model="",
             **self._read_as_in_training(prompt),
             seed=self.sample.seed,
-            num_inference_steps=self.sample.num_inference_steps,
-            guidance_scale=self.sample.guidance_scale,
+            **self._sampling(),
             num_frames=num_frames,
             height=self.size[1],
             width=self.size[2],
             fps=self.sample.fps,
             controls=controls,
         )
+
+    def _sampling(self) -> dict[str, Any]:
+        """Return the settings of sampling: what the run's result must be sampled with, else what the config says."""
+        if self.recipe.few_step is not None:
+            return self.recipe.few_step.settings
+        return {
+            "num_inference_steps": self.sample.num_inference_steps,
+            "guidance_scale": self.sample.guidance_scale,
+        }
 
     def _read_as_in_training(self, prompt: str) -> dict[str, Any]:
         """Return the fields of a prompt of plain words: as long as captions are read, it is read as well."""

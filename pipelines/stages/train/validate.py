@@ -92,6 +92,8 @@ def _measure_loss_and_keep_best(renderer: Renderer, weights: Path, step: int, ru
     }
     if recipe.config.pictures is not None:
         measure["pictures"] = recipe.config.pictures.model_dump(mode="json")
+    if recipe.config.distill is not None:
+        measure["distill"] = recipe.config.distill.model_dump(mode="json")
     record = {"step": step, "val_loss": found.loss, "measure": measure}
     keep_best(run_uri, best_weights_file(recipe.weights_file), weights, record)
     return {"val_loss": found.loss, "left_out": found.left_out}

@@ -140,7 +140,7 @@ CONDITION = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(condition=CONDITION, a=VALUE, b=VALUE)
 def test_without_nulls_it_means_what_python_means_and_nulls_never_select_both_ways(condition, a, b):
     table = pa.table({"a": pa.array([a], pa.int64()), "b": pa.array([b], pa.int64())})

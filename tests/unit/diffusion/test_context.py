@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.context import Context, context_windows
 from animatediff.diffusion.initial_noise import initial_noise
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
-from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.diffusion.steps.windowed_prediction import window_weights
 
 contexts = st.integers(2, 24).flatmap(
@@ -100,7 +100,7 @@ def normal(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 50), contexts, st.booleans(), st.integers(1, 7) | st.none())
 def test_predictions_that_look_at_one_frame_do_not_feel_the_windows(num_frames, context, loop, max_batch):
     noise = normal(2, 2, num_frames, 2, 2)
@@ -114,7 +114,7 @@ def mixing(latents, timestep, conditioning):
     return elementwise(latents - latents.mean(dim=2, keepdim=True) + 0.1 * places, timestep, conditioning)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 50), contexts | st.none(), st.booleans(), st.integers(1, 7))
 def test_chunks_and_neighbours_in_the_batch_change_nothing(num_frames, context, loop, max_batch):
     sizes, noise = [], normal(3, 2, num_frames, 2, 2)
@@ -152,7 +152,6 @@ def test_a_loop_knows_no_first_frame():
 
 
 @given(st.integers(2, 40), st.booleans(), st.integers(0, 2**63 - 1))
-@settings(deadline=None)
 def test_noise_of_a_clip_without_windows_is_torchs_own(num_frames, loop, seed):
     shape = (1, 2, num_frames, 2, 2)
     g, theirs = (torch.Generator().manual_seed(seed) for _ in range(2))
@@ -162,7 +161,6 @@ def test_noise_of_a_clip_without_windows_is_torchs_own(num_frames, loop, seed):
 
 
 @given(frames, contexts, st.booleans(), st.integers(0, 2**63 - 1))
-@settings(deadline=None)
 def test_all_windows_begin_with_the_noise_of_the_first_in_another_order(num_frames, context, loop, seed):
     shape = (1, 2, num_frames, 2, 2)
     noise = initial_noise(shape, torch.Generator().manual_seed(seed), context, loop)

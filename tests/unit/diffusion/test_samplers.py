@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from animatediff.diffusion.conditioning import Conditioning
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
-from animatediff.diffusion.schedule import NoiseSchedule, compute_alphas_cumprod
+from animatediff.diffusion.schedule import compute_alphas_cumprod
 from animatediff.errors import UserError
 
 SPACINGS = (None, "leading", "trailing", "linspace")
@@ -116,7 +117,7 @@ def test_without_noise_of_their_own_the_samplers_follow_one_path():
 
 @pytest.mark.parametrize("num_train_timesteps", [1000, 150, 37])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_timesteps_fall_within_the_schedule(sampler, num_train_timesteps, data):
     schedule = NoiseSchedule(num_train_timesteps=num_train_timesteps)

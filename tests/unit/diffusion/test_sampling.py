@@ -5,9 +5,10 @@ import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
 from animatediff.diffusion.conditioning import Conditioning
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import classifier_free_guidance, sample
-from animatediff.diffusion.schedule import NoiseSchedule, compute_alphas_cumprod
+from animatediff.diffusion.schedule import compute_alphas_cumprod
 from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 
 DDIM = SAMPLERS["ddim"](NoiseSchedule())

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from animatediff.config import load
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import SAMPLERS
-from animatediff.diffusion.schedule import NoiseSchedule, add_noise, compute_alphas_cumprod, velocity
+from animatediff.diffusion.schedule import add_noise, compute_alphas_cumprod, velocity
 from animatediff.errors import UsageError
 
 ZERO_SNR = NoiseSchedule(prediction_type="v_prediction", zero_terminal_snr=True)
@@ -56,7 +57,7 @@ def test_noisy_latents_and_velocity_give_back_clip_and_noise():
 
 
 @given(KINDS, st.floats(1e-4, 1e-3), st.floats(0.005, 0.02), st.integers(100, 1000))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_zero_terminal_snr_ends_without_signal_begins_as_before_and_always_falls(kind, first, last, num):
     settings = {"beta_schedule": kind, "beta_start": first, "beta_end": last, "num_train_timesteps": num}
     before = compute_alphas_cumprod(NoiseSchedule(**settings))
@@ -76,7 +77,7 @@ def test_zero_terminal_snr_is_diffusers_own_up_to_rounding(kind):
 
 
 @given(st.integers(1, 100))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_with_zero_terminal_snr_sampling_begins_at_the_last_timestep(num_steps):
     sampler = SAMPLERS["ddim"](ZERO_SNR).scheduler
     sampler.set_timesteps(num_steps)

@@ -94,7 +94,7 @@ def test_published_sizes(version, modules, parameters):
     assert len(motion.state_dict()) == 26 * modules  # 28 keys a module in the files, less two position tables
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.permutations(range(NUM_FRAMES)), st.sampled_from(["frame", "clip"]))
 @torch.no_grad()
 def test_equivariant_to_frame_order_only_without_positions(order, scope):

@@ -68,7 +68,7 @@ def fingerprint(encoder):
     return digest.hexdigest()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @example(text="", token="<x>")
 @example(text="a red circle <|endoftext|> it's 4k, Zebra\t猫 é", token="nothing")
 @given(text=st.text(max_size=120), token=st.text(min_size=1).filter(str.strip))
@@ -79,7 +79,7 @@ def test_text_without_learned_words_is_encoded_as_ever(parts, text, token):
     assert uses(text, token) or torch.equal(prompts.encode([text]), plain(parts, text))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     words=st.lists(st.tuples(st.sampled_from(WORDS), st.booleans()), max_size=80),
     separators=st.lists(st.sampled_from([" ", "  ", ", ", "\n", ". ", " (", " 4k ", " Zebra "]), min_size=80),

@@ -102,7 +102,7 @@ def _texts(annotation: Any, metadata: tuple[Any, ...], path: str) -> Iterator[tu
             yield from _texts(part, metadata, f"{path}.0" if is_list else path)
 
 
-MARK = Uri.__metadata__[0]
+MARK = get_args(Uri)[1]
 FIELDS = [(schema, path, metadata) for schema in MINIMAL for path, metadata in texts(schema)]
 PLACES = [(schema, path) for schema, path, metadata in FIELDS if MARK in metadata]
 

@@ -11,10 +11,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from animatediff.diffusion.context import Context
+from animatediff.diffusion.noise_schedule import NoiseSchedule, NoiseScheduleOverrides
 from animatediff.diffusion.passes.free_init import FreeInit
 from animatediff.diffusion.passes.second_pass import SecondPass
 from animatediff.diffusion.samplers import SAMPLERS
-from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.diffusion.steps.deep_cache import DeepCache
 from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 from animatediff.diffusion.travel import Travel
@@ -31,16 +31,8 @@ from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS
 from tests.support import mp4
 from tests.support_base import build_base
 
+ZERO_SNR = {"prediction_type": "v_prediction", "zero_terminal_snr": True}
 BARE = Entry(name="bare", prompts=("x",))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    # The models are too small to share out, and sums round by the number of threads.
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -281,16 +273,26 @@ def test_what_is_wrong_with_prefetched_files_is_told_when_they_are_loaded(files,
     np.testing.assert_array_equal(rendered(animator, BARE), first)
 
 
-def test_a_checkpoint_that_predicts_v_is_rendered_with_a_noise_schedule_of_v_alone(files, animator, tmp_path):
+def test_each_checkpoint_is_sampled_as_what_it_predicts(files, animator, tmp_path):
+    """Between models that predict noise, in one animator, as by an animator of that noise schedule alone."""
     folder = shutil.copytree(files / "other", tmp_path / "v")
     config = folder / "scheduler" / "scheduler_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "v_prediction"}))
-    entry = Entry(name="v", prompts=("x",), checkpoint=str(folder))
-    with pytest.raises(UserError, match="trained to predict v"):
-        animator.load(entry)
-    schedule = NoiseSchedule(prediction_type="v_prediction")
+    says_v = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    config.write_text(json.dumps(json.loads(config.read_text()) | says_v))
+    of_files = Animator(str(files / "base"), str(files / "motion.safetensors"), schedule=None, device="cpu")
+    says_itself = Entry(name="v", checkpoint=str(folder))
+    noise = Entry(name="noise", checkpoint=str(files / "other"))
+    told = noise.model_copy(update={"noise_schedule": NoiseScheduleOverrides(**ZERO_SNR)})
+    found = [rendered(of_files, entry) for entry in (noise, says_itself, told, noise, BARE)]
+    schedule = NoiseSchedule(**ZERO_SNR)
     of_v = Animator(str(files / "base"), str(files / "motion.safetensors"), schedule=schedule, device="cpu")
-    assert not np.array_equal(rendered(of_v, entry), rendered(of_v, BARE))
+    expected = [rendered(animator, noise), *[rendered(of_v, noise)] * 2, rendered(animator, noise)]
+    for clip, other in zip(found, [*expected, rendered(animator, BARE)], strict=True):
+        np.testing.assert_array_equal(clip, other)
+    assert not np.array_equal(found[0], found[1])
+    with pytest.raises(UserError, match="trained to predict v, as it says, and the noise schedule that is set is for"):
+        animator.load(says_itself)  # which has a whole schedule
+    np.testing.assert_array_equal(rendered(animator, BARE), found[-1])
 
 
 def test_without_motion_each_frame_is_stable_diffusions_own(files):

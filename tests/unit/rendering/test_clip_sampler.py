@@ -11,16 +11,16 @@ from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from animatediff.diffusion.context import Context
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.passes.free_init import FreeInit
 from animatediff.diffusion.passes.second_pass import SecondPass
 from animatediff.diffusion.samplers import SAMPLERS
-from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.models.vae import encode_frames
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog.catalog import Item
+from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.conditions.pictures import read_video_frames
 from animatediff.rendering.frame_codec import FrameCodec
 from animatediff.weights import motion_modules
@@ -29,14 +29,6 @@ from tests.support import mp4
 from tests.support_base import build_base
 
 SCHEDULE = NoiseSchedule()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -5,26 +5,18 @@ import pytest
 import torch
 
 from animatediff.diffusion.context import Context
-from animatediff.diffusion.prompt_travel import Travel
+from animatediff.diffusion.travel import Travel
 from animatediff.errors import UserError
 from animatediff.models.prompt_encoders import PromptEncoders
 from animatediff.models.text_encoder import PromptEncoder
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog.catalog import Item
+from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.prompt_conditioning import PromptConditioner
 from animatediff.sprites import shipped
 from animatediff.weights.base import load_text_encoders
 
 LONG = "a large red star moving left on a dark blue background, " * 3
 BY_FRAME = {1: "a red circle", 3: "a blue circle"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +36,7 @@ def encoders(parts):
 
 @pytest.fixture
 def conditioner(encoders):
-    return PromptConditioner(encoders)
+    return PromptConditioner(encoders, torch.float32)
 
 
 @pytest.fixture(scope="module")

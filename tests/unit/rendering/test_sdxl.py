@@ -40,14 +40,6 @@ from tests.support_sdxl import MAX_TOKENS, TEXT_WIDTHS, build_sdxl, write_motion
 BARE = Entry(name="bare")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sdxl")
@@ -155,7 +147,7 @@ def test_a_frame_may_have_a_pooled_text_of_its_own(files, timestep):
 def conditioner(files):
     base = str(files / "base")
     zeroes = BaseFacts(base).zeroes_empty_negative_prompt
-    return PromptConditioner(PromptEncoders(load_text_encoders(base)), zeroes_empty_negative=zeroes)
+    return PromptConditioner(PromptEncoders(load_text_encoders(base)), torch.float32, zeroes_empty_negative=zeroes)
 
 
 @pytest.mark.parametrize("syntax", ["plain", "a1111"])

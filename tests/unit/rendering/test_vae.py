@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from animatediff.diffusion.schedule import NoiseSchedule
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog.entries import Entry
 from animatediff.rendering.catalog.item import Item

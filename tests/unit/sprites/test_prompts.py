@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from animatediff.rendering.animator import Animator
-from animatediff.rendering.catalog.catalog import Item
+from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.results.ledger import make_result
 from animatediff.sprites import shipped
 from animatediff.sprites.readings.pictures import read

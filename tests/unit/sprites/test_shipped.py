@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from diffusers import StableDiffusionPipeline
 
-from animatediff.diffusion.schedule import NoiseSchedule
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog.entries import EmbeddingFile, Entry, Lora
 from animatediff.rendering.catalog.item import Item

@@ -15,6 +15,7 @@ from animatediff.diffusion.schedule import velocity
 from animatediff.errors import UserError
 from animatediff.models.motion_unet import MotionModules
 from animatediff.models.prompt_encoders import PromptEncoders
+from animatediff.models.vae import fingerprint
 from animatediff.sprites import shipped
 from animatediff.training.config import TrainingConfig
 from animatediff.training.dataset_fit import check_dataset_fits
@@ -25,7 +26,7 @@ from animatediff.training.text import CaptionEncoder
 from animatediff.training.trainer import Trainer
 from animatediff.training.validation import validation_loss
 from animatediff.weights import motion_modules
-from animatediff.weights.base import load_text_encoders, load_unet
+from animatediff.weights.base import load_text_encoders, load_unet, load_vae
 from animatediff.weights.base_facts import BaseFacts
 from animatediff.weights.identify.weights_file import identify_uri
 from tests.support_base import build_base
@@ -176,16 +177,16 @@ def test_on_a_base_that_predicts_v_the_velocity_is_learned(make, base, tmp_path,
     trainer.write_weights(str(tmp_path / "trained.safetensors"))
     assert motion_modules.open_file(str(tmp_path / "trained.safetensors")).schedule["prediction_type"] == "v_prediction"
     trainer.recipe.check_fit((3, 4, 8, 8))
-    with pytest.raises(
-        UserError, match="predicts v_prediction, and the noise schedule is for models that predict epsilon"
-    ):
+    with pytest.raises(UserError, match="predicts v_prediction, and the noise schedule that is set is for models that"):
         recipe_of(make(**fields, schedule={"prediction_type": "epsilon"})).check_fit((3, 4, 8, 8))
 
 
 def test_a_base_that_predicts_something_else_is_refused(make, base, tmp_path):
     folder = shutil.copytree(base, tmp_path / "base")
     DDIMScheduler(prediction_type="sample").save_pretrained(folder / "scheduler")
-    with pytest.raises(UserError, match="predicts sample, .* trained on are bases that predict epsilon or v_pr"):
+    with pytest.raises(
+        UserError, match="predicts sample, as its scheduler says: take one that predicts epsilon or v_pr"
+    ):
         schedule_of(make(base=str(folder)))
 
 
@@ -210,6 +211,28 @@ def test_latents_of_the_other_vae_are_refused(base, tmp_path, factor, of_base):
     own = BaseFacts(str(base)).scaling_factor
     check_dataset_fits(str(base), told.model_copy(update={"scaling_factor": own}))
     check_dataset_fits(str(base), told.model_copy(update={"scaling_factor": 0.7}))  # of somebody's own VAE
+
+
+def test_latents_of_another_vae_of_the_same_scale_are_warned_of(base, tmp_path, caplog):
+    told = read_manifest(write_dataset(tmp_path / "data")).model_copy(update={"scaling_factor": 0.13025})
+    vae = load_vae(base)
+    for dtype in ("float32", "float16", "bfloat16"):
+        check_dataset_fits(base, told.model_copy(update={"encoder_fp": fingerprint(vae, dtype)}))
+    folder = shutil.copytree(base, tmp_path / "base")
+    vae.decoder.conv_in.weight.data += 1
+    vae.save_pretrained(folder / "vae")  # of which the decoder alone was fine-tuned
+    own = fingerprint(vae, "float16")
+    check_dataset_fits(str(folder), told.model_copy(update={"encoder_fp": own}))
+    assert not caplog.records
+    vae.encoder.conv_in.weight.data += 1
+    vae.save_pretrained(folder / "vae")
+    check_dataset_fits(str(folder), told.model_copy(update={"encoder_fp": own}))
+    (line,) = caplog.messages
+    assert f"another VAE (fingerprint {own[:12]}, scaling factor 0.13025) than base {folder} has (" in line
+    assert f"({fingerprint(vae, 'float32')[:12]} in float32, 0.13025): " in line
+    shutil.rmtree(folder / "vae")
+    check_dataset_fits(str(folder), told.model_copy(update={"latent_factor": 8}))
+    assert len(caplog.records) == 1
 
 
 def test_a_base_without_a_vae_trains_on_a_dataset_that_says_its_factor(base, tmp_path):

@@ -6,12 +6,14 @@ import torch
 
 from animatediff.diffusion.noise_schedule import NoiseScheduleOverrides
 from animatediff.errors import UserError
+from animatediff.models.computing import processor
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.training import trainer as trainer_module
+from animatediff.training.compute_settings import ComputeConfig
 from animatediff.training.config import TrainingConfig
 from animatediff.training.recipes.table import recipe_of
-from animatediff.training.settings import ComputeConfig, ModelConfig, OptimConfig, TextConfig
+from animatediff.training.settings import ModelConfig, OptimConfig, TextConfig
 from animatediff.training.trained_model import place_on_device
 from animatediff.training.trainer import Trainer
 from animatediff.weights import motion_modules
@@ -54,7 +56,8 @@ def test_training_moves_every_motion_parameter_and_no_other(trained, recipe):
     trainer, results = trained
     fresh = build(recipe, seed=5)
     for name, tensor in load_unet(recipe.base).state_dict().items():
-        assert torch.equal(trainer.model.unet.base.state_dict()[name], tensor)
+        kept = trainer.model.unet.base.state_dict()[name]
+        assert torch.equal(kept, tensor.to(kept.dtype))  # which is the processor's
     still = [
         name
         for (name, new), old in zip(
@@ -147,10 +150,15 @@ def test_what_is_frozen_is_cast_and_what_is_trained_keeps_its_bits(recipe, train
     assert {p.dtype for p in frozen} == {torch.bfloat16}
 
 
-def test_workers_that_would_compute_in_different_precisions_are_refused(recipe, monkeypatch):
-    monkeypatch.setattr(trainer_module, "all_gather_lists", lambda own, number: [*own, "torch.float16"])
-    with pytest.raises(UserError, match=r"different precisions \(float16, float32\): set compute\.precision"):
-        Trainer(recipe, device=CPU, world_size=2)
+@pytest.mark.parametrize(("others", "dtype"), [("True", torch.bfloat16), ("False", torch.float32)])
+def test_auto_is_bfloat16_where_the_processors_of_all_workers_multiply_it(recipe, monkeypatch, others, dtype):
+    monkeypatch.setattr(processor, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(trainer_module, "all_gather_lists", lambda own, number: [*own, others])
+    monkeypatch.setattr(Trainer, "_wrap_model", lambda self: self.model)  # there is no process group
+    model = Trainer(recipe, device=CPU, world_size=2).model
+    trained = {id(parameter) for parameter in model.trainable.parameters()}
+    assert {p.dtype for p in model.unet.parameters() if id(p) not in trained} == {dtype}
+    assert {p.dtype for p in model.trainable.parameters()} == {torch.float32}
 
 
 def test_every_step_has_its_own_learning_rate(recipe):
@@ -179,14 +187,29 @@ def test_training_starts_from_a_given_motion_module(trained, recipe, tmp_path):
         assert new.requires_grad
 
 
-def test_a_checkpoint_that_predicts_v_is_trained_on_with_a_noise_schedule_of_v_alone(recipe, base, tmp_path):
+def test_a_checkpoint_that_predicts_v_is_trained_on_so(recipe, base, tmp_path, caplog):
+    caplog.set_level("INFO")
     folder = shutil.copytree(base, tmp_path / "v")
     config = folder / "scheduler" / "scheduler_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "v_prediction"}))
+    says_v = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    config.write_text(json.dumps(json.loads(config.read_text()) | says_v))
     recipe = recipe.model_copy(update={"base_checkpoints": (str(folder),)})
-    with pytest.raises(UserError, match="trained to predict v"):
+    schedule = recipe_of(recipe).noise_schedule
+    assert (schedule.prediction_type, schedule.zero_terminal_snr) == ("v_prediction", True)
+    assert f"checkpoint {folder} predicts v_prediction with zero_terminal_snr, as it says" in caplog.text
+    build(recipe, seed=0)
+    with pytest.raises(UserError, match="trained to predict v, as it says, and the noise schedule that is set is for"):
+        build(recipe.model_copy(update={"schedule": NoiseScheduleOverrides(prediction_type="epsilon")}), seed=0)
+
+
+def test_checkpoints_that_predict_different_things_are_not_trained_on_together(recipe, base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "v")
+    (folder / "scheduler" / "scheduler_config.json").write_text('{"prediction_type": "v_prediction"}')
+    recipe = recipe.model_copy(update={"base_checkpoints": ("base", str(folder))})
+    with pytest.raises(
+        UserError, match="base_checkpoints: base is trained on as .* predicts epsilon, and .*: train on"
+    ):
         build(recipe, seed=0)
-    build(recipe.model_copy(update={"schedule": NoiseScheduleOverrides(prediction_type="v_prediction")}), seed=0)
 
 
 def test_fresh_weights_come_from_the_seed_alone(recipe):

@@ -98,7 +98,7 @@ def copy_of_base(folder):
 
 def problem_of(base):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    problem = ModelChecks(None).model(ModelFiles(base=str(base), motion_module=str(MOTION_MODULE)))
+    problem = ModelChecks({}).model(ModelFiles(base=str(base), motion_module=str(MOTION_MODULE)))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
     return problem
 

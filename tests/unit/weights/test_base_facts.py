@@ -118,7 +118,7 @@ def test_clips_are_rendered_at_the_factor_of_their_vae(other, base, tmp_path):
     motion = str(tmp_path / "motion.safetensors")
     motion_modules.write(motion, MotionModules.for_base(load_unet(str(base)), MotionConfig()))
     sizes = {"height": 2 * factor, "width": 3 * factor}
-    checks, model = ModelChecks(None), ModelFiles(base=folder, motion_module=motion)
+    checks, model = ModelChecks({}), ModelFiles(base=folder, motion_module=motion)
     assert checks.model(model) is None
     assert checks.settings(model, RenderSettings(**sizes).model_dump()) == ()
     (problem,) = checks.settings(model, RenderSettings(**sizes | {"height": 2 * factor + 1}).model_dump())

@@ -12,16 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from animatediff import storage
 from animatediff.errors import UserError
-from animatediff.weights import checkpoints
+from animatediff.weights import checkpoints, prediction
 from animatediff.weights.base import load_text_encoder, load_unet, load_vae
 from animatediff.weights.identify.weights_file import identify_uri
+from animatediff.weights.prediction import Prediction
 from animatediff.weights.reading import files
 from tests.support_base import build_base
 from tests.support_weights import ldm_file, tiny_sdxl, vae_file
@@ -45,13 +46,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def base(folder):
-    return modules(str(build_base(folder / "base")))
+    return modules(str(build_base(folder / "base", layers_per_block=2)))
 
 
 @pytest.fixture(scope="module")
 def other(folder):
     """Another model of the same architecture: its folder and its states."""
-    path = build_base(folder / "other", seed=1)
+    path = build_base(folder / "other", seed=1, layers_per_block=2)
     return path, states_of(modules(str(path)))
 
 
@@ -263,8 +264,7 @@ def test_a_vae_under_its_name_in_a_pipeline_is_read(tmp_path, base, other):
     assert_same(checkpoints.load(uri, base), {"vae": other[1]["vae"]})
     # A whole model under such names is not taken for its VAE.
     everything = {f"{part}.{name}": tensor for part, state in other[1].items() for name, tensor in state.items()}
-    with pytest.raises(UserError, match=r"all\.safetensors"):
-        checkpoints.load(write(tmp_path / "all.safetensors", everything), base)
+    assert_same(checkpoints.load(write(tmp_path / "all.safetensors", everything), base), other[1])
 
 
 def test_shards_are_put_together(tmp_path, base, other):
@@ -383,23 +383,6 @@ def test_a_fused_weight_of_a_wrong_shape_is_named(tmp_path, sdxl_base, sdxl_othe
             checkpoints.load(uri, sdxl_base)
 
 
-def test_a_checkpoint_that_predicts_v_is_refused(tmp_path, base, other):
-    ldm = ldm_file(other[1])
-    marked = write(tmp_path / "marked.safetensors", ldm | {"v_pred": torch.tensor([])})
-    said = write(tmp_path / "said.safetensors", ldm, metadata={"modelspec.prediction_type": "v"})
-    folder = shutil.copytree(other[0], tmp_path / "folder")
-    scheduler = folder / "scheduler" / "scheduler_config.json"
-    scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"prediction_type": "v_prediction"}))
-    for uri in (marked, said, str(folder)):
-        with pytest.raises(UserError, match="trained to predict v") as caught:
-            checkpoints.load(uri, base)
-        assert uri in str(caught.value)
-        assert "\n" not in str(caught.value)
-        assert_same(checkpoints.load(uri, base, predicts_v=True), other[1])
-    noise = write(tmp_path / "noise.safetensors", ldm, metadata={"modelspec.prediction_type": "epsilon"})
-    assert_same(checkpoints.load(noise, base), other[1])
-
-
 def with_unet_like(ldm, *, channels=4, text_width=32):
     """The file with its UNet's two telltale widths changed."""
     text = {
@@ -509,6 +492,13 @@ def test_a_single_file_becomes_folders_that_diffusers_opens(tmp_path, base, othe
     assert_same(checkpoints.load(str(tmp_path / "out"), small[kind]), states)
     # No pipeline can be opened without a tokenizer and a scheduler, so none is claimed.
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(states)
+    # What the file says that it predicts is no longer in the weights: the folder says it by a scheduler.
+    marks = dict.fromkeys(("v_pred", "ztsnr"), torch.tensor([]))
+    uri = write(tmp_path / "v.safetensors", ldm_file(states, kind) | marks)
+    checkpoints.to_diffusers(uri, str(tmp_path / "v"))
+    assert prediction.of_checkpoint(str(tmp_path / "v")) == Prediction("v_prediction", zero_terminal_snr=True)
+    scheduler = DDIMScheduler.from_pretrained(tmp_path / "v" / "scheduler")
+    assert scheduler.alphas_cumprod[-1] == 0
 
 
 def test_tensors_that_share_memory_are_written(tmp_path, base, other, monkeypatch):

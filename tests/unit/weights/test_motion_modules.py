@@ -397,7 +397,7 @@ def test_whole_parts_are_missed(state, missing, tmp_path):
 
 
 @given(data=st.data())
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_key_that_is_gone_or_renamed_is_named(data, tmp_path):
     state = published(data.draw(st.sampled_from(["v1", "v2", "v3"])), tables=False)
     name = data.draw(st.sampled_from(sorted(state)))

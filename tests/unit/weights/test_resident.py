@@ -163,7 +163,7 @@ def test_any_order_of_loads_gives_each_its_own_weights(files, resident):
     expected = [weights(option) for option in options]
     assert len(set(expected)) == len(options)
 
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=10)
     @given(st.lists(st.integers(0, len(options) - 1), min_size=1, max_size=5))
     def check(order):
         for index in order:

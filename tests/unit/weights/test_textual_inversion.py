@@ -84,11 +84,12 @@ def test_diffusers_files_carry_their_token(tmp_path, suffix, dtype):
     assert_reads(write(path, {"sks": several}), "sks", several)
 
 
-def test_sdxls_pair(tmp_path):
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+@pytest.mark.parametrize("names", [("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1")])
+def test_sdxls_pair(tmp_path, names, suffix):
     clip_l, clip_g = random(2, 768, dtype=torch.float16), random(2, 1280, dtype=torch.float16)
-    found = textual_inversion.read(
-        write(tmp_path / "negativeXL.safetensors", {"clip_l": clip_l, "clip_g": clip_g}), base="sdxl"
-    )
+    content = dict(zip(names, (clip_l, clip_g), strict=True))
+    found = textual_inversion.read(write(tmp_path / f"negativeXL.{suffix}", content), base="sdxl")
     assert found.token == "negativeXL"
     assert found.vectors.keys() == {"text_encoder", "text_encoder_2"}
     assert torch.equal(found.vectors["text_encoder"], clip_l.float())

@@ -27,19 +27,23 @@ _LEAST_STILL_JUMP, _LEAST_STILL_CUT = 0.05, 0.5
 """Where nothing moves on both sides, as between title cards, a smaller jump to another picture is a cut too."""
 _STILL = 0.25
 """Of the jump, the most that changes on both sides where nothing moves."""
-_STEPS = (4, 8, 12)
-"""Distances at which a frame is compared with a mix of those before and behind it: dissolves last 6 to 24 frames."""
-_CONTEXT = max(_STEPS)
+_STEPS = (4, 8, 12, 16)
+"""Distances at which a frame is compared with a mix of those before and behind it: dissolves last 6 to 48 frames."""
+_AHEAD = _REACH + 1
+"""Frames behind one that must be there before a cut at it can be judged."""
+_CONTEXT = max(_STEPS) + _AHEAD
+"""The same for mixes: no cut may lie between the frames that are mixed."""
 _LEAST_CHANGE = 18.0
 """Levels of 255 between the frames that are mixed; of smaller ones noise is a mix, too."""
-_MOST_RESIDUAL = 0.25
-"""Of that change, what a mix may leave unexplained."""
-_LEAST_ENDS, _LEAST_MIDDLE = 0.5, 0.35
-"""What motion may not explain between the ends of a dissolve, and between its middle and an end, as shares of the
-contrast. Dissolves had 0.72 and 0.43 and more, pans over flat drawings, rolling titles and flashes 0.42 and 0.39 at
-most in one of the two."""
-_PURE, _LEAST_PURE_MIDDLE = 0.12, 0.25
-"""What the middle needs of a mix that leaves next to nothing unexplained."""
+_LEAST_ENDS = 0.5
+_LEAST_UNLIKE = ((0.12, _LEAST_ENDS, 0.25), (0.25, _LEAST_ENDS, 0.35), (0.33, 0.65, 0.42))
+"""Up to which share of that change a mix may leave unexplained, what motion may not explain between its ends at least,
+and between its middle and either end, as shares of the contrast."""
+_MOST_RESIDUAL = max(row[0] for row in _LEAST_UNLIKE)
+_MOST_NEAR_RESIDUAL = 0.5
+"""The same for a mix of those at half the distance."""
+_LEAST_CORRELATION = 0.99
+"""Of two pictures of one thing, of which one is lit otherwise."""
 _MIDDLE = (0.25, 0.75)
 _LEAST_FRAMES = 2
 _DARK = 24.0
@@ -70,9 +74,12 @@ class LayoutDetector:
         """Number of the first frame of `_pictures`."""
         self._next = 0
         """Number of the first frame that is not judged yet."""
+        self._next_cut = 0
+        """The same for cuts alone, which are judged sooner."""
         self._cuts: list[Border] = []
-        self._num_told = 0
-        """Of `_cuts`."""
+        """Those that are not told yet."""
+        self._near_cuts: list[int] = []
+        """Frames of those within `_pictures`."""
         self._soft: list[Border] = []
         """Single frames in the middle of dissolves and fades, and black stretches, that belong to none told yet."""
         self.settled = 0
@@ -112,12 +119,13 @@ class LayoutDetector:
             is_open = False
         self._soft = runs.pop() if is_open else []
         told = [border for run in runs if (border := _joined(run, cut_frames))]
+        self._cuts = [cut for cut in self._cuts if not any(soft.first < cut.first <= soft.last for soft in told)]
         if open_from is None:
             settled = self._next
         else:
             settled = max(self.settled, (self._soft[0].first if is_open else open_from) - _LONG_TAIL)
-        sure = [cut for cut in self._cuts[self._num_told :] if open_from is None or cut.first < settled]
-        self._num_told += len(sure)
+        sure = [cut for cut in self._cuts if open_from is None or cut.first < settled]
+        self._cuts = self._cuts[len(sure) :]
         self.settled = settled
         return sorted([*sure, *told])
 
@@ -132,18 +140,24 @@ class LayoutDetector:
         first, last = self._next - self._offset, len(self._pictures) - (0 if is_end else _CONTEXT)
         if first >= last:
             return
+        self._judge_cuts(len(self._pictures) - (0 if is_end else _AHEAD))
         is_dark = self._pictures.mean(-1).max((1, 2)) < _DARK
-        self._cuts += [
-            Border(self._offset + i, self._offset + i, "cut", strength)
-            for i, strength in _find_cuts(self._pictures, max(1, first), last)
-        ]
-        for i, step in _find_mixes(self._pictures, first, last):
+        for i, step in _find_mixes(self._pictures, np.array(self._near_cuts) - self._offset, first, last):
             kind: SoftKind = "fade" if is_dark[i - step : i + step + 1].any() else "dissolve"
-            self._soft.append(Border(self._offset + i, self._offset + i + 1, kind, 1.0))
+            is_light = kind == "dissolve" and _is_same_picture(self._pictures[[i - step, i + step]])
+            self._soft.append(Border(self._offset + i, self._offset + i + 1, kind, 0.0 if is_light else 1.0))
         self._follow_darkness(is_dark, first, last)
         keep = max(0, last - _CONTEXT)
         self._pictures = self._pictures[keep:]
         self._next, self._offset = self._offset + last, self._offset + keep
+        self._near_cuts = [cut for cut in self._near_cuts if cut >= self._offset]
+
+    def _judge_cuts(self, last: int) -> None:
+        """Find the cuts up to before frame `last` of `_pictures`."""
+        for i, strength in _find_cuts(self._pictures, max(1, self._next_cut - self._offset), last):
+            self._cuts.append(Border(self._offset + i, self._offset + i, "cut", strength))
+            self._near_cuts.append(self._offset + i)
+        self._next_cut = self._offset + last
 
     def _follow_darkness(self, is_dark: np.ndarray, first: int, last: int) -> None:
         """Note black stretches that a picture fades into or out of, between two pictures that are not the same."""
@@ -194,27 +208,54 @@ def _find_cuts(pictures: np.ndarray, first: int, last: int) -> Iterator[tuple[in
             yield i, min(1.0, strength)
 
 
-def _find_mixes(pictures: np.ndarray, first: int, last: int) -> Iterator[tuple[int, int]]:
-    """Yield the frames from `first` to before `last` that are mixes of those so many steps before and behind them."""
+def _find_mixes(pictures: np.ndarray, cuts: np.ndarray, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Yield the frames from `first` to before `last` that are mixes of those so many steps before and behind them.
+
+    No cut of `cuts` lies between the frames that are mixed.
+    """
     rows = pictures.reshape(len(pictures), -1)
-    best: dict[int, tuple[float, int]] = {}
+    num_cuts = np.searchsorted(cuts, np.arange(len(pictures)), side="right")
+    found: dict[int, int] = {}
     for step in _STEPS:
         middles = np.arange(max(first, step), min(last, len(rows) - step))
-        change = rows[middles + step] - rows[middles - step]
-        size = np.abs(change).mean(1)
-        is_large = size > _LEAST_CHANGE
-        middles, change, size = middles[is_large], change[is_large], size[is_large]
-        offset = rows[middles] - rows[middles - step]
-        share = np.einsum("ij,ij->i", offset, change) / np.einsum("ij,ij->i", change, change)
-        residual = np.abs(offset - share[:, None] * change).mean(1) / size
-        is_mix = (share > _MIDDLE[0]) & (share < _MIDDLE[1]) & (residual < _MOST_RESIDUAL)
-        for i, left in zip(middles[is_mix].tolist(), residual[is_mix].tolist(), strict=True):
-            best[i] = min(best.get(i, (left, step)), (left, step))
-    for i, (left, step) in sorted(best.items()):
-        ends, *middle = mismatch(pictures, np.array([(i - step, i + step), (i - step, i), (i, i + step)]))
-        least_middle = _LEAST_PURE_MIDDLE if left < _PURE else _LEAST_MIDDLE
-        if ends > _LEAST_ENDS and min(middle) > least_middle:
-            yield i, step
+        middles = middles[num_cuts[middles + step] == num_cuts[middles - step]]
+        middles = middles[np.abs(rows[middles + step] - rows[middles - step]).mean(1) > _LEAST_CHANGE]
+        residual = _residuals(rows, middles, step)
+        is_mix = residual < _MOST_RESIDUAL
+        middles, residual = middles[is_mix], residual[is_mix]
+        # Two borders on both sides of a short shot are no mix of it: nearer by, nothing is one.
+        is_mix = _residuals(rows, middles, step // 2) < _MOST_NEAR_RESIDUAL
+        middles, residual = middles[is_mix], residual[is_mix]
+        for i in middles[_are_unlike(pictures, middles, step, residual)].tolist():
+            found.setdefault(i, step)
+    yield from sorted(found.items())
+
+
+def _residuals(rows: np.ndarray, middles: np.ndarray, step: int) -> np.ndarray:
+    """(n,) share of the change between both ends that their mix leaves unexplained; infinite far from the middle."""
+    before = rows[middles - step]
+    change, offset = rows[middles + step] - before, rows[middles] - before
+    share = np.einsum("ij,ij->i", offset, change) / np.maximum(np.einsum("ij,ij->i", change, change), 1e-6)
+    residual = np.abs(offset - share[:, None] * change).mean(1) / np.maximum(np.abs(change).mean(1), 1e-6)
+    return np.where((share > _MIDDLE[0]) & (share < _MIDDLE[1]), residual, np.inf)
+
+
+def _are_unlike(pictures: np.ndarray, middles: np.ndarray, step: int, residuals: np.ndarray) -> np.ndarray:
+    """(n,) bool: whether motion explains neither one end of a mix by the other, nor its middle by an end."""
+    befores, behinds = middles - step, middles + step
+    pairs = np.stack([[befores, behinds], [befores, middles], [middles, behinds]]).transpose(0, 2, 1)
+    ends, *halves = mismatch(pictures, pairs.reshape(-1, 2)).reshape(3, -1)
+    rows = np.searchsorted([most for most, _, _ in _LEAST_UNLIKE], residuals, side="right")
+    least_ends, least_middles = np.array(_LEAST_UNLIKE)[rows, 1:].T
+    return np.asarray((ends > least_ends) & (np.minimum(*halves) > least_middles))
+
+
+def _is_same_picture(pictures: np.ndarray) -> bool:
+    """Whether two are one picture in another light: the levels of each colour change by one straight line."""
+    channels = pictures.reshape(2, -1, 3)
+    channels = channels - channels.mean(1, keepdims=True)
+    covariances = (channels[0] * channels[1]).sum(0)
+    return bool((covariances > _LEAST_CORRELATION * np.sqrt((channels**2).sum(1).prod(0))).all())
 
 
 def _mismatch_of(picture: np.ndarray, other: np.ndarray) -> float:
@@ -237,9 +278,11 @@ def _end_of(run: list[Border]) -> int:
 
 
 def _joined(run: list[Border], cuts: list[int]) -> Border | None:
-    """Return the dissolve or fade that a run is, in its whole length; None where a cut explains it."""
+    """Return the dissolve or fade that a run is, in its whole length; None where only the light changes."""
     first, last = run[0].first, _end_of(run)
-    if last - first < _LEAST_FRAMES or any(first - _TAIL < cut < last + _TAIL for cut in cuts):
+    # Light that goes down to a cut, and up behind it, is a fade without a black picture.
+    is_border = any(one.strength for one in run) or any(first < cut < last for cut in cuts)
+    if last - first < _LEAST_FRAMES or not is_border:
         return None
     kind: SoftKind = "fade" if any(one.kind == "fade" for one in run) else "dissolve"
     tail = _LONG_TAIL if last - first > _LONG else _TAIL

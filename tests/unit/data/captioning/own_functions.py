@@ -26,12 +26,12 @@ def batched(frames, facts):
     return [f"{len(each)} frames of {fact['uri']}" for each, fact in zip(frames, facts, strict=True)]
 
 
-batched.batch = True
-batched.sizes = []
+batched.batch = True  # type: ignore[attr-defined]
+batched.sizes = []  # type: ignore[attr-defined]
 
 
 def one_for_all(frames, facts):
     return ["the same"]
 
 
-one_for_all.batch = True
+one_for_all.batch = True  # type: ignore[attr-defined]

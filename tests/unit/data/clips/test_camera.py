@@ -33,7 +33,7 @@ def largest(size, source):
 
 
 @pytest.mark.parametrize("move", MOVES)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(**ANY)
 def test_crops_lie_in_the_picture_and_have_the_clips_aspect_ratio(move, num_frames, size, source, travel):
     x, y, w, h = boxes(move, num_frames, size=size, source=source, travel=travel).T
@@ -46,7 +46,7 @@ def test_crops_lie_in_the_picture_and_have_the_clips_aspect_ratio(move, num_fram
 
 
 @pytest.mark.parametrize(("forth", "back"), [MOVES[:2], MOVES[2:4], MOVES[4:]])
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(**ANY)
 def test_opposite_moves_are_each_other_backwards_and_mirrored(forth, back, num_frames, size, source, travel):
     one, other = (boxes(move, num_frames, size=size, source=source, travel=travel) for move in (forth, back))
@@ -57,7 +57,7 @@ def test_opposite_moves_are_each_other_backwards_and_mirrored(forth, back, num_f
         assert mirrored == pytest.approx(other, abs=1e-9 * max(source))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(**ANY)
 def test_zoom_in_shrinks_the_largest_crop_about_the_centre_by_one_factor(num_frames, size, source, travel):
     x, y, w, h = boxes("zoom_in", num_frames, size=size, source=source, travel=travel).T
@@ -70,7 +70,7 @@ def test_zoom_in_shrinks_the_largest_crop_about_the_centre_by_one_factor(num_fra
 
 
 @pytest.mark.parametrize(("move", "axis", "sign"), [("pan_right", 0, 1), ("pan_left", 0, -1), ("tilt_down", 1, 1)])
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(**ANY)
 def test_a_sliding_crop_keeps_its_size_and_goes_evenly_by_its_share(move, axis, sign, num_frames, size, source, travel):
     path = boxes(move, num_frames, size=size, source=source, travel=travel)

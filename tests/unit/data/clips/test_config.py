@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from animatediff.data.clips.config import ClipConfig
@@ -33,7 +33,6 @@ def test_windows_spread_over_the_video_and_never_coincide():
     assert len(indices(times(8), num_frames=4, stride=2, windows_per_video=5)) == 2
 
 
-@settings(deadline=None)
 @given(
     num_source=st.integers(1, 80),
     num_frames=st.integers(1, 8),

@@ -31,7 +31,7 @@ RATE = st.one_of(st.builds(dict, stride=st.integers(1, 5)), st.builds(dict, fps=
 HOW = {"num_frames": st.integers(1, 8), "windows": st.sampled_from(["grid", "random", "all"])}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(timestamps=VARIABLE | CONSTANT, rate=RATE, number=st.none() | st.integers(1, 6), **HOW)
 def test_windows_lie_in_the_video_start_on_frames_and_differ(timestamps, rate, number, num_frames, windows):
     plans = plan(timestamps, num_frames=num_frames, windows=windows, windows_per_video=number, **rate)
@@ -47,7 +47,7 @@ def test_windows_lie_in_the_video_start_on_frames_and_differ(timestamps, rate, n
     assert plans if longer and len(timestamps) > 1 else True
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(timestamps=VARIABLE | CONSTANT, rate=RATE, num_frames=st.integers(1, 8))
 def test_all_windows_stand_back_to_back(timestamps, rate, num_frames):
     plans = plan(timestamps, num_frames=num_frames, windows="all", **rate)
@@ -69,7 +69,7 @@ def test_all_windows_of_a_constant_rate():
     assert len(plan(constant(100), num_frames=5, stride=4, windows="all", windows_per_video=2)) == 2
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(number=st.integers(1, 10), more=st.integers(1, 10), key=st.text(max_size=5), seed=st.integers(0, 3))
 def test_random_windows_depend_on_the_video_alone_and_more_keep_the_earlier(number, more, key, seed):
     few = plan(constant(90), key=key, seed=seed, windows="random", windows_per_video=number)

@@ -157,14 +157,14 @@ def collections(draw):
     return videos, phashes
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(collections(), st.integers(0, 24))
 def test_videos_that_are_added_change_nothing_before(collection, length):
     videos, phashes = collection
     assert repeats(videos[:length], phashes[:length]) == repeats(videos, phashes)[:length]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(collections())
 def test_what_is_repeated_is_earlier_in_another_video_and_itself_no_repeat(collection):
     videos, phashes = collection

@@ -59,7 +59,7 @@ def test_parts_of_an_earlier_release_are_sealed_with_those_of_this_one(tmp_path,
     assert rows == [{"clip_id": "v0-0"} | dict.fromkeys(size), {"clip_id": "v1-0"} | size]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_killed_anywhere_ends_with_the_same_bytes(tmp_path_factory, data):
     straight = str(tmp_path_factory.mktemp("straight"))

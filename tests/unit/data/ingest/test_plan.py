@@ -20,7 +20,7 @@ def videos_of(dataset, units):
     return [video for unit in units for video in planning.read_unit(dataset, unit).videos]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(sizes=st.lists(st.integers(0, 20), min_size=1, max_size=4), per_unit=st.integers(1, 7), data=st.data())
 def test_each_video_is_in_one_unit_however_the_source_grows_and_comes(tmp_path_factory, sizes, per_unit, data):
     dataset = str(tmp_path_factory.mktemp("dataset"))
@@ -39,7 +39,7 @@ def test_each_video_is_in_one_unit_however_the_source_grows_and_comes(tmp_path_f
     assert sum(unit.num_videos for unit in units) == total
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(writes=st.integers(0, 6), batch=st.integers(1, 9))
 def test_a_plan_that_was_killed_ends_as_if_it_were_not(tmp_path_factory, writes, batch):
     left = {"writes": writes}

@@ -4,7 +4,7 @@ import itertools
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from animatediff.data.loading.order import Batching, BucketOrder, ClipOrder
@@ -13,7 +13,6 @@ GROUPS = st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(sum)
 BATCH = st.integers(1, 9)
 
 
-@settings(deadline=None)
 @given(groups=GROUPS, batch_size=BATCH, seed=st.integers(0, 99))
 def test_every_epoch_has_every_clip_once(groups, batch_size, seed):
     order = ClipOrder(groups, batch_size=batch_size, seed=seed)
@@ -24,7 +23,6 @@ def test_every_epoch_has_every_clip_once(groups, batch_size, seed):
         assert sorted(line[epoch * len(everything) : (epoch + 1) * len(everything)]) == everything
 
 
-@settings(deadline=None)
 @given(groups=GROUPS, batch_size=BATCH, start=st.integers(0, 40))
 def test_a_batch_depends_on_its_number_alone(groups, batch_size, start):
     walked, fresh = (ClipOrder(groups, batch_size=batch_size, seed=1) for _ in range(2))
@@ -48,7 +46,6 @@ def test_a_batch_mixes_row_groups_and_a_worker_opens_only_its_share():
     assert [len(groups) for groups in opened] == [4, 4, 4, 4]
 
 
-@settings(deadline=None)
 @given(rows=st.lists(st.integers(1, 9), min_size=1, max_size=9), extra=st.integers(0, 5), seed=st.integers(0, 99))
 def test_a_slot_reads_neighbouring_rows_of_the_epochs_order(rows, extra, seed):
     """Where a buffer holds all of an epoch, its slots one after another are the row groups one after another."""
@@ -80,7 +77,6 @@ def test_an_order_of_nothing_is_refused():
         ClipOrder([0], batch_size=2, seed=0)
 
 
-@settings(deadline=None)
 @given(buckets=st.lists(GROUPS, min_size=1, max_size=4), batch_size=BATCH, seed=st.integers(0, 9))
 def test_every_batch_is_of_one_bucket_and_all_clips_come(buckets, batch_size, seed):
     order = BucketOrder(buckets, batch_size=batch_size, seed=seed)

@@ -31,7 +31,7 @@ def by_comparing_all(hashes, videos, ignored, max_distance):
     return [first(i) for i in range(len(hashes))]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_finds_what_comparing_all_pairs_finds(data):
     centres = data.draw(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=3))

@@ -5,11 +5,12 @@ import torch
 
 from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.context import Context
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.passes.start import Start
 from animatediff.diffusion.passes.strength import num_kept_steps
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
-from animatediff.diffusion.schedule import NoiseSchedule, compute_alphas_cumprod
+from animatediff.diffusion.schedule import compute_alphas_cumprod
 from tests.unit.diffusion.test_samplers import COMBINATIONS, STOCHASTIC, generators, ideal, normal
 
 CLIP, NOISE = normal(2, 2, 3, 4, 4, seed=1), normal(2, 2, 3, 4, 4)

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from animatediff.diffusion.conditioning import Conditioning, Control
+from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.diffusion.sampling import sample
-from animatediff.diffusion.schedule import NoiseSchedule
 from animatediff.models.config import MotionConfig
 from animatediff.models.control.control_net import ControlNet
 from animatediff.models.motion_unet import MotionModules, MotionUNet

@@ -3,6 +3,7 @@
 import pytest
 
 from animatediff.rendering.catalog.entries import (
+    ComputeSettings,
     EmbeddingFile,
     Entry,
     Lora,
@@ -33,8 +34,8 @@ GIVEN = {"controls": {"net": "a.pt", "pictures": "p.png"}, "images": {"adapter":
 
 def test_the_table_knows_every_field_of_weights():
     models = WEIGHTS_SLOTS.keys() - CONTROLS
-    assert models == PersonalisedFiles.model_fields.keys() | {"base", "motion_module"}
-    assert models == ModelFiles.model_fields.keys() - {"noise_schedule"}
+    assert models == PersonalisedFiles.model_fields.keys() - {"noise_schedule"} | {"base", "motion_module"}
+    assert models == ModelFiles.model_fields.keys() - ComputeSettings.model_fields.keys() - {"noise_schedule"}
     assert WEIGHTS_SLOTS.keys() <= Entry.model_fields.keys()
     assert RenderSettings.model_fields.keys() >= CONTROLS  # a prompt may have its own
 

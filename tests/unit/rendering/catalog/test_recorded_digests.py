@@ -77,6 +77,20 @@ def test_of_one_entry(folder, entry, digest):
 def test_of_a_catalog_with_a_noise_schedule(folder):
     text = f"noise_schedule: {{beta_end: 0.02, prediction_type: v_prediction}}\n{ONE.format('fps: 12')}"
     assert digests_of(folder, text) == ["c729f2b87ca194da"]
+    # What an entry says of it may say all that its catalog says.
+    text = (
+        f"noise_schedule: {{beta_end: 0.02}}\n{ONE.format('fps: 12, noise_schedule: {prediction_type: v_prediction}')}"
+    )
+    assert digests_of(folder, text) == ["c729f2b87ca194da"]
+
+
+def test_what_an_entry_says_of_its_noise_schedule_is_in_its_digest(folder):
+    says = "noise_schedule: {{{}}}".format
+    said = ("prediction_type: v_prediction", "prediction_type: v_prediction, zero_terminal_snr: true", "beta_end: 0.02")
+    entries = ("seeds: 0", says("prediction_type: null"), *map(says, said))
+    found = [digests_of(folder, ONE.format(entry))[0] for entry in entries]
+    assert found[:2] == ["2e8636edfee1287a"] * 2  # it says nothing
+    assert len(set(found)) == 4
 
 
 def test_of_prompts_with_settings_and_seeds_of_their_own(folder):

@@ -8,6 +8,7 @@ import fsspec
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import save_file
 
 from animatediff.errors import UsageError, UserError
@@ -16,15 +17,15 @@ from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering.catalog.catalog import Catalog, expand
 from animatediff.rendering.checks import catalog as checks
 from animatediff.rendering.checks.catalog import check, report
-from animatediff.rendering.checks.remote_header import remote_header
 from animatediff.sprites import shipped
 from animatediff.weights import base_facts, motion_modules
 from animatediff.weights.base import load_unet, load_vae
 from animatediff.weights.identify.weights_file import identify
 from animatediff.weights.lora import lora_file
+from animatediff.weights.reading.remote_header import remote_header
 from animatediff.weights.reading.tensors import open_tensors
 from tests.support_base import build_base
-from tests.support_weights import vae_file
+from tests.support_weights import ldm_file, vae_file
 
 FEW = {"num_inference_steps": 4, "guidance_scale": 1}
 GOOD = {"name": "good", "prompts": ["a cat"]}
@@ -45,12 +46,15 @@ def files(tmp_path_factory):
     key = "lora_unet_" + ATTENTION.replace(".", "_")
     save_file(pair(f"{key}_to_q"), folder / "lora.safetensors")
     save_file(pair(f"{key.replace('attn1', 'attn2')}_to_k", into=2048), folder / "sdxl.safetensors")
-    save_file(pair(f"{key}_to_q") | {f"{key}_to_q.dora_scale": torch.ones(1, 32)}, folder / "dora.safetensors")
+    save_file({f"{key}_to_q.oft_blocks": torch.ones(4, 8, 8)}, folder / "oft.safetensors")
     save_file({"emb_params": torch.ones(2, 32)}, folder / "sks.safetensors")
     motion_lora = pair(f"{TEMPORAL}.processor.to_q_lora", "down", "up")
     save_file(motion_lora, folder / "motion_lora.safetensors")
     save_file({f"module.{name}": tensor for name, tensor in motion_lora.items()}, folder / "wrapped.safetensors")
     (folder / "broken.safetensors").write_bytes(b"broken")
+    checkpoint = ldm_file({"unet": unet.state_dict()})
+    save_file(checkpoint, folder / "silent.safetensors")
+    save_file(checkpoint | dict.fromkeys(("v_pred", "ztsnr"), torch.tensor([])), folder / "v.safetensors")
     return folder
 
 
@@ -221,7 +225,7 @@ def test_every_family_in_its_place_passes(content, files):
         ({"motion_loras": ["lora"]}, "lora.safetensors is a LoRA, not a MotionLoRA: give it as `loras:`"),
         ({"domain_adapter": "sks"}, "sks.safetensors is .*textual inversion.*`embeddings:`"),
         ({"embeddings": ["lora"]}, "lora.safetensors is a LoRA.*`loras:`"),
-        ({"loras": ["dora"]}, "dora.safetensors is of the kind DoRA, which is not applied"),
+        ({"loras": ["oft"]}, "oft.safetensors is of the kind OFT, which is not applied"),
         ({"checkpoint": "motion"}, "motion.safetensors is .*motion module.*`motion_module:`"),
         ({"loras": ["sdxl"]}, "sdxl.safetensors is an SDXL LoRA, the base is Stable Diffusion 1.x"),
     ],
@@ -291,9 +295,8 @@ def changed_base(files, tmp_path, config, changes):
         ),
         (
             "scheduler/scheduler_config.json",
-            {"prediction_type": "v_prediction"},
-            "base {} predicts v_prediction, and the noise schedule is for models that predict epsilon: take such a "
-            "base, or the noise schedule that the motion module was trained with",
+            {"prediction_type": "sample"},
+            "base {} predicts sample, as its scheduler says: take one that predicts epsilon or v_prediction",
         ),
         ("scheduler/scheduler_config.json", {"prediction_type": None}, ""),
     ],
@@ -303,15 +306,49 @@ def test_a_base_of_another_kind_is_told(content, files, tmp_path, config, change
     assert checked(content, base=base) == problem.format(base)
 
 
-def test_a_base_that_predicts_v_is_for_motion_modules_that_were_trained_so(content, files, tmp_path):
+def test_a_base_that_predicts_v_is_sampled_so_unless_the_catalog_has_another_schedule(content, files, tmp_path, caplog):
+    caplog.set_level("INFO")
     base = changed_base(files, tmp_path, "scheduler/scheduler_config.json", {"prediction_type": "v_prediction"})
-    uri = str(tmp_path / "motion.safetensors")
-    motion_modules.write(
-        uri, motion_modules.read(content["motion_module"]), schedule={"prediction_type": "v_prediction"}
+    assert checked(content, base=base) == ""
+    assert f"base {base} predicts v_prediction, as it says: it is sampled so" in caplog.text
+    assert checked(content, base=base, noise_schedule={"zero_terminal_snr": True}, timestep_spacing="leading") == (
+        "a noise schedule with zero_terminal_snr must be sampled from its last timestep on, which timestep_spacing "
+        "leading leaves out: set trailing, or leave it away"
     )
-    assert check(Catalog.model_validate(content | {"base": base, "motion_module": uri})) == {}
-    schedule = {"noise_schedule": {"prediction_type": "v_prediction"}}
-    assert check(Catalog.model_validate(content | schedule | {"base": base})) == {}
+    assert checked(content, base=base, noise_schedule={"prediction_type": "epsilon"}) == (
+        f"base {base} predicts v_prediction, and the noise schedule that is set is for models that predict epsilon: "
+        "leave that out, or set its prediction_type to v_prediction"
+    )
+    # A checkpoint that says nothing may be of either kind.
+    assert (
+        checked(
+            content,
+            base=base,
+            checkpoint=str(files / "silent.safetensors"),
+            noise_schedule={"prediction_type": "epsilon"},
+        )
+        == ""
+    )
+
+
+def test_a_checkpoint_that_predicts_v_stands_among_others(content, files):
+    """Unless the catalog has a whole schedule, which its own entry may still change."""
+    v = str(files / "v.safetensors")
+    entries = [
+        {"name": name, "checkpoint": str(files / f"{name}.safetensors"), "prompts": ["a cat"]}
+        for name in ("silent", "v")
+    ]
+    assert check(Catalog.model_validate(content | {"entries": entries})) == {}
+    whole = {"noise_schedule": {"beta_end": 0.02}}
+    (problem,) = check(Catalog.model_validate(content | whole | {"entries": entries})).values()
+    assert problem.startswith(
+        f"checkpoint {v} was trained to predict v, as it says, and the noise schedule that is set"
+    )
+    entries[1]["noise_schedule"] = {"prediction_type": "v_prediction"}
+    assert check(Catalog.model_validate(content | whole | {"entries": entries})) == {}
+    entries[1]["noise_schedule"] = {"zero_terminal_snr": True}
+    (problem,) = check(Catalog.model_validate(content | whole | {"entries": entries})).values()
+    assert problem.startswith("noise_schedule: zero_terminal_snr needs prediction_type v_prediction")
 
 
 def test_a_noise_schedule_other_than_the_motion_modules_own_is_warned_of(content, tmp_path, caplog):
@@ -325,6 +362,9 @@ def test_a_noise_schedule_other_than_the_motion_modules_own_is_warned_of(content
     caplog.clear()
     check(Catalog.model_validate(content | {"noise_schedule": {"beta_end": 0.02}}))
     assert "is not the one that" not in caplog.text  # the file does not say
+    entry = GOOD | {"noise_schedule": {"prediction_type": "v_prediction", "zero_terminal_snr": True}}
+    check(Catalog.model_validate(content | {"motion_module": uri, "entries": [entry]}))
+    assert "is not the one that" not in caplog.text  # of what the UNet predicts
     motion_modules.write(uri, motion, schedule={"beta_schedule": "strange"})
     with pytest.raises(UserError, match="the noise schedule in .* cannot be used"):
         check(Catalog.model_validate(content | {"motion_module": uri}))
@@ -397,8 +437,8 @@ def test_what_clips_begin_from_and_their_passes_must_go_together(content, tmp_pa
     for number, (settings, _) in enumerate(STARTS_AND_PASSES):
         files = {name: str(tmp_path / value) for name, value in settings.items() if name.startswith("init_")}
         entries.append({"name": f"e{number}", "prompts": ["a cat"], "width": 80, "height": 80, **settings, **files})
-    for name in BOTH.values():
-        (tmp_path / name).write_bytes(b"")
+    Image.new("RGB", (8, 8)).save(tmp_path / BOTH["init_image"])
+    (tmp_path / BOTH["init_video"]).write_bytes(b"")
     found = check(Catalog.model_validate(content | {"entries": entries}))
     for number, (settings, problem) in enumerate(STARTS_AND_PASSES):
         told = found.get(number, "")
@@ -412,12 +452,14 @@ def test_free_init_without_what_it_keeps_is_refused(content):
     assert "leaves nothing there (zero_terminal_snr): leave free_init away" in found[0]
 
 
-def test_a_picture_that_is_not_there_is_told_of_the_prompt_that_names_it(content, tmp_path):
-    (tmp_path / "a.png").write_bytes(b"")
-    missing, there = str(tmp_path / "b.png"), str(tmp_path / "a.png")
-    prompts = [{"prompt": "a", "init_image": missing}, {"prompt": "b", "init_image": there}, "c"]
-    found = check(Catalog.model_validate(content | {"entries": [{"name": "one", "prompts": prompts}]}))
-    assert found == {(0, 0): f"init_image: there is no file or folder {missing}"}
+def test_a_picture_that_is_not_there_or_is_none_is_told_of_the_prompt_that_names_it(content, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "c.png").write_bytes(b"no picture")
+    missing, there, broken = (str(tmp_path / f"{name}.png") for name in "bac")
+    prompts = [{"prompt": uri, "init_image": uri} for uri in (missing, there, broken)]
+    found = check(Catalog.model_validate(content | {"entries": [{"name": "one", "prompts": [*prompts, "c"]}]}))
+    none = f"init_image: {broken} cannot be read as a picture: it is none of PNG, JPEG, WebP, TIFF, BMP and GIF"
+    assert found == {(0, 0): f"init_image: there is no file or folder {missing}", (0, 2): none}
     assert checked(content, init_video=missing) == f"init_video: there is no file or folder {missing}"
 
 
@@ -536,7 +578,7 @@ def test_remote_weights_are_told_by_their_headers(content, files, tmp_path, monk
 
 def test_a_header_tells_what_the_file_would(files, tmp_path, monkeypatch):
     monkeypatch.setattr("animatediff.weights.reading.files.CACHE", tmp_path / "cache")
-    for name in ("lora", "motion_lora", "sdxl", "dora", "sks", "motion", "wrapped"):
+    for name in ("lora", "motion_lora", "sdxl", "oft", "sks", "motion", "wrapped"):
         uri = f"memory://{tmp_path.name}/{name}.safetensors"
         fsspec.filesystem("memory").pipe_file(uri, (files / f"{name}.safetensors").read_bytes())
         header, file = remote_header(uri), open_tensors(uri)

@@ -14,7 +14,7 @@ from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog.catalog import Catalog, expand
 from animatediff.rendering.catalog.controls import PiaSpec
 from animatediff.rendering.checks.catalog import check
-from animatediff.training.initial_motion_modules import fitting_config
+from animatediff.training.initial.motion_modules import fitting_config
 from animatediff.training.settings import ModelConfig
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
@@ -22,14 +22,6 @@ from animatediff.weights.reading.tensors import open_tensors, save_tensors
 from tests.support_base import build_base
 
 F = 3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

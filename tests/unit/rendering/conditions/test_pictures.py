@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from animatediff.errors import UserError
-from animatediff.rendering.conditions.pictures import read_picture, read_video_frames
+from animatediff.rendering.conditions.pictures import check_picture, read_picture, read_video_frames
 from tests.support import audio_only, encode, numbered_frames, read_number
 
 RED, GREEN, BLUE, WHITE = (220, 40, 30), (20, 180, 60), (30, 60, 210), (255, 255, 255)
@@ -106,6 +106,28 @@ def test_a_file_that_is_no_picture_is_told_in_one_line(tmp_path, content):
     with pytest.raises(UserError, match=r"a\.png cannot be read as a picture: ") as error:
         read_picture(str(file), width=8, height=8)
     assert "\n" not in str(error.value)
+    with pytest.raises(UserError) as checked:
+        check_picture(str(file))
+    assert str(checked.value) == str(error.value)
+
+
+def test_a_photo_as_phones_save_it_is_refused_by_name(tmp_path):
+    file = tmp_path / "IMG_0001.HEIC"
+    file.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    with pytest.raises(UserError, match="it is HEIC, as phones save photos: save it as JPEG or PNG"):
+        check_picture(str(file))
+
+
+@pytest.mark.parametrize("side", [8200, 20_000])  # the latter is refused by Pillow itself
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, side):
+    buffer = io.BytesIO()
+    Image.new("1", (8, 8)).save(buffer, "BMP")
+    header = bytearray(buffer.getvalue())
+    header[18:26] = side.to_bytes(4, "little") * 2  # its width and height; the pixels are those of 8 x 8
+    file = tmp_path / "a.bmp"
+    file.write_bytes(header)
+    with pytest.raises(UserError, match="it has more than 67 million pixels: make it smaller"):
+        read_picture(str(file), width=8, height=8)
 
 
 def test_a_picture_or_video_that_is_not_there_is_told(tmp_path):
@@ -129,6 +151,40 @@ def test_a_video_that_is_too_short_is_refused_with_what_to_do(tmp_path):
     file.write_bytes(encode(numbered_frames(24), codec="libx264", fps=24))
     with pytest.raises(UserError, match="too short for num_frames 16 at fps 8 .*take fewer frames, a higher fps"):
         read_video_frames(str(file), num_frames=16, fps=8, width=96, height=64)
+
+
+def greys(tmp_path, name, levels, ms):
+    """An animation of grey pictures, each as long as told."""
+    first, *others = [Image.new("RGB", (16, 8), (level, level, level)) for level in levels]
+    options = {"lossless": True} if name.endswith(".webp") else {}
+    return saved(tmp_path / name, first, save_all=True, append_images=others, duration=ms, loop=0, **options)
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.gif", "a.png"])
+def test_an_animations_frames_are_taken_at_the_wanted_rate(tmp_path, name):
+    uri = greys(tmp_path, name, range(0, 200, 10), 100)
+    frames = read_video_frames(uri, num_frames=4, fps=2.5, width=16, height=8)
+    assert frames.shape == (4, 3, 8, 16)
+    assert (frames.mean(dim=(1, 2, 3)) * 255).round().tolist() == [0, 40, 80, 120]
+
+
+def test_frames_of_an_animation_that_last_longer_are_taken_more_often(tmp_path):
+    uri = greys(tmp_path, "a.webp", [0, 50, 100, 150], [100, 300, 100, 200])
+    shown = read_video_frames(uri, num_frames=6, fps=10, width=16, height=8).mean(dim=(1, 2, 3))
+    assert (shown * 255).round().tolist() == [0, 50, 50, 50, 100, 150]
+
+
+def test_an_animation_that_is_too_short_is_refused_with_what_to_do(tmp_path):
+    uri = greys(tmp_path, "a.webp", range(0, 80, 10), 100)
+    with pytest.raises(UserError, match=r"too short for num_frames 16 at fps 10 \(8 frames in 0.80 s\): take fewer"):
+        read_video_frames(uri, num_frames=16, fps=10, width=16, height=8)
+
+
+@pytest.mark.parametrize("suffix", ["webp", "jpg"])
+def test_a_picture_in_a_videos_place_is_told(tmp_path, suffix):
+    uri = saved(tmp_path / f"a.{suffix}", Image.fromarray(quarters()))
+    with pytest.raises(UserError, match="is a picture, and a video is needed here"):
+        read_video_frames(uri, num_frames=4, fps=8, width=8, height=8)
 
 
 def test_a_file_without_a_video_is_told(tmp_path):

@@ -1,5 +1,7 @@
 """What a training step minimises: each clip's error, whatever is predicted and however clips are weighed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from animatediff.diffusion.conditioning import Conditioning
-from animatediff.diffusion.schedule import NoiseSchedule, add_noise, compute_alphas_cumprod
+from animatediff.diffusion.noise_schedule import NoiseSchedule
+from animatediff.diffusion.schedule import add_noise, compute_alphas_cumprod
 from animatediff.training.settings import ObjectiveConfig
 from animatediff.training.step.denoising_loss import DenoisingLoss, min_snr_weights, sums_by_timestep_quarter
 from animatediff.training.step.draws import Draws
@@ -32,7 +35,7 @@ def guess(noisy, timesteps, text):
 
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.sampled_from([REFERENCE, ALL_OPTIONS]))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_clips_draws_and_loss_do_not_depend_on_the_number_of_workers(shares, objective):
     def of_share(first, size):
         draws = make_draws((size, *SHAPE[1:]), first_index=first, objective=objective)
@@ -70,7 +73,7 @@ def test_without_options_each_loss_and_the_gradient_equal_those_of_one_mean_bit_
 
 def test_the_loss_is_each_clips_float32_error_of_the_noise():
     noise, latents = torch.randn(SHAPE), torch.zeros(SHAPE)
-    draws = Draws(noise, torch.tensor([999, 500, 3, 3]), [False] * 4, [0] * 4, [[0]] * 4)
+    draws = Draws(noise, torch.tensor([999, 500, 3, 3]), [False] * 4, [0] * 4, [[0]] * 4, torch.zeros(4))
     seen = {}
 
     def predict(noisy, timesteps, text):
@@ -108,7 +111,7 @@ def test_a_perfect_predictor_has_no_loss_and_a_guess_has_one(schedule, objective
     )
     timesteps = torch.tensor([999, 998, 500, 10])
     draws = make_draws(objective=objective)
-    draws = Draws(draws.noise, timesteps, draws.captions_dropped, draws.frame_indices, draws.picture_frames)
+    draws = replace(draws, timesteps=timesteps)
 
     def predict(noisy, timesteps, text):
         kept = alphas_cumprod[timesteps].reshape(4, 1, 1, 1, 1)
@@ -136,10 +139,7 @@ def test_from_a_timestep_on_the_model_sees_less_of_the_clip_and_is_asked_for_it_
     """Of the clean clip it is asked for: who knows it has no loss, whatever the model predicts."""
     objective, alphas_cumprod, seen = ObjectiveConfig(fade_from=800), compute_alphas_cumprod(schedule), []
     latents = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
-    drawn = make_draws()
-    draws = Draws(
-        drawn.noise, torch.tensor([0, 800, 900, 999]), drawn.captions_dropped, drawn.frame_indices, drawn.picture_frames
-    )
+    draws = replace(make_draws(), timesteps=torch.tensor([0, 800, 900, 999]))
 
     def knows_the_clip(noisy, timesteps, _):
         seen.append(noisy)
@@ -159,7 +159,7 @@ def test_from_a_timestep_on_the_model_sees_less_of_the_clip_and_is_asked_for_it_
 
 @pytest.mark.parametrize(("prediction_type", "added"), [("epsilon", 0), ("v_prediction", 1)])
 @given(st.floats(1e-6, 1 - 1e-4), st.floats(0.1, 20))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_min_snr_weighs_as_the_closed_form(prediction_type, added, alphas_cumprod, gamma):
     snr = alphas_cumprod / (1 - alphas_cumprod)
     (weight,) = min_snr_weights(torch.tensor([alphas_cumprod], dtype=torch.float64), gamma, prediction_type).tolist()
@@ -198,7 +198,7 @@ def test_a_loss_that_is_not_finite_is_left_out(bad):
 
 
 @given(st.data(), st.integers(2, 1500))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_quartile_sums_of_parts_add_up_to_those_of_the_whole(data, num_timesteps):
     timesteps = torch.tensor(data.draw(st.lists(st.integers(0, num_timesteps - 1), min_size=1, max_size=9)))
     losses, cut = torch.arange(1.0, len(timesteps) + 1), data.draw(st.integers(0, len(timesteps)))

@@ -151,7 +151,7 @@ def test_shared_noise_and_an_offset_add_up():
 
 
 @given(st.integers(2, 2000), st.floats(0.05, 1e6), st.integers(0, 2**32))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_a_biased_timestep_is_always_one_of_the_schedule(num_timesteps, power, seed):
     timestep = biased_timestep(num_timesteps, power, torch.Generator().manual_seed(seed))
     assert timestep.shape == (1,)

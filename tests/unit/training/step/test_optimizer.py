@@ -4,14 +4,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from animatediff.training.settings import TrainingLoopConfig
-from animatediff.training.step.optimizer import (
-    OptimConfig,
-    keep_loss_scale_above_one,
-    learning_rate,
-    make_optimizer,
-    optimizer_step,
-)
+from animatediff.training.settings import OptimConfig, TrainingLoopConfig
+from animatediff.training.step.optimizer import keep_loss_scale_above_one, learning_rate, make_optimizer, optimizer_step
 
 OFF = torch.amp.GradScaler("cpu", enabled=False)
 

@@ -321,7 +321,7 @@ def test_the_hedge_is_for_files_that_leave_it_open():
 
 
 def test_a_checkpoint_of_nothing_but_the_averaged_unet_is_loaded_and_may_be_converted(tmp_path):
-    base_folder = str(build_base(tmp_path / "base"))
+    base_folder = str(build_base(tmp_path / "base", layers_per_block=2))
     base = {"unet": load_unet(base_folder), "vae": load_vae(base_folder)}
     base["text_encoder"] = load_text_encoder(base_folder)[1]
     states = {part: module.state_dict() for part, module in base.items()}

@@ -22,7 +22,7 @@ from tests.support_lora import ATTENTION, BLOCK, CONV, OFFICIAL, draw, flat, koh
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    return str(build_base(tmp_path_factory.mktemp("base") / "base"))
+    return str(build_base(tmp_path_factory.mktemp("base") / "base", layers_per_block=2))
 
 
 @pytest.fixture(scope="module")

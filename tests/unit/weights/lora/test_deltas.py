@@ -36,7 +36,7 @@ def tucker(a, b, core):
     return torch.stack([torch.stack(row, -1) for row in positions], -2)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(out=SIZE, into=SIZE, rank=SIZE, kernel=st.sampled_from([(), (1, 1), (3, 3), (2, 1)]), alpha=st.floats(-4, 4))
 def test_low_rank(out, into, rank, kernel, alpha):
     up, down = draw(out, rank), draw(rank, into, *kernel, seed=1)
@@ -47,7 +47,7 @@ def test_low_rank(out, into, rank, kernel, alpha):
     assert_is(change, alpha / rank * product)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(out=SIZE, into=SIZE, rank=SIZE, height=st.integers(1, 3), width=st.integers(1, 3))
 def test_a_core_is_the_convolution_in_the_middle(out, into, rank, height, width):
     down, mid, up = draw(rank, into, 1, 1), draw(rank, rank, height, width, seed=1), draw(out, rank, 1, 1, seed=2)
@@ -62,7 +62,7 @@ def test_a_core_is_the_convolution_in_the_middle(out, into, rank, height, width)
     torch.testing.assert_close(whole, chain, atol=1e-4, rtol=1e-4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(out=SIZE, into=SIZE, rank=SIZE, has_core=st.booleans(), alpha=st.floats(-4, 4))
 def test_loha(out, into, rank, has_core, alpha):
     names = [f"hada_w{i}_{side}" for i in (1, 2) for side in "ab"]
@@ -81,7 +81,7 @@ def test_loha(out, into, rank, has_core, alpha):
     assert_is(change, alpha / rank * first * second)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     outs=st.tuples(SIZE, SIZE),
     ins=st.tuples(SIZE, SIZE),

@@ -134,7 +134,7 @@ def test_every_matrix_of_the_base_has_its_kohya_name(tmp_path, states):
 SIZE = st.integers(1, 9)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.tuples(SIZE, SIZE) | st.tuples(SIZE, SIZE, st.sampled_from([1, 3]), st.sampled_from([1, 3])),
     rank=st.integers(1, 5),

@@ -78,7 +78,7 @@ def test_what_lightning_left_is_passed_over(tmp_path, monkeypatch):
     assert same(open_tensors(str(tmp_path / "m.ckpt")).tensors, TENSORS)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from([640, 896, 1152, 1408, 0x2020, 0x3C20, 0x7B20, 0x0A20]) | st.integers(30, 2000).map(lambda n: 8 * n)
 )
@@ -116,7 +116,7 @@ def test_no_file_and_a_folder(tmp_path):
             open_tensors(str(path))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.binary(max_size=200), st.sampled_from([b"", b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"{", b"\x10" + b"\0" * 7])
 )

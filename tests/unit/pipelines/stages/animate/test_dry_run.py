@@ -7,7 +7,8 @@ from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.catalog.presets import told
 from animatediff.rendering.results.render_rate import measured_rate, work_units
 from animatediff.rendering.results.result import Result
-from pipelines.stages.animate.dry_run import RenderRate, estimate
+from pipelines.settings import RenderRate
+from pipelines.stages.animate.dry_run import estimate
 
 CATALOG = {
     "base": "/no/base",

@@ -9,9 +9,10 @@ from animatediff.data.curation import caption_parts
 from animatediff.data.curation.manifest import ShotManifest, write_manifest
 from animatediff.data.curation.selection import SelectConfig
 from animatediff.data.shots.config import ShotConfig
+from animatediff.data.sources.spec import SourceConfig
 from animatediff.errors import UsageError, UserError
 from pipelines import curate
-from pipelines.settings import CurateConfig, SourceConfig
+from pipelines.settings import CurateConfig
 from pipelines.stages.curate.plan import caption_settings, plan_job, read_inputs
 from tests.support import mp4
 from tests.support_shots import commit_video, shot

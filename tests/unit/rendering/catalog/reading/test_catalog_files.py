@@ -102,7 +102,7 @@ def plan(catalog):
     return expand(catalog, content_hash=lambda uri: f"hash of {uri}")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(table=rows)
 def test_every_form_of_one_content_is_one_plan(tmp_path_factory, table):
     folder = tmp_path_factory.mktemp("catalog")
@@ -118,7 +118,7 @@ def test_every_form_of_one_content_is_one_plan(tmp_path_factory, table):
         assert all(entry.base and entry.motion_module for entry in read(str(complete)).entries)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(table=st.lists(st.fixed_dictionaries({"prompt": texts}, optional={"seeds": optional["seeds"]}), min_size=1))
 def test_prompts_of_a_table_are_for_every_entry(tmp_path_factory, table):
     folder = tmp_path_factory.mktemp("catalog")

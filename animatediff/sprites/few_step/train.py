@@ -1,0 +1,63 @@
+"""Distil the sprite world's motion module: `python -m animatediff.sprites.few_step.train --output FOLDER`.
+
+What `pipelines/configs/world/distill.yaml` does in a job, in one process.
+"""
+
+from pathlib import Path
+
+from animatediff.sprites import shipped
+from animatediff.sprites.command import run
+from animatediff.sprites.scenes.world import sample_scenes
+from animatediff.sprites.train_sparse_control import train, write_clips
+from animatediff.training.config import TrainingConfig
+
+
+def main(
+    output: Path,
+    base: Path = shipped.BASE,
+    motion_module: Path = shipped.MOTION_MODULE,
+    num_clips: int = 400,
+    num_steps: int = 400,
+    lora_rank: int | None = None,
+    lr: float = 5e-4,
+    seed: int = 0,
+) -> None:
+    """Draw clips, train on them, and write the few-step motion module, or a LoRA.
+
+    Run it again to go on after a kill.
+
+    Args:
+        output: folder for the data set, the last checkpoint and the weights file.
+        base: the world's base.
+        motion_module: the world's motion module, which is the teacher.
+        num_clips: to train on.
+        num_steps: optimizer steps.
+        lora_rank: of a LoRA on the motion module; default: all of it is trained.
+        lr: learning rate.
+        seed: of clips and draws.
+    """
+    if not (output / "dataset" / "manifest.json").exists():
+        write_clips(output / "dataset", sample_scenes(num_clips, seed), str(base))
+    train(
+        TrainingConfig(
+            recipe="distill",
+            dataset_uri=str(output / "dataset"),
+            base=str(base),
+            model={"motion_module": str(motion_module), "lora_rank": lora_rank},
+            distill={"sampler": "euler", "num_inference_steps": 6, "guidance_scale": 5.0, "teacher_steps": 12},
+            objective={"fade_from": 750, "timestep_power": 1.5},
+            optim={"lr": lr, "warmup_steps": 20, "decay_steps": num_steps // 2, "weight_decay": 0.0},
+            train={
+                "num_steps": num_steps,
+                "batch_size": 4,
+                "caption_dropout": 0.0,
+                "ema_decay": 0.95,
+                "seed": seed,
+            },
+        ),
+        output,
+    )
+
+
+if __name__ == "__main__":
+    run(main)

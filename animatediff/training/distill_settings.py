@@ -1,0 +1,39 @@
+"""What the recipe distill may be told. Configs are read before torch is imported."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from animatediff.config import Config
+
+_Scale = Annotated[float, Field(ge=1, le=100)]
+
+
+class DistillConfig(Config):
+    """How a motion module is distilled to a few steps without guidance, and so how its result is sampled."""
+
+    sampler: Literal["lcm", "euler"] = "euler"
+    """What the result is sampled with. `lcm`: every step guesses the clip and adds noise to it, as AnimateLCM.
+    `euler`, with `timestep_spacing: trailing`: every step goes to the next timestep, which asks less of one
+    prediction, and adds no noise."""
+    num_inference_steps: int = Field(8, ge=1, le=100)
+    """Steps that the result is sampled with: 4 to 8."""
+    guidance_scale: _Scale | tuple[_Scale, _Scale] = 7.5
+    """Of the teacher, folded into the result: one, or the lowest and the highest of a range, of which every clip draws
+    its own."""
+    teacher_steps: int = Field(48, ge=1, le=1000)
+    """Steps of the teacher's DDIM from noise to latents. With `euler` a multiple of `num_inference_steps`."""
+    huber_c: float = Field(0.001, gt=0)
+    """Where the loss of a difference d, sqrt(d^2 + c^2) - c, goes over from squares to absolute values."""
+
+    @property
+    def guidance_range(self) -> tuple[float, float]:
+        """The lowest and the highest guidance scale."""
+        return self.guidance_scale if isinstance(self.guidance_scale, tuple) else (self.guidance_scale,) * 2
+
+    @model_validator(mode="after")
+    def _range_rises(self) -> Self:
+        low, high = self.guidance_range
+        if low > high:
+            raise ValueError(f"guidance_scale {low:g} to {high:g} is no range: name the lowest first")
+        return self

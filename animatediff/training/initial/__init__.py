@@ -1,0 +1,1 @@
+"""What training starts from: fresh weights in the shape that the config asks for, or a file's."""
