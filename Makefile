@@ -66,14 +66,18 @@ cluster: .venv/.installed
 # Ratios measured on this machine, never part of the tests.
 bench: .venv/.installed
 	$(BIN)/python -m tests.benchmarks.bench_lora
+	$(BIN)/python -m tests.benchmarks.bench_decoding
 	$(BIN)/python -m tests.benchmarks.bench_ingest
 	$(BIN)/python -m tests.benchmarks.bench_step
 	$(BIN)/python -m tests.benchmarks.count_sdxl_memory
+	$(BIN)/python -m tests.benchmarks.bench_start
 	$(BIN)/python -m tests.benchmarks.bench_catalog
+	$(BIN)/python -m tests.benchmarks.bench_catalog --steps 4
 	$(BIN)/python -m tests.benchmarks.bench_catalog_size
 	$(BIN)/python -m tests.benchmarks.bench_gallery
 	$(BIN)/python -m tests.benchmarks.bench_length
 	$(BIN)/python -m tests.benchmarks.bench_presets
+	$(BIN)/python -m tests.benchmarks.bench_precision
 	$(BIN)/python -m tests.benchmarks.bench_curate
 	$(BIN)/python -m tests.benchmarks.bench_shots episodes
 	$(BIN)/python -m tests.benchmarks.bench_shots speed

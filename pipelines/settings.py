@@ -11,6 +11,7 @@ from animatediff.data.curation.caption_parts import Recaption
 from animatediff.data.curation.seal import StoredAs
 from animatediff.data.curation.selection import SelectConfig
 from animatediff.data.decoding.supervisor import DecodeConfig
+from animatediff.data.ingest.rate import RateConfig
 from animatediff.data.quarantine import Reason
 from animatediff.data.shots.config import ScanLimits, ShotConfig
 from animatediff.data.sources.spec import SourceConfig
@@ -19,19 +20,6 @@ from animatediff.training.config import TrainingConfig
 from animatediff.uris import Uri
 
 _Count = Annotated[int, Field(ge=1)]
-
-
-class RateConfig(Config):
-    """What a dry run reckons with."""
-
-    clips_per_s: float | None = Field(None, gt=0)
-    """Clips of 16 x 256 x 256 that one VAE worker encodes in a second; others take as much longer as the base's VAE has
-    more operations with them. Default: what an A100's 125 TFLOP/s at half precision give, 28 with Stable Diffusion's
-    VAE of 4.36 TFLOP a clip, and half of it in float32 (arithmetic, not measured here)."""
-    num_workers: int = Field(1, ge=1)
-    """VAE workers."""
-    usd_per_hour: float | None = Field(None, ge=0)
-    """Price of one VAE worker with its share of CPUs; without it no cost is told."""
 
 
 class IngestConfig(Config):

@@ -1,6 +1,7 @@
 """Settings of the whole suite."""
 
 import os
+from pathlib import Path
 
 # Before Ray and torch start. A local `ray.init` would turn token authentication on and write a token file.
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -10,12 +11,22 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from animatediff.models.computing import processor
+
 # Two torch threads beside Ray's processes on two cores are many times slower than one.
 torch.set_num_threads(1)
 
 # An example that waits for a busy machine is not slow, nor is one that is drawn there: no test is timed.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _processor_without_bfloat16():
+    """Let `auto` be float32 on whatever processor the tests run, but for those that say which one it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processor, "_CPUINFO", Path("/there/is/no/such/file"))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -13,13 +13,14 @@ from torch import Tensor
 from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError, errors_with_field
+from animatediff.models.computing.compiled import CompiledUNet
 from animatediff.models.computing.precision import encoder_dtype, unet_dtype
 from animatediff.models.config import MotionConfig, Precision
 from animatediff.models.embedding import Embedding
 from animatediff.models.motion_unet import MotionUNet
 from animatediff.models.prompt_encoders import PromptEncoders
 from animatediff.models.prompts.words import word_key
-from animatediff.rendering.catalog.entries import ModelFiles, PersonalisedFiles
+from animatediff.rendering.catalog.entries import ComputeSettings, ModelFiles, PersonalisedFiles
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.catalog.named_files import named_files, scaled_loras
 from animatediff.rendering.clip_sampler import ClipSampler, SampledClip
@@ -70,6 +71,7 @@ class Animator:
         precision: of the UNet; default: float16 on a GPU, float32 on a CPU. The sampler's arithmetic is float32, the
             other models are float32 on a CPU or beside a float32 UNet, else float16. A VAE whose config says that it
             overflows in half precision, as SDXL's does, stays in float32.
+        compile: whether to compile the UNet; see `CompiledUNet`.
 
     Raises:
         UserError: the base or the motion module cannot be loaded.
@@ -83,6 +85,7 @@ class Animator:
         schedule: NoiseSchedule | None,
         device: str,
         precision: Precision | None = None,
+        compile: bool = False,
     ) -> None:
         self._device = torch.device(device)
         dtype = unet_dtype(precision, self._device)
@@ -94,8 +97,10 @@ class Animator:
         self._vae = load_vae(base).to(self._device, torch.float32 if self._base.upcasts_vae else beside)
         text_encoders = load_text_encoders(base)
         modules = {part: encoder.to(self._device, beside) for part, (_, encoder) in text_encoders.items()}
+        self._compiled = CompiledUNet(self._unet) if compile else None
         self._codec = FrameCodec(self._vae, self._base.scaling_factor)
-        self._sampler = ClipSampler(self._unet, self._codec, self._base, self._device)
+        predict = self._compiled or self._unet
+        self._sampler = ClipSampler(self._unet, predict, self._codec, self._base, self._device)
         self._prompts = PromptEncoders(text_encoders)
         self._conditioner = PromptConditioner(
             self._prompts, dtype, zeroes_empty_negative=self._base.zeroes_empty_negative_prompt
@@ -112,11 +117,14 @@ class Animator:
     @classmethod
     def for_model(cls, model: ModelFiles, *, device: str) -> "Animator":
         """Return the animator of a model's base and motion module."""
-        return cls(model.base, model.motion_module, schedule=None, device=device, precision=model.precision)
+        computing = {name: getattr(model, name) for name in ComputeSettings.model_fields}
+        return cls(model.base, model.motion_module, schedule=None, device=device, **computing)
 
     def close(self) -> None:
-        """Let go of what is read ahead, so that nothing keeps the models in memory but who holds the animator."""
+        """Let go of what is read ahead or compiled, so that who holds the animator alone keeps models in memory."""
         self._prefetched = None
+        if self._compiled is not None:
+            self._compiled.close()
         self._reader.shutdown(cancel_futures=True)
 
     def prefetch(self, model: PersonalisedFiles) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from animatediff.diffusion.conditioning import Conditioning
+from animatediff.diffusion.conditioning import Conditioning, NoisePredictor
 from animatediff.diffusion.initial_noise import initial_noise
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.diffusion.passes.repeated_sampling import sample_with_free_init
@@ -45,13 +45,16 @@ class ClipSampler:
 
     Args:
         unet: the resident one.
+        predict: its forward pass, or that one compiled.
         codec: the resident VAE.
         base: what the base's configs say.
         device: where the models are.
     """
 
-    def __init__(self, unet: MotionUNet, codec: FrameCodec, base: BaseFacts, device: torch.device) -> None:
-        self._unet, self._codec, self._base, self._device = unet, codec, base, device
+    def __init__(
+        self, unet: MotionUNet, predict: NoisePredictor, codec: FrameCodec, base: BaseFacts, device: torch.device
+    ) -> None:
+        self._predict, self._codec, self._base, self._device = predict, codec, base, device
         self._conditions = ControlConditioner(unet, codec, base, device)
 
     def sample(
@@ -78,7 +81,7 @@ class ClipSampler:
         settings, generators = items[0], [torch.Generator("cpu").manual_seed(item.seed) for item in items]
         denoise = partial(
             sample,
-            self._unet,
+            self._predict,
             SAMPLERS[settings.sampler](schedule, settings.timestep_spacing),
             guidance_scale=settings.guidance_scale,
             guidance_rescale=settings.guidance_rescale,

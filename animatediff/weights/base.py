@@ -102,7 +102,7 @@ def _load(cls: Any, base: str, part: str) -> Any:
         check_part(base, part)
     elif Path(folder).is_dir():
         base_configs.check_files(Path(folder, part), storage.join(base, part))
-    with any_error_as_user_error(f"cannot load the {part} of base {base}", reason):
+    with any_error_as_user_error(f"cannot load the {part} of base {base}", reason), base_configs.NoValuesOnMeta():
         component = cls.from_pretrained(folder, subfolder=part, **_variant(Path(folder) / part))
     # transformers leaves weights in the precision of the file, diffusers does not.
     return component.float().eval().requires_grad_(False) if isinstance(component, torch.nn.Module) else component

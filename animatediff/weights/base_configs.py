@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
+from torch.overrides import TorchFunctionMode
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -142,10 +143,25 @@ class _OutgrownError(Exception):
 
 
 def _built(cls: Any, config: Mapping[str, Any], *, most: int) -> nn.Module:
-    with _bounded(most), torch.device("meta"):
+    with _bounded(most), torch.device("meta"), NoValuesOnMeta():
         if config_cls := _CONFIG_CLASSES.get(cls):
             return cls(config_cls.from_dict(dict(config)))
         return cls.from_config(dict(config))
+
+
+class NoValuesOnMeta(TorchFunctionMode):
+    """While it is entered, parameters on the meta device are not drawn at random, as they have no values.
+
+    Drawing some of them goes by rules that import torch's compiler, which takes half a second.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Call a function of torch, unless it is to draw such."""
+        named = dict(kwargs or {})
+        is_drawn = getattr(func, "__module__", None) == nn.init.__name__ and named["tensor"].is_meta
+        return named["tensor"] if is_drawn else func(*args, **named)
 
 
 @contextmanager

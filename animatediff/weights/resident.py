@@ -192,14 +192,21 @@ def _by_weight(deltas_of_files: Iterable[tuple[Mapping[WeightKey, WeightDelta], 
 
 def _add_deltas(weights: Tensor, deltas: Sequence[Sequence[tuple[WeightDelta, ScaledLora]]]) -> Tensor:
     """`weights` (n o i) plus each one's changes, all low-rank ones in one batched product of their joined factors."""
+    others = [
+        [
+            (delta.to(weight.device).change_of(weight), lora.scale)
+            for delta, lora in found
+            if not isinstance(delta, LoraDelta)
+        ]
+        for weight, found in zip(weights, deltas, strict=True)
+    ]
     factors = [_concatenate_low_rank(found, weights.device) for found in deltas]
     if all(factor is not None for factor in factors):
         ups, downs = zip(*(factor for factor in factors if factor is not None), strict=True)
         weights = torch.baddbmm(weights, torch.stack(ups), torch.stack(downs))
-    for weight, found in zip(weights, deltas, strict=True):
-        for delta, lora in found:
-            if not isinstance(delta, LoraDelta):
-                weight.add_(delta.to(weight.device).to_dense().reshape(weight.shape), alpha=lora.scale)
+    for weight, changes in zip(weights, others, strict=True):
+        for change, scale in changes:
+            weight.add_(change, alpha=scale)
     return weights
 
 

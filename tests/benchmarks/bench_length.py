@@ -18,6 +18,7 @@ and the memory with and without the network, of a clip that is one window and of
 """
 
 import argparse
+import ctypes
 import subprocess
 import sys
 import time
@@ -224,14 +225,14 @@ def off(frame, given):
 
 
 def memory_child(num_frames, *, is_led):
-    """The most that sampling takes, one window at a time, with the network's weights and its pictures, in MiB."""
+    """The most that sampling takes, one window at a time, with the network's weights and its condition, in MiB."""
     sample, vae = load_sampler(), load_vae(str(BASE)).requires_grad_(False).eval()
     settings = {"context": CONTEXT, "num_inference_steps": 1, "max_batch": 1}
-    decode(vae, sample("", noise_for(0, CONTEXT.length, CONTEXT), **settings))  # warms up
-    forget_peak()
-    before = peak_gib()
+    sample("", noise_for(0, CONTEXT.length, CONTEXT), **settings)  # warms up
+    before = held_gib()
     if is_led:
         settings["controls"] = controls_of(load_network(), vae, drawn_video(clip_scenes(1)[0], num_frames))
+        held_gib()  # the VAE's share in it, which has many frames at a time, is not sampling's
     sample("", noise_for(0, num_frames, CONTEXT), **settings)
     print((peak_gib() - before) * 1024)
 
@@ -246,6 +247,13 @@ def cost_child(num_frames):
     start = time.process_time()
     sample("", noise, **settings)
     print(time.process_time() - start, peak_gib() * 1024)
+
+
+def held_gib():
+    """What is held now, without what the allocator keeps for later; the peak is counted from here on."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    forget_peak()
+    return peak_gib()
 
 
 def child(num_frames, *arguments):

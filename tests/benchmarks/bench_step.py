@@ -7,7 +7,7 @@ Both models have Stable Diffusion 1.5's shape at half width, v2's motion modules
 compiled. diffusers takes the statistics of the motion modules' GroupNorm over the clip, so both do. They are run in
 turn in every round; the ratio of a round is their quotient, of wall seconds and, on a CPU, of processor seconds, which
 other programs on the machine disturb less (OMP_NUM_THREADS=1 keeps idle threads from spinning in them). Only the motion
-modules are trained. bfloat16 is emulated by most CPUs, so there it is measured on a smaller clip. Peak memory is
+modules are trained. Where a CPU emulates bfloat16 it is measured on a smaller clip. Peak memory is
 measured in a process of its own. The seconds that both models spend in the same kernels of torch bound the ratio.
 """
 
@@ -30,6 +30,7 @@ from torch.profiler import profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 from animatediff.diffusion.conditioning import Conditioning
+from animatediff.models.computing import processor
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_module import TemporalAttention
 from animatediff.models.motion_unet import MotionUNet
@@ -274,7 +275,7 @@ def bench_profile(models, clip):
 
 
 def bench(dtype):
-    emulated = DEVICE == "cpu" and dtype == "bfloat16"
+    emulated = DEVICE == "cpu" and dtype == "bfloat16" and not processor.multiplies_bfloat16()
     frames, size = SMALL_CLIP if emulated else CLIP
     what = f"{dtype}, {frames} x {size} x {size}, {DEVICE}"
     for name in TASKS:

@@ -59,8 +59,8 @@ def render(animator, wanted, entry=BARE):
 
 def test_models_are_where_they_should_be(animator, device, table):
     dtype = torch.float32 if device.type == "cpu" else torch.float16
-    models = (animator._unet, animator._vae, animator._text_encoder)
-    found = {(t.device, t.dtype) for model in models for t in model.state_dict().values() if t.is_floating_point()}
+    states = [module.state_dict() for module in animator._weights._modules.values()]
+    found = {(t.device, t.dtype) for state in states for t in state.values() if t.is_floating_point()}
     table.note("weights of the resident models", ", ".join(sorted({str(place) for place, _ in found})), dtype=dtype)
     assert found == {(device, dtype)}
 
@@ -122,11 +122,12 @@ def test_a_vae_that_overflows_in_half_precision_decodes_in_single(tiny_base, dev
     for place in (device, torch.device("cpu")):
         animator = Animator(tiny_base, None, schedule=NoiseSchedule(), device=str(place))
         animator._vae.half().decoder.conv_in.weight.mul_(1e5)
-        animator._vae.to(animator._dtype)
+        dtype = animator._unet.base.dtype
+        animator._vae.to(dtype)
         if place.type == "cuda":
             assert not animator._vae.decode(latents.to(place).half()).sample.isfinite().all()
-        frames.append(animator._frames(latents.to(place)).astype(int))
-        assert next(animator._vae.parameters()).dtype == animator._dtype
+        frames.append(animator._codec.decode(latents.to(place)).astype(int))
+        assert next(animator._vae.parameters()).dtype == dtype
     worst = int(np.abs(frames[0] - frames[1]).max())
     table.check("VAE that overflows in float16 beside a CPU's float32, levels of 255", worst, bound=1)
 
@@ -142,3 +143,36 @@ def test_memory_of_a_clip(animator, gpu, size, table, num_frames):
     table.note(f"{what}: time", f"{seconds:.2f} s", dtype=torch.float16)
     # So that it fits into a common GPU.
     table.check(f"{what}: peak memory, GiB", peak, dtype=torch.float16, bound=24.0)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_a_precision_by_request_beside_the_devices_own(animator, base, motion, device, size, table, precision):
+    asked = Animator(base, motion, schedule=NoiseSchedule(), device=str(device), precision=precision)
+    found = {t.dtype for t in asked._unet.state_dict().values() if t.is_floating_point()}
+    assert found == {getattr(torch, precision)}
+    clips = [render(each, item(size)) for each in (asked, animator)]
+    # bfloat16 rounds four times as coarsely as float16, which the bound is for.
+    bound = 4 * LATENTS_BOUND if precision == "bfloat16" else LATENTS_BOUND
+    what = "latents beside those of the device's own precision, relative"
+    table.check(what, distance(*(clip.latents for clip in clips)), dtype=getattr(torch, precision), bound=bound)
+
+
+def test_a_compiled_unet_renders_the_same_but_for_rounding_and_faster(
+    animator, base, motion, gpu, size, table, tmp_path
+):
+    start = time.monotonic()
+    compiled = Animator(base, motion, schedule=NoiseSchedule(), device=str(gpu), compile=True)
+    first = render(compiled, item(size))
+    table.note("compiled UNet: load, compile and the first clip", f"{time.monotonic() - start:.0f} s")
+    uri = write_lora(tmp_path / "lora.safetensors", compiled._unet.base, rank=64, seed=0)
+    lora = Entry(name="lora", prompts=("x",), loras=({"path": uri},))
+    for entry in (BARE, lora):  # swapped weights are seen by the graphs that were recorded before
+        pair = [render(each, item(size), entry).latents for each in (compiled, animator)]
+        table.check(f"compiled UNet's latents, {entry.name}, relative", distance(*pair), bound=LATENTS_BOUND)
+    again = render(compiled, item(size))
+    table.check("compiled: pixels that differ after A, B, A", int((again.frames != first.frames).sum()), bound=0)
+    seconds = {}
+    for name, each in (("eager", animator), ("compiled", compiled)) * 3:
+        seconds.setdefault(name, []).append(render(each, item(size, num_inference_steps=10)).seconds["unet"])
+    ratios = [eager / quick for eager, quick in zip(*seconds.values(), strict=True)]
+    table.spread("a clip's UNet of 10 steps with guidance: eager / compiled", ratios)

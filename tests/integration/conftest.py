@@ -23,6 +23,8 @@ _AS_INSTALLED = str(Path(__file__).with_name("as_installed"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_AS_INSTALLED, os.environ.get("PYTHONPATH")]))
 # Ray looks for new logs twice a second, which costs more the more processes there have been. Nobody waits for them.
 os.environ["LOG_NAME_UPDATE_INTERVAL_S"] = "10"
+# Nor for what its agents measure of every process, each five seconds.
+os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "60000"
 
 
 @pytest.fixture(scope="session")

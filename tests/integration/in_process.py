@@ -5,6 +5,7 @@ tests of what a job says, leaves and goes on with, where others show the same on
 """
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -13,12 +14,14 @@ from animatediff.storage import filesystems
 from pipelines.cluster import stage_pools
 from pipelines.stages.animate import launch
 from pipelines.stages.animate.worker import RenderSlices
+from pipelines.stages.train import watch
 
 
 def use(monkeypatch):
-    """Let the stages of ingest and curate, and the workers of animate, be called by the driver."""
+    """Let the driver call the stages of ingest and curate, the workers of animate, and who renders train's sample."""
     monkeypatch.setattr(stage_pools, "_results", _results)
     monkeypatch.setattr(launch, "_ticket_dataset", _Tickets)
+    monkeypatch.setattr(watch, "ray", _Calls)
     # What a worker sets for its process.
     monkeypatch.setattr(filesystems._process, "waits_out_outages", False)
 
@@ -44,3 +47,15 @@ class _Tickets:
         for ticket in range(self._num_tickets):
             rows = self._worker({"id": np.array([ticket])})
             yield from ({"digest": d, "error": e} for d, e in zip(rows["digest"], rows["error"], strict=True))
+
+
+class _Calls:
+    """Remote functions as calls."""
+
+    @staticmethod
+    def remote(**resources):
+        return lambda function: SimpleNamespace(remote=function)
+
+    @staticmethod
+    def get(value):
+        return value

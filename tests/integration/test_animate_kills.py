@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from animatediff import storage
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering.results.ledger import read_results
@@ -23,7 +24,8 @@ from tests.integration.processes import Job
 from tests.support_base import build_base
 
 pytestmark = pytest.mark.ray
-KINDS = ("render actor", "dispatcher", "driver")
+# An actor comes last: nobody but its own job is there then to render what its slice had left.
+KINDS = ("driver", "dispatcher", "render actor")
 LOST = "the process that shares out the work was lost"
 
 
@@ -56,34 +58,41 @@ def committed(output):
     return found
 
 
-def kill_while_it_runs(job, output, num_kills, rng, deadline_s, log):
-    """Kill actors, dispatchers and drivers in turn, at random times after the first item is there.
+def run_and_kill(job, output, num_kills, rng, deadline_s, log):
+    """Kill drivers, dispatchers and actors in turn, at random times after an item is new, and let the job end.
 
-    What is committed must stay as it is: an item that is rendered twice is written twice.
+    What is committed must stay as it is whenever one looks: an item that is rendered twice is written twice.
+
+    Returns:
+        The job's exit code, and how many items were committed before the last kill.
     """
-    done, seen, deadline = [], {}, time.monotonic() + deadline_s
+    done, seen, num_new, num_before = [], {}, 0, 0
+    deadline = time.monotonic() + deadline_s
     job.start()
-    while len(done) < num_kills:
+    while len(done) < num_kills or job.is_running():
         assert time.monotonic() < deadline, done
-        if not job.is_running():
+        now = committed(output)
+        assert seen.items() <= now.items()
+        num_new, seen = num_new + len(now) - len(seen), now
+        if len(done) < num_kills and not job.is_running():
             # 0 would say that more items are needed. A lost actor or dispatcher ends nothing.
             assert job.code() == -signal.SIGKILL, done
+            age_drafts(output)
             job.start()
+        if log.read_text().count(LOST) < done.count("dispatcher"):
+            num_new = 0  # of workers that end what they have begun; then there are others with tickets of their own
         kind = KINDS[len(done) % len(KINDS)]
-        if len(committed(output)) > len(seen) and job.of_kind(kind):
+        if len(done) < num_kills and num_new and job.of_kind(kind):
             time.sleep(rng.uniform(0, 0.3))
             if job.kill_one(kind):
                 done.append(kind)
-                # Before the driver is killed in turn, it finds out what it has lost.
-                while kind == "dispatcher" and job.is_running() and log.read_text().count(LOST) < done.count(kind):
-                    assert time.monotonic() < deadline, done
-                    time.sleep(0.1)
-                now = committed(output)
-                assert seen.items() <= now.items()
-                seen = now
+                num_new, num_before = 0, len(seen)
         time.sleep(0.02)
-    job.end()
-    return committed(output)
+    code = job.code()
+    assert seen.items() <= committed(output).items()
+    age_drafts(output)
+    storage.delete_drafts(str(output), older_than_s=3600)
+    return code, num_before
 
 
 def age_drafts(output):
@@ -105,19 +114,16 @@ def run_with_kills(tmp_path, *, num_prompts, num_frames, num_kills, deadline_s):
     more = config.model_copy(update={"output_uri": str(killed), "num_actors": 2})
     path = write_yaml(tmp_path / "killed.yaml", more.model_dump(mode="json"))
     with (tmp_path / "log").open("w") as log, Job("animate", path, log) as job:
-        before = kill_while_it_runs(job, killed, num_kills, random.Random(0), deadline_s, tmp_path / "log")
-        age_drafts(killed)
-        job.start()
-        assert job.code() == 0, (tmp_path / "log").read_text()[-3000:]
+        code, num_before = run_and_kill(job, killed, num_kills, random.Random(0), deadline_s, tmp_path / "log")
+        assert code == 0, (tmp_path / "log").read_text()[-3000:]
     assert (tmp_path / "log").read_text().count(LOST) == num_kills // len(KINDS)
-    assert before.items() <= committed(killed).items()
     assert len(committed(killed)) == 3 * num_prompts
     assert rows(killed) == rows(straight)
     assert hashes(killed / "clips") == hashes(straight / "clips")
-    return job.runs, len(before)
+    return job.runs, num_before
 
 
 @pytest.mark.slow
-def test_twenty_five_kills_in_a_hundred_and_twenty_items(cluster, tmp_path):
-    runs, num_before = run_with_kills(tmp_path, num_prompts=40, num_frames=16, num_kills=25, deadline_s=2700)
-    print(f"25 kills, {runs} runs of the command, {num_before} of 120 items were committed before the last")  # noqa: T201
+def test_twenty_four_kills_in_a_hundred_and_twenty_items(workers_here, tmp_path):
+    runs, num_before = run_with_kills(tmp_path, num_prompts=40, num_frames=16, num_kills=24, deadline_s=2700)
+    print(f"24 kills, {runs} runs of the command, {num_before} of 120 items were committed before the last")  # noqa: T201

@@ -60,7 +60,7 @@ def check_refused(done, folder):
     assert [path for path in Path(folder).rglob("*") if path.name.endswith(".tmp") or "lease" in path.name] == []
 
 
-def test_a_disk_that_is_full_when_shards_are_written(cluster, base, tmp_path, disk, run_job):
+def test_a_disk_that_is_full_when_shards_are_written(workers_here, base, tmp_path, disk, run_job):
     csv = write_videos(tmp_path / "source", num_videos=8, height=64, width=64)
 
     def config(output):

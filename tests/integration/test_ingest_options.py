@@ -12,6 +12,7 @@ from animatediff.data import shards
 from animatediff.data.clips.config import ClipConfig
 from animatediff.data.decoding.cut import cut_clips
 from animatediff.data.decoding.decoders import load_decoders
+from animatediff.data.ingest.rate import RateConfig
 from animatediff.data.ingest.seal import read_quarantine
 from animatediff.data.inspection.verify import verify
 from animatediff.data.quarantine import Reason
@@ -21,7 +22,7 @@ from animatediff.models.vae import encode_frames
 from animatediff.weights.base import load_vae
 from pipelines import ingest
 from pipelines.cluster import starved_stages
-from pipelines.settings import IngestConfig, RateConfig
+from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.decode import Decode
 from pipelines.stages.ingest.encode import Encode
 from tests.support import mp4
@@ -139,6 +140,7 @@ def test_a_dry_run_tells_and_writes_nothing(base, tmp_path, caplog):
     assert "latents: 393 kB" in caplog.text  # 3 x 16 x 4 x 32 x 32 float16
     assert "time: 3.0 h" in caplog.text
     assert "6.00 USD" in caplog.text
+    assert "decoding: 4.17e-05 CPUs feed one VAE worker (0.15 s of a CPU for a clip, rate.cpu_s_per_clip" in caplog.text
     assert not (tmp_path / "dataset").exists()
 
 

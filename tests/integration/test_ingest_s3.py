@@ -61,7 +61,7 @@ def keys(client):
     return {item["Key"] for item in client.list_objects_v2(Bucket="videos", Prefix="out/")["Contents"]}
 
 
-def test_a_bad_connection_changes_no_byte(cluster, server, base, tmp_path, run_job, caplog):
+def test_a_bad_connection_changes_no_byte(workers_here, server, base, tmp_path, run_job, caplog):
     """One request in eight fails; the shards are those of a local run of the same videos.
 
     From S3 to S3 in a process of its own, as the credentials come from the environment.

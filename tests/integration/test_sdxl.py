@@ -48,6 +48,7 @@ def test_videos_become_a_motion_module_also_where_the_training_is_killed(cluster
         "dataset_uri": dataset,
         "base": base,
         "optim": {"lr": 3e-3},
+        "compute": {"precision": "float32"},  # whatever the workers' processor is
         "train": {"num_steps": STEPS, "batch_size": 2, "checkpoint_every": 2, "log_every": 1},
     }
     config = TrainJobConfig(

@@ -1,6 +1,7 @@
 """The train job on a real local Ray cluster."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,9 @@ from mlflow import MlflowClient
 from animatediff.errors import UserError
 from animatediff.weights import motion_modules
 from pipelines.settings import TrainJobConfig
+from pipelines.stages.train import launch as train
+from pipelines.stages.train.checkpoints import repair_checkpoint_index
+from pipelines.stages.train.run import start_or_resume
 from pipelines.train import main
 from tests.integration.conftest import REPOSITORY, write_yaml
 from tests.integration.scraping import exported
@@ -49,6 +53,7 @@ def make_config(workplace, base, monkeypatch):
             optim={"lr": 3e-3},
             scaling={"num_workers": 1, "cpus_per_worker": 0.5, "max_failures": 0},
             sample={"num_inference_steps": 2},
+            compute={"precision": "float32"},  # whatever the workers' processor is
         )
 
     return make
@@ -127,7 +132,9 @@ def test_a_workers_error_reaches_the_user_as_one_line(one_worker, make_config):
     assert "\n" not in str(caught.value)
 
 
-def test_a_killed_job_goes_on_even_longer_and_gives_the_very_same_weights(one_worker, make_config, workplace):
+def test_a_killed_job_goes_on_even_longer_and_gives_the_very_same_weights(
+    one_worker, workers_here, make_config, workplace
+):
     shorter = make_config("killed", num_steps=STEPS - 2)
     path = write_yaml(workplace / "killed.yaml", shorter.model_dump(mode="json"))
     command = [sys.executable, str(REPOSITORY / "pipelines/train.py"), "--config", path]
@@ -168,3 +175,42 @@ def tensors(value):
     if isinstance(value, dict):
         return {key: tensors(item) for key, item in value.items()}
     return [tensors(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def test_a_damaged_newest_checkpoint_costs_its_steps_alone(one_worker, workers_here, make_config, caplog, monkeypatch):
+    """Flipped bits, which only the workers see; and the list is damaged, and written to by a run that is ending."""
+    shutil.copytree("one", "damaged")
+    state = json.loads(Path("damaged/run.json").read_text())
+    Path("damaged/run.json").write_text(json.dumps(state | {"num_steps": 0, "mlflow_run_id": None}))
+    path = Path("damaged/checkpoints/step-00000008/motion_module.safetensors")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    path = Path("damaged/checkpoints/checkpoint_manager_snapshot.json")
+    whole = path.read_bytes()
+    written = [b"", whole.replace(b"step-00000006", b"step-00000099"), whole]
+    path.write_bytes(whole[:100])
+
+    def repair_then_write(run_uri, known=()):
+        repair_checkpoint_index(run_uri, known)
+        if written:
+            path.write_bytes(written.pop(0))
+
+    monkeypatch.setattr(train, "repair_checkpoint_index", repair_then_write)
+    run = main(make_config("damaged").model_copy(update={"run_name": "one"}))
+    assert caplog.text.count("by a run that is ending: trying again") == 2
+    assert "step-00000008 is damaged and left out" in caplog.text
+    assert "training goes on from checkpoint step-00000006" in caplog.text
+    assert losses(run) == {step: losses(one_worker)[step] for step in (7, 8)}
+    expected = weights("one")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights("damaged").items())
+
+
+def test_a_changed_config_goes_on_where_it_is_allowed(one_worker, make_config):
+    shutil.copytree("one", "changed")
+    changed = make_config("one", num_steps=STEPS + 1, caption_dropout=0.5).model_copy(update={"output_uri": "changed"})
+    with pytest.raises(UserError, match=r"train\.caption_dropout: 0\.1 -> 0\.5: .*--allow-config-change"):
+        main(changed)
+    job = start_or_resume(changed.model_copy(update={"allow_config_change": True}))
+    assert (job.run.mlflow_run_id, job.run.num_steps) == (one_worker.mlflow_run_id, STEPS)
+    assert job.recipe.resolved_config.train.caption_dropout == 0.5

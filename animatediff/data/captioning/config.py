@@ -97,6 +97,11 @@ class CaptionConfig(Config):
         """Whether it is known that captions have to be in English."""
         return self.prompt == PROMPT
 
+    @property
+    def is_by_a_model(self) -> bool:
+        """Whether a model writes sentences."""
+        return self.url is not None or self.transformers is not None
+
     def _sources(self) -> list[str]:
         return [name for name in ("url", "transformers", "function") if getattr(self, name) is not None]
 

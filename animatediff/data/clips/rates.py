@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from animatediff.data.quarantine import Reason, VideoError
+
 _NEAR = 0.3
 """How far from the median, in shares of it, a distance may be to be that of two neighbours: at 240 frames a second,
 milliseconds are 4 and 5."""
@@ -75,3 +77,25 @@ def _fit_lines_of_one_slope(timestamps: np.ndarray, breaks: np.ndarray, longest:
     x, y = number - mean_number[run], timestamps - mean_time[run]
     slope = float((x @ y) / (x @ x))
     return slope, mean_time[run] + slope * x
+
+
+def check_times(timestamps: np.ndarray, fps: float) -> None:
+    """Refuse frame rates and durations that no camera gives.
+
+    Args:
+        timestamps: (n,) seconds, ascending.
+        fps: frames a second.
+
+    Raises:
+        VideoError: these are some.
+    """
+    if len(timestamps) < 2:
+        return
+    length_s = float(timestamps[-1] - timestamps[0])
+    # Written so that what is no number fails.
+    if not MIN_FPS <= fps <= MAX_FPS or not 0 < length_s <= MAX_LENGTH_S:
+        detail = (
+            f"{len(timestamps)} frames in {length_s:.3g} s at {fps:.3g} frames a second: {MIN_FPS:g} to {MAX_FPS:g} "
+            f"within {MAX_LENGTH_S // 86_400} days are a video's"
+        )
+        raise VideoError("probe", Reason.BAD_TIMESTAMPS, detail)

@@ -43,6 +43,24 @@ def find_repeats(shot_ids: pa.Array, video_ids: pa.Array, phashes: pa.ListArray)
     return pc.fill_null(_plain(shot_ids).take(pa.array(found, mask=found < 0)), "")
 
 
+def count_unlike(phashes: pa.ChunkedArray, most: int) -> int:
+    """Return how many shots there are, of which no two look alike; counted up to `most`.
+
+    Args:
+        phashes: what `shot_phashes` gives of each; those without look like none.
+        most: where to end.
+    """
+    hashes, told = _hashes(_plain(phashes))
+    number = len(phashes) - len(told)
+    unlike: list[int] = []
+    for shot in range(len(hashes)):
+        if number + len(unlike) >= most:
+            break
+        if not _alike(hashes, np.array(unlike, int), np.full(len(unlike), shot)).any():
+            unlike.append(shot)
+    return min(most, number + len(unlike))
+
+
 def _plain(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections import defaultdict
 from typing import Annotated
 
 import numpy as np
@@ -10,9 +11,10 @@ import pyarrow.compute as pc
 from pydantic import AfterValidator, Field
 
 from animatediff.config import Config
-from animatediff.data.curation.repeats import find_repeats
+from animatediff.data.curation.repeats import count_unlike, find_repeats
 from animatediff.data.curation.shot_table import SCHEMA
 from animatediff.data.scoring.scores import condition
+from animatediff.data.shots.shot import DAMAGED
 
 REASONS = {
     "too_short": "shorter than a shot may be",
@@ -27,7 +29,10 @@ REASONS = {
 
 _DECIDED_ELSEWHERE = {
     "size_changes": "its frames have another size than most of its video's",
+    DAMAGED: "its frames are damaged in the file, or do not decode",
     "not_copied": "its frames cannot be cut out of its video",
+    "repeated_caption": "its caption stands at too many shots that look otherwise (select.max_same_caption): ask "
+    "another model or prompt, with recaption: all",
 }
 
 
@@ -41,6 +46,9 @@ def meaning_of(reason: str) -> str:
 _DECIDED_HERE = {"phashes", "repeats", "selected", "reason", "caption", "tags", "caption_model", "num_bytes", "video"}
 WHERE_COLUMNS = tuple(name for name in SCHEMA.names if name not in _DECIDED_HERE)
 """Columns of the shot table that a condition may use."""
+
+_LEAST_SAME_CAPTION = 3
+"""Unlike shots that may share a caption in the smallest of collections."""
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -65,6 +73,9 @@ class SelectConfig(Config):
     """Most shots of one video, spread over it."""
     max_s_per_video: float | None = Field(None, gt=0)
     """Most seconds of one video, spread over it."""
+    max_same_caption: float = Field(0.01, ge=0, le=1)
+    """Share of the captioned shots that may have one caption, word for word, though they do not look alike; three in
+    any case. More are left out: the model says what fits everything. A function's words are not judged."""
     seed: int = Field(0, ge=0)
     """Another one takes other shots of a video that has too many."""
 
@@ -152,3 +163,32 @@ def _within_caps(starts: np.ndarray, ends: np.ndarray, offset: float, config: Se
             taken[nearest] = True
             seconds -= ends[nearest] - starts[nearest]
     return taken
+
+
+def without_repeated_captions(rows: pa.Table, most: float) -> pa.Table:
+    """Return shots with those not selected whose caption stands word for word at too many that look otherwise.
+
+    Shots of one scene that look alike, and the pieces of a long one, count once.
+
+    Args:
+        rows: the shots, with captions.
+        most: share of the captioned shots that may have one caption.
+    """
+    captions, selected = rows["caption"].to_pylist(), rows["selected"].to_pylist()
+    places = defaultdict(list)
+    for place, (caption, is_selected) in enumerate(zip(captions, selected, strict=True)):
+        if caption and is_selected:
+            places[caption.casefold()].append(place)
+    bound = max(_LEAST_SAME_CAPTION, int(most * sum(map(len, places.values()))))
+    reasons = np.asarray(rows["reason"].to_pylist(), object)
+    for same in places.values():
+        if len(same) > bound and count_unlike(rows["phashes"].take(same), bound + 1) > bound:
+            reasons[same] = "repeated_caption"
+    is_left_out = reasons == "repeated_caption"
+    columns = {
+        "selected": pa.array(np.asarray(selected, bool) & ~is_left_out),
+        "reason": pa.array(reasons, pa.string()),
+    }
+    for name, column in columns.items():
+        rows = rows.set_column(rows.schema.get_field_index(name), SCHEMA.field(name), column)
+    return rows

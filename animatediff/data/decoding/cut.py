@@ -1,17 +1,19 @@
 """One video's bytes to clips. It runs in the decoding process, and is a function of its arguments alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from animatediff.data.clips.config import ClipConfig, bucket_name
 from animatediff.data.clips.crop_box import CropBox
 from animatediff.data.clips.plan import ClipPlan, ResolutionSpan, frame_indices_at, plan_clips
+from animatediff.data.clips.rates import check_times
 from animatediff.data.clips.source_crop import SourceCrop
 from animatediff.data.decoding.decoders import Decoder
-from animatediff.data.decoding.frames import FrameSelection, OnDecode, do_nothing, read_frames
-from animatediff.data.decoding.videos import VideoInfo, check_times, probe
+from animatediff.data.decoding.frames import FrameSelection, OnDecode, do_nothing, read_frames_of
+from animatediff.data.decoding.open_file import VideoFile, open_file
+from animatediff.data.decoding.videos import VideoInfo
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.scoring.scores import score
 from animatediff.data.sources.limits import MAX_PIXELS
@@ -74,15 +76,27 @@ def cut_clips(
         VideoError: the video cannot be used.
         MemoryError: there is no memory for the clips.
     """
-    info = probe(data, max_pixels=max_pixels)
-    check_times(info)
+    with open_file(data, max_pixels=max_pixels) as video:
+        return _cut(video, video_id, clips, decoders, crop, on_decode)
+
+
+def _cut(
+    video: VideoFile,
+    video_id: str,
+    clips: ClipConfig,
+    decoders: Sequence[Decoder],
+    crop: CropBox | None,
+    on_decode: OnDecode,
+) -> list[DecodedClip]:
+    info = video.info
+    check_times(info.timestamps, info.fps)
     plans = plan_clips(info.timestamps, _spans(info, crop), video_id=video_id, config=clips)
     if not plans:
         raise VideoError("probe", Reason.TOO_SHORT, _too_short(info, clips))
     found: list[DecodedClip] = []
     for index in sorted({plan.span_index for plan in plans}):
         of_span = [plan for plan in plans if plan.span_index == index]
-        cutting = _Cutting(data, info.with_size_of_span(index), crop, decoders, on_decode)
+        cutting = _Cutting(replace(video, info=info.with_size_of_span(index)), crop, decoders, on_decode)
         found += cutting.clips(of_span)
     return sorted(found, key=lambda clip: clip.index)
 
@@ -106,22 +120,21 @@ def _spans(info: VideoInfo, crop: CropBox | None) -> Sequence[ResolutionSpan]:
 class _Cutting:
     """How the frames of one size of a video become clips."""
 
-    data: bytes
-    info: VideoInfo
+    video: VideoFile
     crop: CropBox | None
     decoders: Sequence[Decoder]
     on_decode: OnDecode
 
     def clips(self, plans: Sequence[ClipPlan]) -> list[DecodedClip]:
         """Return the planned clips."""
-        wanted = np.concatenate([_cropped_frames(plan, self.info) for plan in plans])
+        wanted = np.concatenate([_cropped_frames(plan, self.video.info) for plan in plans])
         # Overlapping clips share frames, mirrored ones their crops as well: each is made once.
         distinct, places = np.unique(wanted, axis=0, return_inverse=True)
         crop_boxes = None if plans[0].crop_boxes is None else distinct[:, 1:]
         selection = FrameSelection(
             distinct[:, 0].astype(int), plans[0].height, plans[0].width, crop_boxes, region=self.crop
         )
-        frames, decoder = read_frames(self.data, self.info, selection, self.decoders, on_decode=self.on_decode)
+        frames, decoder = read_frames_of(self.video, selection, self.decoders, on_decode=self.on_decode)
         places_of_clips = places.reshape(len(plans), -1)  # (clips f): where in `frames` a clip's frames are
         return [
             self._clip(plan, frames[places_of_clip], decoder)
@@ -131,7 +144,7 @@ class _Cutting:
     def _clip(self, plan: ClipPlan, frames: np.ndarray, decoder: str) -> DecodedClip:
         if plan.flip:
             frames = np.ascontiguousarray(frames[:, :, ::-1])
-        info, crop = self.info, self.crop
+        info, crop = self.video.info, self.crop
         start, end = float(plan.times[0]), float(plan.times[-1])
         source_crop = SourceCrop.of(plan, source=(crop.h, crop.w) if crop else (info.height, info.width))
         return DecodedClip(plan.index, frames, plan.flip, start, end, info.fps, source_crop, score(frames), decoder)

@@ -68,6 +68,7 @@ def _is_like(frame: Any, other: Any) -> bool:
 
 def _bwdif(frame: Any) -> Any:
     graph = av.filter.Graph()
+    graph.threads = 1
     source = graph.add_buffer(
         width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base, name="in"
     )

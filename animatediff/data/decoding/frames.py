@@ -8,6 +8,7 @@ import numpy as np
 from animatediff.data.clips.crop_box import CropBox
 from animatediff.data.clips.resize import crop_and_resize, largest_box
 from animatediff.data.decoding.decoders import CroppingDecoder, Decoder
+from animatediff.data.decoding.open_file import VideoFile
 from animatediff.data.decoding.videos import VideoInfo
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.supervision.failures import is_memory_error, reproducible_reason
@@ -48,14 +49,22 @@ def read_frames(
     info: VideoInfo,
     selection: FrameSelection,
     decoders: Sequence[Decoder],
+) -> tuple[np.ndarray, str]:
+    """Do as `read_frames_of` for a file that is not open."""
+    return read_frames_of(VideoFile(data, info), selection, decoders)
+
+
+def read_frames_of(
+    video: VideoFile,
+    selection: FrameSelection,
+    decoders: Sequence[Decoder],
     *,
     on_decode: OnDecode = do_nothing,
 ) -> tuple[np.ndarray, str]:
     """Decode frames, resized and cropped, with the first decoder that gives them all.
 
     Args:
-        data: the video file.
-        info: what `probe` says of it.
+        video: the file, and what `probe` says of it.
         selection: which frames.
         decoders: in the order to try them.
         on_decode: called before each decoder is tried.
@@ -68,11 +77,12 @@ def read_frames(
             Another is not asked then, or which one serves a video would depend on how much memory there is.
     """
     failures: list[str] = []
+    info = video.info
     for decoder in decoders:
         if decoder.supports(info):
             on_decode(decoder.name, info)
             try:
-                return _decode_and_resize(decoder, data, info, selection), decoder.name
+                return _decode_and_resize(decoder, video, selection), decoder.name
             except VideoError:
                 raise
             except Exception as error:  # each library raises errors of its own making
@@ -83,12 +93,13 @@ def read_frames(
     raise _undecodable(failures, info)
 
 
-def _decode_and_resize(decoder: Decoder, data: bytes, info: VideoInfo, selection: FrameSelection) -> np.ndarray:
+def _decode_and_resize(decoder: Decoder, video: VideoFile, selection: FrameSelection) -> np.ndarray:
+    info = video.info
     box, size = _whole_box(info, selection), {"height": selection.height, "width": selection.width}
     if box is None or not isinstance(decoder, CroppingDecoder) or not decoder.crops(info, box, **size):
-        return _resize_whole_frames(decoder, data, info, selection)
+        return _resize_whole_frames(decoder, video.data, info, selection)
     distinct, repeats = np.unique(selection.indices, return_counts=True)
-    cropped = decoder.cropped_frames(data, info, distinct, box=box, **size)
+    cropped = decoder.cropped_frames(video, distinct, box=box, **size)
     return np.repeat(np.stack(list(_exactly(len(distinct), cropped))), repeats, axis=0)
 
 

@@ -14,9 +14,9 @@ from animatediff.data.supervision.supervisor import Supervisor
 class DecodeConfig(Config):
     """How videos are decoded. Of these, only `decoders` may decide a pixel of a clip."""
 
-    decoders: tuple[str, ...] = ("decord", "pyav")
-    """Tried in order for each video: files of `decoding/decoders/`, as decord, pyav and torchcodec, or a class of your
-    own as package.module:ClassName."""
+    decoders: tuple[str, ...] = ("pyav_direct", "decord")
+    """Tried in order for each video: files of `decoding/decoders/`, as pyav_direct, decord and torchcodec_cuda, or a
+    class of your own as package.module:ClassName. A dataset that is there goes on with those that it was begun with."""
     timeout_s: float = Field(30.0, gt=0)
     """Seconds for one video, to which twice its length is added."""
     memory_mb: int = Field(2048, ge=64)

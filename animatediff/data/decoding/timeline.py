@@ -25,6 +25,7 @@ class Packet(NamedTuple):
     is_keyframe: bool
     is_hidden: bool
     """By an edit list."""
+    is_corrupt: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,13 @@ class Timeline:
     """Whether `packet_pts` differ from the file's, so that packets must get them before they are decoded."""
     has_undecodable_start: bool
     """Whether frames at the start are listed that cannot be decoded."""
+    packets: np.ndarray
+    """(n,) which of the packets each frame is."""
 
 
 def describe(packet: Any) -> Packet:
     """Return what is kept of PyAV's packet: not its data, which would hold the file in memory twice."""
-    return Packet(packet.pts, packet.dts, packet.size, packet.is_keyframe, packet.is_discard)
+    return Packet(packet.pts, packet.dts, packet.size, packet.is_keyframe, packet.is_discard, packet.is_corrupt)
 
 
 def read_timeline(packets: Sequence[Packet], first_pts: int | None) -> Timeline:
@@ -87,6 +90,7 @@ def read_timeline(packets: Sequence[Packet], first_pts: int | None) -> Timeline:
         packet_pts,
         not kept.all() or not np.array_equal(own, packet_pts),
         bool(shown.sum() < listed.sum()),
+        order,
     )
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from av.stream import Disposition
 
 from animatediff.data.clips.plan import ResolutionSpan
-from animatediff.data.clips.rates import MAX_FPS, MAX_LENGTH_S, MIN_FPS, Rate, fit_rate
+from animatediff.data.clips.rates import Rate, fit_rate
 from animatediff.data.decoding.colours import Colours, read_colours
+from animatediff.data.decoding.damage import spoiled_packets, without_times_lost
 from animatediff.data.decoding.fields import is_interlaced
 from animatediff.data.decoding.sizes import HeaderChanges, SizeChange, decode_packet, displayed_size, find_size_changes
 from animatediff.data.decoding.timeline import Packet, describe, read_timeline
@@ -68,6 +69,8 @@ class VideoInfo:
     """Index of the video stream among the file's streams."""
     num_video_streams: int
     """Cover pictures count."""
+    is_damaged: np.ndarray
+    """(n,) bool: frames that are corrupt in the file, or decoded from such; none where `probe` was not to keep any."""
 
     @cached_property
     def rate(self) -> Rate:
@@ -143,24 +146,43 @@ def open_video(data: bytes | BinaryIO) -> Any:
     return av.open(file, **_TOLERANT)
 
 
-def probe(data: bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> VideoInfo:
+def probe(data: bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS, keep_damaged: bool = False) -> VideoInfo:
     """Read the container of a video file, and its first frame for the size and the rotation.
 
     Args:
         data: the file's bytes, or a seekable file, which is read from start to end and stays open.
         max_pixels: of a frame.
+        keep_damaged: take a file with corrupt packets as long as one frame is sound; otherwise it is truncated.
 
     Raises:
-        VideoError: the file is empty, no video, too large a picture, has timestamps beyond reckoning, or ends before
-            the frames that its header promises.
+        VideoError: the file is empty, no video, too large a picture, has timestamps beyond reckoning, is damaged, or
+            ends before the frames that its header promises.
         MemoryError: there is no memory for its header or its first frame.
+    """
+    container, info, _ = open_and_probe(data, max_pixels=max_pixels, keep_damaged=keep_damaged)
+    container.close()
+    return info
+
+
+def open_and_probe(
+    data: bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS, keep_damaged: bool = False
+) -> tuple[Any, VideoInfo, Packet]:
+    """Do as `probe`, and return PyAV's container, which is to be closed, what it says, and the stream's first packet.
+
+    Raises:
+        VideoError: see `probe`.
+        MemoryError: likewise.
     """
     head = _head(data)
     if not head:
         raise VideoError("probe", Reason.EMPTY, "the file has 0 bytes")
     try:
-        with open_video(data) as container:
-            return _read(container, find_stream(container), max_pixels)
+        container = open_video(data)
+        try:
+            return container, *_read(container, find_stream(container), max_pixels, keep_damaged)
+        except BaseException:
+            container.close()
+            raise
     except MemoryError:  # FFmpeg's is one of its errors too
         raise
     except av.error.FFmpegError as error:
@@ -192,12 +214,12 @@ def find_stream(container: Any) -> Any:
     return streams[0]
 
 
-def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
+def _read(container: Any, stream: Any, max_pixels: int, keep_damaged: bool) -> tuple[VideoInfo, Packet]:
     context = stream.codec_context
     _check_size(context.width, context.height, max_pixels)
     tags = Colours(context.colorspace, context.color_primaries, context.color_trc)  # decoding overwrites them
     packets: list[Packet] = []
-    first, aspect, begun, is_corrupt = None, None, False, False
+    first, aspect, begun = None, None, False
     headers = HeaderChanges(context)
     field_order = context.field_order
     for packet in container.demux(stream):
@@ -207,13 +229,16 @@ def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
             aspect = context.sample_aspect_ratio
         if packet.pts is not None or packet.size:  # the last one is empty
             packets.append(describe(packet))
-            is_corrupt |= packet.is_corrupt
             headers.add(len(packets) - 1, packet)
     if first is not None:
         _check_size(first.width, first.height, max_pixels)
-    if not packets or len(packets) < stream.frames or is_corrupt:
+    if not packets or len(packets) < stream.frames:
         detail = f"{len(packets)} of the {stream.frames} frames that the header promises are there"
         raise VideoError("probe", Reason.TRUNCATED, detail)
+    spoiled = spoiled_packets(packets)
+    if spoiled.all() or (spoiled.any() and not keep_damaged):
+        raise VideoError("probe", Reason.TRUNCATED, f"{spoiled.sum()} of {len(packets)} frames are damaged in the file")
+    packets = without_times_lost(packets, spoiled)
     timeline = read_timeline(packets, first.pts if first is not None else None)
     colours = read_colours(first, tags, context.codec_tag)
     is_timed = all(packet.pts is not None for packet in packets)
@@ -226,7 +251,7 @@ def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
     changes = find_size_changes(headers, context, (stored, aspect), rotation, timeline)
     for change in changes:
         _check_size(*change.stored, max_pixels)
-    return VideoInfo(
+    info = VideoInfo(
         pts=timeline.pts,
         packet_bytes=timeline.packet_bytes,
         keyframe_pts=timeline.keyframe_pts,
@@ -246,25 +271,9 @@ def _read(container: Any, stream: Any, max_pixels: int) -> VideoInfo:
         changes=tuple(changes),
         stream=stream.index,
         num_video_streams=len(container.streams.video),
+        is_damaged=spoiled[timeline.packets],
     )
-
-
-def check_times(info: VideoInfo) -> None:
-    """Refuse frame rates and durations that no camera gives.
-
-    Raises:
-        VideoError: these are some.
-    """
-    if len(info.pts) < 2:
-        return
-    length_s = float(info.timestamps[-1] - info.timestamps[0])
-    # Written so that what is no number fails.
-    if not MIN_FPS <= info.fps <= MAX_FPS or not 0 < length_s <= MAX_LENGTH_S:
-        detail = (
-            f"{len(info.pts)} frames in {length_s:.3g} s at {info.fps:.3g} frames a second: {MIN_FPS:g} to {MAX_FPS:g} "
-            f"within {MAX_LENGTH_S // 86_400} days are a video's"
-        )
-        raise VideoError("probe", Reason.BAD_TIMESTAMPS, detail)
+    return info, packets[0]
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

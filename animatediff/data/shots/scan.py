@@ -6,8 +6,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from animatediff.data.clips.rates import check_times
 from animatediff.data.decoding.stream import stream_frames
-from animatediff.data.decoding.videos import VideoInfo, check_times, probe
+from animatediff.data.decoding.videos import VideoInfo, probe
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.shots.bars import displayed_box, find_bars
 from animatediff.data.shots.config import ShotConfig
@@ -16,7 +17,7 @@ from animatediff.data.shots.detectors import Border, BorderDetector, load_detect
 from animatediff.data.shots.pictures import Shrinker, StoredBox
 from animatediff.data.shots.rules import Take, TakeRules
 from animatediff.data.shots.samples import Samples
-from animatediff.data.shots.shot import ScannedVideo, Shot
+from animatediff.data.shots.shot import DAMAGED, ScannedVideo, Shot
 from animatediff.data.sources.limits import MAX_PIXELS
 
 _BORDER_FPS = 30
@@ -46,12 +47,12 @@ def scan_video(
         UserError: the detector cannot be loaded.
     """
     detector = load_detector(config.detector)
-    info = _with_prevailing_size(probe(data, max_pixels=max_pixels))
-    check_times(info)
+    info = _with_prevailing_size(probe(data, max_pixels=max_pixels, keep_damaged=True))
+    check_times(info.timestamps, info.fps)
     on_header(info)
     bars = find_bars(data, info) if config.crop_bars else None
     scan = _Scan(info, config, detector, bars)
-    shots = [shot for number, frame in stream_frames(data, info) for shot in scan.add(number, frame)]
+    shots = [shot for number, frame in _sound_frames(data, info) for shot in scan.add(number, frame)]
     shots += scan.finish()
     return ScannedVideo(
         width=info.width,
@@ -72,6 +73,21 @@ def _with_prevailing_size(info: VideoInfo) -> VideoInfo:
     return info.with_size_of_span(int(np.argmax(lengths)))
 
 
+def _sound_frames(data: bytes | BinaryIO, info: VideoInfo) -> Iterator[tuple[int, Any]]:
+    """Yield the frames that decode and are not damaged, as far as the container or the decoder tells it.
+
+    A decoder marks the first picture alone of those that it has to guess: the others last up to the next key frame.
+    """
+    spoiled_before = int(info.pts[0])
+    for number, frame in stream_frames(data, info):
+        pts = int(info.pts[number])
+        if frame.is_corrupt:
+            later = info.keyframe_pts[info.keyframe_pts > pts]
+            spoiled_before = int(later[0]) if len(later) else int(info.pts[-1]) + 1
+        if pts >= spoiled_before and not info.is_damaged[number]:
+            yield number, frame
+
+
 class _Scan:
     """The frames that have gone by, as far as their shots are not told yet."""
 
@@ -89,7 +105,7 @@ class _Scan:
         self._to_sample, self._samples = shrinker(height, width), Samples(height=height, width=width)
         self._next = 0
         self._gaps: list[Border] = []
-        """Frames that do not decode, and changes of size."""
+        """Frames that are damaged or do not decode, and changes of size."""
         self._sizes: list[tuple[int, tuple[int, int]]] = []
         """From which frame on frames have which (width, height) as they are decoded."""
 
@@ -111,6 +127,8 @@ class _Scan:
         if not self._next:
             raise VideoError("decode", Reason.DECODE_ERROR, f"none of the {len(self._info.pts)} frames decodes")
         yield from self._tell(self._detector.finish(), is_end=True)
+        if self._next < len(self._info.pts):
+            yield self._damaged(self._next, len(self._info.pts))
 
     def _note_gaps(self, number: int, size: tuple[int, int]) -> None:
         if number > self._next:
@@ -125,17 +143,21 @@ class _Scan:
         # A border between two frames that were looked at may be at any frame behind the first of them.
         borders = [b._replace(first=max(0, (b.first - 1) * stride + 1), last=b.last * stride) for b in found]
         settled = self._next if is_end else max(0, (self._detector.settled - 1) * stride + 1)
-        borders += [gap for gap in self._gaps if is_end or gap.first < settled]
-        self._gaps = [] if is_end else [gap for gap in self._gaps if gap.first >= settled]
-        takes = list(self._rules.add(sorted(borders), settled))
+        gaps = [gap for gap in self._gaps if is_end or gap.first < settled]
+        self._gaps = self._gaps[len(gaps) :]
+        takes = list(self._rules.add(sorted(borders + gaps), settled))
         if is_end:
             takes += self._rules.finish(self._next)
-        for take in takes:
-            yield self._describe(take)
+        shots = [self._describe(take, self._reason(take)) for take in takes]
+        shots += [self._damaged(gap.first, gap.last) for gap in gaps if gap.last > gap.first]
+        yield from sorted(shots, key=lambda shot: shot.first)
         self._samples.drop_before(self._rules.first)
 
-    def _describe(self, take: Take) -> Shot:
-        return describe_take(take, self._info, self._samples.between(take.first, take.end), reason=self._reason(take))
+    def _damaged(self, first: int, end: int) -> Shot:
+        return self._describe(Take(first, end, "cut", "cut", 1.0), DAMAGED)
+
+    def _describe(self, take: Take, reason: str) -> Shot:
+        return describe_take(take, self._info, self._samples.between(take.first, take.end), reason=reason)
 
     def _reason(self, take: Take) -> str:
         """Return why a take cannot be used whatever it shows."""

@@ -8,6 +8,9 @@ from animatediff.data.clips.crop_box import CropBox
 BorderKind = Literal["cut", "dissolve", "fade", "start", "end", "split"]
 """What a shot begins or ends with: `start` and `end` are the video's own, a `split` divides a shot that is too long."""
 
+DAMAGED = "damaged"
+"""The reason of frames that are damaged in the file or do not decode: they are a row of their own."""
+
 
 @dataclass(frozen=True)
 class Shot:

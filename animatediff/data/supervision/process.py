@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pickle
 import signal
 import socket
 import struct
@@ -13,6 +12,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from animatediff.data.supervision import messages
 from animatediff.data.supervision.failures import reproducible_reason
 from animatediff.errors import UserError
 
@@ -101,7 +101,7 @@ class ChildProcess:
 
     def _send(self, value: Any) -> None:
         try:
-            self._connection.send_bytes(pickle.dumps(value, protocol=5))
+            messages.send(self._connection, value)
         except BlockingIOError as error:
             raise self._overrun() from error
         except ConnectionError as error:
@@ -117,7 +117,7 @@ class ChildProcess:
                 break
             self._listen()
         try:
-            kind, value = pickle.loads(self._connection.recv_bytes())
+            kind, value = messages.receive(self._connection)
         except BlockingIOError as error:
             raise self._overrun() from error
         except (EOFError, ConnectionError) as error:

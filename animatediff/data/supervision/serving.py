@@ -5,7 +5,6 @@ adds to the deadline; then `answer`, or `error` with the exception.
 """
 
 import os
-import pickle
 import resource
 import signal
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from animatediff.data.quarantine import Reason, VideoError
+from animatediff.data.supervision import messages
 from animatediff.data.supervision.failures import is_memory_error, reproducible_reason
 from animatediff.errors import UserError
 
@@ -60,7 +60,7 @@ def run_child(prepare: Callable[..., Work]) -> None:
 
 def _serve(connection: Connection, prepare: Callable[..., Work]) -> None:
     try:
-        limits, *settings = pickle.loads(connection.recv_bytes())
+        limits, *settings = messages.receive(connection)
         try:
             work = prepare(limits, *settings)
         except UserError as error:
@@ -68,13 +68,13 @@ def _serve(connection: Connection, prepare: Callable[..., Work]) -> None:
             return
         _send(connection, "started", None)
         while True:
-            _answer(connection, work, limits, pickle.loads(connection.recv_bytes()))
+            _answer(connection, work, limits, messages.receive(connection))
     except (EOFError, ConnectionError):  # the parent is gone
         return
 
 
 def _send(connection: Connection, kind: str, value: Any) -> None:
-    connection.send_bytes(pickle.dumps((kind, value), protocol=5))
+    messages.send(connection, (kind, value))
 
 
 def _answer(connection: Connection, work: Work, limits: Limits, request: tuple[Any, ...]) -> None:

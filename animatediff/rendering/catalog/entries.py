@@ -174,7 +174,7 @@ class PersonalisedFiles(Config):
     vae: FileUri | None = None
     """A VAE's file or diffusers folder; default: the checkpoint's, or the base's where that one has none."""
     loras: tuple[Annotated[Lora, BeforeValidator(_as_file)], ...] = ()
-    """LoRA, LoCon, LoHa or LoKr files; their changes add up."""
+    """LoRA, LoCon, LoHa, LoKr or DoRA files; their changes add up."""
     domain_adapter: Annotated[Lora | None, BeforeValidator(_as_file)] = None
     """The adapter that the motion module was trained beside (v3); left out, as published, it plays no part."""
     motion_loras: tuple[Annotated[Lora, BeforeValidator(_as_file)], ...] = ()
@@ -193,6 +193,9 @@ class ComputeSettings(Config):
     """Of the UNet, and of what adds to its features: `float32`, `bfloat16` or `float16`; default: float32 on a CPU,
     float16 on a GPU. `auto`: bfloat16 where the job renders on CPUs that all multiply it (avx512_bf16 or amx_bf16),
     else the default. The first run finds out, and later ones of the same folder keep to it."""
+    compile: bool = False
+    """Compile the UNet, on a GPU with CUDA graphs: minutes for each form of clips (size, frames, batch, controls) in
+    each worker, then less time a clip, whose last bits differ."""
 
 
 class ModelFiles(PersonalisedFiles, ComputeSettings):
@@ -204,9 +207,9 @@ class ModelFiles(PersonalisedFiles, ComputeSettings):
     """A file, trained here or published, or a training run's folder."""
 
     @property
-    def resident(self) -> tuple[str, str, Precision | None]:
+    def resident(self) -> tuple[object, ...]:
         """What stays in memory while models that share it change."""
-        return self.base, self.motion_module, self.precision
+        return self.base, self.motion_module, self.precision, self.compile
 
 
 class Entry(SeededRenderSettings, PersonalisedFiles, ComputeSettings):

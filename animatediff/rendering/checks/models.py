@@ -104,7 +104,9 @@ class ModelChecks:
                 check_agrees(checkpoint, said, schedule.prediction_type)
         except UserError as error:
             return str(error)
-        if pair.motion.schedule and schedule != inherited:
+        # What is predicted is the UNet's matter.
+        of_unet = {"prediction_type", "zero_terminal_snr"}
+        if pair.motion.schedule and schedule.model_dump(exclude=of_unet) != inherited.model_dump(exclude=of_unet):
             self._warn(
                 "noise_schedule is not the one that %s was trained with: expect grey or noisy pictures, or leave it "
                 "out",

@@ -20,6 +20,8 @@ from animatediff.uris import printable_uri
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _MS_OF_NONE = 100  # what browsers give a frame of an animation that lasts 0 ms
 _TOLERANCE = 0.45  # of a frame that it may be late, as in `frame_indices_at`
+# As always: a rendered item's digest has the video, and not what decodes it.
+_VIDEO_DECODERS = ("decord", "pyav")
 
 
 def read_picture(uri: str, *, width: int, height: int) -> Tensor:
@@ -120,7 +122,7 @@ def read_video_frames(uri: str, *, num_frames: int, fps: float, width: int, heig
 
     clips = ClipConfig(num_frames=num_frames, fps=fps, width=width, height=height, windows="all", windows_per_video=1)
     try:
-        with DecodeSupervisor(DecodeConfig(), clips) as decoder:
+        with DecodeSupervisor(DecodeConfig(decoders=_VIDEO_DECODERS), clips) as decoder:
             (clip,) = decoder.cut(uri, data)
     except VideoError as error:
         if num_frames > 1 and _is_still(data):

@@ -1,6 +1,6 @@
 """The change that a low-rank file makes to one weight, kept as the file's factors until it is needed.
 
-All arithmetic is in float32, whatever the file's precision; `to_dense()` is the change itself, its own scale included.
+All arithmetic is in float32, whatever the file's precision; `change_of()` is the change itself, its own scale included.
 """
 
 import math
@@ -29,11 +29,18 @@ class WeightDelta(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """Of `to_dense()`: the changed weight's, or (o, i*kh*kw) where the factors do not tell a kernel's size."""
+        """The changed weight's, or (o, i*kh*kw) where the factors do not tell a kernel's size."""
 
     @abstractmethod
-    def to_dense(self) -> Tensor:
-        """Return the change, float32."""
+    def change_of(self, weight: Tensor) -> Tensor:
+        """Return what is added to a weight, float32.
+
+        Args:
+            weight: without any change, in float32; in its own shape, or (o, i*kh*kw).
+
+        Returns:
+            In the shape of `weight`.
+        """
 
     def to(self, device: torch.device) -> Self:
         """Return the same change with its factors on `device`."""
@@ -41,8 +48,20 @@ class WeightDelta(ABC):
         return replace(self, **moved)  # type: ignore[type-var]
 
 
+class AdditiveDelta(WeightDelta):
+    """A change that does not depend on the weight."""
+
+    @abstractmethod
+    def to_dense(self) -> Tensor:
+        """Return the change, float32."""
+
+    def change_of(self, weight: Tensor) -> Tensor:
+        """Return the change in the shape of `weight`."""
+        return self.to_dense().reshape(weight.shape)
+
+
 @dataclass(frozen=True)
-class LoraDelta(WeightDelta):
+class LoraDelta(AdditiveDelta):
     """`scale * up @ down`: LoRA, and LoCon without a core."""
 
     up: Tensor
@@ -68,7 +87,7 @@ class LoraDelta(WeightDelta):
 
 
 @dataclass(frozen=True)
-class ProductDelta(WeightDelta):
+class ProductDelta(AdditiveDelta):
     """`scale` times one product of factors: a LoCon with a core, or a full difference (one factor)."""
 
     factors: Factors
@@ -88,7 +107,7 @@ class ProductDelta(WeightDelta):
 
 
 @dataclass(frozen=True)
-class LoHaDelta(WeightDelta):
+class LoHaDelta(AdditiveDelta):
     """The elementwise (Hadamard) product of two products."""
 
     first: Factors
@@ -111,7 +130,7 @@ class LoHaDelta(WeightDelta):
 
 
 @dataclass(frozen=True)
-class LoKrDelta(WeightDelta):
+class LoKrDelta(AdditiveDelta):
     """The Kronecker product of two products: the first, a matrix, says how the second is repeated in blocks."""
 
     first: Factors
@@ -143,7 +162,7 @@ _LOKR_SECOND = ({"lokr_w2"}, {"lokr_w2_a", "lokr_w2_b"}, {"lokr_w2_a", "lokr_w2_
 _LOKR_FORMS = tuple(first | second for first in _LOKR_FIRST for second in _LOKR_SECOND)
 
 
-def delta_from_factors(factors: Mapping[str, Tensor], scale_for_rank: Callable[[int | None], float]) -> WeightDelta:
+def delta_from_factors(factors: Mapping[str, Tensor], scale_for_rank: Callable[[int | None], float]) -> AdditiveDelta:
     """Return the change that a file's factors make.
 
     Args:
@@ -170,7 +189,7 @@ def delta_from_factors(factors: Mapping[str, Tensor], scale_for_rank: Callable[[
     raise ValueError(f"its factors are incomplete, or of several kinds: {', '.join(sorted(names)) or 'only alpha'}")
 
 
-def _lora_delta(factors: Mapping[str, Tensor], scale: float) -> WeightDelta:
+def _lora_delta(factors: Mapping[str, Tensor], scale: float) -> AdditiveDelta:
     up, down = _as_matrix(factors["up"]), factors["down"]
     if "mid" in factors:
         return ProductDelta((up.T, _as_matrix(down), factors["mid"]), scale)
@@ -221,6 +240,6 @@ def _product_shape(factors: Factors) -> tuple[int, ...]:
 
 
 def _moved_to(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor | WeightDelta):
         return value.to(device)
     return tuple(_moved_to(item, device) for item in value) if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""Low-rank files: LoRA, LoCon, LoHa, LoKr, full differences, MotionLoRAs and domain adapters, in every known layout.
+"""Low-rank files: LoRA, LoCon, LoHa, LoKr, DoRA, full differences, MotionLoRAs, domain adapters, in every layout.
 
 A file becomes the changes of weights that it holds. A key that has no place in the models is an error, never a silent
 loss; so are factors that are missing, do not fit, or are no numbers.
@@ -23,7 +23,8 @@ from animatediff.weights.identify.messages import BASE_NAMES
 from animatediff.weights.layouts.architectures import KnownBase, sdxl_or_sd1
 from animatediff.weights.layouts.families import Family, LoraFamily
 from animatediff.weights.lora import module_scales
-from animatediff.weights.lora.deltas import ProductDelta, WeightDelta, delta_from_factors
+from animatediff.weights.lora.deltas import AdditiveDelta, ProductDelta, WeightDelta, delta_from_factors
+from animatediff.weights.lora.dora import LENGTHS, with_lengths
 from animatediff.weights.lora.module_index import ModuleIndex, ModuleRef, StateDicts, WeightKey
 from animatediff.weights.lora.module_scales import PeftLoraConfig
 from animatediff.weights.reading.part_files import MODEL_FILES
@@ -45,6 +46,7 @@ _KEY = re.compile(
     r"(.+?)[._](?:"
     r"(?:lora|lora_linear_layer)[._](down|up|mid|A|B)(?:\.[\w-]+)?\.weight"
     r"|(hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)|diff|diff_b|w_norm|b_norm|alpha|scalar)(?:\.default)?"
+    r"|(dora_scale|lora_magnitude_vector)(?:\.default)?(?:\.weight)?"
     r")"
 )
 # A domain adapter is a LoRA: either may be given as the other.
@@ -53,7 +55,6 @@ _SCALE_KEYS = ("alpha", "scalar")
 _KOHYA_FACTOR_NAMES = {"A": "down", "B": "up", "w_norm": "diff", "b_norm": "diff_b"}
 
 _UNSUPPORTED_ALGORITHMS = {
-    "DoRA": "its strength depends on the base's own weights",
     "GLoRA": "it changes the base's own weights by products with them",
     "IA3": "it scales activations",
     "OFT": "it rotates weights",
@@ -86,12 +87,12 @@ def _read_deltas(file: TensorFile, uri: str, states: StateDicts, family: LoraFam
     deltas: dict[WeightKey, WeightDelta] = {}
     for module, factors in modules.items():
         try:
-            found = _module_deltas(module, factors, peft_configs[module.part])
+            for name, delta in _module_deltas(module, factors, peft_configs[module.part]).items():
+                weight = _fitting(delta, states[module.part].get(name), name, uri)
+                lengths = factors if name.endswith(".weight") else {}
+                deltas[module.part, name] = with_lengths(delta, lengths, tuple(weight.shape))
         except ValueError as error:
             raise UserError(f"{uri}: {module.path}: {error}") from error
-        for name, delta in found.items():
-            _check_fit(delta, states[module.part].get(name), name, uri)
-            deltas[module.part, name] = delta
     if deltas and not any(getattr(delta, "scale", 1.0) for delta in deltas.values()):
         _log.warning("%s changes nothing: its alphas or scalars are all 0", uri)
     return deltas
@@ -136,7 +137,7 @@ def split_factor_key(key: str) -> tuple[str, str] | None:
     None for any other key.
     """
     if match := _KEY.fullmatch(key):
-        factor = match[2] or match[3]
+        factor = match[2] or match[3] or match[4]
         return match[1], _KOHYA_FACTOR_NAMES.get(factor, factor)
     return None
 
@@ -229,7 +230,7 @@ def _describe_unmatched_key(key: str, module_index: ModuleIndex) -> str:
 
 def _module_deltas(
     module: ModuleRef, factors: Mapping[str, Tensor], peft_config: PeftLoraConfig | None
-) -> dict[str, WeightDelta]:
+) -> dict[str, AdditiveDelta]:
     """Return a module's changes by parameter name.
 
     Raises:
@@ -241,22 +242,24 @@ def _module_deltas(
 
     if "scalar" in factors and "diff" in factors:
         raise ValueError("a scalar stands beside its full difference, which has none")
-    deltas: dict[str, WeightDelta] = {}
+    deltas: dict[str, AdditiveDelta] = {}
     if "diff_b" in factors:
         deltas[f"{module.path}.bias"] = ProductDelta((factors["diff_b"],), 1.0)
-    of_weight = {name: factor for name, factor in factors.items() if name not in (*_SCALE_KEYS, "diff_b")}
-    if of_weight or not deltas:
+    others = {*_SCALE_KEYS, *LENGTHS, "diff_b"}
+    of_weight = {name: factor for name, factor in factors.items() if name not in others}
+    if of_weight or not deltas or LENGTHS & factors.keys():
         deltas[f"{module.path}.weight"] = delta_from_factors(of_weight, scale)
     return deltas
 
 
-def _check_fit(delta: WeightDelta, weight: Tensor | None, name: str, uri: str) -> None:
+def _fitting(delta: AdditiveDelta, weight: Tensor | None, name: str, uri: str) -> Tensor:
+    """Return the weight that a delta changes."""
     if weight is None:
         raise UserError(f"{uri} changes {name}, which the model does not have")
     shape, wanted = _without_unit_kernel(delta.shape), _without_unit_kernel(tuple(weight.shape))
     is_flat = len(shape) == 2 and shape == (wanted[0], math.prod(wanted[1:]))
     if shape == wanted or is_flat:
-        return
+        return weight
     width = delta.shape[-1] if re.search(r"\.attn2\.to_[kv]\.weight$", name) else None
     hint = f": it was made for {BASE_NAMES[BASE_OF_TEXT_WIDTH[width]]}" if width in BASE_OF_TEXT_WIDTH else ""
     raise UserError(

@@ -102,12 +102,20 @@ def read_peft_config(file: TensorFile, part: str) -> PeftLoraConfig | None:
     """
     beside = storage.beside(file.uri, _CONFIG_FILE)
     if posixpath.basename(file.uri).startswith("adapter_model.") and storage.exists(beside):
-        return _parse(read_text(local_copy(beside), beside), "", beside)
+        return _with_lengths(_parse(read_text(local_copy(beside), beside), "", beside), file, beside)
     if METADATA_KEY in file.metadata:
-        return _parse(file.metadata[METADATA_KEY], _PREFIXES[part], f"{METADATA_KEY} of {file.uri}")
+        source = f"{METADATA_KEY} of {file.uri}"
+        return _with_lengths(_parse(file.metadata[METADATA_KEY], _PREFIXES[part], source), file, source)
     if any(name.startswith("base_model.model.") for name in file.tensors):
         _log.warning("%s came without its %s: alpha is taken to be the rank", file.uri, _CONFIG_FILE)
     return None
+
+
+def _with_lengths(peft_config: PeftLoraConfig | None, file: TensorFile, source: str) -> PeftLoraConfig | None:
+    """Refuse a DoRA whose lengths are lost: without them its factors are another change."""
+    if peft_config and peft_config.use_dora and not any("lora_magnitude_vector" in name for name in file.tensors):
+        raise UserError(f"{source} is of the kind DoRA, and {file.uri} has no lora_magnitude_vector: save it anew")
+    return peft_config
 
 
 def _parse(text: bytes | str, prefix: str, source: str) -> PeftLoraConfig | None:
@@ -119,8 +127,6 @@ def _parse(text: bytes | str, prefix: str, source: str) -> PeftLoraConfig | None
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    if peft_config and peft_config.use_dora:
-        raise UserError(f"{source} is of the kind DoRA, which is not applied here: take a LoRA")
     if peft_config and peft_config.peft_type not in _APPLIED:
         raise UserError(f"{source} is of peft's {peft_config.peft_type}, which is not applied here: take a LoRA")
     for pattern in (peft_config.rank_pattern, peft_config.alpha_pattern) if peft_config else ():

@@ -12,7 +12,7 @@ from animatediff.data.curation import scan_parts
 from animatediff.data.curation.manifest import ShotManifest
 from animatediff.data.curation.page import write_pages
 from animatediff.data.curation.seal import with_captions
-from animatediff.data.curation.selection import select
+from animatediff.data.curation.selection import select, without_repeated_captions
 from animatediff.data.ingest.seal import read_quarantine
 from animatediff.errors import UserError
 from pipelines.cluster.runtime import connect
@@ -55,6 +55,8 @@ def _curate(config: CurateConfig, job: CurateJob, metrics: JobMetrics) -> ShotMa
         logger.info("selected: %d of %d shots; not selected: %s", len(chosen), len(rows), _reasons(rows))
         answers = caption(config, job, chosen, watch)
         rows = with_captions(rows, [answers.get(shot_id) for shot_id in rows["shot_id"].to_pylist()])
+        if config.captions and config.captions.is_by_a_model:
+            rows = without_repeated_captions(rows, config.select.max_same_caption)
         if job.kept_manifest and not job.unsealed_units:
             logger.info("nothing to seal: every video of the source is sealed already")
             return job.kept_manifest

@@ -14,7 +14,13 @@ from pipelines.outputs.file_names import CONFIG_FILE
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.dry_run import log_estimate
 from pipelines.stages.ingest.launch import run_stages
-from pipelines.stages.ingest.plan import IngestJob, find_sealed_dataset, plan_job, read_inputs
+from pipelines.stages.ingest.plan import (
+    IngestJob,
+    find_sealed_dataset,
+    plan_job,
+    read_inputs,
+    with_decoders_of_dataset,
+)
 from pipelines.stages.ingest.seal import seal_job
 from pipelines.tracking.metrics import JobMetrics
 
@@ -24,6 +30,7 @@ logger = logging.getLogger(__name__)
 def ingest(config: IngestConfig) -> Manifest | None:
     """Do the job; see `pipelines.ingest.main`."""
     logger.info("ingest: %s -> %s", config.source.uri, config.output_uri)
+    config = with_decoders_of_dataset(config)
     inputs = read_inputs(config)
     sealed_manifest = find_sealed_dataset(config, inputs)
     if config.dry_run:

@@ -7,6 +7,7 @@ from diffusers import AutoencoderKL
 
 from animatediff import storage
 from animatediff.data.ingest import parts
+from animatediff.data.ingest.rate import usual_cpu_s
 from animatediff.data.manifest import Manifest
 from animatediff.models.operations import A100_FLOPS, encoder_operations
 from animatediff.weights.base_configs import build_on_meta
@@ -14,6 +15,7 @@ from animatediff.weights.base_facts import config_name
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.plan import IngestInputs, clips_per_video, extend_plan, log_left_out
 from pipelines.stages.ingest.precision import vae_dtype
+from pipelines.stages.ingest.watch import read_state
 from pipelines.terminal.hours import cost, duration
 
 logger = logging.getLogger(__name__)
@@ -52,7 +54,17 @@ def log_estimate(config: IngestConfig, inputs: IngestInputs, sealed_manifest: Ma
         len(rejected),
     )
     logger.info("latents: %s", _size(num_clips * _clip_bytes(config, inputs)))
-    _log_hours(config, inputs, num_clips)
+    clips_per_s, operations = _speed(config, inputs)
+    hours = num_clips / clips_per_s / 3600
+    logger.info(
+        "time: %s at %.3g clips/s (%.3g TFLOP each) on %d VAE workers%s; rate.* says what to reckon with",
+        duration(hours),
+        clips_per_s,
+        operations / 1e12,
+        config.rate.num_workers,
+        cost(hours, config.rate.num_workers, config.rate.usd_per_hour),
+    )
+    _log_cpus(config, sealed_manifest, clips_per_s)
 
 
 def _clip_bytes(config: IngestConfig, inputs: IngestInputs) -> int:
@@ -60,23 +72,37 @@ def _clip_bytes(config: IngestConfig, inputs: IngestInputs) -> int:
     return _BYTES * math.prod(inputs.base_facts.latent_shape(clips.num_frames, height=clips.height, width=clips.width))
 
 
-def _log_hours(config: IngestConfig, inputs: IngestInputs, num_clips: int) -> None:
+def _speed(config: IngestConfig, inputs: IngestInputs) -> tuple[float, float]:
+    """Return how many clips all VAE workers encode in a second, and the operations of one."""
     rate, clips = config.rate, config.clips
     vae = build_on_meta(AutoencoderKL, inputs.vae.config, config_name(inputs.base_facts.base, "vae"))
     rated = _RATED_FRAMES * encoder_operations(vae, height=_RATED_SIDE, width=_RATED_SIDE)
     clip = clips.num_frames * encoder_operations(vae, height=clips.height, width=clips.width)
     is_half = vae_dtype(config, inputs.base_facts, use_gpu=True) != "float32"
     flops = A100_FLOPS if is_half else A100_FLOPS / 2
-    clips_per_s = (rate.clips_per_s or flops / rated) * rate.num_workers * rated / clip
-    hours = num_clips / clips_per_s / 3600
+    return (rate.clips_per_s or flops / rated) * rate.num_workers * rated / clip, clip
+
+
+def _log_cpus(config: IngestConfig, sealed_manifest: Manifest | None, clips_per_s: float) -> None:
+    """Log how many CPUs keep the VAE workers busy."""
+    given, measured = config.rate.cpu_s_per_clip, _measured_cpu_s(config, sealed_manifest)
+    cpu_s = given or measured or usual_cpu_s(config.clips)
+    source = "" if given else ", as the sealed ones took" if measured else ", rate.cpu_s_per_clip is a guess"
+    per_worker = cpu_s * clips_per_s / config.rate.num_workers
     logger.info(
-        "time: %s at %.3g clips/s (%.3g TFLOP each) on %d VAE workers%s; rate.* says what to reckon with",
-        duration(hours),
-        clips_per_s,
-        clip / 1e12,
-        rate.num_workers,
-        cost(hours, rate.num_workers, rate.usd_per_hour),
+        "decoding: %.3g CPUs feed one VAE worker (%.3g s of a CPU for a clip%s), so num_decoders: %d",
+        per_worker,
+        cpu_s,
+        source,
+        math.ceil(per_worker * config.rate.num_workers),
     )
+
+
+def _measured_cpu_s(config: IngestConfig, sealed_manifest: Manifest | None) -> float | None:
+    """Return seconds that a decoder took for a clip of the dataset so far, fetching included; None where none is."""
+    num_clips = sealed_manifest.num_clips if sealed_manifest else 0
+    seconds = read_state(storage.absolute(config.output_uri)).decode_s
+    return seconds / num_clips if seconds and num_clips else None
 
 
 def _size(num_bytes: float) -> str:

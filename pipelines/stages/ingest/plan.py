@@ -160,6 +160,19 @@ def _unsealed(units: list[UnitRef], sealed_manifest: Manifest | None) -> list[Un
     return units[sealed_manifest.num_units if sealed_manifest else 0 :]
 
 
+def with_decoders_of_dataset(config: IngestConfig) -> IngestConfig:
+    """Return the config with the decoders that the output's dataset was begun with, where it names none itself.
+
+    The default may change from release to release, and with it the pixels: a dataset keeps its own.
+    """
+    recorded = provenance.read_settings(storage.absolute(config.output_uri)).get("decoders")
+    if not recorded or "decoders" in config.decode.model_fields_set or tuple(recorded) == config.decode.decoders:
+        return config
+    logger.info("decoders: %s, as the dataset was begun", ", ".join(recorded))
+    decode = config.decode.model_copy(update={"decoders": tuple(recorded)})
+    return config.model_copy(update={"decode": decode})
+
+
 def find_sealed_dataset(config: IngestConfig, inputs: IngestInputs) -> Manifest | None:
     """Return the manifest of the dataset that the output holds, if one is sealed; nothing is written.
 

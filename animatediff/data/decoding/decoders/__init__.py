@@ -12,8 +12,12 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from animatediff.data.clips.crop_box import CropBox
+from animatediff.data.decoding.open_file import VideoFile
 from animatediff.data.decoding.videos import VideoInfo
 from animatediff.errors import UserError
+
+_PACKAGES = {"torchcodec_cuda": "torchcodec"}
+"""Packages of decoders with other names than theirs."""
 
 
 class Decoder(Protocol):
@@ -53,13 +57,12 @@ class CroppingDecoder(Decoder, Protocol):
         """Whether it gives such a part exactly, as `cropped_frames` takes it; otherwise it is asked for `frames`."""
 
     def cropped_frames(
-        self, data: bytes, info: VideoInfo, indices: np.ndarray, *, box: CropBox, height: int, width: int
+        self, video: VideoFile, indices: np.ndarray, *, box: CropBox, height: int, width: int
     ) -> Iterable[np.ndarray]:
         """Return a part of the frames at `indices`, upright, resized with antialiasing; else as `Decoder.frames`.
 
         Args:
-            data: the video file.
-            info: what `probe` says of it.
+            video: the file, and what `probe` says of it.
             indices: (k,) ascending frame numbers in presentation order.
             box: the part, in pixels as displayed.
             height: pixels of the result, upright.
@@ -69,7 +72,7 @@ class CroppingDecoder(Decoder, Protocol):
 
 def names() -> tuple[str, ...]:
     """Return the decoders' names, of all files of this folder."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg))
 
 
 def load_decoders(names: Sequence[str]) -> list[Decoder]:
@@ -90,8 +93,9 @@ def _load(name: str) -> Decoder:
         decoder: Decoder = getattr(importlib.import_module(module), attribute)()
         return decoder
     except ModuleNotFoundError as error:
-        if error.name == name:
-            raise UserError(f"decode.decoders names {name}, which is not installed: pip install {name}") from error
+        package = _PACKAGES.get(name, name)
+        if error.name and error.name.lower() == package:
+            raise UserError(f"decode.decoders names {name}, which is not installed: pip install {package}") from error
         raise UserError(f"decode.decoders names {name}, which cannot be imported: {error}") from error
     except Exception as error:  # libraries that do not load raise what they like
         text = " ".join(str(error).split())[:300]

@@ -9,9 +9,13 @@ import numpy as np
 from animatediff.data.decoding.colours import UNSPECIFIED, Colours, to_srgb
 from animatediff.data.decoding.decoders import Decoder
 from animatediff.data.decoding.fields import progressive
+from animatediff.data.decoding.open_file import VideoFile
 from animatediff.data.decoding.stream import from_first_keyframe
-from animatediff.data.decoding.videos import VideoInfo, open_video
+from animatediff.data.decoding.videos import VideoInfo
 from animatediff.data.quarantine import Reason, VideoError
+
+# Of their packets, FFmpeg knows before it decodes them which no other picture refers to.
+_UNREFERENCED = ("h264", "mpeg4", "mpeg2video", "mpeg1video")
 
 
 class PyAV:
@@ -33,37 +37,39 @@ class PyAV:
             VideoError: a frame has another size than the header says.
             av.error.FFmpegError: FFmpeg gave up on the file.
         """
-        for frame in self.decoded(data, info, indices):
+        for frame in decoded(VideoFile(data, info), indices):
             yield _upright(frame, info.colours, height=height, width=width)
-
-    def decoded(self, data: bytes, info: VideoInfo, indices: np.ndarray) -> Iterator[Any]:
-        """Yield the frames at `indices` as PyAV has them; raises as `frames` does."""
-        # A frame's name is its timestamp; where there are none, its number among the decoded ones.
-        wanted = deque(int(info.pts[i]) if info.has_true_pts else int(i) for i in indices)
-        every_frame = info.keyframe_pts[:0]
-        # Some files call frames key that are none: what does not decode from there is sought from the start.
-        for keyframe_pts in (info.keyframe_pts, every_frame) if info.has_true_pts else (every_frame,):
-            for frame in _find(data, info, keyframe_pts, wanted):
-                if (frame.width, frame.height) != info.stored:
-                    detail = f"a frame of {frame.width}x{frame.height} where {info.stored[0]}x{info.stored[1]} are told"
-                    raise VideoError("decode", Reason.SIZE_CHANGES, detail)
-                yield frame
-        if wanted:
-            raise ValueError(f"{len(wanted)} of {len(indices)} frames did not decode")
 
 
 DECODER: type[Decoder] = PyAV
 
 
-def _find(data: bytes, info: VideoInfo, keyframe_pts: np.ndarray, wanted: deque[int]) -> Iterator[Any]:
+def decoded(video: VideoFile, indices: np.ndarray) -> Iterator[Any]:
+    """Yield the frames at `indices` as PyAV has them; raises as `PyAV.frames` does."""
+    info = video.info
+    # A frame's name is its timestamp; where there are none, its number among the decoded ones.
+    wanted = deque(int(info.pts[i]) if info.has_true_pts else int(i) for i in indices)
+    # Some files call frames key, or unused by others, that are not: what is missing is sought among all frames.
+    for take_all in (False, True) if info.has_true_pts else (True,):
+        for frame in _find(video, wanted, take_all=take_all):
+            if (frame.width, frame.height) != info.stored:
+                detail = f"a frame of {frame.width}x{frame.height} where {info.stored[0]}x{info.stored[1]} are told"
+                raise VideoError("decode", Reason.SIZE_CHANGES, detail)
+            yield frame
+    if wanted:
+        raise ValueError(f"{len(wanted)} of {len(indices)} frames did not decode")
+
+
+def _find(video: VideoFile, wanted: deque[int], *, take_all: bool) -> Iterator[Any]:
     """Yield the wanted frames, each taken off `wanted` when it is found."""
     if not wanted:
         return
-    with open_video(data) as container:
+    info = video.info
+    with video.opened() as container:
         stream = container.streams[info.stream]
-        stream.codec_context.thread_count = 1
         packets = from_first_keyframe(container.demux(stream), info)
-        for number, frame in enumerate(progressive(_decode(packets, stream, keyframe_pts, wanted))):
+        found = _decode(packets, stream.codec_context) if take_all else _pass_over(packets, stream, info, wanted)
+        for number, frame in enumerate(progressive(found)):
             if (frame.pts if info.has_true_pts else number) == wanted[0]:
                 wanted.popleft()
                 yield frame
@@ -71,23 +77,33 @@ def _find(data: bytes, info: VideoInfo, keyframe_pts: np.ndarray, wanted: deque[
                 return
 
 
-def _decode(packets: Iterable[Any], stream: Any, keyframe_pts: np.ndarray, wanted: deque[int]) -> Iterator[Any]:
-    """Yield the video's frames.
+def _decode(packets: Iterable[Any], context: Any) -> Iterator[Any]:
+    context.skip_frame = "DEFAULT"
+    for packet in packets:
+        yield from packet.decode()
 
-    None in place of those between the last wanted one and the key frame before the next.
+
+def _pass_over(packets: Iterable[Any], stream: Any, info: VideoInfo, wanted: deque[int]) -> Iterator[Any]:
+    """Yield the video's frames but those that are not needed for the wanted ones.
+
+    None in place of those between the last wanted one and the key frame before the next. Pictures that no other one
+    refers to are left out where they are not wanted, a third to a half of the usual H.264.
     """
+    context, names = stream.codec_context, set(wanted)
+    can_skip = info.codec in _UNREFERENCED and not info.is_interlaced
     passed, skipped = -np.inf, False
     for packet in packets:
         if packet.is_keyframe and packet.pts is not None:
             passed = packet.pts
-        before = int(np.searchsorted(keyframe_pts, wanted[0], side="right")) - 1
-        if before >= 0 and passed < keyframe_pts[before]:
+        before = int(np.searchsorted(info.keyframe_pts, wanted[0], side="right")) - 1
+        if before >= 0 and passed < info.keyframe_pts[before]:
             skipped = True
             continue
-        if skipped and stream.codec_context.is_open:
-            stream.codec_context.flush_buffers()
+        if skipped and context.is_open:
+            context.flush_buffers()
             yield None
         skipped = False
+        context.skip_frame = "NONREF" if can_skip and packet.pts is not None and packet.pts not in names else "DEFAULT"
         yield from packet.decode()
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from animatediff.data.clips.crop_box import CropBox
 from animatediff.data.decoding.colours import UNSPECIFIED
-from animatediff.data.decoding.decoders.pyav import PyAV
+from animatediff.data.decoding.decoders.pyav import PyAV, decoded
+from animatediff.data.decoding.open_file import VideoFile
 from animatediff.data.decoding.videos import VideoInfo
 
 # Of the pixels that are cropped as they are stored, the bits by which the chroma planes' sides are shifted. All others
@@ -54,7 +55,7 @@ class PyAVDirect(PyAV):
         return info.colours.are_srgb and _stored_box(info, box) is not None
 
     def cropped_frames(
-        self, data: bytes, info: VideoInfo, indices: np.ndarray, *, box: CropBox, height: int, width: int
+        self, video: VideoFile, indices: np.ndarray, *, box: CropBox, height: int, width: int
     ) -> Iterable[np.ndarray]:
         """See `CroppingDecoder.cropped_frames`.
 
@@ -63,8 +64,8 @@ class PyAVDirect(PyAV):
             VideoError: a frame has another size than the header says.
             av.error.FFmpegError: FFmpeg gave up on the file.
         """
-        scaler = _Scaler(info, box, height=height, width=width)
-        for frame in self.decoded(data, info, indices):
+        scaler = _Scaler(video.info, box, height=height, width=width)
+        for frame in decoded(video, indices):
             yield scaler.scale(frame)
 
 

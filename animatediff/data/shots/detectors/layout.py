@@ -40,6 +40,8 @@ _LEAST_UNLIKE = ((0.12, _LEAST_ENDS, 0.25), (0.25, _LEAST_ENDS, 0.35), (0.33, 0.
 """Up to which share of that change a mix may leave unexplained, what motion may not explain between its ends at least,
 and between its middle and either end, as shares of the contrast."""
 _MOST_RESIDUAL = max(row[0] for row in _LEAST_UNLIKE)
+_MOST_NEAR_RESIDUAL = 0.5
+"""The same for a mix of those at half the distance."""
 _LEAST_CORRELATION = 0.99
 """Of two pictures of one thing, of which one is lit otherwise."""
 _MIDDLE = (0.25, 0.75)
@@ -217,18 +219,25 @@ def _find_mixes(pictures: np.ndarray, cuts: np.ndarray, first: int, last: int) -
     for step in _STEPS:
         middles = np.arange(max(first, step), min(last, len(rows) - step))
         middles = middles[num_cuts[middles + step] == num_cuts[middles - step]]
-        change = rows[middles + step] - rows[middles - step]
-        size = np.abs(change).mean(1)
-        is_large = size > _LEAST_CHANGE
-        middles, change, size = middles[is_large], change[is_large], size[is_large]
-        offset = rows[middles] - rows[middles - step]
-        share = np.einsum("ij,ij->i", offset, change) / np.einsum("ij,ij->i", change, change)
-        residual = np.abs(offset - share[:, None] * change).mean(1) / size
-        is_mix = (share > _MIDDLE[0]) & (share < _MIDDLE[1]) & (residual < _MOST_RESIDUAL)
-        is_mix[is_mix] = _are_unlike(pictures, middles[is_mix], step, residual[is_mix])
-        for i in middles[is_mix].tolist():
+        middles = middles[np.abs(rows[middles + step] - rows[middles - step]).mean(1) > _LEAST_CHANGE]
+        residual = _residuals(rows, middles, step)
+        is_mix = residual < _MOST_RESIDUAL
+        middles, residual = middles[is_mix], residual[is_mix]
+        # Two borders on both sides of a short shot are no mix of it: nearer by, nothing is one.
+        is_mix = _residuals(rows, middles, step // 2) < _MOST_NEAR_RESIDUAL
+        middles, residual = middles[is_mix], residual[is_mix]
+        for i in middles[_are_unlike(pictures, middles, step, residual)].tolist():
             found.setdefault(i, step)
     yield from sorted(found.items())
+
+
+def _residuals(rows: np.ndarray, middles: np.ndarray, step: int) -> np.ndarray:
+    """(n,) share of the change between both ends that their mix leaves unexplained; infinite far from the middle."""
+    before = rows[middles - step]
+    change, offset = rows[middles + step] - before, rows[middles] - before
+    share = np.einsum("ij,ij->i", offset, change) / np.maximum(np.einsum("ij,ij->i", change, change), 1e-6)
+    residual = np.abs(offset - share[:, None] * change).mean(1) / np.maximum(np.abs(change).mean(1), 1e-6)
+    return np.where((share > _MIDDLE[0]) & (share < _MIDDLE[1]), residual, np.inf)
 
 
 def _are_unlike(pictures: np.ndarray, middles: np.ndarray, step: int, residuals: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ MAX_CELL_BYTES = 2**31
 _BLOCK_BYTES = 512 << 10
 _MOST_AT_ONCE = 8
 """Blocks of one request: one where a file is read here and there, twice as many each time that it is read on."""
-_KEPT_BLOCKS = 64
+_KEPT_BLOCKS = 16
 _CHUNK_BYTES = 1 << 20
 _BUFFER_BYTES = 1 << 18
 _TOTAL_SIZE = re.compile(r"bytes \d+-\d+/(\d+)")
@@ -36,7 +36,7 @@ def open_video_file(uri: str, *, trusted: bool = False) -> BinaryIO:
     """Open one video for reading and seeking, to be used as a context manager.
 
     Of what lies in a store, on a web server or in a tar, half a MiB is read where it is needed, up to 4 MiB at once
-    where it is read on, and the last 32 MiB are kept. A video of a Parquet cell is in memory; a web server that serves
+    where it is read on, and the last 8 MiB are kept. A video of a Parquet cell is in memory; a web server that serves
     no ranges sends its file once, to a temporary file. What may pass is tried again, piece by piece.
 
     Args:

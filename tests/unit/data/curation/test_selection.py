@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from animatediff.data.curation.selection import REASONS, SelectConfig, select
+from animatediff.data.curation.selection import REASONS, SelectConfig, meaning_of, select, without_repeated_captions
 from animatediff.data.curation.shot_table import SCHEMA
 from animatediff.data.shots.hashes import NUM_MOMENTS, NUM_WORDS
 
@@ -159,3 +159,32 @@ def test_videos_that_are_added_change_no_decision_before(collection):
     ends = [number for number, made in enumerate(shots) if number and made["video_id"] != shots[number - 1]["video_id"]]
     for end in ends:
         assert selected(shots[:end], **caps).to_pylist() == whole[:end].to_pylist()
+
+
+def captioned(captions, **columns):
+    shots = [shot(number=n, caption=c, selected=bool(c), **columns) for n, c in enumerate(captions)]
+    return pa.Table.from_pylist(shots, SCHEMA)
+
+
+def left_out(table, most=0.0):
+    found = without_repeated_captions(table, most)
+    assert found.schema == SCHEMA
+    assert found["selected"].to_pylist() == [not r and bool(c) for r, c in zip(*columns_of(found), strict=True)]
+    return [n for n, reason in enumerate(found["reason"].to_pylist()) if reason == "repeated_caption"]
+
+
+def columns_of(table):
+    return table["reason"].to_pylist(), table["caption"].to_pylist()
+
+
+def test_a_caption_of_many_unlike_shots_is_no_caption_of_any():
+    table = captioned(["A man.", "A dog.", "a man.", None, "A man.", "A dog.", "A man.", "A dog."])
+    assert left_out(table) == [0, 2, 4, 6]
+    assert left_out(table, most=0.6) == []  # four of seven
+    assert "recaption: all" in meaning_of("repeated_caption")
+
+
+def test_shots_that_look_alike_may_share_a_caption():
+    hashes = shot()["phashes"]
+    assert left_out(captioned(["A man."] * 9, phashes=hashes)) == []
+    assert left_out(captioned(["A man."] * 9, phashes=None)) == list(range(9))

@@ -81,3 +81,53 @@ def test_title_cards_that_look_alike_are_told_apart(seed):
 
 def test_an_empty_video_has_no_borders():
     assert LayoutDetector().finish() == []
+
+
+def dissolved(before, after, num):
+    """The last and the first `num` frames mixed."""
+    share = ((np.arange(num) + 1) / (num + 1))[:, None, None, None]
+    mixed = before[-num:] * (1 - share) + after[:num] * share
+    return np.concatenate([before[:-num], mixed.round().astype(np.uint8), after[num:]])
+
+
+@pytest.fixture(scope="module")
+def shots(episode):
+    """Small frames of four shots of the episode, each there and back."""
+    ends, begins = [b.last for b in episode.borders], [b.first for b in episode.borders[1:]]
+    taken = [(end, begin) for end, begin in zip(ends, begins, strict=False) if begin - end >= 40]
+    pictures = [np.stack(small(episode.frames[end:begin])) for end, begin in taken]
+    return [np.concatenate([shot, shot[::-1]]) for shot in pictures]
+
+
+@pytest.mark.parametrize("num", [6, 12, 24, 36, 48])
+@pytest.mark.parametrize(("before", "after"), [(0, 1), (2, 3)])
+def test_a_dissolve_is_found_in_its_length(shots, before, after, num):
+    pictures = dissolved(shots[before], shots[after], num)
+    (border,), _ = found_in(list(pictures))
+    first = len(shots[before]) - num
+    assert border.kind == "dissolve"
+    assert border.first - 10 <= first  # what margins leave out besides
+    assert border.last + 10 >= first + num
+
+
+def test_a_dissolve_that_ends_at_a_cut_goes_up_to_it(shots):
+    pictures = np.concatenate([dissolved(shots[0], shots[1][:30], 24), shots[2]])
+    borders, _ = found_in(list(pictures))
+    assert borders[0].kind == "dissolve"
+    assert borders[-1].first <= len(shots[0]) + 6 <= borders[-1].last
+
+
+@pytest.mark.parametrize("factors", [(0.4, 0.4, 0.4), (0.9, 0.5, 0.3)])
+def test_a_change_of_light_is_no_border(shots, factors):
+    share = np.clip((np.arange(80) - 30) / 16, 0, 1)[:, None, None, None]
+    lit = shots[0][:1].repeat(80, axis=0) * (1 - share + share * np.array(factors))
+    assert found_in(list(lit.astype(np.uint8)))[0] == []
+
+
+def test_a_fade_that_never_is_black_is_one_border(shots):
+    down = np.minimum(1, np.arange(40)[::-1] / 7 + 1 / 7)[:, None, None, None]
+    pictures = np.concatenate([shots[0][:40] * down, shots[1][:40] * down[::-1]]).astype(np.uint8)
+    (border,), _ = found_in(list(pictures))
+    assert border.kind != "cut"
+    assert border.first - 10 <= 34
+    assert border.last + 10 >= 46

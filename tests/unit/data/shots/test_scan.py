@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from animatediff.data.decoding import videos
+from animatediff.data.decoding.stream import stream_frames
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.scoring.scores import SCORE_COLUMNS
 from animatediff.data.shots.config import ShotConfig
@@ -140,18 +141,73 @@ def damaged(data, numbers):
     return remux([data], "matroska", change=damage)
 
 
-def test_frames_that_do_not_decode_are_in_no_shot(episode):
+def usable(found):
+    return [shot for shot in found.shots if shot.reason != "damaged"]
+
+
+def damaged_frames(found):
+    return [(s.first, s.first + s.num_frames) for s in found.shots if s.reason == "damaged"]
+
+
+def test_frames_that_do_not_decode_are_a_row_of_their_own(episode):
     frames = episode.frames[:20].repeat(4, axis=0)
     data = encode(frames, codec="mpeg4", b_frames=0, gop=12)
     found = scan_video(damaged(data, range(30, 34)), ShotConfig(min_s=0.5))
-    assert not any(shot.first < 34 and shot.first + shot.num_frames > 30 for shot in found.shots)
+    assert not any(shot.first < 34 and shot.first + shot.num_frames > 30 for shot in usable(found))
+    assert damaged_frames(found)[0][0] == 30
     assert found.shots[-1].border_after == "end"
-    assert sum(shot.num_frames for shot in found.shots) > 60
+    assert sum(shot.num_frames for shot in usable(found)) > 60
     tail = scan_video(damaged(data, range(60, 80)), ShotConfig(min_s=0.5))
-    assert max(shot.first + shot.num_frames for shot in tail.shots) <= 61
+    assert max(shot.first + shot.num_frames for shot in usable(tail)) <= 61
+    assert damaged_frames(tail)[-1][0] == 60
     with pytest.raises(VideoError) as caught:
         scan_video(damaged(data, range(80)), ShotConfig())
     assert caught.value.reason is Reason.DECODE_ERROR
+
+
+def broken(ts, *, at, kind):
+    """A transport stream with some packets of 188 bytes lost, or marked as broken by the receiver."""
+    at = int(at * len(ts)) // 188 * 188
+    if kind == "lost":
+        return ts[:at] + ts[at + 188 * 3 :]
+    return ts[: at + 1] + bytes([ts[at + 1] | 0x80]) + ts[at + 2 :]
+
+
+@pytest.fixture(scope="module")
+def ts(episode):
+    return encode_frames(episode.frames[293:513], codec="libx264", container="mpegts", options={"g": "24", "bf": "2"})
+
+
+@pytest.mark.parametrize("kind", ["lost", "marked"])
+def test_a_broken_packet_of_a_broadcast_costs_the_frames_around_it_alone(ts, kind):
+    config = ShotConfig(min_s=0.3)
+    data = broken(ts, at=0.5, kind=kind)
+    found = scan_video(data, config)
+    (spoiled,) = damaged_frames(found)
+    assert 10 < spoiled[1] - spoiled[0] < 80
+    assert sum(shot.num_frames for shot in usable(found)) > 80
+    info, sound = videos.probe(data, keep_damaged=True), videos.probe(ts)
+    pictures = {int(sound.pts[n]): f.to_ndarray(format="rgb24") for n, f in stream_frames(ts, sound)}
+    taken = {n for shot in usable(found) for n in range(shot.first, shot.first + shot.num_frames)}
+    for n, frame in stream_frames(data, info):
+        assert n not in taken or np.array_equal(frame.to_ndarray(format="rgb24"), pictures[int(info.pts[n])])
+    with pytest.raises(VideoError) as caught:
+        videos.probe(data)
+    assert (caught.value.reason, "damaged in the file" in caught.value.detail) == (Reason.TRUNCATED, True)
+
+
+def test_what_the_decoder_has_to_guess_is_damaged_too(ts):
+    """No container says it: random bytes within pictures."""
+    noise = np.random.default_rng(1).integers(0, 256, 80, dtype=np.uint8).tobytes()
+    guessed = 0
+    for at in (188 * (len(ts) // 376 + step) + 60 for step in (0, 7, 14, 21)):
+        data = ts[:at] + noise + ts[at + 80 :]
+        info = videos.probe(data, keep_damaged=True)
+        marked = {number for number, frame in stream_frames(data, info) if frame.is_corrupt}
+        rows = damaged_frames(scan_video(data, ShotConfig(min_s=0.3)))
+        assert all(any(first <= number < end for first, end in rows) for number in marked)
+        guessed += len(marked)
+    assert guessed
 
 
 def test_a_cut_off_file_gives_the_shots_up_to_there_or_its_reason(mkv):

@@ -46,7 +46,7 @@ def files(tmp_path_factory):
     key = "lora_unet_" + ATTENTION.replace(".", "_")
     save_file(pair(f"{key}_to_q"), folder / "lora.safetensors")
     save_file(pair(f"{key.replace('attn1', 'attn2')}_to_k", into=2048), folder / "sdxl.safetensors")
-    save_file(pair(f"{key}_to_q") | {f"{key}_to_q.dora_scale": torch.ones(1, 32)}, folder / "dora.safetensors")
+    save_file({f"{key}_to_q.oft_blocks": torch.ones(4, 8, 8)}, folder / "oft.safetensors")
     save_file({"emb_params": torch.ones(2, 32)}, folder / "sks.safetensors")
     motion_lora = pair(f"{TEMPORAL}.processor.to_q_lora", "down", "up")
     save_file(motion_lora, folder / "motion_lora.safetensors")
@@ -97,7 +97,7 @@ def test_all_faults_are_told_at_once(content):
     assert refusal(content) == (
         "the catalog has 6 problems: "
         "entry '../b': use letters, digits, '.', '_' and '-' in the name; "
-        "entry 'a': 2 entries have this name and not the same weights: give each model its own; "
+        "entry 'a': 2 entries have this name and not the same model: give each model its own; "
         "entry 'a': checkpoint: there is no file or folder no/model.safetensors; "
         "entry 'a': loras: there is no file or folder no/lora.safetensors; "
         "entry 'a': width 100 is no multiple of 8, use 96; "
@@ -225,7 +225,7 @@ def test_every_family_in_its_place_passes(content, files):
         ({"motion_loras": ["lora"]}, "lora.safetensors is a LoRA, not a MotionLoRA: give it as `loras:`"),
         ({"domain_adapter": "sks"}, "sks.safetensors is .*textual inversion.*`embeddings:`"),
         ({"embeddings": ["lora"]}, "lora.safetensors is a LoRA.*`loras:`"),
-        ({"loras": ["dora"]}, "dora.safetensors is of the kind DoRA, which is not applied"),
+        ({"loras": ["oft"]}, "oft.safetensors is of the kind OFT, which is not applied"),
         ({"checkpoint": "motion"}, "motion.safetensors is .*motion module.*`motion_module:`"),
         ({"loras": ["sdxl"]}, "sdxl.safetensors is an SDXL LoRA, the base is Stable Diffusion 1.x"),
     ],
@@ -362,6 +362,9 @@ def test_a_noise_schedule_other_than_the_motion_modules_own_is_warned_of(content
     caplog.clear()
     check(Catalog.model_validate(content | {"noise_schedule": {"beta_end": 0.02}}))
     assert "is not the one that" not in caplog.text  # the file does not say
+    entry = GOOD | {"noise_schedule": {"prediction_type": "v_prediction", "zero_terminal_snr": True}}
+    check(Catalog.model_validate(content | {"motion_module": uri, "entries": [entry]}))
+    assert "is not the one that" not in caplog.text  # of what the UNet predicts
     motion_modules.write(uri, motion, schedule={"beta_schedule": "strange"})
     with pytest.raises(UserError, match="the noise schedule in .* cannot be used"):
         check(Catalog.model_validate(content | {"motion_module": uri}))
@@ -575,7 +578,7 @@ def test_remote_weights_are_told_by_their_headers(content, files, tmp_path, monk
 
 def test_a_header_tells_what_the_file_would(files, tmp_path, monkeypatch):
     monkeypatch.setattr("animatediff.weights.reading.files.CACHE", tmp_path / "cache")
-    for name in ("lora", "motion_lora", "sdxl", "dora", "sks", "motion", "wrapped"):
+    for name in ("lora", "motion_lora", "sdxl", "oft", "sks", "motion", "wrapped"):
         uri = f"memory://{tmp_path.name}/{name}.safetensors"
         fsspec.filesystem("memory").pipe_file(uri, (files / f"{name}.safetensors").read_bytes())
         header, file = remote_header(uri), open_tensors(uri)

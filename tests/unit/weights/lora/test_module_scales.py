@@ -179,7 +179,7 @@ def test_an_alpha_beside_the_factors_comes_first(tmp_path, states):
             '{"unet.r": 2, "unet.lora_alpha": 1, "unet.rank_pattern": {"to_q": 0}}',
             "rank_pattern.to_q: .*greater than 0",
         ),
-        ('{"unet.r": 2, "unet.lora_alpha": 1, "unet.use_dora": true}', "is of the kind DoRA, which is not applied"),
+        ('{"unet.r": 2, "unet.lora_alpha": 1, "unet.use_dora": true}', "is of the kind DoRA, and l.safetensors has no"),
         ('{"unet.r": 2, "unet.lora_alpha": 1, "unet.peft_type": "VERA"}', "peft's VERA, which is not applied"),
     ],
 )

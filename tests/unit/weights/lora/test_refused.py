@@ -70,14 +70,13 @@ REFUSED = {
         "to_q: a scalar stands beside its full difference",
     ),
     "a bias too many": (good() | {f"{KEY}_to_q.diff_b": draw(32)}, "to_q.bias, which the model does not have"),
-    "DoRA": (good() | {f"{KEY}_to_q.dora_scale": draw(1, 32)}, "is of the kind DoRA, which is not applied"),
-    "DoRA of peft": (
-        {
-            f"{PEFT_Q}.lora_A.weight": draw(2, 32),
-            f"{PEFT_Q}.lora_B.weight": draw(32, 2),
-            f"{PEFT_Q}.lora_magnitude_vector": draw(32),
-        },
-        "is of the kind DoRA, which is not applied",
+    "DoRA's lengths of another width": (
+        good() | {f"{KEY}_to_q.dora_scale": draw(1, 31)},
+        r"to_q: its lengths are \[1, 31\], its weight is \[32, 32\]",
+    ),
+    "DoRA's lengths of a bias": (
+        {f"lora_unet_{flat(CONV)}.diff_b": draw(32), f"lora_unet_{flat(CONV)}.dora_scale": draw(32)},
+        "conv1: its factors are incomplete",
     ),
     "GLoRA": ({f"{KEY}_to_q.{name}.weight": draw(2, 2) for name in ("a1", "a2", "b1", "b2")}, "GLoRA, which is not"),
     "OFT": ({f"{KEY}_to_q.oft_blocks": draw(4, 8, 8)}, "OFT, which is not applied"),

@@ -46,6 +46,15 @@ def test_a_result_names_the_weights_of_its_model_and_of_its_own_networks(committ
     assert [result.model_hashes for result in found] == [{"b": "1", "n.pt": "2"}, {"b": "1"}]
 
 
+def test_a_result_tells_how_the_unet_computed_where_the_catalog_says_it(committer):
+    (item,) = items_of("a")
+    plain = assignment_of([item])
+    said = plain._replace(model=plain.model.model_copy(update={"precision": "bfloat16", "compile": True}))
+    found = [committer.commit(each, item, grey_clip(), attempts=1, load_s=0) for each in (plain, said)]
+    assert found[1].versions == found[0].versions | {"precision": "bfloat16", "compile": "True"}
+    assert found[1].sha256 != found[0].sha256  # the files tell it, too
+
+
 def test_what_led_a_clip_is_one_more_file_of_the_result(committer, tmp_path):
     led, plain = items_of("a", "b")
     conditions = (

@@ -3,20 +3,25 @@
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from animatediff import storage
 from animatediff.data.clips.config import ClipConfig
+from animatediff.data.ingest import provenance
 from animatediff.models import vae as vae_module
 from animatediff.models.vae import encode_frames
 from animatediff.sprites import shipped
 from animatediff.weights.base import load_vae
 from animatediff.weights.base_facts import BaseFacts
+from pipelines.outputs.file_names import INGEST_STATE_FILE
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.dry_run import log_estimate
-from pipelines.stages.ingest.plan import read_inputs
+from pipelines.stages.ingest.plan import read_inputs, with_decoders_of_dataset
 from pipelines.stages.ingest.precision import vae_dtype
+from pipelines.stages.ingest.watch import IngestState
 from tests.support import mp4
 from tests.support_sdxl import build_sdxl
 
@@ -119,3 +124,39 @@ def test_a_dry_run_reckons_with_the_base_s_vae(sdxl, tmp_path, caplog):
     rated, _ = told(mended, clips=ClipConfig(height=1024, width=1024), rate={"clips_per_s": 7.0})
     assert rated / 7 == pytest.approx(tflop / large, rel=0.01)
     assert large_rate == pytest.approx(125 / large, rel=0.01)
+
+
+def test_a_dry_run_says_how_many_cpus_feed_a_worker(sdxl, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+
+    def told(sealed_manifest=None, **changes):
+        caplog.clear()
+        config = make_config(sdxl, tmp_path, **changes)
+        log_estimate(config, read_inputs(config), sealed_manifest)
+        return next(line for line in caplog.messages if line.startswith("decoding:"))
+
+    rate = {"clips_per_s": 28.0, "num_workers": 2}
+    assert "2.8 CPUs feed one VAE worker (0.1 s of a CPU for a clip), so num_decoders: 6" in told(
+        rate=rate | {"cpu_s_per_clip": 0.1}
+    )
+    guess = told(rate=rate)
+    assert "4.2 CPUs" in guess
+    assert "(0.15 s of a CPU for a clip, rate.cpu_s_per_clip is a guess), so num_decoders: 9" in guess
+    assert "0.0393 s" in told(rate=rate, clips=ClipConfig(stride=1))
+    (tmp_path / "dataset").mkdir(exist_ok=True)
+    config = make_config(sdxl, tmp_path)
+    state = IngestState(decode_s=50.0).model_dump_json().encode()
+    storage.write_bytes(storage.join(config.output_uri, INGEST_STATE_FILE), state)
+    assert "5.6 CPUs feed one VAE worker (0.2 s of a CPU for a clip, as the sealed ones took)" in told(
+        SimpleNamespace(num_clips=250, num_units=0), rate=rate
+    )
+
+
+def test_a_dataset_keeps_the_decoders_that_it_was_begun_with(sdxl, tmp_path):
+    config = make_config(sdxl, tmp_path)
+    assert with_decoders_of_dataset(config) is config
+    provenance.write_settings(config.output_uri, {"decoders": ["decord", "pyav"]})
+    assert with_decoders_of_dataset(config).decode.decoders == ("decord", "pyav")
+    # What is asked for in so many words is not changed: the plan refuses it.
+    named = make_config(sdxl, tmp_path, decode={"decoders": ["pyav_direct"]})
+    assert with_decoders_of_dataset(named) is named

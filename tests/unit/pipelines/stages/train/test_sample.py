@@ -1,6 +1,7 @@
 """Samples of a training; those of a SparseCtrl encoder begin with a held-out clip's first frame."""
 
 import io
+import shutil
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from PIL import Image
 from animatediff.data.manifest import read_manifest
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
+from animatediff.rendering.animator import Animator
 from animatediff.training.config import TrainingConfig
 from animatediff.training.recipes.table import recipe_of
 from animatediff.training.trainer import Trainer
@@ -43,3 +45,19 @@ def test_a_sparse_control_encoder_is_shown_the_first_frame_of_a_held_out_clip(tm
     assert before["picture.png"] == after["picture.png"]
     assert np.asarray(Image.open(io.BytesIO(before["picture.png"]))).shape == (*renderer.size[1:], 3)
     assert all(before[name] != after[name] for name in ("0.mp4", "1.mp4"))  # a fresh one changes nothing yet
+
+
+def test_a_training_on_checkpoints_that_predict_something_else_than_the_base_is_shown_on_one(tmp_path, monkeypatch):
+    base = build_base(tmp_path / "base")
+    shutil.copytree(base, tmp_path / "v")
+    (tmp_path / "v" / "scheduler" / "scheduler_config.json").write_text('{"prediction_type": "v_prediction"}')
+    data, loaded = write_dataset(tmp_path / "data", shards=(8,), shapes=((2, 4, 4, 4),)), []
+    monkeypatch.setattr(Animator, "load", lambda self, entry: loaded.append(entry.checkpoint))
+    monkeypatch.setattr(Animator, "render", lambda self, item: np.zeros((2, 8, 8, 3), np.uint8))
+    for checkpoints in ((str(tmp_path / "v"),), (str(base),), ()):
+        config = TrainingConfig(dataset_uri=data, base=str(base), base_checkpoints=checkpoints)
+        trained = str(tmp_path / "trained.safetensors")
+        motion_modules.write(trained, MotionModules.for_base(load_unet(str(base)), MotionConfig()))
+        renderer = Renderer.plan(SampleConfig(prompts=("a",)), recipe_of(config), read_manifest(data), on_gpu=False)
+        renderer.render(trained)
+    assert loaded == [str(tmp_path / "v"), None, None]

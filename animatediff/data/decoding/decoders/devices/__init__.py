@@ -1,0 +1,1 @@
+"""What decoders on a GPU have in common."""

@@ -1,0 +1,55 @@
+"""A UNet's forward pass compiled as a whole, for rendering."""
+
+import torch
+from torch import Tensor
+
+from animatediff.diffusion.conditioning import Conditioning
+from animatediff.diffusion.steps.deep_features import DeepFeatures
+from animatediff.errors import UserError
+from animatediff.models.motion_unet import MotionUNet
+
+# Forms of what the UNet is given, beyond which PyTorch refuses to compile more (8 by default, and a catalog may have
+# several sizes, lengths and controls): never less exact, as what it does not compile would round otherwise.
+_MAX_FORMS = 256
+
+
+class CompiledUNet:
+    """Predicts as its UNet, whose weights may change in place from call to call.
+
+    Each form of what it is given (numbers of clips and frames, size, kinds of conditioning) is compiled at its first
+    call, once a process; the values are not in it, so that denoising steps are all of one form, or of a few. On a GPU
+    the kernels of a form are replayed as one CUDA graph.
+
+    Args:
+        unet: where and in the precision in which it stays, without gradients.
+    """
+
+    def __init__(self, unet: MotionUNet) -> None:
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MAX_FORMS)
+        mode = "reduce-overhead" if unet.base.device.type == "cuda" else "default"
+        self._predict = torch.compile(unet, fullgraph=True, dynamic=False, mode=mode)
+
+    def __call__(
+        self, sample: Tensor, timestep: Tensor | int, conditioning: Conditioning, deep: DeepFeatures | None = None
+    ) -> Tensor:
+        """Predict what `MotionUNet.forward` does, but for the last bits.
+
+        Raises:
+            UserError: it cannot be compiled on this machine.
+        """
+        torch.compiler.cudagraph_mark_step_begin()
+        is_filled = deep is not None and deep.features is None
+        try:
+            prediction: Tensor = self._predict(sample, timestep, conditioning, deep)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"compile: the UNet cannot be compiled here ({reason}): set compile: false") from error
+        # The memory of what a CUDA graph gives is the next call's.
+        if deep is not None and is_filled and deep.features is not None:
+            deep.features = deep.features.clone()
+        return prediction.clone()
+
+    @staticmethod
+    def close() -> None:
+        """Let go of all that this process has compiled, and of the memory of its CUDA graphs."""
+        torch.compiler.reset()
