@@ -5,8 +5,6 @@ import os
 import tempfile
 from pathlib import Path
 
-from animatediff import imports
-
 # Before the first import of these libraries: they warn at import time (of a missing torchvision, which nothing here
 # uses) and draw progress bars of their own over the jobs' output.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -46,5 +44,4 @@ def _find_caches() -> None:
         )
 
 
-imports.install()
 _find_caches()

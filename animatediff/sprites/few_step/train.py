@@ -10,6 +10,13 @@ from animatediff.sprites.command import run
 from animatediff.sprites.scenes.world import sample_scenes
 from animatediff.sprites.train_sparse_control import train, write_clips
 from animatediff.training.config import TrainingConfig
+from animatediff.weights import motion_modules
+from animatediff.weights.layouts.few_step import lora_metadata
+from animatediff.weights.lora.difference import write_difference
+from animatediff.weights.motion_file import TRAINED_FILE
+
+_RANK = 32
+"""Of the LoRA, in which the change of the smaller matrices is whole."""
 
 
 def main(
@@ -18,32 +25,31 @@ def main(
     motion_module: Path = shipped.MOTION_MODULE,
     num_clips: int = 400,
     num_steps: int = 400,
-    lora_rank: int | None = None,
     lr: float = 5e-4,
     seed: int = 0,
 ) -> None:
-    """Draw clips, train on them, and write the few-step motion module, or a LoRA.
+    """Draw clips, train on them, and write the few-step motion module, and as a MotionLoRA what makes it of the given.
 
     Run it again to go on after a kill.
 
     Args:
-        output: folder for the data set, the last checkpoint and the weights file.
+        output: folder for the data set, the last checkpoint and the weights files.
         base: the world's base.
         motion_module: the world's motion module, which is the teacher.
         num_clips: to train on.
         num_steps: optimizer steps.
-        lora_rank: of a LoRA on the motion module; default: all of it is trained.
         lr: learning rate.
         seed: of clips and draws.
     """
-    if not (output / "dataset" / "manifest.json").exists():
-        write_clips(output / "dataset", sample_scenes(num_clips, seed), str(base))
+    dataset = output / "dataset"
+    if not (dataset / "manifest.json").exists():
+        write_clips(dataset, sample_scenes(num_clips, seed), str(base))
     train(
         TrainingConfig(
             recipe="distill",
-            dataset_uri=str(output / "dataset"),
+            dataset_uri=str(dataset),
             base=str(base),
-            model={"motion_module": str(motion_module), "lora_rank": lora_rank},
+            model={"motion_module": str(motion_module)},
             distill={"sampler": "euler", "num_inference_steps": 6, "guidance_scale": 5.0, "teacher_steps": 12},
             objective={"fade_from": 750, "timestep_power": 1.5},
             optim={"lr": lr, "warmup_steps": 20, "decay_steps": num_steps // 2, "weight_decay": 0.0},
@@ -56,6 +62,14 @@ def main(
             },
         ),
         output,
+    )
+    trained = motion_modules.open_file(str(output / TRAINED_FILE))
+    write_difference(
+        str(output / shipped.FEW_STEP.name),
+        trained.build(),
+        motion_modules.read(str(motion_module)),
+        rank=_RANK,
+        metadata=lora_metadata(trained.few_step),
     )
 
 

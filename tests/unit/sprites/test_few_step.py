@@ -10,10 +10,10 @@ from animatediff.weights import motion_modules
 
 def test_it_is_distilled_and_measured(tmp_path, caplog):
     train.main(tmp_path, num_clips=4, num_steps=1)
-    file = str(tmp_path / "motion_module.safetensors")
-    steps = motion_modules.open_file(file).few_step.num_inference_steps
+    file = tmp_path / shipped.FEW_STEP.name
+    steps = motion_modules.open_file(str(tmp_path / "motion_module.safetensors")).few_step.num_inference_steps
     caplog.set_level("INFO")
-    evaluation.main(tmp_path / "motion_module.safetensors", num_clips=1, entries=("base",), sheet=tmp_path / "s.png")
+    evaluation.main(file, num_clips=1, entries=("base",), sheet=tmp_path / "s.png")
     assert f"base, {steps} steps" in caplog.text
     assert (tmp_path / "s-base.png").is_file()
     with pytest.raises(UserError, match="does not say how it is sampled"):

@@ -12,6 +12,8 @@ def test_the_shipped_world_shipped_again_is_the_same_files(tmp_path):
     shutil.copy(shipped.MOTION_MODULE, world / "finish" / "motion_module.safetensors")
     (world / "sparse_control").mkdir()
     shutil.copy(shipped.SPARSE_CONTROL, world / "sparse_control")
+    (world / "few_step").mkdir()
+    shutil.copy(shipped.FEW_STEP, world / "few_step")
     (world / "personalised").mkdir()
     for path in (shipped.CHALK_LORA, shipped.BROWN_EMBEDDING):
         shutil.copy(path, world / "personalised")

@@ -6,8 +6,10 @@ from diffusers import StableDiffusionPipeline
 
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.rendering.animator import Animator
+from animatediff.rendering.catalog.catalog import Catalog, expand
 from animatediff.rendering.catalog.entries import EmbeddingFile, Entry, Lora
 from animatediff.rendering.catalog.item import Item
+from animatediff.rendering.checks.few_step import set_by_files
 from animatediff.rendering.results.result import Result
 from animatediff.sprites import shipped
 from animatediff.sprites.evaluation import draw_prompts, open_base, shares_right, still_scenes
@@ -79,6 +81,21 @@ def test_a_clip_shows_its_prompt_and_moves_smoothly(clip):
 def test_a_clip_moves_as_its_prompt_says(clip, motion):
     frames, _ = clip(f"a small yellow circle {MOTIONS[motion]} on a dark blue background")
     assert follows(measure_clip(frames), motion)
+
+
+def test_six_steps_without_guidance_are_enough_with_the_few_step_lora(animator):
+    entry = {"name": "few", "motion_loras": [str(shipped.FEW_STEP)]}
+    prompt = f"a small yellow circle {MOTIONS['left']} on a dark blue background"
+    files = {"base": str(shipped.BASE), "motion_module": str(shipped.MOTION_MODULE)}
+    size = {"width": 64, "height": 64}
+    catalog = set_by_files(Catalog.model_validate({**files, **size, "prompts": [prompt], "entries": [entry]}))
+    (item,) = expand(catalog).items
+    assert (item.sampler, item.num_inference_steps, item.guidance_scale) == ("euler", 6, 1.0)
+    animator.load(catalog.entries[0])
+    frames = animator.render(item)
+    found = score(Result(**item.model_dump(), status="ok"), frames)
+    assert min(found["shape"], found["colour"]) >= 0.75, found
+    assert follows(measure_clip(frames), "left")
 
 
 def test_the_lora_draws_clips_with_chalk(clip):

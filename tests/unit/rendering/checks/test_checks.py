@@ -97,7 +97,7 @@ def test_all_faults_are_told_at_once(content):
     assert refusal(content) == (
         "the catalog has 6 problems: "
         "entry '../b': use letters, digits, '.', '_' and '-' in the name; "
-        "entry 'a': 2 entries have this name and not the same weights: give each model its own; "
+        "entry 'a': 2 entries have this name and not the same model: give each model its own; "
         "entry 'a': checkpoint: there is no file or folder no/model.safetensors; "
         "entry 'a': loras: there is no file or folder no/lora.safetensors; "
         "entry 'a': width 100 is no multiple of 8, use 96; "

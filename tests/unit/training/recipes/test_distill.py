@@ -34,7 +34,7 @@ BY_EULER = FewStepSampling(sampler="euler", timestep_spacing="trailing", num_inf
 def world(tmp_path_factory):
     """A base, a data set, and a motion module that does something."""
     folder = tmp_path_factory.mktemp("world")
-    unet = load_unet(str(build_base(folder / "base")))
+    unet = load_unet(str(build_base(folder / "base", layers_per_block=2)))
     write_dataset(folder / "data", shards=(8,), shapes=(SHAPE,))
     torch.manual_seed(3)
     motion = MotionModules.for_base(unet, MotionConfig(norm_num_groups=unet.config.norm_num_groups))

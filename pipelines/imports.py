@@ -1,4 +1,4 @@
-"""How modules are imported, so that a process that computes begins seconds earlier.
+"""How a job's processes import modules, so that those that compute begin seconds earlier.
 
 Imports make a million objects, none of them garbage, and Python looks through all of them again and again meanwhile,
 which takes a quarter of the time. It does not while a module of this project is imported, and what that imports.

@@ -7,13 +7,13 @@ import threading
 
 import pytest
 
-from animatediff import imports
+from pipelines import imports
 
 # In a process of its own: here the libraries are imported already.
 WORKER = """
 import gc, sys
 import pipelines.stages.animate.worker
-from animatediff.imports import _DEFERRED
+from pipelines.imports import _DEFERRED
 from animatediff.sprites import shipped
 from animatediff.weights import base, motion_modules
 base.load_unet(str(shipped.BASE)), base.load_text_encoder(str(shipped.BASE)), base.load_vae(str(shipped.BASE))
