@@ -17,6 +17,7 @@ import torch
 from ray.train import Checkpoint
 
 from animatediff import storage
+from animatediff.models.computing.threads import use_threads
 from animatediff.training.validation import validation_loss
 from pipelines.outputs.file_names import BEST_RECORD_FILE, best_weights_file
 from pipelines.stages.train.checkpoints import checkpoint_name
@@ -55,7 +56,7 @@ class Validator:
         """
         recipe = self.renderer.recipe
         if self.has_idle_cpus and not self.renderer.on_gpu:
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
+            use_threads(max(1, (os.cpu_count() or 1) // 2))
         entry: dict[str, Any] = {"validated": step, "files": [], "errors": []}
         with _keep_errors(entry["errors"]), checkpoint.as_directory() as folder:
             weights = Path(folder) / recipe.weights_file

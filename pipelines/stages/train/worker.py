@@ -20,6 +20,7 @@ from ray.train import Checkpoint, CheckpointUploadMode, ValidationTaskConfig
 
 from animatediff import storage
 from animatediff.errors import UserError
+from animatediff.models.computing.threads import use_threads
 from animatediff.training.config import TrainingConfig
 from animatediff.training.settings import RecipeConfig
 from animatediff.training.state.checkpoint_files import DamagedCheckpointError
@@ -95,7 +96,7 @@ def _claim_device() -> torch.device:
         torch.cuda.set_device(device)
     else:
         cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
-        torch.set_num_threads(max(1, int(cpus)))
+        use_threads(max(1, int(cpus)))
     return device
 
 
