@@ -9,16 +9,11 @@ os.environ.pop("RAY_ADDRESS", None)
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
 
 from animatediff.models.computing import processor
 
 # Two torch threads beside Ray's processes on two cores are many times slower than one.
 torch.set_num_threads(1)
-
-# An example that waits for a busy machine is not slow, nor is one that is drawn there: no test is timed.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+import yaml
 
 from animatediff.rendering.outputs import encode_mp4
 
@@ -87,3 +88,8 @@ def audio_only():
         output.mux(stream.encode(samples))
         output.mux(stream.encode())
     return buffer.getvalue()
+
+
+def write_yaml(path, content):
+    path.write_text(yaml.safe_dump(content))
+    return str(path)

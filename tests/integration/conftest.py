@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import ray
-import yaml
 
 from animatediff.sprites.videos import break_videos, write_videos
 from pipelines.cluster.runtime import connect
@@ -70,11 +69,6 @@ def run_job():
         )
 
     return run
-
-
-def write_yaml(path, content):
-    path.write_text(yaml.safe_dump(content))
-    return str(path)
 
 
 def hashes(folder, *, ignore=("config.yaml", "ingest.json")):

@@ -16,9 +16,10 @@ from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
 from pipelines import animate
 from pipelines.settings import AnimateConfig
-from tests.integration.conftest import hashes, write_yaml
+from tests.integration.conftest import hashes
 from tests.integration.processes import Job
 from tests.integration.test_animate_kills import KINDS, LOST, committed, rows, run_and_kill
+from tests.support import write_yaml
 from tests.support_base import build_base
 from tests.support_catalog import SHARED, STARTS, build_entries, features_of_entries, pairs, write_catalogs
 from tests.support_controls import build_controls

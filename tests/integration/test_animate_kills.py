@@ -19,8 +19,9 @@ from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
 from pipelines import animate
 from pipelines.settings import AnimateConfig
-from tests.integration.conftest import hashes, write_yaml
+from tests.integration.conftest import hashes
 from tests.integration.processes import Job
+from tests.support import write_yaml
 from tests.support_base import build_base
 
 pytestmark = pytest.mark.ray

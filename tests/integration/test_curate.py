@@ -21,8 +21,9 @@ from pipelines import curate, ingest
 from pipelines.settings import CurateConfig, IngestConfig
 from pipelines.stages.curate import launch
 from tests.integration.caption_server import CaptionServer
-from tests.integration.conftest import hashes, write_yaml
+from tests.integration.conftest import hashes
 from tests.integration.processes import Job, below, kill, of_kind
+from tests.support import write_yaml
 
 pytestmark = pytest.mark.ray
 

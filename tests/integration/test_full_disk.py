@@ -10,7 +10,8 @@ from animatediff.data.sources.spec import SourceConfig
 from animatediff.sprites.videos import write_videos
 from pipelines import animate, ingest, train
 from pipelines.settings import AnimateConfig, IngestConfig, TrainJobConfig
-from tests.integration.conftest import hashes, write_yaml
+from tests.integration.conftest import hashes
+from tests.support import write_yaml
 from tests.support_base import build_base
 
 pytestmark = pytest.mark.ray

@@ -13,7 +13,7 @@ from animatediff.data.manifest import read_manifest
 from animatediff.weights import motion_modules
 from pipelines import animate, ingest, train
 from pipelines.settings import AnimateConfig, IngestConfig, TrainJobConfig
-from tests.integration.conftest import write_yaml
+from tests.support import write_yaml
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 MEMORY_BOUND_GIB = 18

@@ -16,9 +16,9 @@ from animatediff.errors import UsageError, UserError
 from pipelines import ingest
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest import driver as ingest_driver
-from tests.integration.conftest import hashes, write_yaml
+from tests.integration.conftest import hashes
 from tests.integration.scraping import exported
-from tests.support import mp4
+from tests.support import mp4, write_yaml
 
 pytestmark = pytest.mark.ray
 CLIPS = ClipConfig(height=32, width=32)

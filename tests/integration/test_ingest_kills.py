@@ -11,8 +11,9 @@ from animatediff.data.sources.spec import SourceConfig
 from animatediff.sprites.videos import break_videos, write_videos
 from pipelines import ingest
 from pipelines.settings import IngestConfig
-from tests.integration.conftest import hashes, write_yaml
+from tests.integration.conftest import hashes
 from tests.integration.processes import Job
+from tests.support import write_yaml
 
 pytestmark = pytest.mark.ray
 KINDS = ("decode child", "driver", "vae actor", "worker")

@@ -12,9 +12,9 @@ from animatediff.data.clips.config import ClipConfig
 from animatediff.data.sources.spec import SourceConfig
 from pipelines import ingest
 from pipelines.settings import IngestConfig
-from tests.integration.conftest import hashes, write_yaml
+from tests.integration.conftest import hashes
 from tests.integration.faulty_proxy import FaultyProxy
-from tests.support import mp4
+from tests.support import mp4, write_yaml
 
 pytestmark = pytest.mark.ray
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}

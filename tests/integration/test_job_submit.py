@@ -13,7 +13,8 @@ import pytest
 
 from animatediff.data.manifest import read_manifest
 from animatediff.weights import motion_modules
-from tests.integration.conftest import REPOSITORY, write_yaml
+from tests.integration.conftest import REPOSITORY
+from tests.support import write_yaml
 
 pytestmark = pytest.mark.ray
 RAY = str(Path(sys.executable).with_name("ray"))

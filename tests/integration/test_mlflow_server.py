@@ -23,7 +23,7 @@ from pipelines.animate import main
 from pipelines.settings import AnimateConfig
 from pipelines.tracking.model_uris import fetch_weights
 from pipelines.tracking.tracker import Tracker, open_client
-from tests.integration.conftest import write_yaml
+from tests.support import write_yaml
 
 _START_S = 300  # imports, tables, and a worker of its own; 20 s on two busy cores
 

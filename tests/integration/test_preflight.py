@@ -9,7 +9,7 @@ from pipelines import preflight
 from pipelines.settings import AnimateConfig, IngestConfig, TrainJobConfig
 from pipelines.stages.preflight import driver
 from pipelines.stages.preflight.needs import Needs
-from tests.integration.conftest import write_yaml
+from tests.support import write_yaml
 from tests.unit.data.loading.test_loader import write_dataset
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]

@@ -15,8 +15,9 @@ from animatediff.sprites.videos import write_videos
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
 from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainJobConfig
-from tests.integration.conftest import hashes, write_yaml
+from tests.integration.conftest import hashes
 from tests.integration.sigterm import RAY_STARTS, START, WORKERS_START, Moment, stop, table
+from tests.support import write_yaml
 from tests.unit.data.loading.test_loader import write_dataset
 
 pytestmark = pytest.mark.ray

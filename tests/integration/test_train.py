@@ -19,8 +19,9 @@ from pipelines.stages.train import launch as train
 from pipelines.stages.train.checkpoints import repair_checkpoint_index
 from pipelines.stages.train.run import start_or_resume
 from pipelines.train import main
-from tests.integration.conftest import REPOSITORY, write_yaml
+from tests.integration.conftest import REPOSITORY
 from tests.integration.scraping import exported
+from tests.support import write_yaml
 from tests.unit.data.loading.test_loader import write_dataset
 
 pytestmark = pytest.mark.ray

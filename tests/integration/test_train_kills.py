@@ -8,8 +8,8 @@ import pytest
 from mlflow import MlflowClient
 
 from pipelines.settings import TrainJobConfig
-from tests.integration.conftest import write_yaml
 from tests.integration.processes import Job
+from tests.support import write_yaml
 from tests.support_sdxl import build_sdxl
 from tests.unit.data.loading.test_loader import write_dataset
 

@@ -3,9 +3,14 @@
 import boto3
 import pytest
 import s3fs
+from hypothesis import HealthCheck, settings
 from moto.server import ThreadedMotoServer
 
 from animatediff.storage import filesystems
+
+# An example that waits for a busy machine is not slow, nor is one that is drawn there: no test is timed.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

@@ -33,8 +33,7 @@ from pipelines.stages.ingest import driver as ingest_driver
 from pipelines.stages.ingest import seal
 from pipelines.stages.train import run as train_run
 from pipelines.stages.train.checkpoints import repair_checkpoint_index
-from tests.integration.conftest import write_yaml
-from tests.support import mp4
+from tests.support import mp4, write_yaml
 from tests.support_data import clip_row
 
 BASE, MOTION = str(shipped.BASE), str(shipped.MOTION_MODULE)

@@ -50,7 +50,10 @@ def _schedule_without_overrides(config: RecipeConfig) -> NoiseSchedule:
     else:
         with errors_with_field("model.motion_module"):
             own = schedule_of(motion_modules.open_file(motion_module))
-    schedules = {name: _schedule_on(name, own, facts) for name in config.base_checkpoints or (BASE_AS_IS,)}
+    schedules = {}
+    for index, name in enumerate(config.base_checkpoints or (BASE_AS_IS,)):
+        with errors_with_field(f"base_checkpoints[{index}]"):
+            schedules[name] = _schedule_on(name, own, facts)
     first, *others = schedules
     for other in others:
         if len({with_overrides(schedules[name], config.schedule) for name in (first, other)}) > 1:

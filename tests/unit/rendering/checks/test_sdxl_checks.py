@@ -65,7 +65,8 @@ def checked(files, **entry):
         (
             {"embeddings": "word.safetensors", "prompts": ["a word"]},
             "embeddings: word.safetensors is a Stable Diffusion 1.x textual inversion, the base is SDXL: use it with a "
-            "Stable Diffusion 1.x base",
+            "Stable Diffusion 1.x base; or, if it is the first half of a pair for SDXL, save both halves in one file, "
+            "as clip_l and clip_g",
         ),
         (
             {"vae": "vae"},
