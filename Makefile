@@ -70,6 +70,7 @@ bench: .venv/.installed
 	$(BIN)/python -m tests.benchmarks.bench_ingest
 	$(BIN)/python -m tests.benchmarks.bench_step
 	$(BIN)/python -m tests.benchmarks.count_sdxl_memory
+	$(BIN)/python -m tests.benchmarks.bench_sdxl_step
 	$(BIN)/python -m tests.benchmarks.bench_start
 	$(BIN)/python -m tests.benchmarks.bench_catalog
 	$(BIN)/python -m tests.benchmarks.bench_catalog --steps 4

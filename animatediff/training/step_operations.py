@@ -36,7 +36,7 @@ def clip_operations(recipe: Recipe, latent_shape: tuple[int, int, int, int], num
     random = RandomSource(0, num_timesteps, 0.0, config.objective, config.pictures or PicturesConfig())
     draws = random.draw(tuple(latents.shape), step=0, first_index=0)
     conditioning, alphas_cumprod = _conditioning(unet.config, num_tokens), torch.zeros(num_timesteps, device="meta")
-    if recipe.leads_away:
+    if recipe.loss_is_guided:
         conditioning = replace(conditioning, negative=conditioning)
     return count_operations(lambda: recipe.loss(model, latents, conditioning, draws, alphas_cumprod).sum().backward())
 

@@ -69,7 +69,9 @@ class Trainer:
         dtype = training_dtype(config.compute.precision, device, is_native="False" not in is_native)
         place_on_device(self.model, device, dtype)
         self._caption_encoder = CaptionEncoder.of_run(config, encoders, device, dtype)
-        self._encode = self._caption_encoder.with_empty_negative if self.recipe.leads_away else self._caption_encoder
+        self._encode = (
+            self._caption_encoder.with_empty_negative if self.recipe.loss_is_guided else self._caption_encoder
+        )
         self._parameters = list(self.model.trainable.parameters())
         self.optimizer = make_optimizer(self._parameters, config.optim)
         self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)

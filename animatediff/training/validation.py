@@ -54,7 +54,7 @@ def validation_loss(config: RecipeConfig, weights_uri: str, *, device: torch.dev
     place_on_device(model, device, dtype)
     manifest = read_manifest(config.dataset_uri)
     encoder = CaptionEncoder.of_run(config, encoders, device, dtype)
-    encode = encoder.with_empty_negative if recipe.leads_away else encoder
+    encode = encoder.with_empty_negative if recipe.loss_is_guided else encoder
     alphas_cumprod = compute_alphas_cumprod(recipe.noise_schedule).to(device)
     random = RandomSource(_SEED, num_timesteps, 0.0, config.objective, config.pictures or PicturesConfig())
     middles = (2 * torch.arange(_QUARTERS) + 1) * num_timesteps // (2 * _QUARTERS)

@@ -34,7 +34,7 @@ def distill_recipe(config: RecipeConfig) -> Recipe:
 
 
 class _DistillRecipe(MotionWeightsRecipe):
-    leads_away = True
+    loss_is_guided = True
 
     @property
     def distill(self) -> DistillConfig:

@@ -44,7 +44,7 @@ class Recipe(ABC):
 
     weights_file: ClassVar[str]
     """Name of the weights file in a run's folder and in its checkpoints."""
-    leads_away: ClassVar[bool] = False
+    loss_is_guided: ClassVar[bool] = False
     """Whether the loss guides, so that clips are conditioned on the empty caption too, as their negative one."""
     shows_pictures: ClassVar[bool] = False
     """Whether the model is shown pictures of the clips, as `RecipeConfig.pictures` says."""
