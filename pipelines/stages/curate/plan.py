@@ -29,7 +29,7 @@ from pipelines.settings import CurateConfig
 logger = logging.getLogger(__name__)
 
 VideoBatches = Iterator[list[SourceVideo]]
-_SCAN_VERSION = 2
+_SCAN_VERSION = 3
 """Of what a scan gives for the same video and the same settings."""
 
 

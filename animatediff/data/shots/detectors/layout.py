@@ -1,54 +1,33 @@
 """Borders between shots: hard cuts, dissolves and fades, found while frames go by.
 
-A cut is where no picture before it explains one behind it, even when blocks of the picture may move: four frames on
-both sides are compared, so that a flash of one to three frames is none. A dissolve is where a frame is a mix of the
-frames around it, which motion does not explain. A fade goes through black.
+A dissolve is where frames are mixes of those around them, and a fade goes through black.
 
 Thresholds are measured: on 130 hard cuts and a fade of a filmed music video (labelled by eye), all are found and
-nothing else; on drawn episodes (`tests/support_episodes.py`), see `tests/benchmarks/bench_shots.py`.
+nothing else; on drawn episodes see `tests/benchmarks/bench_shots.py`.
 """
-
-from collections.abc import Iterator
-from itertools import pairwise
 
 import numpy as np
 
-from animatediff.data.scoring.hard_cuts import GRID, layouts, mismatch
+from animatediff.data.scoring.hard_cuts import GRID, mismatch
 from animatediff.data.shots.detectors import Border, SoftKind
+from animatediff.data.shots.detectors.cuts import AHEAD, find_cuts
+from animatediff.data.shots.detectors.mixes import LEAST_ENDS, STEPS, find_mixes
 
 SIDE = 2 * GRID
 """Height and width of the frames that are looked at, reduced by area, without black bars."""
-
-_REACH = 4
-"""Frames on both sides of a cut: a shot of fewer is taken for a flash."""
-_LEAST_JUMP = 0.2
-_LEAST_CUT = 0.15
-_LEAST_STILL_JUMP, _LEAST_STILL_CUT = 0.05, 0.5
-"""Where nothing moves on both sides, as between title cards, a smaller jump to another picture is a cut too."""
-_STILL = 0.25
-"""Of the jump, the most that changes on both sides where nothing moves."""
-_STEPS = (4, 8, 12, 16)
-"""Distances at which a frame is compared with a mix of those before and behind it: dissolves last 6 to 48 frames."""
-_AHEAD = _REACH + 1
-"""Frames behind one that must be there before a cut at it can be judged."""
-_CONTEXT = max(_STEPS) + _AHEAD
-"""The same for mixes: no cut may lie between the frames that are mixed."""
-_LEAST_CHANGE = 18.0
-"""Levels of 255 between the frames that are mixed; of smaller ones noise is a mix, too."""
-_LEAST_ENDS = 0.5
-_LEAST_UNLIKE = ((0.12, _LEAST_ENDS, 0.25), (0.25, _LEAST_ENDS, 0.35), (0.33, 0.65, 0.42))
-"""Up to which share of that change a mix may leave unexplained, what motion may not explain between its ends at least,
-and between its middle and either end, as shares of the contrast."""
-_MOST_RESIDUAL = max(row[0] for row in _LEAST_UNLIKE)
-_MOST_NEAR_RESIDUAL = 0.5
-"""The same for a mix of those at half the distance."""
+_CONTEXT = max(STEPS) + AHEAD
+"""Frames around one that must be there before it can be the middle of a mix: no cut may lie between its ends."""
 _LEAST_CORRELATION = 0.99
 """Of two pictures of one thing, of which one is lit otherwise."""
-_MIDDLE = (0.25, 0.75)
 _LEAST_FRAMES = 2
 _DARK = 24.0
 """Levels of 255 of the brightest part of a picture that counts as black."""
 _LONGEST_DARK = 48
+_FADED_FOR = 20
+"""Frames before and behind black at which a picture that fades is seen as it is, if no cut is nearer."""
+_LEAST_FADE_ENDS = (np.inf, LEAST_ENDS, 0.15)
+"""What motion may not explain at least between the pictures before and behind black, where neither, one or both of them
+fade: credits that fade into others are much alike."""
 _DIMMED = 0.75
 _JOINED = 10
 """Frames between two soft runs that are one border: the two halves of a fade."""
@@ -140,9 +119,9 @@ class LayoutDetector:
         first, last = self._next - self._offset, len(self._pictures) - (0 if is_end else _CONTEXT)
         if first >= last:
             return
-        self._judge_cuts(len(self._pictures) - (0 if is_end else _AHEAD))
+        self._judge_cuts(len(self._pictures) - (0 if is_end else AHEAD))
         is_dark = self._pictures.mean(-1).max((1, 2)) < _DARK
-        for i, step in _find_mixes(self._pictures, np.array(self._near_cuts) - self._offset, first, last):
+        for i, step in find_mixes(self._pictures, np.array(self._near_cuts) - self._offset, first, last):
             kind: SoftKind = "fade" if is_dark[i - step : i + step + 1].any() else "dissolve"
             is_light = kind == "dissolve" and _is_same_picture(self._pictures[[i - step, i + step]])
             self._soft.append(Border(self._offset + i, self._offset + i + 1, kind, 0.0 if is_light else 1.0))
@@ -154,26 +133,27 @@ class LayoutDetector:
 
     def _judge_cuts(self, last: int) -> None:
         """Find the cuts up to before frame `last` of `_pictures`."""
-        for i, strength in _find_cuts(self._pictures, max(1, self._next_cut - self._offset), last):
+        for i, strength in find_cuts(self._pictures, max(1, self._next_cut - self._offset), last):
             self._cuts.append(Border(self._offset + i, self._offset + i, "cut", strength))
             self._near_cuts.append(self._offset + i)
         self._next_cut = self._offset + last
 
     def _follow_darkness(self, is_dark: np.ndarray, first: int, last: int) -> None:
         """Note black stretches that a picture fades into or out of, between two pictures that are not the same."""
-        pictures = self._pictures
+        pictures, cuts = self._pictures, [cut - self._offset for cut in self._near_cuts]
         for i in (np.flatnonzero(np.diff(is_dark[:last], prepend=is_dark[:1]))).tolist():
             if i < first:
                 continue
             if is_dark[i]:
-                before = pictures[max(0, i - _CONTEXT)]
+                before = pictures[max([0, i - _FADED_FOR, *(cut for cut in cuts if cut < i)])]
                 self._before_dark = (self._offset + i, before, _is_dimmer(pictures[i - 1], before))
             elif self._before_dark is not None:
                 since, before, fades_out = self._before_dark
-                after = pictures[min(i + _CONTEXT, len(pictures)) - 1]
-                is_fade = fades_out or _is_dimmer(pictures[i], after)
+                after = pictures[min([len(pictures), i + _FADED_FOR, *(cut for cut in cuts if cut > i)]) - 1]
+                num_ways = fades_out + _is_dimmer(pictures[i], after)
                 until = self._offset + i
-                if is_fade and until - since <= _LONGEST_DARK and _mismatch_of(before, after) > _LEAST_ENDS:
+                is_other = _mismatch_of(before, after) > _LEAST_FADE_ENDS[num_ways]
+                if until - since <= _LONGEST_DARK and is_other:
                     self._soft.append(Border(since, until, "fade", 1.0))
                 self._before_dark = None
 
@@ -181,73 +161,6 @@ class LayoutDetector:
 def _is_dimmer(picture: np.ndarray, other: np.ndarray) -> bool:
     """Whether a picture at the edge of black is on its way there, and no flash or cut's neighbour."""
     return float(picture.mean()) < _DIMMED * float(other.mean())
-
-
-def _find_cuts(pictures: np.ndarray, first: int, last: int) -> Iterator[tuple[int, float]]:
-    """Yield the frames from `first` to before `last` that begin a shot by a cut, and how strong it is."""
-    distances = layouts(pictures)
-    begin, end = max(1, first - 1), min(len(pictures), last + 1)
-    jumps = np.zeros(len(pictures) + 1)
-    jumps[begin:end] = distances(np.arange(begin - 1, end - 1), np.arange(begin, end))
-    beside = np.maximum(jumps[first - 1 : last - 1], jumps[first + 1 : last + 1])
-    is_still = beside < _STILL * jumps[first:last]
-    least_jumps = np.where(is_still, _LEAST_STILL_JUMP, _LEAST_JUMP)
-    for i in (np.flatnonzero(jumps[first:last] > least_jumps) + first).tolist():
-        before, behind = np.arange(max(0, i - _REACH), i), np.arange(i, min(len(pictures), i + _REACH))
-        across = np.stack(np.meshgrid(before, behind, indexing="ij"), -1).reshape(-1, 2)
-        least = float(distances(across[:, 0], across[:, 1]).min())
-        if least <= least_jumps[i - first]:
-            continue
-        # The farthest of both sides are a quarter of the pairs, and never the most alike.
-        across = across[(across[:, 0] >= i - 2) | (across[:, 1] < i + 2)]
-        inside = [pair for side in (before[-2:], behind[:2]) for pair in pairwise(side)]
-        strength = float(mismatch(pictures, across).min())
-        if inside:
-            strength -= float(mismatch(pictures, np.array(inside)).mean())
-        if strength > (_LEAST_CUT if least > _LEAST_JUMP else _LEAST_STILL_CUT):
-            yield i, min(1.0, strength)
-
-
-def _find_mixes(pictures: np.ndarray, cuts: np.ndarray, first: int, last: int) -> Iterator[tuple[int, int]]:
-    """Yield the frames from `first` to before `last` that are mixes of those so many steps before and behind them.
-
-    No cut of `cuts` lies between the frames that are mixed.
-    """
-    rows = pictures.reshape(len(pictures), -1)
-    num_cuts = np.searchsorted(cuts, np.arange(len(pictures)), side="right")
-    found: dict[int, int] = {}
-    for step in _STEPS:
-        middles = np.arange(max(first, step), min(last, len(rows) - step))
-        middles = middles[num_cuts[middles + step] == num_cuts[middles - step]]
-        middles = middles[np.abs(rows[middles + step] - rows[middles - step]).mean(1) > _LEAST_CHANGE]
-        residual = _residuals(rows, middles, step)
-        is_mix = residual < _MOST_RESIDUAL
-        middles, residual = middles[is_mix], residual[is_mix]
-        # Two borders on both sides of a short shot are no mix of it: nearer by, nothing is one.
-        is_mix = _residuals(rows, middles, step // 2) < _MOST_NEAR_RESIDUAL
-        middles, residual = middles[is_mix], residual[is_mix]
-        for i in middles[_are_unlike(pictures, middles, step, residual)].tolist():
-            found.setdefault(i, step)
-    yield from sorted(found.items())
-
-
-def _residuals(rows: np.ndarray, middles: np.ndarray, step: int) -> np.ndarray:
-    """(n,) share of the change between both ends that their mix leaves unexplained; infinite far from the middle."""
-    before = rows[middles - step]
-    change, offset = rows[middles + step] - before, rows[middles] - before
-    share = np.einsum("ij,ij->i", offset, change) / np.maximum(np.einsum("ij,ij->i", change, change), 1e-6)
-    residual = np.abs(offset - share[:, None] * change).mean(1) / np.maximum(np.abs(change).mean(1), 1e-6)
-    return np.where((share > _MIDDLE[0]) & (share < _MIDDLE[1]), residual, np.inf)
-
-
-def _are_unlike(pictures: np.ndarray, middles: np.ndarray, step: int, residuals: np.ndarray) -> np.ndarray:
-    """(n,) bool: whether motion explains neither one end of a mix by the other, nor its middle by an end."""
-    befores, behinds = middles - step, middles + step
-    pairs = np.stack([[befores, behinds], [befores, middles], [middles, behinds]]).transpose(0, 2, 1)
-    ends, *halves = mismatch(pictures, pairs.reshape(-1, 2)).reshape(3, -1)
-    rows = np.searchsorted([most for most, _, _ in _LEAST_UNLIKE], residuals, side="right")
-    least_ends, least_middles = np.array(_LEAST_UNLIKE)[rows, 1:].T
-    return np.asarray((ends > least_ends) & (np.minimum(*halves) > least_middles))
 
 
 def _is_same_picture(pictures: np.ndarray) -> bool:
