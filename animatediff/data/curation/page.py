@@ -41,6 +41,7 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .reason { color: var(--bad); font-weight: 600; } .caption { overflow-wrap: anywhere; }
 .border { display: inline-block; border-radius: 4px; padding: 0 6px; font-size: 12px; color: #fff; }
 .cut { background: #c0392b; } .dissolve { background: #2c6fbb; } .fade { background: #444; }
+.wipe { background: #7a4fa3; }
 .start, .end { background: #2e8b57; } .split { background: #b8860b; }
 .tag { border: 1px solid var(--line); border-radius: 4px; padding: 0 5px; margin-right: 4px; font-size: 12px; }
 .filter { margin: 8px 0; } .only-selected .left-out { display: none; }

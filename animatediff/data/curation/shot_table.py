@@ -30,7 +30,7 @@ SCHEMA = pa.schema(
         ("crop_y", pa.int32()),
         ("crop_w", pa.int32()),
         ("crop_h", pa.int32()),
-        ("border_before", pa.string()),  # cut, dissolve, fade, start, split
+        ("border_before", pa.string()),  # cut, dissolve, fade, wipe, start, split
         ("border_after", pa.string()),
         ("cut_strength", pa.float32()),
         *SCORE_COLUMNS.items(),

@@ -35,7 +35,7 @@ class ShotConfig(Config):
     """Frames left out on both sides of a hard cut. Above 45 frames a second margins count frames of half the rate, and
     so on."""
     soft_margin: int = Field(10, ge=0)
-    """Frames left out on both sides of a dissolve or a fade, whose ends are found up to 8 frames short."""
+    """Frames left out on both sides of a dissolve, a wipe or a fade, whose ends are found up to 8 frames short."""
     crop_bars: bool = True
     """Find the bars above and below or left and right of the picture, and leave them out."""
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from animatediff.data.clips.crop_box import CropBox
 
-BorderKind = Literal["cut", "dissolve", "fade", "start", "end", "split"]
+BorderKind = Literal["cut", "dissolve", "fade", "wipe", "start", "end", "split"]
 """What a shot begins or ends with: `start` and `end` are the video's own, a `split` divides a shot that is too long."""
 
 DAMAGED = "damaged"

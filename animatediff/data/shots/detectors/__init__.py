@@ -7,7 +7,7 @@ import numpy as np
 
 from animatediff.errors import UserError
 
-SoftKind = Literal["dissolve", "fade"]
+SoftKind = Literal["dissolve", "fade", "wipe"]
 
 
 class Border(NamedTuple):

@@ -1,6 +1,7 @@
-"""Borders between shots: hard cuts, dissolves and fades, found while frames go by.
+"""Borders between shots: hard cuts, dissolves, fades and wipes, found while frames go by.
 
-A dissolve is where frames are mixes of those around them, and a fade goes through black.
+A dissolve is where frames are mixes of those around them, a fade goes through black, and in a wipe the next shot takes
+one part of the picture after the other.
 
 Thresholds are measured: on 130 hard cuts and a fade of a filmed music video (labelled by eye), all are found and
 nothing else; on drawn episodes see `tests/benchmarks/bench_shots.py`.
@@ -12,6 +13,7 @@ from animatediff.data.scoring.hard_cuts import GRID, mismatch
 from animatediff.data.shots.detectors import Border, SoftKind
 from animatediff.data.shots.detectors.cuts import AHEAD, find_cuts
 from animatediff.data.shots.detectors.mixes import LEAST_ENDS, STEPS, find_mixes
+from animatediff.data.shots.detectors.wipes import find_wipes
 
 SIDE = 2 * GRID
 """Height and width of the frames that are looked at, reduced by area, without black bars."""
@@ -60,7 +62,7 @@ class LayoutDetector:
         self._near_cuts: list[int] = []
         """Frames of those within `_pictures`."""
         self._soft: list[Border] = []
-        """Single frames in the middle of dissolves and fades, and black stretches, that belong to none told yet."""
+        """Single frames in the middle of soft borders, and black stretches, that belong to none told yet."""
         self.settled = 0
         """Number of the first frame at which borders may begin that are not told yet."""
         self._before_dark: tuple[int, np.ndarray, bool] | None = None
@@ -121,10 +123,13 @@ class LayoutDetector:
             return
         self._judge_cuts(len(self._pictures) - (0 if is_end else AHEAD))
         is_dark = self._pictures.mean(-1).max((1, 2)) < _DARK
-        for i, step in find_mixes(self._pictures, np.array(self._near_cuts) - self._offset, first, last):
+        cuts = np.array(self._near_cuts, int) - self._offset
+        for i, step in find_mixes(self._pictures, cuts, first, last):
             kind: SoftKind = "fade" if is_dark[i - step : i + step + 1].any() else "dissolve"
             is_light = kind == "dissolve" and _is_same_picture(self._pictures[[i - step, i + step]])
             self._soft.append(Border(self._offset + i, self._offset + i + 1, kind, 0.0 if is_light else 1.0))
+        for i in find_wipes(self._pictures, cuts, first, last):
+            self._soft.append(Border(self._offset + i, self._offset + i + 1, "wipe", 1.0))
         self._follow_darkness(is_dark, first, last)
         keep = max(0, last - _CONTEXT)
         self._pictures = self._pictures[keep:]
@@ -197,6 +202,7 @@ def _joined(run: list[Border], cuts: list[int]) -> Border | None:
     is_border = any(one.strength for one in run) or any(first < cut < last for cut in cuts)
     if last - first < _LEAST_FRAMES or not is_border:
         return None
-    kind: SoftKind = "fade" if any(one.kind == "fade" for one in run) else "dissolve"
+    kinds = [one.kind for one in run]
+    kind: SoftKind = "fade" if "fade" in kinds else "wipe" if kinds.count("wipe") > len(kinds) / 2 else "dissolve"
     tail = _LONG_TAIL if last - first > _LONG else _TAIL
     return Border(max(0, first - tail), last + tail, kind, 1.0)

@@ -8,7 +8,7 @@ from animatediff.data.scoring.hard_cuts import mismatch
 
 STEPS = (4, 8, 12, 16)
 """Distances at which a frame is compared with a mix of those before and behind it: dissolves last 6 to 48 frames."""
-_LEAST_CHANGE = 18.0
+LEAST_CHANGE = 18.0
 """Levels of 255 between the frames that are mixed; of smaller ones noise is a mix, too."""
 _USUAL_CONTRAST = 36.0
 _MOST_GAIN = 4.0
@@ -34,15 +34,15 @@ def find_mixes(pictures: np.ndarray, cuts: np.ndarray, first: int, last: int) ->
     for step in STEPS:
         middles = np.arange(max(first, step), min(last, len(rows) - step))
         middles = middles[num_cuts[middles + step] == num_cuts[middles - step]]
-        gains = _gains(contrasts, middles, step)
-        middles = middles[np.abs(rows[middles + step] - rows[middles - step]).mean(1) * gains > _LEAST_CHANGE]
+        gains = gains_of(contrasts, middles, step)
+        middles = middles[np.abs(rows[middles + step] - rows[middles - step]).mean(1) * gains > LEAST_CHANGE]
         residual = _residuals(rows, middles, step)
         is_mix = residual < _MOST_RESIDUAL
         middles, residual = middles[is_mix], residual[is_mix]
         # Two borders on both sides of a short shot are no mix of it: nearer by, nothing is one.
         is_mix = _residuals(rows, middles, step // 2) < _MOST_NEAR_RESIDUAL
         middles, residual = middles[is_mix], residual[is_mix]
-        gains = _gains(contrasts, middles, step)
+        gains = gains_of(contrasts, middles, step)
         for i in middles[_are_unlike(pictures, middles, step, residual, gains)].tolist():
             found.setdefault(i, step)
     yield from sorted(found.items())
@@ -57,7 +57,7 @@ def _residuals(rows: np.ndarray, middles: np.ndarray, step: int) -> np.ndarray:
     return np.where((share > _MIDDLE[0]) & (share < _MIDDLE[1]), residual, np.inf)
 
 
-def _gains(contrasts: np.ndarray, middles: np.ndarray, step: int) -> np.ndarray:
+def gains_of(contrasts: np.ndarray, middles: np.ndarray, step: int) -> np.ndarray:
     """(n,) by how much the contrast of the ends of each mix is less than usual, at least 1."""
     ends = np.maximum(contrasts[middles - step], contrasts[middles + step])
     return np.clip(_USUAL_CONTRAST / np.maximum(ends, 1e-6), 1, _MOST_GAIN)

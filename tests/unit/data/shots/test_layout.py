@@ -124,6 +124,49 @@ def test_a_change_of_light_is_no_border(shots, factors):
     assert found_in(list(lit.astype(np.uint8)))[0] == []
 
 
+def test_dark_shots_dissolve_too(shots):
+    before, after = ((shot[:1] * 0.25).astype(np.uint8).repeat(42, 0) for shot in (shots[0], shots[1]))
+    borders, _ = found_in(dissolved(before, after, 12))
+    assert [border.kind for border in borders] == ["dissolve"]
+    assert abs(borders[0].first - 30) <= 6
+    assert abs(borders[0].last - 42) <= 6
+
+
+@pytest.mark.parametrize("on", [1, 2, 3, 4])
+def test_drawings_that_are_wholly_other_ones_are_no_borders(shots, on):
+    """As of lines of speed: each differs from the last as much as the first does from the shot before."""
+    noise = np.random.default_rng(0).integers(0, 256, (60 // on, SIDE // 4, SIDE // 4, 3)).astype(np.uint8)
+    boiling = list(noise.repeat(4, 1).repeat(4, 2).repeat(on, 0))
+    borders, _ = found_in([*shots[0], *boiling, *shots[1]])
+    first = len(shots[0])
+    assert [border.first for border in borders] == [first, first + len(boiling)]
+
+
+@pytest.mark.parametrize("shares", [(1,) * 8, (0.5, 1, 1, 0.7, 0.45, 0.2)])
+def test_a_glare_is_no_border_if_the_same_is_to_be_seen_behind_it(shots, shares):
+    picture = shots[0][0].astype(np.float32)
+    glare = [(picture * (1 - share) + 255 * share).astype(np.uint8) for share in shares]
+    assert found_in([shots[0][0]] * 30 + glare + [shots[0][0]] * 30)[0] == []
+    borders, _ = found_in([shots[0][0]] * 30 + glare + [shots[1][0]] * 30)
+    assert borders
+    assert 30 - 2 <= borders[0].first <= borders[-1].last <= 30 + len(glare) + 2
+
+
+@pytest.mark.parametrize("num", [6, 12, 24])
+@pytest.mark.parametrize("form", ["right", "down", "iris", "doors"])
+def test_wipes_are_found(shots, form, num):
+    x, y = np.arange(SIDE)[None, :, None] / SIDE, np.arange(SIDE)[:, None, None] / SIDE
+    places = {"right": x + 0 * y, "down": y + 0 * x, "iris": np.hypot(x - 0.5, y - 0.5) * 1.4, "doors": abs(2 * x - 1)}
+    before, after = shots[0], shots[1]
+    mixed = [
+        np.where(places[form] < (t + 1) / (num + 1), after[t], before[-num + t]).astype(np.uint8) for t in range(num)
+    ]
+    borders, _ = found_in([*before[:-num], *mixed, *after[num:]])
+    begin = len(before) - num
+    assert borders
+    assert all(begin - 11 <= border.first <= border.last <= begin + num + 11 for border in borders)
+
+
 def test_a_fade_that_never_is_black_is_one_border(shots):
     down = np.minimum(1, np.arange(40)[::-1] / 7 + 1 / 7)[:, None, None, None]
     pictures = np.concatenate([shots[0][:40] * down, shots[1][:40] * down[::-1]]).astype(np.uint8)
