@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 from animatediff.config import Config
 from animatediff.data.curation.repeats import count_unlike, find_repeats
 from animatediff.data.curation.shot_table import SCHEMA
-from animatediff.data.scoring.scores import condition
+from animatediff.data.scoring.columns import condition
 from animatediff.data.shots.shot import DAMAGED
 
 REASONS = {

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import ray
 
 from animatediff import storage
-from animatediff.data import quarantine, shards
+from animatediff.data import quarantine_table, shards
 from animatediff.data.curation import scan_parts, seal
 from animatediff.data.curation.manifest import ShotManifest, ShotShard, write_manifest
 from animatediff.data.curation.seal import ShotShardPlan, plan_shards
@@ -105,7 +105,7 @@ def _publish(job: CurateJob, rows: pa.Table, all_shards: list[ShotShard]) -> Sho
         edition=job.edition,
         num_units=len(job.units),
         num_videos=pc.count_distinct(rows["video_id"]).as_py(),
-        quarantined=quarantine.count_reasons(rejections),
+        quarantined=quarantine_table.count_reasons(rejections),
         shards=all_shards,
     )
     write_manifest(job.output_uri, manifest)
@@ -117,7 +117,7 @@ def _last_rejections(job: CurateJob, rows: pa.Table) -> pa.Table:
     scanned = set(rows["video_id"].to_pylist())
     found = scan_parts.read_rejections(job.output_uri, [unit.unit_id for unit in job.units])
     last = {rejection.video_id: rejection for rejection in found if rejection.video_id not in scanned}
-    return pa.concat_tables([job.rejected_in_planning, quarantine.to_table(last.values())])
+    return pa.concat_tables([job.rejected_in_planning, quarantine_table.to_table(last.values())])
 
 
 def _delete_other_editions(output_uri: str, manifest: ShotManifest) -> None:
