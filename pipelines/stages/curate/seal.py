@@ -16,6 +16,7 @@ from animatediff.data.curation.manifest import ShotManifest, ShotShard, write_ma
 from animatediff.data.curation.seal import ShotShardPlan, plan_shards
 from animatediff.data.curation.source_copies import SourceCopies
 from animatediff.data.ingest.seal import QUARANTINE_FILE
+from animatediff.data.shots.config import ScanLimits
 from pipelines.cluster.runtime import num_cpus
 from pipelines.settings import CurateConfig
 from pipelines.stages.curate.launch import WHAT_IS_KEPT
@@ -70,7 +71,9 @@ def _write_shards(config: CurateConfig, job: CurateJob, plans: list[ShotShardPla
         places = zip(plan.rows["video_id"].to_pylist(), plan.rows["uri"].to_pylist(), strict=True)
         uris = {video_id: job.unredacted_uris.of(video_id, uri) for video_id, uri in set(places)}
         copied_from = uris if config.store == "copy" else None
-        running.append(remote.remote(job.output_uri, plan, copied_from, metadata, trusted=config.source.trusted))
+        running.append(
+            remote.remote(job.output_uri, plan, copied_from, metadata, config.scan, trusted=config.source.trusted)
+        )
     while running:
         yield ray.get(running.popleft())
 
@@ -80,6 +83,7 @@ def _write_shard(
     plan: ShotShardPlan,
     uris: Mapping[str, str] | None,
     metadata: Mapping[str, str],
+    limits: ScanLimits,
     *,
     trusted: bool,
 ) -> ShotShard:
@@ -87,7 +91,7 @@ def _write_shard(
     storage.use_patient_retries()
     if uris is None:
         return seal.write_shard(output_uri, plan, None, metadata)
-    with SourceCopies(trusted=trusted) as copies:
+    with SourceCopies(limits, trusted=trusted) as copies:
 
         def copy_video(shot: Mapping[str, Any]) -> bytes:
             return copies.copy({**shot, "uri": uris[shot["video_id"]]})
