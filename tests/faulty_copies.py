@@ -4,7 +4,7 @@ import ctypes
 import os
 import signal
 
-from animatediff.data.shots.copies import child
+from animatediff.data.shots.copies import child, copy_shot
 from animatediff.data.supervision.serving import run_child
 
 CRASH, HANG, SWELL, CONFUSED = -101, -102, -103, -104
@@ -28,7 +28,6 @@ _FAULTS = {
     SWELL: _swell,
     CONFUSED: _confused,
 }
-_copy_shot = child.copy_shot
 
 
 def _faulty(file, *, start_pts, **fields):
@@ -37,9 +36,9 @@ def _faulty(file, *, start_pts, **fields):
         with open(os.environ["FAULTS_LOG"], "a") as log:  # noqa: PTH123
             log.write(f"{start_pts}\n")
         _FAULTS[start_pts]()
-    return _copy_shot(file, start_pts=start_pts, **fields)
+    return copy_shot(file, start_pts=start_pts, **fields)
 
 
 if __name__ == "__main__":
-    child.copy_shot = _faulty
+    vars(child)["copy_shot"] = _faulty
     run_child(child._prepare)
