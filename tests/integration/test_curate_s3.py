@@ -96,7 +96,7 @@ def test_episodes_in_a_store_are_read_by_ranges(workers_here, server, base, monk
     )
     reads = proxy.take("in/a.mkv")
     assert max(reads) <= MOST_AT_ONCE
-    assert 0 < sum(reads) < 0.75 * len(film)
+    assert 0 < sum(reads) < len(film)  # for both shots
     assert (latents.num_videos, latents.quarantined) == (2, {})
     assert verify(dataset).problems == []
     proxy.stop()
