@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from animatediff.data import quarantine
+from animatediff.data import quarantine_table
 from animatediff.data.ingest import parts, seal
 from animatediff.data.ingest import plan as planning
 from animatediff.data.ingest.plan import Planner
@@ -80,8 +80,10 @@ def do_seal(dataset, units, *, shard_bytes=150, rejected_in_planning=None, again
     summaries = parts.read_summaries(dataset, unsealed)
     plans = seal.plan_shards(summaries, sealed, shard_bytes=shard_bytes)
     shards = [seal.write_shard(dataset, shard, LATENT_ENCODING) for shard in plans]
-    old = seal.read_quarantine(dataset) if sealed else quarantine.SCHEMA.empty_table()
-    rejected_in_planning = rejected_in_planning if rejected_in_planning is not None else quarantine.SCHEMA.empty_table()
+    old = seal.read_quarantine(dataset) if sealed else quarantine_table.SCHEMA.empty_table()
+    rejected_in_planning = (
+        rejected_in_planning if rejected_in_planning is not None else quarantine_table.SCHEMA.empty_table()
+    )
     rows = seal.merge_rejections(old, summaries, rejected_in_planning, [video.video_id for video in again])
     manifest = seal.publish(dataset, len(units), sealed, shards, rows, LATENT_ENCODING)
     seal.delete_sealed_parts(dataset, [unit.unit_id for unit in units])

@@ -87,7 +87,9 @@ class Manifest(Config):
         counts = (range(number, -1, -1) for number in self.quarantined.values())
         for num_units, *numbers in islice(product(range(self.num_units, -1, -1), *counts), _MOST_GUESSES):
             found = [(reason, n) for reason, n in zip(self.quarantined, numbers, strict=True) if n]
-            quarantined = dict(sorted(found, key=lambda pair: -pair[1]))  # as `quarantine.count_reasons` sorts them
+            quarantined = dict(
+                sorted(found, key=lambda pair: -pair[1])
+            )  # as `quarantine_table.count_reasons` sorts them
             earlier = content | {"num_units": num_units, "quarantined": quarantined}
             yield hashlib.sha256(json.dumps(earlier, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
 

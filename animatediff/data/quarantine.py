@@ -4,13 +4,8 @@ Such a video is rejected, by the plan or by a worker, with a `Rejection`; the da
 calls it set aside.
 """
 
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from animatediff.uris import printable_text
 
@@ -96,38 +91,3 @@ class Rejection:
     attempts: int = 1
     bytes: int | None = None
     src_sha256: str | None = None
-
-
-SCHEMA = pa.schema(
-    [
-        ("video_id", pa.string()),
-        ("uri", pa.string()),
-        ("unit_id", pa.string()),
-        ("stage", pa.string()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("attempts", pa.int32()),
-        ("bytes", pa.int64()),
-        ("src_sha256", pa.string()),
-    ]
-)
-
-
-def to_table(rejections: Iterable[Rejection]) -> pa.Table:
-    """Return the quarantine rows as a table."""
-    rows = [asdict(rejection) | {"reason": rejection.reason.value} for rejection in rejections]
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
-
-
-def examples(table: pa.Table) -> list[str]:
-    """Return a line for each reason, most frequent first: how many rows have it, and the first of them."""
-    lines = []
-    for reason, number in count_reasons(table).items():
-        row = table.slice(pc.index(table["reason"], reason).as_py(), 1).to_pylist()[0]
-        lines.append(f"{number} {reason}, first {row['video_id'] or row['uri']}: {row['detail']}")
-    return lines
-
-
-def count_reasons(table: pa.Table) -> dict[str, int]:
-    """Return the number of rows by reason, most frequent first."""
-    return dict(Counter(table["reason"].to_pylist()).most_common())

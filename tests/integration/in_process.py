@@ -14,14 +14,17 @@ from animatediff.storage import filesystems
 from pipelines.cluster import stage_pools
 from pipelines.stages.animate import launch
 from pipelines.stages.animate.worker import RenderSlices
+from pipelines.stages.curate import seal as curate_seal
+from pipelines.stages.ingest import seal as ingest_seal
 from pipelines.stages.train import watch
 
 
 def use(monkeypatch):
-    """Let the driver call the stages of ingest and curate, the workers of animate, and who renders train's sample."""
+    """Let drivers call their workers: of ingest and curate all, of animate all, of train who renders its sample."""
     monkeypatch.setattr(stage_pools, "_results", _results)
     monkeypatch.setattr(launch, "_ticket_dataset", _Tickets)
-    monkeypatch.setattr(watch, "ray", _Calls)
+    for module in (curate_seal, ingest_seal, watch):
+        monkeypatch.setattr(module, "ray", _Calls)
     # What a worker sets for its process.
     monkeypatch.setattr(filesystems._process, "waits_out_outages", False)
 

@@ -36,6 +36,7 @@ def of_kind(processes, kind, driver):
         "driver": lambda pid, command: pid == driver,
         "decode child": lambda pid, command: "animatediff.data.decoding.child" in command,
         "scan child": lambda pid, command: "animatediff.data.shots.child" in command,
+        "copy child": lambda pid, command: "animatediff.data.shots.copies.child" in command,
         "caption actor": lambda pid, command: command.startswith("ray::") and "Caption" in command,
         "vae actor": lambda pid, command: command.startswith("ray::") and "Encode" in command,
         "render actor": lambda pid, command: command.startswith("ray::") and "RenderSlices" in command,

@@ -147,7 +147,7 @@ def run_with_kills(episodes, tmp_path, kinds, seed=0):
 
 
 def test_killed_at_any_time_it_ends_with_the_same_bytes(cluster, episodes, tmp_path):
-    run_with_kills(episodes, tmp_path, ("scan child", "worker", "driver"))
+    run_with_kills(episodes, tmp_path, ("scan child", "copy child", "worker", "driver"))
 
 
 @pytest.mark.slow

@@ -1,12 +1,8 @@
 """Ingest from S3 to S3, over real HTTP, also where the connection is bad."""
 
 from pathlib import Path
-from urllib.request import Request, urlopen
 
-import boto3
 import pytest
-import s3fs
-from moto.server import ThreadedMotoServer
 
 from animatediff.data.clips.config import ClipConfig
 from animatediff.data.sources.spec import SourceConfig
@@ -17,7 +13,6 @@ from tests.integration.faulty_proxy import FaultyProxy
 from tests.support import mp4, write_yaml
 
 pytestmark = pytest.mark.ray
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 def make_config(source, output, base):
@@ -29,25 +24,6 @@ def make_config(source, output, base):
         clips_per_unit=2,
         num_encoders=1,  # each imports torch for seconds
     )
-
-
-@pytest.fixture
-def server(monkeypatch):
-    """Host and port of an object store with the bucket `videos`, and its client."""
-    store = ThreadedMotoServer(port=0, verbose=False)
-    store.start()
-    host, port = store.get_host_and_port()
-    for name, value in (CREDENTIALS | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}).items():
-        monkeypatch.setenv(name, value)
-    # fsspec keeps file systems with the addresses they were made with.
-    s3fs.S3FileSystem.clear_instance_cache()
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="videos")
-    yield host, port, client
-    # Its objects live in this process, not in the server.
-    urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST"))
-    store.stop()
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def fill(client, videos):

@@ -16,6 +16,7 @@ from animatediff.data import parquet, shards
 from animatediff.data.curation.caption_parts import ShotCaption
 from animatediff.data.curation.manifest import ShotShard
 from animatediff.data.curation.shot_table import SCHEMA, SCHEMA_VERSION
+from animatediff.data.curation.source_copies import reason_of
 from animatediff.data.quarantine import VideoError
 
 StoredAs = Literal["copy", "reference"]
@@ -23,8 +24,6 @@ StoredAs = Literal["copy", "reference"]
 
 FOLDER = "shots"
 """Below the collection's own folder."""
-NOT_COPIED = "not_copied"
-"""The reason of a shot whose packets cannot be cut out of its source."""
 _ROW_GROUP_ROWS = 16
 _MOST_ROWS = 50_000
 
@@ -107,8 +106,8 @@ def _with_video(row: dict[str, Any], copy_video: CopyVideo | None) -> dict[str, 
         return row
     try:
         return row | {"video": copy_video(row)}
-    except VideoError:
-        return row | {"selected": False, "reason": NOT_COPIED}
+    except VideoError as error:
+        return row | {"selected": False, "reason": reason_of(error)}
 
 
 def with_captions(rows: pa.Table, answers: Sequence[ShotCaption | None]) -> pa.Table:

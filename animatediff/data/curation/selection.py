@@ -13,7 +13,9 @@ from pydantic import AfterValidator, Field
 from animatediff.config import Config
 from animatediff.data.curation.repeats import count_unlike, find_repeats
 from animatediff.data.curation.shot_table import SCHEMA
-from animatediff.data.scoring.scores import condition
+from animatediff.data.curation.source_copies import NOT_COPIED
+from animatediff.data.quarantine import Reason
+from animatediff.data.scoring.columns import condition
 from animatediff.data.shots.shot import DAMAGED
 
 REASONS = {
@@ -30,7 +32,10 @@ REASONS = {
 _DECIDED_ELSEWHERE = {
     "size_changes": "its frames have another size than most of its video's",
     DAMAGED: "its frames are damaged in the file, or do not decode",
-    "not_copied": "its frames cannot be cut out of its video",
+    NOT_COPIED: "its frames cannot be cut out of its video",
+    Reason.DECODER_CRASH: "the process that was to cut it out of its video died, three times",
+    Reason.DECODER_HANG: "cutting it out of its video took longer than scan.timeout_s, twice",
+    Reason.OUT_OF_MEMORY: "cutting it out of its video took more than scan.memory_mb",
     "repeated_caption": "its caption stands at too many shots that look otherwise (select.max_same_caption): ask "
     "another model or prompt, with recaption: all",
 }

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from animatediff import storage
 from animatediff.data import shards
-from animatediff.data.scoring.scores import SCORE_COLUMNS
+from animatediff.data.scoring.columns import SCORE_COLUMNS
 
 SCHEMA_VERSION = 1
 

@@ -21,6 +21,8 @@ from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.sources.limits import MAX_PIXELS
 from animatediff.data.supervision.failures import reproducible_reason
 
+_EBML = b"\x1aE\xdf\xa3"
+"""What Matroska and WebM begin with."""
 # Of elementary streams that say none, as FFmpeg has it.
 _USUAL_FPS = 25
 # A tag in another character set must not make the file unreadable.
@@ -186,9 +188,12 @@ def open_and_probe(
     except MemoryError:  # FFmpeg's is one of its errors too
         raise
     except av.error.FFmpegError as error:
-        # An MP4 whose index is missing cannot be opened; its first box still says what it was.
-        reason = Reason.TRUNCATED if head[4:8] == b"ftyp" else Reason.NOT_VIDEO
-        raise VideoError("probe", reason, reproducible_reason(error)) from error
+        # An MP4 whose index is missing, or a Matroska that ends among its fonts, cannot be opened; its first bytes say
+        # what it was.
+        if head[4:8] == b"ftyp" or head.startswith(_EBML):
+            detail = f"the header is cut off or damaged: {reproducible_reason(error)}"
+            raise VideoError("probe", Reason.TRUNCATED, detail) from error
+        raise VideoError("probe", Reason.NOT_VIDEO, reproducible_reason(error)) from error
 
 
 def _head(data: bytes | BinaryIO) -> bytes:

@@ -13,6 +13,7 @@ from animatediff.data.ingest.outage import storage_of
 from animatediff.data.ingest.plan import Unit
 from animatediff.data.quarantine import Reason, Rejection, VideoError
 from animatediff.data.shots.copies.fetching import fetch_video
+from animatediff.data.shots.copies.supervisor import CopySupervisor
 from animatediff.data.sources.fetching.attempts import ATTEMPTS as FETCH_ATTEMPTS
 from animatediff.data.sources.fetching.reach import is_web
 from animatediff.data.sources.spec import SourceVideo
@@ -70,6 +71,7 @@ def decode_unit(
     supervisor: DecodeSupervisor,
     *,
     max_bytes: int,
+    copies: CopySupervisor,
     trusted: bool = False,
     is_outage: Callable[[Unit], bool] = lambda unit: True,
     max_outage_s: float | None = 0.0,
@@ -83,6 +85,7 @@ def decode_unit(
         unit: the videos.
         supervisor: decodes them.
         max_bytes: of a file; a larger one is set aside.
+        copies: cuts shots out of their videos.
         trusted: whether rows may point anywhere, as `SourceConfig.trusted` says.
         is_outage: called when every video of the unit, or every one of a store, could not be fetched: True if the
             storage is down, False if only these videos are gone.
@@ -93,7 +96,7 @@ def decode_unit(
         UserError: the storage is down, or the decoder cannot be started. That is an outage or a missing credential,
             not bad videos: the unit stays pending.
     """
-    fetching = _Fetching(max_bytes, trusted)
+    fetching = _Fetching(max_bytes, trusted, copies)
     outcomes = _decode_videos(unit, unit.videos, supervisor, fetching)
     unfetched = _UnfetchedVideos(unit, outcomes, fetching, is_outage)
     if unfetched.from_stores or unfetched.are_all:
@@ -199,6 +202,7 @@ class _Fetching:
 
     max_bytes: int
     trusted: bool
+    copies: CopySupervisor
 
     def ahead(self, videos: Sequence[SourceVideo]) -> Iterator[_Fetched]:
         """Yield the videos' bytes, in order; a few are on their way, never all of them in memory."""
@@ -214,7 +218,7 @@ class _Fetching:
     def fetch(self, uri: str) -> _Fetched:
         """Return a video's bytes, or why there are none."""
         try:
-            return _Fetched(fetch_video(uri, max_bytes=self.max_bytes, trusted=self.trusted), None)
+            return _Fetched(fetch_video(uri, max_bytes=self.max_bytes, copies=self.copies, trusted=self.trusted), None)
         except VideoError as error:
             return _Fetched(None, error)
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from animatediff.data.ingest import plan
 from animatediff.data.ingest.plan import Unit
 from animatediff.data.quarantine import Reason, VideoError
-from animatediff.data.shots.copies.fetching import fetch_video
+from animatediff.data.shots.copies.fetching import ask_for_video
 from animatediff.data.sources.fetching.reach import is_web
 from animatediff.data.sources.uris import parse_locator, parse_shot_part
 
@@ -28,7 +28,7 @@ def storage_works(dataset_uri: str, unit: Unit, *, max_bytes: int, trusted: bool
     Args:
         dataset_uri: the dataset, whose plan names the videos.
         unit: none of its videos could be fetched.
-        max_bytes: of a file, as `fetch_video` takes it.
+        max_bytes: of a file, as `ask_for_video` takes it.
         trusted: whether rows may point anywhere, as `SourceConfig.trusted` says.
 
     Raises:
@@ -39,7 +39,7 @@ def storage_works(dataset_uri: str, unit: Unit, *, max_bytes: int, trusted: bool
 
 def _answers(uri: str, max_bytes: int, trusted: bool) -> bool:
     try:
-        fetch_video(uri, max_bytes=max_bytes, trusted=trusted, attempts=1)
+        ask_for_video(uri, max_bytes=max_bytes, trusted=trusted)
     except VideoError as error:
         return error.reason is Reason.TOO_LARGE  # which it said
     return True

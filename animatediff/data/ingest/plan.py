@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from animatediff import storage
-from animatediff.data import quarantine, shards
+from animatediff.data import quarantine_table, shards
 from animatediff.data.clips.crop_box import CropBox
 from animatediff.data.ingest.id_set import IdSet
 from animatediff.data.quarantine import Reason, Rejection
@@ -166,7 +166,7 @@ class Planner:
         usable = self._select(batch)
         self.num_videos += len(usable)
         if (number := sum(map(len, self._rejected))) > max(_MAX_REJECTED, 10 * self.num_videos):
-            line = quarantine.examples(self._rejected[-1])[0]
+            line = quarantine_table.examples(self._rejected[-1])[0]
             raise UserError(f"{number} rows of the source are of no use, as in: {line} (source.uri)")
         is_new = ~self._planned.contains([video.video_id for video in usable])
         self._queue(video for video, new in zip(usable, is_new.tolist(), strict=True) if new)
@@ -179,7 +179,7 @@ class Planner:
         """Plan what is left; returns the quarantine rows of the videos that were set aside."""
         self._cut_units(len(self._pending))
         self._write()
-        return pa.concat_tables([quarantine.SCHEMA.empty_table(), *self._rejected])
+        return pa.concat_tables([quarantine_table.SCHEMA.empty_table(), *self._rejected])
 
     def _select(self, batch: list[SourceVideo]) -> list[SourceVideo]:
         """Set aside what needs no look at the file."""
@@ -192,7 +192,7 @@ class Planner:
             else:
                 rejected.append(rejection)
         if rejected:
-            self._rejected.append(quarantine.to_table(rejected))
+            self._rejected.append(quarantine_table.to_table(rejected))
         return chosen
 
     def _queue(self, videos: Iterable[SourceVideo]) -> None:

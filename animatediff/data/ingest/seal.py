@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from animatediff import storage
-from animatediff.data import quarantine, shards
+from animatediff.data import quarantine_table, shards
 from animatediff.data.columns import write_duplicates
 from animatediff.data.ingest import parts
 from animatediff.data.ingest.parts import PartSummary
@@ -141,7 +141,7 @@ def publish(
         num_units=num_units,
         num_videos=sum(shard.num_videos for shard in all_shards),
         num_clips=sum(shard.num_clips for shard in all_shards),
-        quarantined=quarantine.count_reasons(rejections),
+        quarantined=quarantine_table.count_reasons(rejections),
         shards=all_shards,
     )
     write_manifest(dataset_uri, manifest)
@@ -161,7 +161,7 @@ def merge_rejections(
     """
     ids = pa.array(list(newly_sealed), pa.string())
     kept = old.filter(pc.invert(pc.or_(pc.is_in(old["video_id"], ids), pc.equal(old["unit_id"], ""))))
-    new = quarantine.to_table(rejection for summary in summaries for rejection in summary.rejections)
+    new = quarantine_table.to_table(rejection for summary in summaries for rejection in summary.rejections)
     return pa.concat_tables([kept, rejected_in_planning, new])
 
 

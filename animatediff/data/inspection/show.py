@@ -13,7 +13,7 @@ from animatediff.data import columns, shards
 from animatediff.data.ingest import plan as planning
 from animatediff.data.ingest import provenance
 from animatediff.data.manifest import Manifest, Shard
-from animatediff.data.scoring.scores import SCORE_COLUMNS
+from animatediff.data.scoring.columns import SCORE_COLUMNS
 from animatediff.data.sources.collections.not_taken import describe_counts
 from animatediff.errors import UserError
 from animatediff.uris import printable_uri

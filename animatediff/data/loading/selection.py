@@ -10,7 +10,7 @@ from animatediff import storage
 from animatediff.data import columns
 from animatediff.data.loading.holdout import is_held_out
 from animatediff.data.manifest import Manifest
-from animatediff.data.scoring import scores
+from animatediff.data.scoring.columns import condition
 from animatediff.errors import UserError
 
 
@@ -19,7 +19,7 @@ class ClipFilter:
     """Which clips of a dataset are read; by default all."""
 
     where: str = ""
-    """By their scores, or a name of `scores.PRESETS`; empty takes all."""
+    """By their scores, or a name of `scoring.columns.PRESETS`; empty takes all."""
     holdout: float = 0.0
     """Share of the videos that is held out, see `holdout.is_held_out`."""
     held_out: bool = False
@@ -77,12 +77,12 @@ def _held_out(dataset_uri: str, manifest: Manifest, fraction: float) -> Iterator
 
 def _masks(dataset_uri: str, manifest: Manifest, where: str) -> Iterator[np.ndarray]:
     """Yield for each shard which of its clips fulfil `where`, (n) bool."""
-    condition = scores.condition(where, columns.names(dataset_uri, manifest))
-    wanted = condition.columns
+    chosen = condition(where, columns.names(dataset_uri, manifest))
+    wanted = chosen.columns
     repeated = columns.read_duplicates(dataset_uri)["clip_id"] if columns.DUPLICATE in wanted else None
     with ThreadPoolExecutor(storage.PARALLEL_READS) as pool:
         tables = pool.map(lambda shard: columns.read(dataset_uri, shard, wanted, repeated), manifest.shards)
-        yield from (condition.mask(table) for table in tables)
+        yield from (chosen.mask(table) for table in tables)
 
 
 def check_not_empty(dataset_uri: str, manifest: Manifest) -> None:

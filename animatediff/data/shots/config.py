@@ -8,16 +8,17 @@ from animatediff.data.sources.limits import MAX_PIXELS
 
 
 class ScanLimits(Config):
-    """What looking through one video may take. It decides nothing of the shots."""
+    """What looking through one video may take, and cutting one shot out of it. It decides nothing of the shots."""
 
     timeout_s: float = Field(30.0, gt=0)
-    """Seconds for one video, to which twice its length is added, and what reading it twice takes at 4 MB a second."""
+    """Seconds for one video, to which twice its length is added, and what reading it twice takes at 4 MB a second; or
+    for one shot, to which is added what reading takes, and twice the video's length where it is encoded anew."""
     memory_mb: int = Field(2048, ge=64)
     """More is out_of_memory."""
     max_pixels: int = Field(MAX_PIXELS, ge=1)
     """Pixels of a frame; a larger one is too_large."""
     files_per_child: int = Field(100, ge=1)
-    """Videos that one process scans before a fresh one takes over, because decoders leak."""
+    """Videos that one process scans, or shots that one cuts, before a fresh one takes over, because decoders leak."""
 
 
 class ShotConfig(Config):

@@ -10,9 +10,7 @@ from animatediff.data.captioning.captioner import load_captioner
 from animatediff.data.captioning.captions import CaptionRequest, CaptionResult
 from animatediff.data.curation import caption_parts
 from animatediff.data.curation.caption_parts import ShotCaption
-from animatediff.data.curation.seal import NOT_COPIED
-from animatediff.data.curation.shot_frames import read_shot_frames
-from animatediff.data.curation.source_copies import SourceCopies, crop_of
+from animatediff.data.curation.source_copies import SourceCopies, reason_of
 from animatediff.data.quarantine import VideoError
 from pipelines.cluster.stage import Stage
 from pipelines.stages.curate.stage import CaptionBatch, CaptionBatchResult, CaptionSpec
@@ -59,14 +57,12 @@ class Caption(Stage[CaptionBatch, CaptionBatchResult]):
     def _requests(self, shots: Sequence[dict[str, Any]], answers: list[ShotCaption]) -> Iterator[CaptionRequest]:
         """Yield the shots with their frames; one that gives none is answered at once."""
         captions = self._spec.captions
-        with SourceCopies(trusted=self._spec.trusted) as copies:
+        with SourceCopies(self._spec.limits, trusted=self._spec.trusted) as copies:
             for shot in shots:
                 try:
-                    frames = read_shot_frames(
-                        copies.copy(shot), crop_of(shot), num_frames=captions.frames, side=captions.side
-                    )
-                except VideoError:
-                    answers.append(ShotCaption(shot["shot_id"], "", (), "", NOT_COPIED))
+                    frames = copies.frames(shot, number=captions.frames, side=captions.side)
+                except VideoError as error:
+                    answers.append(ShotCaption(shot["shot_id"], "", (), "", reason_of(error)))
                     continue
                 facts = {name: value for name, value in shot.items() if name not in _NOT_TOLD}
                 yield CaptionRequest(shot["shot_id"], frames, facts)

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from animatediff import storage
 from animatediff.config import dump
-from animatediff.data import quarantine
+from animatediff.data import quarantine_table
 from animatediff.data.curation import scan_parts
 from animatediff.data.curation.manifest import ShotManifest
 from animatediff.data.curation.page import write_pages
@@ -95,7 +95,7 @@ def _report(config: CurateConfig, job: CurateJob, manifest: ShotManifest) -> Non
         logger.warning("no captions: name who writes them (captions.url, ...) and run the same command again")
     rate = num_bad / max(1, num_bad + manifest.num_videos)
     if rate > config.max_quarantine_rate:
-        most = quarantine.examples(read_quarantine(job.output_uri))[0]
+        most = quarantine_table.examples(read_quarantine(job.output_uri))[0]
         raise UserError(
             f"{rate:.0%} of the videos are quarantined, more than max_quarantine_rate "
             f"{config.max_quarantine_rate:.0%}: {bad}; {most}"

@@ -107,7 +107,7 @@ def _ask(config: CurateConfig, captions: CaptionConfig, job: CurateJob, pending:
     runs_models = captions.transformers is not None or captions.tags.folder is not None
     use_gpu = runs_models and wants_gpus(config.use_gpu)
     device = "cuda" if use_gpu else "cpu"
-    spec = CaptionSpec(job.output_uri, job.generation, captions, device, config.source.trusted)
+    spec = CaptionSpec(job.output_uri, job.generation, captions, config.scan, device, config.source.trusted)
     batches = {batch.batch_id: batch for batch in _batches(job, pending)}
     most = num_gpus() if use_gpu else num_cpus() if runs_models else min(_MOST_CLIENTS, num_cpus() // 2)
     number = min(len(batches), config.num_captioners or max(1, most))

@@ -17,7 +17,7 @@ from animatediff.data.ingest.plan import Planner, UnitRef
 from animatediff.data.ingest.retry import videos_with_reasons
 from animatediff.data.ingest.unredacted_uris import UnredactedUris
 from animatediff.data.manifest import FILE_NAME as MANIFEST_NAME
-from animatediff.data.quarantine import examples
+from animatediff.data.quarantine_table import examples
 from animatediff.data.shots.detectors import load_detector
 from animatediff.data.sources.collections.not_taken import NonVideoFileCounts, describe_counts
 from animatediff.data.sources.reader import read_source

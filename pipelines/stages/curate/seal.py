@@ -10,12 +10,13 @@ import pyarrow.compute as pc
 import ray
 
 from animatediff import storage
-from animatediff.data import quarantine, shards
+from animatediff.data import quarantine_table, shards
 from animatediff.data.curation import scan_parts, seal
 from animatediff.data.curation.manifest import ShotManifest, ShotShard, write_manifest
 from animatediff.data.curation.seal import ShotShardPlan, plan_shards
 from animatediff.data.curation.source_copies import SourceCopies
 from animatediff.data.ingest.seal import QUARANTINE_FILE
+from animatediff.data.shots.config import ScanLimits
 from pipelines.cluster.runtime import num_cpus
 from pipelines.settings import CurateConfig
 from pipelines.stages.curate.launch import WHAT_IS_KEPT
@@ -70,7 +71,9 @@ def _write_shards(config: CurateConfig, job: CurateJob, plans: list[ShotShardPla
         places = zip(plan.rows["video_id"].to_pylist(), plan.rows["uri"].to_pylist(), strict=True)
         uris = {video_id: job.unredacted_uris.of(video_id, uri) for video_id, uri in set(places)}
         copied_from = uris if config.store == "copy" else None
-        running.append(remote.remote(job.output_uri, plan, copied_from, metadata, trusted=config.source.trusted))
+        running.append(
+            remote.remote(job.output_uri, plan, copied_from, metadata, config.scan, trusted=config.source.trusted)
+        )
     while running:
         yield ray.get(running.popleft())
 
@@ -80,6 +83,7 @@ def _write_shard(
     plan: ShotShardPlan,
     uris: Mapping[str, str] | None,
     metadata: Mapping[str, str],
+    limits: ScanLimits,
     *,
     trusted: bool,
 ) -> ShotShard:
@@ -87,7 +91,7 @@ def _write_shard(
     storage.use_patient_retries()
     if uris is None:
         return seal.write_shard(output_uri, plan, None, metadata)
-    with SourceCopies(trusted=trusted) as copies:
+    with SourceCopies(limits, trusted=trusted) as copies:
 
         def copy_video(shot: Mapping[str, Any]) -> bytes:
             return copies.copy({**shot, "uri": uris[shot["video_id"]]})
@@ -105,7 +109,7 @@ def _publish(job: CurateJob, rows: pa.Table, all_shards: list[ShotShard]) -> Sho
         edition=job.edition,
         num_units=len(job.units),
         num_videos=pc.count_distinct(rows["video_id"]).as_py(),
-        quarantined=quarantine.count_reasons(rejections),
+        quarantined=quarantine_table.count_reasons(rejections),
         shards=all_shards,
     )
     write_manifest(job.output_uri, manifest)
@@ -117,7 +121,7 @@ def _last_rejections(job: CurateJob, rows: pa.Table) -> pa.Table:
     scanned = set(rows["video_id"].to_pylist())
     found = scan_parts.read_rejections(job.output_uri, [unit.unit_id for unit in job.units])
     last = {rejection.video_id: rejection for rejection in found if rejection.video_id not in scanned}
-    return pa.concat_tables([job.rejected_in_planning, quarantine.to_table(last.values())])
+    return pa.concat_tables([job.rejected_in_planning, quarantine_table.to_table(last.values())])
 
 
 def _delete_other_editions(output_uri: str, manifest: ShotManifest) -> None:

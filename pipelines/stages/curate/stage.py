@@ -45,6 +45,7 @@ class CaptionSpec:
     output_uri: str
     generation: int
     captions: CaptionConfig
+    limits: ScanLimits
     device: str
     trusted: bool
     """See `SourceConfig.trusted`."""

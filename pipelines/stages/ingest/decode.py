@@ -8,6 +8,7 @@ from animatediff.data.decoding.supervisor import DecodeSupervisor
 from animatediff.data.ingest.decode_unit import decode_unit
 from animatediff.data.ingest.outage import storage_works
 from animatediff.data.ingest.plan import Unit, UnitRef, read_unit
+from animatediff.data.shots.copies.supervisor import CopySupervisor
 from pipelines.cluster.stage import Stage
 from pipelines.stages.ingest.stage import DecodedWork, IngestSpec
 
@@ -20,6 +21,7 @@ class Decode(Stage[UnitRef, DecodedWork]):
     def __init__(self, spec: IngestSpec) -> None:
         self._spec = spec
         self._supervisor = DecodeSupervisor(spec.decode, spec.clips)
+        self._copies = CopySupervisor(spec.decode)
         storage.use_patient_retries()
         self._fetch_options: dict[str, Any] = {"max_bytes": spec.decode.max_mb * 1_000_000, "trusted": spec.trusted}
 
@@ -30,6 +32,7 @@ class Decode(Stage[UnitRef, DecodedWork]):
         decoded = decode_unit(
             unit,
             self._supervisor,
+            copies=self._copies,
             is_outage=self._is_outage,
             max_outage_s=None if self._spec.quarantine_unreachable else self._spec.max_outage_s,
             **self._fetch_options,

@@ -4,7 +4,7 @@ import logging
 
 from animatediff import storage
 from animatediff.config import dump
-from animatediff.data import quarantine
+from animatediff.data import quarantine_table
 from animatediff.data.ingest.seal import QUARANTINE_FILE, delete_sealed_parts, read_quarantine
 from animatediff.data.inspection.card import write_card
 from animatediff.data.manifest import Manifest
@@ -71,7 +71,7 @@ def _report(config: IngestConfig, job: IngestJob, manifest: Manifest) -> None:
     rate = num_bad / max(1, num_bad + manifest.num_videos)
     if rate > config.max_quarantine_rate:
         rows = storage.join(job.output_uri, QUARANTINE_FILE)
-        most = quarantine.examples(read_quarantine(job.output_uri))[0]
+        most = quarantine_table.examples(read_quarantine(job.output_uri))[0]
         raise UserError(
             f"{rate:.0%} of the videos are quarantined, more than max_quarantine_rate "
             f"{config.max_quarantine_rate:.0%}: {reasons} (rows in {rows}); {most}"

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from diffusers import AutoencoderKL
 
 from animatediff import storage
-from animatediff.data import quarantine
+from animatediff.data import quarantine_table
 from animatediff.data.clips.config import ClipConfig
 from animatediff.data.ingest import parts, provenance
 from animatediff.data.ingest import plan as planning
@@ -21,7 +21,7 @@ from animatediff.data.ingest.seal import LatentEncoding, read_quarantine
 from animatediff.data.ingest.unredacted_uris import UnredactedUris
 from animatediff.data.manifest import FILE_NAME as MANIFEST_NAME
 from animatediff.data.manifest import Manifest, check_shards, read_manifest
-from animatediff.data.scoring.scores import load_scorer
+from animatediff.data.scoring.scorers import load_scorer
 from animatediff.data.shards import SCHEMA_VERSION
 from animatediff.data.sources.collections.not_taken import NonVideoFileCounts, describe_counts
 from animatediff.data.sources.reader import read_source
@@ -283,7 +283,7 @@ def extend_plan(
 
 def log_left_out(rejected: pa.Table, not_taken: NonVideoFileCounts) -> None:
     """Log what of the source is no part of the plan, and why."""
-    for line in quarantine.examples(rejected):
+    for line in quarantine_table.examples(rejected):
         logger.warning("set aside: %s", line)
     if not_taken:
         logger.warning("not taken: %s", describe_counts(not_taken))

@@ -6,7 +6,7 @@ import torch
 
 from animatediff.data import columns
 from animatediff.data.ingest.decode_unit import IngestClip
-from animatediff.data.scoring.scores import load_scorer, run_scorer
+from animatediff.data.scoring.scorers import load_scorer, run_scorer
 from animatediff.errors import UserError
 from pipelines.cluster.stage import Stage
 from pipelines.stages.ingest.stage import DecodedWork, IngestSpec

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow.compute as pc
 import ray
 
-from animatediff.data import quarantine
+from animatediff.data import quarantine_table
 from animatediff.data.ingest import parts
 from animatediff.data.ingest import plan as planning
 from animatediff.data.ingest.seal import (
@@ -50,7 +50,7 @@ def seal_job(job: IngestJob, metrics: JobMetrics, *, shard_bytes: int) -> Manife
             new_shards.append(shard)
             progress.update(1)
             metrics.progress(progress.num_done, len(plans))
-    old = read_quarantine(job.output_uri) if job.sealed_manifest else quarantine.SCHEMA.empty_table()
+    old = read_quarantine(job.output_uri) if job.sealed_manifest else quarantine_table.SCHEMA.empty_table()
     rejections = merge_rejections(old, summaries, job.rejected_in_planning, _video_ids(job) if len(old) else ())
     manifest = publish(job.output_uri, len(job.units), job.sealed_manifest, new_shards, rejections, job.latent_encoding)
     delete_sealed_parts(job.output_uri, [unit.unit_id for unit in job.units])

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from animatediff import storage
 from animatediff.config import Config
-from animatediff.data import quarantine
+from animatediff.data import quarantine_table
 from animatediff.data.ingest import parts
 from animatediff.data.ingest.seal import read_quarantine
 from pipelines.outputs.file_names import INGEST_STATE_FILE
@@ -67,14 +67,14 @@ class Totals:
         summaries = parts.read_summaries(
             job.output_uri, [unit.unit_id for unit in job.unsealed_units if unit.unit_id not in pending]
         )
-        reasons = Counter(quarantine.count_reasons(job.rejected_in_planning))
+        reasons = Counter(quarantine_table.count_reasons(job.rejected_in_planning))
         num_clips = sum(sum(summary.num_clips.values()) for summary in summaries)
         for summary in summaries:
             reasons.update(str(rejection.reason) for rejection in summary.rejections)
         if job.sealed_manifest is not None:
             num_clips += job.sealed_manifest.num_clips
             rows = read_quarantine(job.output_uri)
-            of_units = quarantine.count_reasons(rows.filter(pc.not_equal(rows["unit_id"], "")))
+            of_units = quarantine_table.count_reasons(rows.filter(pc.not_equal(rows["unit_id"], "")))
             retried_reasons = {str(reason) for reason in config.retry_quarantined}
             reasons.update({reason: 0 if reason in retried_reasons else number for reason, number in of_units.items()})
         return cls(len(job.units) - len(job.pending_units), num_clips, reasons, state)

@@ -17,7 +17,7 @@ from animatediff.data.decoding.frames import FrameSelection, read_frames
 from animatediff.data.decoding.videos import probe
 from animatediff.data.manifest import check_shards, read_manifest
 from animatediff.data.quarantine import Reason, VideoError
-from animatediff.data.shots.copies.fetching import fetch_video
+from animatediff.data.shots.copies.fetching import ask_for_video
 from animatediff.data.sources.reader import read_source
 from animatediff.data.sources.spec import SourceConfig
 from animatediff.errors import UserError
@@ -68,7 +68,7 @@ def _read_source(source: SourceConfig) -> str:
     if video is None:
         raise UserError(f"{printable_uri(source.uri)} names no video")
     try:
-        fetch_video(video.uri, max_bytes=_MOST_VIDEO_BYTES, trusted=source.trusted, attempts=1)
+        ask_for_video(video.uri, max_bytes=_MOST_VIDEO_BYTES, trusted=source.trusted)
     except VideoError as error:
         if error.reason is not Reason.TOO_LARGE:  # which says that it is there
             raise UserError(f"{printable_uri(video.uri)}: {error.detail}") from error

@@ -1,6 +1,6 @@
 """One shot of a video as a file of its own: its packets as they are, or, where they do not serve, without loss."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -20,7 +20,14 @@ _CONTAINERS = ("mp4", "mov")
 """MP4 has more players, MOV more codecs (ProRes). Both can hide what lies around a shot."""
 
 
-def copy_shot(file: BinaryIO, *, start_pts: int, last_pts: int, num_frames: int | None = None) -> bytes:
+def copy_shot(
+    file: BinaryIO,
+    *,
+    start_pts: int,
+    last_pts: int,
+    num_frames: int | None = None,
+    on_encode: Callable[[float], None] = lambda length_s: None,
+) -> bytes:
     """Return a shot as an MP4 whose frame k, by `probe` and the decoders, is frame start + k of the video.
 
     It holds the video stream alone: packets as the source has them, from the key frame before the shot on, and an edit
@@ -36,13 +43,16 @@ def copy_shot(file: BinaryIO, *, start_pts: int, last_pts: int, num_frames: int 
             number among the frames that decode.
         last_pts: timestamp of its last frame.
         num_frames: how many it has, where the caller knows it.
+        on_encode: told the video's seconds, all of which may have to be decoded, before frames are encoded anew.
 
     Raises:
         VideoError: no such frames, or as many, can be had from the video; or what `file` raises.
         MemoryError: there is no memory for its packets.
     """
     with _errors_named():
-        copy = _copy_packets(file, start_pts, last_pts) or encode_lossless(file, start_pts, last_pts)
+        copy = _copy_packets(file, start_pts, last_pts) or encode_lossless(
+            file, start_pts, last_pts, on_encode=on_encode
+        )
     if num_frames is not None and num_frames != (found := len(_shown_pts(copy))):
         detail = f"{found} frames are shown from {start_pts} to {last_pts}, and {num_frames} are expected"
         raise VideoError("decode", Reason.DECODE_ERROR, detail)

@@ -1,7 +1,7 @@
 """The frames of a shot encoded anew, without loss: for what no packets can be taken of."""
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from itertools import chain, islice
 from typing import Any, BinaryIO, NamedTuple
@@ -42,8 +42,10 @@ class _Source(NamedTuple):
     tick_s: Fraction
 
 
-def encode_lossless(file: BinaryIO, start_pts: int, last_pts: int) -> bytes:
-    """Return the frames from one timestamp to another as FFV1 in MP4, the first at time 0.
+def encode_lossless(
+    file: BinaryIO, start_pts: int, last_pts: int, *, on_encode: Callable[[float], None] = lambda length_s: None
+) -> bytes:
+    """Return the frames from one timestamp to another as FFV1 in MP4, the first at time 0; see `copy_shot`.
 
     Raises:
         VideoError: they cannot be decoded.
@@ -51,6 +53,7 @@ def encode_lossless(file: BinaryIO, start_pts: int, last_pts: int) -> bytes:
     """
     with open_before(file, start_pts, None) as (container, stream):
         are_untimed = _is_untimed(container, stream)
+        on_encode((container.duration or 0) / av.time_base)
     for seek_s in () if are_untimed else SEEKS_S:
         if copy := _copy(file, start_pts, last_pts, seek_s=seek_s, times=None):
             return copy

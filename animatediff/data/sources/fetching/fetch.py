@@ -1,16 +1,13 @@
 """The bytes of one video, from wherever a source says it lies."""
 
-import pyarrow as pa
-
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.sources.fetching.attempts import ATTEMPTS, attempt
 from animatediff.data.sources.fetching.http import get, too_large
 from animatediff.data.sources.fetching.local import local_path, open_regular, read_range, size_of
-from animatediff.data.sources.fetching.parquet_cells import read_cell
 from animatediff.data.sources.fetching.reach import is_web, parse_unchained
 from animatediff.data.sources.fetching.spellings import open_local
 from animatediff.data.sources.fetching.stores import find_stored, stored_file
-from animatediff.data.sources.uris import ParquetCell, TarMember, describe
+from animatediff.data.sources.uris import ParquetCell, TarMember
 from animatediff.uris import printable_uri
 
 
@@ -89,13 +86,10 @@ def whole(data: bytes, size: int) -> bytes:
 
 
 def _read_parquet(part: ParquetCell, max_bytes: int) -> bytes:
-    try:
-        data = read_cell(part)
-    except IndexError as error:
-        raise VideoError("fetch", Reason.NOT_FOUND, f"there is no row at {printable_uri(str(part))}") from error
-    except pa.ArrowInvalid as error:
-        detail = f"{printable_uri(part.uri)} is damaged: {describe(error)}"
-        raise VideoError("fetch", Reason.TRUNCATED, detail) from error
+    # Here, because processes that decode fetch files, and pyarrow takes each 35 MB.
+    from animatediff.data.sources.fetching.parquet_cells import read_cell
+
+    data = read_cell(part)
     if data is None:
         raise VideoError("fetch", Reason.NOT_FOUND, f"there is no video, but a null, at {printable_uri(str(part))}")
     if len(data) > max_bytes:

@@ -8,8 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from animatediff import storage
+from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.sources.fetching.local import local_path, open_regular
-from animatediff.data.sources.uris import ParquetCell
+from animatediff.data.sources.uris import ParquetCell, describe
+from animatediff.uris import printable_uri
 
 _BUFFER_BYTES = 1 << 20
 _KEPT_ROWS = 16
@@ -85,8 +87,8 @@ def read_cell(cell: ParquetCell) -> bytes | None:
     The process keeps its place in the row group, so that the next row costs no second reading of those before it.
 
     Raises:
-        IndexError: the file has no such row (it was replaced since it was planned).
-        pyarrow.ArrowInvalid: the file is damaged.
+        VideoError: NOT_FOUND, where the file has no such row (it was replaced since it was planned), and TRUNCATED,
+            where it is damaged.
         Exception: whatever the storage raises.
     """
     global _cursor  # noqa: PLW0603
@@ -96,8 +98,14 @@ def read_cell(cell: ParquetCell) -> bytes | None:
                 _forget()
                 _cursor = _Cursor(cell)
             return _cursor.value(cell.row)
-        except Exception:
+        except Exception as error:
             _forget()  # its place is lost
+            if isinstance(error, IndexError):
+                detail = f"there is no row at {printable_uri(str(cell))}"
+                raise VideoError("fetch", Reason.NOT_FOUND, detail) from error
+            if isinstance(error, pa.ArrowInvalid):
+                detail = f"{printable_uri(cell.uri)} is damaged: {describe(error)}"
+                raise VideoError("fetch", Reason.TRUNCATED, detail) from error
             raise
 
 

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from animatediff.commands import main
-from animatediff.data import quarantine, shards
+from animatediff.data import quarantine_table, shards
 from animatediff.data.curation import page, scan_parts
 from animatediff.data.curation.caption_parts import ShotCaption
 from animatediff.data.curation.manifest import ShotManifest, find_manifest, write_manifest
@@ -49,7 +49,7 @@ def collection(tmp_path):
     rows = with_captions(rows, answers)
     plans = list(plan_shards(rows, edition=0, first_index=0, shard_bytes=2000))
     written = [write_shard(str(tmp_path), plan, copy_video, {"dataset_key": "key"}) for plan in plans]
-    rejections = quarantine.to_table([])
+    rejections = quarantine_table.to_table([])
     (tmp_path / "quarantine.parquet").write_bytes(shards.to_parquet(rejections, {}))
     manifest = ShotManifest(
         dataset_key="key",

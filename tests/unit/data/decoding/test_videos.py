@@ -89,8 +89,9 @@ def test_a_cover_picture_is_no_video():
         (mp4()[: len(mp4()) // 2], Reason.TRUNCATED),  # the index at the front, frames missing
         (encode(gradient_frames(24), codec="libx264")[:-200], Reason.TRUNCATED),  # the index at the end, missing
         (mp4()[:-1], Reason.TRUNCATED),
+        (encode(gradient_frames(2), codec="libx264", container="matroska")[:300], Reason.TRUNCATED),
     ],
-    ids=["empty", "html", "audio", "half", "no index", "one byte"],
+    ids=["empty", "html", "audio", "half", "no index", "one byte", "header of Matroska"],
 )
 def test_unusable_files_have_a_reason(data, reason):
     assert rejected(data).reason is reason

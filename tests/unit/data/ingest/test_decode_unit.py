@@ -7,13 +7,16 @@ from animatediff.data.decoding.supervisor import DecodeConfig, DecodeSupervisor
 from animatediff.data.ingest import decode_unit as units
 from animatediff.data.ingest.plan import Unit
 from animatediff.data.quarantine import Reason, VideoError
+from animatediff.data.shots.copies.supervisor import CopySupervisor
 from animatediff.data.sources.spec import SourceVideo
 from animatediff.errors import UserError
 from tests.fake_decoders import Segfault
+from tests.faulty_copies import SWELL
 from tests.support import bar_position, encode, gradient_frames, mp4
 
 CLIPS = ClipConfig(num_frames=4, stride=2, height=32, width=48, windows_per_video=2)
 DECODE = DecodeConfig(decoders=("tests.fake_decoders:Segfault",))
+COPIES = CopySupervisor(DECODE)  # has no process until a shot is wanted
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,7 @@ def make_unit(folder, contents):
 
 
 def decode(unit, supervisor, max_bytes=10_000_000):
-    return units.decode_unit(unit, supervisor, max_bytes=max_bytes)
+    return units.decode_unit(unit, supervisor, copies=COPIES, max_bytes=max_bytes)
 
 
 def test_every_video_ends_as_clips_or_as_one_rejection(tmp_path, supervisor):
@@ -67,10 +70,10 @@ def test_one_failing_fetch_is_a_row_but_an_outage_is_not(tmp_path, supervisor, m
     real = units.fetch_video
 
     def failing(names):
-        def fetch(uri, *, max_bytes, trusted):
+        def fetch(uri, **bounds):
             if uri.endswith(names):
                 raise VideoError("fetch", Reason.FETCH_ERROR, "503")
-            return real(uri, max_bytes=max_bytes)
+            return real(uri, **bounds)
 
         return fetch
 
@@ -81,7 +84,9 @@ def test_one_failing_fetch_is_a_row_but_an_outage_is_not(tmp_path, supervisor, m
     with pytest.raises(UserError, match="no video of unit u can be fetched, nor others .*, is the storage down"):
         decode(unit, supervisor)
     asked = []
-    result = units.decode_unit(unit, supervisor, max_bytes=10_000_000, is_outage=lambda unit: bool(asked.append(unit)))
+    result = units.decode_unit(
+        unit, supervisor, copies=COPIES, max_bytes=10_000_000, is_outage=lambda unit: bool(asked.append(unit))
+    )
     assert asked == [unit]
     assert [r.reason for r in result.rejections] == [Reason.FETCH_ERROR] * 2
 
@@ -99,19 +104,21 @@ def test_a_store_that_is_away_for_a_while_costs_no_video(tmp_path, supervisor, m
         return real(uri, **bounds)
 
     def is_outage(unit):
-        return units._Fetching(10_000_000, False).fetch(unit.videos[0].uri).error is not None
+        return units._Fetching(10_000_000, False, COPIES).fetch(unit.videos[0].uri).error is not None
 
     monkeypatch.setattr(units, "fetch_video", fetch)
     monkeypatch.setattr(units, "_LOOK_AGAIN_S", 0.01)
     monkeypatch.setattr(units, "_FETCHED_AHEAD", 1)
-    undisturbed = units.decode_unit(unit, supervisor, max_bytes=10_000_000, is_outage=is_outage, max_outage_s=60)
+    undisturbed = units.decode_unit(
+        unit, supervisor, copies=COPIES, max_bytes=10_000_000, is_outage=is_outage, max_outage_s=60
+    )
     assert undisturbed.rejections == []
     assert [clip.clip_id for clip in undisturbed.clips] == ["one-0", "one-1", "two-0", "two-1", "three-0", "three-1"]
     assert len(calls) > 6
 
     calls.clear()
     with pytest.raises(UserError, match="video of unit u can be fetched, nor others beside them"):
-        units.decode_unit(unit, supervisor, max_bytes=10_000_000, is_outage=is_outage)
+        units.decode_unit(unit, supervisor, copies=COPIES, max_bytes=10_000_000, is_outage=is_outage)
 
 
 def test_a_video_that_never_comes_costs_no_other_and_no_waiting(tmp_path, supervisor, monkeypatch):
@@ -125,7 +132,7 @@ def test_a_video_that_never_comes_costs_no_other_and_no_waiting(tmp_path, superv
         return real(uri, **bounds)
 
     monkeypatch.setattr(units, "fetch_video", fetch)
-    result = units.decode_unit(unit, supervisor, max_bytes=10_000_000, max_outage_s=600)
+    result = units.decode_unit(unit, supervisor, copies=COPIES, max_bytes=10_000_000, max_outage_s=600)
     assert [(r.video_id, r.reason) for r in result.rejections] == [
         ("bad", Reason.FETCH_ERROR),
         ("gone", Reason.NOT_FOUND),
@@ -144,11 +151,11 @@ def test_a_store_that_is_gone_for_good_puts_its_videos_aside(tmp_path, superviso
         return real(uri, **bounds)
 
     monkeypatch.setattr(units, "fetch_video", fetch)
-    result = units.decode_unit(unit, supervisor, max_bytes=10_000_000, max_outage_s=None)
+    result = units.decode_unit(unit, supervisor, copies=COPIES, max_bytes=10_000_000, max_outage_s=None)
     assert [r.video_id for r in result.rejections] == ["away"]
     # Another store of the same unit works, which says nothing about this one.
     with pytest.raises(UserError, match="not every video of unit u can be fetched"):
-        units.decode_unit(unit, supervisor, max_bytes=10_000_000, is_outage=lambda unit: True)
+        units.decode_unit(unit, supervisor, copies=COPIES, max_bytes=10_000_000, is_outage=lambda unit: True)
 
 
 def test_secrets_of_an_address_stay_out_of_the_quarantine(supervisor):
@@ -175,3 +182,19 @@ def test_videos_are_fetched_ahead_but_never_all(tmp_path, supervisor, monkeypatc
     result = decode(unit, supervisor)
     assert [clip.video.video_id for clip in result.clips[::2]] == [f"v{i}" for i in range(20)]
     assert 1 <= max(most) <= 5
+
+
+def test_a_shot_that_takes_all_memory_is_a_row(tmp_path, supervisor, monkeypatch):
+    monkeypatch.setenv("FAULTS_LOG", str(tmp_path / "faults"))
+    (tmp_path / "film.mp4").write_bytes(mp4(40))
+    shots = [f"{tmp_path / 'film.mp4'}#pts={start},{start}" for start in (SWELL, 0)]
+    uris = [shots[0], str(tmp_path / "film.mp4"), shots[1]]
+    unit = Unit(0, "u", tuple(SourceVideo(f"v{i}", uri, "a bar") for i, uri in enumerate(uris)))
+    with CopySupervisor(DecodeConfig(memory_mb=256)) as copies:
+        copies._module = "tests.faulty_copies"
+        result = units.decode_unit(unit, supervisor, copies=copies, max_bytes=10_000_000)
+    assert [clip.clip_id for clip in result.clips] == ["v1-0", "v1-1"]
+    assert [(r.video_id, r.stage, r.reason, r.attempts) for r in result.rejections] == [
+        ("v0", "decode", Reason.OUT_OF_MEMORY, 1),
+        ("v2", "probe", Reason.TOO_SHORT, 1),
+    ]

@@ -8,7 +8,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from animatediff.data.scoring.scores import PRESETS, SCORE_COLUMNS, load_scorer, run_scorer, score
+from animatediff.data.scoring.columns import PRESETS, SCORE_COLUMNS
+from animatediff.data.scoring.scorers import load_scorer, run_scorer
+from animatediff.data.scoring.scores import score
 from animatediff.data.where import parse
 from animatediff.errors import UserError
 from animatediff.sprites.scenes.drawing import render

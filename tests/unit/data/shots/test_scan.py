@@ -8,7 +8,7 @@ from PIL import Image
 from animatediff.data.decoding import videos
 from animatediff.data.decoding.stream import stream_frames
 from animatediff.data.quarantine import Reason, VideoError
-from animatediff.data.scoring.scores import SCORE_COLUMNS
+from animatediff.data.scoring.columns import SCORE_COLUMNS
 from animatediff.data.shots.config import ShotConfig
 from animatediff.data.shots.hashes import NUM_MOMENTS, NUM_WORDS
 from animatediff.data.shots.scan import scan_video

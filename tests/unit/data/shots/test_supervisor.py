@@ -113,7 +113,7 @@ def test_a_detector_that_cannot_be_loaded_is_the_users_to_mend(video):
 def test_the_scanning_process_loads_no_heavy_library():
     code = (
         "import sys, animatediff.data.shots.child\n"
-        "print({'torch', 'ray', 'diffusers', 'transformers', 'mlflow', 'cv2'} & set(sys.modules))"
+        "print({'torch', 'ray', 'diffusers', 'transformers', 'mlflow', 'cv2', 'pyarrow'} & set(sys.modules))"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "set()"

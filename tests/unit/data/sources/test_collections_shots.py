@@ -10,10 +10,12 @@ from animatediff.data.clips.crop_box import CropBox
 from animatediff.data.decoding.cut import cut_clips
 from animatediff.data.decoding.decoders.pyav import PyAV
 from animatediff.data.decoding.frames import FrameSelection, read_frames
+from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.decoding.videos import probe
 from animatediff.data.ingest.plan import Planner, read_plan_file, read_unit
 from animatediff.data.quarantine import Reason, VideoError
-from animatediff.data.shots.copies.fetching import fetch_video
+from animatediff.data.shots.copies.fetching import ask_for_video, fetch_video
+from animatediff.data.shots.copies.supervisor import CopySupervisor
 from animatediff.errors import UserError
 from tests.support import encode, gradient_frames
 from tests.support_collections import shot_row, write_collection
@@ -22,6 +24,12 @@ from tests.unit.data.sources.test_reader import read
 
 CLIPS = ClipConfig(num_frames=6, stride=2, height=32, width=48)
 SHOTS = [(0, 24), (31, 55), (58, 89)]
+
+
+@pytest.fixture(scope="module")
+def copies():
+    with CopySupervisor(DecodeConfig()) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +45,7 @@ def rows_of(film):
 
 
 @pytest.mark.parametrize("store", ["copy", "reference"])
-def test_selected_shots_are_ingested_as_the_same_times_of_the_source(tmp_path, film, store):
+def test_selected_shots_are_ingested_as_the_same_times_of_the_source(tmp_path, film, copies, store):
     write_collection(tmp_path / "shots", rows_of(film), store=store)
     found = read(tmp_path / "shots")
     assert [video.video_id for video in found] == [f"film.mkv@{a:09d}-{b:09d}" for a, b in [*SHOTS, (0, 9)]]
@@ -46,7 +54,7 @@ def test_selected_shots_are_ingested_as_the_same_times_of_the_source(tmp_path, f
     assert [video.fault and video.fault.reason for video in found] == [None, None, None, Reason.NO_CAPTION]
     source = film.read_bytes()
     for (first, _), video in zip(SHOTS, found, strict=False):
-        data = fetch_video(video.uri, max_bytes=10**7)
+        data = fetch_video(video.uri, max_bytes=10**7, copies=copies)
         (clip,) = cut_clips(video.video_id, data, CLIPS, [PyAV()])
         indices = first + 2 * np.arange(6)
         expected, _ = read_frames(source, probe(source), FrameSelection(indices, 32, 48), [PyAV()])
@@ -96,7 +104,7 @@ def test_the_plan_keeps_what_shots_have_and_is_as_ever_without(tmp_path, film):
     assert table.column_names[:5] == ["ordinal", "unit_id", "video_id", "uri", "caption"]
 
 
-def test_references_lead_where_rows_may(tmp_path, film):
+def test_references_lead_where_rows_may(tmp_path, film, copies):
     rows = [shot_row(film, *SHOTS[0], uri="ftp://somewhere/a.mkv"), shot_row(film, *SHOTS[1])]
     write_collection(tmp_path / "shots", rows, store="reference")
     assert [video.fault and video.fault.reason for video in read(tmp_path / "shots")] == [Reason.FETCH_REFUSED, None]
@@ -104,10 +112,14 @@ def test_references_lead_where_rows_may(tmp_path, film):
     write_collection(tmp_path / "gone", [film_is_gone], store="reference")
     (video,) = read(tmp_path / "gone")
     with pytest.raises(VideoError) as error:
-        fetch_video(video.uri, max_bytes=10**7)
+        fetch_video(video.uri, max_bytes=10**7, copies=copies)
     assert error.value.reason is Reason.NOT_FOUND
     with pytest.raises(VideoError) as error:
-        fetch_video(read(tmp_path / "shots")[1].uri, max_bytes=100)
+        ask_for_video(video.uri, max_bytes=1)
+    assert error.value.reason is Reason.NOT_FOUND
+    ask_for_video(read(tmp_path / "shots")[1].uri, max_bytes=1)
+    with pytest.raises(VideoError) as error:
+        fetch_video(read(tmp_path / "shots")[1].uri, max_bytes=100, copies=copies)
     assert error.value.reason is Reason.TOO_LARGE
 
 

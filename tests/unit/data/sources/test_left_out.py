@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from animatediff.data import quarantine
+from animatediff.data import quarantine_table
 from animatediff.data.decoding.videos import probe
 from animatediff.data.ingest import provenance
 from animatediff.data.ingest.plan import Planner
@@ -308,7 +308,7 @@ def planned(uri, **settings):
     for batch in read_source(SourceConfig(uri=str(uri), **settings)):
         planner.add(batch)
     rejected = planner.finish()
-    return planner, rejected.to_pylist(), quarantine.examples(rejected)
+    return planner, rejected.to_pylist(), quarantine_table.examples(rejected)
 
 
 @pytest.mark.parametrize(

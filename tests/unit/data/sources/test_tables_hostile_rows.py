@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from animatediff.data import quarantine
+from animatediff.data import quarantine_table
 from animatediff.data.ingest.plan import Planner
 from animatediff.data.quarantine import Reason
 from animatediff.data.sources.reader import read_source
@@ -181,7 +181,7 @@ def test_parquet_cells_cost_their_rows(tmp_path):
     _, rejected, planner = planned(tmp_path / "t.parquet")
     assert [reason for reason, _ in rejected] == [ROW, ROW, ID, CAPTION]
     assert planner.num_videos == 2
-    assert len(quarantine.examples(quarantine.SCHEMA.empty_table())) == 0
+    assert len(quarantine_table.examples(quarantine_table.SCHEMA.empty_table())) == 0
 
 
 @pytest.mark.parametrize(

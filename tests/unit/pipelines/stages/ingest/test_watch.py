@@ -2,7 +2,7 @@
 
 import pytest
 
-from animatediff.data import quarantine
+from animatediff.data import quarantine_table
 from animatediff.data.manifest import read_manifest
 from pipelines.settings import IngestConfig
 from pipelines.stages.ingest.plan import IngestJob
@@ -24,7 +24,7 @@ class Log:
 def job_of(dataset, units, done=0):
     sealed = sealed_manifest(dataset)
     first = sealed.num_units if sealed else 0
-    rejected = quarantine.SCHEMA.empty_table()
+    rejected = quarantine_table.SCHEMA.empty_table()
     return IngestJob(dataset, "base", "float32", LATENT_ENCODING, units, units[first + done :], rejected, sealed)
 
 

@@ -1,5 +1,7 @@
 """Frames of a shot, as whoever writes its caption looks at them."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from animatediff.data.clips.crop_box import CropBox
@@ -10,14 +12,23 @@ from animatediff.data.decoding.videos import probe
 _DECODERS = ("pyav",)  # which knows the timestamps of a copy that begins before its shot
 
 
-def read_shot_frames(video: bytes, crop: CropBox | None, *, num_frames: int, side: int) -> np.ndarray:
+class WantedFrames(NamedTuple):
+    """Frames of a shot that are wanted."""
+
+    number: int
+    """Of frames; a shorter shot gives all that it has."""
+    side: int
+    """Pixels of the longer side; smaller pictures stay as they are."""
+    crop: CropBox | None
+    """What is left without bars; None is the whole picture."""
+
+
+def read_shot_frames(video: bytes, wanted: WantedFrames) -> np.ndarray:
     """Return frames that lie evenly over a shot, the first and the last near its ends.
 
     Args:
         video: the shot's own video file.
-        crop: what is left without bars; None is the whole picture.
-        num_frames: how many are wanted; a shorter shot gives all that it has.
-        side: pixels of the longer side; smaller pictures stay as they are.
+        wanted: how many, and how large.
 
     Returns:
         (f h w 3) uint8 RGB.
@@ -27,12 +38,12 @@ def read_shot_frames(video: bytes, crop: CropBox | None, *, num_frames: int, sid
     """
     info = probe(video)
     total = len(info.pts)
-    number = min(num_frames, total)
+    number = min(wanted.number, total)
     # The middles of equal stretches: borders are the least typical of a shot.
     indices = np.unique(((np.arange(number) + 0.5) * total / number).astype(int))
-    box = crop or CropBox(0, 0, info.width, info.height)
-    scale = min(1.0, side / max(box.w, box.h))
+    box = wanted.crop or CropBox(0, 0, info.width, info.height)
+    scale = min(1.0, wanted.side / max(box.w, box.h))
     height, width = max(1, round(box.h * scale)), max(1, round(box.w * scale))
-    boxes = np.tile(np.array(box, float), (len(indices), 1)) if crop else None
+    boxes = np.tile(np.array(box, float), (len(indices), 1)) if wanted.crop else None
     frames, _ = read_frames(video, info, FrameSelection(indices, height, width, boxes), load_decoders(_DECODERS))
     return frames
