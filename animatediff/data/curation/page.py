@@ -30,7 +30,7 @@ FOLDER = "pages"
 _SHOWN_SCORES = ("motion", "moving", "cut", "text", "brightness", "sharpness")
 _MOST_QUARANTINED = 200
 _MOST_SHOTS = 500
-"""Of a page: their pictures are 8 MB of it, and browsers read it whole before they show the last."""
+"""Of a page: with their pictures it is 6 MB, and browsers read it whole before they show the last."""
 _SELECTED = "selected"
 """What stands in a list of reasons for shots that have none."""
 _STYLE = """
