@@ -110,7 +110,7 @@ def _enough(moments: np.ndarray, shown: np.ndarray) -> np.ndarray:
 def _move(hashes: np.ndarray) -> np.ndarray:
     """(m,) bool: whether each of a shot's moments looks different from all others."""
     average, nearest = _from_other_moments(hashes, hashes)
-    shown = hashes.any(-1)
+    shown = np.asarray(hashes.any(-1))
     return _enough(shown & (average >= _LEAST_MOVEMENT) & (nearest >= _LEAST_STEP), shown)
 
 
