@@ -80,6 +80,7 @@ bench: .venv/.installed
 	$(BIN)/python -m tests.benchmarks.bench_presets
 	$(BIN)/python -m tests.benchmarks.bench_precision
 	$(BIN)/python -m tests.benchmarks.bench_curate
+	$(BIN)/python -m tests.benchmarks.bench_repeats
 	$(BIN)/python -m tests.benchmarks.bench_shots episodes
 	$(BIN)/python -m tests.benchmarks.bench_shots speed
 

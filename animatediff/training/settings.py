@@ -223,7 +223,8 @@ class TextConfig(Config):
     `prompt_syntax: a1111`, which renders with prompts of any length."""
     shuffle_caption: bool = False
     """Put the tags of a caption into another order each time that it is trained on. Of curated shots the tags are
-    known, and what else the caption says stays where it is; else they are what stands between commas."""
+    known, and what else the caption says stays where it is; else they are what stands between commas. A sentence, with
+    its full stop, stays as it is."""
     keep_tokens: int = Field(0, ge=0)
     """Tags from the first on that are neither moved nor left out, such as a name that triggers a style."""
     caption_tag_dropout_rate: float = Field(0.0, ge=0, le=1)

@@ -20,6 +20,15 @@ _MODERATION = re.compile(
 )
 
 
+_BROKEN_OFF = ("abort", "error")
+"""What SGLang, vLLM and gateways call the end of an answer that they did not finish."""
+_THINKING_PARTS = ("thinking", "reasoning")
+_WITHOUT_THINKING = (
+    "start the server without a reasoning parser, or have it think less with captions.extra_body: "
+    "{chat_template_kwargs: {enable_thinking: false}}"
+)
+
+
 def picture_urls(frames: np.ndarray) -> list[str]:
     """Return frames, (f h w 3) uint8 RGB, as JPEGs in data URIs, which every server takes."""
     return [f"data:image/jpeg;base64,{base64.b64encode(_jpeg(frame)).decode()}" for frame in frames]
@@ -41,7 +50,8 @@ def request_body(model: str, prompt: str, pictures: Sequence[str], options: Mapp
     """Return a request that shows pictures, in order, and asks about them."""
     parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
     parts.append({"type": "text", "text": prompt})
-    return {"model": model, "messages": [{"role": "user", "content": parts}], **options}
+    # Some gateways stream unless they are told not to.
+    return {"model": model, "messages": [{"role": "user", "content": parts}], "stream": False, **options}
 
 
 class NoAnswerError(ValueError):
@@ -65,16 +75,20 @@ def read_answer(content: bytes, shot_id: str, model: str) -> Answer:
         NoAnswerError: it is cut, no JSON, has no answer in it, or tells an error.
     """
     body = _json(content)
-    error = body.get("error")
+    # An error of its own kind is the whole body, or stands in the choice that it broke off.
+    error = body if body.get("object") == "error" else body.get("error")
     if error:
-        code = error.get("code") if isinstance(error, Mapping) else None
-        status = code if isinstance(code, int) and 400 <= code < 600 else 500
-        raise NoAnswerError(status, error_message(content))
+        raise NoAnswerError(_status(error), error_message(content))
     try:
         choice = body["choices"][0]
+        if choice.get("finish_reason") in _BROKEN_OFF:
+            error = choice.get("error")
+            detail = error_message(json.dumps({"error": error}).encode()) if error else _start(content)
+            raise NoAnswerError(_status(error), f"an answer that was broken off: {detail}")
         message = choice["message"]
         text = _text(message.get("content"))
         refusal = message.get("refusal")
+        thoughts = message.get("reasoning_content") or message.get("reasoning")
     except (KeyError, IndexError, TypeError, AttributeError) as missing:
         raise NoAnswerError(500, f"a response without an answer: {_start(content)}") from missing
     usage = body.get("usage")
@@ -88,6 +102,9 @@ def read_answer(content: bytes, shot_id: str, model: str) -> Answer:
     if choice.get("finish_reason") == "content_filter" or (isinstance(refusal, str) and refusal.strip()):
         detail = _start(refusal.encode()) if isinstance(refusal, str) and refusal else "by the server's content filter"
         return Answer(shot_id, "", answer.model, reason=CaptionReason.REFUSED, detail=detail, usage=answer.usage)
+    if thoughts and not text.strip() and not answer.is_cut:
+        detail = "all that it said was taken for its thinking (reasoning_content): " + _WITHOUT_THINKING
+        return Answer(shot_id, "", answer.model, reason=CaptionReason.EMPTY, detail=detail, usage=answer.usage)
     return answer
 
 
@@ -138,10 +155,21 @@ def _json(content: bytes) -> dict[str, Any]:
 def _text(content: Any) -> str:
     """Return the text of a message, of one with parts as well; null is none."""
     if isinstance(content, list):
-        return "".join(part if isinstance(part, str) else str(part.get("text") or "") for part in content)
+        return "".join(part if isinstance(part, str) else _text_of_part(part) for part in content)
     if not isinstance(content, str | None):
         raise TypeError(content)
     return content or ""
+
+
+def _text_of_part(part: Mapping[str, Any]) -> str:
+    return "" if part.get("type") in _THINKING_PARTS else str(part.get("text") or "")
+
+
+def _status(error: Any) -> int:
+    """Return the HTTP status that an error inside a body amounts to: that of the server's own failure by default."""
+    code = error.get("code") if isinstance(error, Mapping) else None
+    code = int(code) if isinstance(code, str) and code.isdecimal() else code
+    return code if isinstance(code, int) and 400 <= code < 600 else 500
 
 
 def _start(content: bytes) -> str:

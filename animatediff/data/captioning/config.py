@@ -124,6 +124,9 @@ class CaptionConfig(Config):
         names = names_in(self.text)
         if "caption" in names and not self._sources():
             raise ValueError("template names {caption}, which nobody writes: name one of url, transformers, function")
+        if "caption" not in names and self.is_by_a_model:
+            writer = self._sources()[0]
+            raise ValueError(f"{{caption}} is left out of template, and {writer} would write it for nothing: name it")
         if "tags" in names and self.tags.folder is None and self.function is None:
             raise ValueError("template names {tags}, which nobody gives: name tags.folder")
         return self

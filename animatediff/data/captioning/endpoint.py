@@ -1,6 +1,7 @@
 """Captions by a server that speaks OpenAI's chat completions: vLLM, SGLang, and hosted ones."""
 
 import asyncio
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -24,6 +25,8 @@ from animatediff.data.captioning.server import (
 )
 from animatediff.errors import UserError
 
+_log = logging.getLogger(__name__)
+
 _GRACE_S = 5.0
 """For requests that are being answered while another finds that the server is of no use."""
 _MOST_NAMES = 10
@@ -31,6 +34,9 @@ _NO_SUCH_PLACE = frozenset({404, 405, 410})
 _BAD_REQUEST = frozenset({400, 413, 422})
 _UNSUPPORTED = re.compile(r"support|unrecogni[sz]ed|unknown|unexpected|not permitted|extra", re.IGNORECASE)
 _TOO_LARGE = re.compile(r"context length|too (?:large|long|many)|exceed|at most \d+ (?:image|picture)", re.IGNORECASE)
+_NO_MODEL = re.compile(
+    r"model\b.{0,200}?\b(?:not exist|not found|not available|unknown)|(?:unknown|invalid|no such) model", re.I
+)
 _MOST_PICTURES = re.compile(r"at most (\d+) (?:image|picture)", re.IGNORECASE)
 
 
@@ -102,11 +108,15 @@ class EndpointModel:
             except RejectedError as error:
                 if self._model:  # it is there; some list nothing
                     return
-                raise self._server.error(f"lists no models ({error})", "name one in captions.model") from error
+                remedy = "its address usually ends with /v1; of a server without a list, name one in captions.model"
+                raise self._server.error(f"lists no models ({error})", remedy) from error
             except GivenUpError as error:
                 raise self._server.error(f"does not answer ({error})", "start it, or mend the address") from error
         if not models:
             raise self._server.error("serves no model", "start it with one")
+        if self._model and self._model not in models:
+            told = _listed(models)
+            _log.warning("%s lists no model %s; it has %s (captions.model)", self._server.name, self._model, told)
         self._model = self._model or models[0]
 
     async def _models(self, session: aiohttp.ClientSession) -> list[str]:
@@ -129,7 +139,7 @@ class EndpointModel:
             except GivenUpError as error:
                 answer = self._no_answer(shot_id, CaptionReason.FAILED, error)
             except RejectedError as error:
-                if error.status in _NO_SUCH_PLACE:
+                if error.status in _NO_SUCH_PLACE or self._is_of_the_model(error):
                     raise await self._wrong_address(session, error) from error
                 if self._can_ask_otherwise(error, options):
                     continue
@@ -154,6 +164,10 @@ class EndpointModel:
 
     def _no_answer(self, shot_id: str, reason: CaptionReason, error: Exception) -> Answer:
         return Answer(shot_id, "", self._model, reason=reason, detail=f"{self._server.name}: {error}")
+
+    def _is_of_the_model(self, error: RejectedError) -> bool:
+        """Whether a request was refused for the model's name: gateways say so with other statuses than 404."""
+        return error.status in _BAD_REQUEST and self._model in error.message and bool(_NO_MODEL.search(error.message))
 
     def _can_ask_otherwise(self, error: RejectedError, options: dict[str, Any]) -> bool:
         """Whether a request whose options were refused may be sent with others; leaves out what is not known."""
@@ -185,10 +199,13 @@ class EndpointModel:
             models = []
         if not models:
             return self._server.error(f"has no chat completions ({error})", "its address usually ends with /v1")
-        told = ", ".join(models[:_MOST_NAMES]) + (", ..." if len(models) > _MOST_NAMES else "")
         return self._server.error(
-            f"has no model {self._model} ({error})", f"name one of its own in captions.model: {told}"
+            f"has no model {self._model} ({error})", f"name one of its own in captions.model: {_listed(models)}"
         )
+
+
+def _listed(models: list[str]) -> str:
+    return ", ".join(models[:_MOST_NAMES]) + (", ..." if len(models) > _MOST_NAMES else "")
 
 
 class _Reading:

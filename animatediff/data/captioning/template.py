@@ -4,10 +4,11 @@ import re
 from collections.abc import Sequence
 
 _FIELD = re.compile(r"\{(?P<name>[^{}:]*)(?::(?P<most>[^{}]*))?\}")
-_NOTHING = "\0"
+_NOTHING, _CAPTION_END = "\0", "\1"
 # What separates a field that is empty from its neighbours goes with it.
-_NOTHING_AND_AFTER = re.compile(rf"{_NOTHING}[\s,;:|]*")
+_NOTHING_AND_AFTER = re.compile(rf"{_NOTHING}[\s,;:|.]*")
 _BEFORE_NOTHING_AT_END = re.compile(rf"[\s,;:|]*{_NOTHING}[\s,;:|]*$")
+_STOPS_BEFORE_ANOTHER = re.compile(rf"[\s,;.]*{_CAPTION_END}(?=\s*[,;.])")
 
 
 def check_template(template: str) -> None:
@@ -35,19 +36,22 @@ def names_in(template: str) -> set[str]:
 
 
 def fill_template(template: str, caption: str, tags: Sequence[str]) -> str:
-    """Return the text of a shot; a field that is empty leaves no separator behind.
+    """Return the text of a shot, empty where no field has a value; one that is empty leaves no separator behind.
 
     Args:
         template: one that `check_template` takes.
-        caption: one sentence or more, empty for none. Its full stop goes where a comma follows.
-        tags: the most important first.
+        caption: one sentence or more, empty for none. Its full stop goes where a comma or another one follows.
+        tags: the most important first; those without a word count for nothing.
     """
+    said = [tag.strip() for tag in tags if tag.strip()]
 
     def value(field: re.Match[str]) -> str:
         if field["name"] == "tags":
-            return ", ".join(tags[: int(field["most"])] if field["most"] else tags) or _NOTHING
-        is_followed = template[field.end() : field.end() + 1] in (",", ";") and bool(caption)
-        return (caption.rstrip(". ") if is_followed else caption) or _NOTHING
+            return ", ".join(said[: int(field["most"])] if field["most"] else said) or _NOTHING
+        return caption + _CAPTION_END if caption else _NOTHING
 
+    if not any(value(field) != _NOTHING for field in _FIELD.finditer(template)):
+        return ""
     text = _BEFORE_NOTHING_AT_END.sub("", _FIELD.sub(value, template))
-    return _NOTHING_AND_AFTER.sub("", text).strip()
+    text = _STOPS_BEFORE_ANOTHER.sub("", _NOTHING_AND_AFTER.sub("", text))
+    return text.replace(_CAPTION_END, "").strip()

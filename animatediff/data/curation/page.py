@@ -1,13 +1,15 @@
 """Pages of a collection: an index of its videos, and for each all its shots, with pictures and what was decided.
 
-Each page is one file that needs nothing but itself.
+Each page is one file that needs nothing but itself, and a long video has several.
 """
 
 import base64
 import hashlib
 import html
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -27,6 +29,10 @@ FOLDER = "pages"
 """Below the collection's own folder."""
 _SHOWN_SCORES = ("motion", "moving", "cut", "text", "brightness", "sharpness")
 _MOST_QUARANTINED = 200
+_MOST_SHOTS = 500
+"""Of a page: with their pictures it is 6 MB, and browsers read it whole before they show the last."""
+_SELECTED = "selected"
+"""What stands in a list of reasons for shots that have none."""
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --dim: #888; --bad: #c0392b; --good: #2e8b57; }
 body { margin: 0 auto; max-width: 1180px; padding: 16px; font: 14px/1.45 system-ui, "Segoe UI", sans-serif; }
@@ -35,7 +41,8 @@ table { border-collapse: collapse; width: 100%; } th { text-align: left; color: 
 td, th { padding: 6px 8px; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .shot { display: grid; grid-template-columns: 500px 1fr; gap: 14px; padding: 10px 0; }
-.shot { border-bottom: 1px solid var(--line); }
+.shot { border-bottom: 1px solid var(--line); content-visibility: auto; contain-intrinsic-size: auto 110px; }
+.shot[hidden] { display: none; } .filter { position: sticky; top: 0; padding: 6px 0; background: Canvas; z-index: 1; }
 .shot img { width: 160px; height: auto; margin-right: 4px; vertical-align: top; background: #0002; }
 .left-out { opacity: .55; } .dim { color: var(--dim); font-size: 12px; font-variant-numeric: tabular-nums; }
 .reason { color: var(--bad); font-weight: 600; } .caption { overflow-wrap: anywhere; }
@@ -44,13 +51,19 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .wipe { background: #7a4fa3; }
 .start, .end { background: #2e8b57; } .split { background: #b8860b; }
 .tag { border: 1px solid var(--line); border-radius: 4px; padding: 0 5px; margin-right: 4px; font-size: 12px; }
-.filter { margin: 8px 0; } .only-selected .left-out { display: none; }
 @media (max-width: 900px) { .shot { grid-template-columns: 1fr; } .shot img { width: 30%; } }
 """
-_ONLY_SELECTED = (
-    '<label class="filter"><input type="checkbox" '
-    "onchange=\"document.body.classList.toggle('only-selected', this.checked)\"> only selected shots</label>"
-)
+_SCRIPT = """
+const shots = [...document.querySelectorAll(".shot")], show = document.querySelector("#show");
+const order = document.querySelector("#order"), places = new Map(shots.map((shot, place) => [shot, place]));
+show.onchange = () => shots.forEach(shot => { shot.hidden = show.value && shot.dataset.reason !== show.value; });
+order.onchange = () => {
+  const key = shot => order.value === "reason" ? shot.dataset.reason : -(shot.dataset[order.value] ?? -Infinity);
+  const compare = (a, b) => a < b ? -1 : a > b ? 1 : 0;
+  const sorted = [...shots].sort((a, b) => (order.value && compare(key(a), key(b))) || places.get(a) - places.get(b));
+  document.querySelector("#shots").append(...sorted);
+};
+"""
 
 
 def write_pages(collection_uri: str, manifest: ShotManifest, source_uri: str) -> None:
@@ -65,14 +78,21 @@ def write_pages(collection_uri: str, manifest: ShotManifest, source_uri: str) ->
         UserError: a shard or a part cannot be read, or the storage cannot be written to.
     """
     rows = read_rows(collection_uri, [shard.path for shard in manifest.shards])
+    repeated = set(rows["repeats"].to_pylist())
+    page_of: dict[str, str] = {}
+    """Of shots that others repeat, which come after them."""
     lines: list[str] = []
     pages: set[str] = set()
     for video in _videos(rows):
-        name = _page_name(video["video_id"][0].as_py())
-        pages.add(name)
-        lines.append(_index_row(video, name))
+        names = _page_names(video)
+        pages.update(names)
+        lines.append(_index_row(video, names[0]))
         previews = _previews(collection_uri, video)
-        storage.write_bytes(storage.join(collection_uri, FOLDER, name), _video_page(video, previews).encode())
+        for number, name in enumerate(names):
+            shots = video.slice(number * _MOST_SHOTS, _MOST_SHOTS)
+            page_of |= {shot_id: name for shot_id in shots["shot_id"].to_pylist() if shot_id in repeated}
+            content = _video_page(shots, previews, page_of, names, name)
+            storage.write_bytes(storage.join(collection_uri, FOLDER, name), content.encode())
     quarantine = read_quarantine(collection_uri).slice(0, _MOST_QUARANTINED).to_pylist()
     index = _index(manifest, source_uri, lines, quarantine)
     storage.write_bytes(storage.join(collection_uri, INDEX), index.encode())
@@ -90,9 +110,12 @@ def _videos(rows: pa.Table) -> Iterator[pa.Table]:
             start = end
 
 
-def _page_name(video_id: str) -> str:
+def _page_names(video: pa.Table) -> list[str]:
+    video_id = video["video_id"][0].as_py()
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", video_id).strip(".-")[-60:]
-    return f"{readable}-{hashlib.sha256(video_id.encode()).hexdigest()[:8]}.html"
+    name = f"{readable}-{hashlib.sha256(video_id.encode()).hexdigest()[:8]}"
+    others = range(2, math.ceil(len(video) / _MOST_SHOTS) + 1)
+    return [f"{name}.html", *(f"{name}-{number}.html" for number in others)]
 
 
 def _previews(collection_uri: str, video: pa.Table) -> Mapping[str, list[bytes]]:
@@ -142,28 +165,57 @@ def _index(manifest: ShotManifest, source_uri: str, lines: list[str], quarantine
     return _page(f"Shots of {source_uri}", body)
 
 
-def _video_page(video: pa.Table, previews: Mapping[str, list[bytes]]) -> str:
-    video_id = video["video_id"][0].as_py()
-    shots = [_shot(row, previews.get(row["shot_id"], [])) for row in video.drop_columns(["phashes"]).to_pylist()]
-    head = f'<p><a href="../{INDEX}">all videos</a></p><h1>{html.escape(video_id)}</h1>{_ONLY_SELECTED}'
-    return _page(video_id, head + "".join(shots))
+def _video_page(
+    shots: pa.Table, previews: Mapping[str, list[bytes]], page_of: Mapping[str, str], names: Sequence[str], name: str
+) -> str:
+    video_id = shots["video_id"][0].as_py()
+    rows = shots.drop_columns(["phashes"]).to_pylist()
+    body = "".join(_shot(row, previews.get(row["shot_id"], []), page_of) for row in rows)
+    pager = _pager(names, name)
+    head = f'<p><a href="../{INDEX}">all videos</a></p><h1>{html.escape(video_id)}</h1>{pager}{_filter(rows)}'
+    return _page(video_id, f'{head}<div id="shots">{body}</div>{pager}<script>{_SCRIPT}</script>')
 
 
-def _shot(row: dict[str, Any], pictures: list[bytes]) -> str:
+def _pager(names: Sequence[str], name: str) -> str:
+    """Return links to a video's pages, of which `name` is shown; nothing where it is the only one."""
+    links = [
+        f"<b>{number}</b>" if each == name else f'<a href="{html.escape(each)}">{number}</a>'
+        for number, each in enumerate(names, 1)
+    ]
+    return f"<p>page {' '.join(links)}</p>" if len(links) > 1 else ""
+
+
+def _filter(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the choices of what is shown of a page, and in which order."""
+    counts = Counter(row["reason"] or _SELECTED for row in rows)
+    by_reason = "".join(
+        f'<option value="{reason}">{number} {reason}</option>' for reason, number in counts.most_common()
+    )
+    by_score = "".join(f"<option>{name}</option>" for name in ("reason", *_SHOWN_SCORES))
+    return (
+        f'<div class="filter">show <select id="show"><option value="">all {len(rows)}</option>{by_reason}</select> '
+        f'by <select id="order"><option value="">time</option>{by_score}</select></div>'
+    )
+
+
+def _shot(row: dict[str, Any], pictures: list[bytes], page_of: Mapping[str, str]) -> str:
     images = "".join(
         f'<img loading="lazy" alt="" src="data:image/jpeg;base64,{base64.b64encode(picture).decode()}">'
         for picture in pictures
     )
-    scores = " ".join(f"{name} {row[name]:.3f}" for name in _SHOWN_SCORES if row[name] is not None)
+    known = {name: f"{row[name]:.3f}" for name in _SHOWN_SCORES if row[name] is not None}
+    scores = " ".join(f"{name} {value}" for name, value in known.items())
+    data = "".join(f' data-{name}="{value}"' for name, value in known.items())
     borders = (
         f'<span class="border {row["border_before"]}">{row["border_before"]}</span> to '
         f'<span class="border {row["border_after"]}">{row["border_after"]}</span>'
     )
-    repeats = f" of {_link(row['repeats'])}" if row["repeats"] else ""
+    repeats = f" of {_link(row['repeats'], page_of)}" if row["repeats"] else ""
     reason = f'<div><span class="reason">{html.escape(row["reason"])}</span>{repeats}</div>' if row["reason"] else ""
     tags = "".join(f'<span class="tag">{html.escape(tag)}</span>' for tag in row["tags"] or ())
     return (
-        f'<div class="shot{"" if row["selected"] else " left-out"}" id="{html.escape(row["shot_id"])}">'
+        f'<div class="shot{"" if row["selected"] else " left-out"}" id="{html.escape(row["shot_id"])}" '
+        f'data-reason="{html.escape(row["reason"] or _SELECTED)}"{data}>'
         f"<div>{images}</div><div>{reason}"
         f'<div class="caption">{html.escape(row["caption"] or "")}</div><div>{tags}</div>'
         f"<div>{borders}</div>"
@@ -172,8 +224,8 @@ def _shot(row: dict[str, Any], pictures: list[bytes]) -> str:
     )
 
 
-def _link(shot_id: str) -> str:
-    page = _page_name(shot_id.rpartition("@")[0])
+def _link(shot_id: str, page_of: Mapping[str, str]) -> str:
+    page = page_of.get(shot_id, "")
     return f'<a class="dim" href="{html.escape(page)}#{quote(shot_id)}">{html.escape(shot_id)}</a>'
 
 

@@ -24,7 +24,7 @@ REASONS = {
     "static": "nothing moves in it",
     "where": "outside of what is selected",
     "text": "a title or credits",
-    "repeat": "it repeats a shot of an earlier video",
+    "repeat": "it repeats an earlier shot",
     "cap": "its video has given enough",
 }
 """Why a shot is not taken, in the order in which it is asked: each shot has the first that holds."""
@@ -73,7 +73,8 @@ class SelectConfig(Config):
     max_text: float = Field(0.5, ge=0, le=1)
     """Shots with as much written or more are left out: titles and credits from 0.5. 1 takes all but pure writing."""
     drop_repeats: bool = True
-    """Take what is in several videos once: openings, endings, recaps."""
+    """Take once what is there several times: openings, endings, recaps, and footage that one video shows twice, unless
+    hardly anything moves in it."""
     max_shots_per_video: int | None = Field(None, ge=1)
     """Most shots of one video, spread over it."""
     max_s_per_video: float | None = Field(None, gt=0)

@@ -11,6 +11,7 @@ from animatediff.training.settings import TextConfig
 _SEPARATOR = ", "
 _EDGES = " ,;:|"
 """What a caption does not begin or end with once its tags are gone."""
+_SENTENCE_ENDS = (".", "!", "?", "\u2026", "\u3002")
 _OF_TAGS = 1
 """Tells these draws from those of the same clip's noise."""
 
@@ -33,7 +34,8 @@ def vary_captions(
 
     Args:
         captions: one a clip.
-        tags: of each clip; where there are none, they are what stands between the caption's commas.
+        tags: of each clip; where there are none, they are what stands between the commas of a caption that is no
+            sentence: such a one stays as it is.
         text: what is done to the tags.
         place: of the clips in the run.
     """
@@ -50,6 +52,8 @@ def vary_captions(
 def _vary(caption: str, tags: Sequence[str], text: TextConfig, generator: np.random.Generator) -> str:
     """Return a caption with the tags in it varied; one that holds none of its clip's tags stays as it is."""
     if not tags:
+        if caption.rstrip().endswith(_SENTENCE_ENDS):
+            return caption
         parts = [part.strip() for part in caption.split(",")]
         return _SEPARATOR.join(_chosen([part for part in parts if part], text, generator))
     found = _find(caption, tags)

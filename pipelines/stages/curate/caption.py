@@ -48,6 +48,7 @@ class Caption(Stage[CaptionBatch, CaptionBatchResult]):
             work.batch_id,
             len(answers) - sum(reasons.values()),
             reasons,
+            {str(result.reason): f"{result.shot_id}: {result.detail}" for result in results if result.reason},
             sum(result.usage.prompt_tokens for result in results),
             sum(result.usage.answer_tokens for result in results),
             sum(max(0, result.usage.num_tries - 1) for result in results),

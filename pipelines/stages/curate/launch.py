@@ -113,12 +113,16 @@ def _ask(config: CurateConfig, captions: CaptionConfig, job: CurateJob, pending:
     number = min(len(batches), config.num_captioners or max(1, most))
     words = PoolWords("caption worker", "num_captioners, captions.frames or captions.side", WHAT_IS_KEPT)
     total = len(pending)
+    told: set[str] = set()
     with Progress("caption", total=total, unit="shot") as progress:
 
         def record(result: CaptionBatchResult) -> str:
             watch.add_captions(result)
             progress.update(len(batches[result.batch_id].shots), refused=watch.num_refused)
             watch.progress(progress.num_done, total)
+            for reason in result.examples.keys() - told:
+                logger.warning("%s, for example %s", reason, result.examples[reason])
+            told.update(result.examples)
             return result.batch_id
 
         run_through_stages(batches, spec, {Caption: Pool(number, Caption.resources(device))}, record, words)

@@ -68,6 +68,8 @@ class CaptionBatchResult:
     num_captions: int
     reasons: dict[str, int]
     """Shots whose answer cannot be used, by reason."""
+    examples: dict[str, str]
+    """One of those shots for each reason, and what was answered, as a line."""
     prompt_tokens: int
     answer_tokens: int
     num_retries: int

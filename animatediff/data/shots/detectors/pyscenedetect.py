@@ -7,7 +7,7 @@ them. Dissolves are found by chance.
 from typing import Any
 
 import numpy as np
-from scenedetect import (  # type: ignore[import-not-found,unused-ignore]  # an optional package
+from scenedetect import (  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional
     AdaptiveDetector,
     ContentDetector,
     FrameTimecode,

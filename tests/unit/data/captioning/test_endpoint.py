@@ -64,7 +64,16 @@ def test_so_many_requests_are_read_and_waiting_as_allowed_and_no_more():
 
 
 BUSY = (error(429, "slow down"), error(429, "slow down", Retry_After="0.01"), error(503, "full", Retry_After="0"))
-FAILURES = ("hang", "reset", "cut body", "no json", "no choices", error(500, "CUDA error"), error(502, "bad gateway"))
+FAILURES = (
+    "hang",
+    "reset",
+    "cut body",
+    "no json",
+    "no choices",
+    "abort",
+    error(500, "CUDA error"),
+    error(502, "bad gateway"),
+)
 ANSWERS = {
     "refusal": CaptionReason.REFUSED,
     "refusal field": CaptionReason.REFUSED,
@@ -76,6 +85,10 @@ ANSWERS = {
     "think": None,
     "only thinking": CaptionReason.CUT,
     "parts": None,
+    "thinking parts": None,
+    "thinking beside": None,
+    "thinking alone": CaptionReason.EMPTY,
+    "cut thinking": CaptionReason.CUT,
     "repeats": CaptionReason.REPEATS,
 }
 
@@ -112,7 +125,13 @@ def test_of_a_server_that_often_fails_every_shot_has_a_caption_or_a_reason():
 
 
 @pytest.mark.parametrize(
-    "fault", [*FAILURES[1:], error(500, "no\x00body", Retry_After="soon"), (200, {"error": {"code": 503}})]
+    "fault",
+    [
+        *FAILURES[1:],
+        error(500, "no\x00body", Retry_After="soon"),
+        (200, {"error": {"code": 503}}),
+        (200, {"object": "error", "message": "out of memory", "code": "500"}),
+    ],
 )
 def test_a_shot_that_always_fails_is_given_up_and_costs_itself(fault):
     with serving(lambda number, before: fault if number == 1 else None) as served:
@@ -128,6 +147,28 @@ def test_a_server_that_does_not_answer_is_not_waited_for_without_end():
         (result,) = captions(served.url, model="mine", tries=2, timeout_s=0.2)
     assert result.reason is CaptionReason.FAILED
     assert "no answer within 0.2 s (captions.timeout_s) (2 tries)" in result.detail
+
+
+def test_errors_that_claim_success_are_those_that_they_say():
+    """SGLang's and older vLLM's own kind, a gateway's, and one that stands in the answer."""
+    busy = {"object": "error", "message": "queue full", "code": 429}
+    broken = {"choices": [{"finish_reason": "error", "error": {"code": "429", "message": "queue full"}}]}
+    faults = [(200, busy), (200, {"error": {"code": 429, "message": "queue full"}}), (200, broken)]
+    with serving(lambda number, before: faults[before] if before < 3 else None) as served:
+        (result,) = captions(served.url, tries=1)
+    assert (result.reason, result.usage.num_tries) == (None, 4)
+    refused = (200, {"object": "error", "message": "the picture is no JPEG", "code": 400})
+    with serving(lambda number, before: refused) as served:
+        (result,) = captions(served.url)
+    assert served.asked == {0: 1}
+    assert "HTTP 400: the picture is no JPEG" in result.detail
+
+
+def test_what_a_server_took_for_thinking_is_told_with_the_remedy():
+    with serving(lambda number, before: "thinking alone") as served:
+        (result,) = captions(served.url)
+    assert "without a reasoning parser" in result.detail
+    assert served.bodies[0]["stream"] is False
 
 
 def test_to_be_early_is_no_failure():
@@ -188,6 +229,8 @@ def test_a_server_that_is_not_there_is_told_of_at_once(host, model):
         (error(401, "no key"), "wants a key (HTTP 401: no key): put one into an environment variable"),
         (error(403, "not for you"), "wants a key (HTTP 403: not for you)"),
         (error(404, "The model does not exist"), f"name one of its own in captions.model: {MODEL}, other"),
+        (error(400, "Invalid model name passed in model=mine"), "has no model mine (HTTP 400: Invalid model name"),
+        (error(400, "The model `mine` does not exist."), f"name one of its own in captions.model: {MODEL}, other"),
         (
             (307, b"", {"Location": "https://elsewhere/v1?token=abcdefgh"}),
             "redirects to https://elsewhere/v1: name the",
@@ -205,7 +248,12 @@ def test_what_the_config_has_wrong_is_told_with_the_remedy(fault, told):
 
 @pytest.mark.parametrize(
     ("models", "told"),
-    [([], "serves no model"), (404, "lists no models"), (401, "wants a key"), (500, "does not answer")],
+    [
+        ([], "serves no model"),
+        (404, "lists no models .*usually ends with /v1"),
+        (401, "wants a key"),
+        (500, "does not answer"),
+    ],
 )
 def test_a_server_without_a_list_of_models(models, told):
     with serving() as served:
@@ -222,10 +270,13 @@ def test_an_address_that_is_no_chat_server():
             captions(served.url, model="mine")
 
 
-def test_a_driver_finds_the_model_before_anything_is_done():
+def test_a_driver_finds_the_model_before_anything_is_done(caplog):
     with serving() as served:
         assert endpoint.find_model(config(served.url)) == MODEL
+        assert endpoint.find_model(config(served.url, model="other")) == "other"
+        assert not caplog.records
         assert endpoint.find_model(config(served.url, model="mine")) == "mine"
+        assert f"lists no model mine; it has {MODEL}, other" in caplog.text
         served.models = 404
         assert endpoint.find_model(config(served.url, model="mine")) == "mine"
     with pytest.raises(UserError, match="start the server"):

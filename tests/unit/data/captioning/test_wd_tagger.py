@@ -144,6 +144,16 @@ def test_the_average_counts_parts_of_pixels():
     assert np.abs(square_bgr(noise, 8) - by_whole_steps).max() <= 1
 
 
+@pytest.mark.parametrize(("h", "w"), [(360, 640), (500, 449), (448, 448)])
+def test_opencv_reduces_a_picture_to_the_same(h, w):
+    cv2 = pytest.importorskip("cv2")
+    frame = np.random.default_rng(0).integers(0, 256, (h, w, 3), np.uint8)
+    pad = [((n - s) // 2, n - s - (n - s) // 2) for n, s in zip([max(h, w)] * 2, (h, w), strict=True)]
+    square = np.pad(frame, [*pad, (0, 0)], constant_values=255)[..., ::-1]
+    expected = cv2.resize(square, (448, 448), interpolation=cv2.INTER_AREA)
+    assert np.abs(square_bgr(frame, 448) - expected).max() <= 1
+
+
 def test_small_pictures_grow():
     assert square_bgr(np.full((3, 3, 3), 7, np.uint8), 8).tolist() == np.full((8, 8, 3), 7.0).tolist()
 

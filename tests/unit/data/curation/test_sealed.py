@@ -131,3 +131,24 @@ def test_the_pages_show_every_shot_and_escape_what_is_written(collection):
     assert "&lt;b&gt; episode-1@" in texts[0]
     assert "<b>" not in texts[0]
     assert texts[0].count('class="reason"') == 2
+    assert '<option value="too_short">1 too_short</option>' in texts[0]
+    assert texts[0].count('data-reason="too_short"') == 1
+    assert "page <b>" not in texts[0]
+
+
+def test_a_long_video_has_several_pages_and_repeats_are_linked_to_theirs(collection, monkeypatch):
+    monkeypatch.setattr(page, "_MOST_SHOTS", 2)
+    hashes = tuple(range(1, 16))
+    units = [
+        commit_video(collection, 1, [shot(0), shot(1), shot(2, phashes=hashes)]),
+        commit_video(collection, 2, [shot(0, phashes=hashes)]),
+    ]
+    rows = select(scan_parts.read_shots(str(collection), units), SelectConfig(where="true", max_text=1))
+    (plan,) = plan_shards(rows, edition=0, first_index=0, shard_bytes=10**9)
+    shard = write_shard(str(collection), plan, None, {})
+    page.write_pages(str(collection), find_manifest(str(collection)).model_copy(update={"shards": [shard]}), "/videos")
+    names = sorted(path.name for path in (collection / "pages").iterdir())
+    second, first, other = ((collection / "pages" / name).read_text() for name in names)
+    assert [text.count('<div class="shot') for text in (first, second, other)] == [2, 1, 1]
+    assert f'page <b>1</b> <a href="{names[0]}">2</a>' in first
+    assert f'href="{names[0]}#episode-1%40000008000-000011000"' in other

