@@ -128,7 +128,7 @@ def _opened(given: FileInField) -> TensorFile:
 
 
 def _check_family(file: TensorFile, slot: WeightsSlot, base: KnownBase | None) -> None:
-    """Refuse a file that does not belong in a slot, or to another base than that, or of no known noise schedule or steps.
+    """Refuse a file that does not belong in a slot, is for another base, or does not say readably how it is sampled.
 
     Raises:
         UserError: the line says what it is and where it belongs.

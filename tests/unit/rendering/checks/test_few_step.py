@@ -120,4 +120,5 @@ def test_a_lora_that_says_nonsense_of_its_sampling_is_told_in_one_line(files, tm
     found = check(set_by_files(catalog))
     assert found.keys() == {0}
     assert "\n" not in found[0]
-    assert lora in found[0] and "how it is sampled" in found[0] and "num_inference_steps" in found[0]
+    assert f"{lora} is damaged where it says how it is sampled" in found[0]
+    assert "num_inference_steps" in found[0]
