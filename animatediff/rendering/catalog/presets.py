@@ -102,6 +102,6 @@ def told(name: PresetName) -> str:
     measured = PRESETS[name].measured
     shares = ", ".join(f"{what} {share:.1%}" for what, share in measured.right.items())
     return (
-        f"preset {name}: {measured.speed:.1f} times the speed of preset quality; right in the sprite world with guidance 5, "
-        f"{measured.num_clips} clips: {shares}"
+        f"preset {name}: {measured.speed:.1f} times the speed of preset quality; right in the sprite world, "
+        f"guidance 5, {measured.num_clips} clips: {shares}"
     )
