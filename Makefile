@@ -78,6 +78,7 @@ bench: .venv/.installed
 	$(BIN)/python -m tests.benchmarks.bench_gallery
 	$(BIN)/python -m tests.benchmarks.bench_length
 	$(BIN)/python -m tests.benchmarks.bench_presets
+	$(BIN)/python -m animatediff.sprites.few_step.evaluation --num-clips 12
 	$(BIN)/python -m tests.benchmarks.bench_precision
 	$(BIN)/python -m tests.benchmarks.bench_curate
 	$(BIN)/python -m tests.benchmarks.bench_repeats

@@ -28,6 +28,7 @@ def sample(
     guidance_scale: float,
     guidance_rescale: float = 0.0,
     guidance_interval: GuidanceInterval | None = None,
+    guidance_after_every: int | None = None,
     guidance_every: int = 1,
     deep_cache: DeepCache | None = None,
     start: Start | None = None,
@@ -52,6 +53,7 @@ def sample(
             no guidance, and the negative branch is not computed.
         guidance_rescale: share in [0, 1], as in `classifier_free_guidance`.
         guidance_interval: the steps with guidance, of those that are taken; default: all.
+        guidance_after_every: steps behind that interval of which one, the last, is guided as well; default: none is.
         guidance_every: guided steps of which one computes the negative branch; the others take its difference from the
             positive one as the step before had it. It is computed anew where a control goes on or off.
         deep_cache: how the UNet's deep features are taken again from step to step; the UNet then takes `DeepFeatures`.
@@ -90,6 +92,7 @@ def sample(
         len(steps),
         is_guided=is_guided,
         guidance_interval=guidance_interval,
+        guidance_after_every=guidance_after_every,
         guidance_every=guidance_every,
         deep_every=deep_cache.every if deep_cache else 1,
         renewed=conditioning.changes(len(steps)),

@@ -86,6 +86,7 @@ class ClipSampler:
             guidance_scale=settings.guidance_scale,
             guidance_rescale=settings.guidance_rescale,
             guidance_interval=settings.guidance_interval,
+            guidance_after_every=settings.guidance_after_every,
             guidance_every=settings.guidance_every,
             deep_cache=settings.deep_cache,
             generators=generators,

@@ -12,7 +12,7 @@ class ComputeConfig(Config):
     precision: Precision = "auto"
     """Of the frozen weights and the matrix products; what is trained stays in float32. auto: bfloat16 where all
     workers' GPUs or processors (with avx512_bf16 or amx_bf16) multiply it, else float16 with a loss scaler on GPUs,
-    float32 on CPUs."""
+    float32 on CPUs; the recipe distill, which learns too little in bfloat16, never takes that by itself."""
     micro_batch_size: int | None = Field(None, ge=1)
     """Most clips that a worker computes at once; the gradients of its share of a batch are accumulated over as many
     passes as that takes. Default: the whole share at once."""

@@ -66,7 +66,8 @@ class Trainer:
         self.model = self.recipe.build(encoders, seed=config.train.seed, rank=rank)
         # One precision for all workers: where only some scaled their losses, the others would wait for them for ever.
         is_native = all_gather_lists([str(has_native_bfloat16(device))], world_size)
-        dtype = training_dtype(config.compute.precision, device, is_native="False" not in is_native)
+        is_native_and_enough = self.recipe.bears_bfloat16 and "False" not in is_native
+        dtype = training_dtype(config.compute.precision, device, is_native=is_native_and_enough)
         place_on_device(self.model, device, dtype)
         self._caption_encoder = CaptionEncoder.of_run(config, encoders, device, dtype)
         self._encode = (

@@ -24,3 +24,7 @@ class GuidanceInterval(Config):
     def is_on(self, step: int, num_steps: int) -> bool:
         """Whether a step is guided; one is if no part of it lies outside, as a control counts in its steps."""
         return step / num_steps >= self.start and (step + 1) / num_steps <= self.end
+
+    def num_steps_after(self, step: int, num_steps: int) -> int:
+        """Return how many steps have been taken since the interval's end with a step: 1 for the first one behind it."""
+        return step + 1 - sum((before + 1) / num_steps <= self.end for before in range(num_steps))

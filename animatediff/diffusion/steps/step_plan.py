@@ -31,6 +31,7 @@ def plan_steps(
     *,
     is_guided: bool,
     guidance_interval: GuidanceInterval | None = None,
+    guidance_after_every: int | None = None,
     guidance_every: int = 1,
     deep_every: int = 1,
     renewed: Collection[int] = frozenset(),
@@ -41,6 +42,7 @@ def plan_steps(
         num_steps: of those that are taken.
         is_guided: whether there is guidance at all.
         guidance_interval: the steps that are guided; default: all.
+        guidance_after_every: steps behind that interval of which one, the last, is guided as well; default: none is.
         guidance_every: guided steps of which one computes the negative prediction.
         deep_every: steps of which one computes all of a prediction's layers.
         renewed: steps, counted from 0, that take nothing from earlier ones, since the UNet is told other things.
@@ -51,7 +53,7 @@ def plan_steps(
         if step in renewed:
             kept = {}
         age = {what: step - found_at for what, found_at in kept.items()}
-        is_on = is_guided and (guidance_interval is None or guidance_interval.is_on(step, num_steps))
+        is_on = is_guided and _is_on(step, num_steps, guidance_interval, guidance_after_every)
         has_negative = is_on and age.get("difference", guidance_every) >= guidance_every
         computed: tuple[Branch, ...] = ("negative", "positive") if has_negative else ("positive",)
         shallow = tuple(branch for branch in computed if age.get(branch, deep_every) < deep_every)
@@ -60,3 +62,10 @@ def plan_steps(
             kept["difference"] = step
         plan.append(PlannedStep(is_on, computed, shallow))
     return tuple(plan)
+
+
+def _is_on(step: int, num_steps: int, interval: GuidanceInterval | None, after_every: int | None) -> bool:
+    if interval is None or interval.is_on(step, num_steps):
+        return True
+    after = interval.num_steps_after(step, num_steps)
+    return after_every is not None and after > 0 and after % after_every == 0

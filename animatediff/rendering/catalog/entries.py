@@ -31,7 +31,8 @@ class RenderSettings(Config):
     """How clips go from one prompt to the next that are given by frame; default: evenly, on a straight line."""
     preset: PresetName | None = None
     """`draft`, `fast` or `quality`: sets `sampler`, `timestep_spacing`, `num_inference_steps`, `guidance_interval`,
-    `guidance_every` and `deep_cache`, but for those that are given beside it. Default: each by itself."""
+    `guidance_after_every`, `guidance_every` and `deep_cache`, but for those that are given beside it. Default: each by
+    itself."""
     sampler: SamplerName = "ddim"
     """The way from noise to latents. Few-step motion modules need theirs: Lightning `euler` with `timestep_spacing:
     trailing`, AnimateLCM `lcm`; both with few steps and little guidance."""
@@ -47,6 +48,9 @@ class RenderSettings(Config):
     guidance_interval: GuidanceInterval | None = None
     """The denoising steps that are guided, each of which takes the UNet twice; default: all. Guidance matters most
     while the picture's layout is found: the last half can often do without it."""
+    guidance_after_every: int | None = Field(None, ge=2, le=10)
+    """Of how many steps behind `guidance_interval` one is guided as well, so that colours hold that would drift without
+    any; default: none is."""
     guidance_every: int = Field(1, ge=1, le=10)
     """Of how many guided steps one computes what guidance leads away from; the others lead as far as that one did."""
     deep_cache: DeepCache | None = None

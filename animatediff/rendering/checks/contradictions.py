@@ -12,6 +12,7 @@ from animatediff.rendering.catalog.entries import RenderSettings
 FIELDS = (
     *("init_image", "init_video", "strength", "free_init", "second_pass", "num_inference_steps"),
     *("deep_cache", "num_frames", "context", "loop"),
+    *("guidance_interval", "guidance_after_every"),
 )
 """Fields of `RenderSettings` that are looked at."""
 
@@ -34,6 +35,11 @@ def contradictions(settings: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"free_init finds the noise that a clip begins from, and with {starts[0]} it begins from pictures: set one "
             "of the two to null"
+        )
+    if settings["guidance_after_every"] and settings["guidance_interval"] is None:
+        yield (
+            "guidance_after_every is of the steps behind guidance_interval, and without one all are guided: set "
+            "guidance_interval, such as {end: 0.5}, or leave guidance_after_every away"
         )
     if settings["deep_cache"] and moves_window(settings["num_frames"], settings["context"], settings["loop"]):
         yield MOVING_WINDOW

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from animatediff import storage
-from animatediff.errors import UserError
+from animatediff.errors import UserError, any_error_as_user_error
 from animatediff.rendering.catalog.condition_files import ConditionFile
 from animatediff.rendering.catalog.entries import PersonalisedFiles
 from animatediff.rendering.catalog.named_files import named_files
@@ -15,6 +15,7 @@ from animatediff.weights import prediction
 from animatediff.weights.identify.messages import BASE_NAMES
 from animatediff.weights.identify.weights_file import expect_family
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS, WeightsSlot
+from animatediff.weights.layouts import few_step
 from animatediff.weights.layouts.architectures import CONFIGS, PARTS, KnownBase
 from animatediff.weights.layouts.families import is_lora
 from animatediff.weights.lora import lora_file
@@ -127,13 +128,15 @@ def _opened(given: FileInField) -> TensorFile:
 
 
 def _check_family(file: TensorFile, slot: WeightsSlot, base: KnownBase | None) -> None:
-    """Refuse a file that does not belong in a slot, or to another base than that, or of no known noise schedule.
+    """Refuse a file that does not belong in a slot, is for another base, or does not say readably how it is sampled.
 
     Raises:
         UserError: the line says what it is and where it belongs.
     """
     if is_lora(slot.family):
         lora_file.check_family(file, slot.family, base=base)
+        with any_error_as_user_error(f"{file.uri} is damaged where it says how it is sampled; take the file as it was"):
+            few_step.of_lora(file.metadata)
     else:
         expect_family(file, slot.families, base=base)
         prediction.of_file(file)

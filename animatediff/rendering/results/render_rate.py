@@ -50,6 +50,7 @@ def _passes(item: Item, num_steps: int, base: str) -> float:
         num_steps,
         is_guided=item.guidance_scale > 1,
         guidance_interval=item.guidance_interval,
+        guidance_after_every=item.guidance_after_every,
         guidance_every=item.guidance_every,
         deep_every=deep.every if deep else 1,
     )

@@ -35,6 +35,9 @@ def distill_recipe(config: RecipeConfig) -> Recipe:
 
 class _DistillRecipe(MotionWeightsRecipe):
     loss_is_guided = True
+    # The loss is of what remains between two guesses, and guidance and the way from noise multiply their rounding.
+    # In the sprite world, after 100 steps alike but for it, 42 % of 12 clips moved as told, with float32 83 %.
+    bears_bfloat16 = False
 
     @property
     def distill(self) -> DistillConfig:

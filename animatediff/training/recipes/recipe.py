@@ -46,6 +46,8 @@ class Recipe(ABC):
     """Name of the weights file in a run's folder and in its checkpoints."""
     loss_is_guided: ClassVar[bool] = False
     """Whether the loss guides, so that clips are conditioned on the empty caption too, as their negative one."""
+    bears_bfloat16: ClassVar[bool] = True
+    """Whether it learns as well from predictions in bfloat16, which `compute.precision: auto` may then mean."""
     shows_pictures: ClassVar[bool] = False
     """Whether the model is shown pictures of the clips, as `RecipeConfig.pictures` says."""
 

@@ -121,6 +121,7 @@ CHANGES = {
     "guidance_scale": 2.0,
     "guidance_rescale": 0.7,
     "guidance_interval": GuidanceInterval(end=0.5),
+    "guidance_after_every": 2,
     "guidance_every": 2,
     "deep_cache": DeepCache(every=2, layers=1),
     "clip_skip": 1,
@@ -137,6 +138,7 @@ CHANGES = {
 }
 # What some settings say nothing without.
 BESIDE = {
+    "guidance_after_every": {"guidance_interval": GuidanceInterval(end=0.3)},
     "prompt_syntax": {"prompt": "a (red:0.1) circle"},
     "travel": {"prompt": {0: "a red circle", 2: "a blue square"}},
 }

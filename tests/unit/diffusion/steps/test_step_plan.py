@@ -26,6 +26,11 @@ def shown(num_steps, **settings):
         ({"guidance_interval": GuidanceInterval(start=0.25, end=0.5)}, "11221111"),
         # No part of a guided step lies outside.
         ({"guidance_interval": GuidanceInterval(start=0.26, end=0.74)}, "11122111"),
+        # Behind the interval some are guided again, none before it.
+        ({"guidance_interval": GuidanceInterval(end=0.5), "guidance_after_every": 2}, "22221212"),
+        ({"guidance_interval": GuidanceInterval(start=0.25, end=0.5), "guidance_after_every": 3}, "11221121"),
+        ({"guidance_interval": GuidanceInterval(end=0.01), "guidance_after_every": 2}, "12121212"),
+        ({"guidance_interval": GuidanceInterval(end=0.5), "guidance_after_every": 2, "guidance_every": 3}, "2dd21d12"),
         ({"guidance_every": 2}, "2d2d2d2d"),
         ({"guidance_every": 3}, "2dd2dd2d"),
         ({"guidance_every": 9}, "2ddddddd"),

@@ -86,6 +86,7 @@ def test_an_entry_can_name_the_default_against_the_catalog(content):
         {"timestep_spacing": "trailing"},
         {"guidance_rescale": 0.7},
         {"guidance_interval": {"end": 0.5}},
+        {"guidance_interval": {"end": 0.5}, "guidance_after_every": 2},
         {"guidance_every": 2},
         {"deep_cache": {}},
         {"deep_cache": {"layers": 2}},

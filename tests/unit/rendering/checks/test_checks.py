@@ -414,6 +414,8 @@ STARTS_AND_PASSES = [
     ({"deep_cache": {}, "loop": True}, "a loop of one window begins elsewhere at each step: leave deep_cache away"),
     ({"deep_cache": {}, "loop": True, "context": {"length": 8}}, ""),
     ({"deep_cache": {}, "free_init": {}, "guidance_every": 2, "guidance_interval": {"end": 0.5}}, ""),
+    ({"guidance_after_every": 2}, "without one all are guided: set guidance_interval, such as {end: 0.5}, or leave"),
+    ({"guidance_after_every": 2, "guidance_interval": {"end": 0.5}}, ""),
     ({"free_init": {}}, ""),
     ({"free_init": {}, "loop": True, "context": {}, "num_frames": 40}, ""),
     ({"free_init": {}, "init_image": "a.png"}, "with init_image it begins from pictures: set one of the two to"),

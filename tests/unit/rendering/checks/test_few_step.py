@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from animatediff.models.config import MotionConfig
 from animatediff.models.lora import LowRankAdapters
@@ -111,3 +111,14 @@ def test_a_file_that_says_nonsense_is_left_to_the_checks(files, tmp_path):
     entries = [{"motion_loras": [str(lora)]}, {"motion_module": str(module)}, {"motion_module": "gone.safetensors"}]
     assert sampled(catalog_of(files, *entries[:2])) == [None, None]
     assert set_by_files(catalog_of(files, *entries)).entries[2].sampler == "ddim"
+
+
+def test_a_lora_that_says_nonsense_of_its_sampling_is_told_in_one_line(files, tmp_path):
+    lora = str(tmp_path / "damaged.safetensors")
+    save_file(load_file(files / "lora.safetensors"), lora, {"few_step": '{"sampler": "heun"}'})
+    catalog = catalog_of(files, {"motion_loras": [lora]}, {"motion_loras": [str(files / "lora.safetensors")]})
+    found = check(set_by_files(catalog))
+    assert found.keys() == {0}
+    assert "\n" not in found[0]
+    assert f"{lora} is damaged where it says how it is sampled" in found[0]
+    assert "num_inference_steps" in found[0]

@@ -56,6 +56,8 @@ def test_steps_without_the_negative_prediction_count_half():
         return work_units(item(num_inference_steps=20, **settings))
 
     assert work(guidance_interval=GuidanceInterval(end=0.5)) == pytest.approx(work() * 0.75)
+    sparse = work(guidance_after_every=2, guidance_interval=GuidanceInterval(end=0.5))
+    assert sparse == pytest.approx(work() * (20 + 15) / 40)
     assert work(guidance_every=2) == pytest.approx(work() * 0.75)
     both = work(guidance_every=2, guidance_interval=GuidanceInterval(end=0.5))
     assert both == pytest.approx(work() * (20 + 5) / 40)

@@ -35,6 +35,7 @@ COLUMNS = {
 NEWER = {
     "preset": pa.string(),
     "guidance_interval": pa.struct([("start", pa.float64()), ("end", pa.float64())]),
+    "guidance_after_every": pa.int64(),
     "guidance_every": pa.int64(),
     "deep_cache": pa.struct([("every", pa.int64()), ("layers", pa.int64())]),
     "prompt_syntax": pa.string(),

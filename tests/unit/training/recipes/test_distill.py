@@ -9,6 +9,7 @@ from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.models.operations import count_operations
+from animatediff.training import trainer as trainer_module
 from animatediff.training.config import TrainingConfig
 from animatediff.training.frozen_base import unet_on_meta
 from animatediff.training.recipes.recipe import SamplingWeights
@@ -93,6 +94,13 @@ def test_the_teacher_stays_as_it_was_and_the_target_is_the_average(make, world, 
     assert torch.equal(prediction(trainer, "student"), student)
     base = load_unet(str(world / "base")).state_dict().values()
     assert all(map(torch.equal, trainer.model.unet.base.state_dict().values(), base))
+
+
+def test_bfloat16_is_taken_only_where_the_config_says_so(make, monkeypatch):
+    monkeypatch.setattr(trainer_module, "has_native_bfloat16", lambda device: True)
+    for precision, dtype in (("auto", torch.float32), ("bfloat16", torch.bfloat16)):
+        trainer = Trainer(make(compute={"precision": precision}), device=CPU)
+        assert {parameter.dtype for parameter in trainer.model.unet.base.parameters()} == {dtype}
 
 
 def test_without_an_average_the_target_is_the_student(make):

@@ -58,8 +58,8 @@ def test_the_hours_and_the_figures_of_a_preset():
     assert len(whole) == 3
     assert fast[3:] == [told("fast")]
     hours = [float(found[2].split()[1]) for found in (whole, fast)]
-    assert hours[0] / hours[1] == pytest.approx(25 / 8, rel=0.01)
-    assert lines(preset="fast", num_inference_steps=9)[3:] == []
+    assert hours[0] / hours[1] == pytest.approx(25 / 7.5, rel=0.01)
+    assert lines(preset="fast", num_inference_steps=10)[3:] == []
     of_prompts = lines(prompts=[{"prompt": "a", "preset": "fast"}, {"prompt": "b", "preset": "draft"}, "c"])
     assert of_prompts[3:] == [told("draft"), told("fast")]
 
