@@ -39,6 +39,7 @@ _DEFERRED = {
     "diffusers.hooks": _Deferral(independent="*"),
     "diffusers.models.transformers": _Deferral(independent="*"),
     "scipy.integrate": _Deferral(),
+    "scipy.ndimage": _Deferral(),
     "scipy.optimize": _Deferral(functions=("linear_sum_assignment",)),
     "scipy.stats": _Deferral(),
     "torch._dynamo": _Deferral(
