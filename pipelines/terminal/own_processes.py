@@ -1,4 +1,4 @@
-"""The processes that this one has started, a Ray of its own above all: its signals pass them by, and none outlives it."""
+"""What this process has started, a Ray of its own above all: signals pass it by, and none of it outlives the job."""
 
 import os
 import signal
@@ -21,8 +21,8 @@ def imported_ray() -> Any:
 def shielded(signals: Collection[signal.Signals]) -> Iterator[None]:
     """Let signals pass by what is started within this context, by this thread, and by what that starts.
 
-    systemd, Slurm and a closed terminal send them to all of a job's processes. Its driver needs its own Ray to clean up,
-    and ends it then. A process inherits which signals are blocked, as Ray's own do already with SIGINT.
+    systemd, Slurm and a closed terminal send them to all of a job's processes. Its driver needs its own Ray to clean
+    up, and ends it then. A process inherits which signals are blocked; Ray does so with SIGINT.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:

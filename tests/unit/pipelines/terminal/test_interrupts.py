@@ -170,7 +170,7 @@ def test_a_signal_while_modules_are_imported_ends_by_one_line(tmp_path):
     assert line.endswith(f"--config {config}")
 
 
-RAYLET = """import subprocess, sys; sys.exit(subprocess.run([sys.executable, "-c", "import time; time.sleep(60)"]))"""
+RAYLET = """import subprocess, sys; sys.exit(subprocess.run([sys.executable, "-c", "import time; time.sleep(100)"]))"""
 STARTING = """
     import hashlib, os, subprocess, sys, time
 
