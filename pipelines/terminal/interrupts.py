@@ -53,10 +53,10 @@ class _Handler:
                 return
             self.exit_code = 128 + number
             if _only_imports(frame):
-                self._end_at_once(self.exit_code)
+                self.end_at_once(self.exit_code)
             self.end()
         elif now - self._first > _SAME_S:
-            self._end_at_once(128 + number)
+            self.end_at_once(128 + number)
 
     def prepare(self) -> None:
         """Get what a signal needs, once.
@@ -83,7 +83,7 @@ class _Handler:
         time.sleep(_START_S)
         if not self.ray_starts or self._first is not None:
             time.sleep(_CLEAN_UP_S - _START_S)
-        self._end_at_once(self.exit_code)
+        self.end_at_once(self.exit_code)
 
     def tell(self, write: Callable[[str], object]) -> None:
         """Write the line that the job ends with: which signal it was, what is kept, and what to type."""
@@ -93,13 +93,16 @@ class _Handler:
             command = printable_text(shlex.join(["python", *sys.argv]))
             write(f"stopped by {name}; {self.kept}; to go on, run the same command again: {command}")
 
-    def _end_at_once(self, exit_code: int) -> None:
+    def end_at_once(self, exit_code: int) -> None:
+        """End the process, and what it has started, without waiting for anything."""
         if self.code_of_ended_job is not None:
             sys.stdout.flush()
         else:
             self.tell(lambda line: os.write(self.stderr, f"{line}\n".encode()))
-        own_processes.end_all()
-        os._exit(exit_code)
+        try:
+            own_processes.end_all()
+        finally:
+            os._exit(exit_code)
 
     @property
     def is_quiet(self) -> bool:
@@ -166,11 +169,11 @@ def exit_on_signal() -> Iterator[None]:
         if not isinstance(error, KeyboardInterrupt) and _handler.is_quiet:
             raise
         _handler.tell(logger.error)
+        if _handler.ray_starts or own_processes.has_own_ray():
+            sys.stdout.flush()
+            _handler.end_at_once(_handler.exit_code)
         # Objects of Ray that were interrupted while they were made complain as they are deleted.
         sys.unraisablehook = lambda _: None
-        if _handler.ray_starts:
-            own_processes.end_all()
-            os._exit(_handler.exit_code)
         code = _handler.exit_code
         sys.exit(code)
     finally:

@@ -226,17 +226,19 @@ OWN_RAY = """
     def job():
         with interrupts.starting_ray():
             process = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
-            processes = {"raylet": [SimpleNamespace(process=process)]}
-            ray._private.worker._global_node = SimpleNamespace(all_processes=processes)
+            node = SimpleNamespace(all_processes={"raylet": [SimpleNamespace(process=process)]})
+            node.destroy_external_storage = lambda: print("what was spilled is gone", flush=True)
+            ray._private.worker._global_node = node
 
         def shutdown():  # as Ray does
             process.terminate()
             process.wait(5)
+            ray._private.worker._global_node = None
 
         ray.is_initialized, ray.shutdown = lambda: True, shutdown
         print("ready", flush=True)
         try:
-            time.sleep(60)
+            time.sleep(float(sys.argv[2]))
         finally:
             print("the raylet is there:", process.poll() is None, flush=True)
 
@@ -244,16 +246,20 @@ OWN_RAY = """
 """
 
 
-def test_a_signal_to_all_processes_passes_by_those_of_a_jobs_own_ray_which_end_with_it():
-    command = [sys.executable, "-c", textwrap.dedent(OWN_RAY), RAYLET]
+@pytest.mark.parametrize(
+    ("seconds", "code", "last"), [(60, 143, "what was spilled is gone\n"), (0, 0, "")], ids=["stopped", "done"]
+)
+def test_signals_pass_by_the_processes_of_a_jobs_own_ray_which_end_with_it(seconds, code, last):
+    command = [sys.executable, "-c", textwrap.dedent(OWN_RAY), RAYLET, str(seconds or 2)]
     job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert job.stdout.readline() == "ready\n"
     while len(started := below(job.pid)) < 3:
         time.sleep(0.02)
     for pid in sorted(started, key=lambda pid: pid == job.pid):
-        os.kill(pid, signal.SIGTERM)
-        time.sleep(0.2)
+        if pid != job.pid or seconds:
+            os.kill(pid, signal.SIGTERM)
+            time.sleep(0.2)
     out, err = job.communicate(timeout=60)
-    assert (job.returncode, out) == (143, "the raylet is there: True\n"), err
-    assert len(err.splitlines()) == 1
+    assert (job.returncode, out) == (code, f"the raylet is there: True\n{last}"), err
+    assert len(err.splitlines()) == bool(seconds)
     wait_for_end(pid for pid in started if pid != job.pid)
