@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from animatediff import storage
 from animatediff.data.captioning.config import CaptionConfig
 from animatediff.data.clips.config import ClipConfig
 from animatediff.data.curation import caption_parts
@@ -145,6 +146,7 @@ class Animate(Job):
         )
 
     def result(self, output):
+        storage.delete_drafts(str(output))  # of workers that were ended as they wrote; a job waits an hour with it
         rows = [result.model_dump(exclude={"seconds", "attempts"}) for result in read_results(str(output))]
         return {"rows": rows} | hashes(output / "clips")
 
