@@ -227,7 +227,7 @@ def test_a_training_saves_before_it_ends(base, run_job, tmp_path, monkeypatch):
     training = Moment("training", lambda processes, log: " steps/s" in log, 1)
     stopped = stop("train", path, log, training, random.Random(0), whole_pod=True)
     assert (stopped.code, stopped.left) == (143, []), log.read_text()
-    (saved,) = (output / "checkpoints").glob("step-*/state.json")
+    (saved,) = list((output / "checkpoints").glob("step-*/state.json")) or [pytest.fail(log.read_text())]
     assert f"saved before the end: checkpoint {saved.parent.name}\n" in log.read_text()
     command = f"python pipelines/train.py --config {path}"
     assert stopped.line.endswith(f"what is done is kept in {output}; to go on, run the same command again: {command}")
