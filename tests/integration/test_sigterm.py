@@ -225,7 +225,7 @@ def test_a_training_saves_before_it_ends(base, run_job, tmp_path, monkeypatch):
     config = TrainJobConfig.model_validate(job.config(output).model_dump() | {"train": rare})
     path = write_yaml(tmp_path / "train.yaml", config.model_dump(mode="json"))
     training = Moment("training", lambda processes, log: " steps/s" in log, 1)
-    stopped = stop("train", path, log, training, random.Random(0), whole_pod=True)
+    stopped = stop("train", path, log, training, random.Random(0), whole_pod=False)
     assert (stopped.code, stopped.left) == (143, []), log.read_text()
     (saved,) = list((output / "checkpoints").glob("step-*/state.json")) or [pytest.fail(log.read_text())]
     assert f"saved before the end: checkpoint {saved.parent.name}\n" in log.read_text()
