@@ -57,7 +57,7 @@ def connect() -> None:
     if address:
         logger.info("joining the Ray cluster at %s", address)
     try:
-        with interrupts.deferred(), without_native_stderr():
+        with interrupts.starting_ray(), without_native_stderr():
             ray.init(
                 address=address or "local",
                 log_to_driver=False,

@@ -11,12 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 from animatediff.errors import UserError
 from animatediff.uris import printable_text
+from pipelines.terminal import own_processes
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +25,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SAME_S = 1.0
 # Kubernetes kills after 30 s; a clean-up that hangs, as on storage that is away, is not worth more.
 _CLEAN_UP_S = 20.0
-_POLL_S = 0.02
-# Until it shows whether a signal went to the processes of this job's own Ray as well.
-_NOTICE_S = 0.5
+# Nothing is lost where Ray is still starting, which takes it half a minute on a busy machine.
+_START_S = 1.5
 _GIVE_UP = signal.SIGUSR1
 
 
@@ -37,7 +36,8 @@ class _Handler:
     def __init__(self) -> None:
         self._first: float | None = None
         self.exit_code = 128 + signal.SIGINT
-        self.is_held = False
+        self.ray_starts = False
+        """Whether Ray is being started or joined, or was when a signal came: then it cannot be shut down."""
         self.code_of_ended_job: int | None = None
         """Its exit code once it has ended, and its process only closes what it has opened, which takes Ray a second."""
         self.kept = "nothing was written"
@@ -52,13 +52,11 @@ class _Handler:
             if self.code_of_ended_job is not None:
                 return
             self.exit_code = 128 + number
-            if self.is_held:
-                return
             if _only_imports(frame):
-                self._end_at_once(self.exit_code)
+                self.end_at_once(self.exit_code)
             self.end()
         elif now - self._first > _SAME_S:
-            self._end_at_once(128 + number)  # the kernel ends what a local Ray has started along with its driver
+            self.end_at_once(128 + number)
 
     def prepare(self) -> None:
         """Get what a signal needs, once.
@@ -74,10 +72,7 @@ class _Handler:
         threading.Thread(target=self._end_in_time, args=(numbers,), daemon=True, name="signals").start()
 
     def _end_in_time(self, numbers: int) -> None:
-        """End where the clean-up hangs, or the processes of this job's own Ray got the signal as well.
-
-        Their driver cannot clean up without them: what it asks of a raylet that is gone ends it with exit code 1. So
-        the raylet is held still until it shows whether others end, as the log monitor does at once.
+        """End where the clean-up hangs, or Ray does while it starts.
 
         Args:
             numbers: file descriptor that the numbers of signals are read from, as they come.
@@ -85,21 +80,10 @@ class _Handler:
         while (number := os.read(numbers, 1)[0]) not in _SIGNALS:
             pass
         self.exit_code = 128 + number if self.code_of_ended_job is None else self.code_of_ended_job
-        raylets = _own_ray("raylet")
-        for raylet in raylets:
-            raylet.send_signal(signal.SIGSTOP)
-        self._end_with_own_ray(within_s=_NOTICE_S)
-        for raylet in raylets:
-            raylet.send_signal(signal.SIGCONT)
-        self._end_with_own_ray(within_s=_CLEAN_UP_S)
-        self._end_at_once(self.exit_code)
-
-    def _end_with_own_ray(self, *, within_s: float) -> None:
-        deadline = time.monotonic() + within_s
-        while time.monotonic() < deadline:
-            if any(process.poll() is not None for process in _own_ray()):
-                self._end_at_once(self.exit_code)
-            time.sleep(_POLL_S)
+        time.sleep(_START_S)
+        if not self.ray_starts or self._first is not None:
+            time.sleep(_CLEAN_UP_S - _START_S)
+        self.end_at_once(self.exit_code)
 
     def tell(self, write: Callable[[str], object]) -> None:
         """Write the line that the job ends with: which signal it was, what is kept, and what to type."""
@@ -109,15 +93,16 @@ class _Handler:
             command = printable_text(shlex.join(["python", *sys.argv]))
             write(f"stopped by {name}; {self.kept}; to go on, run the same command again: {command}")
 
-    def _end_at_once(self, exit_code: int) -> None:
+    def end_at_once(self, exit_code: int) -> None:
+        """End the process, and what it has started, without waiting for anything."""
         if self.code_of_ended_job is not None:
             sys.stdout.flush()
         else:
             self.tell(lambda line: os.write(self.stderr, f"{line}\n".encode()))
-        _kill(_workers())
-        for raylet in _own_ray("raylet"):
-            raylet.send_signal(signal.SIGCONT)
-        os._exit(exit_code)
+        try:
+            own_processes.end_all()
+        finally:
+            os._exit(exit_code)
 
     @property
     def is_quiet(self) -> bool:
@@ -131,44 +116,9 @@ class _Handler:
             raise KeyboardInterrupt
 
 
-def _own_ray(kind: str | None = None) -> list[Any]:
-    """Return the processes, or those of a kind, of the Ray that this process has started, if it has."""
-    node = ray._private.worker._global_node if (ray := _imported_ray()) else None
-    processes = dict(node.all_processes) if node else {}
-    return [each.process for name in ([kind] if kind else processes) for each in processes.get(name, ())]
-
-
-def _workers() -> list[Any]:
-    """Return the workers of the Ray that this process has started, which see only after a while that it has ended.
-
-    Ray's other processes end with this one, by the kernel; and before them it must not miss them.
-    """
-    own_ray = {process.pid for process in _own_ray()}
-    if not own_ray:
-        return []
-    import psutil  # Ray's own
-
-    return [each for each in psutil.Process().children(recursive=True) if each.pid not in own_ray]
-
-
-def _kill(processes: list[Any]) -> None:
-    if not processes:
-        return
-    import psutil
-
-    for process in processes:
-        with suppress(psutil.Error):  # it has ended
-            process.kill()
-
-
-def _imported_ray() -> Any:
-    ray = sys.modules.get("ray")
-    return ray if ray and hasattr(ray, "is_initialized") else None  # else it is being imported
-
-
 def _only_imports(frame: FrameType | None) -> bool:
     """Whether modules are being imported for a job that has not begun: some take an exception there for a fault."""
-    if (ray := _imported_ray()) and ray.is_initialized():
+    if (ray := own_processes.imported_ray()) and ray.is_initialized():
         return False
     while frame and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
         frame = frame.f_back
@@ -219,23 +169,24 @@ def exit_on_signal() -> Iterator[None]:
         if not isinstance(error, KeyboardInterrupt) and _handler.is_quiet:
             raise
         _handler.tell(logger.error)
+        if _handler.ray_starts or own_processes.has_own_ray():
+            sys.stdout.flush()
+            _handler.end_at_once(_handler.exit_code)
         # Objects of Ray that were interrupted while they were made complain as they are deleted.
         sys.unraisablehook = lambda _: None
-        if ray := sys.modules.get("ray"):  # not so while the first modules are imported
-            workers = _workers()
-            ray.shutdown()
-            _kill(workers)
         code = _handler.exit_code
         sys.exit(code)
     finally:
         _handler.code_of_ended_job = code
+        own_processes.close_ray()
 
 
 @contextmanager
-def deferred() -> Iterator[None]:
-    """Let a signal wait for the end of `ray.init`: processes of a Ray that is half started outlive their driver.
+def starting_ray() -> Iterator[None]:
+    """Let `ray.init` within this context keep the handlers, and signals pass by the processes that it starts.
 
-    The handlers stay, too. Ray sets its own: one in Python, and one in C++ that prints a stack.
+    Ray sets handlers of its own: one in Python, and one in C++ that prints a stack. A signal ends the start with the
+    job, and what of Ray is there by then ends with its driver.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -243,14 +194,16 @@ def deferred() -> Iterator[None]:
     import ray  # the signals are taken over before Ray is imported, which takes seconds
 
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    of_ray, _handler.is_held = ray._private.utils.set_sigterm_handler, True
+    of_ray, _handler.ray_starts = ray._private.utils.set_sigterm_handler, True
     ray._private.utils.set_sigterm_handler = lambda _: None
     try:
-        yield
+        with own_processes.shielded(_SIGNALS):
+            yield
     finally:
-        ray._private.utils.set_sigterm_handler, _handler.is_held = of_ray, False
+        ray._private.utils.set_sigterm_handler = of_ray
         for number, handler in before.items():
             signal.signal(number, handler)
+        _handler.ray_starts = not _handler.is_quiet
     _handler.end()
 
 

@@ -6,17 +6,23 @@ import time
 
 import pytest
 
+from animatediff import storage
+from animatediff.data.captioning.config import CaptionConfig
 from animatediff.data.clips.config import ClipConfig
+from animatediff.data.curation import caption_parts
 from animatediff.data.sources.spec import SourceConfig
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
 from animatediff.rendering.results.ledger import read_results
+from animatediff.sprites.episodes import write_episodes
 from animatediff.sprites.videos import write_videos
 from animatediff.weights import motion_modules
 from animatediff.weights.base import load_unet
-from pipelines.settings import AnimateConfig, IngestConfig, ScoreConfig, TrainJobConfig
+from pipelines.settings import AnimateConfig, CurateConfig, IngestConfig, ScoreConfig, TrainJobConfig
+from tests.integration.caption_server import CaptionServer
 from tests.integration.conftest import hashes
 from tests.integration.sigterm import RAY_STARTS, START, WORKERS_START, Moment, stop, table
+from tests.integration.test_curate import sealed
 from tests.support import write_yaml
 from tests.unit.data.loading.test_loader import write_dataset
 
@@ -26,7 +32,50 @@ TIMEOUT_S = 900  # beside other work
 AT_ONCE_S = 0.1  # table and gallery are written within half a second
 
 
-class Ingest:
+class Job:
+    """One of the jobs, small: its input, its config, moments of its own, and what must be the same in the end."""
+
+    def note(self, output):
+        """Look at what is kept after a stop."""
+
+    def close(self):
+        """End what was begun in `prepare`."""
+
+
+class Curate(Job):
+    def prepare(self, folder, base, run_job):
+        self.episodes = folder / "episodes"
+        write_episodes(self.episodes, num_episodes=3, num_scenes=14)
+        self.server = CaptionServer(lambda number: time.sleep(0.1))  # a batch of 32 shots takes a while
+        self.server.__enter__()
+        self.asked = []
+
+    def close(self):
+        self.server.__exit__()
+
+    def config(self, output):
+        captions = CaptionConfig(url=self.server.url, frames=2, side=64, concurrency=1)
+        return CurateConfig(source=SourceConfig(uri=str(self.episodes)), output_uri=str(output), captions=captions)
+
+    def moments(self, output):
+        return (
+            Moment("captioning", lambda processes, log: any((output / "captions").rglob("*.parquet")), 0.7),
+            Moment("sealing", lambda processes, log: len([*(output / "captions").rglob("*.parquet")]) == 2, AT_ONCE_S),
+        )
+
+    def note(self, output):
+        committed = {answer.caption for answer in caption_parts.read(str(output), 0).values()}
+        keys = [key for key, caption in self.server.captions.items() if caption in committed]
+        self.asked.append({key: self.server.asked[key] for key in keys})
+
+    def result(self, output):
+        assert any(self.asked) or "stopped" not in output.name
+        for asked in self.asked:
+            assert asked == {key: self.server.asked[key] for key in asked}
+        return sealed(output)
+
+
+class Ingest(Job):
     def prepare(self, folder, base, run_job):
         self.csv = write_videos(folder / "source", num_videos=200, height=64, width=64, num_frames=24)
         self.base = base
@@ -47,7 +96,7 @@ class Ingest:
         return hashes(output)
 
 
-class Train:
+class Train(Job):
     def prepare(self, folder, base, run_job):
         self.folder, self.base = folder, base
         write_dataset(folder / "dataset", shards=(9, 8), shapes=((4, 4, 16, 16),))
@@ -73,7 +122,7 @@ class Train:
         return {"weights": (output / "motion_module.safetensors").read_bytes()}
 
 
-class Animate:
+class Animate(Job):
     def prepare(self, folder, base, run_job):
         motion = MotionModules.for_base(load_unet(base), MotionConfig())
         motion_modules.write(str(folder / "motion.safetensors"), motion)
@@ -97,6 +146,7 @@ class Animate:
         )
 
     def result(self, output):
+        storage.delete_drafts(str(output))  # of workers that were ended as they wrote; a job waits an hour with it
         rows = [result.model_dump(exclude={"seconds", "attempts"}) for result in read_results(str(output))]
         return {"rows": rows} | hashes(output / "clips")
 
@@ -129,16 +179,17 @@ def brightness(result, frames):
     return {"brightness": frames.mean()}
 
 
-JOBS = {"ingest": Ingest, "train": Train, "animate": Animate, "score": Score}
+JOBS = {"curate": Curate, "ingest": Ingest, "train": Train, "animate": Animate, "score": Score}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("whole_pod", [False, True], ids=["driver", "pod"])
 @pytest.mark.parametrize("name", JOBS)
-def test_five_moments(name, whole_pod, base, run_job, tmp_path, monkeypatch):
+def test_five_moments(name, whole_pod, base, run_job, tmp_path, monkeypatch, request):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     job, rng = JOBS[name](), random.Random(f"{name} {whole_pod}")
     job.prepare(tmp_path, base, run_job)
+    request.addfinalizer(job.close)
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     paths = {
         output: write_yaml(tmp_path / f"{output.name}.yaml", job.config(output).model_dump(mode="json"))
@@ -150,6 +201,7 @@ def test_five_moments(name, whole_pod, base, run_job, tmp_path, monkeypatch):
     for number, moment in enumerate([START, RAY_STARTS, WORKERS_START, *job.moments(stopped)]):
         stops.append(stop(name, paths[stopped], tmp_path / f"{number}.log", moment, rng, whole_pod=whole_pod))
         print(f"{name} {table(stops[-1:])}", flush=True)  # noqa: T201
+        job.note(stopped)
     again = run_job(name, "--config", paths[stopped], timeout=TIMEOUT_S)
     assert again.returncode == 0, again.stderr
     assert job.result(stopped) == job.result(straight)
@@ -175,7 +227,7 @@ def test_a_training_saves_before_it_ends(base, run_job, tmp_path, monkeypatch):
     training = Moment("training", lambda processes, log: " steps/s" in log, 1)
     stopped = stop("train", path, log, training, random.Random(0), whole_pod=False)
     assert (stopped.code, stopped.left) == (143, []), log.read_text()
-    (saved,) = (output / "checkpoints").glob("step-*/state.json")
+    (saved,) = list((output / "checkpoints").glob("step-*/state.json")) or [pytest.fail(log.read_text())]
     assert f"saved before the end: checkpoint {saved.parent.name}\n" in log.read_text()
     command = f"python pipelines/train.py --config {path}"
     assert stopped.line.endswith(f"what is done is kept in {output}; to go on, run the same command again: {command}")

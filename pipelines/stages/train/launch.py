@@ -50,6 +50,8 @@ logger = logging.getLogger(__name__)
 _POLL_S = 0.5
 # For the last checkpoint of a run that a signal ends, of the 20 s that a job has to clean up.
 _LAST_CHECKPOINT_S = 10.0
+# A busy machine takes seconds to answer whether there is anything to save; with the checkpoint it stays below 20 s.
+_ANSWER_S = 5.0
 _INDEX_TRIES = 4
 _INDEX_RETRY_S = 2.0
 _WHAT_IS_KEPT = "the checkpoints are kept, and the same command goes on from the last"
@@ -196,7 +198,7 @@ def _checkpoint_on_signal(fit: Future[Any], worker_mailbox: Any, run_uri: str) -
 def _stop_workers(worker_mailbox: Any) -> bool:
     """Ask the workers to save and to end; return whether they have begun."""
     worker_mailbox.request_stop.remote()
-    return bool(ray.get(worker_mailbox.has_begun.remote(), timeout=_POLL_S))
+    return bool(ray.get(worker_mailbox.has_begun.remote(), timeout=_ANSWER_S))
 
 
 def _make_trainer(

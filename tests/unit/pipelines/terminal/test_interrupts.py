@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.processes import below
+
 JOB = """
     import os, signal, sys, time
     from pipelines.cluster.runtime import end_with_one_line
@@ -168,135 +170,96 @@ def test_a_signal_while_modules_are_imported_ends_by_one_line(tmp_path):
     assert line.endswith(f"--config {config}")
 
 
+RAYLET = """import subprocess, sys; sys.exit(subprocess.run([sys.executable, "-c", "import time; time.sleep(100)"]))"""
 STARTING = """
+    import hashlib, os, subprocess, sys, time
+
+    import ray
     from pipelines.cluster.runtime import end_with_one_line, without_native_stderr
     from pipelines.terminal import interrupts
 
     def job():
-        with interrupts.deferred(), without_native_stderr():
-            import starting
+        with interrupts.starting_ray(), without_native_stderr():
+            subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+            print("starting", flush=True)
+            %s
         print("it goes on", flush=True)
 
     end_with_one_line(job)
 """
-TERMINATE = "import os, signal, time; os.kill(os.getpid(), signal.SIGTERM)"
+
+
+@pytest.mark.parametrize("waits", ["time.sleep(60)", "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)"])
+def test_a_signal_while_ray_starts_ends_what_of_it_is_there(waits):
+    command = [sys.executable, "-c", textwrap.dedent(STARTING % waits), RAYLET]
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert job.stdout.readline() == "starting\n"
+    while len(started := below(job.pid)) < 3:
+        time.sleep(0.02)
+    for pid in started:
+        os.kill(pid, signal.SIGTERM)
+    began = time.monotonic()
+    out, err = job.communicate(timeout=60)
+    assert (job.returncode, out) == (143, "")
+    assert time.monotonic() - began < 10
+    (line,) = err.splitlines()
+    assert "stopped by SIGTERM; " in line
+    wait_for_end(pid for pid in started if pid != job.pid)
+
+
+def wait_for_end(pids):
+    for status in (Path(f"/proc/{pid}/stat") for pid in pids):
+        deadline = time.monotonic() + 10
+        while status.exists() and "Z" not in status.read_text().split()[2]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+OWN_RAY = """
+    import subprocess, sys, time
+    from types import SimpleNamespace
+
+    import ray
+    from pipelines.cluster.runtime import end_with_one_line
+    from pipelines.terminal import interrupts
+
+    def job():
+        with interrupts.starting_ray():
+            process = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+            node = SimpleNamespace(all_processes={"raylet": [SimpleNamespace(process=process)]})
+            node.destroy_external_storage = lambda: print("what was spilled is gone", flush=True)
+            ray._private.worker._global_node = node
+
+        def shutdown():  # as Ray does
+            process.terminate()
+            process.wait(5)
+            ray._private.worker._global_node = None
+
+        ray.is_initialized, ray.shutdown = lambda: True, shutdown
+        print("ready", flush=True)
+        try:
+            time.sleep(float(sys.argv[2]))
+        finally:
+            print("the raylet is there:", process.poll() is None, flush=True)
+
+    end_with_one_line(job)
+"""
 
 
 @pytest.mark.parametrize(
-    ("signals", "out"), [(TERMINATE, "Ray is up\n"), (f"{TERMINATE}; time.sleep(1.2); {TERMINATE}", "")]
+    ("seconds", "code", "last"), [(60, 143, "what was spilled is gone\n"), (0, 0, "")], ids=["stopped", "done"]
 )
-def test_a_signal_while_ray_starts_waits_for_it_and_is_told(tmp_path, signals, out):
-    (tmp_path / "starting.py").write_text(f"{signals}\nprint('Ray is up', flush=True)\n")  # Ray imports as it starts
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    command = [sys.executable, "-c", textwrap.dedent(STARTING)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
-    assert (ended.returncode, ended.stdout) == (143, out)
-    (line,) = ended.stderr.splitlines()
-    assert "stopped by SIGTERM; " in line
-
-
-OF_ITS_OWN = """
-    import hashlib, subprocess, sys
-    from types import SimpleNamespace
-
-    import ray
-    from pipelines.cluster.runtime import end_with_one_line
-
-    def started(seconds):
-        command = [sys.executable, "-c", f"import time; time.sleep({seconds})"]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        return [SimpleNamespace(process=process)]
-
-    def job():
-        processes = {"raylet": started(30), "log_monitor": started(0)}
-        ray._private.worker._global_node = SimpleNamespace(all_processes=processes)
-        processes["log_monitor"][0].process.wait()
-        (worker,) = started(30)
-        print(worker.process.pid, flush=True)
-        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # in compiled code, as Ray waits
-
-    end_with_one_line(job)
-"""
-
-
-def test_a_job_whose_own_ray_gets_the_signal_too_waits_for_nothing_and_leaves_nothing():
-    command = [sys.executable, "-c", textwrap.dedent(OF_ITS_OWN)]
-    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    worker = Path(f"/proc/{int(job.stdout.readline())}")
-    assert worker.exists()
-    job.send_signal(signal.SIGTERM)
-    assert job.wait(15) == 143
-    assert "stopped by SIGTERM; " in job.stderr.read()
-    deadline = time.monotonic() + 10
-    while worker.exists() and "Z" not in (worker / "stat").read_text().split()[2]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-CLOSING = """
-    import atexit, os, subprocess, sys, time
-    from types import SimpleNamespace
-
-    import ray
-    from pipelines.cluster.runtime import end_with_one_line
-
-    def close():
-        monitor = subprocess.Popen([sys.executable, "-c", "pass"])
-        processes = {"log_monitor": [SimpleNamespace(process=monitor)]}
-        ray._private.worker._global_node = SimpleNamespace(all_processes=processes)
-        monitor.wait()
-        print("closing", flush=True)
-        time.sleep(10)
-        os._exit(1)  # as Ray ends a driver whose raylet is gone
-
-    atexit.register(close)
-    end_with_one_line(lambda: sys.exit(%d))
-"""
-
-
-@pytest.mark.parametrize("code", [0, 2])
-def test_a_job_that_has_ended_keeps_its_exit_code_where_its_own_ray_gets_a_signal(code):
-    command = [sys.executable, "-c", textwrap.dedent(CLOSING % code)]
-    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert job.stdout.readline() == "closing\n"
-    job.send_signal(signal.SIGTERM)
-    assert job.communicate() == ("", "")
-    assert job.returncode == code
-
-
-ALONE = """
-    import subprocess, sys, time
-    from pathlib import Path
-    from types import SimpleNamespace
-
-    import ray
-    from pipelines.cluster.runtime import end_with_one_line
-
-    def job():
-        beat = "import time\\nwhile True: print('.', flush=True); time.sleep(0.05)"
-        log = Path(sys.argv[1])
-        raylet = subprocess.Popen([sys.executable, "-c", beat], stdout=log.open("w"))
-        ray._private.worker._global_node = SimpleNamespace(all_processes={"raylet": [SimpleNamespace(process=raylet)]})
-        ray.shutdown = raylet.kill
-        try:
-            print("ready", flush=True)
-            time.sleep(60)
-        finally:
-            time.sleep(1.5)  # the raylet was held for a moment
-            size = log.stat().st_size
-            while log.stat().st_size == size:
-                time.sleep(0.1)
-            print("it goes on", flush=True)
-
-    end_with_one_line(job)
-"""
-
-
-def test_a_raylet_that_did_not_get_the_signal_serves_the_clean_up(tmp_path):
-    command = [sys.executable, "-c", textwrap.dedent(ALONE), str(tmp_path / "log")]
+def test_signals_pass_by_the_processes_of_a_jobs_own_ray_which_end_with_it(seconds, code, last):
+    command = [sys.executable, "-c", textwrap.dedent(OWN_RAY), RAYLET, str(seconds or 2)]
     job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert job.stdout.readline() == "ready\n"
-    job.send_signal(signal.SIGTERM)
+    while len(started := below(job.pid)) < 3:
+        time.sleep(0.02)
+    for pid in sorted(started, key=lambda pid: pid == job.pid):
+        if pid != job.pid or seconds:
+            os.kill(pid, signal.SIGTERM)
+            time.sleep(0.2)
     out, err = job.communicate(timeout=60)
-    assert (job.returncode, out) == (143, "it goes on\n"), err
-    assert len(err.splitlines()) == 1
+    assert (job.returncode, out) == (code, f"the raylet is there: True\n{last}"), err
+    assert len(err.splitlines()) == bool(seconds)
+    wait_for_end(pid for pid in started if pid != job.pid)
