@@ -2,7 +2,7 @@ import numpy as np
 
 from animatediff.data.captioning.config import CaptionConfig
 from animatediff.data.curation import caption_parts, scan_parts
-from animatediff.data.shots.config import ShotConfig
+from animatediff.data.shots.config import ScanLimits, ShotConfig
 from animatediff.data.shots.scan import scan_video
 from animatediff.data.sources.spec import SourceVideo
 from pipelines.stages.curate.caption import Caption
@@ -22,9 +22,8 @@ def test_of_answers_that_cannot_be_used_one_is_told_for_each_reason(tmp_path):
         (),
     )
     shots = scan_parts.read_shots(str(tmp_path), ["unit"]).drop_columns(["video", "phashes"]).to_pylist()
-    spec = CaptionSpec(
-        str(tmp_path), 0, CaptionConfig(function=f"{own_functions.__name__}:nothing", frames=2), "cpu", True
-    )
+    captions = CaptionConfig(function=f"{own_functions.__name__}:nothing", frames=2)
+    spec = CaptionSpec(str(tmp_path), 0, captions, ScanLimits(), "cpu", True)
     result = Caption(spec).process(CaptionBatch("batch", shots))
     (shot,) = shots
     assert (result.num_captions, result.reasons) == (0, {"caption_empty": 1})
