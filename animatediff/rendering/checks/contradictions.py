@@ -36,10 +36,11 @@ def contradictions(settings: Mapping[str, Any]) -> Iterator[str]:
             f"free_init finds the noise that a clip begins from, and with {starts[0]} it begins from pictures: set one "
             "of the two to null"
         )
-    if settings["guidance_after_every"] and settings["guidance_interval"] is None:
+    interval = settings["guidance_interval"]
+    if settings["guidance_after_every"] and (interval is None or interval.end == 1):
         yield (
-            "guidance_after_every is of the steps behind guidance_interval, and without one all are guided: set "
-            "guidance_interval, such as {end: 0.5}, or leave guidance_after_every away"
+            "guidance_after_every is of the steps behind guidance_interval, of which there are none: let that end "
+            "earlier, such as {end: 0.5}, or set guidance_after_every to null"
         )
     if settings["deep_cache"] and moves_window(settings["num_frames"], settings["context"], settings["loop"]):
         yield MOVING_WINDOW
