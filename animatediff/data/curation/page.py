@@ -210,7 +210,7 @@ def _shot(row: dict[str, Any], pictures: list[bytes], page_of: Mapping[str, str]
         f'<span class="border {row["border_before"]}">{row["border_before"]}</span> to '
         f'<span class="border {row["border_after"]}">{row["border_after"]}</span>'
     )
-    repeats = f" of {_link(row['repeats'], page_of)}" if row["repeats"] else ""
+    repeats = f" of {_link(row['repeats'], page_of)}" if row["reason"] == "repeat" else ""
     reason = f'<div><span class="reason">{html.escape(row["reason"])}</span>{repeats}</div>' if row["reason"] else ""
     tags = "".join(f'<span class="tag">{html.escape(tag)}</span>' for tag in row["tags"] or ())
     return (

@@ -36,10 +36,13 @@ class Caption(Stage[CaptionBatch, CaptionBatchResult]):
         began = time.perf_counter()
         answers: list[ShotCaption] = []
         results: list[CaptionResult] = []
+        examples: dict[str, str] = {}
         try:
-            for result in self._captioner.caption_all(self._requests(work.shots, answers)):
+            for result in self._captioner.caption_all(self._requests(work.shots, answers, examples)):
                 results.append(result)
                 answers.append(_answer(result))
+                if result.reason:
+                    examples[str(result.reason)] = f"{result.shot_id}: {result.detail}"
         finally:
             if answers:
                 caption_parts.commit(self._spec.output_uri, self._spec.generation, answers)
@@ -48,22 +51,26 @@ class Caption(Stage[CaptionBatch, CaptionBatchResult]):
             work.batch_id,
             len(answers) - sum(reasons.values()),
             reasons,
-            {str(result.reason): f"{result.shot_id}: {result.detail}" for result in results if result.reason},
+            examples,
             sum(result.usage.prompt_tokens for result in results),
             sum(result.usage.answer_tokens for result in results),
             sum(max(0, result.usage.num_tries - 1) for result in results),
             time.perf_counter() - began,
         )
 
-    def _requests(self, shots: Sequence[dict[str, Any]], answers: list[ShotCaption]) -> Iterator[CaptionRequest]:
-        """Yield the shots with their frames; one that gives none is answered at once."""
+    def _requests(
+        self, shots: Sequence[dict[str, Any]], answers: list[ShotCaption], examples: dict[str, str]
+    ) -> Iterator[CaptionRequest]:
+        """Yield the shots with their frames; one that gives none is answered at once, and is an example of why."""
         captions = self._spec.captions
         with SourceCopies(self._spec.limits, trusted=self._spec.trusted) as copies:
             for shot in shots:
                 try:
                     frames = copies.frames(shot, number=captions.frames, side=captions.side)
                 except VideoError as error:
-                    answers.append(ShotCaption(shot["shot_id"], "", (), "", reason_of(error)))
+                    reason = reason_of(error)
+                    answers.append(ShotCaption(shot["shot_id"], "", (), "", reason))
+                    examples[reason] = f"{shot['shot_id']}: {error.detail}"
                     continue
                 facts = {name: value for name, value in shot.items() if name not in _NOT_TOLD}
                 yield CaptionRequest(shot["shot_id"], frames, facts)

@@ -69,7 +69,7 @@ class CaptionBatchResult:
     reasons: dict[str, int]
     """Shots whose answer cannot be used, by reason."""
     examples: dict[str, str]
-    """One of those shots for each reason, and what was answered, as a line."""
+    """One of those shots for each reason, and what was answered, or why it could not be asked for, as a line."""
     prompt_tokens: int
     answer_tokens: int
     num_retries: int

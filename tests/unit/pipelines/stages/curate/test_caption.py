@@ -24,8 +24,12 @@ def test_of_answers_that_cannot_be_used_one_is_told_for_each_reason(tmp_path):
     shots = scan_parts.read_shots(str(tmp_path), ["unit"]).drop_columns(["video", "phashes"]).to_pylist()
     captions = CaptionConfig(function=f"{own_functions.__name__}:nothing", frames=2)
     spec = CaptionSpec(str(tmp_path), 0, captions, ScanLimits(), "cpu", True)
-    result = Caption(spec).process(CaptionBatch("batch", shots))
     (shot,) = shots
-    assert (result.num_captions, result.reasons) == (0, {"caption_empty": 1})
+    longer = shot | {"shot_id": "longer", "num_frames": shot["num_frames"] + 1}
+    result = Caption(spec).process(CaptionBatch("batch", [longer, shot]))
+    assert (result.num_captions, result.reasons) == (0, {"not_copied": 1, "caption_empty": 1})
+    assert result.examples.pop("not_copied").endswith(
+        f" are shown from {shot['start_pts']} to {shot['last_pts']}, and {longer['num_frames']} are expected"
+    )
     assert result.examples == {"caption_empty": f"{shot['shot_id']}: the answer has no words"}
     assert caption_parts.read(str(tmp_path), 0)[shot["shot_id"]].reason == "caption_empty"
