@@ -11,8 +11,9 @@ class ScanLimits(Config):
     """What looking through one video may take, and cutting one shot out of it. It decides nothing of the shots."""
 
     timeout_s: float = Field(30.0, gt=0)
-    """Seconds for one video, to which twice its length is added, and what reading it twice takes at 4 MB a second; or
-    for one shot, to which is added what reading takes, and twice the video's length where it is encoded anew."""
+    """Seconds for one video once it is open, to which twice its length is added, and what reading it twice takes at
+    4 MB a second; or for one shot, to which is added what reading takes, and twice the video's length where it is
+    encoded anew."""
     memory_mb: int = Field(2048, ge=64)
     """More is out_of_memory."""
     max_pixels: int = Field(MAX_PIXELS, ge=1)

@@ -23,3 +23,8 @@ MAX_FILES = 1_000_000
 """Files that a pattern may name."""
 BATCH_BYTES = 16_000_000
 """Bytes of the texts of videos that are held at once."""
+SLOWEST_BYTES_PER_S = 4_000_000
+"""The slowest storage that reading a video is waited for: a gigabyte has four minutes."""
+MAX_OPENING_S = 600.0
+"""Seconds until a video is open. A storage that does not answer says so before, and no deadline of a decoder is to
+make a damaged video of that; a web server without ranges sends the whole file."""

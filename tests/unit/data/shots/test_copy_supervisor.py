@@ -2,7 +2,10 @@
 
 import os
 import signal
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -13,9 +16,11 @@ from animatediff.data.curation.source_copies import SourceCopies
 from animatediff.data.decoding.supervisor import DecodeConfig
 from animatediff.data.decoding.videos import probe
 from animatediff.data.quarantine import Reason, VideoError
+from animatediff.data.shots.config import ScanLimits, ShotConfig
 from animatediff.data.shots.copies import copy_shot
 from animatediff.data.shots.copies.frames import WantedFrames, read_shot_frames
 from animatediff.data.shots.copies.supervisor import CopySupervisor
+from animatediff.data.shots.supervisor import ShotSupervisor
 from animatediff.data.sources.uris import ShotPart
 from animatediff.errors import UserError
 from tests.faulty_copies import CONFUSED, CRASH, HANG, SWELL
@@ -96,6 +101,34 @@ def test_whatever_happens_is_a_reason(film, tries, fault, limits, reason, num_tr
         assert (error.value.stage, error.value.reason) == ("decode", reason)
         assert error.value.detail.startswith(detail)
     assert tries() == [fault] * num_tries
+
+
+class Late(BaseHTTPRequestHandler):
+    def do_GET(self):
+        time.sleep(1.2)
+        self.send_error(404)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def late():
+    """A video of a web server that answers late, and then that there is none."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Late) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/film.mkv"
+        server.shutdown()
+
+
+def test_what_a_storage_says_is_waited_for_beyond_the_deadline_of_decoding(late):
+    """Or an outage, in which asking in vain takes a minute, would make damaged videos of good ones."""
+    limits = ScanLimits(timeout_s=0.5)
+    with CopySupervisor(limits) as copies, ShotSupervisor(ShotConfig(), limits) as scans:
+        for work in (lambda: copies.copy(ShotPart(late, 0, 9)), lambda: scans.scan(late)):
+            with pytest.raises(VideoError) as error:
+                work()
+            assert (error.value.stage, error.value.reason) == ("fetch", Reason.NOT_FOUND)
 
 
 def test_a_video_that_kills_three_times_in_a_row_is_given_up(monkeypatch):
