@@ -3,6 +3,7 @@
 So does a thread that finds out that the main one waits in vain.
 """
 
+import atexit
 import logging
 import os
 import shlex
@@ -204,6 +205,8 @@ def starting_ray() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         _handler.ray_starts = not _handler.is_quiet
+    # What leaves it to Python's end to leave Ray, as a notebook does, leaves its agents for a minute otherwise.
+    atexit.register(own_processes.close_ray)
     _handler.end()
 
 
