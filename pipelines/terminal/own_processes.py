@@ -40,11 +40,14 @@ def has_own_ray() -> bool:
 
 
 def close_ray() -> None:
-    """Leave Ray; one of this process's own ends, workers included, which see only after a while that it has."""
+    """Leave Ray; one of this process's own ends, workers included, which see only after a while that it has.
+
+    What else this process has started stays, such as a server beside a notebook.
+    """
     if (ray := imported_ray()) and ray.is_initialized():
-        workers = _started() if has_own_ray() else []
+        processes = _with_all_below(_own_ray())
         ray.shutdown()
-        _each(workers, "kill")
+        _each(processes, "kill")
 
 
 def end_all() -> None:
@@ -67,6 +70,18 @@ def _own_ray() -> list[Any]:
     """Return the processes of the Ray that this one has started, if it has."""
     node = ray._private.worker._global_node if (ray := imported_ray()) else None
     return [each.process for of_kind in (node.all_processes.values() if node else ()) for each in of_kind]
+
+
+def _with_all_below(processes: list[Any]) -> list[Any]:
+    """Return processes and what they have started: of Ray's the agents and workers, and what these have."""
+    import psutil
+
+    found: list[Any] = []
+    for process in processes:
+        with suppress(psutil.Error):  # it has ended
+            top = psutil.Process(process.pid)
+            found += [top, *top.children(recursive=True)]
+    return found
 
 
 def _is_watched(process: Any) -> bool:

@@ -8,9 +8,11 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from pipelines.terminal import own_processes
 from tests.integration.processes import below
 
 JOB = """
@@ -263,3 +265,25 @@ def test_signals_pass_by_the_processes_of_a_jobs_own_ray_which_end_with_it(secon
     assert (job.returncode, out) == (code, f"the raylet is there: True\n{last}"), err
     assert len(err.splitlines()) == bool(seconds)
     wait_for_end(pid for pid in started if pid != job.pid)
+
+
+def test_leaving_ray_ends_what_ray_has_started_and_nothing_else(monkeypatch):
+    raylet, other = (
+        subprocess.Popen([sys.executable, "-c", code]) for code in (RAYLET, "import time; time.sleep(100)")
+    )
+    try:
+        while len(started := below(raylet.pid)) < 2:
+            time.sleep(0.02)
+        node = SimpleNamespace(all_processes={"raylet": [SimpleNamespace(process=raylet)]})
+        worker = SimpleNamespace(_global_node=node)
+        ray = SimpleNamespace(
+            _private=SimpleNamespace(worker=worker), is_initialized=lambda: True, shutdown=raylet.kill
+        )
+        monkeypatch.setattr(own_processes, "imported_ray", lambda: ray)
+        own_processes.close_ray()
+        wait_for_end(started)
+        assert other.poll() is None
+    finally:
+        for process in (raylet, other):
+            process.kill()
+            process.wait()
