@@ -153,6 +153,17 @@ def install() -> None:
             signal.signal(number, _handler)
 
 
+def _ignore_signals_of_ended_job() -> None:
+    """Let a job that has ended end as it did: Python gives signals back before it takes its modules apart."""
+    if _handler.code_of_ended_job is not None:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
+# Before anything else is, so that it is done after all else, which a second signal breaks off.
+atexit.register(_ignore_signals_of_ended_job)
+
+
 @contextmanager
 def exit_on_signal() -> Iterator[None]:
     """Take the signals over, and end the process with one line and the signal's exit code where one comes."""

@@ -69,6 +69,25 @@ AT_EXIT = """
 """
 
 
+TAKEN_APART = """
+    import os, signal
+    from pipelines.cluster.runtime import end_with_one_line
+
+    class Module:
+        def __del__(self, kill=os.kill, to=os.getpid(), number=signal.SIGTERM):
+            kill(to, number)
+
+    module = Module()
+    end_with_one_line(lambda: print("done", flush=True))
+"""
+
+
+def test_a_job_that_has_ended_is_not_killed_while_python_takes_it_apart():
+    command = [sys.executable, "-c", textwrap.dedent(TAKEN_APART)]
+    job = subprocess.run(command, capture_output=True, text=True)
+    assert (job.returncode, job.stdout, job.stderr) == (0, "done\n", "")
+
+
 @pytest.mark.parametrize(("seconds", "signals", "code", "closed"), [(0.5, 1, 0, "closed\n"), (60, 2, 143, "")])
 def test_a_job_that_has_ended_closes_what_it_opened_unless_it_is_told_twice(seconds, signals, code, closed):
     command = [sys.executable, "-c", textwrap.dedent(AT_EXIT.format(seconds=seconds))]
