@@ -1,7 +1,6 @@
 """Episodes that are hard to cut: dark scenes, lines of speed, glares, one place from several sides, wipes.
 
-`support_episodes` holds the usual ones. Nothing of these was used to choose a threshold of cuts, dissolves and fades
-before 2026-11-30.
+`support_episodes` holds the usual ones.
 """
 
 from collections.abc import Callable
