@@ -5,12 +5,32 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from animatediff.config import Config
+from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 
 _Scale = Annotated[float, Field(ge=1, le=100)]
 
 
+class SampledGuidance(Config):
+    """Guidance of the last steps that is not folded into the result.
+
+    The UNet is called twice in each of these steps, and what the captions of the training have no words for is kept, as
+    what textual inversion adds. Guidance needs the empty caption, which `train.caption_dropout` teaches.
+    """
+
+    start: float = Field(0.5, ge=0, lt=1)
+    """Share of the result's steps, from noise on, before which the guidance is folded into it."""
+    guidance_scale: float = Field(3.0, gt=1, le=100)
+    """That the result is sampled with behind them. Less than the teacher's: its effect grows with the length of the
+    steps."""
+
+    @property
+    def interval(self) -> GuidanceInterval:
+        """The steps that the result is sampled with guidance in."""
+        return GuidanceInterval(start=self.start)
+
+
 class DistillConfig(Config):
-    """How a motion module is distilled to a few steps without guidance, and so how its result is sampled."""
+    """How a motion module is distilled to a few steps with little guidance or none, and so how its result is sampled."""
 
     sampler: Literal["lcm", "euler"] = "euler"
     """What the result is sampled with. `lcm`: every step guesses the clip and adds noise to it, as AnimateLCM.
@@ -21,6 +41,9 @@ class DistillConfig(Config):
     guidance_scale: _Scale | tuple[_Scale, _Scale] = 7.5
     """Of the teacher, folded into the result: one, or the lowest and the highest of a range, of which every clip draws
     its own."""
+    sampled_guidance: SampledGuidance | None = None
+    """Guidance that is left out of the result, which is then sampled with it; default: none, all is folded into it. For
+    sampler `euler`, whose steps are learned each by itself."""
     teacher_steps: int = Field(48, ge=1, le=1000)
     """Steps of the teacher's DDIM from noise to latents. With `euler` a multiple of `num_inference_steps`."""
     huber_c: float = Field(0.001, gt=0)
@@ -36,4 +59,10 @@ class DistillConfig(Config):
         low, high = self.guidance_range
         if low > high:
             raise ValueError(f"guidance_scale {low:g} to {high:g} is no range: name the lowest first")
+        return self
+
+    @model_validator(mode="after")
+    def _leaves_guidance_out_of_steps(self) -> Self:
+        if self.sampled_guidance is not None and self.sampler != "euler":
+            raise ValueError("sampled_guidance is for sampler euler: each guess of lcm is of the whole clip")
         return self

@@ -15,6 +15,10 @@ class GuidanceInterval(Config):
     end: float = Field(1.0, ge=0, le=1)
     """Share of the denoising steps after which there is none."""
 
+    def __str__(self) -> str:
+        """Return the interval as YAML has it."""
+        return f"{{start: {self.start:g}, end: {self.end:g}}}"
+
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if self.start >= self.end:

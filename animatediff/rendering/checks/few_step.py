@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.catalog import Catalog
 from animatediff.rendering.catalog.entries import Entry
@@ -36,6 +37,17 @@ class Distilled(NamedTuple):
     sampler: str
     num_steps: int | None = None
     """That it was distilled for, where its file or its name says so."""
+    guidance_scale: float | None = None
+    """Where the guidance is not all in the weights: that of the rest."""
+    guidance_interval: GuidanceInterval | None = None
+    """And its steps."""
+
+    @classmethod
+    def own(cls, what: str, said: FewStepSampling) -> "Distilled":
+        """Return what a file that was distilled here says."""
+        rest = said.guidance_interval
+        scale = None if rest is None else said.guidance_scale
+        return cls(what, said.sampler, said.num_inference_steps, scale, rest)
 
 
 def distilled(motion: MotionFile) -> Distilled | None:
@@ -44,7 +56,7 @@ def distilled(motion: MotionFile) -> Distilled | None:
     Lightning's files have v2's names and shapes: only what they are called tells them.
     """
     if motion.few_step is not None:
-        return Distilled(_OWN, motion.few_step.sampler, motion.few_step.num_inference_steps)
+        return Distilled.own(_OWN, motion.few_step)
     words = f"{PurePosixPath(motion.uri).name} {_title(motion.uri)}"
     if "lightning" in words.lower():
         steps = _LIGHTNING_STEPS.search(words)
@@ -56,7 +68,7 @@ def distilled(motion: MotionFile) -> Distilled | None:
 def distilled_by_loras(uris: Iterable[str]) -> Distilled | None:
     """Return what MotionLoRAs that were distilled here say; None where there is none."""
     found = next((found for uri in uris if (found := _said_by(uri, is_lora=True))), None)
-    return None if found is None else Distilled(_OWN_LORA, found.sampler, found.num_inference_steps)
+    return None if found is None else Distilled.own(_OWN_LORA, found)
 
 
 def set_by_files(catalog: Catalog) -> Catalog:
@@ -97,9 +109,21 @@ def mismatch(motion: Distilled, settings: Mapping[str, Any]) -> str | None:
         wanted.append("sampler euler with timestep_spacing trailing")
     if motion.num_steps not in (None, settings["num_inference_steps"]):
         wanted.append(f"num_inference_steps {motion.num_steps}")
-    if settings["guidance_scale"] > _MAX_GUIDANCE:
-        wanted.append(f"a guidance_scale of 1 to {_MAX_GUIDANCE:g}")
+    wanted += _wanted_guidance(motion, settings)
     return ", ".join(wanted) or None
+
+
+def _wanted_guidance(motion: Distilled, settings: Mapping[str, Any]) -> list[str]:
+    scale = settings["guidance_scale"]
+    if motion.guidance_scale is None or motion.guidance_interval is None:
+        return [f"a guidance_scale of 1 to {_MAX_GUIDANCE:g}"] if scale > _MAX_GUIDANCE else []
+    wanted = []
+    if scale <= 1 or scale > motion.guidance_scale + 1:
+        wanted.append(f"guidance_scale {motion.guidance_scale:g}")
+    # Where guidance is folded in, more of it is as bad as with the others.
+    if settings["guidance_interval"] != motion.guidance_interval and scale > _MAX_GUIDANCE:
+        wanted.append(f"guidance_interval {motion.guidance_interval}")
+    return wanted
 
 
 def _title(uri: str) -> str:

@@ -1,4 +1,4 @@
-"""Distillation: a motion module that needs few steps and no guidance (arXiv 2402.00769, 2405.18407).
+"""Distillation: a motion module that needs few steps and little or no guidance (arXiv 2402.00769, 2405.18407).
 
 The steps of `euler` are those of phased consistency models (Wang et al., arXiv 2405.18407): a consistency model from
 each timestep that sampling goes through to the next. With `lcm` there is one phase, and it is LCM (arXiv 2310.04378).
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 
 def distill_recipe(config: RecipeConfig) -> Recipe:
-    """Distil `model.motion_module` to few steps without guidance: all of it, or with `model.lora_rank` a LoRA on it.
+    """Distil `model.motion_module` to few steps: all of it, or with `model.lora_rank` a LoRA on it.
 
-    The teacher is the motion module itself with `distill.guidance_scale`. `train.ema_decay`, if any, is also the
+    The teacher is the motion module itself with `distill.guidance_scale`, which is folded into the result but for the
+    steps of `distill.sampled_guidance`. `train.ema_decay`, if any, is also the
     target's: 0.95 for whole motion modules.
     """
     return _DistilledLoraRecipe(config) if config.model.lora_rank is not None else _DistilledModuleRecipe(config)
@@ -47,11 +48,13 @@ class _DistillRecipe(MotionWeightsRecipe):
     @property
     def few_step(self) -> FewStepSampling:
         """What the result is sampled with."""
-        spacing = "trailing" if self.distill.sampler == "euler" else None
+        sampler, guidance = self.distill.sampler, self.distill.sampled_guidance
         return FewStepSampling(
-            sampler=self.distill.sampler,
-            timestep_spacing=spacing,
+            sampler=sampler,
+            timestep_spacing="trailing" if sampler == "euler" else None,
             num_inference_steps=self.distill.num_inference_steps,
+            guidance_scale=guidance.guidance_scale if guidance else 1.0,
+            guidance_interval=guidance.interval if guidance else None,
         )
 
     def validate(self) -> None:
@@ -64,6 +67,11 @@ class _DistillRecipe(MotionWeightsRecipe):
             raise ValueError(
                 f"distill.teacher_steps {teacher_steps} must be a multiple of distill.num_inference_steps {steps}, "
                 "since every step of the result stands for as many of the teacher's"
+            )
+        if self.distill.sampled_guidance is not None and not self.config.train.caption_dropout:
+            raise ValueError(
+                "distill.sampled_guidance needs train.caption_dropout, such as 0.1: guidance is away from the empty "
+                "caption, which is not learned without"
             )
         if teacher_steps < steps:
             raise ValueError(f"distill.teacher_steps {teacher_steps} must not be fewer than the result's {steps}")

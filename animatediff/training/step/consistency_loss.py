@@ -77,7 +77,7 @@ class ConsistencyLoss:
             )
         noisy = add_noise(clean, noise, timesteps, self.alphas_cumprod)
         negative, positive = conditioning.guidance_branches(is_guided=True)
-        scales = for_clips(self._guidance_scales(share), noisy)
+        scales = for_clips(self._guidance_scales(share, end), noisy)
         is_full = conditioning.dtype == torch.float32
         with nullcontext() if is_full else torch.autocast(device.type, conditioning.dtype):
             with torch.no_grad():
@@ -110,7 +110,14 @@ class ConsistencyLoss:
         # There is nothing to guess where it is known. DDIM's step gives it back but for its rounding.
         return torch.where(for_clips(level == end, sample), sample, guess)
 
-    def _guidance_scales(self, share: Tensor) -> Tensor:
-        """Return a guidance scale a clip, (b), by its share of the range."""
+    def _guidance_scales(self, share: Tensor, ends: Tensor) -> Tensor:
+        """Return a guidance scale a clip, (b), by its share of the range; 1 in steps that are sampled with guidance."""
         low, high = self.config.guidance_range
-        return low + (high - low) * share
+        scales = low + (high - low) * share
+        if self.config.sampled_guidance is None:
+            return scales
+        # A step is told by the level that it ends at, which is 0 for the last.
+        num_steps, interval = self.config.num_inference_steps, self.config.sampled_guidance.interval
+        stride = self.config.teacher_steps // num_steps
+        is_sampled = [interval.is_on(num_steps - 1 - end // stride, num_steps) for end in ends.tolist()]
+        return scales.where(~torch.tensor(is_sampled, device=scales.device), 1.0)

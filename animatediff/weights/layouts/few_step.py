@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from animatediff.config import Config
+from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 
 _KEY = "few_step"  # of a LoRA's metadata; a motion module's file has it in the entry of its config
 
@@ -20,6 +21,8 @@ class FewStepSampling(Config):
     """Denoising steps."""
     guidance_scale: float = 1.0
     """1: the guidance is in the weights."""
+    guidance_interval: GuidanceInterval | None = None
+    """The steps whose guidance is not in the weights, where there is such guidance."""
 
     @property
     def settings(self) -> dict[str, Any]:

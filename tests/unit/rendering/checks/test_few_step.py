@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 from animatediff.models.config import MotionConfig
 from animatediff.models.lora import LowRankAdapters
 from animatediff.models.motion_unet import MotionModules
@@ -18,6 +19,7 @@ from animatediff.weights.layouts.few_step import FewStepSampling, lora_metadata
 from tests.support_base import build_base
 
 EULER = FewStepSampling(sampler="euler", timestep_spacing="trailing", num_inference_steps=6)
+REST = EULER.model_copy(update={"guidance_scale": 3.0, "guidance_interval": GuidanceInterval(start=0.5)})
 LCM = FewStepSampling(sampler="lcm", num_inference_steps=4)
 
 
@@ -27,6 +29,7 @@ def files(tmp_path_factory):
     motion = MotionModules.for_base(load_unet(str(build_base(folder / "base"))), MotionConfig())
     motion_modules.write(str(folder / "many.safetensors"), motion)
     motion_modules.write(str(folder / "few.safetensors"), motion, few_step=EULER)
+    motion_modules.write(str(folder / "rest.safetensors"), motion, few_step=REST)
     (folder / "run").mkdir()
     motion_modules.write(str(folder / "run" / "motion_module.safetensors"), motion, few_step=LCM)
     lora = LowRankAdapters.for_motion(motion, 2)
@@ -89,6 +92,27 @@ def test_what_the_catalog_says_itself_stays_and_is_told_where_it_contradicts(fil
     (item,) = expand(catalog).items
     assert all(getattr(item, name) == value for name, value in said.items())
     assert (warning is None and caplog.text == "") or warning in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("said", "warning"),
+    [
+        ({}, None),
+        ({"guidance_scale": 2.0, "guidance_interval": None}, None),
+        ({"guidance_scale": 3.5}, None),
+        ({"guidance_scale": 1.0}, "need guidance_scale 3"),
+        ({"guidance_scale": 8.0}, "need guidance_scale 3"),
+        ({"guidance_interval": None}, "need guidance_interval {start: 0.5, end: 1}"),
+        ({"preset": "quality"}, "num_inference_steps 6, guidance_interval {start: 0.5, end: 1}"),
+    ],
+)
+def test_guidance_that_a_file_leaves_to_its_last_steps_is_set_and_its_lack_told(files, caplog, said, warning):
+    catalog = set_by_files(catalog_of(files, said, motion_module="rest.safetensors"))
+    assert check(catalog) == {}
+    (item,) = expand(catalog).items
+    expected = {name: getattr(REST, name) for name in ("guidance_scale", "guidance_interval")} | said
+    assert all(getattr(item, name) == value for name, value in expected.items() if "preset" not in said)
+    assert caplog.text == "" if warning is None else warning in caplog.text
 
 
 def test_a_lora_is_told_of_too(files, caplog):

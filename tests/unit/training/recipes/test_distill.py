@@ -5,6 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from animatediff.diffusion.conditioning import Conditioning
+from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 from animatediff.errors import UserError
 from animatediff.models.config import MotionConfig
 from animatediff.models.motion_unet import MotionModules
@@ -114,6 +115,8 @@ def test_without_an_average_the_target_is_the_student(make):
         ({}, "motion_module", {"distill": {}}),
         (LORA, "motion_lora", {"distill": {}}),
         ({}, "motion_module", {"distill": {"sampler": "lcm"}}),
+        ({}, "motion_module", {"distill": {"sampled_guidance": {"start": 0.75, "guidance_scale": 2.5}}}),
+        (LORA, "motion_lora", {"distill": {"sampled_guidance": {}}}),
     ],
 )
 def test_the_file_says_what_it_is_sampled_with(make, world, tmp_path, model, family, sampling):
@@ -122,8 +125,13 @@ def test_the_file_says_what_it_is_sampled_with(make, world, tmp_path, model, fam
     uri = str(tmp_path / trainer.recipe.weights_file)
     trainer.write_weights(uri)
     assert identify_uri(uri).family == family
-    assert "it is for few steps: sampler" in identify_uri(uri).note
-    expected = BY_EULER if not sampling["distill"] else FewStepSampling(sampler="lcm", num_inference_steps=4)
+    note = identify_uri(uri).note
+    assert "it is for few steps: sampler" in note
+    expected = FewStepSampling(sampler="lcm", num_inference_steps=4) if "sampler" in sampling["distill"] else BY_EULER
+    if (guidance := trainer.recipe.distill.sampled_guidance) is not None:
+        interval, scale = GuidanceInterval(start=guidance.start), guidance.guidance_scale
+        expected = BY_EULER.model_copy(update={"guidance_scale": scale, "guidance_interval": interval})
+        assert f"guidance_scale {scale}, guidance_interval {{start: {guidance.start}, end: 1}}" in note
     if family == "motion_lora":
         assert of_lora(open_tensors(uri).metadata) == expected
         used = SamplingWeights(motion_module=str(world / "motion.safetensors"), motion_loras=(uri,))
@@ -198,6 +206,12 @@ def forward_operations(config):
         ("distill", {"distill": {"num_inference_steps": 7}}, "teacher_steps 48 must be a multiple of .* 7"),
         ("distill", {"distill": {"sampler": "lcm", "teacher_steps": 2}}, "must not be fewer than the result's 8"),
         ("distill", {"distill": {"guidance_scale": (6.0, 2.0)}}, "the lowest first"),
+        ("distill", {"distill": {"sampler": "lcm", "sampled_guidance": {}}}, "is for sampler euler"),
+        (
+            "distill",
+            {"distill": {"sampled_guidance": {}}, "train": {"caption_dropout": 0}},
+            "needs train.caption_dropout",
+        ),
         ("distill", {"objective": {"min_snr_gamma": 5.0}}, "a loss of its own: leave out objective.min_snr_gamma"),
         ("distill", {"model": {"motion_module": "m", "text_conditioned": True, **LORA}}, "a LoRA does not train"),
         ("motion_module", {"distill": {}}, "recipe motion_module distils nothing: leave out distill"),

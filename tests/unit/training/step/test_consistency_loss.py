@@ -105,6 +105,25 @@ def test_every_clip_has_a_guidance_scale_of_its_own_of_the_range():
     assert torch.tensor(ratio).div(by_scale).tolist() == pytest.approx([-3, -1, 0, -2], abs=1e-3)
 
 
+def test_steps_that_are_sampled_with_guidance_learn_from_a_teacher_without():
+    """Of 8 steps the last 4: of the timesteps, those up to 499."""
+    seen = []
+
+    def teacher(noisy, _, told):
+        return told.text.mean(dim=(1, 2)).clamp(min=0).reshape(-1, 1, 1, 1, 1).expand_as(noisy)
+
+    def target(noisy, *_):
+        seen.append(noisy)
+        return noisy
+
+    settings: list[dict] = [{"sampled_guidance": {"start": 0.5}}, {"guidance_scale": 5.0}, {"guidance_scale": 1.0}]
+    for each in settings:
+        loss_of(lambda n, *_: n, teacher, target, draws_at(999, 500, 499, 0), **each)
+    left_out, guided, unguided = seen
+    assert not torch.isclose(guided, unguided).all(dim=(1, 2, 3, 4)).any()
+    assert torch.equal(left_out, torch.cat([guided[:2], unguided[2:]]))
+
+
 def test_only_the_student_learns():
     weight = torch.ones((), requires_grad=True)
     loss_of(lambda n, *_: n * weight, lambda n, *_: n * weight.detach(), lambda n, *_: n * 2, draws_at(1, 2, 3, 4))
