@@ -1,5 +1,6 @@
 """diffusers' GEGLU feed-forward, bit for bit, that keeps less for the backward pass and needs less memory at a time."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,6 +9,8 @@ from diffusers.models.activations import GEGLU
 from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from animatediff.models.computing.token_linear import TokenLinear, linear
 
 # Processors only. The wide middle of all tokens fits no cache, and glibc returns blocks above 32 MiB to the system,
 # which then zeroes every page again: half the seconds. Fewer rows would slow the matrix products down.
@@ -28,11 +31,12 @@ class MemoryEfficientFeedForward(FeedForward):
         """Transform (... c), token by token."""
         net: Any = self.net
         layers = net[0].proj, net[2]
-        if any(type(layer) is not nn.Linear for layer in layers):  # a library's adapter has taken its place
+        if any(type(layer) not in (nn.Linear, TokenLinear) for layer in layers):  # a library's adapter is in its place
             return super().forward(x)
+        product = linear if type(layers[0]) is TokenLinear else F.linear
         weights = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
         tokens, *weights = _as_under_autocast(x.flatten(0, -2), *weights)
-        return _Geglu.apply(torch.is_grad_enabled(), tokens, *weights).view(x.shape)
+        return _Geglu.apply(torch.is_grad_enabled(), product, tokens, *weights).view(x.shape)
 
 
 def use_memory_efficient_feed_forward(model: nn.Module) -> None:
@@ -51,15 +55,22 @@ def _as_under_autocast(*tensors: Tensor) -> list[Tensor]:
 class _Geglu(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, is_recorded: bool, x: Tensor, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor
+        ctx: Any,
+        is_recorded: bool,
+        product: Callable[..., Tensor],
+        x: Tensor,
+        w_in: Tensor,
+        b_in: Tensor,
+        w_out: Tensor,
+        b_out: Tensor,
     ) -> Tensor:
         out, kept = [], []
         for rows in _slices(x):
-            projected = F.linear(rows, w_in, b_in)
+            projected = product(rows, w_in, b_in)
             value, gate = projected.chunk(2, dim=-1)
-            out.append(F.linear(F.gelu(gate).mul_(value), w_out, b_out))
+            out.append(product(F.gelu(gate).mul_(value), w_out, b_out))
             kept += [projected] if is_recorded and any(ctx.needs_input_grad) else []
-        ctx.is_learning = any(ctx.needs_input_grad[2:])
+        ctx.is_learning, ctx.product = any(ctx.needs_input_grad[3:]), product
         ctx.save_for_backward(x if ctx.is_learning else None, w_in, w_out, *kept)
         return _join(out)
 
@@ -67,16 +78,20 @@ class _Geglu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, out_grad: Tensor) -> tuple[Tensor | None, ...]:
         x, w_in, w_out, *kept = ctx.saved_tensors
+        product = ctx.product
         x_grads: list[Tensor] = []
         weight_grads: tuple[Tensor, ...] | None = None
         inputs = _slices(x) if ctx.is_learning else [None] * len(kept)
         for rows, projected, grad in zip(inputs, kept, _slices(out_grad), strict=True):
-            projected_grad, hidden = _backward_of_gates(projected, grad @ w_out)
-            x_grads.append(projected_grad @ w_in)
+            projected_grad, hidden = _backward_of_gates(projected, product(grad, w_out.T))
+            x_grads.append(product(projected_grad, w_in.T))
             if rows is not None:
-                found = projected_grad.T @ rows, projected_grad.sum(0), grad.T @ hidden, grad.sum(0)
+                found = (
+                    *(product(projected_grad.T, rows.T), projected_grad.sum(0)),
+                    *(product(grad.T, hidden.T), grad.sum(0)),
+                )
                 weight_grads = _add(weight_grads, found)
-        return None, _join(x_grads), *(weight_grads or (None,) * 4)
+        return None, None, _join(x_grads), *(weight_grads or (None,) * 4)
 
 
 def _backward_of_gates(projected: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:

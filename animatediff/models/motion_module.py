@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from animatediff.models.computing.token_linear import TokenLinear, use_token_linear
 from animatediff.models.config import MotionConfig
 from animatediff.models.feed_forward import MemoryEfficientFeedForward
 
@@ -43,9 +44,9 @@ class TemporalAttention(nn.Module):
     def __init__(self, channels: int, config: MotionConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.to_qkv = nn.Linear(channels, 3 * channels, bias=False)
+        self.to_qkv = TokenLinear(channels, 3 * channels, bias=False)
         # Dropout(0) holds index 1 of the official layout.
-        self.to_out = nn.ModuleList([nn.Linear(channels, channels), nn.Dropout(0.0)])
+        self.to_out = nn.ModuleList([TokenLinear(channels, channels), nn.Dropout(0.0)])
         table = sinusoidal_positions(config.max_frames, channels) if config.use_positions else None
         self.register_buffer("positions", table, persistent=False)
         self.register_state_dict_post_hook(_split_qkv)
@@ -90,10 +91,10 @@ class TextAttention(nn.Module):
     def __init__(self, channels: int, text_width: int, config: MotionConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.to_q = nn.Linear(channels, channels, bias=False)
-        self.to_k = nn.Linear(text_width, channels, bias=False)
-        self.to_v = nn.Linear(text_width, channels, bias=False)
-        out = nn.Linear(channels, channels)
+        self.to_q = TokenLinear(channels, channels, bias=False)
+        self.to_k = TokenLinear(text_width, channels, bias=False)
+        self.to_v = TokenLinear(text_width, channels, bias=False)
+        out = TokenLinear(channels, channels)
         nn.init.zeros_(out.weight)
         nn.init.zeros_(out.bias)
         self.to_out = nn.ModuleList([out, nn.Dropout(0.0)])
@@ -134,6 +135,7 @@ class TemporalBlock(nn.Module):
             self.text_attention = TextAttention(channels, config.text_width, config)
             self.text_norm = nn.LayerNorm(channels)
         self.ff = MemoryEfficientFeedForward(channels)
+        use_token_linear(self.ff)
         self.ff_norm = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor, text: Tensor | None) -> Tensor:
@@ -152,9 +154,9 @@ class TemporalTransformer(nn.Module):
         super().__init__()
         self.norm_scope = config.norm_scope
         self.norm = nn.GroupNorm(config.norm_num_groups, channels, eps=1e-6)
-        self.proj_in = nn.Linear(channels, channels)
+        self.proj_in = TokenLinear(channels, channels)
         self.transformer_blocks = nn.ModuleList([TemporalBlock(channels, config)])
-        self.proj_out = nn.Linear(channels, channels)
+        self.proj_out = TokenLinear(channels, channels)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 

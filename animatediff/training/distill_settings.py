@@ -30,7 +30,7 @@ class SampledGuidance(Config):
 
 
 class DistillConfig(Config):
-    """How a motion module is distilled to a few steps with little guidance or none, and so how its result is sampled."""
+    """How a motion module is distilled to few steps with little guidance or none, and so how its result is sampled."""
 
     sampler: Literal["lcm", "euler"] = "euler"
     """What the result is sampled with. `lcm`: every step guesses the clip and adds noise to it, as AnimateLCM.

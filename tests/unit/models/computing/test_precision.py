@@ -56,3 +56,20 @@ def test_what_computes_beside_the_unet_is_never_bfloat16():
     halves = (torch.float16, torch.bfloat16)
     assert {encoder_dtype(dtype, CPU) for dtype in (torch.float32, *halves)} == {torch.float32}
     assert [encoder_dtype(dtype, CUDA) for dtype in (torch.float32, *halves)] == [torch.float32, *2 * [torch.float16]]
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2 avx512f avx512_bf16\n", True),
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2\n", False),
+        ("vendor_id\t: GenuineIntel\nflags\t\t: fpu avx2 avx512f\n", False),
+        (None, False),
+    ],
+)
+def test_amd_s_avx512_is_known(tmp_path, monkeypatch, cpuinfo, expected):
+    path = tmp_path / "cpuinfo"
+    if cpuinfo is not None:
+        path.write_text(cpuinfo)
+    monkeypatch.setattr(processor, "_CPUINFO", path)
+    assert processor.is_amd_with_avx512() == expected
