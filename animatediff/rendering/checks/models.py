@@ -13,7 +13,7 @@ from animatediff.rendering.catalog.entries import ModelFiles
 from animatediff.rendering.catalog.named_files import named_files
 from animatediff.rendering.checks.base import check_parts
 from animatediff.rendering.checks.few_step import Distilled, distilled, distilled_by_loras, mismatch
-from animatediff.rendering.checks.second_order import too_few_steps
+from animatediff.rendering.checks.second_order import is_guided_too_strongly, too_few_steps
 from animatediff.weights import motion_modules
 from animatediff.weights.base_facts import BaseFacts, check_channels, check_kind, check_prediction, find_architecture
 from animatediff.weights.layouts.architectures import KnownBase
@@ -163,6 +163,12 @@ class ModelChecks:
                 "sampler dpmpp_2m, %d steps with a guidance_scale of %g: the second order can lose the colours; take "
                 "at least %d steps, or guidance_interval {end: 0.5}, or the sampler ddim or euler",
                 *(settings["num_inference_steps"], settings["guidance_scale"], least),
+            )
+        if is_guided_too_strongly(settings):
+            self._warn(
+                "sampler dpmpp_2m, %d steps with a guidance_scale of %g: colours and subjects can be lost, though not all "
+                "steps are guided; take a guidance_scale of 5, or preset quality",
+                *(settings["num_inference_steps"], settings["guidance_scale"]),
             )
         if _is_far_smaller(settings, pair):
             self._warn(

@@ -12,6 +12,10 @@ is added to the picture. diffusers' own pipeline does the same. In the sprite wo
 | 25 | | 100 % | 72 % |
 
 and in all of them with 12 steps of the first order, of DDIM or of Euler, and with 8 whose last half is not guided.
+
+That helps up to a point. Of 24 clips with 9 steps, guided in the first half and then in every second one, the colour is
+right in 98 % with guidance 5, in 97 % with 6.5 and in 76 % with 8 (12 steps: 89 %), and 78, 67 and 42 % keep their
+subject; of 6 steps, guided in the first half, with 8 in 88 and 46 %. 25 steps of DDIM have 99.7 and 85 % with 8.
 """
 
 import math
@@ -19,17 +23,33 @@ from collections.abc import Mapping
 from typing import Any
 
 _STEPS_PER_GUIDANCE = 3.2  # what of the table is below loses more than a fifth, and what is above next to nothing
+_FEW_STEPS, _MOST_GUIDANCE = 12, 6.0  # more guidance than that is strong for so few steps, wherever it ends
 _LAST = 0.75  # share of the steps behind which no guidance is left to be multiplied: 8 steps were right
 
 
 def too_few_steps(settings: Mapping[str, Any]) -> int | None:
-    """Return how many steps dpmpp_2m needs at least under its guidance; None where it has them.
+    """Return how many steps dpmpp_2m needs at least under guidance to the end; None where it has them.
 
     Args:
         settings: fields of `RenderSettings`.
     """
-    interval, scale = settings["guidance_interval"], settings["guidance_scale"]
-    if settings["sampler"] != "dpmpp_2m" or scale <= 1 or (interval and interval.end <= _LAST):
+    scale = settings["guidance_scale"]
+    if settings["sampler"] != "dpmpp_2m" or scale <= 1 or _ends_early(settings):
         return None
     least = math.ceil(_STEPS_PER_GUIDANCE * scale)
     return least if settings["num_inference_steps"] < least else None
+
+
+def is_guided_too_strongly(settings: Mapping[str, Any]) -> bool:
+    """Return whether dpmpp_2m has few steps and strong guidance that ends early, or comes seldom from there on.
+
+    Args:
+        settings: fields of `RenderSettings`.
+    """
+    is_strong = settings["num_inference_steps"] <= _FEW_STEPS and settings["guidance_scale"] > _MOST_GUIDANCE
+    return settings["sampler"] == "dpmpp_2m" and is_strong and _ends_early(settings)
+
+
+def _ends_early(settings: Mapping[str, Any]) -> bool:
+    interval = settings["guidance_interval"]
+    return interval is not None and interval.end <= _LAST
