@@ -166,8 +166,8 @@ class ModelChecks:
             )
         if is_guided_too_strongly(settings):
             self._warn(
-                "sampler dpmpp_2m, %d steps with a guidance_scale of %g: colours and subjects can be lost, though not all "
-                "steps are guided; take a guidance_scale of 5, or preset quality",
+                "sampler dpmpp_2m, %d steps with a guidance_scale of %g: colours and subjects can be lost, though some "
+                "steps are not guided; take a guidance_scale of 5, or preset quality",
                 *(settings["num_inference_steps"], settings["guidance_scale"]),
             )
         if _is_far_smaller(settings, pair):
