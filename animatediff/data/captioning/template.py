@@ -6,6 +6,7 @@ from collections.abc import Sequence
 _FIELD = re.compile(r"\{(?P<name>[^{}:]*)(?::(?P<most>[^{}]*))?\}")
 _NOTHING, _CAPTION_END = "\0", "\1"
 # What separates a field that is empty from its neighbours goes with it.
+_NOTHING_IN_BRACKETS = re.compile(rf"\(\s*{_NOTHING}\s*\)|\[\s*{_NOTHING}\s*\]")
 _NOTHING_AND_AFTER = re.compile(rf"{_NOTHING}[\s,;:|.]*")
 _BEFORE_NOTHING_AT_END = re.compile(rf"[\s,;:|]*{_NOTHING}[\s,;:|]*$")
 _STOPS_BEFORE_ANOTHER = re.compile(rf"[\s,;.]*{_CAPTION_END}(?=\s*[,;.])")
@@ -36,7 +37,7 @@ def names_in(template: str) -> set[str]:
 
 
 def fill_template(template: str, caption: str, tags: Sequence[str]) -> str:
-    """Return the text of a shot, empty where no field has a value; one that is empty leaves no separator behind.
+    """Return the text of a shot, empty where no field has a value; one that is empty leaves no separator or brackets behind.
 
     Args:
         template: one that `check_template` takes.
@@ -52,6 +53,7 @@ def fill_template(template: str, caption: str, tags: Sequence[str]) -> str:
 
     if not any(value(field) != _NOTHING for field in _FIELD.finditer(template)):
         return ""
-    text = _BEFORE_NOTHING_AT_END.sub("", _FIELD.sub(value, template))
+    text = _NOTHING_IN_BRACKETS.sub(_NOTHING, _FIELD.sub(value, template))
+    text = _BEFORE_NOTHING_AT_END.sub("", text)
     text = _STOPS_BEFORE_ANOTHER.sub("", _NOTHING_AND_AFTER.sub("", text))
     return text.replace(_CAPTION_END, "").strip()

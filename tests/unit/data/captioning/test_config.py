@@ -81,6 +81,10 @@ TAGS = ("1girl", "long hair", "running", "beach")
         ("my style, {tags}", "", (), ""),
         ("{caption} {tags}, mine", "A girl {runs}.", TAGS[:1], "A girl {runs}. 1girl, mine"),
         ("{tags}, {caption}", "", (), ""),
+        ("({tags}) {caption}", "A girl runs.", (), "A girl runs."),
+        ("{caption} [ {tags:3} ]", "A girl runs.", (), "A girl runs."),
+        ("({tags}), {caption}, mine", "A girl runs.", TAGS[:2], "(1girl, long hair), A girl runs, mine"),
+        ("mine ({caption}), {tags}", "", TAGS[:1], "mine 1girl"),
     ],
 )
 def test_a_template_is_filled_and_what_is_missing_leaves_no_comma(template, caption, tags, text):
