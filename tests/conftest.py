@@ -10,17 +10,18 @@ os.environ.pop("RAY_ADDRESS", None)
 import pytest
 import torch
 
-from animatediff.models.computing import processor
+from animatediff.models.computing import processor, token_linear
 
 # Two torch threads beside Ray's processes on two cores are many times slower than one.
 torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _processor_without_bfloat16():
-    """Let `auto` be float32 on whatever processor the tests run, but for those that say which one it is."""
+def _plain_processor():
+    """Let all be computed as on the plainest processor, but where tests say which one it is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processor, "_CPUINFO", Path("/there/is/no/such/file"))
+        patch.setattr(token_linear, "_MULTIPLIES_BY_HALF", False)
         yield
 
 

@@ -92,8 +92,8 @@ class TextAttention(nn.Module):
         super().__init__()
         self.num_heads = config.num_heads
         self.to_q = TokenLinear(channels, channels, bias=False)
-        self.to_k = TokenLinear(text_width, channels, bias=False)
-        self.to_v = TokenLinear(text_width, channels, bias=False)
+        self.to_k = nn.Linear(text_width, channels, bias=False)
+        self.to_v = nn.Linear(text_width, channels, bias=False)
         out = TokenLinear(channels, channels)
         nn.init.zeros_(out.weight)
         nn.init.zeros_(out.bias)

@@ -17,7 +17,7 @@ class SampledGuidance(Config):
     what textual inversion adds. Guidance needs the empty caption, which `train.caption_dropout` teaches.
     """
 
-    start: float = Field(0.5, ge=0, lt=1)
+    start: float = Field(0.5, gt=0, lt=1)
     """Share of the result's steps, from noise on, before which the guidance is folded into it."""
     guidance_scale: float = Field(3.0, gt=1, le=100)
     """That the result is sampled with behind them. Less than the teacher's: its effect grows with the length of the
@@ -65,4 +65,16 @@ class DistillConfig(Config):
     def _leaves_guidance_out_of_steps(self) -> Self:
         if self.sampled_guidance is not None and self.sampler != "euler":
             raise ValueError("sampled_guidance is for sampler euler: each guess of lcm is of the whole clip")
+        return self
+
+    @model_validator(mode="after")
+    def _leaves_guidance_out_of_a_step(self) -> Self:
+        guidance, last = self.sampled_guidance, self.num_inference_steps - 1
+        if guidance is not None and not guidance.interval.is_on(last, self.num_inference_steps):
+            raise ValueError(
+                f"sampled_guidance.start {guidance.start:g} lies behind the start of the last of "
+                f"{self.num_inference_steps} steps, so that none would be guided: set at most {last / (last + 1):.3f}"
+                if last
+                else "sampled_guidance needs 2 steps or more: the only one would not be guided"
+            )
         return self

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 _FIELD = re.compile(r"\{(?P<name>[^{}:]*)(?::(?P<most>[^{}]*))?\}")
 _NOTHING, _CAPTION_END = "\0", "\1"
 # What separates a field that is empty from its neighbours goes with it.
-_NOTHING_IN_BRACKETS = re.compile(rf"\(\s*{_NOTHING}\s*\)|\[\s*{_NOTHING}\s*\]")
+_SAYS_NOTHING = rf"[\s,;:|.]*{_NOTHING}[\s,;:|.{_NOTHING}]*"
+_NOTHING_IN_BRACKETS = re.compile(rf"\({_SAYS_NOTHING}(?::[\d.]+)?\)|\[{_SAYS_NOTHING}\]")
 _NOTHING_AND_AFTER = re.compile(rf"{_NOTHING}[\s,;:|.]*")
 _BEFORE_NOTHING_AT_END = re.compile(rf"[\s,;:|]*{_NOTHING}[\s,;:|]*$")
 _STOPS_BEFORE_ANOTHER = re.compile(rf"[\s,;.]*{_CAPTION_END}(?=\s*[,;.])")
@@ -37,7 +38,9 @@ def names_in(template: str) -> set[str]:
 
 
 def fill_template(template: str, caption: str, tags: Sequence[str]) -> str:
-    """Return the text of a shot, empty where no field has a value; one that is empty leaves no separator or brackets behind.
+    """Return the text of a shot, empty where no field has a value.
+
+    A field that is empty leaves neither a separator nor brackets without a word behind.
 
     Args:
         template: one that `check_template` takes.
@@ -53,7 +56,14 @@ def fill_template(template: str, caption: str, tags: Sequence[str]) -> str:
 
     if not any(value(field) != _NOTHING for field in _FIELD.finditer(template)):
         return ""
-    text = _NOTHING_IN_BRACKETS.sub(_NOTHING, _FIELD.sub(value, template))
+    text, number = _FIELD.sub(value, template), 1
+    while number:  # brackets in brackets
+        text, number = _NOTHING_IN_BRACKETS.subn(_without_brackets, text)
     text = _BEFORE_NOTHING_AT_END.sub("", text)
     text = _STOPS_BEFORE_ANOTHER.sub("", _NOTHING_AND_AFTER.sub("", text))
     return text.replace(_CAPTION_END, "").strip()
+
+
+def _without_brackets(found: re.Match[str]) -> str:
+    is_behind_word = found.string[: found.start()][-1:].isalnum()
+    return f" {_NOTHING}" if is_behind_word else _NOTHING

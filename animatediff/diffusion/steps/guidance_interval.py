@@ -16,8 +16,8 @@ class GuidanceInterval(Config):
     """Share of the denoising steps after which there is none."""
 
     def __str__(self) -> str:
-        """Return the interval as YAML has it."""
-        return f"{{start: {self.start:g}, end: {self.end:g}}}"
+        """Return the interval as YAML has it, in full: a rounded share may be another step's."""
+        return f"{{start: {self.start!r}, end: {self.end!r}}}"
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

@@ -1,7 +1,5 @@
 """Linear layers over many tokens, as a convolution where a processor computes that sooner."""
 
-from functools import cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +11,10 @@ _PICTURES = 16
 # oneDNN orders the weights anew in every call. Below so many tokens or channels, or above so many weights, that costs
 # what is gained; between, a forward pass is 1.6 to 2.2 times as fast (AMD EPYC with avx512_bf16, one thread).
 _MIN_TOKENS, _MIN_CHANNELS, _MAX_WEIGHTS = 256, 128, 5_000_000
+# A value, since a function that asks the system cannot be compiled.
+_MULTIPLIES_BY_HALF = (
+    processor.is_amd_with_avx512() and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+)
 
 
 class TokenLinear(nn.Linear):
@@ -52,10 +54,5 @@ def _is_sooner_as_convolution(x: Tensor, weight: Tensor) -> bool:
         and tokens % _PICTURES == 0
         and channels >= _MIN_CHANNELS
         and weight.numel() <= _MAX_WEIGHTS
-        and _multiplies_by_half()
+        and _MULTIPLIES_BY_HALF
     )
-
-
-@cache
-def _multiplies_by_half() -> bool:
-    return processor.is_amd_with_avx512()

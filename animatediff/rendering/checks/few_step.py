@@ -114,16 +114,23 @@ def mismatch(motion: Distilled, settings: Mapping[str, Any]) -> str | None:
 
 
 def _wanted_guidance(motion: Distilled, settings: Mapping[str, Any]) -> list[str]:
-    scale = settings["guidance_scale"]
-    if motion.guidance_scale is None or motion.guidance_interval is None:
+    scale, steps = settings["guidance_scale"], settings["num_inference_steps"]
+    if motion.guidance_scale is None:
         return [f"a guidance_scale of 1 to {_MAX_GUIDANCE:g}"] if scale > _MAX_GUIDANCE else []
     wanted = []
     if scale <= 1 or scale > motion.guidance_scale + 1:
         wanted.append(f"guidance_scale {motion.guidance_scale:g}")
+    rest, found = (
+        _guided_steps(interval, steps) for interval in (motion.guidance_interval, settings["guidance_interval"])
+    )
     # Where guidance is folded in, more of it is as bad as with the others.
-    if settings["guidance_interval"] != motion.guidance_interval and scale > _MAX_GUIDANCE:
+    if scale > 1 and (rest - found or (scale > _MAX_GUIDANCE and found - rest)):
         wanted.append(f"guidance_interval {motion.guidance_interval}")
     return wanted
+
+
+def _guided_steps(interval: GuidanceInterval | None, num_steps: int) -> set[int]:
+    return {step for step in range(num_steps) if interval is None or interval.is_on(step, num_steps)}
 
 
 def _title(uri: str) -> str:

@@ -46,8 +46,10 @@ def is_guided_too_strongly(settings: Mapping[str, Any]) -> bool:
     Args:
         settings: fields of `RenderSettings`.
     """
-    is_strong = settings["num_inference_steps"] <= _FEW_STEPS and settings["guidance_scale"] > _MOST_GUIDANCE
-    return settings["sampler"] == "dpmpp_2m" and is_strong and _ends_early(settings)
+    steps, interval = settings["num_inference_steps"], settings["guidance_interval"]
+    if settings["sampler"] != "dpmpp_2m" or steps > _FEW_STEPS or settings["guidance_scale"] <= _MOST_GUIDANCE:
+        return False
+    return _ends_early(settings) and any(interval.is_on(step, steps) for step in range(steps))
 
 
 def _ends_early(settings: Mapping[str, Any]) -> bool:

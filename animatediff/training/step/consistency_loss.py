@@ -116,8 +116,8 @@ class ConsistencyLoss:
         scales = low + (high - low) * share
         if self.config.sampled_guidance is None:
             return scales
-        # A step is told by the level that it ends at, which is 0 for the last.
         num_steps, interval = self.config.num_inference_steps, self.config.sampled_guidance.interval
-        stride = self.config.teacher_steps // num_steps
-        is_sampled = [interval.is_on(num_steps - 1 - end // stride, num_steps) for end in ends.tolist()]
-        return scales.where(~torch.tensor(is_sampled, device=scales.device), 1.0)
+        is_sampled = torch.tensor([interval.is_on(k, num_steps) for k in range(num_steps)], device=ends.device)
+        # A step is told by the level that it ends at, which is 0 for the last.
+        steps = num_steps - 1 - ends // (self.config.teacher_steps // num_steps)
+        return scales.where(~is_sampled[steps], 1.0)

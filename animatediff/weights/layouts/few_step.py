@@ -1,6 +1,5 @@
 """What a few-step motion module or LoRA must be sampled with, as its file says: catalogs set themselves by it."""
 
-import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -36,7 +35,7 @@ class FewStepSampling(Config):
 
 def lora_metadata(few_step: FewStepSampling | None) -> dict[str, str]:
     """Return the metadata of a LoRA that `of_lora` reads back."""
-    return {} if few_step is None else {_KEY: json.dumps(few_step.model_dump(mode="json"))}
+    return {} if few_step is None else {_KEY: few_step.model_dump_json(exclude_none=True)}
 
 
 def of_lora(metadata: Mapping[str, str]) -> FewStepSampling | None:

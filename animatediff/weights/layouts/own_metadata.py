@@ -55,7 +55,7 @@ def own_metadata(
     It is one entry: the order of several is left to chance, and the file's bytes with it.
     """
     extra: dict[str, Any] = {} if schedule is None else {_SCHEDULE: dict(schedule)}
-    extra |= {} if few_step is None else {_FEW_STEP: few_step.model_dump(mode="json")}
+    extra |= {} if few_step is None else {_FEW_STEP: few_step.model_dump(mode="json", exclude_none=True)}
     return {CONFIG_KEY: json.dumps(config.model_dump(mode="json") | extra)}
 
 

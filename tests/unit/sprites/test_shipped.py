@@ -91,7 +91,7 @@ def test_six_steps_are_enough_with_the_few_step_lora(animator):
     catalog = set_by_files(Catalog.model_validate({**files, **size, "prompts": [prompt], "entries": [entry]}))
     (item,) = expand(catalog).items
     assert (item.sampler, item.num_inference_steps, item.guidance_scale) == ("euler", 6, 3.0)
-    assert str(item.guidance_interval) == "{start: 0.5, end: 1}"
+    assert str(item.guidance_interval) == "{start: 0.5, end: 1.0}"
     animator.load(catalog.entries[0])
     frames = animator.render(item)
     found = score(Result(**item.model_dump(), status="ok"), frames)

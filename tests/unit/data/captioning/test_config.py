@@ -85,6 +85,11 @@ TAGS = ("1girl", "long hair", "running", "beach")
         ("{caption} [ {tags:3} ]", "A girl runs.", (), "A girl runs."),
         ("({tags}), {caption}, mine", "A girl runs.", TAGS[:2], "(1girl, long hair), A girl runs, mine"),
         ("mine ({caption}), {tags}", "", TAGS[:1], "mine 1girl"),
+        ("{caption} ({tags:1}, {tags:2})", "A girl runs.", (), "A girl runs."),
+        ("{caption} (({tags}))", "A girl runs.", (), "A girl runs."),
+        ("({tags}:1.2), {caption}", "A girl runs.", (), "A girl runs."),
+        ("photo({tags}) {caption}", "A girl runs.", (), "photo A girl runs."),
+        ("({tags}:1.2), {caption}", "A girl runs.", TAGS[:1], "(1girl:1.2), A girl runs."),
     ],
 )
 def test_a_template_is_filled_and_what_is_missing_leaves_no_comma(template, caption, tags, text):

@@ -24,28 +24,35 @@ def convolved(monkeypatch):
         shapes.append(tuple(x.shape))
         return convolve(x, *rest)
 
-    monkeypatch.setattr(token_linear, "_multiplies_by_half", lambda: True)
+    monkeypatch.setattr(token_linear, "_MULTIPLIES_BY_HALF", True)
     monkeypatch.setattr(F, "conv2d", seen)
     return shapes
 
 
 @settings(deadline=None, max_examples=20)
 @given(
-    tokens=st.tuples(st.integers(1, 40), st.integers(1, 32)),
-    channels=st.tuples(*[st.sampled_from((64, 128, 160, 320))] * 2),
+    rows=st.integers(1, 40),
+    frames=st.sampled_from((16, 16, 16, 32, 5)),
+    channels=st.tuples(*[st.sampled_from((128, 160, 320, 64))] * 2),
     has_bias=st.booleans(),
-    is_apart=st.booleans(),
+    layout=st.sampled_from(("whole", "part", "turned")),
+    seed=st.integers(0, 99),
 )
-def test_outputs_and_gradients_are_those_of_a_linear_layer(tokens, channels, has_bias, is_apart):
+def test_outputs_and_gradients_are_those_of_a_linear_layer(rows, frames, channels, has_bias, layout, seed):
+    torch.manual_seed(seed)
     inner, outer = channels
-    x = torch.randn(*tokens, 2 * inner)[..., :inner] if is_apart else torch.randn(*tokens, inner)
+    x = {
+        "whole": torch.randn(rows, frames, inner),
+        "part": torch.randn(rows, frames, 2 * inner)[..., inner:],
+        "turned": torch.randn(inner, frames, rows).transpose(0, 2),
+    }[layout]
     values = [x, torch.randn(outer, inner) / inner**0.5, torch.randn(outer)]
-    found = []
+    asked, found = torch.randn(rows, frames, outer), []
     for product in (linear, F.linear):
-        given_values = [value.clone().requires_grad_() for value in values[: 2 + has_bias]]
-        out = product(*given_values)
-        found.append([out, *torch.autograd.grad(out, given_values, torch.ones_like(out))])
-    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+        learned = [value.detach().requires_grad_() for value in values[: 2 + has_bias]]
+        out = product(*learned)
+        found.append([out, *torch.autograd.grad(out, learned, asked)])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-3)
     assert found[0][0].is_contiguous()
 
 
@@ -74,7 +81,7 @@ def test_other_precisions_and_devices_have_their_own_products(convolved, monkeyp
     layer.to(torch.bfloat16)(x.to(torch.bfloat16))
     layer.to("meta")(x.to("meta"))
     assert convolved == []
-    monkeypatch.setattr(token_linear, "_multiplies_by_half", lambda: False)
+    monkeypatch.setattr(token_linear, "_MULTIPLIES_BY_HALF", False)
     TokenLinear(128, 128)(x)
     assert convolved == []
 
@@ -93,7 +100,7 @@ def test_a_motion_module_learns_the_same_either_way(convolved, monkeypatch):
     x, text = torch.randn(16, 128, 8, 8), torch.randn(1, 300, 128)
     found = []
     for is_on in (True, False):
-        monkeypatch.setattr(token_linear, "_multiplies_by_half", lambda is_on=is_on: is_on)
+        monkeypatch.setattr(token_linear, "_MULTIPLIES_BY_HALF", is_on)
         number = len(convolved)
         out = module(x, 16, text)
         found.append([out, *torch.autograd.grad(out.square().mean(), list(module.parameters()))])
@@ -102,16 +109,31 @@ def test_a_motion_module_learns_the_same_either_way(convolved, monkeypatch):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * other.detach().abs().max().item())
 
 
-def test_a_feed_forward_keeps_its_weights_and_hooks(convolved):
+def test_a_feed_forward_of_token_linears_is_diffusers_own(convolved):
     torch.manual_seed(0)
     plain = FeedForward(128, activation_fn="geglu")
     ours = MemoryEfficientFeedForward(128)
     ours.load_state_dict(plain.state_dict())
-    calls = []
-    ours.register_forward_hook(lambda *_: calls.append(1))
     use_token_linear(ours)
-    x = torch.randn(2, 256, 128)
-    torch.testing.assert_close(ours(x), plain(x), rtol=1e-5, atol=1e-5)
-    assert len(convolved) == 2
-    assert calls == [1]
     assert ours.state_dict().keys() == plain.state_dict().keys()
+    x, asked = torch.randn(2, 1500, 128), torch.randn(2, 1500, 128)
+    found = []
+    for each in (ours, plain):
+        learned = [x.detach().requires_grad_(), *each.parameters()]
+        out = each(learned[0])
+        found.append([out, *torch.autograd.grad(out, learned, asked)])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-3)
+    # Slices of 992, 1008 and 1000 tokens, the last no multiple of 16: the first two are convolved forward, backward, and
+    # where 1,024 weights learn (those of 128 are too few); of the last only that.
+    assert len(convolved) == 2 * (2 + 2 + 1) + 1
+
+
+def test_it_compiles_to_one_graph(convolved):
+    torch.manual_seed(0)
+    module = MotionModule(128, MotionConfig())
+    torch.nn.init.normal_(module.temporal_transformer.proj_out.weight)
+    compiled = torch.compile(module, fullgraph=True, backend="eager")
+    x = torch.randn(16, 128, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(compiled(x, 16), module(x, 16))
+    assert convolved

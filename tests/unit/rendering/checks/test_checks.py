@@ -516,6 +516,7 @@ def test_few_step_modules_with_other_settings_are_warned_of_once(content, tmp_pa
         ({"num_inference_steps": 8, "guidance_interval": {"end": 0.5}, "guidance_scale": 5}, None),
         ({"num_inference_steps": 8, "guidance_interval": {"end": 0.5}}, "take a guidance_scale of 5"),
         ({"num_inference_steps": 16, "guidance_interval": {"end": 0.5}}, None),
+        ({"num_inference_steps": 8, "guidance_interval": {"end": 0.1}}, None),  # which holds no step
         ({"num_inference_steps": 8, "guidance_interval": {"start": 0.2}}, "take at least 26 steps"),
         ({"preset": "draft", "guidance_scale": 5}, None),
         ({"preset": "fast"}, "take a guidance_scale of 5"),

@@ -102,8 +102,13 @@ def test_what_the_catalog_says_itself_stays_and_is_told_where_it_contradicts(fil
         ({"guidance_scale": 3.5}, None),
         ({"guidance_scale": 1.0}, "need guidance_scale 3"),
         ({"guidance_scale": 8.0}, "need guidance_scale 3"),
-        ({"guidance_interval": None}, "need guidance_interval {start: 0.5, end: 1}"),
-        ({"preset": "quality"}, "num_inference_steps 6, guidance_interval {start: 0.5, end: 1}"),
+        ({"guidance_interval": None}, "need guidance_interval {start: 0.5, end: 1.0}"),
+        ({"guidance_interval": GuidanceInterval(start=0.4)}, None),
+        (
+            {"guidance_scale": 1.5, "guidance_interval": GuidanceInterval(end=0.5)},
+            "need guidance_interval {start: 0.5,",
+        ),
+        ({"preset": "quality"}, "num_inference_steps 6, guidance_interval {start: 0.5, end: 1.0}"),
     ],
 )
 def test_guidance_that_a_file_leaves_to_its_last_steps_is_set_and_its_lack_told(files, caplog, said, warning):

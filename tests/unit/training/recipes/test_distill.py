@@ -131,7 +131,7 @@ def test_the_file_says_what_it_is_sampled_with(make, world, tmp_path, model, fam
     if (guidance := trainer.recipe.distill.sampled_guidance) is not None:
         interval, scale = GuidanceInterval(start=guidance.start), guidance.guidance_scale
         expected = BY_EULER.model_copy(update={"guidance_scale": scale, "guidance_interval": interval})
-        assert f"guidance_scale {scale}, guidance_interval {{start: {guidance.start}, end: 1}}" in note
+        assert f"guidance_scale {scale}, guidance_interval {{start: {guidance.start}, end: 1.0}}" in note
     if family == "motion_lora":
         assert of_lora(open_tensors(uri).metadata) == expected
         used = SamplingWeights(motion_module=str(world / "motion.safetensors"), motion_loras=(uri,))
@@ -207,6 +207,8 @@ def forward_operations(config):
         ("distill", {"distill": {"sampler": "lcm", "teacher_steps": 2}}, "must not be fewer than the result's 8"),
         ("distill", {"distill": {"guidance_scale": (6.0, 2.0)}}, "the lowest first"),
         ("distill", {"distill": {"sampler": "lcm", "sampled_guidance": {}}}, "is for sampler euler"),
+        ("distill", {"distill": {"sampled_guidance": {"start": 0.95}}}, "none would be guided: set at most 0.875"),
+        ("distill", {"distill": {"num_inference_steps": 1, "sampled_guidance": {}}}, "needs 2 steps or more"),
         (
             "distill",
             {"distill": {"sampled_guidance": {}}, "train": {"caption_dropout": 0}},
