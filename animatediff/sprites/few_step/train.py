@@ -52,10 +52,10 @@ def main(
             model={"motion_module": str(motion_module)},
             distill={
                 "sampler": "euler",
-                "num_inference_steps": 6,
+                "num_inference_steps": 5,
                 "guidance_scale": 5.0,
-                "teacher_steps": 12,
-                "sampled_guidance": {"start": 0.5, "guidance_scale": 3.0},
+                "teacher_steps": 10,
+                "sampled_guidance": {"start": 0.4, "guidance_scale": 3.0},
             },
             objective={"fade_from": 750, "timestep_power": 1.5},
             optim={"lr": lr, "warmup_steps": 20, "decay_steps": num_steps // 2, "weight_decay": 0.0},

@@ -83,15 +83,15 @@ def test_a_clip_moves_as_its_prompt_says(clip, motion):
     assert follows(measure_clip(frames), motion)
 
 
-def test_six_steps_are_enough_with_the_few_step_lora(animator):
+def test_five_steps_are_enough_with_the_few_step_lora(animator):
     entry = {"name": "few", "motion_loras": [str(shipped.FEW_STEP)]}
     prompt = f"a small yellow circle {MOTIONS['left']} on a dark blue background"
     files = {"base": str(shipped.BASE), "motion_module": str(shipped.MOTION_MODULE)}
     size = {"width": 64, "height": 64}
     catalog = set_by_files(Catalog.model_validate({**files, **size, "prompts": [prompt], "entries": [entry]}))
     (item,) = expand(catalog).items
-    assert (item.sampler, item.num_inference_steps, item.guidance_scale) == ("euler", 6, 3.0)
-    assert str(item.guidance_interval) == "{start: 0.5, end: 1.0}"
+    assert (item.sampler, item.num_inference_steps, item.guidance_scale) == ("euler", 5, 3.0)
+    assert str(item.guidance_interval) == "{start: 0.4, end: 1.0}"
     animator.load(catalog.entries[0])
     frames = animator.render(item)
     found = score(Result(**item.model_dump(), status="ok"), frames)

@@ -123,8 +123,8 @@ def test_a_feed_forward_of_token_linears_is_diffusers_own(convolved):
         out = each(learned[0])
         found.append([out, *torch.autograd.grad(out, learned, asked)])
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-3)
-    # Slices of 992, 1008 and 1000 tokens, the last no multiple of 16: the first two are convolved forward, backward, and
-    # where 1,024 weights learn (those of 128 are too few); of the last only that.
+    # Slices of 992, 1008 and 1000 tokens, the last no multiple of 16: the first two are convolved forward, backward,
+    # and where 1,024 weights learn (those of 128 are too few); of the last only that.
     assert len(convolved) == 2 * (2 + 2 + 1) + 1
 
 
