@@ -13,7 +13,6 @@ from torch import Tensor
 from animatediff.diffusion.conditioning import Conditioning
 from animatediff.diffusion.noise_schedule import NoiseSchedule
 from animatediff.errors import UserError, errors_with_field
-from animatediff.models.computing.compiled import CompiledUNet
 from animatediff.models.computing.precision import encoder_dtype, unet_dtype
 from animatediff.models.config import MotionConfig, Precision
 from animatediff.models.embedding import Embedding
@@ -24,6 +23,7 @@ from animatediff.rendering.catalog.entries import ComputeSettings, ModelFiles, P
 from animatediff.rendering.catalog.item import Item
 from animatediff.rendering.catalog.named_files import named_files, scaled_loras
 from animatediff.rendering.clip_sampler import ClipSampler, SampledClip
+from animatediff.rendering.compiled import CompiledUNet
 from animatediff.rendering.conditions.condition_sheet import ShownCondition
 from animatediff.rendering.frame_codec import FrameCodec
 from animatediff.rendering.prompt_conditioning import PromptConditioner

@@ -1,1 +1,1 @@
-"""How a model computes: in which precision, as PyTorch runs it or compiled."""
+"""How a model computes: in which precision, by which products, on how many threads."""

@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 
 from animatediff.diffusion.steps.deep_cache import DeepCache
 from animatediff.errors import UserError
-from animatediff.models.computing.compiled import CompiledUNet
 from animatediff.rendering.animator import Animator
 from animatediff.rendering.catalog.controls import ControlSpec
 from animatediff.rendering.catalog.entries import Entry, Lora
 from animatediff.rendering.catalog.item import Item
+from animatediff.rendering.compiled import CompiledUNet
 from tests.support_base import build_base
 from tests.support_controls import build_controls
 
