@@ -15,8 +15,8 @@ and in all of them with 12 steps of the first order, of DDIM or of Euler, and wi
 
 That helps up to a point. Of 24 clips with 9 steps, guided in the first half and then in every second one, the colour is
 right in 97 % with guidance 6.5 and in 76 % with 8 (12 steps: 89 %), and 67 and 42 % keep their subject, where of 600
-with guidance 5 it is 97 and 78 %; of 6 steps, guided in the first half, with 8 in 88 and 46 %. 25 steps of DDIM have 99.7
-and 85 % with 8.
+with guidance 5 it is 97 and 78 %; of 6 steps, guided in the first half, with 8 in 88 and 46 %. 25 steps of DDIM have
+99.7 and 85 % with 8.
 """
 
 import math
