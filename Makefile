@@ -10,7 +10,7 @@ UNIT = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -q -n 2 --dist works
 # worker asks for a thread a core; beside another test's processes they would spin for each other, five times as slow.
 JOBS = OMP_NUM_THREADS=1 OMP_THREAD_LIMIT=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint infra unit fakes integration notebooks fuzz slow gpu cluster bench files format clean
+.PHONY: demo test lint infra unit fakes integration notebooks properties fuzz slow gpu cluster bench files format clean
 
 demo: .venv/.installed
 	$(BIN)/python pipelines/demo.py
@@ -46,6 +46,10 @@ integration: .venv/.installed
 # Every notebook from its first cell to its last, two at a time.
 notebooks: .venv/.installed
 	OMP_NUM_THREADS=1 OMP_THREAD_LIMIT=1 $(BIN)/python -m pytest tests/notebooks -q -n 2 --dist worksteal
+
+# Every property on new examples, which `make test` leaves as they are. A failing one becomes an `@example` of its test.
+properties: .venv/.installed
+	$(UNIT) -m hypothesis --hypothesis-profile new $(ARGS)
 
 # 17,500 damaged files of every kind; `ARGS="--only tables --seed 7"` says which.
 fuzz: .venv/.installed

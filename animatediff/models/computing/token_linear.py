@@ -40,7 +40,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if not _is_sooner_as_convolution(x, weight):
         return F.linear(x, weight, bias)
-    pictures = x.reshape(_PICTURES, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
+    # A convolution's output has its input's layout, and that of turned tokens would be neither layout.
+    pictures = x.contiguous().reshape(_PICTURES, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
     out = F.conv2d(pictures, weight[:, :, None, None], bias)
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
 
