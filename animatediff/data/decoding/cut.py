@@ -11,7 +11,7 @@ from animatediff.data.clips.plan import ClipPlan, ResolutionSpan, frame_indices_
 from animatediff.data.clips.rates import check_times
 from animatediff.data.clips.source_crop import SourceCrop
 from animatediff.data.decoding.decoders import Decoder
-from animatediff.data.decoding.frames import FrameSelection, OnDecode, do_nothing, read_frames_of
+from animatediff.data.decoding.frames import FrameSelection, OnDecode, do_nothing, frames_at, read_frames_of
 from animatediff.data.decoding.open_file import VideoFile, open_file
 from animatediff.data.decoding.videos import VideoInfo
 from animatediff.data.quarantine import Reason, VideoError
@@ -137,7 +137,7 @@ class _Cutting:
         frames, decoder = read_frames_of(self.video, selection, self.decoders, on_decode=self.on_decode)
         places_of_clips = places.reshape(len(plans), -1)  # (clips f): where in `frames` a clip's frames are
         return [
-            self._clip(plan, frames[places_of_clip], decoder)
+            self._clip(plan, frames_at(frames, places_of_clip), decoder)
             for plan, places_of_clip in zip(plans, places_of_clips, strict=True)
         ]
 

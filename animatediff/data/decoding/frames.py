@@ -93,14 +93,24 @@ def read_frames_of(
     raise _undecodable(failures, info)
 
 
+def frames_at(frames: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return `frames[places]`, without a copy where that is all of them as they are.
+
+    Args:
+        frames: (f h w 3).
+        places: (k,) indices.
+    """
+    return frames if np.array_equal(places, np.arange(len(frames))) else frames[places]
+
+
 def _decode_and_resize(decoder: Decoder, video: VideoFile, selection: FrameSelection) -> np.ndarray:
     info = video.info
     box, size = _whole_box(info, selection), {"height": selection.height, "width": selection.width}
     if box is None or not isinstance(decoder, CroppingDecoder) or not decoder.crops(info, box, **size):
         return _resize_whole_frames(decoder, video.data, info, selection)
-    distinct, repeats = np.unique(selection.indices, return_counts=True)
+    distinct, places = np.unique(selection.indices, return_inverse=True)
     cropped = decoder.cropped_frames(video, distinct, box=box, **size)
-    return np.repeat(np.stack(list(_exactly(len(distinct), cropped))), repeats, axis=0)
+    return frames_at(np.stack(list(_exactly(len(distinct), cropped))), places)
 
 
 def _resize_whole_frames(decoder: Decoder, data: bytes, info: VideoInfo, selection: FrameSelection) -> np.ndarray:

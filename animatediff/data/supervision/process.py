@@ -22,6 +22,12 @@ _REAP_S = 10.0
 _STDERR_BYTES = 2000
 _FIRST = "the header's reading"
 """What a child does until it says otherwise."""
+_LIBRARIES = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),  # bytes; it takes no more
+    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
+}
 
 
 class ProcessError(Exception):
@@ -171,9 +177,11 @@ def _execute(module: str, fd: int) -> subprocess.Popen[bytes]:
 
 
 def _environment() -> dict[str, str]:
-    """Return the parent's, with its module path as Ray or a notebook has set it, and with one heap and one BLAS thread.
+    """Return the parent's, with its module path as Ray or a notebook has set it, and what the libraries are to do.
 
-    Each further one takes some 64 MB of address space, which counts against the limit.
+    They have one heap and one BLAS thread, as each further one takes some 64 MB of address space, which counts against
+    the limit. What is freed stays for the next clip, up to 64 MB, which glibc comes to by itself where an array has 32
+    of them: asking the system for an array of a clip's size again takes ten times as long as filling it.
     """
     path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
-    return {**os.environ, "PYTHONPATH": path, "MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return {**os.environ, "PYTHONPATH": path, **_LIBRARIES}
