@@ -1,5 +1,6 @@
 """What can be found wrong with a catalog before anything is rendered."""
 
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,9 +14,10 @@ from animatediff.models.prompts.pieces import joined
 from animatediff.models.prompts.words import uses
 from animatediff.rendering.catalog.catalog import Catalog, EntryIndex, settings_of_prompt
 from animatediff.rendering.catalog.condition_files import ConditionFile, condition_files
-from animatediff.rendering.catalog.entries import ComputeSettings, Entry, ModelFiles
+from animatediff.rendering.catalog.entries import ComputeSettings, Entry, ModelFiles, SeededRenderSettings
 from animatediff.rendering.catalog.model_identity import token_of
 from animatediff.rendering.catalog.named_files import named_files
+from animatediff.rendering.catalog.presets import PresetName
 from animatediff.rendering.catalog.prompts.prompt_problems import prompt_problems
 from animatediff.rendering.catalog.prompts.prompt_text import texts_by_frame
 from animatediff.rendering.catalog.reading import catalog_files
@@ -27,11 +29,13 @@ from animatediff.rendering.checks.models import CHECKED_SETTINGS, ModelChecks
 from animatediff.rendering.checks.predictions import read_predictions
 from animatediff.weights.identify.weights_slots import WEIGHTS_SLOTS
 
+logger = logging.getLogger(__name__)
+
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_TOLD = 20  # problems in a message
 _MAX_NAMED = 3  # entries of one problem
 _PROMPT_CHARS = 40
-_CHECKED_SETTINGS = frozenset({*CHECKED_SETTINGS, *contradictions.FIELDS, *controls.FIELDS})
+_CHECKED_SETTINGS = frozenset({"preset", *CHECKED_SETTINGS, *contradictions.FIELDS, *controls.FIELDS})
 
 
 def read(uri: str) -> Catalog:
@@ -112,7 +116,10 @@ def _problems(catalog: Catalog) -> Iterator[tuple[EntryIndex, str]]:
                 yield index, f"no prompt uses the embedding {path}: write {token!r} where it belongs"
         yield from ((index, problem) for problem in _token_problems(words))
         yield from _prompt_problems(catalog, index)
+        yield from ((index, problem) for problem in _preset_problems(entry, catalog.preset))
         yield from _model_problems(catalog, index, _Checks(models, of_controls, conditions))
+    for text, places in models.warnings.items():
+        logger.warning("%s", _line(text, places, catalog))
 
 
 def _name_problems(catalog: Catalog) -> Iterator[tuple[int, str]]:
@@ -157,12 +164,12 @@ class _Checks(NamedTuple):
     conditions: Mapping[ConditionFile, str]
     """What is wrong with pictures and videos, whatever field names them."""
 
-    def problems(self, model: ModelFiles, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return why no clip can be made with settings."""
+    def problems(self, place: EntryIndex, model: ModelFiles, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return why no clip can be made with an entry's or a prompt's settings."""
         files = {file: self.conditions.get(file._replace(field="")) for file in condition_files(settings)}
         absent = [f"{file.field}: {problem}" for file, problem in files.items() if problem]
         return (
-            *self.models.settings(model, settings),
+            *self.models.settings(place, model, settings),
             *contradictions.contradictions(settings),
             *(absent or self.controls.problems(model.base, settings)),
         )
@@ -179,14 +186,23 @@ def _model_problems(catalog: Catalog, index: int, checks: _Checks) -> Iterator[t
         yield index, problem
         return
     shared = catalog.settings_of(entry)
-    of_entry = cache(lambda: checks.problems(model, shared))
+    of_entry = cache(lambda: checks.problems(index, model, shared))
     found = [
         of_entry()
         if prompt.model_fields_set.isdisjoint(_CHECKED_SETTINGS)
-        else checks.problems(model, settings_of_prompt(shared, prompt))
-        for prompt in catalog.prompts_of(entry)
+        else (
+            *_preset_problems(prompt, shared["preset"]),
+            *checks.problems((index, number), model, settings_of_prompt(shared, prompt)),
+        )
+        for number, prompt in enumerate(catalog.prompts_of(entry))
     ]
     yield from _merged_problems(index, found)
+
+
+def _preset_problems(given: SeededRenderSettings, inherited: PresetName | None) -> Iterator[str]:
+    """Yield what is wrong with the preset of an entry or a prompt beside the one that it has from farther away."""
+    if inherited and given.preset is None and "preset" in given.model_fields_set:
+        yield f"preset: null undoes nothing of preset {inherited}: name another, such as quality, or leave it away"
 
 
 def _prompt_problems(catalog: Catalog, index: int) -> Iterator[tuple[EntryIndex, str]]:

@@ -7,12 +7,13 @@ from typing import Any
 from animatediff.diffusion.context import moves_window
 from animatediff.diffusion.passes.strength import num_kept_steps
 from animatediff.diffusion.steps.deep_cache import MOVING_WINDOW
+from animatediff.diffusion.steps.step_plan import plan_steps
 from animatediff.rendering.catalog.entries import RenderSettings
 
 FIELDS = (
     *("init_image", "init_video", "strength", "free_init", "second_pass", "num_inference_steps"),
     *("deep_cache", "num_frames", "context", "loop"),
-    *("guidance_interval", "guidance_after_every"),
+    *("guidance_scale", "guidance_interval", "guidance_after_every"),
 )
 """Fields of `RenderSettings` that are looked at."""
 
@@ -48,6 +49,21 @@ def contradictions(settings: Mapping[str, Any]) -> Iterator[str]:
         yield from _step_problems("strength", strength, steps)
     if second:
         yield from _step_problems("second_pass.strength", second.strength, second.num_inference_steps or steps)
+    yield from _guidance_problems("steps", num_kept_steps(steps, strength if starts else 1.0), settings)
+    if second:
+        kept = num_kept_steps(second.num_inference_steps or steps, second.strength)
+        yield from _guidance_problems("steps of second_pass", kept, settings)
+
+
+def _guidance_problems(what: str, num_taken: int, settings: Mapping[str, Any]) -> Iterator[str]:
+    scale, interval = settings["guidance_scale"], settings["guidance_interval"]
+    options = {name: settings[name] for name in ("guidance_interval", "guidance_after_every")}
+    if num_taken and scale > 1 and not any(step.is_guided for step in plan_steps(num_taken, is_guided=True, **options)):
+        yield (
+            f"none of the {num_taken} {what} that are taken lies in guidance_interval {interval}, so that "
+            f"guidance_scale {scale:g} would do nothing: set guidance_interval to null or a wider one, or "
+            "guidance_scale to 1"
+        )
 
 
 def _step_problems(field: str, strength: float, steps: int) -> Iterator[str]:

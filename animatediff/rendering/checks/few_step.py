@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from animatediff.diffusion.steps.guidance_interval import GuidanceInterval
 from animatediff.errors import UserError
 from animatediff.rendering.catalog.catalog import Catalog
-from animatediff.rendering.catalog.entries import Entry
+from animatediff.rendering.catalog.entries import Entry, Lora
 from animatediff.rendering.catalog.unvalidated_copies import unvalidated_copy
 from animatediff.weights.identify.metadata import read_metadata
 from animatediff.weights.layouts.few_step import FewStepSampling, of_lora
@@ -27,7 +27,7 @@ _LIGHTNING_STEPS = re.compile(r"(\d)[-_ ]?steps?", re.IGNORECASE)
 _LCM_STEPS = range(1, 9)
 # AnimateLCM's authors take 1 to 2; AnimateDiff-Lightning was distilled without guidance.
 _MAX_GUIDANCE = 2.0
-_OWN, _OWN_LORA = "a distilled motion module", "beside a distilled MotionLoRA"
+_OWN = "a distilled motion module"
 
 
 class Distilled(NamedTuple):
@@ -65,10 +65,13 @@ def distilled(motion: MotionFile) -> Distilled | None:
     return Distilled("an AnimateLCM", "lcm") if is_lcm else None
 
 
-def distilled_by_loras(uris: Iterable[str]) -> Distilled | None:
-    """Return what MotionLoRAs that were distilled here say; None where there is none."""
-    found = next((found for uri in uris if (found := _said_by(uri, is_lora=True))), None)
-    return None if found is None else Distilled.own(_OWN_LORA, found)
+def distilled_by_loras(loras: Iterable[Lora]) -> list[Distilled]:
+    """Return what those MotionLoRAs say that were distilled here and are not left out."""
+    return [
+        Distilled.own(f"beside the distilled MotionLoRA {lora.path}", said)
+        for lora in loras
+        if lora.scale and (said := _said_by(lora.path, is_lora=True))
+    ]
 
 
 def set_by_files(catalog: Catalog) -> Catalog:
@@ -82,7 +85,7 @@ def set_by_files(catalog: Catalog) -> Catalog:
     def changed(entry: Entry) -> Entry:
         files = (
             (entry.motion_module or catalog.motion_module, False),
-            *((lora.path, True) for lora in entry.motion_loras),
+            *((lora.path, True) for lora in entry.motion_loras if lora.scale),
         )
         found = next((found for uri, is_lora in files if uri and (found := said_by(uri, is_lora=is_lora))), None)
         given = entry.model_fields_set | catalog.model_fields_set
@@ -107,8 +110,13 @@ def mismatch(motion: Distilled, settings: Mapping[str, Any]) -> str | None:
             wanted.append("4 to 8 steps")
     elif (settings["sampler"], settings["timestep_spacing"]) != ("euler", "trailing"):
         wanted.append("sampler euler with timestep_spacing trailing")
-    if motion.num_steps not in (None, settings["num_inference_steps"]):
-        wanted.append(f"num_inference_steps {motion.num_steps}")
+    second = settings["second_pass"]
+    for field, steps in (
+        ("num_inference_steps", settings["num_inference_steps"]),
+        ("second_pass.num_inference_steps", second and second.num_inference_steps),
+    ):
+        if steps and motion.num_steps not in (None, steps):
+            wanted.append(f"{field} {motion.num_steps}")
     wanted += _wanted_guidance(motion, settings)
     return ", ".join(wanted) or None
 

@@ -115,12 +115,19 @@ def _problem(given: FileInField) -> str | None:
     try:
         file = remote_header(given.uri) or _opened(given)
     except UserError:  # a broken file fails its own items only
-        return None
+        return _not_a_file(given.uri)
     try:
         _check_family(file, given.slot, given.base)
     except UserError as error:
         return str(error)
     return None
+
+
+def _not_a_file(uri: str) -> str | None:
+    try:
+        return None if _names_in(uri) is None else f"{uri} is a folder: name the weights file in it"
+    except UserError:
+        return None
 
 
 def _opened(given: FileInField) -> TensorFile:

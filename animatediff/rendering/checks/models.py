@@ -1,7 +1,7 @@
 """What a base and a motion module cannot do: found in their configs, names and shapes before anything is rendered."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -9,11 +9,12 @@ from animatediff.diffusion.noise_schedule import NoiseSchedule, NoiseScheduleOve
 from animatediff.diffusion.samplers import SAMPLERS
 from animatediff.errors import UserError, any_error_as_user_error, errors_with_field
 from animatediff.models.text_encoder import check_clip_skip
-from animatediff.rendering.catalog.entries import ModelFiles
+from animatediff.rendering.catalog.catalog import EntryIndex
+from animatediff.rendering.catalog.entries import Lora, ModelFiles
 from animatediff.rendering.catalog.named_files import named_files
+from animatediff.rendering.checks import second_order
 from animatediff.rendering.checks.base import check_parts
 from animatediff.rendering.checks.few_step import Distilled, distilled, distilled_by_loras, mismatch
-from animatediff.rendering.checks.second_order import is_guided_too_strongly, too_few_steps
 from animatediff.weights import motion_modules
 from animatediff.weights.base_facts import BaseFacts, check_channels, check_kind, check_prediction, find_architecture
 from animatediff.weights.layouts.architectures import KnownBase
@@ -42,14 +43,25 @@ class _Pair(NamedTuple):
     base: BaseFacts
 
 
+class _Findings(NamedTuple):
+    """What is to be said of settings."""
+
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
 class ModelChecks:
     """Checks of one catalog's bases and motion modules: each pair is looked at once, each warning is told once.
 
     Args:
         predictions: what the checkpoints say that they predict, by URI.
+
+    Attributes:
+        warnings: what `settings` found that spoils pictures and keeps none from being made, with the places of it.
     """
 
     def __init__(self, predictions: Mapping[str | None, Prediction | None]) -> None:
+        self.warnings: dict[str, list[EntryIndex]] = {}
         self._predictions, self._told = predictions, set[Prediction | None]()
         self._facts = cache(BaseFacts)
         self._pair = cache(self._found_pair)
@@ -78,11 +90,14 @@ class ModelChecks:
                 )
         return None
 
-    def settings(self, model: ModelFiles, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return why no clip can be made with these settings; nothing where `model` has a problem already."""
-        loras = tuple(lora.path for lora in model.motion_loras)
+    def settings(self, place: EntryIndex, model: ModelFiles, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return why no clip can be made with a place's settings; nothing where `model` has a problem already."""
         values = (settings[name] for name in CHECKED_SETTINGS)
-        return self._settings(model.base, model.motion_module, loras, self._schedule_of(model), *values)
+        schedule = self._schedule_of(model)
+        found = self._settings(model.base, model.motion_module, model.motion_loras, schedule, *values)
+        for text in found.warnings:
+            self.warnings.setdefault(text, []).append(place)
+        return found.problems
 
     def _schedule_of(self, model: ModelFiles) -> NoiseSchedule | str | None:
         """Return the noise schedule of a model, or why it has none; None where base and motion module do not fit."""
@@ -147,36 +162,23 @@ class ModelChecks:
         self,
         base: str,
         motion_module: str,
-        motion_loras: tuple[str, ...],
+        motion_loras: tuple[Lora, ...],
         schedule: NoiseSchedule | str | None,
         *values: Any,
-    ) -> tuple[str, ...]:
+    ) -> _Findings:
         pair = self._pair(base, motion_module)
         if isinstance(pair, str) or not isinstance(schedule, NoiseSchedule):
-            return ()
-        pair = pair._replace(distilled=pair.distilled or self._distilled_by_loras(motion_loras))
+            return _Findings()
         settings = dict(zip(CHECKED_SETTINGS, values, strict=True))
-        if pair.distilled and (wanted := mismatch(pair.distilled, settings)):
-            self._warn("%s is %s: its pictures need %s", motion_module, pair.distilled.what, wanted)
-        if least := too_few_steps(settings):
-            self._warn(
-                "sampler dpmpp_2m, %d steps with a guidance_scale of %g: the second order can lose the colours; take "
-                "at least %d steps, or guidance_interval {end: 0.5}, or the sampler ddim or euler",
-                *(settings["num_inference_steps"], settings["guidance_scale"], least),
-            )
-        if is_guided_too_strongly(settings):
-            self._warn(
-                "sampler dpmpp_2m, %d steps with a guidance_scale of %g: colours and subjects can be lost, though some "
-                "steps are not guided; take a guidance_scale of 5, or sampler ddim with 25 steps (preset quality)",
-                *(settings["num_inference_steps"], settings["guidance_scale"]),
-            )
-        if _is_far_smaller(settings, pair):
-            self._warn(
-                "base %s is an SDXL model, for pictures of about %d x %d pixels: expect poor ones of %d x %d, or set "
-                "width and height",
-                *(base, pair.base.trained_side, pair.base.trained_side, settings["width"], settings["height"]),
-            )
-        return (
+        few_step = [*([pair.distilled] if pair.distilled else []), *self._distilled_by_loras(motion_loras)]
+        if few_step:
+            pair = pair._replace(distilled=few_step[0])
+        warnings = (
+            *_few_step_warnings(motion_module, few_step, settings),
+            *second_order.warnings(settings),
+            *_size_warnings(base, pair, settings),
+        )
+        problems = (
             *_size_problems(settings, pair.base),
             *_length_problems(settings, pair.motion),
             *_sampler_problems(settings, schedule),
@@ -185,13 +187,27 @@ class ModelChecks:
             *_free_init_problems(settings, schedule),
             *_picture_problems(settings, pair.motion),
         )
+        return _Findings(problems, warnings)
 
 
-def _is_far_smaller(settings: Mapping[str, Any], pair: _Pair) -> bool:
-    """Whether clips have less than half the pixels that SDXL was made for; Hotshot-XL is for smaller ones."""
+def _few_step_warnings(motion_module: str, found: Sequence[Distilled], settings: Mapping[str, Any]) -> Iterator[str]:
+    if found and (wanted := mismatch(found[0], settings)):
+        yield f"{motion_module} is {found[0].what}: its pictures need {wanted}"
+    if len(found) > 1:
+        both = " and ".join(each.what for each in found)
+        yield f"{motion_module} is {both}, of which each alone makes few steps of many: name one"
+
+
+def _size_warnings(base: str, pair: _Pair, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield that clips have less than half the pixels that SDXL was made for; Hotshot-XL is for smaller ones."""
     if pair.base.architecture != "sdxl" or pair.motion.version == "hotshotxl":
-        return False
-    return settings["width"] * settings["height"] < pair.base.trained_side**2 / 2
+        return
+    side = pair.base.trained_side
+    if settings["width"] * settings["height"] < side**2 / 2:
+        yield (
+            f"base {base} is an SDXL model, for pictures of about {side} x {side} pixels: expect poor ones of "
+            f"{settings['width']} x {settings['height']}, or set width and height"
+        )
 
 
 def _size_problems(settings: Mapping[str, Any], base: BaseFacts) -> Iterator[str]:

@@ -20,12 +20,35 @@ with guidance 5 it is 97 and 78 %; of 6 steps, guided in the first half, with 8 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 _STEPS_PER_GUIDANCE = 3.2  # what of the table is below loses more than a fifth, and what is above next to nothing
 _FEW_STEPS, _MOST_GUIDANCE = 12, 6.0  # more guidance than that is strong for so few steps, wherever it ends
 _LAST = 0.75  # share of the steps behind which no guidance is left to be multiplied: 8 steps were right
+
+
+def warnings(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the second order spoils, in the first pass and in the second.
+
+    Args:
+        settings: fields of `RenderSettings`.
+    """
+    second, scale = settings["second_pass"], settings["guidance_scale"]
+    passes = {"": settings["num_inference_steps"], "second_pass, ": second and second.num_inference_steps}
+    for where, steps in passes.items():
+        what = f"{where}sampler dpmpp_2m, {steps} steps with a guidance_scale of {scale:g}"
+        of_pass = {**settings, "num_inference_steps": steps}
+        if steps and (least := too_few_steps(of_pass)):
+            yield (
+                f"{what}: the second order can lose the colours; take at least {least} steps, or guidance_interval "
+                "{end: 0.5}, or the sampler ddim or euler"
+            )
+        if steps and is_guided_too_strongly(of_pass):
+            yield (
+                f"{what}: colours and subjects can be lost, though some steps are not guided; take a guidance_scale of "
+                "5, or sampler ddim with 25 steps (preset quality)"
+            )
 
 
 def too_few_steps(settings: Mapping[str, Any]) -> int | None:
@@ -47,10 +70,8 @@ def is_guided_too_strongly(settings: Mapping[str, Any]) -> bool:
     Args:
         settings: fields of `RenderSettings`.
     """
-    steps, interval = settings["num_inference_steps"], settings["guidance_interval"]
-    if settings["sampler"] != "dpmpp_2m" or steps > _FEW_STEPS or settings["guidance_scale"] <= _MOST_GUIDANCE:
-        return False
-    return _ends_early(settings) and any(interval.is_on(step, steps) for step in range(steps))
+    is_strong = settings["guidance_scale"] > _MOST_GUIDANCE and settings["num_inference_steps"] <= _FEW_STEPS
+    return settings["sampler"] == "dpmpp_2m" and is_strong and _ends_early(settings)
 
 
 def _ends_early(settings: Mapping[str, Any]) -> bool:

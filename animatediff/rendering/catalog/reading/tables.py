@@ -28,7 +28,10 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 _SHOWN_CHARS = 200  # of a name or a cell in a message
 _TEXTS = ("prompt", "negative_prompt")  # the columns whose blanks are kept
-_MAPPINGS = ("context", "free_init", "second_pass", "travel", "controls", "images", "pia", "noise_schedule")
+_MAPPINGS = (
+    *("context", "free_init", "second_pass", "travel", "controls", "images", "pia", "noise_schedule"),
+    *("guidance_interval", "deep_cache"),
+)
 # A list of texts or mappings, or a mapping: prompts have brackets and braces of their own, such as `[day:night:0.5]`.
 _JSON_PROMPTS = re.compile(r'\[\s*(\{\s*)?"|\[\s*\]$|\{\s*"')
 

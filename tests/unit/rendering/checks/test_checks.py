@@ -418,6 +418,17 @@ STARTS_AND_PASSES = [
     ({"guidance_after_every": 2, "guidance_interval": {"start": 0.2}}, "behind guidance_interval, of which there are"),
     ({"preset": "fast", "guidance_interval": None}, "or set guidance_after_every to null"),
     ({"guidance_after_every": 2, "guidance_interval": {"end": 0.5}}, ""),
+    ({"guidance_interval": {"end": 0.04}}, ""),
+    (
+        {"guidance_interval": {"end": 0.03}},
+        "none of the 25 steps that are taken lies in guidance_interval {start: 0.0,",
+    ),
+    ({"guidance_interval": {"end": 0.03}, "guidance_scale": 1}, ""),
+    ({"guidance_interval": {"end": 0.03}, "guidance_after_every": 10}, ""),
+    ({"init_image": "a.png", "preset": "draft", "strength": 0.3}, "none of the 1 steps that are taken lies in guid"),
+    ({"init_image": "a.png", "preset": "draft", "strength": 0.4}, ""),
+    ({"init_image": "a.png", "preset": "fast", "strength": 0.25}, ""),
+    ({"second_pass": {"strength": 0.2}, "preset": "draft"}, "none of the 1 steps of second_pass that are taken lies"),
     ({"free_init": {}}, ""),
     ({"free_init": {}, "loop": True, "context": {}, "num_frames": 40}, ""),
     ({"free_init": {}, "init_image": "a.png"}, "with init_image it begins from pictures: set one of the two to"),
@@ -447,6 +458,36 @@ def test_what_clips_begin_from_and_their_passes_must_go_together(content, tmp_pa
     for number, (settings, problem) in enumerate(STARTS_AND_PASSES):
         told = found.get(number, "")
         assert (problem in told) if problem else told == "", settings
+
+
+def test_a_preset_is_not_undone_by_none(content):
+    prompts = ["x", {"prompt": "x", "preset": None}, {"prompt": "x", "preset": "quality"}]
+    named = [{"preset": None}, {"preset": "draft"}, {}, {"prompts": prompts}]
+    entries = [{"name": f"e{i}", "prompts": ["x"], **entry} for i, entry in enumerate(named)]
+    found = check(Catalog.model_validate(content | {"guidance_scale": 5, "preset": "fast", "entries": entries}))
+    problem = "preset: null undoes nothing of preset fast: name another, such as quality, or leave it away"
+    assert found == {0: problem, (3, 1): problem}
+    assert check(Catalog.model_validate(content | {"entries": entries[:1]})) == {}
+
+
+def test_a_folder_is_no_weights_file(content, files, tmp_path):
+    shutil.copy(files / "lora.safetensors", tmp_path / "lora.safetensors")
+    for field in ("loras", "motion_loras", "embeddings"):
+        assert f"{tmp_path} is a folder: name the weights file in it" in checked(content, **{field: [str(tmp_path)]})
+    assert f"{tmp_path} is a folder" in checked(content, domain_adapter=str(tmp_path))
+
+
+def test_a_warning_names_who_has_it(content, caplog):
+    few = {"sampler": "dpmpp_2m", "num_inference_steps": 12}
+    prompts = ["x", {"prompt": "a cat", **few}]
+    entries = [
+        {"name": "a", "prompts": ["x"], **few},
+        {"name": "b", "prompts": ["x"]},
+        {"name": "c", "prompts": prompts},
+    ]
+    assert check(Catalog.model_validate(content | {"entries": entries})) == {}
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("entries 'a', 'c' (prompt 'a cat'): sampler dpmpp_2m, 12 steps")
 
 
 def test_free_init_without_what_it_keeps_is_refused(content):
@@ -516,11 +557,19 @@ def test_few_step_modules_with_other_settings_are_warned_of_once(content, tmp_pa
         ({"num_inference_steps": 8, "guidance_interval": {"end": 0.5}, "guidance_scale": 5}, None),
         ({"num_inference_steps": 8, "guidance_interval": {"end": 0.5}}, "take a guidance_scale of 5"),
         ({"num_inference_steps": 16, "guidance_interval": {"end": 0.5}}, None),
-        ({"num_inference_steps": 8, "guidance_interval": {"end": 0.1}}, None),  # which holds no step
         ({"num_inference_steps": 8, "guidance_interval": {"start": 0.2}}, "take at least 26 steps"),
         ({"preset": "draft", "guidance_scale": 5}, None),
         ({"preset": "fast"}, "take a guidance_scale of 5"),
         ({"preset": "draft", "guidance_interval": None}, "take at least 26 steps"),
+        ({"num_inference_steps": 26, "second_pass": {"scale": 2}}, None),
+        (
+            {"num_inference_steps": 26, "second_pass": {"scale": 2, "num_inference_steps": 7}},
+            "second_pass, sampler dpm",
+        ),
+        (
+            {"preset": "fast", "num_inference_steps": 26, "second_pass": {"scale": 2, "num_inference_steps": 9}},
+            "second_pass, sampler dpmpp_2m, 9 steps with a guidance_scale of 8: colours and subjects can be lost",
+        ),
     ],
 )
 def test_second_order_under_strong_guidance_is_warned_of_once(content, caplog, settings, remedy):

@@ -123,8 +123,32 @@ def test_guidance_that_a_file_leaves_to_its_last_steps_is_set_and_its_lack_told(
 def test_a_lora_is_told_of_too(files, caplog):
     entry = {"motion_loras": [str(files / "lora.safetensors")], "num_inference_steps": 20, "deep_cache": {}}
     found = check(set_by_files(catalog_of(files, entry, {})))
-    assert "is beside a distilled MotionLoRA: its pictures need num_inference_steps 4" in caplog.text
+    what = f"beside the distilled MotionLoRA {entry['motion_loras'][0]}"
+    assert f"is {what}: its pictures need num_inference_steps 4" in caplog.text
     assert "leave deep_cache away" in found[0]
+
+
+def test_a_lora_that_is_left_out_sets_nothing(files, caplog):
+    lora = {"path": str(files / "lora.safetensors"), "scale": 0}
+    catalog = catalog_of(files, {"motion_loras": [lora]})
+    assert sampled(catalog) == [None]
+    assert check(set_by_files(catalog)) == {}
+    assert not caplog.records
+
+
+def test_two_files_of_few_steps_are_told_by_name(files, caplog):
+    few, lora = (str(files / f"{name}.safetensors") for name in ("few", "lora"))
+    twice, both = {"motion_loras": [lora, lora]}, {"motion_module": few, "motion_loras": [lora]}
+    assert check(set_by_files(catalog_of(files, twice, both))) == {}
+    told = [record.getMessage() for record in caplog.records]
+    assert f"beside the distilled MotionLoRA {lora} and beside the distilled MotionLoRA {lora}, of which" in told[0]
+    assert f"{few} is a distilled motion module and beside the distilled MotionLoRA {lora}, of which each" in told[1]
+
+
+def test_a_second_pass_has_the_steps_of_the_file_too(files, caplog):
+    few, second = {"motion_module": str(files / "few.safetensors")}, {"num_inference_steps": 25}
+    assert check(set_by_files(catalog_of(files, few | {"second_pass": second}))) == {}
+    assert "its pictures need second_pass.num_inference_steps 6" in caplog.text
 
 
 def test_reading_a_catalog_sets_it(files, tmp_path):

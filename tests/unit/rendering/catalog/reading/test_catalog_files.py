@@ -44,6 +44,8 @@ optional = {
     "strength": st.sampled_from([0.25, 0.8]),
     "free_init": st.sampled_from([{"iterations": 3}, {"iterations": 2, "fast": True}]),
     "second_pass": st.sampled_from([{"scale": 2.0}, {"of": "frames"}]),
+    "guidance_interval": st.sampled_from([{"end": 0.5}, {"start": 0.25, "end": 0.75}]),
+    "deep_cache": st.sampled_from([{"every": 3}, {"layers": 1}]),
     "seeds": st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=3),
 }
 rows = st.lists(
