@@ -62,11 +62,39 @@ def parse(
     config_uri = config_uri or default_uri
     if not rest:
         return load(schema, config_uri, others=others) if config_uri else _validate(schema, {}, "defaults")
-    default: Any = load(schema, config_uri, others=others) if config_uri else tyro.MISSING_NONPROP
+    default = load(schema, config_uri, others=others) if config_uri else None
     # An enum's members are named by their values, as in a file.
     markers = (tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues)
-    parsed = tyro.cli(schema, args=rest, default=default, config=markers)
-    return _only_given(parsed, default if config_uri else None, rest)
+    parsed: ConfigT = tyro.cli(schema, args=rest, default=_with_sections(schema, default, rest), config=markers)
+    return _only_given(parsed, default, rest)
+
+
+def _with_sections(schema: type[BaseModel], content: BaseModel | None, argv: Sequence[str], above: str = "--") -> Any:
+    """Return what tyro is to begin from: the content, and those sections that only a flag gives, or all for `--help`.
+
+    Of a section that is None by default tyro has no flags.
+
+    Args:
+        schema: the config's class.
+        content: what a file says; None where there is none.
+        argv: the flags.
+        above: what the flags of the schema's fields begin with.
+    """
+    values: dict[str, Any] = {}
+    for name, field in schema.model_fields.items():
+        value = tyro.MISSING if field.is_required() else field.get_default(call_default_factory=True)
+        value = value if content is None else getattr(content, name)
+        flags = f"{above}{name}.".replace("_", "-")
+        section = next(_models_in(field.annotation), None) if type(None) in get_args(field.annotation) else None
+        is_asked = not {"-h", "--help"}.isdisjoint(argv) or any(
+            argument.replace("_", "-").startswith(flags) for argument in argv
+        )
+        if isinstance(value, BaseModel):
+            value = _with_sections(type(value), value, argv, flags)
+        elif value is None and section is not None and is_asked:
+            value = _with_sections(section, None, argv, flags)
+        values[name] = value
+    return schema.model_construct(None if content is None else content.model_fields_set, **values)
 
 
 def _only_given(parsed: ConfigT, default: ConfigT | None, argv: Sequence[str]) -> ConfigT:

@@ -12,6 +12,29 @@ class Optim(Config):
     """Learning rate."""
 
 
+class Share(Config):
+    start: float
+    """Begins."""
+    end: float = 1.0
+    """Ends."""
+
+
+class Distil(Config):
+    num_steps: int = 8
+    """Steps."""
+    guided: Share | None = None
+    """Of them."""
+
+
+class Captioned(Config):
+    name: str = "a"
+    """Run."""
+    distil: Distil | None = None
+    """Few steps."""
+    captions: Share | None = None
+    """Texts."""
+
+
 class Run(Config):
     name: str
     """Run."""
@@ -34,6 +57,26 @@ def test_command_line_beats_file_beats_defaults(tmp_path):
     assert parse(Run, ["--name", "b"]) == Run(name="b")
     assert parse(Run, [], default_uri=uri).name == "a"
     assert load(Run, write(tmp_path, dump(config))) == config
+
+
+def test_flags_give_sections_that_neither_file_nor_defaults_have(tmp_path, capsys):
+    uri = write(tmp_path, "distil: {num_steps: 4}\n")
+    assert parse(Captioned, ["--name", "b"]) == Captioned(name="b")
+    assert parse(Captioned, ["--distil.num-steps", "6"]) == Captioned(distil=Distil(num_steps=6))
+    guided = Captioned(distil=Distil(num_steps=4, guided=Share(start=0.5)))
+    assert parse(Captioned, ["--config", uri, "--distil.guided.start", "0.5"]) == guided
+    assert parse(Captioned, [f"--config={uri}", "--distil.guided.start=0.5"]) == guided
+    dumped = parse(Captioned, ["--config", uri, "--captions.start", "0"]).model_dump(exclude_unset=True)
+    assert dumped == {"distil": {"num_steps": 4}, "captions": {"start": 0}}
+    with pytest.raises(SystemExit) as exit_:
+        parse(Captioned, ["--captions.end", "0.5"])
+    assert exit_.value.code == 2
+    assert "--captions.start" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as exit_:
+        parse(Captioned, ["--help"])
+    assert exit_.value.code == 0
+    told = capsys.readouterr().out
+    assert all(flag in told for flag in ("--distil.num-steps", "--distil.guided.start", "--captions.end"))
 
 
 @pytest.mark.parametrize(
