@@ -61,14 +61,14 @@ class CompiledUNet:
         """Add to `compile_s` what PyTorch compiles meanwhile, the recording of CUDA graphs included."""
         began = 0.0
 
-        def start(_: object) -> None:
+        def start(*_: object) -> None:
             nonlocal began
             began = time.monotonic()
 
-        def end(_: object) -> None:
+        def end(*_: object) -> None:
             self.compile_s += time.monotonic() - began
 
-        # Only for the call: PyTorch would hold what has a UNet for good.
+        # Only for the call: PyTorch would hold what has a UNet for good. Its versions tell them different things.
         handler = torch._dynamo.callback.callback_handler
         handler.register_start_callback(start)
         handler.register_end_callback(end)
