@@ -45,7 +45,7 @@ class RenderedClip(NamedTuple):
     warning: str | None
     """What was done otherwise than the item says."""
     seconds: dict[str, float]
-    """The item's share, by stage: `text`, `unet`, `vae`."""
+    """The item's share, by stage: `text`, `compile` where the UNet is compiled, `unet`, `vae`."""
     conditions: tuple[ShownCondition, ...] = ()
     """What led the clip beside its prompt: what it began from, its controls, its image prompts."""
 
@@ -221,8 +221,12 @@ class Animator:
         seconds = dict.fromkeys(("text", "unet", "vae"), 0.0)
         with self._timed(seconds, "text"):
             conditionings = [self._conditioner.conditioning(item) for item in items]
+        compiled_s = self._compiled.compile_s if self._compiled else 0.0
         with self._timed(seconds, "unet"):
             sampled = self._sampled(items, conditionings, max_batch)
+        if self._compiled is not None:  # a worker does it once: it is not what a clip takes
+            seconds["compile"] = self._compiled.compile_s - compiled_s
+            seconds["unet"] -= seconds["compile"]
         share = {stage: taken / len(items) for stage, taken in seconds.items()}
         return [self._clip(item, each, dict(share)) for item, each in zip(items, sampled, strict=True)]
 

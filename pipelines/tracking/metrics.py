@@ -181,7 +181,7 @@ METRICS = (
         "counter",
         "seconds",
         "Seconds that workers took for rendered items.",
-        {"stage": ("load", "text", "unet", "vae", "encode", "write")},
+        {"stage": ("load", "text", "compile", "unet", "vae", "encode", "write")},
     ),
     Metric("animatediff_animate_model_swaps_total", "counter", "models", "Times that a worker put in another model."),
     # Score.

@@ -29,12 +29,13 @@ class _Known(NamedTuple):
     sha256: str
 
 
-def hash_catalog_files(catalog: Catalog, remembered_uri: str) -> HashFile:
+def hash_catalog_files(catalog: Catalog, remembered_uri: str, *, is_dry_run: bool = False) -> HashFile:
     """Hash all files of a catalog, those that have not changed since they were remembered excepted.
 
     Args:
         catalog: with all entries in it.
         remembered_uri: the JSON file with what is known by URI; it is written anew where something is added.
+        is_dry_run: whether it is only read.
 
     Returns:
         What `expand` takes as `content_hash`.
@@ -48,7 +49,7 @@ def hash_catalog_files(catalog: Catalog, remembered_uri: str) -> HashFile:
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         hashes = dict(zip(uris, pool.map(partial(_hashed, known), uris), strict=True))
     found = {printable_uri(uri): one for uri, one in hashes.items() if isinstance(one, _Known) and one.version}
-    if not found.items() <= known.items():
+    if not is_dry_run and not found.items() <= known.items():
         content = {uri: one._asdict() for uri, one in sorted((known | found).items())}
         storage.write_bytes(remembered_uri, json.dumps(content, indent=1).encode())
 

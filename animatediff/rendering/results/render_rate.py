@@ -1,7 +1,7 @@
 """How much work items are, and how long finished ones took for it: what a dry run reckons with."""
 
-from collections.abc import Iterable, Mapping
-from itertools import islice
+from collections.abc import Collection, Iterable, Mapping
+from itertools import accumulate, islice
 
 from animatediff.diffusion.passes.strength import num_kept_steps
 from animatediff.diffusion.steps.step_plan import plan_steps
@@ -71,19 +71,29 @@ def _num_steps(item: Item) -> list[int]:
     return [num_kept_steps(item.num_inference_steps, item.strength if begins_from_pictures else 1.0)]
 
 
-def measured_rate(results: Iterable[Result], bases: Mapping[str, str | None]) -> float | None:
-    """Return the seconds that finished items took for a unit of work; None where there are none.
+def measured_rate(
+    results: Iterable[Result], bases: Mapping[str, str | None], compiled: Collection[str] = ()
+) -> float | None:
+    """Return the seconds that finished items took for a unit of work, compiling aside; None where none tell.
+
+    It is the median over their work, so that a few that were held up do not count.
 
     Args:
         results: the items'.
         bases: whose layers the base of each model has, by the model's digest.
+        compiled: the digests of the models whose UNet is compiled.
     """
     finished = [result for result in islice(results, _MEASURED) if result.status == "ok" and result.seconds]
-    units = sum(work_units(result, bases.get(result.model)) for result in finished)
-    return sum(_busy_s(result.seconds) for result in finished) / units if units else None
+    # Earlier versions counted compiling as the UNet's: one such item may be all compiling, of several the first ones.
+    clear = [result for result in finished if result.model not in compiled or "compile" in result.seconds]
+    known = clear or (finished if len(finished) > 1 else [])
+    works = [work_units(result, bases.get(result.model)) for result in known]
+    rates = sorted((_busy_s(result.seconds) / work, work) for result, work in zip(known, works, strict=True) if work)
+    until = accumulate(work for _, work in rates)
+    return next((rate for (rate, _), done in zip(rates, until, strict=True) if done >= sum(works) / 2), None)
 
 
 def _busy_s(seconds: Mapping[str, float]) -> float:
     """Return how long a clip keeps its worker: it is encoded and written while the next ones are computed."""
     beside = sum(seconds.get(stage, 0.0) for stage in ("encode", "write"))
-    return max(beside, sum(seconds.values()) - beside)
+    return max(beside, sum(seconds.values()) - beside - seconds.get("compile", 0.0))

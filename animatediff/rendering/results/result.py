@@ -37,7 +37,8 @@ class Result(Item):
     attempts: int = 0
     """Times that a worker began with it."""
     seconds: Numbers = Field(default_factory=dict)
-    """Seconds of the last attempt, by stage: `load` and `text` (the item's share), `unet`, `vae`, `encode`, `write`."""
+    """Seconds of the last attempt, by stage: `load` and `text` (the item's share), `compile` where the UNet is compiled
+    (0 where it was already), `unet`, `vae`, `encode`, `write`."""
     files: dict[str, str] = Field(default_factory=dict)
     """Paths under the output folder: `mp4`, `gif`, `webp`, `png` (a folder), `latents`, and `poster`, a still; with
     controls, images or a picture or video to begin from `condition`, a still of these."""

@@ -1,7 +1,10 @@
 """The animate job on its driver: plan the catalog, render what is missing, write the table and the gallery."""
 
 import logging
+import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import get_args
 
 from animatediff import storage
@@ -77,20 +80,31 @@ def _verified(ledger: Ledger, finished: set[str]) -> set[str]:
 def _plan(config: AnimateConfig, output_uri: str) -> RenderPlan:
     with errors_with_field("catalog_uri"):
         catalog = catalog_files.read(config.catalog_uri)
-    catalog = set_by_files(fetch_catalog_weights(catalog, output_uri))
-    problems = checks.check(catalog)
-    if problems:
-        logger.warning("%s", checks.report(problems, catalog))
-    # There may be terabytes of checkpoints: they are read once, not at every resume.
-    remembered_uri = storage.join(output_uri, "inputs", "hashes.json")
-    plan = expand(
-        catalog,
-        problems=problems,
-        content_hash=hash_catalog_files(catalog, remembered_uri),
-        auto_precision=auto_precision(config, catalog, output_uri),
-    )
+    with _home_of_weights(config, output_uri) as home_uri:
+        catalog = set_by_files(fetch_catalog_weights(catalog, home_uri))
+        problems = checks.check(catalog)
+        if problems:
+            logger.warning("%s", checks.report(problems, catalog))
+        # There may be terabytes of checkpoints: they are read once, not at every resume.
+        remembered_uri = storage.join(output_uri, "inputs", "hashes.json")
+        plan = expand(
+            catalog,
+            problems=problems,
+            content_hash=hash_catalog_files(catalog, remembered_uri, is_dry_run=config.dry_run),
+            auto_precision=auto_precision(config, catalog, output_uri),
+        )
     for syntax in get_args(PromptSyntax):
         texts = (text for item in plan.items if item.prompt_syntax == syntax for text in item.texts)
         if found := prompt_syntax.report(texts, syntax):
             logger.warning("%s", found)
     return plan
+
+
+@contextmanager
+def _home_of_weights(config: AnimateConfig, output_uri: str) -> Iterator[str]:
+    """Yield the folder below which weights that MLflow keeps are put; a dry run's goes when they have been read."""
+    if config.dry_run:
+        with tempfile.TemporaryDirectory() as folder:
+            yield folder
+    else:
+        yield output_uri

@@ -30,19 +30,25 @@ def estimate(plan: RenderPlan, done: Collection[str], rate: RenderRate, results:
     bases = {digest: architecture(model.base) for digest, model in plan.models.items()}
     named = set(map(preset_as_measured, pending))
     units = sum(work_units(item, bases[item.model]) for item in pending)
+    compiled = {digest for digest, model in plan.models.items() if model.compile}
+    measured = measured_rate(results, bases, compiled)
+    source = "as its finished items took" if measured else "rate.* says what to reckon with"
+    if measured is None and any(item.model in compiled for digest, item in first.items() if digest in done):
+        source += ", as what its finished items took has compiling in it"
+    if any(item.model in compiled for item in pending):
+        source += "; each worker compiles each form of clips, which takes minutes more"
     return [
         f"to render: {len(pending):,} of {len(plan.items):,} items; {num_done:,} are done, {num_duplicates:,} have the "
         f"content of another, {num_invalid:,} cannot be rendered",
         f"they are {len(pending):,} clips of {sum(item.num_frames for item in pending):,} frames with "
         f"{len({item.model for item in pending}):,} models",
-        _time(units, measured_rate(results, bases), rate),
+        _time(units, measured, rate, source),
         *(told(name) for name in PRESETS if name in named),
     ]
 
 
-def _time(units: float, measured: float | None, rate: RenderRate) -> str:
+def _time(units: float, measured: float | None, rate: RenderRate, source: str) -> str:
     hours = units * (measured or rate.seconds_per_unit) / rate.num_workers / 3600
-    source = "as its finished items took" if measured else "rate.* says what to reckon with"
     price = cost(hours, rate.num_workers, rate.usd_per_hour)
     workers = f"{rate.num_workers} worker{'s' if rate.num_workers > 1 else ''}"
     return f"time: {duration(hours)} on {workers}{price} ({source})"

@@ -100,6 +100,19 @@ def test_steps_prompts_and_swapped_weights_are_of_one_form(compiled, plain, fold
     assert (other != bare).any()
 
 
+def test_compiling_has_seconds_of_its_own(compiled, plain):
+    animator, graphs = compiled
+    animator.load(BARE)
+    number = len(graphs)
+    seconds = [animator.render_batch([item(width=16)])[0].seconds for _ in range(2)]
+    assert len(graphs) == number + 1
+    assert seconds[0]["compile"] > seconds[0]["unet"] > 0
+    assert seconds[1]["compile"] == 0
+    assert seconds[1]["unet"] > 0
+    plain.load(BARE)
+    assert "compile" not in plain.render_batch([item()])[0].seconds
+
+
 def test_steps_that_take_deep_features_again_are_of_two_forms(compiled, plain):
     animator, graphs = compiled
     settings = {"deep_cache": DeepCache(every=2, layers=2), "num_inference_steps": 5}

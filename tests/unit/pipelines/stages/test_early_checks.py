@@ -3,6 +3,7 @@
 import csv
 import logging
 import re
+import tempfile
 
 import pytest
 import yaml
@@ -16,6 +17,7 @@ from pipelines.stages.animate import driver as animate_driver
 from pipelines.stages.animate import score_driver
 from pipelines.stages.ingest import driver as ingest_driver
 from pipelines.stages.train import driver as train_driver
+from pipelines.tracking.tracker import Tracker
 from tests.support import mp4
 from tests.unit.data.loading.test_loader import write_dataset
 
@@ -157,3 +159,30 @@ def test_animate_and_score_name_the_field(tmp_path):
     with pytest.raises(UserError, match="^scorer: .*no.such:thing"):
         score.main(ScoreConfig(output_uri=out, scorer="no.such:thing"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_of_animate_plans_what_the_job_does_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MLflow's database
+    with Tracker("test", run_id=None, params={}, tags={}) as tracker:
+        tracker.register("moves", str(shipped.MOTION_MODULE), tags={})
+    sizes = {"width": 64, "height": 64, "guidance_scale": 5}
+    catalog = {"base": BASE, "motion_module": "models:/moves/1", "prompts": ["a large red star moving right"], **sizes}
+    (tmp_path / "catalog.yaml").write_text(yaml.safe_dump(catalog | {"entries": [{"name": "a"}]}))
+    plans = []
+    monkeypatch.setattr(animate_driver, "estimate", lambda plan, *_: plans.append(plan) or [])
+    monkeypatch.setattr(animate_driver, "render_pending", lambda _, plan, *__: plans.append(plan))
+    monkeypatch.setattr(animate_driver, "log_counts_and_raise_if_failed", lambda *_: None)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+
+    def run(*, dry_run):
+        before = set(tmp_path.rglob("*"))
+        config = AnimateConfig(catalog_uri="catalog.yaml", output_uri=str(tmp_path / "out"), dry_run=dry_run)
+        animate.main(config)
+        return {str(path.relative_to(tmp_path)) for path in set(tmp_path.rglob("*")) - before}
+
+    assert run(dry_run=True) == set()
+    assert {"out/inputs/hashes.json", "out/config.yaml"} <= run(dry_run=False)
+    assert run(dry_run=True) == set()
+    before, planned, after = plans
+    assert before.items == planned.items == after.items

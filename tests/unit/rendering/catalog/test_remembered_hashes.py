@@ -145,6 +145,16 @@ def test_nothing_new_is_nothing_written(catalog, tmp_path):
     assert kept.stat().st_ino == before
 
 
+def test_a_dry_run_reads_what_is_remembered_and_writes_nothing(catalog, tmp_path, read):
+    kept = tmp_path / "out" / "hashes.json"
+    first = expand(catalog, content_hash=hash_catalog_files(catalog, str(kept), is_dry_run=True))
+    assert not kept.parent.exists()
+    assert first == expand(catalog, content_hash=hash_catalog_files(catalog, str(kept)))
+    read.clear()
+    assert first == expand(catalog, content_hash=hash_catalog_files(catalog, str(kept), is_dry_run=True))
+    assert read == []
+
+
 def test_remote_files_are_known_by_what_their_storage_says(tmp_path, monkeypatch):
     monkeypatch.setattr("animatediff.weights.reading.files.CACHE", tmp_path / "cache")
     remote = fsspec.filesystem("memory")

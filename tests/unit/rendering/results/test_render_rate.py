@@ -87,3 +87,31 @@ def test_a_pixel_of_sdxl_is_worth_several():
     ]
     rate = measured_rate(results, {"old": "sd1", "new": "sdxl"})
     assert rate == pytest.approx(measured_rate(results[:1], {"old": "sd1"}))
+
+
+def results(*seconds, model="m", **values):
+    return [Result(**item(model=model, **values).model_dump(), status="ok", seconds=each) for each in seconds]
+
+
+def test_a_few_items_that_were_held_up_do_not_count():
+    work = work_units(item())
+    assert measured_rate(results(*({"unet": s} for s in (5000, 10, 12, 11, 900))), {}) == pytest.approx(12 / work)
+    small = results(*[{"unet": 900}] * 3, width=64, height=64)
+    assert measured_rate([*small, *results({"unet": 10})], {}) == pytest.approx(10 / work)  # which is most of the work
+
+
+def test_compiling_is_not_what_an_item_takes():
+    rate = 3 / work_units(item())
+    first, later = {"compile": 150, "unet": 2, "vae": 1}, {"compile": 0, "unet": 2, "vae": 1}
+    assert measured_rate(results(first), {}, {"m"}) == pytest.approx(rate)
+    assert measured_rate(results(first, first, first, later), {}, {"m"}) == pytest.approx(rate)
+
+
+def test_what_an_earlier_version_wrote_of_a_compiled_model_tells_only_beside_others():
+    rate = 3 / work_units(item())
+    first, later = {"unet": 152, "vae": 1}, {"unet": 2, "vae": 1}
+    assert measured_rate(results(first), {}, {"m"}) is None
+    assert measured_rate(results(first), {}) == pytest.approx(153 / work_units(item()))
+    assert measured_rate(results(first, later), {}, {"m"}) == pytest.approx(rate)
+    assert measured_rate(results(first, *[later] * 5), {}, {"m"}) == pytest.approx(rate)
+    assert measured_rate([*results(first, first), *results(later, model="plain")], {}, {"m"}) == pytest.approx(rate)

@@ -73,6 +73,22 @@ def test_what_finished_items_took_is_better(plan):
     assert line == "time: 5.0 min on 1 worker (as its finished items took)"
 
 
+def test_compiling_is_told_beside_the_hours_and_never_multiplied():
+    catalog = Catalog.model_validate(CATALOG | {"entries": [{"name": "one", "compile": True}]})
+    plan = expand(catalog, content_hash=lambda uri: uri)
+    rate = RenderRate(seconds_per_unit=60 / work_units(plan.items[0]))
+
+    def line(seconds):
+        done = [Result(**item.model_dump(), status="ok", seconds=seconds) for item in plan.items[:1]] if seconds else []
+        return estimate(plan, {result.digest for result in done}, rate, done)[2]
+
+    compiling = "; each worker compiles each form of clips, which takes minutes more)"
+    assert line(None) == f"time: 3.0 min on 1 worker (rate.* says what to reckon with{compiling}"
+    assert line({"compile": 600, "unet": 30}) == f"time: 1.0 min on 1 worker (as its finished items took{compiling}"
+    unclear = ", as what its finished items took has compiling in it"
+    assert line({"unet": 630}) == f"time: 2.0 min on 1 worker (rate.* says what to reckon with{unclear}{compiling}"
+
+
 def test_the_default_is_the_figure_it_names():
     # 2.17 steps a second (Kosinkadink/ComfyUI-AnimateDiff-Evolved#146)
     assert RenderRate().seconds_per_unit * work_units(item()) == pytest.approx(25 / 2.17, rel=0.01)
