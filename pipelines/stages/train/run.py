@@ -129,6 +129,7 @@ def check_job(config: TrainJobConfig, fetched_weights_folder: str) -> TrainJob:
     _check_files(resolved)
     for shape in latent_shapes(resolved.dataset_uri, manifest):
         recipe.check_fit(shape)
+    recipe.check_start()
     check_dataset_fits(resolved.base, manifest)
     num_clips = _count_chosen_clips(resolved, resolved.dataset_uri, manifest, resolved.where)
     validates = config.sample.every > 0 and resolved.train.holdout > 0
