@@ -12,6 +12,7 @@ import tyro
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from animatediff.config_problems import WORDS, told_once
 from animatediff.errors import UsageError
 from animatediff.uris import hide_secrets, printable_text
 from animatediff.yaml_files import read_extended_yaml
@@ -24,14 +25,6 @@ class Config(BaseModel):
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
-
-_WORDS = {
-    "dict_type": "a mapping is needed",
-    "extra_forbidden": "there is no such field",
-    "list_type": "a list is needed",
-    "model_type": "a mapping is needed",
-    "tuple_type": "a list is needed",
-}
 
 _TYPO = 0.8  # similarity of two names from which on one is likely the other, written wrong
 _MOST_MEANT = 3
@@ -181,7 +174,7 @@ def _validate(schema: type[ConfigT], content: dict[str, Any], source: str) -> Co
 
 
 def _describe(error: ValidationError, schema: type[BaseModel], source: str) -> str:
-    items = error.errors()
+    items = list(told_once(error.errors(), schema))
     unknown = [item["loc"] for item in items if item["type"] == "extra_forbidden"]
     meant = {place: names for place in unknown if (names := _meant(schema, place))}
     lines = [f"unknown field {_dotted(place)!r}, did you mean {_either(names)}?" for place, names in meant.items()]
@@ -237,8 +230,15 @@ def name_hint(name: str, known: Collection[str]) -> str:
 
 def describe_value(item: Mapping[str, Any]) -> str:
     """Return what one of pydantic's errors says of a value, in the words of files rather than Python's."""
-    message = _WORDS.get(item["type"]) or item["msg"].removeprefix("Value error, ")
+    message = WORDS.get(item["type"]) or item["msg"].removeprefix("Value error, ")
     return message if item["type"] in ("missing", "value_error") else f"{message} (got {_short(item['input'])})"
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first of pydantic's errors as `describe_value` tells it, behind the path of its field."""
+    item = error.errors()[0]
+    path = _dotted(item["loc"])
+    return f"{path + ': ' if path else ''}{describe_value(dict(item))}"
 
 
 def _short(value: Any) -> str:

@@ -9,7 +9,7 @@ from itertools import islice, product
 from pydantic import ValidationError
 
 from animatediff import storage
-from animatediff.config import Config
+from animatediff.config import Config, first_problem
 from animatediff.data.shards import SCHEMA_VERSION
 from animatediff.errors import UserError
 from animatediff.storage import checked_json
@@ -118,7 +118,7 @@ def read_manifest(dataset_uri: str) -> Manifest:
     try:
         return Manifest.model_validate(fields)
     except ValidationError as error:
-        raise UserError(f"{uri} is no manifest of schema version {SCHEMA_VERSION}: {error.errors()[0]}") from error
+        raise UserError(f"{uri} is no manifest of schema version {SCHEMA_VERSION}: {first_problem(error)}") from error
 
 
 def check_shards(dataset_uri: str, manifest: Manifest) -> None:

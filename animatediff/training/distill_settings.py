@@ -71,9 +71,12 @@ class DistillConfig(Config):
     def _leaves_guidance_out_of_a_step(self) -> Self:
         guidance, last = self.sampled_guidance, self.num_inference_steps - 1
         if guidance is not None and not guidance.interval.is_on(last, self.num_inference_steps):
+            # Rounded down, and the start in full: else the one that is told may itself be refused, and the
+            # one that is refused may read like it.
+            most = last * 1000 // self.num_inference_steps / 1000
             raise ValueError(
-                f"sampled_guidance.start {guidance.start:g} lies behind the start of the last of "
-                f"{self.num_inference_steps} steps, so that none would be guided: set at most {last / (last + 1):.3f}"
+                f"sampled_guidance.start {guidance.start!r} lies behind the start of the last of "
+                f"{self.num_inference_steps} steps, so that none would be guided: set at most {most:g}"
                 if last
                 else "sampled_guidance needs 2 steps or more: the only one would not be guided"
             )

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from animatediff.config import first_problem
 from animatediff.diffusion.noise_schedule import NoiseSchedule, NoiseScheduleOverrides
 from animatediff.errors import UserError
 from animatediff.models.config import Version
@@ -41,7 +42,7 @@ def with_overrides(schedule: NoiseSchedule, overrides: NoiseScheduleOverrides | 
     try:
         return overrides.apply_to(schedule)
     except ValidationError as error:
-        raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+        raise UserError(first_problem(error)) from error
 
 
 class MotionSchedule(NamedTuple):
@@ -94,5 +95,4 @@ def schedule_of(file: MotionFile) -> MotionSchedule:
     try:
         return MotionSchedule(NoiseSchedule.model_validate(file.schedule), is_named=True)
     except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise UserError(f"the noise schedule in {file.uri} cannot be used: {reason}") from error
+        raise UserError(f"the noise schedule in {file.uri} cannot be used: {first_problem(error)}") from error

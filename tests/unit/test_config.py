@@ -1,4 +1,5 @@
 from enum import StrEnum
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
@@ -154,3 +155,38 @@ def test_command_line_errors(tmp_path, capsys):
 def test_differing_fields():
     old = {"a": 1, "b": {"c": 2, "d": 3}}
     assert differing_fields(old, {"a": 1, "b": {"c": 5, "d": 3}, "e": 4}) == ["b.c: 2 -> 5", "e: None -> 4"]
+
+
+class Range(Config):
+    scale: Annotated[float, Field(ge=1)] | tuple[Annotated[float, Field(ge=1)], Annotated[float, Field(ge=1)]] = 1.0
+    mode: Literal["auto"] | int | None = None
+
+
+class Nested(Config):
+    one: Range = Range()
+    several: tuple[Range, ...] = ()
+    named: dict[str, int | list[int]] | None = None
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("one: {scale: 0.5}", r"one.scale: Input should be greater than or equal to 1 \(got 0.5\)"),
+        ("one: {scale: [0.5, 2]}", r"one.scale.0: Input should be greater than or equal to 1 \(got 0.5\)"),
+        ("one: {scale: [2, a]}", r"one.scale.1: Input should be a valid number, .* \(got 'a'\)"),
+        ("one: {scale: [2]}", "one.scale.1: Field required"),
+        ("one: {scale: a}", r"one.scale: a valid number or a list is needed \(got 'a'\)"),
+        ("one: {scale: }", r"one.scale: a valid number or a list is needed \(got None\)"),
+        ("one: {mode: often}", r"one.mode: Input should be 'auto' \(got 'often'\)"),
+        ("several: [{}, {scale: 0}]", r"several.1.scale: Input should be greater than or equal to 1 \(got 0\)"),
+        ("named: {a: b}", r"named.a: a valid integer or a list is needed \(got 'b'\)"),
+        ("named: {a: [1, b]}", r"named.a.1: Input should be a valid integer, .* \(got 'b'\)"),
+        (
+            "{several: [{scale: 0, x: 1}], one: []}",
+            r"unknown field 'several.0.x', .*; one: a mapping is needed [^;]*; several.0.scale: [^;]* 1 \(got 0\)",
+        ),
+    ],
+)
+def test_of_several_kinds_that_a_value_may_be_its_own_is_told(tmp_path, text, says):
+    with pytest.raises(UsageError, match=f"run.yaml: {says}$"):
+        load(Nested, write(tmp_path, text))

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from animatediff import storage
-from animatediff.config import Config
+from animatediff.config import Config, first_problem
 from animatediff.data.curation.shot_table import SCHEMA_VERSION
 from animatediff.data.manifest import FILE_NAME
 from animatediff.errors import UserError
@@ -99,4 +99,4 @@ def find_manifest(collection_uri: str) -> ShotManifest | None:
     try:
         return ShotManifest.model_validate(fields)
     except ValidationError as error:
-        raise UserError(f"{uri} is no manifest of shots of version {SCHEMA_VERSION}: {error.errors()[0]}") from error
+        raise UserError(f"{uri} is no manifest of shots of version {SCHEMA_VERSION}: {first_problem(error)}") from error

@@ -7,6 +7,7 @@ each timestep that sampling goes through to the next. With `lcm` there is one ph
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from animatediff.errors import UserError
 from animatediff.training.distill_settings import DistillConfig
 from animatediff.training.recipes.motion_lora import MotionLoraRecipe
 from animatediff.training.recipes.motion_module import MotionModuleRecipe
@@ -76,10 +77,19 @@ class _DistillRecipe(MotionWeightsRecipe):
         if teacher_steps < steps:
             raise ValueError(f"distill.teacher_steps {teacher_steps} must not be fewer than the result's {steps}")
 
+    def check_start(self) -> None:
+        """Refuse a teacher that was distilled: it has not the steps, nor the guidance, that are asked of it."""
+        if (few_step := self.few_step_start()) is not None:
+            raise UserError(
+                f"model.motion_module {self.config.model.motion_module} is itself distilled to few steps ({few_step}), "
+                "and cannot teach any: name the motion module that it was distilled from"
+            )
+
     def attach(self, unet: "UNet2DConditionModel", *, with_weights: bool) -> "DistilledModel":
         """Put the motion modules into the base's UNet, and keep what they predict at first as the teacher."""
         from animatediff.training.trained_model import DistilledModel
 
+        self.check_start()
         motion_unet = self.motion_unet(unet, with_weights=with_weights)
         return DistilledModel(motion_unet, self.trainable(motion_unet.motion)).train()
 

@@ -1,5 +1,6 @@
 """Motion modules, whole: stage 2 of AnimateDiff (paper, section 4.2)."""
 
+import logging
 from typing import TYPE_CHECKING
 
 from animatediff.training.recipes.motion_unet_recipe import MotionWeightsRecipe
@@ -8,6 +9,8 @@ from animatediff.training.recipes.recipe import SamplingWeights
 if TYPE_CHECKING:
     from animatediff.models.motion_unet import MotionModules
     from animatediff.training.trained_model import TrainedModel
+
+logger = logging.getLogger(__name__)
 
 
 class MotionModuleRecipe(MotionWeightsRecipe):
@@ -21,6 +24,15 @@ class MotionModuleRecipe(MotionWeightsRecipe):
             raise ValueError(
                 "recipe motion_module trains whole motion modules: leave out model.lora_rank, or choose "
                 "recipe finetune or motion_lora"
+            )
+
+    def check_start(self) -> None:
+        """Warn of a start that was distilled: the result is not said to take few steps."""
+        if (few_step := self.few_step_start()) is not None:
+            logger.warning(
+                "model.motion_module %s is distilled to few steps (%s), and what recipe %s makes of it is not said to "
+                "be: start from the motion module that it was distilled from, and distil the result",
+                *(self.config.model.motion_module, few_step, self.config.recipe),
             )
 
     def trainable(self, motion: "MotionModules") -> "MotionModules":

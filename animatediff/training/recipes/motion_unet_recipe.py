@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
-from animatediff.errors import UserError
+from animatediff.errors import UserError, errors_with_field
 from animatediff.training.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from animatediff.models.lora import LowRankAdapters
     from animatediff.models.motion_unet import MotionModules, MotionUNet
     from animatediff.training.trained_model import ClipModel
+    from animatediff.weights.layouts.few_step import FewStepSampling
 
 
 class MotionUNetRecipe(Recipe):
@@ -25,6 +26,20 @@ class MotionUNetRecipe(Recipe):
         """
         if self.config.model.motion_module is None:
             raise ValueError(f"recipe {self.config.recipe} needs model.motion_module, the file to start from")
+
+    def few_step_start(self) -> "FewStepSampling | None":
+        """Return what the motion module to start from says that it must be sampled with, if it was distilled here.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        from animatediff.weights import motion_modules
+
+        uri = self.config.model.motion_module
+        if uri is None:
+            return None
+        with errors_with_field("model.motion_module"):
+            return motion_modules.open_file(uri).few_step
 
     def motion_unet(self, unet: "UNet2DConditionModel", *, with_weights: bool) -> "MotionUNet":
         """Put motion modules into the base's UNet, the file's or fresh ones; arguments and errors are `attach`'s."""

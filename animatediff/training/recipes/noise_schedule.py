@@ -5,6 +5,9 @@ The frozen base decides what is predicted: a motion module that is published, or
 
 import logging
 
+from pydantic import ValidationError
+
+from animatediff.config import first_problem
 from animatediff.diffusion.noise_schedule import NoiseSchedule, NoiseScheduleOverrides
 from animatediff.errors import UserError, errors_with_field
 from animatediff.training.settings import BASE_AS_IS, RecipeConfig
@@ -35,8 +38,8 @@ def with_noise_schedule(config: RecipeConfig) -> RecipeConfig:
             logger.warning("the schedule is not the one that %s was trained with before", motion_module)
         values = {name: getattr(config, name) for name in type(config).model_fields}
         return type(config)(**(values | {"schedule": NoiseScheduleOverrides.from_schedule(schedule)}))
-    except ValueError as error:  # pydantic's, of which the first is told
-        reason = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
+    except ValueError as error:
+        reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
         beside = f" beside what {motion_module} says" if motion_module is not None else ""
         raise UserError(f"schedule{beside}: {reason}") from error
 

@@ -186,6 +186,13 @@ class Recipe(ABC):
                 "dataset encoded with another base's VAE?"
             )
 
+    def check_start(self) -> None:  # noqa: B027 - most recipes start from anything that fits
+        """Find out before any worker starts whether the weights to start from suit the recipe.
+
+        Raises:
+            UserError: it cannot be read, or is for another recipe.
+        """
+
     def loss(
         self,
         predict: "NoisePredictor",

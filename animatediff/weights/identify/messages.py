@@ -3,7 +3,7 @@
 from collections.abc import Set as AbstractSet
 
 from animatediff.weights.identify.model import UNUSUAL_INPUTS
-from animatediff.weights.identify.weights_slots import field_for
+from animatediff.weights.identify.weights_slots import place_for
 from animatediff.weights.layouts.families import FAMILY_NAMES, Base, Family, WeightsIdentity
 
 _VERSIONED = ("motion_module", "motion_lora", "lora", "sparse_control")
@@ -57,8 +57,8 @@ def mismatch_reason(identity: WeightsIdentity, families: AbstractSet[Family], ba
         )
         if identity.family == "unknown":
             return f"is {what}; {wanted} is needed"
-        field = field_for(identity.family)
-        return f"is {what}, not {wanted}: {f'give it as `{field}:`' if field else 'nothing here uses it'}"
+        place = place_for(identity.family)
+        return f"is {what}, not {wanted}: {f'give it as {place}' if place else 'nothing here uses it'}"
     channels = {use: number for number, use in UNUSUAL_INPUTS.items()}
     if identity.family == "checkpoint" and identity.version in channels:
         return (

@@ -60,10 +60,30 @@ _ROWS = (
 )
 WEIGHTS_SLOTS = {slot.field: slot for slot in _ROWS}
 """By the field's name."""
+_TRAINED_FROM: dict[Family, str] = {
+    "motion_module": "model.motion_module",
+    "checkpoint": "base_checkpoints",
+    "domain_adapter": "model.domain_adapter.path",
+    "sparse_control": "model.sparse_control",
+}
+"""Fields of a training's config that name files, by the family of these."""
 
 
 def field_for(family: Family) -> str | None:
     """Return the field in which a file of a family belongs; None where an entry has none for it."""
+    slot = _slot_for(family)
+    return slot.field if slot else None
+
+
+def place_for(family: Family) -> str | None:
+    """Return in words where a file of a family belongs, in catalogs and in trainings; None where it does nowhere."""
+    slot = _slot_for(family)
+    if slot is None:
+        return None
+    training_field = _TRAINED_FROM.get(family)
+    return f"`{slot.field}:` in a catalog" + (f", or as `{training_field}:` in a training" if training_field else "")
+
+
+def _slot_for(family: Family) -> WeightsSlot | None:
     owners = [slot for slot in _ROWS if family in slot.families]
-    meant = next((slot for slot in owners if slot.family == family), None)
-    return (meant or owners[0]).field if owners else None
+    return next((slot for slot in owners if slot.family == family), owners[0] if owners else None)

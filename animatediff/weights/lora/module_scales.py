@@ -15,6 +15,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, Va
 from torch import Tensor
 
 from animatediff import storage
+from animatediff.config import first_problem
 from animatediff.errors import UserError
 from animatediff.weights.layouts.motion import from_official
 from animatediff.weights.lora.module_index import ModuleRef
@@ -125,8 +126,7 @@ def _parse(text: bytes | str, prefix: str, source: str) -> PeftLoraConfig | None
     try:
         peft_config = PeftLoraConfig.model_validate(found) if found else None
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise UserError(f"{source}: {first_problem(error)}") from error
     if peft_config and peft_config.peft_type not in _APPLIED:
         raise UserError(f"{source} is of peft's {peft_config.peft_type}, which is not applied here: take a LoRA")
     for pattern in (peft_config.rank_pattern, peft_config.alpha_pattern) if peft_config else ():

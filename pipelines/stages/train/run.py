@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 from pydantic import ValidationError
 
 from animatediff import storage
-from animatediff.config import Config, differing_fields, dump
+from animatediff.config import Config, differing_fields, dump, first_problem
 from animatediff.data.loading.loader import ClipLoader, latent_shapes
 from animatediff.data.loading.order import Batching
 from animatediff.data.loading.selection import ClipFilter
@@ -129,6 +129,7 @@ def check_job(config: TrainJobConfig, fetched_weights_folder: str) -> TrainJob:
     _check_files(resolved)
     for shape in latent_shapes(resolved.dataset_uri, manifest):
         recipe.check_fit(shape)
+    recipe.check_start()
     check_dataset_fits(resolved.base, manifest)
     num_clips = _count_chosen_clips(resolved, resolved.dataset_uri, manifest, resolved.where)
     validates = config.sample.every > 0 and resolved.train.holdout > 0
@@ -254,7 +255,7 @@ def _read(output_uri: str) -> RunState | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        raise UserError(f"{uri} is not the state of a training run: {error.errors()[0]['msg']}") from error
+        raise UserError(f"{uri} is not the state of a training run: {first_problem(error)}") from error
 
 
 def _check_unchanged(

@@ -43,9 +43,13 @@ def test_what_a_file_says_comes_before_its_version(tmp_path):
     uri = str(tmp_path / "mm.safetensors")
     motion_modules.write(uri, make("sdxl"), schedule={"beta_end": 0.015})
     assert read_schedule(uri) == MotionSchedule(NoiseSchedule(beta_end=0.015), is_named=True)
-    motion_modules.write(uri, make("sdxl"), schedule={"beta_end": 2})
-    with pytest.raises(UserError, match="the noise schedule in .* cannot be used"):
-        read_schedule(uri)
+    for said, told in (
+        ({"beta_end": 2}, r"beta_end: Input should be less than 1 \(got 2\)"),
+        ({"zero_terminal_snr": True}, "zero_terminal_snr needs prediction_type v_prediction: .*"),
+    ):
+        motion_modules.write(uri, make("sdxl"), schedule=said)
+        with pytest.raises(UserError, match=f"the noise schedule in .* cannot be used: {told}$"):
+            read_schedule(uri)
 
 
 def test_motion_modules_for_a_small_base_are_no_published_ones(tmp_path):

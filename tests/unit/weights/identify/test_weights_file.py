@@ -77,8 +77,8 @@ def test_what_a_file_says_of_itself():
 # row, what is wanted, the base to use it with: what the error says
 MISFITS = {
     ("domain adapter", "motion_lora", None): r"x is a domain adapter \(LoRA on the base's attention, rank 128\), not a "
-    "MotionLoRA: give it as `domain_adapter:`",
-    ("MotionLoRA", "lora", None): r"MotionLoRA \(v2\), not a LoRA: give it as `motion_loras:`",
+    "MotionLoRA: give it as `domain_adapter:` in a catalog, or as `model.domain_adapter.path:` in a training$",
+    ("MotionLoRA", "lora", None): r"MotionLoRA \(v2\), not a LoRA: give it as `motion_loras:` in a catalog$",
     (
         "v3",
         "checkpoint",
@@ -87,7 +87,7 @@ MISFITS = {
     ("SD 1.x", "motion_module", None): "checkpoint, not a motion module: give it as `checkpoint:`",
     ("LoHa", "textual_inversion", None): r"LoRA \(LoHa\), not a textual inversion: give it as `loras:`",
     ("embedding of SDXL", "lora", None): "is an SDXL textual inversion, not a LoRA: give it as `embeddings:`",
-    ("ControlNet", "checkpoint", None): "ControlNet, not a checkpoint: give it as `controls:`",
+    ("ControlNet", "checkpoint", None): "ControlNet, not a checkpoint: give it as `controls:` in a catalog$",
     ("SparseCtrl of pictures", "motion_module", None): r"SparseCtrl encoder \(rgb\), not a motion module",
     ("Control-LoRA", "checkpoint", None): "is a Control-LoRA, not a checkpoint",
     ("IP-Adapter", "lora", None): "IP-Adapter, not a LoRA",
