@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
 
 from pydantic import BaseModel
-from pydantic_core import ErrorDetails
+
+ErrorDetails: TypeAlias = Any
+"""One of pydantic's errors, a mapping: its type has a name in pydantic's core alone."""
 
 WORDS = {
     "dict_type": "a mapping is needed",

@@ -120,8 +120,8 @@ def test_clips_are_rendered_at_the_factor_of_their_vae(other, base, tmp_path):
     sizes = {"height": 2 * factor, "width": 3 * factor}
     checks, model = ModelChecks({}), ModelFiles(base=folder, motion_module=motion)
     assert checks.model(model) is None
-    assert checks.settings(model, RenderSettings(**sizes).model_dump()) == ()
-    (problem,) = checks.settings(model, RenderSettings(**sizes | {"height": 2 * factor + 1}).model_dump())
+    assert checks.settings(0, model, RenderSettings(**sizes).model_dump()) == ()
+    (problem,) = checks.settings(0, model, RenderSettings(**sizes | {"height": 2 * factor + 1}).model_dump())
     assert problem == f"height {2 * factor + 1} is no multiple of {factor}, use {2 * factor}"
     animator = Animator(folder, motion, schedule=None, device="cpu")
     animator.load(Entry(name="x", prompts=("x",)))
