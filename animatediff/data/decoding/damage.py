@@ -1,10 +1,31 @@
-"""Damage: packets that a container calls corrupt, as broadcasts have them, and the frames that they spoil."""
+"""Damage: frames that a container promises and has not, packets that it calls corrupt, and what these spoil."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from animatediff.data.decoding.timeline import Packet
+
+
+def num_missing(packets: Sequence[Packet], container: str, *, promised: int, indexed: int) -> int:
+    """Return how many frames a file lacks of those that it says it has.
+
+    An MP4's header counts what an edit list leaves out, which its index does not. An AVI's counts a frame that stands
+    for the one before and has no packet: only the index leaves it out, or, where a file breaks off ahead of it, the
+    clock, whose ticks are frames.
+
+    Args:
+        packets: all of the stream, in the file's order.
+        container: FFmpeg's name of the format.
+        promised: frames by the stream's header; 0 where it does not say.
+        indexed: entries of the stream's index before a packet was read. Probing makes one, where there is no index.
+    """
+    if container == "avi" and indexed <= 1:
+        stamps = [packet.dts for packet in packets if packet.dts is not None]
+        promised -= max(0, max(stamps, default=0) - min(stamps, default=0) + 1 - len(packets))
+    elif container == "avi" or container.startswith("mov,"):
+        promised = min(promised, indexed)
+    return max(0, promised - len(packets))
 
 
 def spoiled_packets(packets: Sequence[Packet]) -> np.ndarray:

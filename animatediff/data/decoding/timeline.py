@@ -103,21 +103,35 @@ def _unique_pts(packets: Sequence[Packet]) -> tuple[np.ndarray, np.ndarray]:
         return np.arange(len(packets)), np.ones(len(packets), bool)
     pts = np.array([p.pts for p in packets], dtype=np.int64)
     dts = np.array([p.pts if p.dts is None else p.dts for p in packets], dtype=np.int64)
-    if all(p.dts is not None for p in packets) and (steps := np.diff(dts)).size and steps.min() < 0:
+    is_hidden = np.array([p.is_hidden for p in packets])
+    if all(p.dts is not None for p in packets) and _starts_again(pts[~is_hidden], dts[~is_hidden]):
+        steps = np.diff(dts)
         usual = max(1, int(np.median(steps)))
         # In floats, since int64 would overflow.
         if np.abs(steps.astype(float)).sum() > _MAX_STAMP:
             raise VideoError("probe", Reason.BAD_TIMESTAMPS, "its clock starts again, beyond all reckoning")
         pts = pts + np.concatenate([[0], np.cumsum(np.where(steps < 0, usual - steps, 0))])
-    return _separate_equal_pts(pts)
+    return _separate_equal_pts(pts, is_hidden)
 
 
-def _separate_equal_pts(pts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _starts_again(pts: np.ndarray, dts: np.ndarray) -> bool:
+    """Whether the clock of frames that are seen goes back, and not only where an edit list shows another part next.
+
+    That part is decoded from a key frame before it, and its timestamps already lie behind those before.
+    """
+    if len(pts) < 2:
+        return False
+    latest, earliest = np.maximum.accumulate(pts), np.minimum.accumulate(pts[::-1])[::-1]
+    return bool(((np.diff(dts) < 0) & (earliest[1:] <= latest[:-1])).any())
+
+
+def _separate_equal_pts(pts: np.ndarray, is_hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Spread frames with one timestamp evenly over the gap to the next one; without a gap keep only the first.
 
-    Where frames are stored in another order than they are shown, it is not known which one is later: the first is kept.
+    Where frames are stored in another order than they are shown, it is not known which one is later: the first is kept,
+    of those that are seen if there are any.
     """
-    order = np.argsort(pts, kind="stable")
+    order = np.lexsort((is_hidden, pts))
     sorted_pts = pts[order]
     distinct, first, number = np.unique(sorted_pts, return_index=True, return_counts=True)
     kept = np.zeros(len(pts), bool)

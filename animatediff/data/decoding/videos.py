@@ -13,7 +13,7 @@ from av.stream import Disposition
 from animatediff.data.clips.plan import ResolutionSpan
 from animatediff.data.clips.rates import Rate, fit_rate
 from animatediff.data.decoding.colours import Colours, read_colours
-from animatediff.data.decoding.damage import spoiled_packets, without_times_lost
+from animatediff.data.decoding.damage import num_missing, spoiled_packets, without_times_lost
 from animatediff.data.decoding.fields import is_interlaced
 from animatediff.data.decoding.sizes import HeaderChanges, SizeChange, decode_packet, displayed_size, find_size_changes
 from animatediff.data.decoding.timeline import Packet, describe, read_timeline
@@ -226,7 +226,7 @@ def _read(container: Any, stream: Any, max_pixels: int, keep_damaged: bool) -> t
     packets: list[Packet] = []
     first, aspect, begun = None, None, False
     headers = HeaderChanges(context)
-    field_order = context.field_order
+    field_order, indexed = context.field_order, len(stream.index_entries)
     for packet in container.demux(stream):
         begun |= packet.is_keyframe  # MPEG-4 decodes what comes before to rubbish
         if first is None and begun:
@@ -237,8 +237,9 @@ def _read(container: Any, stream: Any, max_pixels: int, keep_damaged: bool) -> t
             headers.add(len(packets) - 1, packet)
     if first is not None:
         _check_size(first.width, first.height, max_pixels)
-    if not packets or len(packets) < stream.frames:
-        detail = f"{len(packets)} of the {stream.frames} frames that the header promises are there"
+    missing = num_missing(packets, container.format.name, promised=stream.frames, indexed=indexed)
+    if not packets or missing:
+        detail = f"{len(packets)} of the {len(packets) + missing} frames that the header promises are there"
         raise VideoError("probe", Reason.TRUNCATED, detail)
     spoiled = spoiled_packets(packets)
     if spoiled.all() or (spoiled.any() and not keep_damaged):
