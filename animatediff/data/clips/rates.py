@@ -9,6 +9,8 @@ from animatediff.data.quarantine import Reason, VideoError
 _NEAR = 0.3
 """How far from the median, in shares of it, a distance may be to be that of two neighbours: at 240 frames a second,
 milliseconds are 4 and 5."""
+_MOST = 0.9
+"""Share of the distances that must be near half of what a pair takes."""
 _CHUNK = 32
 """Frames over which the rate must hold where it does not hold throughout: that of a phone drifts by a percent."""
 _OFF = 0.25
@@ -47,6 +49,11 @@ def fit_rate(timestamps: np.ndarray) -> Rate:
     typical = float(np.median(steps)) if len(steps) else 0.0
     median = Rate(typical, timestamps)
     near = np.abs(steps - typical) <= _NEAR * typical
+    # Film on a DVD is shown for two fields and three in turn: the median is one of the two, what a pair takes is even.
+    of_pairs = float(np.median(timestamps[2:] - timestamps[:-2])) / 2 if len(steps) > 1 else typical
+    near_pairs = np.abs(steps - of_pairs) <= _NEAR * of_pairs
+    if len(steps) and near_pairs.mean() > max(_MOST, near.mean()):
+        typical, near = of_pairs, near_pairs
     if not len(steps) or near.mean() < 0.5 or np.ptp(steps[near]) < 1e-6 * typical:
         return median
     for longest in (len(timestamps), _CHUNK):

@@ -5,6 +5,7 @@ Only a few key frames are decoded: those whose sequence header differs from the 
 
 import contextlib
 import re
+import struct
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import av
 import numpy as np
 
 from animatediff.data.decoding.timeline import Timeline
+from animatediff.data.quarantine import Reason, VideoError
 
 _MPEG_HEADER = {
     "mpeg1video": (re.compile(rb"\x00\x00\x01\xb3"), 4),  # width, height, aspect ratio, rate
@@ -169,6 +171,32 @@ def displayed_size(stored: tuple[int, int], aspect: Fraction | None, rotation: i
     width, height = round(stored[0] * min(aspect, square)), round(stored[1] / max(aspect, square))
     width, height = max(1, width), max(1, height)
     return (height, width) if rotation % 2 else (width, height)
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Refuse pictures of more than `max_pixels`, and of none.
+
+    Raises:
+        VideoError: they are.
+    """
+    if width * height > max_pixels:
+        detail = f"a frame of {width}x{height} has more than {max_pixels} pixels (decode.max_pixels)"
+        raise VideoError("probe", Reason.TOO_LARGE, detail)
+    if not width * height:
+        detail = "the picture's size is missing, or larger than FFmpeg takes (2^28 pixels)"
+        raise VideoError("probe", Reason.DECODE_ERROR, detail)
+
+
+def is_mirrored(frame: Any) -> bool:
+    """Return whether a frame is turned upside down before it is rotated, as its display matrix says.
+
+    `frame.rotation` is the angle of the matrix's first column; a mirror is where the second one lies clockwise of it.
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
+    return bool(a * d < b * c)
 
 
 def decode_packet(packet: Any) -> Iterator[Any]:

@@ -15,7 +15,15 @@ from animatediff.data.clips.rates import Rate, fit_rate
 from animatediff.data.decoding.colours import Colours, read_colours
 from animatediff.data.decoding.damage import num_missing, spoiled_packets, without_times_lost
 from animatediff.data.decoding.fields import is_interlaced
-from animatediff.data.decoding.sizes import HeaderChanges, SizeChange, decode_packet, displayed_size, find_size_changes
+from animatediff.data.decoding.sizes import (
+    HeaderChanges,
+    SizeChange,
+    check_size,
+    decode_packet,
+    displayed_size,
+    find_size_changes,
+    is_mirrored,
+)
 from animatediff.data.decoding.timeline import Packet, describe, read_timeline
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.sources.limits import MAX_PIXELS
@@ -31,7 +39,7 @@ _TOLERANT = {"metadata_errors": "replace"}
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What the container says of its first video stream that is no cover picture."""
+    """What the container says of its video stream; see `find_stream`."""
 
     pts: np.ndarray
     """(n,) int64 presentation timestamps in the stream's time base, ascending."""
@@ -61,6 +69,8 @@ class VideoInfo:
     """Height in pixels, as displayed."""
     rotation: int
     """Quarter turns, counterclockwise, that put a stored frame upright: 0 to 3."""
+    is_mirrored: bool
+    """Whether it is turned upside down before."""
     colours: Colours
     """What the pixels mean."""
     is_interlaced: bool
@@ -93,13 +103,14 @@ class VideoInfo:
     def suits_every_decoder(self) -> bool:
         """Whether a decoder that does no more than FFmpeg's scaler gives the right pictures.
 
-        That is so with one size, sRGB colours, progressive frames and timestamps that decoders read as they are listed
-        here. A rotation is not looked at: `rotation` says it.
+        That is so with one size, sRGB colours, progressive frames that are not mirrored, and timestamps that decoders
+        read as they are listed here. A rotation is not looked at: `rotation` says it.
         """
         return (
             self.every_decoder_lists_these_frames
             and self.colours.are_srgb
             and not self.is_interlaced
+            and not self.is_mirrored
             and not self.changes
         )
 
@@ -197,14 +208,13 @@ def open_and_probe(
 
 
 def _head(data: bytes | BinaryIO) -> bytes:
-    if isinstance(data, bytes):
-        return data[:8]
-    data.seek(0)
-    return data.read(8)
+    file = io.BytesIO(data) if isinstance(data, bytes) else data
+    file.seek(0)
+    return file.read(8)
 
 
 def find_stream(container: Any) -> Any:
-    """Return the first video stream that is no cover picture, to be decoded by one thread.
+    """Return the video stream that FFmpeg, as a player, would choose, but no cover picture; for one thread.
 
     Raises:
         VideoError: there is none, or no decoder for it.
@@ -213,20 +223,21 @@ def find_stream(container: Any) -> Any:
     if not streams:
         covers = "but a cover picture" if container.streams.video else "at all"
         raise VideoError("probe", Reason.NO_STREAM, f"the file has no video stream {covers}")
-    if streams[0].codec_context is None:
+    best = container.streams.best("video")
+    stream = min(streams, key=lambda each: best is None or each.index != best.index)
+    if stream.codec_context is None:
         raise VideoError("probe", Reason.CODEC_UNSUPPORTED, "no decoder for the video stream's codec")
-    streams[0].codec_context.thread_count = 1
-    return streams[0]
+    stream.codec_context.thread_count = 1
+    return stream
 
 
 def _read(container: Any, stream: Any, max_pixels: int, keep_damaged: bool) -> tuple[VideoInfo, Packet]:
     context = stream.codec_context
-    _check_size(context.width, context.height, max_pixels)
+    check_size(context.width, context.height, max_pixels)
     tags = Colours(context.colorspace, context.color_primaries, context.color_trc)  # decoding overwrites them
     packets: list[Packet] = []
     first, aspect, begun = None, None, False
-    headers = HeaderChanges(context)
-    field_order, indexed = context.field_order, len(stream.index_entries)
+    headers, field_order, indexed = HeaderChanges(context), context.field_order, len(stream.index_entries)
     for packet in container.demux(stream):
         begun |= packet.is_keyframe  # MPEG-4 decodes what comes before to rubbish
         if first is None and begun:
@@ -236,7 +247,7 @@ def _read(container: Any, stream: Any, max_pixels: int, keep_damaged: bool) -> t
             packets.append(describe(packet))
             headers.add(len(packets) - 1, packet)
     if first is not None:
-        _check_size(first.width, first.height, max_pixels)
+        check_size(first.width, first.height, max_pixels)
     missing = num_missing(packets, container.format.name, promised=stream.frames, indexed=indexed)
     if not packets or missing:
         detail = f"{len(packets)} of the {len(packets) + missing} frames that the header promises are there"
@@ -256,7 +267,7 @@ def _read(container: Any, stream: Any, max_pixels: int, keep_damaged: bool) -> t
         raise VideoError("probe", Reason.CODEC_UNSUPPORTED, "each picture of this HEVC is a single field")
     changes = find_size_changes(headers, context, (stored, aspect), rotation, timeline)
     for change in changes:
-        _check_size(*change.stored, max_pixels)
+        check_size(*change.stored, max_pixels)
     info = VideoInfo(
         pts=timeline.pts,
         packet_bytes=timeline.packet_bytes,
@@ -272,6 +283,7 @@ def _read(container: Any, stream: Any, max_pixels: int, keep_damaged: bool) -> t
         width=width,
         height=height,
         rotation=rotation,
+        is_mirrored=first is not None and is_mirrored(first),
         colours=colours,
         is_interlaced=interlaced,
         changes=tuple(changes),
@@ -280,15 +292,6 @@ def _read(container: Any, stream: Any, max_pixels: int, keep_damaged: bool) -> t
         is_damaged=spoiled[timeline.packets],
     )
     return info, packets[0]
-
-
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        detail = f"a frame of {width}x{height} has more than {max_pixels} pixels (decode.max_pixels)"
-        raise VideoError("probe", Reason.TOO_LARGE, detail)
-    if not width * height:
-        detail = "the picture's size is missing, or larger than FFmpeg takes (2^28 pixels)"
-        raise VideoError("probe", Reason.DECODE_ERROR, detail)
 
 
 def _time_base(stream: Any) -> Fraction:

@@ -71,7 +71,7 @@ def displayed_box(box: StoredBox, info: VideoInfo) -> CropBox:
     width, height = (info.height, info.width) if info.rotation % 2 else (info.width, info.height)
     left, right = _whole(box.x, box.x + box.w, width, info.stored[0])
     top, bottom = _whole(box.y, box.y + box.h, height, info.stored[1])
-    crop = CropBox(left, top, right - left, bottom - top)
+    crop = CropBox(left, height - bottom if info.is_mirrored else top, right - left, bottom - top)
     for _ in range(info.rotation):  # counterclockwise
         crop, width, height = CropBox(crop.y, width - crop.x - crop.w, crop.h, crop.w), height, width
     return crop

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
-from animatediff.data.decoding.colours import UNSPECIFIED, Colours, to_srgb
+from animatediff.data.decoding.colours import UNSPECIFIED, to_srgb
+from animatediff.data.decoding.videos import VideoInfo
 
 
 class StoredBox(NamedTuple):
@@ -26,15 +27,14 @@ class Shrinker:
     Args:
         height: pixels of a picture, upright.
         width: pixels.
-        crop: the part of the frames that is taken, all of it where it is None.
-        stored: (width, height) of the frames that are cropped; others are taken whole.
-        colours: what the pixels mean.
+        crop: the part of the frames that is taken, all of it where it is None; of frames of another size than the
+            first ones' all of it, too.
+        info: what the container says of the video.
     """
 
-    def __init__(
-        self, *, height: int, width: int, crop: StoredBox | None, stored: tuple[int, int], colours: Colours
-    ) -> None:
-        self._height, self._width, self._crop, self._stored, self._colours = height, width, crop, stored, colours
+    def __init__(self, *, height: int, width: int, crop: StoredBox | None, info: VideoInfo) -> None:
+        self._height, self._width, self._crop, self._stored = height, width, crop, info.stored
+        self._colours, self._is_mirrored = info.colours, info.is_mirrored
         self._graph: Any = None
         self._made_for: tuple[int, int, str, int] | None = None
 
@@ -48,7 +48,8 @@ class Shrinker:
             self._graph, self._made_for = self._new_graph(frame, turns), made_for
         self._graph.push(frame)
         pixels = self._graph.pull().to_ndarray()
-        return np.rot90(pixels if self._colours.are_srgb else to_srgb(pixels, self._colours), k=turns)
+        pixels = pixels if self._colours.are_srgb else to_srgb(pixels, self._colours)
+        return np.rot90(pixels[::-1] if self._is_mirrored else pixels, k=turns)
 
     def _new_graph(self, frame: Any, turns: int) -> Any:
         height, width = (self._width, self._height) if turns % 2 else (self._height, self._width)

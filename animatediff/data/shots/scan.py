@@ -98,7 +98,7 @@ class _Scan:
         self._rules = TakeRules(config, info.timestamps, margin_unit=self._stride)
 
         def shrinker(height: int, width: int) -> Shrinker:
-            return Shrinker(height=height, width=width, crop=bars, stored=info.stored, colours=info.colours)
+            return Shrinker(height=height, width=width, crop=bars, info=info)
 
         self._to_picture = shrinker(detector.height, detector.width)
         height, width = _sample_size(info, bars)

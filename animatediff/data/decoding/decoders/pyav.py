@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from animatediff.data.decoding.colours import UNSPECIFIED, Colours, to_srgb
+from animatediff.data.decoding.colours import UNSPECIFIED, to_srgb
 from animatediff.data.decoding.decoders import Decoder
 from animatediff.data.decoding.fields import progressive
 from animatediff.data.decoding.open_file import VideoFile
@@ -38,7 +38,7 @@ class PyAV:
             av.error.FFmpegError: FFmpeg gave up on the file.
         """
         for frame in decoded(VideoFile(data, info), indices):
-            yield _upright(frame, info.colours, height=height, width=width)
+            yield _upright(frame, info, height=height, width=width)
 
 
 DECODER: type[Decoder] = PyAV
@@ -107,8 +107,9 @@ def _pass_over(packets: Iterable[Any], stream: Any, info: VideoInfo, wanted: deq
         yield from packet.decode()
 
 
-def _upright(frame: Any, colours: Colours, *, height: int, width: int) -> np.ndarray:
+def _upright(frame: Any, info: VideoInfo, *, height: int, width: int) -> np.ndarray:
     """SRGB pixels as they are to be shown: FFmpeg leaves the container's rotation to its users."""
+    colours = info.colours
     turns = round(frame.rotation / 90) % 4
     stored_height, stored_width = (width, height) if turns % 2 else (height, width)
     if frame.colorspace == UNSPECIFIED != colours.matrix:  # only the container says it
@@ -119,4 +120,4 @@ def _upright(frame: Any, colours: Colours, *, height: int, width: int) -> np.nda
         pixels = frame.to_ndarray(format="rgb24", **size)
     else:
         pixels = to_srgb(frame.to_ndarray(format="rgb48le", **size), colours)
-    return np.rot90(pixels, k=turns)
+    return np.rot90(pixels[::-1] if info.is_mirrored else pixels, k=turns)

@@ -83,6 +83,8 @@ def _stored_box(info: VideoInfo, box: CropBox) -> CropBox | None:
         x, y = turned[0] - x - w, turned[1] - y - h
     elif info.rotation == 3:
         x, y, w, h = y, turned[1] - x - w, h, w
+    if info.is_mirrored:
+        y = turned[1] - y - h
     across, down = info.stored[0] / turned[0], info.stored[1] / turned[1]
     exact = (x * across, y * down, w * across, h * down)
     whole = CropBox(*(round(side) for side in exact))
@@ -111,7 +113,7 @@ class _Scaler:
         self._graph.push(picture)
         scaled = self._graph.pull()
         pixels = np.stack([_plane(scaled.planes[i]) for i in (2, 0, 1)], axis=-1)  # they are G, B, R
-        return np.rot90(pixels, k=round(frame.rotation / 90) % 4)
+        return np.rot90(pixels[::-1] if self._info.is_mirrored else pixels, k=round(frame.rotation / 90) % 4)
 
     def _can_be_cropped(self, pixels: str) -> bool:
         # Of two bytes a sample and an odd column, FFmpeg's crop takes the chroma from the middle of a sample.

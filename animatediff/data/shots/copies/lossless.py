@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 import av
 
 from animatediff.data.decoding.colours import Colours, read_colours
+from animatediff.data.decoding.sizes import is_mirrored
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.shots.copies.packets import SEEKS_S, open_before, tells_order_alone
 
@@ -171,7 +172,9 @@ def _add_stream(output: Any, source: _Source, frame: Any) -> Any:
     context.color_range = frame.color_range
     if video.sample_aspect_ratio:
         context.sample_aspect_ratio = video.sample_aspect_ratio
-    if frame.rotation:
+    if is_mirrored(frame):  # which PyAV does behind the rotation: that is turned the other way, then
+        stream.set_display_rotation(-frame.rotation, vflip=True)
+    elif frame.rotation:
         stream.set_display_rotation(frame.rotation)
     return stream
 

@@ -42,6 +42,12 @@ def drifting(count):
     return np.round(np.cumsum(1 / (30 + 0.3 * np.sin(np.arange(count) / 900))) * 1000) / 1000
 
 
+def telecined(count, first):
+    """Film, each picture for two fields or three in turn, in milliseconds."""
+    fields = np.where(np.arange(count) % 2 == 0, first, 5 - first)
+    return np.round(np.cumsum(fields) * 1001 / 60) / 1000
+
+
 def jittering(count):
     return np.round((np.arange(count) / 30 + np.random.default_rng(0).uniform(-0.004, 0.004, count)) * 1000) / 1000
 
@@ -55,8 +61,9 @@ def jittering(count):
         (drifting(9000), 30),
         (np.cumsum([0, *[1 / 30] * 300, *[1 / 24] * 290]), 30),  # two rates: the more frequent one, as ever
         (np.arange(9) / 25, 25),
+        *((telecined(count, first), 24000 / 1001) for count in (79, 80, 500) for first in (2, 3)),
     ],
-    ids=["drops", "pause", "jitter", "drift", "two rates", "few"],
+    ids=[*("drops", "pause", "jitter", "drift", "two rates", "few"), *(f"film {n}" for n in range(6))],
 )
 def test_what_is_no_constant_rate_keeps_its_times(timestamps, fps):
     rate = fit_rate(timestamps)

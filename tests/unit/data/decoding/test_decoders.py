@@ -3,6 +3,7 @@ import struct
 import numpy as np
 import pytest
 
+from animatediff.data.clips.crop_box import CropBox
 from animatediff.data.clips.resize import crop_and_resize
 from animatediff.data.decoding import decoders, videos
 from animatediff.data.decoding.decoders import load_decoders
@@ -14,6 +15,17 @@ from animatediff.errors import UserError
 from tests.support import encode, gradient_frames, mp4, numbered_frames, read_number
 
 BOTH = load_decoders(["decord", "pyav"])
+# a, b, c and d of the display matrix.
+MATRICES = {
+    "as stored": (1, 0, 0, 1),
+    "90": (0, 1, -1, 0),
+    "180": (-1, 0, 0, -1),
+    "270": (0, -1, 1, 0),
+    "mirrored": (-1, 0, 0, 1),
+    "upside down": (1, 0, 0, -1),
+    "transposed": (0, 1, 1, 0),
+    "transposed the other way": (0, -1, -1, 0),
+}
 QUICK = {
     "libx264": {},
     "libx265": {"x265-params": "log-level=none:pools=1:frame-threads=1", "preset": "ultrafast"},
@@ -75,6 +87,33 @@ def rotated(data, quarter):
     matrix = data.index(b"tkhd") + 4 + 40
     data[matrix : matrix + 36] = struct.pack(">9i", cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30)
     return bytes(data)
+
+
+@pytest.mark.parametrize("matrix", list(MATRICES))
+def test_all_eight_ways_to_show_a_picture_are_what_their_matrix_says(matrix):
+    a, b, c, d = MATRICES[matrix]
+    frames = gradient_frames(2, 128, 192)
+    frames[:, :64] //= 2  # no symmetry
+    data = bytearray(encode(frames, codec="libx264"))
+    at = data.index(b"tkhd") + 4 + 40
+    data[at : at + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    data = bytes(data)
+    # QuickTime's matrix sends the pixel (x, y) to (a x + c y, b x + d y), and the picture is moved to where it begins.
+    y, x = np.mgrid[:128, :192]
+    to_x, to_y = a * x + c * y, b * x + d * y
+    to_x, to_y = to_x - to_x.min(), to_y - to_y.min()
+    shown = np.zeros((2, to_y.max() + 1, to_x.max() + 1, 3), np.uint8)
+    shown[:, to_y, to_x] = frames
+    info = videos.probe(data)
+    assert (info.height, info.width) == shown.shape[1:3]
+    assert info.is_mirrored == (a * d < b * c)
+    region, inner = CropBox(16, 32, 64, 80), (slice(None), slice(32, 112), slice(16, 80))
+    for decoder in ("decord", "pyav", "pyav_direct"):
+        each = load_decoders([decoder, "pyav"])
+        whole, _ = read_frames(data, info, FrameSelection(np.arange(2), *shown.shape[1:3]), each)
+        assert psnr(whole, shown) > 25, decoder
+        part, _ = read_frames(data, info, FrameSelection(np.arange(2), 80, 64, region=region), each)
+        assert psnr(part, shown[inner]) > 25, decoder
 
 
 @pytest.mark.parametrize("quarter", [0, 1, 2, 3])

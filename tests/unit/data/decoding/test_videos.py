@@ -80,6 +80,22 @@ def test_a_cover_picture_is_no_video():
     assert (info.codec, info.width, len(info.pts), info.num_video_streams) == ("h264", 96, 6, 2)
 
 
+def test_of_several_streams_a_thumbnail_is_not_the_video():
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="matroska") as output:
+        small, film = output.add_stream("mjpeg", rate=25), output.add_stream("libx264", rate=25)
+        small.width, small.height, small.pix_fmt = 48, 32, "yuvj420p"
+        film.width, film.height, film.pix_fmt = 96, 64, "yuv420p"
+        for i, image in enumerate(gradient_frames(24)):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            if not i:
+                output.mux([*small.encode(frame.reformat(48, 32, "yuvj420p")), *small.encode()])
+            output.mux(film.encode(frame))
+        output.mux(film.encode())
+    info = videos.probe(buffer.getvalue())
+    assert (info.stream, info.codec, info.width, len(info.pts), info.num_video_streams) == (1, "h264", 96, 24, 2)
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [

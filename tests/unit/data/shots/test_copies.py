@@ -31,7 +31,9 @@ def film():
     return frames
 
 
-def encode(codec, container, *, options=None, fps=24, times_ms=None, aspect=None, rotation=None, sound=False):
+def encode(
+    codec, container, *, options=None, fps=24, times_ms=None, aspect=None, rotation=None, mirrored=False, sound=False
+):
     """The film, as one finds it."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as output:
@@ -39,8 +41,8 @@ def encode(codec, container, *, options=None, fps=24, times_ms=None, aspect=None
         stream.height, stream.width, stream.codec_context.gop_size = HEIGHT, WIDTH, 24
         if aspect:
             stream.codec_context.sample_aspect_ratio = aspect
-        if rotation:
-            stream.set_display_rotation(rotation)
+        if rotation or mirrored:
+            stream.set_display_rotation(rotation or 0, vflip=mirrored)
         if times_ms is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
         voice = output.add_stream("aac", rate=48000) if sound else None
@@ -72,6 +74,8 @@ SOURCES = {
     "H.264 in MP4 with sound": x264(CLOSED, container="mp4", sound=True),
     "H.264 in MPEG-TS with sound": x264(CLOSED, container="mpegts", sound=True),
     "H.264 in MOV, turned": x264(CLOSED, container="mov", rotation=90),
+    "H.264 in MOV, mirrored": x264(CLOSED, container="mov", mirrored=True),
+    "H.264 in MP4, mirrored and turned": x264(CLOSED, container="mp4", rotation=90, mirrored=True),
     "H.264 in Matroska, turned, of wide pixels": x264(
         CLOSED, container="matroska", rotation=-90, aspect=Fraction(4, 3)
     ),
@@ -104,7 +108,7 @@ def all_frames(data, info):
 
 
 def look(info):
-    return info.width, info.height, info.rotation, info.colours.are_srgb, info.is_interlaced
+    return info.width, info.height, info.rotation, info.is_mirrored, info.colours.are_srgb, info.is_interlaced
 
 
 def assert_exact(data, info, frames, first, last, margin=0):
