@@ -12,6 +12,7 @@ from animatediff.data.decoding.videos import probe
 from animatediff.data.quarantine import Reason, VideoError
 from animatediff.data.shots.copies import copy_shot
 from tests.support_videos import QUIET, encode_frames, remux
+from tests.unit.data.decoding.test_incomplete_indexes import with_edits
 
 NUM = 96
 HEIGHT, WIDTH = 64, 96
@@ -138,6 +139,16 @@ def test_each_frame_is_the_sources(name):
         _, found = assert_exact(data, info, frames, first, end)
         assert found.num_video_streams == 1
         assert found.codec in (info.codec, "ffv1")
+
+
+@pytest.mark.parametrize("parts", [[(20, 40)], [(33, 30)], [(10, 40), (10, 40)]])
+def test_of_a_trimmed_video_what_is_shown_is_copied(parts):
+    data = with_edits(encode(**x264(CLOSED, container="mp4", fps=25)), parts)
+    info = probe(data)
+    frames, last = all_frames(data, info), len(info.pts) - 1
+    assert last + 1 == sum(number for _, number in parts)
+    for first, end in ((0, last), (5, last), (3, 20), (last - 9, last)):
+        assert_exact(data, info, frames, first, end)
 
 
 @pytest.mark.parametrize("name", [n for n in SOURCES if "H.264" in n and "Matroska" in n] + ["HEVC in Matroska"])
